@@ -1,0 +1,234 @@
+"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`."""
+
+import logging
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import IntEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline import __version__
+from pipeline.config import Config, load_config
+from pipeline.engine.options import LimitsOptions
+from pipeline.engine.outcomes import Stop, StopKind
+from pipeline.engine.registry import stop_engines
+from pipeline.errors import ArkbeamError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Turn manifests of text, images and video into vectors through Volcengine Ark, into Parquet.",
+)
+out, err = Console(), Console(stderr=True)
+
+EXIT_CODES = """Exit codes: 0 all rows published, or no more failed than limits.failures_allowed; 1 a fault of ours or of
+storage; 2 bad config or manifest; 3 more failure rows than allowed; 4 the service said stop; 5 budget reached; 6 the output
+is in use by another run; 130 interrupted (what was paid for is kept). Where several hold: 130, 4, 5, 3."""
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML config; see the README for its keys.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config, as in --set quota.rpm=600. Repeatable."),
+]
+BeamOptions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[-- BEAM OPTIONS]", help="Options for Apache Beam after --, as in -- --runner=FlinkRunner."),
+]
+
+
+class ExitCode(IntEnum):
+    """What the shell learns; see EXIT_CODES."""
+
+    OK = 0
+    FAULT = 1
+    USAGE = 2
+    FAILURES = 3
+    STOPPED = 4
+    BUDGET = 5
+    IN_USE = 6
+    INTERRUPTED = 130
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(f"arkbeam {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    config: ConfigPath,
+    beam_options: BeamOptions = None,
+    settings: Settings = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Send requests again that the service refused for good in an earlier run.")
+    ] = False,
+    publish_partial: Annotated[
+        bool, typer.Option("--publish-partial", help="Publish also when the run stops early; the rest become failure rows.")
+    ] = False,
+) -> None:
+    """Embed what the store does not hold yet, and publish the output."""
+    from pipeline.job import prepare_job, run_job  # Beam takes half a second to import: not for --help
+    from pipeline.progress import show_progress
+    from pipeline.report import summary_table
+
+    loaded = load_config(config, settings or [])
+    with _service(loaded) as base_url:
+        job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
+        _print_notes(job.notes)
+        with _signals(), show_progress(job.spec, err):
+            note = run_job(job, beam_options or [])
+    _print_quota_advice(note)
+    out.print(summary_table(note))
+    code = exit_code(note, loaded.limits)
+    _print_ending(note, code, loaded.output.uri)
+    raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    beam_options: BeamOptions = None,
+    settings: Settings = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Plan as `run --retry-failed` would.")] = False,
+) -> None:
+    """Say what a run would buy, cost and last; send nothing."""
+    from pipeline.job import plan_job, prepare_job
+    from pipeline.planning import estimate
+    from pipeline.report import plan_table
+
+    loaded = load_config(config, settings or [])
+    job = prepare_job(loaded, retry_failed=retry_failed)
+    _print_notes(job.notes)
+    totals, spec = plan_job(job, beam_options or []), job.spec
+    out.print(plan_table(totals, estimate(totals, spec.capabilities, rpm=spec.rpm, tpm=spec.tpm, headroom=spec.quota.headroom)))
+
+
+@app.command()
+def emulator(
+    port: Annotated[int, typer.Option(help="Loopback port; 0 takes a free one.")] = 8080,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option, as in --set rpm=600 or --set faults.error_500=0.05."),
+    ] = None,
+) -> None:
+    """Serve a stand-in for the API on this machine, until Ctrl-C. Options: the keys of the config's emulator section."""
+    from pipeline.config import parse_emulator
+    from pipeline.emulator.serve import serve
+
+    serve(parse_emulator(settings or []), port)
+
+
+@app.command()
+def inspect(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output's folder.")],
+    rows: Annotated[int, typer.Option(help="How many rows to show.")] = 3,
+) -> None:
+    """Show what an output holds: its run, schema, a few rows, failures by code."""
+    from pipeline.report import inspect_output
+
+    for table in inspect_output(output, rows):
+        out.print(table)
+
+
+def exit_code(note: dict[str, Any], limits: LimitsOptions) -> ExitCode:
+    """Return what a run that came to its end exits with."""
+    stopped = note["stopped"]
+    if stopped is not None:
+        by_kind = {StopKind.INTERRUPTED: ExitCode.INTERRUPTED, StopKind.SERVICE: ExitCode.STOPPED, StopKind.BUDGET: ExitCode.BUDGET}
+        return by_kind.get(StopKind(stopped["kind"]), ExitCode.FAULT)
+    return ExitCode.FAILURES if note["failed"] > limits.count_failures_allowed(note["rows"]) else ExitCode.OK
+
+
+def main() -> None:
+    """Run the command line; our errors become one line and an exit code."""
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    try:
+        app(standalone_mode=True)
+    except ArkbeamError as error:
+        err.print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
+        err.print(str(error), markup=False, highlight=False)
+        _leave(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was in flight. The same command goes on from here.")
+        _leave(ExitCode.INTERRUPTED)
+
+
+@contextmanager
+def _service(config: Config) -> Iterator[str]:
+    """Give the base URL of the service, with an emulator behind it for the length of the block if the config asks for one."""
+    with ExitStack() as stack:
+        if not config.starts_emulator:
+            yield config.api.base_url
+            return
+        try:
+            from pipeline.emulator.serve import start_emulator
+        except ImportError as error:
+            raise ArkbeamError(f"api.base_url is emulator, which needs the extra: pip install 'arkbeam[emulator]' ({error})") from None
+        yield stack.enter_context(start_emulator(config.emulator))
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM stop the run in order, the second at once."""
+    seen = 0
+
+    def handle(number: int, _: types.FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            os._exit(ExitCode.INTERRUPTED)
+        name = signal.Signals(number).name
+        if not stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
+            raise KeyboardInterrupt
+        print("stopping: waiting for open requests; once more to leave at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        err.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _print_quota_advice(note: dict[str, Any]) -> None:
+    if note["usage_missing"]:
+        err.print(f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted")
+
+
+def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None:
+    stopped = note["stopped"]
+    if stopped is not None:
+        err.print(f"stopped ({stopped['code']}): {stopped['message']}", markup=False, highlight=False)
+        err.print("what was paid for is in the store; the same command goes on from here")
+    if "files" in note:
+        out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        err.print(f"nothing was published: {output_uri} is as it was", markup=False, highlight=False)
+    if code is ExitCode.FAILURES:
+        err.print(f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
+
+
+def _leave(code: int) -> None:
+    """Leave without waiting for the runner's threads, which may still hold a stage."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

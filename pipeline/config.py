@@ -1,0 +1,169 @@
+"""The YAML file: one section for each room that has options, and every key checked before anything is read or sent.
+
+An unknown key is an error that names the nearest known one. No value is a secret: keys are named by environment variable.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.ark.client import ApiOptions
+from pipeline.ark.models import ModelOptions
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.engine.options import LimitsOptions
+from pipeline.errors import ConfigError
+from pipeline.manifest.options import ManifestOptions
+from pipeline.media import MediaOptions
+from pipeline.pacing.budget import QuotaOptions
+from pipeline.store.layout import StoreOptions
+
+CONFIG_BYTES_MAX = 1024 * 1024
+EMULATOR = "emulator"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """The `output:` section of the config."""
+
+    uri: str
+    """Folder of the files that are published; one run at a time writes to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole config. Sections that are left out have their defaults."""
+
+    manifest: ManifestOptions
+    model: ModelOptions
+    store: StoreOptions
+    output: OutputOptions
+    api: ApiOptions = ApiOptions()
+    quota: QuotaOptions = QuotaOptions()
+    limits: LimitsOptions = LimitsOptions()
+    media: MediaOptions = MediaOptions()
+    emulator: EmulatorOptions = EmulatorOptions()
+
+    @property
+    def starts_emulator(self) -> bool:
+        """Whether the run brings its own stand-in server."""
+        return self.api.base_url == EMULATOR
+
+
+def load_config(path: str, settings: Sequence[str] = ()) -> Config:
+    """Read a config file, with settings such as `quota.rpm=600` laid over it.
+
+    Raises: ConfigError that names the file or the key, and what to do.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > CONFIG_BYTES_MAX:
+            raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes: is it a config?")
+        raw = yaml.safe_load(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
+    return parse_config(raw, settings)
+
+
+def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
+    """Check a parsed YAML document and make a Config of it. Raises: ConfigError."""
+    if not isinstance(raw, dict):
+        raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
+    for setting in settings:
+        raw = _set(raw, setting)
+    _check_keys(raw, Config, "")
+    try:
+        return TypeAdapter(Config).validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors()[:10])) from None
+
+
+def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
+    """Make the emulator's options of settings such as `rpm=600`. Raises: ConfigError."""
+    raw: dict[str, Any] = {}
+    for setting in settings:
+        raw = _set(raw, setting)
+    _check_keys(raw, EmulatorOptions, "")
+    try:
+        return TypeAdapter(EmulatorOptions).validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors()[:10])) from None
+
+
+def describe_config(config: Config) -> dict[str, Any]:
+    """Return the config as `run.json` repeats it."""
+    return typing.cast("dict[str, Any]", TypeAdapter(Config).dump_python(config, mode="json"))
+
+
+def list_keys() -> list[str]:
+    """List every key that a config may have, dotted."""
+    return list(_walk_keys(Config, ""))
+
+
+def _walk_keys(section: type, prefix: str) -> typing.Iterator[str]:
+    for name, kind in typing.get_type_hints(section).items():
+        inner = _section_of(kind)
+        if inner is None:
+            yield prefix + name
+        else:
+            yield from _walk_keys(inner, f"{prefix}{name}.")
+
+
+def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
+    """Return the document with one `key.path=value` in it; the value is read as YAML."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {setting}: write it as key.path=value, for example quota.rpm=600")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {path}: the value is no YAML: {error}") from None
+    head, *rest = path.split(".", 1)
+    if not rest:
+        return {**raw, head: value}
+    inner = raw.get(head)
+    return {**raw, head: _set(inner if isinstance(inner, dict) else {}, f"{rest[0]}={text}")}
+
+
+def _check_keys(raw: Mapping[Any, Any], section: type, prefix: str) -> None:
+    hints = typing.get_type_hints(section)
+    for key, value in raw.items():
+        if key not in hints:
+            raise ConfigError(_unknown(f"{prefix}{key}", [prefix + name for name in hints]))
+        inner = _section_of(hints[key])
+        if inner is not None and isinstance(value, dict):
+            _check_keys(value, inner, f"{prefix}{key}.")
+
+
+def _section_of(kind: Any) -> type | None:
+    """Return the dataclass that a field holds, looking through `X | None`."""
+    if isinstance(kind, types.UnionType):
+        kinds = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+        kind = kinds[0] if kinds else None
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def _unknown(key: str, siblings: Sequence[str]) -> str:
+    everywhere = list_keys()
+    near = difflib.get_close_matches(key, [*siblings, *everywhere], n=1, cutoff=0.5)
+    same_name = [known for known in everywhere if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    nearest = (same_name or near or siblings)[0]
+    return f"unknown key {key}: did you mean {nearest}?"
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(step) for step in problem["loc"] if not str(step).startswith(("function", "union", "tuple[", "str")))
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing from the config"
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {str(problem['input'])[:80]!r}"

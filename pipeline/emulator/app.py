@@ -1,0 +1,344 @@
+"""The stand-in server as a Starlette application: the embeddings route, a greeting and the counts.
+
+The route is plain ASGI, since a benchmark's client shares the machine with it.
+"""
+
+import asyncio
+import hmac
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.ark.models import Capabilities
+from pipeline.emulator.contract import BODY_BYTES_MAX, hash_content, parse_request
+from pipeline.emulator.faults import Fault, FaultChooser
+from pipeline.emulator.ledger import Ledger
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.parts import EmbeddingRequest, TextPart
+from pipeline.emulator.quota import Limit, QuotaMeter
+from pipeline.emulator.replies import (
+    ErrorReply,
+    Refused,
+    encode_result,
+    encode_vector,
+    make_request_id,
+    refuse,
+)
+from pipeline.emulator.usage import count_usage
+from pipeline.emulator.vectors import embed_parts, embed_sparse
+from pipeline.errors import ConfigError
+from pipeline.records import Usage
+
+API_PATH = "/api/v3"
+EMBEDDINGS_PATH = f"{API_PATH}/embeddings/multimodal"
+STATS_PATH = "/emulator/stats"
+STAND_IN_HEADER = (b"x-arkbeam-stand-in", b"1")
+
+_INLINE_BYTES_MAX = 100_000
+"""Larger bodies are worked on in a thread, so that they don't hold up the others."""
+
+_CLIENT_ID_BYTES_MAX = 256
+
+Headers = list[tuple[bytes, bytes]]
+ResetConnection = Callable[[Scope], None]
+
+_LIMIT_CODES = {
+    Limit.REQUESTS: "ModelAccountRpmRateLimitExceeded",
+    Limit.TOKENS: "ModelAccountTpmRateLimitExceeded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that was let in: what it costs, and the fault that awaits it, if any."""
+
+    request: EmbeddingRequest
+    usage: Usage
+    fault: Fault | None
+
+
+class Emulator:
+    """One server's state, and its embeddings route as an ASGI application.
+
+    `reset_connection` breaks the connection of a scope at once; only the fault `reset` needs it.
+    """
+
+    def __init__(
+        self,
+        options: EmulatorOptions,
+        *,
+        clock: Callable[[], float] = time.time,
+        reset_connection: ResetConnection | None = None,
+    ) -> None:
+        """Start with empty counts. Raises ConfigError when the variable named by `api_key_env` is not set."""
+        self.options = options
+        self.ledger = Ledger()
+        self._clock = clock
+        self._reset_connection = reset_connection
+        self._meter = QuotaMeter(rpm=options.rpm, tpm=options.tpm, window=options.window)
+        self._faults = FaultChooser(options.faults)
+        self._fault_random = random.Random(options.seed)
+        self._jitter_random = random.Random(options.seed + 1)
+        self._authorization = _expected_authorization(options.api_key_env)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST of the embeddings route."""
+        now_s = self._clock()
+        request_id = make_request_id(int(now_s * 1000))
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        if client_id := _find_header(scope, b"x-client-request-id"):
+            headers.append((b"x-client-request-id", client_id[:_CLIENT_ID_BYTES_MAX]))
+        with self.ledger.receive(now_s):
+            outcome = await self._decide(scope, receive)
+            if isinstance(outcome, ErrorReply):
+                await _send(send, outcome.status, headers + _retry_after(outcome), outcome.to_bytes(request_id))
+                return
+            if self.options.latency_ms or self.options.jitter_ms:
+                jitter_ms = self.options.jitter_ms * self._jitter_random.random()
+                await asyncio.sleep((self.options.latency_ms + jitter_ms) / 1000)
+            await self._answer(outcome, request_id, headers, scope, receive, send)
+
+    async def _decide(self, scope: Scope, receive: Receive) -> Admitted | ErrorReply:
+        """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
+        try:
+            self._authorize(scope)
+            body = await _read_body(scope, receive)
+            if len(body) <= _INLINE_BYTES_MAX:
+                request, usage = self._read(body)
+            else:
+                request, usage = await asyncio.to_thread(self._read, body)
+        except Refused as refused:
+            self.ledger.rejected += 1
+            if self.options.refusals_count and refused.reply.status == 400:
+                self._meter.add(1, 0, self._clock())
+            return refused.reply
+        return self._admit(request, usage, self._clock())
+
+    def _authorize(self, scope: Scope) -> None:
+        sent = _find_header(scope, b"authorization") or b""
+        scheme, _, key = sent.partition(b" ")
+        if scheme.lower() != b"bearer" or not key.strip():
+            raise refuse("AuthenticationError")
+        if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
+            raise refuse("AuthenticationError")
+
+    def _read(self, body: bytes) -> tuple[EmbeddingRequest, Usage]:
+        request, caps = parse_request(body, self.options.endpoints)
+        usage = count_usage(request, caps.context_tokens)
+        _check_context(usage, caps)
+        poison = self.options.poison
+        if poison and any(isinstance(part, TextPart) and poison in part.text for part in request.parts):
+            raise refuse("SensitiveContentDetected", "input")
+        return request, usage
+
+    def _admit(self, request: EmbeddingRequest, usage: Usage, now_s: float) -> Admitted | ErrorReply:
+        options, tokens = self.options, usage.total_tokens or 0
+        if options.stop_after is not None and self.ledger.paid >= options.stop_after:
+            self.ledger.refuse(now_s)
+            return ErrorReply(options.stop_code)
+        if (limit := self._meter.find_limit(tokens, now_s)) is not None:
+            self.ledger.refuse(now_s)
+            if options.refusals_count:
+                self._meter.add(1, 0, now_s)
+            wait_s = self._meter.room_in_s(tokens, now_s) if options.retry_after else None
+            return ErrorReply(_LIMIT_CODES[limit], retry_after_s=None if wait_s is None else max(1, -int(-wait_s // 1)))
+        fault = self._faults.choose(self._fault_random.random()) if self._faults.any else None
+        if fault is not None:
+            self.ledger.faulted += 1
+        if fault is not None and not fault.billed:
+            self._meter.add(1, 0, now_s)
+        else:
+            self._meter.add(1, tokens, now_s)
+            self.ledger.bill(usage, hash_content(request), now_s)
+        return self._fail_at_once(fault) or Admitted(request, usage, fault)
+
+    def _fail_at_once(self, fault: Fault | None) -> ErrorReply | None:
+        if fault is Fault.RATE_429:
+            return ErrorReply(_LIMIT_CODES[Limit.REQUESTS])
+        if fault is Fault.RATE_429_RETRY_AFTER:
+            return ErrorReply(_LIMIT_CODES[Limit.REQUESTS], retry_after_s=self.options.retry_after_s)
+        return ErrorReply("ServerOverloaded") if fault is Fault.OVERLOAD_429 else None
+
+    async def _answer(
+        self, admitted: Admitted, request_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        match admitted.fault:
+            case Fault.ERROR_500:
+                await _send(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
+            case Fault.RESET:
+                if self._reset_connection is None:
+                    raise RuntimeError("the fault `reset` needs a server that can break connections: use serve()")
+                self._reset_connection(scope)
+                await _wait_for_disconnect(receive)
+            case Fault.HANG:
+                await _wait_for_disconnect(receive)
+            case Fault.TRUNCATED:
+                await _send_half(send, headers, await self._make_result(admitted, request_id))
+            case Fault.BROKEN_JSON:
+                body = await self._make_result(admitted, request_id)
+                await _send(send, 200, headers, body[: len(body) // 2])
+            case None | Fault.WRONG_LENGTH | Fault.NAN:
+                await _send(send, 200, headers, await self._make_result(admitted, request_id))
+            case Fault.RATE_429 | Fault.RATE_429_RETRY_AFTER | Fault.OVERLOAD_429:
+                raise AssertionError("answered on admission")
+            case _:
+                assert_never(admitted.fault)
+
+    async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
+        created_s = int(self._clock())
+        texts = sum(len(part.text) for part in admitted.request.parts if isinstance(part, TextPart))
+        if texts <= _INLINE_BYTES_MAX:
+            return _encode(admitted, request_id, created_s)
+        return await asyncio.to_thread(_encode, admitted, request_id, created_s)
+
+
+def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
+    request = admitted.request
+    vector = embed_parts(request.parts, request.dimensions, request.instructions)
+    if admitted.fault is Fault.WRONG_LENGTH:
+        vector = vector[:-1]
+    elif admitted.fault is Fault.NAN:
+        vector[len(vector) // 2] = np.nan
+    return encode_result(
+        request_id=request_id,
+        created_s=created_s,
+        model=request.model,
+        embedding=encode_vector(vector, request.encoding_format),
+        sparse=embed_sparse(request.parts) if request.sparse else None,
+        usage=admitted.usage,
+    )
+
+
+def _check_context(usage: Usage, caps: Capabilities) -> None:
+    tokens = usage.total_tokens or 0
+    if tokens > caps.context_tokens:
+        raise refuse("OutofContextError", "input", f"more than {caps.context_tokens}")
+
+
+def _expected_authorization(api_key_env: str | None) -> bytes | None:
+    if api_key_env is None:
+        return None
+    key = os.environ.get(api_key_env, "").strip()
+    if not key:
+        raise ConfigError(f"emulator.api_key_env names {api_key_env}, which is not set")
+    return key.encode()
+
+
+def _find_header(scope: Scope, name: bytes) -> bytes | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes:
+    """Read a whole body, within the bound. The server discards what is left of a longer one. Raises Refused."""
+    too_long = refuse("InvalidParameter", "body", f"the request body has more than {BODY_BYTES_MAX} bytes")
+    declared = _find_header(scope, b"content-length")
+    if declared is not None and int(declared) > BODY_BYTES_MAX:
+        raise too_long
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise refuse("InvalidParameter", "body", "the client left before its body was complete")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > BODY_BYTES_MAX:
+            raise too_long
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _retry_after(reply: ErrorReply) -> Headers:
+    return [] if reply.retry_after_s is None else [(b"retry-after", str(reply.retry_after_s).encode())]
+
+
+async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_half(send: Send, headers: Headers, body: bytes) -> None:
+    """Promise a whole body and send half: the server closes the connection of an answer that stays incomplete."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+
+
+class StandInMiddleware:
+    """Says on every response that this is no real service."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass everything on, with one more header on the response."""
+
+        def send_marked(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), STAND_IN_HEADER]
+            return send(message)
+
+        return self._app(scope, receive, send_marked)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+async def _answer_http_error(_request: Request, error: Exception) -> Response:
+    code = "MethodNotAllowed" if isinstance(error, HTTPException) and error.status_code == 405 else "NotFound"
+    request_id = make_request_id(int(time.time() * 1000))
+    reply = ErrorReply(code, detail=_request.url.path)
+    return Response(
+        reply.to_bytes(request_id), reply.status, {"x-request-id": request_id}, media_type="application/json"
+    )
+
+
+def make_app(
+    options: EmulatorOptions,
+    *,
+    clock: Callable[[], float] = time.time,
+    reset_connection: ResetConnection | None = None,
+) -> Starlette:
+    """Build the application of one server. The arguments are those of `Emulator`."""
+    emulator = Emulator(options, clock=clock, reset_connection=reset_connection)
+
+    async def greet(_request: Request) -> Response:
+        return _json({"service": "arkbeam emulator", "stand_in": True, "embeddings": EMBEDDINGS_PATH})
+
+    async def report(_request: Request) -> Response:
+        return _json(emulator.ledger.report())
+
+    routes: Sequence[Route] = [
+        Route(EMBEDDINGS_PATH, emulator, methods=["POST"]),
+        Route("/", greet),
+        Route(STATS_PATH, report),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(StandInMiddleware)],
+        exception_handlers={HTTPException: _answer_http_error},
+    )

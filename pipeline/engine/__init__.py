@@ -1,0 +1,1 @@
+"""The only place that waits: requests go out, results go to the store, within every bound."""

@@ -1,0 +1,63 @@
+"""What bounds a run: the `limits:` section of the config."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+from pipeline.pacing.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsOptions:
+    """Bounds on what is under way at once, on tries, and on failures."""
+
+    requests_in_flight: int = 64
+    """Requests a process has open at once."""
+    bytes_in_flight: int = 256 * 1024 * 1024
+    """Encoded bodies a process holds, waiting ones included."""
+    failures_allowed: int | str = 0
+    """Failure rows that still end with exit code 0: a number, or a share such as 1%."""
+    attempts_max: int = 6
+    """Tries of one row, refusals by the rate limit not counted."""
+    refusals_max: int = 60
+    """Refusals by the rate limit that one row may meet."""
+    retries_paid: int = 2
+    """Further tries after a paid reply whose vector can't be used."""
+    elapsed_s_max: float = 900.0
+    """From a row's first try to its last."""
+    rows_failed_in_a_row_max: int = 50
+    """Rows with all tries spent, one after the other, that stop the run."""
+    drain_s: float = 60.0
+    """How long a run that stops waits for open requests."""
+
+    def __post_init__(self) -> None:
+        for name in ("requests_in_flight", "bytes_in_flight", "attempts_max", "rows_failed_in_a_row_max"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
+        self.count_failures_allowed(0)
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """The bounds on the tries of one item."""
+        return RetryPolicy(
+            attempts_max=self.attempts_max,
+            refusals_max=self.refusals_max,
+            elapsed_s_max=self.elapsed_s_max,
+            retries_paid_max=self.retries_paid,
+        )
+
+    def count_failures_allowed(self, rows: int) -> int:
+        """Return how many of so many rows may fail.
+
+        Raises: ConfigError when `failures_allowed` is neither a number nor a share.
+        """
+        allowed = self.failures_allowed
+        try:
+            if isinstance(allowed, str) and allowed.strip().endswith("%"):
+                share = float(allowed.strip()[:-1]) / 100
+                if 0 <= share <= 1:
+                    return int(rows * share)
+            elif int(allowed) >= 0:
+                return int(allowed)
+        except ValueError:
+            pass
+        raise ConfigError(f"limits.failures_allowed is {allowed!r}; it must be a number of rows or a share such as 1%")

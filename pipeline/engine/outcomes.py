@@ -1,0 +1,158 @@
+"""What leaves the engine: refs and refusals as tables, counts, and why a run stopped. Stopping is data, not an exception."""
+
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.errors import ArkbeamError
+from pipeline.pacing.budget import QuotaUse
+
+
+class StopKind(StrEnum):
+    """Who ended a run before its work was done; the order is that of the exit codes."""
+
+    INTERRUPTED = "interrupted"
+    SERVICE = "service"
+    BUDGET = "budget"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run buys no more: a code for machines, a message that says what to do."""
+
+    kind: StopKind
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done so far. `sent` counts requests, `bought` and `failed` items, `refused` answers with 429."""
+
+    expected: int = 0
+    sent: int = 0
+    bought: int = 0
+    failed: int = 0
+    refused: int = 0
+    retries: int = 0
+    unusable: int = 0
+    usage_missing: int = 0
+    text_tokens: int = 0
+    image_tokens: int = 0
+    total_tokens: int = 0
+
+    def plus(self, other: "Counts") -> "Counts":
+        """Add two counts."""
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReport:
+    """What a lane says when it ends."""
+
+    counts: Counts
+    use: QuotaUse
+    stop: Stop | None = None
+
+    def merge(self, other: "LaneReport") -> "LaneReport":
+        """Join two lanes' reports; an interrupt outweighs the service's stop, which outweighs a budget's."""
+        stops = [stop for stop in (self.stop, other.stop) if stop is not None]
+        order = list(StopKind)
+        return LaneReport(
+            self.counts.plus(other.counts),
+            self.use.merge(other.use),
+            min(stops, key=lambda stop: order.index(stop.kind)) if stops else None,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Sink:
+    """One lane's mailbox: the engine's thread delivers, the lane's thread collects."""
+
+    counts: Counts = field(default_factory=Counts)
+    open_items: int = 0
+    _tables: deque[pa.Table] = field(default_factory=deque)
+    _refused: list[tuple[bytes, str, str]] = field(default_factory=list)
+    _fault: ArkbeamError | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def add(self, count: int) -> None:
+        """Note items that are under way."""
+        with self._changed:
+            self.open_items += count
+
+    def deliver(self, index: pa.Table) -> None:
+        """Hand over INDEX rows of a segment that is written: their items are done."""
+        with self._changed:
+            self._tables.append(index)
+            self._close(index.num_rows)
+
+    def refuse(self, fingerprint: bytes, code: str, message: str) -> None:
+        """Hand over an item that failed."""
+        with self._changed:
+            self._refused.append((fingerprint, code, message))
+            self._close(1)
+
+    def drop(self, count: int) -> None:
+        """Give up items that were not sent, because the run stops."""
+        with self._changed:
+            self._close(count)
+
+    def fail(self, fault: ArkbeamError) -> None:
+        """Tell the lane that its results can't be kept."""
+        with self._changed:
+            self._fault = fault
+            self._changed.notify_all()
+
+    def collect(self) -> tuple[list[pa.Table], pa.Table]:
+        """Take what was delivered so far: INDEX tables, and a REFUSED table.
+
+        Raises: the fault that keeps results from being stored.
+        """
+        with self._changed:
+            if self._fault is not None:
+                raise self._fault
+            tables, self._tables = list(self._tables), deque()
+            refused, self._refused = self._refused, []
+        columns = list(zip(*refused, strict=True)) or [(), (), ()]
+        return tables, pa.table([pa.array(c, t.type) for c, t in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED)
+
+    def wait_until_done(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing is under way any more, or until results can't be kept; False when the time is up first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.open_items == 0 or self._fault is not None, timeout_s)
+
+    def _close(self, count: int) -> None:
+        self.open_items -= count
+        if self.open_items <= 0:
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A moment of an engine, for those who watch."""
+
+    counts: Counts
+    in_flight: int
+    paused_s: float
+    rpm: int
+    tpm: int
+    seconds: float
+    stop: Stop | None
+
+    @property
+    def per_s(self) -> float:
+        """Items bought a second since the first request."""
+        return self.counts.bought / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds until all expected items are done, at the rate so far; infinite before the first."""
+        left = self.counts.expected - self.counts.bought - self.counts.failed
+        return left / self.per_s if self.per_s > 0 else math.inf

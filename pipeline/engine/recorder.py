@@ -1,0 +1,108 @@
+"""The open buffer of a process: results of all its lanes, until they are a segment. The journal is kept here too."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline.engine.outcomes import Sink
+from pipeline.store.events import Event, write_events
+from pipeline.store.journal import Journal
+from pipeline.store.segments import Bought, index_table, segment_table, write_segment
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTarget:
+    """Where a process writes: which store, which run, vectors of which length."""
+
+    store_uri: str
+    run: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one flush writes, and who is told."""
+
+    target: StoreTarget
+    segments: Iterator[int]
+    bought: Sequence[tuple[Bought, Sink]]
+    events: Sequence[Event]
+
+    def write(self) -> None:
+        """Write the segment, then tell every lane where its vectors are.
+
+        Raises: StoreError when the store can't be written; the lanes are told nothing then.
+        """
+        if self.events:
+            write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
+        if not self.bought:
+            return
+        sinks = {id(sink): sink for _, sink in self.bought}
+        index = self._write_segment()
+        for key, sink in sinks.items():
+            rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
+            sink.deliver(index if len(sinks) == 1 else index.take(pa.array(rows)))
+
+    def _write_segment(self) -> pa.Table:
+        segment = next(self.segments)
+        table = segment_table([bought for bought, _ in self.bought], self.target.dimensions)
+        write_segment(self.target.store_uri, self.target.run, segment, table)
+        return index_table(table.column("fingerprint").combine_chunks(), segment)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Takes results and events in; gives them out as a batch to write. Used by the engine's thread alone."""
+
+    target: StoreTarget
+    segments: Iterator[int]
+    journal: Journal
+    _bought: list[tuple[Bought, Sink]] = field(default_factory=list)
+    _events: list[Event] = field(default_factory=list)
+    _oldest_s: float = math.inf
+
+    @property
+    def rows(self) -> int:
+        """How much waits to be written."""
+        return len(self._bought) + len(self._events)
+
+    def age_s(self, now_s: float) -> float:
+        """Return how long the oldest entry waits; negative infinity when nothing does."""
+        return now_s - self._oldest_s
+
+    def sent(self, client_request_id: str, fingerprint: bytes) -> None:
+        """Note a request that is about to go out."""
+        self.journal.sent(client_request_id, fingerprint)
+
+    def unpaid(self, client_request_id: str) -> None:
+        """Note a request that ended without a bill."""
+        self.journal.unpaid(client_request_id)
+
+    def bought(self, bought: Bought, sink: Sink) -> None:
+        """Keep a result until the next flush."""
+        reply = bought.reply
+        self.journal.paid(bought.attempt.client_request_id, reply.id, reply.model, reply.created, reply.usage)
+        self._oldest_s = min(self._oldest_s, time.monotonic())
+        self._bought.append((bought, sink))
+
+    def event(self, event: Event) -> None:
+        """Keep an event until the next flush."""
+        if event.paid:
+            self.journal.paid(event.attempt.client_request_id, event.request_id, event.model, event.created, event.usage)
+        self._oldest_s = min(self._oldest_s, time.monotonic())
+        self._events.append(event)
+
+    def take(self) -> Batch | None:
+        """Take what waits, or None when nothing does."""
+        if not self.rows:
+            return None
+        batch = Batch(self.target, self.segments, self._bought, self._events)
+        self._bought, self._events, self._oldest_s = [], [], math.inf
+        return batch
+
+    def close(self, *, complete: bool) -> None:
+        """Close the journal; when everything it knows is stored, it is not needed any more."""
+        self.journal.close(keep=not complete)

@@ -1,0 +1,175 @@
+"""Files and objects by URI: the one border between fsspec's many exceptions and ours.
+
+A file that this module writes is complete or absent, whatever happens on the way: local files are written beside their place
+and renamed, objects are put whole in one call. (An exception inside fsspec's `with fs.open(uri, "wb")` leaves half an object.)
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import ArkbeamError, StoreError
+from pipeline.redaction import redact
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextmanager
+def storage_errors(doing: str, uri: str) -> Iterator[None]:
+    """Turn whatever a storage backend raises into `StoreError`, naming what was being done to which URI."""
+    try:
+        yield
+    except ArkbeamError:
+        raise
+    except Exception as error:  # each backend has errors of its own: botocore's, aiohttp's, google's
+        raise StoreError(f"cannot {doing} {redact(uri)}: {type(error).__name__}: {redact(str(error))}") from error
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of a URI and the path in it."""
+    with storage_errors("open", uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return filesystem, path.rstrip("/")
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether a URI is a path of this machine: renames are atomic and locks work there."""
+    return isinstance(open_filesystem(uri)[0], LocalFileSystem)
+
+
+def absolute(uri: str) -> str:
+    """Make a local path absolute, since workers have working directories of their own; leave other URIs as they are."""
+    filesystem, path = open_filesystem(uri)
+    return str(path) if isinstance(filesystem, LocalFileSystem) else uri.rstrip("/")
+
+
+def join(base: str, *names: str) -> str:
+    """Append path segments to a URI."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file or folder is there, past any listing cache."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("look for", uri):
+        filesystem.invalidate_cache()
+        return bool(filesystem.exists(path))
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """List the URIs of all files below a folder, in name order, past any listing cache; a missing folder has none."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("list", uri):
+        filesystem.invalidate_cache()
+        try:
+            found = filesystem.find(path)
+        except FileNotFoundError:
+            return []
+        return sorted(_full_uri(filesystem, name) for name in found if name.endswith(suffix))
+
+
+def list_folders(uri: str) -> list[str]:
+    """List the names of the folders directly below a folder, in name order; a missing folder has none."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("list", uri):
+        filesystem.invalidate_cache()
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a whole small file."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        return bytes(filesystem.cat_file(path))
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole small file, complete or not at all."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("write", uri):
+        if not isinstance(filesystem, LocalFileSystem):
+            filesystem.pipe_file(path, data)
+            return
+        with _beside(Path(path)) as temporary:
+            temporary.write_bytes(data)
+
+
+def write_file(uri: str, write: Callable[[Path], None]) -> None:
+    """Let `write` make a local file, then put it at `uri`, complete or not at all: for files too large for memory."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("write", uri):
+        if isinstance(filesystem, LocalFileSystem):
+            with _beside(Path(path)) as temporary:
+                write(temporary)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "file"
+            write(local)
+            filesystem.put_file(str(local), path)
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file; one that is not there is fine."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("remove", uri):
+        filesystem.invalidate_cache()
+        try:
+            filesystem.rm_file(path)
+        except FileNotFoundError:
+            return
+
+
+def move_file(uri: str, target: str) -> None:
+    """Move a file within its storage."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("move", uri):
+        target_path = open_filesystem(target)[1]
+        if isinstance(filesystem, LocalFileSystem):
+            Path(target_path).parent.mkdir(parents=True, exist_ok=True)
+        filesystem.mv(path, target_path)
+
+
+def remove_folder(uri: str) -> None:
+    """Remove a folder and all below it; one that is not there is fine."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("remove", uri):
+        if isinstance(filesystem, LocalFileSystem):
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        filesystem.invalidate_cache()
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+
+def remove_leftovers(uri: str) -> None:
+    """Remove the temporary files that a killed writer left below a local folder; objects have none."""
+    for name in list_files(uri, _TEMPORARY_SUFFIX) if is_local(uri) else []:
+        remove_file(name)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a temporary path in the target's folder; rename it onto the target when all went well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _full_uri(filesystem: Any, name: str) -> str:
+    return name if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(name))

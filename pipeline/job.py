@@ -1,0 +1,232 @@
+"""The job: one pipeline, Read → Plan → Embed → Publish, and what must hold around it."""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+import orjson
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.ark.client import endpoint_url, is_stand_in, read_api_key
+from pipeline.ark.models import check_options, dimensions_stored
+from pipeline.ark.wire import WireOptions
+from pipeline.config import Config, describe_config
+from pipeline.embedding import segment_ids
+from pipeline.engine.outcomes import Stop, StopKind
+from pipeline.engine.registry import close_engine, stop_engines
+from pipeline.errors import ArkbeamError, StoreError
+from pipeline.files import absolute, read_bytes, remove_folder, write_bytes
+from pipeline.manifest.context import ReadContext
+from pipeline.manifest.shards import Shard, cut_shards, list_manifests, manifest_folders
+from pipeline.planning import PlanTotals, count_buckets
+from pipeline.reading import ShardSummary, StoreFiles, list_store_files
+from pipeline.records import ServiceKind
+from pipeline.spec import RunSpec
+from pipeline.store.claim import claim_output
+from pipeline.store.journal import book_lost_attempts
+from pipeline.store.layout import new_run_name, run_folder, runs_of_output
+from pipeline.store.run_files import note_uri
+from pipeline.transforms.embed import EmbedLanes
+from pipeline.transforms.plan import DealLanes, PlanRows, SettleRows, SumTotals
+from pipeline.transforms.publish import Publish, Settled
+from pipeline.transforms.read import ReadShards, ReadStore
+
+_log = logging.getLogger(__name__)
+_PROBE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run that is ready to go: what it does and what it reads. `notes` are things its user should know."""
+
+    spec: RunSpec
+    shards: tuple[Shard, ...]
+    notes: tuple[str, ...]
+
+
+def prepare_job(
+    config: Config, *, base_url: str | None = None, retry_failed: bool = False, publish_partial: bool = False
+) -> Job:
+    """Check all that can be checked before anything is sent, and fix what every stage needs to know.
+
+    `base_url` is that of the emulator which was started for this run, if one was.
+
+    Raises: ConfigError and ManifestError, naming the key or the file.
+    """
+    capabilities = check_options(config.model)
+    api = replace(config.api, base_url=base_url or config.api.base_url)
+    service = _find_service(config, api.base_url)
+    manifests = list_manifests(config.manifest)
+    shards = cut_shards(manifests, config.manifest.shard_bytes_max)
+    rpm, tpm = config.quota.rpm or capabilities.rpm, config.quota.tpm or capabilities.tpm
+    dimensions = config.model.dimensions if capabilities.dimensions_field else None
+    media = config.media
+    if not media.allowed_roots:
+        media = replace(media, allowed_roots=manifest_folders(manifests))
+    output_uri, started_s = absolute(config.output.uri), time.time()
+    spec = RunSpec(
+        run=new_run_name(output_uri, started_s, secrets.token_hex(4)),
+        started_s=started_s,
+        service=service,
+        manifest=config.manifest,
+        reading=ReadContext(
+            service=service,
+            model=config.model.name,
+            dimensions=dimensions,
+            instructions=config.model.instructions,
+            sparse=config.model.sparse,
+            capabilities=capabilities,
+            media=media,
+        ),
+        wire=WireOptions(config.model.name, dimensions),
+        dimensions=dimensions_stored(config.model, capabilities),
+        capabilities=capabilities,
+        api=api,
+        quota=config.quota,
+        rpm=rpm,
+        tpm=tpm,
+        limits=config.limits,
+        store=replace(config.store, uri=absolute(config.store.uri)),
+        output_uri=output_uri,
+        buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
+        needs_key=service is ServiceKind.ARK,
+        retry_failed=retry_failed,
+        publish_partial=publish_partial,
+        config=describe_config(config),
+    )
+    return Job(spec, tuple(shards), (*capabilities.notes, *_quota_notes(config, rpm, tpm, capabilities.rpm, capabilities.tpm)))
+
+
+def _find_service(config: Config, base_url: str) -> ServiceKind:
+    """Tell whether vectors come from a stand-in; only a loopback address is ever asked."""
+    if config.starts_emulator:
+        return ServiceKind.STAND_IN
+    endpoint_url(base_url)
+    return ServiceKind.STAND_IN if is_stand_in(base_url, _PROBE_S) else ServiceKind.ARK
+
+
+def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
+    """Read and plan, and send nothing.
+
+    Raises: ArkbeamError of the stage that failed.
+    """
+    spec = job.spec
+    try:
+        with _pipeline(beam_arguments) as pipeline:
+            planned, summaries = _plan(pipeline, job)
+            totals = planned.totals | "Sum" >> SumTotals()
+            unreadable = summaries | beam.Map(_count_unreadable) | "SumUnreadable" >> beam.CombineGlobally(sum)
+            _ = totals | "Note" >> beam.Map(_note_plan, beam.pvalue.AsSingleton(unreadable), spec)
+        return PlanTotals(**orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run, "plan"))))
+    finally:
+        remove_folder(run_folder(spec.store.uri, spec.run))
+
+
+def run_job(job: Job, beam_arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the whole pipeline; return what `run.json` says, also of a run that stopped and published nothing.
+
+    Raises: OutputInUse before anything is sent; ConfigError without an API key; StoreError; KeyboardInterrupt.
+    """
+    spec = job.spec
+    if spec.needs_key:
+        read_api_key(spec.api.api_key_env)
+    with claim_output(spec.output_uri, spec.run, _stop_when_lost):
+        _clear_dead_runs(spec)
+        try:
+            with _pipeline(beam_arguments) as pipeline:
+                build_pipeline(pipeline, job)
+            note: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run, "result")))
+            return note
+        finally:
+            close_engine(spec.run)
+            remove_folder(run_folder(spec.store.uri, spec.run))
+
+
+def build_pipeline(pipeline: beam.Pipeline, job: Job) -> None:
+    """Lay out the flow: Read → Plan → Embed → Plan → Publish."""
+    spec = job.spec
+    planned, summaries = _plan(pipeline, job)
+    bought = planned.buyers | "Deal" >> DealLanes(spec) | "Embed" >> EmbedLanes(spec)
+    settled = {"waiting": planned.waiting, "bought": bought.bought, "refused": bought.refused} | "Settle" >> SettleRows()
+    _ = (
+        Settled(
+            refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
+            failed=(planned.refused, settled.failed) | "Failed" >> beam.Flatten(),
+            summaries=summaries,
+            totals=planned.totals | "Totals" >> SumTotals(),
+            reports=bought.reports,
+        )
+        | "Publish" >> Publish(spec)
+    )
+
+
+def _plan(pipeline: beam.Pipeline, job: Job) -> tuple[Any, beam.PCollection[ShardSummary]]:
+    spec = job.spec
+    read = pipeline | "Shards" >> beam.Create(job.shards) | "Read" >> ReadShards(spec)
+    files: list[StoreFiles] = list_store_files(spec.store.uri)
+    store = pipeline | "StoreFiles" >> beam.Create(files) | "ReadStore" >> ReadStore(spec)
+    planned = {"keys": read.keys, "index": store.index, "refused": store.refused} | "Plan" >> PlanRows(spec)
+    return planned, read.summaries
+
+
+@contextmanager
+def _pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
+    """Make a pipeline on the in-process runner, unless the arguments name another; run it at the end of the block.
+
+    The runner is chosen by class: by its plain name, the DirectRunner of today may try to download another.
+    """
+    options = PipelineOptions(list(beam_arguments))
+    named = any(argument.startswith("--runner") for argument in beam_arguments)
+    pipeline = beam.Pipeline(options=options) if named else beam.Pipeline(runner=FnApiRunner(), options=options)
+    yield pipeline
+    try:
+        pipeline.run().wait_until_finish()
+    except ArkbeamError:
+        raise
+    except Exception as error:
+        raise _unwrap(error) from error
+
+
+def _unwrap(error: BaseException) -> ArkbeamError:
+    """Find our own exception in what Beam makes of it: the type may be lost, the words are in it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ArkbeamError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return StoreError(f"the pipeline failed: {error}")
+
+
+def _clear_dead_runs(spec: RunSpec) -> None:
+    """Book what earlier runs of this output could not, and remove their leftovers; we hold the output, so they are dead."""
+    lost = book_lost_attempts(spec.store.uri, spec.output_uri, segment_ids())
+    if lost:
+        _log.warning("an earlier run was killed: %d requests whose answers it could not keep are booked as paid", lost)
+    for run in runs_of_output(run_folder(spec.store.uri), spec.output_uri):
+        remove_folder(run_folder(spec.store.uri, run))
+
+
+def _stop_when_lost() -> None:
+    message = "another run took this output over, since this one's heartbeat did not get through"
+    stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", message))
+
+
+def _count_unreadable(summary: ShardSummary) -> int:
+    return summary.unreadable
+
+
+def _note_plan(totals: PlanTotals, unreadable: int, spec: RunSpec) -> None:
+    note = orjson.dumps(replace(totals, unreadable=unreadable))
+    write_bytes(note_uri(spec.store.uri, spec.run, "plan"), note)
+
+
+def _quota_notes(config: Config, rpm: int, tpm: int, rpm_listed: int, tpm_listed: int) -> Iterator[str]:
+    if rpm > rpm_listed or tpm > tpm_listed:
+        listed = f"{rpm_listed:,} requests and {tpm_listed:,} tokens a minute"
+        yield f"the quota is above what the vendor lists for {config.model.name} ({listed}); taken as configured"

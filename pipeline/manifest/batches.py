@@ -1,0 +1,54 @@
+"""Rows as they stand in a file, a batch at a time, in one shape for all formats."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.manifest.options import ManifestOptions
+from pipeline.records import Failure
+
+BATCH_ROWS_MAX = 4_096
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+Row = dict[str, Any] | Failure | None
+"""Cells by column name, why they can't be read, or None for a blank line."""
+
+
+@dataclass(slots=True)
+class RowBatch:
+    """Consecutive physical rows of a shard."""
+
+    rows: list[Row] = field(default_factory=list)
+    originals: list[bytes | str | None] = field(default_factory=list)
+    """Each row as it was read, whole or cut; None: make it of the cells."""
+    kept: pa.RecordBatch | None = None
+    """The kept columns of these rows with their own types; None: they are cells of the rows."""
+    size_bytes: int = 0
+
+    def add(self, row: Row, original: bytes | str | None, size_bytes: int) -> None:
+        """Append one physical row."""
+        self.rows.append(row)
+        self.originals.append(original)
+        self.size_bytes += size_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the bounds of a batch are reached."""
+        return len(self.rows) >= BATCH_ROWS_MAX or self.size_bytes >= BATCH_BYTES_MAX
+
+
+def too_long(length: int, options: ManifestOptions) -> Failure:
+    """The failure of a line or record above the limit."""
+    return Failure("linetoo_long", f"{length} bytes; manifest.line_bytes_max is {options.line_bytes_max}")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a string can be written as UTF-8: it holds no lone surrogate, nor a byte that could not be decoded."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

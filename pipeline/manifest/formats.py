@@ -1,0 +1,30 @@
+"""The formats of manifests, by name."""
+
+from collections.abc import Iterator
+
+from pipeline.manifest.batches import RowBatch
+from pipeline.manifest.csv_rows import read_csv
+from pipeline.manifest.jsonl_rows import read_jsonl
+from pipeline.manifest.lines import iter_lines
+from pipeline.manifest.options import ManifestOptions
+from pipeline.manifest.parquet_rows import read_parquet
+from pipeline.manifest.shards import Shard
+from pipeline.manifest.storage import open_manifest
+
+
+def read_batches(shard: Shard, options: ManifestOptions, columns: frozenset[str]) -> Iterator[RowBatch]:
+    """Yield all physical rows of a shard in order.
+
+    `columns` are those that are needed beside the kept ones; Parquet reads no others. Raises ManifestError when the file
+    as a whole can't be read, which for CSV includes its header.
+    """
+    if shard.format == "parquet":
+        yield from read_parquet(shard, options, columns)
+        return
+    start = max(shard.start - 1, 0)
+    with open_manifest(shard.manifest, shard.compression, start, options) as source:
+        lines = iter_lines(source, shard.start, shard.end, options.line_bytes_max)
+        if shard.format == "jsonl":
+            yield from read_jsonl(lines, options)
+        else:
+            yield from read_csv(lines, shard.manifest, "\t" if shard.format == "tsv" else ",", options)

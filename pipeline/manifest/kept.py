@@ -1,0 +1,144 @@
+"""Columns that are carried from the manifest to the output: one struct column, one type for all shards in the end.
+
+Parquet brings its own types; those of JSON are inferred a chunk at a time. Where types can't be brought together a column
+becomes text: a text value stays as it is, anything else becomes its JSON.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Objects used as maps would make a column of each key.
+_LEAVES_MAX = 256
+_TEXT = pa.large_string()
+
+
+def build_kept(names: Sequence[str], cells: Sequence[Sequence[Any]]) -> pa.StructArray:
+    """Make the struct column of Python values, one sequence of cells for each name; types are inferred."""
+    return _to_struct(names, [_infer(column) for column in cells])
+
+
+def take_kept(columns: pa.RecordBatch, indices: Sequence[int]) -> pa.StructArray:
+    """Make the struct column of some rows of columns that have types already."""
+    taken = columns.take(pa.array(indices, pa.int64()))
+    return _to_struct(columns.schema.names, taken.columns)
+
+
+def _to_struct(names: Sequence[str], arrays: "Sequence[pa.Array[Any]]") -> pa.StructArray:
+    fields = [pa.field(name, array.type) for name, array in zip(names, arrays, strict=True)]
+    return pa.StructArray.from_arrays(list(arrays), fields=fields)
+
+
+def _infer(cells: Sequence[Any]) -> "pa.Array[Any]":
+    try:
+        array: pa.Array[Any] = pa.array(cells)
+    except (pa.ArrowException, OverflowError):
+        return pa.array(map(_to_text, cells), _TEXT)
+    if _count_leaves(array.type) > _LEAVES_MAX or _holds(array.type, _is_empty_struct):
+        return pa.array(map(_to_text, cells), _TEXT)
+    return array
+
+
+def _to_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value, default=_to_json_value, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _to_json_value(value: Any) -> Any:
+    """Values of Parquet columns that JSON has no form for: decimals, durations, bytes."""
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def unify_kept(kinds: Sequence[pa.StructType | pa.Schema]) -> pa.StructType:
+    """Return one type for the kept columns of all shards; columns and fields come in the order they are first seen.
+
+    Null goes with anything, integers widen to larger ones or to float, text to long text, structs take each other's
+    fields. What does not go together, or only with loss, becomes text. A column of nulls alone is text too.
+    """
+    columns: dict[str, pa.DataType] = {}
+    for kind in kinds:
+        for index in range(len(kind) if isinstance(kind, pa.Schema) else kind.num_fields):
+            column = kind.field(index)
+            columns[column.name] = _unify(columns.get(column.name, pa.null()), column.type)
+    return pa.struct([pa.field(name, _name_nulls(kind)) for name, kind in columns.items()])
+
+
+def _unify(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+    if left.equals(right) or pa.types.is_null(right):
+        return left
+    if pa.types.is_null(left):
+        return right
+    if _holds(left, _is_lossy) or _holds(right, _is_lossy):
+        return _TEXT
+    schemas = [pa.schema([pa.field("x", kind)]) for kind in (left, right)]
+    try:
+        unified = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return _TEXT
+    return _TEXT if _count_leaves(unified) > _LEAVES_MAX else unified
+
+
+def _name_nulls(kind: pa.DataType) -> pa.DataType:
+    """Replace types of nulls alone, which few readers of Parquet know, by text."""
+    if pa.types.is_null(kind):
+        return _TEXT
+    if pa.types.is_struct(kind):
+        return pa.struct([child.with_type(_name_nulls(child.type)) for child in _children(kind)])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_name_nulls(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_name_nulls(kind.value_type)))
+    return kind
+
+
+def cast_kept(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
+    """Bring a shard's kept columns to the type that `unify_kept` found; a column that the shard lacks is null."""
+    if not kind.num_fields:
+        return pa.nulls(len(array), kind)
+    arrays: list[pa.Array[Any]] = []
+    for index in range(kind.num_fields):
+        target = kind.field(index)
+        if array.type.get_field_index(target.name) < 0:
+            arrays.append(pa.nulls(len(array), target.type))
+        else:
+            arrays.append(_cast(pc.struct_field(array, [target.name]), target.type))
+    return pa.StructArray.from_arrays(arrays, fields=list(_children(kind)))
+
+
+def _cast(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
+    if column.type.equals(target):
+        return column
+    if _is_text(target) and not (_is_text(column.type) or pa.types.is_null(column.type)):
+        return pa.array(map(_to_text, column.to_pylist()), target)
+    # An integer above 2^53 may lose its last digits as a float; that is what widening means here.
+    return column.cast(target, safe=False)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_empty_struct(kind: pa.DataType) -> bool:
+    """Parquet has no form for it."""
+    return pa.types.is_struct(kind) and kind.num_fields == 0
+
+
+def _is_lossy(kind: pa.DataType) -> bool:
+    """Types that Arrow would widen into ones that can't hold all their values."""
+    return pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind)
+
+
+def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
+    return test(kind) or any(_holds(child.type, test) for child in _children(kind))
+
+
+def _count_leaves(kind: pa.DataType) -> int:
+    return sum(_count_leaves(child.type) for child in _children(kind)) or 1
+
+
+def _children(kind: pa.DataType) -> "list[pa.Field[Any]]":
+    return [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []

@@ -1,0 +1,65 @@
+"""The `manifest:` section of the config: which files, and what their columns mean."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+MEBIBYTE = 1024 * 1024
+
+Format = Literal["jsonl", "csv", "tsv", "parquet"]
+Names = tuple[str, ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """Names of the manifest's columns by what they hold; `text`, `image` and `video` may be one name or a list.
+
+    With none of `text`, `image`, `video` and `input` set, a row's own keys decide: `text`, `image`, `video`, or `input`,
+    or `body`; with any of them set, only those are read. `id` unset means `id` or `custom_id`.
+    """
+
+    id: str | None = None
+    text: Names = ()
+    image: Names = ()
+    video: Names = ()
+    input: str | None = None
+
+    def __post_init__(self) -> None:
+        """Make a tuple of what was written as one name."""
+        for field in fields(self):
+            if field.name in {"text", "image", "video"}:
+                value = getattr(self, field.name)
+                object.__setattr__(self, field.name, (value,) if isinstance(value, str) else tuple(value))
+
+    @property
+    def is_default(self) -> bool:
+        """Whether a row's own keys decide what it asks for."""
+        return not (self.text or self.image or self.video or self.input)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestOptions:
+    """Which manifests a run reads, and how."""
+
+    uris: Names
+    """Files and globs, of any fsspec scheme."""
+    columns: ColumnMap = ColumnMap()
+    keep: Names = ()
+    """Columns carried to the output as they are."""
+    format: Literal["auto"] | Format = "auto"
+    """`auto`: by the file's name, below `.gz` and `.zst`."""
+    shard_bytes_max: int = 64 * MEBIBYTE
+    """Plain JSONL and Parquet are cut into shards of about this size."""
+    line_bytes_max: int = 8 * MEBIBYTE
+    """A longer line or record is a failure row."""
+    parts_max: int = 256
+    """A row of more parts is a failure row."""
+    expanded_bytes_max: int = 64 * 1024 * MEBIBYTE
+    """A `.gz` or `.zst` manifest that expands beyond this can't be read."""
+    expand_ratio_max: int = 200
+    """Nor one that expands to more than this many times its size, once it is above 64 MiB."""
+
+    def __post_init__(self) -> None:
+        """Make tuples of what was written as one name."""
+        for name in ("uris", "keep"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))

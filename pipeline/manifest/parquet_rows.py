@@ -1,0 +1,91 @@
+"""Rows of Parquet: row groups, read as columns."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, Row, RowBatch
+from pipeline.manifest.options import ManifestOptions
+from pipeline.manifest.shards import Shard
+from pipeline.manifest.storage import manifest_errors
+from pipeline.records import Failure
+
+
+def read_parquet(shard: Shard, options: ManifestOptions, columns: frozenset[str]) -> Iterator[RowBatch]:
+    """Yield the rows of a shard's row groups; of all columns only `columns` and the kept ones are read."""
+    with manifest_errors(shard.manifest):
+        filesystem, path = fsspec.core.url_to_fs(shard.manifest)
+        stream = filesystem.open(path, "rb")
+    with stream:
+        with manifest_errors(shard.manifest):
+            file = pq.ParquetFile(stream)
+            present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
+        for index in range(shard.start, shard.end):
+            group = file.metadata.row_group(index)
+            row_bytes = max(group.total_byte_size // max(group.num_rows, 1), 1)
+            rows_max = min(max(BATCH_BYTES_MAX // row_bytes, 1), BATCH_ROWS_MAX)
+            batches = file.iter_batches(rows_max, row_groups=[index], columns=present)
+            while (batch := _next_batch(shard, batches)) is not None:
+                yield from _split_batch(batch, options, columns)
+
+
+def _next_batch(shard: Shard, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    with manifest_errors(shard.manifest):
+        return next(batches, None)
+
+
+def _split_batch(batch: pa.RecordBatch, options: ManifestOptions, columns: frozenset[str]) -> Iterator[RowBatch]:
+    """Halve what came out larger than its row group said, as dictionaries and long texts do."""
+    if batch.nbytes > 2 * BATCH_BYTES_MAX and batch.num_rows > 1:
+        half = batch.num_rows // 2
+        yield from _split_batch(batch.slice(0, half), options, columns)
+        yield from _split_batch(batch.slice(half), options, columns)
+        return
+    yield _parquet_rows(batch, options, columns)
+
+
+def _parquet_rows(batch: pa.RecordBatch, options: ManifestOptions, columns: frozenset[str]) -> RowBatch:
+    bad = _invalid_utf8(batch)
+    names = [name for name in batch.schema.names if name in columns]
+    good = batch.take(pa.array([index for index in range(batch.num_rows) if index not in bad])) if bad else batch
+    cells = [good.column(name).to_pylist() for name in names]
+    found: Iterator[dict[str, Any]] = (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
+    if not names:
+        found = ({} for _ in range(good.num_rows))
+    failure = Failure("bad_text", "the row holds text that is not UTF-8")
+    rows: list[Row] = (
+        [failure if index in bad else next(found) for index in range(batch.num_rows)] if bad else list(found)
+    )
+    kept = _kept_columns(batch, options) if options.keep else None
+    return RowBatch(rows, [None] * len(rows), kept, batch.nbytes)
+
+
+def _invalid_utf8(batch: pa.RecordBatch) -> set[int]:
+    """Rows with text that is not UTF-8: Parquet does not check it, and reading it as Python strings would raise."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        return {index for index in range(batch.num_rows) if not _is_valid(batch.slice(index, 1))}
+    return set()
+
+
+def _is_valid(batch: pa.RecordBatch) -> bool:
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _kept_columns(batch: pa.RecordBatch, options: ManifestOptions) -> pa.RecordBatch:
+    arrays: list[pa.Array[Any]] = []
+    for name in options.keep:
+        if name not in batch.schema.names:
+            arrays.append(pa.nulls(batch.num_rows))
+            continue
+        array = batch.column(name)
+        arrays.append(array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array)
+    return pa.RecordBatch.from_arrays(arrays, names=list(options.keep))

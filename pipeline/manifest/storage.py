@@ -1,0 +1,124 @@
+"""The border between what storage and decoders raise and `ManifestError`."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Protocol, cast
+
+import fsspec
+import zstandard
+
+from pipeline.errors import ArkbeamError, ManifestError
+from pipeline.manifest.options import ManifestOptions
+from pipeline.redaction import redact
+
+# A compressed file may always expand to this, whatever its ratio: small files of equal rows compress very well.
+_EXPAND_FREELY_BYTES = 64 * 1024 * 1024
+# A block of 128 kB takes 4 bytes when all its bytes are equal: so much input makes 32 MB at most, which bounds memory.
+_ZSTD_FEED_BYTES = 1024
+_ZSTD_WINDOW_BYTES_MAX = 2**27
+
+
+class ByteSource(Protocol):
+    """What can be read from the start to the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes; none at the end."""
+
+
+@contextmanager
+def manifest_errors(uri: str) -> Iterator[None]:
+    """Turn whatever storage, a decompressor or a file format raises into a ManifestError that names the manifest."""
+    try:
+        yield
+    except ArkbeamError:
+        raise
+    except FileNotFoundError as error:
+        raise ManifestError(f"there is no manifest {redact(uri)}") from error
+    except Exception as error:  # each fsspec backend and each decoder has errors of its own
+        reason = f"{type(error).__name__}: {redact(str(error), 300)}"
+        raise ManifestError(f"manifest {redact(uri)} can't be read: {reason}") from error
+
+
+@contextmanager
+def open_manifest(uri: str, compression: str | None, start: int, options: ManifestOptions) -> Iterator[ByteSource]:
+    """Open a manifest at byte `start` for one pass, unpacked within the configured limits.
+
+    Reading raises ManifestError when the storage fails, when the compressed data are damaged or cut off, and when they
+    expand beyond the limits.
+    """
+    with manifest_errors(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        raw: IO[bytes] = filesystem.open(path, "rb")
+    try:
+        with manifest_errors(uri):
+            source: ByteSource = _unpack(raw, compression)
+            if start:
+                raw.seek(start)
+        yield _Source(uri, source, raw if compression else None, options)
+    finally:
+        raw.close()
+
+
+def _unpack(raw: IO[bytes], compression: str | None) -> ByteSource:
+    if compression == "gzip":
+        return cast(ByteSource, gzip.GzipFile(fileobj=raw))
+    if compression == "zstd":
+        return cast(ByteSource, _ZstdFrames(raw))
+    return raw
+
+
+class _ZstdFrames:
+    """A zstd stream of any number of frames; unlike the library's own reader it notices a frame that is cut off."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._frame: Any = None
+        self._packed = b""
+
+    def read(self, size: int) -> bytes:
+        """Return some unpacked bytes, none at the end; `size` is only how much is fetched at a time."""
+        while True:
+            if not self._packed:
+                self._packed = self._raw.read(size)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the last zstd frame is cut off")
+                return b""
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX).decompressobj()
+            out: bytes = self._frame.decompress(self._packed[:_ZSTD_FEED_BYTES])
+            self._packed = self._packed[_ZSTD_FEED_BYTES:]
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data + self._packed, None
+            if out:
+                return out
+
+
+class _Source:
+    """A manifest's bytes, with errors mapped and expansion bounded."""
+
+    def __init__(self, uri: str, source: ByteSource, packed: IO[bytes] | None, options: ManifestOptions) -> None:
+        self._uri = uri
+        self._source = source
+        self._packed = packed
+        self._options = options
+        self._expanded = 0
+
+    def read(self, size: int) -> bytes:
+        """Return bytes as they come; none at the end."""
+        with manifest_errors(self._uri):
+            block = self._source.read(size)
+            if self._packed is not None:
+                self._expanded += len(block)
+                self._check_expansion(self._packed.tell())
+            return block
+
+    def _check_expansion(self, packed_bytes: int) -> None:
+        limits = self._options
+        by_ratio = max(_EXPAND_FREELY_BYTES, limits.expand_ratio_max * packed_bytes)
+        if self._expanded > min(limits.expanded_bytes_max, by_ratio):
+            raise ManifestError(
+                f"manifest {redact(self._uri)} expands to more than {self._expanded} bytes from {packed_bytes}:"
+                " unpack it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
+            )

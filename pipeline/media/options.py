@@ -1,0 +1,32 @@
+"""What media may be: sizes, places, and how many are looked at together."""
+
+from dataclasses import dataclass
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOptions:
+    """The `media:` section of the config. Limits are the API's (vendor's guide to multimodal embeddings)."""
+
+    allowed_roots: tuple[str, ...] = ()
+    """Folders below which local files may be read, symbolic links resolved; none: no local file. The job fills in the
+    manifests' folders (`manifest.shards.manifest_folders`) where the config names none."""
+    schemes: tuple[str, ...] = ("memory", "s3", "s3a", "gs", "gcs", "tos", "oss", "abfs", "abfss", "az", "hdfs")
+    """Object stores that a manifest may name, read with the credentials of the process."""
+    image_bytes_max: int = 10 * MEBIBYTE
+    """An image must be smaller than this."""
+    video_bytes_max: int = 50 * MEBIBYTE
+    """A video may be this large, not larger."""
+    body_bytes_max: int = 64 * MEBIBYTE
+    """Largest request body; an inlined medium must fit in it as base64, which is a third longer than the bytes."""
+    side_px_min: int = 15
+    """Smallest width and height of an image."""
+    pixels_max: int = 36_000_000
+    """Width times height of an image must be smaller than this."""
+    url_chars_max: int = 8_192
+    """Longest http(s) URL and longest path."""
+    header_bytes: int = 64 * 1024
+    """Bytes read from the start of a medium to tell what it is."""
+    threads: int = 32
+    """Media looked at together while manifests are read."""

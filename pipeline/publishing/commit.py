@@ -1,0 +1,137 @@
+"""The commit: an output is complete when `_SUCCESS` is there, and that is written last.
+
+The order is what makes a kill between any two steps harmless: take `_SUCCESS` away, write the parts, remove files that are
+not in the plan, `run.json`, `_SUCCESS`. Whoever asks for `_SUCCESS` never sees half an output as complete.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.engine.outcomes import LaneReport, Stop
+from pipeline.errors import StoreError
+from pipeline.files import join, list_files, remove_file, remove_leftovers, write_bytes
+from pipeline.planning import PlanTotals
+from pipeline.publishing import embeddings, failures, usage
+from pipeline.publishing.parts import PartFile
+from pipeline.publishing.usage import UsagePart, UsageTotals, count_paid_twice
+from pipeline.spec import RunSpec
+from pipeline.store.run_files import note_uri
+
+SUCCESS = "_SUCCESS"
+RUN_NOTE = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """All that a commit is made of."""
+
+    totals: PlanTotals
+    report: LaneReport
+    embeddings: Sequence[PartFile]
+    failures: Sequence[PartFile]
+    usage: Sequence[UsagePart]
+
+
+def publishes(stop: Stop | None, spec: RunSpec) -> bool:
+    """Whether a run replaces its output: one that stopped leaves an earlier output as it was, unless told otherwise."""
+    return stop is None or spec.publish_partial
+
+
+def begin_commit(output_uri: str) -> None:
+    """Take the mark of completeness away before the first part is written."""
+    remove_file(join(output_uri, SUCCESS))
+
+
+def end_run(commit: Commit, spec: RunSpec) -> None:
+    """Commit, or leave the output alone if the run stopped; note in the run's folder how it ended, for who waits for it."""
+    note = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
+    write_bytes(note_uri(spec.store.uri, spec.run, "result"), orjson.dumps(note))
+
+
+def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
+    """Check that every row is accounted for, remove what is not in the plan, mark the output complete; return `run.json`.
+
+    Raises: StoreError when rows in are not rows published plus rows failed.
+    """
+    files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
+    note = describe_run(commit, spec) | {"files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]}
+    if note["rows"] != note["published"] + note["failed"]:
+        counts = f"{note['rows']} rows in, {note['published']} published, {note['failed']} failed"
+        raise StoreError(f"rows do not add up: {counts}; the output is not marked complete, run again")
+    _remove_others(spec.output_uri, {file.path for file in files})
+    write_bytes(join(spec.output_uri, RUN_NOTE), orjson.dumps(note, option=orjson.OPT_INDENT_2))
+    write_bytes(join(spec.output_uri, SUCCESS), b"")
+    return note
+
+
+def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
+    """Return what `run.json` says of a run, its files aside."""
+    totals, counts, use = commit.totals, commit.report.counts, commit.report.use
+    this_run = _sum([part.this_run for part in commit.usage])
+    all_runs = _sum([part.all_runs for part in commit.usage])
+    return {
+        "run": spec.run,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.started_s)),
+        "elapsed_s": round(time.time() - spec.started_s, 3),
+        "service": spec.service.value,
+        "rows": totals.rows + totals.unreadable,
+        "published": sum(file.rows for file in commit.embeddings),
+        "failed": sum(file.rows for file in commit.failures),
+        "distinct": totals.distinct,
+        "duplicates": totals.duplicates,
+        "owned": totals.owned,
+        "to_buy": totals.to_buy,
+        "requests_sent": counts.sent,
+        "requests_paid": this_run.attempts,
+        "refused": counts.refused,
+        "refused_share": round(counts.refused / counts.sent, 6) if counts.sent else 0.0,
+        "retries": counts.retries,
+        "unusable": counts.unusable,
+        "usage_missing": counts.usage_missing,
+        "tokens": _tokens(this_run),
+        "cost_cny": round(this_run.cost_cny, 6),
+        "all_runs": {
+            "requests_paid": all_runs.attempts,
+            "paid_twice": count_paid_twice(commit.usage),
+            "tokens": _tokens(all_runs),
+            "cost_cny": round(all_runs.cost_cny, 6),
+        },
+        "quota": {
+            "rpm": spec.rpm,
+            "tpm": spec.tpm,
+            "headroom": spec.quota.headroom,
+            "utilisation": round(use.utilisation, 4),
+            "binding": use.binding if counts.sent else None,
+        },
+        "stopped": asdict(commit.report.stop) if commit.report.stop else None,
+        "config": spec.config,
+    }
+
+
+def _tokens(totals: UsageTotals) -> dict[str, int]:
+    return {
+        "prompt": totals.prompt_tokens,
+        "total": totals.total_tokens,
+        "text": totals.text_tokens,
+        "image": totals.image_tokens,
+    }
+
+
+def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
+    result = UsageTotals()
+    for one in totals:
+        result = result.plus(one)
+    return result
+
+
+def _remove_others(output_uri: str, paths: set[str]) -> None:
+    for folder in (embeddings.FOLDER, failures.FOLDER, usage.FOLDER):
+        keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
+        for uri in list_files(join(output_uri, folder), ".parquet"):
+            if uri.rpartition("/")[2] not in keep:
+                remove_file(uri)
+        remove_leftovers(join(output_uri, folder))

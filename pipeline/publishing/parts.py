@@ -1,0 +1,69 @@
+"""How rows are numbered into part files, and how one part file is written."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.files import join, write_file
+from pipeline.spec import PART_ROWS, RunSpec
+
+ROW_GROUP_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PartFile:
+    """One published file. `path` is relative to the output."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def assign_parts(counts: Mapping[int, int], rows_max: int = PART_ROWS) -> dict[int, int]:
+    """Number the parts: keys (segments or shards) in order, as many to a part as stay within `rows_max`, at least one."""
+    parts: dict[int, int] = {}
+    part, filled = 0, 0
+    for key in sorted(counts):
+        if filled and filled + counts[key] > rows_max:
+            part, filled = part + 1, 0
+        parts[key] = part
+        filled += counts[key]
+    return parts
+
+
+def count_by(table: pa.Table, name: str) -> dict[int, int]:
+    """Count a table's rows by one of its columns."""
+    values, counts = np.unique(table.column(name).to_numpy(), return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.NDArray[np.int64]:
+    """Return each row's part, by the key in one of its columns."""
+    values, inverse = np.unique(table.column(name).to_numpy(), return_inverse=True)
+    return np.array([parts[value] for value in values.tolist()], np.int64)[inverse]
+
+
+def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
+    path = f"{folder}/part-{part:05d}.parquet"
+    rows, size, digest = 0, 0, ""
+
+    def write(local: Path) -> None:
+        nonlocal rows, size, digest
+        with pq.ParquetWriter(local, wanted, **schema.parquet_options(wanted)) as writer:
+            for table in tables:
+                rows += table.num_rows
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        size = local.stat().st_size
+        with local.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+    write_file(join(spec.output_uri, path), write)
+    return PartFile(path, rows, size, digest)

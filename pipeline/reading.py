@@ -1,0 +1,122 @@
+"""Read: a shard becomes staged rows, rows that can't be read, and keys; a store's files become its index.
+
+Keys and index alone travel on.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.errors import StoreError
+from pipeline.files import join, move_file, remove_folder
+from pipeline.manifest.read import ShardChunk, read_shard
+from pipeline.manifest.shards import Shard
+from pipeline.schema import concat
+from pipeline.spec import RunSpec
+from pipeline.store.events import read_refused
+from pipeline.store.layout import events_folder, list_parquet, run_of, segments_folder
+from pipeline.store.run_files import piece_uri, rows_folder, unreadable_uri, write_tables
+from pipeline.store.segments import read_index
+
+STORE_FILES_PER_GROUP = 256
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What a shard turned out to hold. `lines` are physical ones, blank ones included: the next shard's rows begin after."""
+
+    number: int
+    manifest: str
+    label: str
+    lines: int
+    staged: int
+    unreadable: int
+    kept: tuple[pa.DataType, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the manifest: each becomes a published row or a failure row."""
+        return self.staged + self.unreadable
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What passes by while a shard is staged."""
+
+    lines: int = 0
+    unreadable: list[pa.Table] = field(default_factory=list)
+    keys: list[pa.Table] = field(default_factory=list)
+
+    def watch(self, chunks: Iterator[ShardChunk]) -> Iterator[pa.Table]:
+        """Pass the chunks' staged rows on, keep the rest."""
+        for chunk in chunks:
+            self.lines += chunk.rows
+            self.keys.append(chunk.keys)
+            if chunk.unreadable.num_rows:
+                self.unreadable.append(chunk.unreadable)
+            if chunk.staged.num_rows:
+                yield chunk.staged
+
+
+def stage_shard(shard: Shard, spec: RunSpec) -> tuple[ShardSummary, pa.Table]:
+    """Read a shard once, write its rows to the run's folder; return what it holds and its KEYS.
+
+    Raises: ManifestError when the manifest can't be read, StoreError when the run's folder can't be written.
+    """
+    store_uri, run = spec.store.uri, spec.run
+    remove_folder(rows_folder(store_uri, run, shard.number))  # an earlier try may have cut its pieces elsewhere
+    reading = _Reading()
+    staged = reading.watch(read_shard(shard, spec.manifest, spec.reading))
+    kept, rows = [], 0
+    for wanted, tables in groupby(staged, key=lambda table: table.schema):
+        rows += write_tables(piece_uri(store_uri, run, shard.number, rows), tables, wanted)
+        if "kept" in wanted.names:
+            kept.append(wanted.field("kept").type)
+    unreadable = sum(table.num_rows for table in reading.unreadable)
+    if unreadable:
+        write_tables(unreadable_uri(store_uri, run, shard.number), reading.unreadable, schema.UNREADABLE)
+    summary = ShardSummary(
+        shard.number, shard.manifest, shard.label, reading.lines, rows, unreadable, tuple(dict.fromkeys(kept))
+    )
+    return summary, pa.concat_tables([schema.KEYS.empty_table(), *reading.keys])
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFiles:
+    """Some of a store's segments and event files: one element's worth."""
+
+    segments: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+
+
+def list_store_files(store_uri: str) -> list[StoreFiles]:
+    """List all that a store holds, in groups."""
+    size = STORE_FILES_PER_GROUP
+    segments, events = list_parquet(segments_folder(store_uri)), list_parquet(events_folder(store_uri))
+    return [
+        *(StoreFiles(segments=tuple(segments[start : start + size])) for start in range(0, len(segments), size)),
+        *(StoreFiles(events=tuple(events[start : start + size])) for start in range(0, len(events), size)),
+    ]
+
+
+def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
+    """Read the INDEX of segments and the REFUSED rows of events. A damaged file is set aside: what it held is bought again."""
+    index = _read_all(files.segments, read_index, schema.INDEX, spec)
+    return index, _read_all(files.events, read_refused, schema.REFUSED, spec)
+
+
+def _read_all(uris: Sequence[str], read: Callable[[str], pa.Table], wanted: pa.Schema, spec: RunSpec) -> pa.Table:
+    tables = []
+    for uri in uris:
+        try:
+            tables.append(read(uri))
+        except StoreError as error:
+            aside = join(spec.store.uri, "damaged", run_of(uri), uri.rpartition("/")[2])
+            _log.warning("damaged and set aside as %s: %s", aside, error)
+            move_file(uri, aside)
+    return concat(tables, wanted)

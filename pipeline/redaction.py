@@ -1,0 +1,57 @@
+"""Text that came from outside, made fit for logs, reports and failure rows: no secrets, bounded, one line.
+
+Everything that quotes a URL, a header or a server's answer goes through `redact` first.
+"""
+
+import re
+from collections.abc import Iterable
+
+MASK = "***"
+# Longest text that is searched; what lies behind it is dropped, never shown unsearched.
+_WINDOW_CHARS = 65_536
+
+# Query parameters that sign a URL or are a credential: S3, TOS, GCS, OSS, COS, OBS, Azure, CloudFront, and common
+# names.
+_PARAMETERS = r"""
+    x-(?:amz|tos|goog|oss|cos|obs)-[\w-]+ | x-signature | signature | sig | q-(?:signature|ak)
+  | (?:oss|aws)?accesskeyid | googleaccessid | key-pair-id | policy
+  | (?:security|access|auth|session|id|refresh)[_-]?token | token | auth_key
+  | api[_-]?key | access[_-]?key | secret(?:[_-]?(?:access[_-]?)?key)? | password | passwd
+"""
+# `?name=value`, also where the URL is itself quoted inside another one (%3F, %26, %3D) or escaped for HTML or JSON.
+_QUERY = re.compile(
+    rf"((?:[?&;]|%3f|%26|\\u0026)(?:{_PARAMETERS})(?:=|%3d))(?:(?!%26|\\u0026)[^&\s\"'<>\#`])+",
+    re.IGNORECASE | re.VERBOSE,
+)
+_USER_INFO = re.compile(r"://[^/\s?#\"'<>`]*@")
+_AUTHORIZATION = re.compile(r"\b(bearer|basic)(\s+)[^\s\"',;`]+", re.IGNORECASE)
+_DATA_URI = re.compile(r"(data:[\w/+.-]{0,100};base64,)[A-Za-z0-9+/=_%-]+")
+# Shorter ones protect nothing, and masking every "x" would make the text unreadable.
+_SECRET_CHARS_MIN = 6
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
+
+
+def redact(text: str, chars_max: int = 500, *, secrets: Iterable[str] = ()) -> str:
+    """Mask credentials in `text`, fold it to one line and cut it to `chars_max` characters.
+
+    Masked are signatures and credentials in URLs' queries, user and password before a host, bearer tokens, the payload
+    of data URIs, and every string of `secrets`. Lone surrogates are replaced, so that the result can always be written.
+    """
+    for secret in secrets:
+        if len(secret) >= _SECRET_CHARS_MIN:
+            text = text.replace(secret, MASK)
+    text = _bound_search(text).encode("utf-8", "replace").decode()
+    text = _DATA_URI.sub(r"\1…", text)
+    text = _USER_INFO.sub(f"://{MASK}@", text)
+    text = _QUERY.sub(rf"\1{MASK}", text)
+    text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
+    text = _SPACE.sub(" ", text).strip()
+    return text if len(text) <= chars_max else text[: max(chars_max - 1, 0)] + "…"
+
+
+def _bound_search(text: str) -> str:
+    """Cut at a gap between words: a password whose `@` was cut off would not be recognised."""
+    if len(text) <= _WINDOW_CHARS:
+        return text
+    window = text[:_WINDOW_CHARS]
+    return window[: max(window.rfind(gap) for gap in " \n\t\"'<>`") + 1] + "…"

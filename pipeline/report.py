@@ -1,0 +1,139 @@
+"""What people read: the plan before a run, the summary after it, and what an output holds."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from pipeline.errors import ConfigError
+from pipeline.files import exists, join, list_files, open_filesystem, read_bytes, storage_errors
+from pipeline.planning import Estimate, PlanTotals
+from pipeline.publishing import embeddings, failures
+from pipeline.publishing.commit import RUN_NOTE, SUCCESS
+
+_CELL_CHARS_MAX = 60
+
+
+def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
+    """Lay out what a run would do, cost and last."""
+    rows = [
+        ("rows", f"{totals.rows + totals.unreadable:,}"),
+        ("unreadable", f"{totals.unreadable:,}"),
+        ("distinct", f"{totals.distinct:,}"),
+        ("owned", f"{totals.owned:,} rows"),
+        ("refused before", f"{totals.refused:,} rows"),
+        ("to buy", f"{totals.to_buy:,} requests"),
+        ("tokens", f"about {totals.tokens:,} ({totals.text_tokens:,} text, {totals.image_tokens:,} image)"),
+        ("cost", f"about {estimate.cost_cny:,.4f} CNY"),
+        ("time", f"at least {format_seconds(estimate.minutes * 60)} at the quota"),
+        ("binding limit", estimate.binding if totals.to_buy else "none: nothing to buy"),
+    ]
+    return _two_columns("plan", rows)
+
+
+def summary_table(note: dict[str, Any]) -> Table:
+    """Lay out how a run went, from what `run.json` says."""
+    tokens, quota = note["tokens"], note["quota"]
+    rows = [
+        ("rows", f"{note['rows']:,}"),
+        ("published", f"{note['published']:,}"),
+        ("failed", f"{note['failed']:,}"),
+        ("owned", f"{note['owned']:,} rows, {note['duplicates']:,} duplicates"),
+        ("requests", f"{note['requests_sent']:,} sent, {note['requests_paid']:,} paid, {note['refused']:,} refused"),
+        ("retries", f"{note['retries']:,}"),
+        ("tokens", f"{tokens['total']:,} ({tokens['text']:,} text, {tokens['image']:,} image)"),
+        ("cost", f"{note['cost_cny']:,.4f} CNY{' (stand-in: not billed)' if note['service'] == 'stand-in' else ''}"),
+        ("quota", f"{quota['utilisation']:.1%} of {quota['binding']}" if quota["binding"] else "unused"),
+        ("time", format_seconds(note["elapsed_s"])),
+    ]
+    return _two_columns(f"run {note['run']}", rows)
+
+
+def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
+    """Lay out what an output holds: its run, schema, failures by code, a few rows.
+
+    Raises: ConfigError when there is no complete output.
+    """
+    if not exists(join(output_uri, SUCCESS)):
+        raise ConfigError(f"{output_uri} holds no complete output: there is no {SUCCESS}")
+    yield summary_table(orjson.loads(read_bytes(join(output_uri, RUN_NOTE))))
+    parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
+    if parts:
+        head = _read_head(parts[0], rows_max)
+        yield _schema_table(head.schema)
+        if head.num_rows:
+            yield _rows_table(head)
+    yield _codes_table(list_files(join(output_uri, failures.FOLDER), ".parquet"))
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration for people: `8.3 s`, `12 min 4 s`, `3 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _schema_table(schema: pa.Schema) -> Table:
+    table = Table("column", "type", title="embeddings", title_justify="left")
+    for field in schema:
+        table.add_row(field.name, str(field.type))
+    return table
+
+
+def _rows_table(rows: pa.Table) -> Table:
+    table = Table(*rows.column_names, title=f"the first {rows.num_rows} rows", title_justify="left")
+    for row in rows.to_pylist():
+        table.add_row(*(_shorten(value) for value in row.values()))
+    return table
+
+
+def _codes_table(uris: Sequence[str]) -> Table:
+    counts: dict[str, tuple[int, str]] = {}
+    for uri in uris:
+        for row in _read_columns(uri, ["code", "message"]).to_pylist():
+            count, message = counts.get(row["code"], (0, row["message"]))
+            counts[row["code"]] = (count + 1, message)
+    table = Table("code", "rows", "the first message", title="failures", title_justify="left")
+    for code, (count, message) in sorted(counts.items(), key=lambda item: -item[1][0]):
+        table.add_row(code, f"{count:,}", message)
+    return table
+
+
+def _read_head(uri: str, rows_max: int) -> pa.Table:
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        batches = pq.ParquetFile(file).iter_batches(batch_size=max(1, rows_max))
+        reader = pq.ParquetFile(file)
+        first = next(batches, None)
+        return pa.Table.from_batches([first] if first is not None else [], reader.schema_arrow).slice(0, rows_max)
+
+
+def _read_columns(uri: str, names: Sequence[str]) -> pa.Table:
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        return pq.ParquetFile(file).read(columns=list(names))
+
+
+def _shorten(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list) and len(value) > 3:
+        return f"{value[:3]} … {len(value)} values"[:_CELL_CHARS_MAX]
+    if isinstance(value, dict) and isinstance(value.get("indices"), list):
+        return f"{len(value['indices'])} active"
+    text = PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value)
+    return text if len(text) <= _CELL_CHARS_MAX else f"{text[: _CELL_CHARS_MAX - 1]}…"

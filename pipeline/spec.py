@@ -1,0 +1,43 @@
+"""What the stages of one run need to know: fixed before the first stage, sent to every worker, without a secret in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.ark.client import ApiOptions
+from pipeline.ark.models import Capabilities
+from pipeline.ark.wire import WireOptions
+from pipeline.engine.options import LimitsOptions
+from pipeline.manifest.context import ReadContext
+from pipeline.manifest.options import ManifestOptions
+from pipeline.pacing.budget import QuotaOptions
+from pipeline.records import ServiceKind
+from pipeline.store.layout import StoreOptions
+
+BLOCK_ROWS = 2048  # of a lane's work: one row group of buyers
+PART_ROWS = 16_384  # of a published file
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One run. `rpm` and `tpm` are the limits in force; `config` is what `run.json` repeats of the config."""
+
+    run: str
+    started_s: float
+    service: ServiceKind
+    manifest: ManifestOptions
+    reading: ReadContext
+    wire: WireOptions
+    dimensions: int
+    capabilities: Capabilities
+    api: ApiOptions
+    quota: QuotaOptions
+    rpm: int
+    tpm: int
+    limits: LimitsOptions
+    store: StoreOptions
+    output_uri: str
+    buckets: int
+    needs_key: bool
+    retry_failed: bool
+    publish_partial: bool
+    config: dict[str, Any]

@@ -1,0 +1,121 @@
+"""One output has one run at a time: it is claimed before the first request and let go at the end.
+
+On local files the claim is an operating-system lock, gone with its process. On object stores it is a mark that its holder
+changes every `HEARTBEAT_S`; whoever finds one watches it for a lease by its own clock, never by file times, and takes over
+a mark that did not change.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import filelock
+import orjson
+
+from pipeline.errors import OutputInUse, StoreError
+from pipeline.files import exists, is_local, join, read_bytes, remove_file, storage_errors, write_bytes
+
+LEASE_S = 10.0
+HEARTBEAT_S = LEASE_S / 4
+LOCK_NAME = ".lock"
+MARK_NAME = ".running.json"
+
+
+@contextmanager
+def claim_output(output_uri: str, run: str, on_lost: Callable[[], None], *, lease_s: float = LEASE_S) -> Iterator[None]:
+    """Hold an output for the length of the block. `on_lost` is called, from another thread, if a mark is taken over.
+
+    Raises: OutputInUse when another run holds it, naming that run.
+    """
+    with ExitStack() as stack:
+        if is_local(output_uri):
+            stack.enter_context(_local_lock(output_uri))
+            write_bytes(join(output_uri, MARK_NAME), _mark(run, 0))
+        else:
+            _wait_for_mark(output_uri, run, lease_s)
+            stack.enter_context(_heartbeat(output_uri, run, on_lost, lease_s))
+        try:
+            yield
+        finally:
+            stack.close()
+            remove_file(join(output_uri, MARK_NAME))
+
+
+@contextmanager
+def _local_lock(output_uri: str) -> Iterator[None]:
+    with storage_errors("create", output_uri):
+        Path(output_uri).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(join(output_uri, LOCK_NAME))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputInUse(_in_use(output_uri)) from None
+    except OSError as error:
+        raise StoreError(f"cannot lock {output_uri}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
+    """Write our mark once nobody else's changes, and make sure that it is ours that stands."""
+    uri = join(output_uri, MARK_NAME)
+    if exists(uri):
+        before = read_bytes(uri)
+        time.sleep(lease_s)
+        if exists(uri) and read_bytes(uri) != before:
+            raise OutputInUse(_in_use(output_uri))
+    ours = _mark(run, 0)
+    write_bytes(uri, ours)
+    time.sleep(lease_s / 4)  # two that saw no mark both wrote one: the later stands, the earlier sees it
+    if read_bytes(uri) != ours:
+        raise OutputInUse(_in_use(output_uri))
+
+
+@contextmanager
+def _heartbeat(output_uri: str, run: str, on_lost: Callable[[], None], lease_s: float) -> Iterator[None]:
+    uri = join(output_uri, MARK_NAME)
+    stop = threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not stop.wait(lease_s / 4):
+            number += 1
+            try:
+                if orjson.loads(read_bytes(uri))["run"] != run:
+                    on_lost()
+                    return
+                write_bytes(uri, _mark(run, number))
+            except StoreError:
+                continue  # a missed beat is made good by the next; a lease has four
+            except (ValueError, KeyError):
+                on_lost()
+                return
+
+    thread = threading.Thread(target=beat, name="arkbeam-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=lease_s)
+
+
+def _mark(run: str, beat: int) -> bytes:
+    mark = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "beat": beat, "token": uuid.uuid4().hex}
+    return orjson.dumps(mark)
+
+
+def _in_use(output_uri: str) -> str:
+    try:
+        mark = orjson.loads(read_bytes(join(output_uri, MARK_NAME)))
+        holder = f"run {mark['run']} (process {mark['pid']} on {mark['host']})"
+    except (StoreError, ValueError, KeyError, TypeError):
+        holder = "another run"
+    return f"{output_uri} is in use by {holder}: wait until it ends, or give this run an output of its own"

@@ -1,0 +1,110 @@
+"""A run's own files, below `<store>/runs/<run>/`: gone when the run ends.
+
+    rows/<shard>/<ordinal>.parquet  readable rows as they were read, from this ordinal on
+    unreadable/<shard>.parquet      rows that could not be read
+    buyers/<shard>.parquet          KEYS of the rows that buy; one row group is one block
+    plan.json, stop.json, result.json
+
+A stage that is run again writes the same files again, so a retry changes nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.files import join, open_filesystem, storage_errors, write_file
+from pipeline.store.layout import SUFFIX, list_parquet, run_folder
+
+
+def rows_folder(store_uri: str, run: str, shard: int) -> str:
+    """Return the folder of a shard's staged rows."""
+    return join(run_folder(store_uri, run), "rows", f"{shard:06d}")
+
+
+def piece_uri(store_uri: str, run: str, shard: int, first: int) -> str:
+    """Return where the staged rows are that begin with this ordinal. A new piece begins where the kept columns' type changes."""
+    return join(rows_folder(store_uri, run, shard), f"{first:010d}{SUFFIX}")
+
+
+def unreadable_uri(store_uri: str, run: str, shard: int) -> str:
+    """Return where a shard's unreadable rows are; there is no file when it has none."""
+    return join(run_folder(store_uri, run), "unreadable", f"{shard:06d}{SUFFIX}")
+
+
+def buyers_uri(store_uri: str, run: str, shard: int) -> str:
+    """Return where the keys of a shard's buying rows are."""
+    return join(run_folder(store_uri, run), "buyers", f"{shard:06d}{SUFFIX}")
+
+
+def note_uri(store_uri: str, run: str, name: str) -> str:
+    """Return where one of a run's JSON notes is: `plan`, `stop` or `result`."""
+    return join(run_folder(store_uri, run), f"{name}.json")
+
+
+def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> int:
+    """Write tables one after the other, each as one row group; return the rows. The memory is that of one table."""
+    rows = 0
+
+    def write(path: Path) -> None:
+        nonlocal rows
+        options = schema.parquet_options(wanted) | {"use_dictionary": False, "write_statistics": False}
+        with pq.ParquetWriter(path, wanted, **options) as writer:
+            for table in tables:
+                if table.num_rows:
+                    writer.write_table(table, row_group_size=table.num_rows)
+                    rows += table.num_rows
+
+    write_file(uri, write)
+    return rows
+
+
+@contextmanager
+def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for reads of single row groups, page checksums verified."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        yield pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def read_block(uri: str, block: int) -> pa.Table:
+    """Read one row group."""
+    with open_parquet(uri) as file:
+        return file.read_row_group(block, use_threads=False)
+
+
+def read_rows_at(
+    store_uri: str, run: str, shard: int, ordinals: npt.NDArray[np.uint32], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Read a shard's staged rows by their ordinals, ascending: a table for each row group that holds some of them."""
+    pieces = list_parquet(rows_folder(store_uri, run, shard))
+    firsts = [int(uri.rpartition("/")[2].removesuffix(SUFFIX)) for uri in pieces]
+    bounds = np.searchsorted(ordinals, [*firsts[1:], 2**32])
+    low = 0
+    for uri, first, high in zip(pieces, firsts, bounds.tolist(), strict=True):
+        if high > low:
+            yield from _read_piece(uri, ordinals[low:high].astype(np.int64) - first, columns)
+        low = high
+
+
+def _read_piece(uri: str, positions: npt.NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
+    with open_parquet(uri) as file:
+        names = [name for name in columns if name in file.schema_arrow.names]
+        groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        ends = np.cumsum(groups)
+        for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
+            start = int(ends[group]) - groups[group]
+            low, high = np.searchsorted(positions, [start, ends[group]])
+            yield take_rows(file.read_row_group(group, columns=names, use_threads=False), positions[low:high] - start)
+
+
+def take_rows(table: pa.Table, rows: npt.NDArray[np.integer]) -> pa.Table:
+    """Take rows by position; all of them in order cost nothing."""
+    if len(rows) == table.num_rows and (rows == np.arange(len(rows))).all():
+        return table
+    return table.take(pa.array(rows))

@@ -1,0 +1,384 @@
+"""Every failure that can happen has a verdict: each row of the table, each status, each exception of the HTTP libraries."""
+
+import asyncio
+import inspect
+import pickle
+import ssl
+from email.utils import formatdate
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ark.errors import (
+    RULES,
+    Action,
+    ApiError,
+    Pressure,
+    Verdict,
+    classify_exception,
+    classify_status,
+    error_from_status,
+    error_from_unusable,
+    parse_retry_after,
+    read_retry_after,
+)
+from pipeline.ark.vectors import Flaw
+from pipeline.ark.wire import UnusableReply
+from pipeline.errors import ArkbeamError
+from pipeline.records import Usage
+
+REJECT, STOP, RETRY = Verdict(Action.REJECT), Verdict(Action.STOP), Verdict(Action.RETRY)
+RPM, TPM = Verdict(Action.RETRY, Pressure.RPM), Verdict(Action.RETRY, Pressure.TPM)
+OVERLOAD = Verdict(Action.RETRY, Pressure.OVERLOAD)
+CAPPED = Verdict(Action.RETRY, attempts_max=3)
+NOW_S = 1_700_000_000.0
+
+# The vendor's codes by status, and what each must come to. Written out here and not derived from the table under test.
+CODES: dict[Verdict, dict[int, str]] = {
+    REJECT: {
+        400: """
+            MissingParameter MissingParameter.input InvalidParameter InvalidParameter.dimensions
+            InvalidParameter.UnsupportedParameter InvalidParameter.UnsupportedImageFormat InvalidParameter.TosURLInvalid
+            InvalidArgumentError.X InvalidImageURL.EmptyURL InvalidImageURL.InvalidFormat OutofContextError
+            SensitiveContentDetected SensitiveContentDetected.SevereViolation SensitiveContentDetected.Violence
+            InputTextSensitiveContentDetected InputImageSensitiveContentDetected.PolicyViolation
+            InputVideoSensitiveContentDetected.PrivacyInformation InputTextRiskDetection InputImageRiskDetection
+            SomethingNew
+        """,
+        413: "TooLarge",
+        422: "",
+        451: "",
+    },
+    STOP: {
+        302: "",
+        400: "InvalidEndpoint.ClosedEndpoint InvalidSubscription",
+        401: "AuthenticationError InvalidAccountStatus SomethingNew",
+        402: "",
+        403: """
+            AccountOverdueError OperationDenied.ServiceOverdue OperationDenied.ServiceNotOpen
+            OperationDenied.PermissionDenied OperationDenied.New AccessDenied SomethingNew
+        """,
+        404: """
+            InvalidEndpointOrModel.NotFound InvalidEndpointOrModel.ModelIDAccessDisabled ModelNotOpen UnsupportedModel
+            NotFound.X SomethingNew
+        """,
+        405: "",
+        407: "",
+        429: "QuotaExceeded QuotaExceeded.AgentPlanQuotaExceeded SetLimitExceeded",
+    },
+    RPM: {
+        429: """
+            RateLimitExceeded.EndpointRPMExceeded ModelAccountRpmRateLimitExceeded APIAccountRpmRateLimitExceeded
+            AccountRateLimitExceeded NewRpmLimit RateLimitExceeded
+        """
+    },
+    TPM: {
+        429: """
+            RateLimitExceeded.EndpointTPMExceeded RateLimitExceeded.EndpointFlexTPMExceeded
+            ModelAccountTpmRateLimitExceeded ModelAccountFlexTpmRateLimitExceeded NewTPMLimit
+        """
+    },
+    OVERLOAD: {429: "ServerOverloaded RequestBurstTooFast InflightBatchsizeExceeded SomethingNew"},
+    CAPPED: {500: "InternalServiceError SomethingNew"},
+    RETRY: {400: "ContentSecurityDetectionError", 408: "", 409: "", 425: "", 502: "", 503: "", 504: "", 599: "New"},
+}
+CASES = [
+    (status, code, verdict)
+    for verdict, by_status in CODES.items()
+    for status, codes in by_status.items()
+    for code in codes.split() or [f"http_{status}"]
+]
+FETCH_MESSAGES = [
+    "Timeout while downloading url=https://x",
+    "time-out while downloading",
+    "Error while downloading: https://x",
+    "error while connecting: https://x",
+]
+
+
+@pytest.mark.parametrize(("status", "code", "verdict"), CASES)
+def test_code_has_its_verdict(status: int, code: str, verdict: Verdict) -> None:
+    """Each documented code comes to what the vendor's list asks for, and a new one to what its status says."""
+    assert classify_status(status, code, "some words") == verdict
+
+
+@pytest.mark.parametrize("message", FETCH_MESSAGES)
+@pytest.mark.parametrize("code", ["InvalidParameter", "InvalidParameter.image_url"])
+def test_failed_download_is_tried_again(code: str, message: str) -> None:
+    """A wrong parameter that is in truth a failed download of the row's media is retried a few times."""
+    assert classify_status(400, code, message) == CAPPED
+
+
+def test_every_row_of_the_table_decides_something() -> None:
+    """No row is hidden behind an earlier one, and the codes tested above reach all of them."""
+    examples = [(status, code, "some words") for status, code, _ in CASES]
+    examples += [(400, "InvalidParameter", message) for message in FETCH_MESSAGES]
+    deciding = {next((i for i, rule in enumerate(RULES) if rule.matches(*example)), None) for example in examples}
+    assert deciding >= set(range(len(RULES)))
+
+
+@given(st.integers(100, 599), st.text(max_size=30), st.text(max_size=30))
+def test_every_answer_has_a_verdict(status: int, code: str, message: str) -> None:
+    """Whatever status, code and message come, the verdict is one of the three, and only refusals press."""
+    verdict = classify_status(status, code, message)
+    assert verdict.action in Action
+    assert verdict.pressure is Pressure.NONE or status == 429
+
+
+def test_answer_becomes_an_error_with_all_it_says() -> None:
+    """Code, ids, wait and bounds of an error answer are kept."""
+    body = b'{"error":{"code":"ModelAccountTpmRateLimitExceeded","message":"slow down. Request id: 0217-a"}}'
+    error = error_from_status(429, body, httpx.Headers({"Retry-After": "7", "X-Request-Id": "other"}), NOW_S)
+    assert (error.action, error.pressure, error.code) == (
+        Action.RETRY,
+        Pressure.TPM,
+        "ModelAccountTpmRateLimitExceeded",
+    )
+    assert (error.status, error.request_id, error.retry_after_s, error.paid) == (429, "0217-a", 7.0, False)
+    assert "slow down" in str(error)
+
+
+def test_request_id_falls_back_to_the_header() -> None:
+    """An error whose body has no request id takes the header's."""
+    error = error_from_status(502, b"<html>", httpx.Headers({"x-request-id": "abc"}), NOW_S)
+    assert (error.code, error.request_id, error.action) == ("http_502", "abc", Action.RETRY)
+
+
+def test_redirect_names_the_address_to_use() -> None:
+    """A redirect is not followed, since it would take the key along: it stops the run and says where it led."""
+    headers = httpx.Headers({"location": "https://new/api?sig=s3cr3t"})
+    error = error_from_status(308, b"", headers, NOW_S)
+    assert error.action is Action.STOP
+    assert "https://new/api" in str(error)
+    assert "s3cr3t" not in str(error)
+
+
+def test_unusable_reply_is_paid_and_capped() -> None:
+    """An unusable 200 counts as paid, keeps what could be read, and is tried at most twice more."""
+    unusable = UnusableReply(Flaw.ZERO_VECTOR, "zero", "id", "model", Usage(5, 5, 5, 0))
+    error = error_from_unusable(unusable, 200, "header-id")
+    assert (error.action, error.code, error.paid, error.attempts_max) == (Action.RETRY, "zero_vector", True, 3)
+    assert (error.request_id, error.model, error.usage) == ("id", "model", Usage(5, 5, 5, 0))
+
+
+def test_api_error_survives_pickling() -> None:
+    """Every field, and the type, is the same on the other side of a process boundary."""
+    error = ApiError(
+        "words",
+        Action.RETRY,
+        "code",
+        pressure=Pressure.TPM,
+        status=429,
+        request_id="r",
+        retry_after_s=1.5,
+        paid=True,
+        usage=Usage(1, 2, 3, 4),
+        model="m",
+        attempts_max=3,
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is ApiError
+    assert isinstance(copy, ArkbeamError)
+    assert vars(copy) == vars(error)
+    assert str(copy) == "words"
+
+
+REQUEST = httpx.Request("POST", "https://h/")
+
+
+def make_httpx_exception(kind: type[Exception]) -> Exception:
+    """One instance of an httpx exception class, whatever its constructor takes."""
+    if kind is httpx.HTTPStatusError:
+        return httpx.HTTPStatusError("words", request=REQUEST, response=httpx.Response(503, request=REQUEST))
+    needed = [p for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
+    return kind(*["words" for p in needed if p.kind is p.POSITIONAL_OR_KEYWORD])
+
+
+HTTPX_EXCEPTIONS = sorted(
+    (kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    key=lambda kind: kind.__name__,
+)
+# Of these no retry helps: the address or our own use of the library is wrong. Everything else is a fault of the moment.
+STOPPING = {
+    httpx.CookieConflict,
+    httpx.InvalidURL,
+    httpx.LocalProtocolError,
+    httpx.RequestNotRead,
+    httpx.ResponseNotRead,
+    httpx.StreamClosed,
+    httpx.StreamConsumed,
+    httpx.StreamError,
+    httpx.TooManyRedirects,
+    httpx.UnsupportedProtocol,
+}
+
+
+def test_reflection_finds_the_exceptions() -> None:
+    """The walk below sees the whole tree, not a part of it."""
+    assert {httpx.HTTPError, httpx.ReadTimeout, httpx.StreamClosed, httpx.InvalidURL} <= set(HTTPX_EXCEPTIONS)
+    assert set(HTTPX_EXCEPTIONS) >= STOPPING
+
+
+@pytest.mark.parametrize("kind", HTTPX_EXCEPTIONS)
+def test_every_httpx_exception_has_a_verdict(kind: type[Exception]) -> None:
+    """Each exception class of httpx is retried or stops the run; none rejects a row, and none is paid."""
+    error = classify_exception(make_httpx_exception(kind))
+    assert error.action is (Action.STOP if kind in STOPPING else Action.RETRY)
+    assert not error.paid
+    assert error.code
+    assert pickle.loads(pickle.dumps(error)).code == error.code
+
+
+def make_aiohttp_exception(kind: type[Exception]) -> Exception:
+    """One instance of an aiohttp exception class, with stand-ins for the objects its constructor takes."""
+    url = "https://h/"
+    key = SimpleNamespace(host="h", port=443, ssl=True, is_ssl=True)
+    if issubclass(kind, aiohttp.ClientConnectorCertificateError):
+        return kind(key, ssl.SSLCertVerificationError("bad certificate"))  # type: ignore[arg-type, call-arg]
+    if issubclass(kind, aiohttp.client_exceptions.UnixClientConnectorError):
+        return kind("path", key, OSError(111, "refused"))
+    if issubclass(kind, aiohttp.ClientConnectorError):
+        return kind(key, OSError(111, "refused"))
+    if issubclass(kind, aiohttp.ClientResponseError):
+        return kind(SimpleNamespace(real_url=url), ())
+    if kind is aiohttp.ServerFingerprintMismatch:
+        return kind(b"a", b"b", "h", 443)
+    return kind(url)
+
+
+AIOHTTP_EXCEPTIONS = sorted(
+    (
+        kind
+        for kind in vars(aiohttp.client_exceptions).values()
+        if isinstance(kind, type) and issubclass(kind, aiohttp.ClientError)
+    ),
+    key=lambda kind: kind.__name__,
+)
+
+
+@pytest.mark.parametrize("kind", AIOHTTP_EXCEPTIONS)
+@pytest.mark.parametrize("mapped", [False, True], ids=["leaked", "mapped"])
+def test_every_aiohttp_exception_has_a_verdict(kind: type[Exception], mapped: bool) -> None:
+    """The lower library's exceptions get the same verdict whether the transport maps them or lets them through."""
+    exc = make_aiohttp_exception(kind)
+    if mapped:
+        outer = httpx.ConnectTimeout("words")
+        outer.__cause__ = exc
+        exc = outer
+    error = classify_exception(exc)
+    stops = issubclass(
+        kind,
+        aiohttp.InvalidURL
+        | aiohttp.NonHttpUrlClientError
+        | aiohttp.TooManyRedirects
+        | aiohttp.ClientConnectorCertificateError,
+    )
+    assert error.action is (Action.STOP if stops else Action.RETRY)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        (aiohttp.ServerDisconnectedError(), "connection_lost"),
+        (aiohttp.ClientOSError(104, "reset"), "connection_lost"),
+        (aiohttp.SocketTimeoutError(), "timeout"),
+        (aiohttp.ConnectionTimeoutError(), "connect_timeout"),
+    ],
+)
+def test_cause_tells_what_really_happened(cause: Exception, code: str) -> None:
+    """The transport calls a reset a connect time-out; the code goes by the exception behind it."""
+    exc = httpx.ConnectTimeout("words")
+    exc.__cause__ = cause
+    assert classify_exception(exc).code == code
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "action"),
+    [
+        (TimeoutError(), "timeout", Action.RETRY),
+        (ConnectionResetError(), "connection_lost", Action.RETRY),
+        (OSError(5, "io"), "connection_lost", Action.RETRY),
+        (asyncio.IncompleteReadError(b"", 5), "connection_lost", Action.RETRY),
+        (RuntimeError("Session is closed"), "client_fault", Action.STOP),
+        (ValueError(), "client_fault", Action.STOP),
+    ],
+)
+def test_other_exceptions(exc: Exception, code: str, action: Action) -> None:
+    """Faults of the system below are retried; what is unknown is a defect of ours and stops the run."""
+    error = classify_exception(exc)
+    assert (error.code, error.action) == (code, action)
+    assert type(exc).__name__ in str(error)
+
+
+def test_status_error_goes_by_its_status() -> None:
+    """An error of httpx for a status is decided like the answer it stands for."""
+    exc = httpx.HTTPStatusError("words", request=REQUEST, response=httpx.Response(401, request=REQUEST))
+    error = classify_exception(exc)
+    assert (error.action, error.status) == (Action.STOP, 401)
+
+
+def test_classified_error_is_left_alone() -> None:
+    """An error that already has its verdict keeps it."""
+    error = ApiError("words", Action.REJECT, "code")
+    assert classify_exception(error) is error
+
+
+def test_exception_message_is_redacted_and_bounded() -> None:
+    """What a library says may hold an address with credentials, or be endless."""
+    error = classify_exception(httpx.ConnectError("https://user:s3cr3t@host/ " + "x" * 9999))
+    assert "s3cr3t" not in str(error)
+    assert len(str(error)) == 500
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("-5", 0.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        (" 7 ", 7.0),
+        ("60", 60.0),
+        ("61", 60.0),
+        ("inf", 60.0),
+        ("9" * 101, None),
+        (formatdate(NOW_S + 20, usegmt=True), 20.0),
+        (formatdate(NOW_S + 3600, usegmt=True), 60.0),
+        (formatdate(NOW_S - 20, usegmt=True), 0.0),
+        ("Tue, 99 Nov 2023 22:13:20 GMT", None),
+        ("Tue, 14 Nov 99999 22:13:20 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | None) -> None:
+    """Both forms are read and clamped to a minute; what can't be read is as if it had not been sent."""
+    assert parse_retry_after(value, NOW_S) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"Retry-After": "3"}, 3.0),
+        ({"Retry-After": "3", "Retry-After-Ms": "250"}, 0.25),
+        ({"Retry-After": "3", "Retry-After-Ms": "x"}, 3.0),
+        ({"Retry-After-Ms": "1e9"}, 60.0),
+    ],
+)
+def test_milliseconds_win(headers: dict[str, str], expected: float | None) -> None:
+    """`retry-after-ms` is the more exact of the two headers."""
+    assert read_retry_after(httpx.Headers(headers), NOW_S) == expected
+
+
+@given(st.text(max_size=120), st.floats(0, 4e9))
+def test_any_retry_after_is_bounded(value: str, now_s: float) -> None:
+    """No header, however odd, raises or makes the client wait longer than a minute."""
+    wait_s: Any = parse_retry_after(value, now_s)
+    assert wait_s is None or 0 <= wait_s <= 60

@@ -1,0 +1,175 @@
+"""What a model can't do is refused when the config is read."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from pipeline.ark.models import (
+    VERSIONS,
+    ModelOptions,
+    check_options,
+    cost_cny,
+    dimensions_stored,
+    find_capabilities,
+    find_misfit,
+)
+from pipeline.errors import ConfigError
+from pipeline.records import Modality, Part, Request
+
+NAME = "doubao-embedding-vision-"
+TEXT, IMAGE, VIDEO = Part(Modality.TEXT, "t"), Part(Modality.IMAGE, "i"), Part(Modality.VIDEO, "v")
+
+
+@pytest.mark.parametrize(
+    ("version", "dimensions", "field", "sparse", "instructions", "video", "context_tokens"),
+    [
+        ("241215", (3072,), False, False, False, False, 8_192),
+        ("250328", (2048,), False, False, False, False, 8_192),
+        ("250615", (2048, 1024), True, True, False, True, 131_072),
+        ("251215", (2048, 1024), True, True, True, True, 131_072),
+    ],
+)
+def test_table_is_the_vendors(
+    version: str,
+    dimensions: tuple[int, ...],
+    field: bool,
+    sparse: bool,
+    instructions: bool,
+    video: bool,
+    context_tokens: int,
+) -> None:
+    """Each version has what the vendor's model list gives it; prices and limits are the same for all."""
+    caps = find_capabilities(ModelOptions(NAME + version))
+    assert caps is VERSIONS[version]
+    assert (caps.version, caps.dimensions, caps.dimensions_field) == (version, dimensions, field)
+    assert (caps.sparse, caps.instructions, caps.video, caps.mixed) == (sparse, instructions, video, video)
+    assert (caps.video_sampling, caps.multi_embedding) == (instructions, instructions)
+    assert caps.context_tokens == context_tokens
+    assert (caps.price_text_cny_per_million, caps.price_image_cny_per_million) == (0.7, 1.8)
+    assert (caps.rpm, caps.tpm) == (15_000, 1_200_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "version"),
+    [
+        (ModelOptions("skylark-embedding-vision-251215"), "251215"),
+        (ModelOptions("ep-20250101-abc", like="250615"), "250615"),
+        (ModelOptions("ep-m-20250101-abc", like=NAME + "250615"), "250615"),
+        (ModelOptions("doubao-embedding-vision", like="skylark-embedding-vision-251215"), "251215"),
+        (ModelOptions("our-own-name", like="251215"), "251215"),
+        (ModelOptions(NAME + "250615", like="250615"), "250615"),
+    ],
+)
+def test_version_is_found(options: ModelOptions, version: str) -> None:
+    """A dated name tells its version; any other name takes it from `like`."""
+    assert find_capabilities(options) is VERSIONS[version]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (ModelOptions("ep-20250101-abc"), ("ep-20250101-abc", "model.like")),
+        (ModelOptions("doubao-embedding-vision"), ("model.like",)),
+        (ModelOptions(""), ("model.like",)),
+        (ModelOptions(NAME + "250615-x"), ("model.like",)),
+        (ModelOptions(NAME + "25061\uff15"), ("model.like",)),
+        (ModelOptions("ep-1", like="latest"), ("model.like", "'latest'")),
+        (ModelOptions("ep-1", like="ep-2"), ("model.like", "'ep-2'")),
+        (ModelOptions("ep-1", like=""), ("model.like",)),
+        (ModelOptions(NAME + "250615", like="251215"), ("contradict", NAME + "250615")),
+        (ModelOptions(NAME + "251315"), ("251315", "no date")),
+        (ModelOptions(NAME + "240101"), ("240101", "older")),
+    ],
+)
+def test_name_without_a_usable_version_is_refused(options: ModelOptions, words: tuple[str, ...]) -> None:
+    """The message names what is wrong and the key that mends it."""
+    with pytest.raises(ConfigError) as caught:
+        find_capabilities(options)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(("version", "base"), [("260301", "251215"), ("250901", "250615"), ("250101", "241215")])
+def test_unknown_version_is_like_the_one_before_it(version: str, base: str) -> None:
+    """A version that is not in the table has what the newest known one before it has, and says so."""
+    caps = find_capabilities(ModelOptions(NAME + version))
+    assert replace(caps, version=base, notes=()) == replace(VERSIONS[base], notes=())
+    (note,) = caps.notes
+    assert version in note
+    assert base in note
+
+
+def test_withdrawn_versions_are_noted() -> None:
+    """Versions that the service no longer offers come with a note, live ones without."""
+    assert {version for version, caps in VERSIONS.items() if caps.notes} == {"241215", "250328"}
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (ModelOptions(NAME + "250328", dimensions=1024), "takes no dimensions"),
+        (ModelOptions(NAME + "250328", dimensions=2048), "takes no dimensions"),
+        (ModelOptions(NAME + "250615", dimensions=512), "1024 or 2048"),
+        (ModelOptions(NAME + "250615", dimensions=0), "1024 or 2048"),
+        (ModelOptions(NAME + "250328", sparse=True), "no sparse"),
+        (ModelOptions(NAME + "250615", instructions="x"), "no instructions"),
+        (ModelOptions(NAME + "250615", instructions=""), "no instructions"),
+        (ModelOptions("ep-1", like="250615", instructions="x"), "no instructions"),
+    ],
+)
+def test_what_the_model_cant_do_is_refused(options: ModelOptions, rule: str) -> None:
+    """The message names the model and the rule."""
+    with pytest.raises(ConfigError) as caught:
+        check_options(options)
+    assert options.name in str(caught.value)
+    assert rule in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "dimensions"),
+    [
+        (ModelOptions(NAME + "241215"), 3072),
+        (ModelOptions(NAME + "250328"), 2048),
+        (ModelOptions(NAME + "250615", sparse=True), 2048),
+        (ModelOptions(NAME + "250615", dimensions=1024), 1024),
+        (ModelOptions(NAME + "251215", dimensions=2048, sparse=True, instructions=""), 2048),
+        (ModelOptions(NAME + "270101", instructions="x"), 2048),
+    ],
+)
+def test_what_the_model_can_do_passes(options: ModelOptions, dimensions: int) -> None:
+    """Allowed options pass, and the length of the vectors to come is known from them."""
+    assert dimensions_stored(options, check_options(options)) == dimensions
+
+
+@pytest.mark.parametrize(
+    ("request_", "version", "code"),
+    [
+        (Request(()), "251215", "input_empty"),
+        (Request((VIDEO,)), "250328", "video_unsupported"),
+        (Request((TEXT, TEXT)), "250328", "too_many_parts"),
+        (Request((IMAGE, TEXT, IMAGE)), "250328", "too_many_parts"),
+        (Request((TEXT,), instructions="x"), "250615", "instructions_unsupported"),
+        (Request((TEXT,), sparse=True), "250328", "sparse_unsupported"),
+        (Request((TEXT, IMAGE), sparse=True), "251215", "sparse_needs_text_only"),
+        (Request((TEXT, IMAGE)), "250328", None),
+        (Request((IMAGE,)), "241215", None),
+        (Request((TEXT, TEXT), instructions="x", sparse=True), "251215", None),
+        (Request((VIDEO, IMAGE, TEXT, VIDEO, IMAGE)), "250615", None),
+    ],
+)
+def test_request_is_held_against_the_model(request_: Request, version: str, code: str | None) -> None:
+    """A single request that the model can't take is told by a stable code."""
+    failure = find_misfit(request_, VERSIONS[version])
+    assert (failure.code if failure else None) == code
+
+
+def test_cost_is_split_as_it_is_billed() -> None:
+    """Text and image tokens have their own prices: the contract's example costs 31 of the one and 497 of the other."""
+    assert cost_cny(31, 497, VERSIONS["250615"]) == pytest.approx(31 * 0.7e-6 + 497 * 1.8e-6)
+    assert cost_cny(0, 0, VERSIONS["250615"]) == 0
+
+
+def test_options_and_capabilities_survive_pickling() -> None:
+    """They travel with the pipeline to its workers."""
+    for value in (ModelOptions(NAME + "250615", 1024, True), VERSIONS["251215"]):
+        assert pickle.loads(pickle.dumps(value)) == value

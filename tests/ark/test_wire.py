@@ -1,0 +1,440 @@
+"""The wire format is pinned by bytes: mocks would pass even if a field changed its name."""
+
+import base64
+import contextlib
+import json
+import math
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.ark import wire
+from pipeline.ark.vectors import Flaw
+from pipeline.ark.wire import EncodingFormat, UnusableReply, UsageFlaw, WireOptions, decode_reply, encode_request
+from pipeline.records import Modality, Part, Request, Usage
+
+GOLDEN = Path(__file__).parent / "golden"
+IMAGE = "https://ark-project.tos-cn-beijing.volces.com/images/view.jpeg"
+USAGE = {
+    "prompt_tokens": 528,
+    "prompt_tokens_details": {"image_tokens": 497, "text_tokens": 31},
+    "total_tokens": 528,
+}
+USAGE_READ = Usage(prompt_tokens=528, total_tokens=528, text_tokens=31, image_tokens=497)
+REPLY_ID = "021743575029461acbe49a31755bec77b2f09448eb15fa9a88e47"
+MODEL = "doubao-embedding-vision-250615"
+SHORT = [0.5, -1.25, 3.0, -0.0625]
+FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def text(value: str) -> Part:
+    """A text part."""
+    return Part(Modality.TEXT, value)
+
+
+def image(value: str) -> Part:
+    """An image part."""
+    return Part(Modality.IMAGE, value)
+
+
+def video(value: str) -> Part:
+    """A video part."""
+    return Part(Modality.VIDEO, value)
+
+
+def golden(name: str) -> bytes:
+    """The bytes of one golden file."""
+    return (GOLDEN / f"{name}.json").read_bytes()
+
+
+def to_base64(values: list[float]) -> str:
+    """The vector as the service encodes it, made without numpy."""
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+
+
+def make_reply(embedding: Any = SHORT, **changes: Any) -> bytes:
+    """A reply like the contract's, with other fields; `sparse_embedding` goes into `data`."""
+    data = {"embedding": embedding, "object": "embedding"}
+    if "sparse_embedding" in changes:
+        data["sparse_embedding"] = changes.pop("sparse_embedding")
+    reply = {"created": 1743575029, "data": data, "id": REPLY_ID, "model": MODEL, "object": "list", "usage": USAGE}
+    return json.dumps(reply | changes).encode()
+
+
+REQUESTS = {
+    "contract_example": (
+        Request((text("天很蓝，海很深"), image(IMAGE))),
+        WireOptions(MODEL, encoding_format=EncodingFormat.FLOAT),
+    ),
+    "text_default": (Request((text("hello"),)), WireOptions(MODEL)),
+    "every_field": (
+        Request(
+            (
+                text('quote " and\nnewline'),
+                video("https://example.com/a.mp4?x=1&y=2"),
+                image("data:image/png;base64,iVBORw0KGgo="),
+                text(""),
+            ),
+            instructions="Target_modality: text.\nInstruction:Compress the text into one word.\nQuery:",
+        ),
+        WireOptions("doubao-embedding-vision-251215", dimensions=1024),
+    ),
+    "sparse": (Request((text("a"), text("b")), sparse=True), WireOptions(MODEL)),
+    "format_null": (
+        Request((image(IMAGE),)),
+        WireOptions("ep-20250101000000-abcde", encoding_format=EncodingFormat.NULL),
+    ),
+    "format_absent": (
+        Request((video("https://example.com/a.mov"),)),
+        WireOptions(MODEL, dimensions=2048, encoding_format=EncodingFormat.ABSENT),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_request_is_encoded_to_golden_bytes(name: str) -> None:
+    """A request becomes exactly these bytes: fields, order of parts, text as UTF-8, nothing that is not set."""
+    assert encode_request(*REQUESTS[name]) == golden(f"request_{name}")
+
+
+def test_every_golden_body_is_used() -> None:
+    """No golden file lies about untested."""
+    assert {path.stem for path in GOLDEN.glob("request_*.json")} == {f"request_{name}" for name in REQUESTS}
+
+
+@given(st.lists(st.tuples(st.sampled_from(Modality), st.text(max_size=20)), max_size=8))
+def test_parts_keep_order_and_value(parts: list[tuple[Modality, str]]) -> None:
+    """Whatever the mix, every part arrives where it stood, unchanged."""
+    body = json.loads(encode_request(Request(tuple(Part(*part) for part in parts)), WireOptions("m")))
+    got = [
+        (Modality(kind), item["text"] if kind == "text" else item[item["type"]]["url"])
+        for item in body["input"]
+        for kind in [item["type"].removesuffix("_url")]
+    ]
+    assert got == parts
+
+
+def test_text_that_is_no_unicode_is_refused_before_sending() -> None:
+    """A lone surrogate can't be sent: the error is ours, has a name and can be printed."""
+    with pytest.raises(wire.UnencodableRequest) as caught:
+        encode_request(Request((text("a\ud800"),)), WireOptions("m"))
+    str(caught.value).encode()
+
+
+def test_request_above_the_services_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is let through up to the limit and refused one byte above it."""
+    request, options = REQUESTS["text_default"]
+    size = len(encode_request(request, options))
+    monkeypatch.setattr(wire, "REQUEST_BYTES_MAX", size)
+    assert len(encode_request(request, options)) == size
+    monkeypatch.setattr(wire, "REQUEST_BYTES_MAX", size - 1)
+    with pytest.raises(wire.UnencodableRequest, match=str(size)):
+        encode_request(request, options)
+
+
+@pytest.mark.parametrize("name", ["reply_contract_example", "reply_contract_example_base64"])
+def test_contract_example_is_decoded(name: str) -> None:
+    """The contract page's own reply, as floats and as base64, gives the same vector and every documented field."""
+    reply = decode_reply(golden(name), dimensions=2048, sparse=False)
+    expected = json.loads(golden("reply_contract_example"))["data"]["embedding"]
+    assert reply.dense.tolist() == expected
+    assert reply.dense.dtype == np.dtype("<f4")
+    assert reply.dense.flags.c_contiguous
+    assert (reply.id, reply.model, reply.created) == (REPLY_ID, MODEL, 1743575029)
+    assert reply.usage == USAGE_READ
+    assert reply.usage_flaw is None
+    assert not reply.usage_missing
+    assert reply.sparse is None
+    assert reply.norm == np.float32(math.sqrt(math.fsum(value * value for value in expected)))
+
+
+def test_data_may_be_a_list_of_one() -> None:
+    """The older shape, a list around the one vector, is read as well."""
+    assert decode_reply(golden("reply_one_item_list"), dimensions=4, sparse=False).dense.tolist() == SHORT
+
+
+def test_sparse_entries_are_sorted() -> None:
+    """Entries come in any order and leave by index, each value with its own index, whole numbers included."""
+    sparse = decode_reply(golden("reply_sparse"), dimensions=4, sparse=True).sparse
+    assert sparse is not None
+    assert (sparse.indices.dtype, sparse.values.dtype) == (np.uint32, np.float32)
+    assert sparse.indices.tolist() == [7, 1024, 95188]
+    assert sparse.values.tolist() == [-0.5, 1.0, 0.0234375]
+
+
+def test_empty_sparse_is_no_missing_one() -> None:
+    """An empty list means that nothing is active, which is not the same as none having been asked for."""
+    sparse = decode_reply(golden("reply_sparse_empty"), dimensions=4, sparse=True).sparse
+    assert sparse is not None
+    assert (len(sparse.indices), len(sparse.values)) == (0, 0)
+
+
+def test_sparse_that_was_not_asked_for_is_left_out() -> None:
+    """A sparse vector nobody asked for is ignored, even a broken one."""
+    assert decode_reply(golden("reply_sparse"), dimensions=4, sparse=False).sparse is None
+    assert decode_reply(make_reply(sparse_embedding="?"), dimensions=4, sparse=False).sparse is None
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """Fields that a later version of the service adds change nothing."""
+    reply = decode_reply(golden("reply_unknown_fields"), dimensions=4, sparse=False)
+    assert (reply.dense.tolist(), reply.usage, reply.usage_flaw) == (SHORT, USAGE_READ, None)
+
+
+def test_stand_in_is_passed_on() -> None:
+    """A reply says who made it."""
+    assert decode_reply(make_reply(), dimensions=4, sparse=False, stand_in=True).stand_in
+    assert not decode_reply(make_reply(), dimensions=4, sparse=False).stand_in
+
+
+def test_missing_usage_keeps_the_vector() -> None:
+    """A vector without usage is paid: it is kept, its usage is null and flagged."""
+    reply = decode_reply(golden("reply_usage_absent"), dimensions=4, sparse=False)
+    assert (reply.dense.tolist(), reply.usage, reply.usage_flaw) == (SHORT, Usage(), UsageFlaw.MISSING)
+    assert reply.usage_missing
+
+
+@pytest.mark.parametrize(
+    ("usage", "read", "flaw"),
+    [
+        (None, Usage(), UsageFlaw.MISSING),
+        ({}, Usage(), UsageFlaw.MISSING),
+        ("528", Usage(), UsageFlaw.MALFORMED),
+        ([USAGE], Usage(), UsageFlaw.MALFORMED),
+        ({"prompt_tokens": 5, "total_tokens": 5}, Usage(5, 5), UsageFlaw.MISSING),
+        ({"prompt_tokens": 5, "total_tokens": 5, "prompt_tokens_details": 5}, Usage(5, 5), UsageFlaw.MALFORMED),
+        (USAGE | {"prompt_tokens": "528"}, Usage(None, 528, 31, 497), UsageFlaw.MALFORMED),
+        (USAGE | {"prompt_tokens": 528.0}, Usage(None, 528, 31, 497), UsageFlaw.MALFORMED),
+        (USAGE | {"total_tokens": -1}, Usage(528, None, 31, 497), UsageFlaw.MALFORMED),
+        (USAGE | {"total_tokens": True}, Usage(528, None, 31, 497), UsageFlaw.MALFORMED),
+        (USAGE | {"total_tokens": 2**63}, Usage(528, None, 31, 497), UsageFlaw.MALFORMED),
+        (USAGE | {"total_tokens": 529}, Usage(528, 529, 31, 497), UsageFlaw.INCONSISTENT),
+        (USAGE | {"prompt_tokens": 529, "total_tokens": 529}, Usage(529, 529, 31, 497), UsageFlaw.INCONSISTENT),
+    ],
+)
+def test_bad_usage_is_flagged(usage: Any, read: Usage, flaw: UsageFlaw) -> None:
+    """Of a usage that is partly unreadable the rest is kept; what does not add up is kept and said."""
+    reply = decode_reply(make_reply(usage=usage), dimensions=4, sparse=False)
+    assert (reply.usage, reply.usage_flaw) == (read, flaw)
+    assert reply.usage_missing == (flaw is not UsageFlaw.INCONSISTENT)
+
+
+@pytest.mark.parametrize("value", [None, 5, "", ["a"]])
+def test_unreadable_names_are_null(value: Any) -> None:
+    """An id, model or time that is not of its type is null; the vector is kept."""
+    reply = decode_reply(make_reply(id=value, model=value, created="now"), dimensions=4, sparse=False)
+    assert (reply.id, reply.model, reply.created) == (None, None, None)
+
+
+ENTRIES = [{"index": 3, "value": 0.5}, {"index": 1, "value": 2.0}]
+FLAWS: list[tuple[Flaw, dict[str, Any]]] = [
+    (Flaw.NO_DATA, {"data": None}),
+    (Flaw.NO_DATA, {"data": []}),
+    (Flaw.NO_DATA, {"data": [None]}),
+    (Flaw.NO_DATA, {"data": "vector"}),
+    (Flaw.SEVERAL_VECTORS, {"data": [{"embedding": SHORT}, {"embedding": SHORT}]}),
+    (Flaw.NO_EMBEDDING, {"data": {}}),
+    (Flaw.NO_EMBEDDING, {"embedding": None}),
+    (Flaw.EMBEDDING_MALFORMED, {"embedding": 5}),
+    (Flaw.EMBEDDING_MALFORMED, {"embedding": {"0": 0.5}}),
+    (Flaw.EMBEDDING_MALFORMED, {"embedding": [0.5, None, 1.0, 1.0]}),
+    (Flaw.EMBEDDING_MALFORMED, {"embedding": [0.5, "0.5", 1.0, 1.0]}),
+    (Flaw.EMBEDDING_MALFORMED, {"embedding": [0.5, True, 1.0, 1.0]}),
+    (Flaw.EMBEDDING_MALFORMED, {"embedding": [SHORT]}),
+    (Flaw.INVALID_BASE64, {"embedding": to_base64(SHORT)[:-1]}),
+    (Flaw.INVALID_BASE64, {"embedding": "*" + to_base64(SHORT)[1:]}),
+    (Flaw.INVALID_BASE64, {"embedding": to_base64(SHORT)[:8] + "\n" + to_base64(SHORT)[8:]}),
+    (Flaw.INVALID_BASE64, {"embedding": "天" + to_base64(SHORT)[1:]}),
+    (Flaw.WRONG_LENGTH, {"embedding": []}),
+    (Flaw.WRONG_LENGTH, {"embedding": ""}),
+    (Flaw.WRONG_LENGTH, {"embedding": SHORT[:3]}),
+    (Flaw.WRONG_LENGTH, {"embedding": [*SHORT, 1.0]}),
+    (Flaw.WRONG_LENGTH, {"embedding": to_base64(SHORT[:3])}),
+    (Flaw.WRONG_LENGTH, {"embedding": base64.b64encode(b"123456789").decode()}),
+    (Flaw.NOT_FINITE, {"embedding": [0.5, math.nan, 1.0, 1.0]}),
+    (Flaw.NOT_FINITE, {"embedding": [0.5, math.inf, 1.0, 1.0]}),
+    (Flaw.NOT_FINITE, {"embedding": [0.5, -math.inf, 1.0, 1.0]}),
+    (Flaw.NOT_FINITE, {"embedding": [0.5, 1e39, 1.0, 1.0]}),
+    (Flaw.NOT_FINITE, {"embedding": [0.5, 10**400, 1.0, 1.0]}),
+    (Flaw.NOT_FINITE, {"embedding": to_base64([0.5, math.nan, 1.0, 1.0])}),
+    (Flaw.NOT_FINITE, {"embedding": to_base64([0.5, -math.inf, 1.0, 1.0])}),
+    (Flaw.ZERO_VECTOR, {"embedding": [0.0, -0.0, 0, 0.0]}),
+    (Flaw.ZERO_VECTOR, {"embedding": to_base64([0.0] * 4)}),
+    (Flaw.SPARSE_MISSING, {}),
+    (Flaw.SPARSE_MISSING, {"sparse_embedding": None}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": {"index": 3, "value": 0.5}}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": 5}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [[3, 0.5]]}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [{"index": 3}]}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [{"value": 3}]}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [{"index": 3.0, "value": 0.5}]}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [{"index": True, "value": 0.5}]}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [{"index": 3, "value": None}]}),
+    (Flaw.SPARSE_MALFORMED, {"sparse_embedding": [{"index": 3, "value": "0.5"}]}),
+    (Flaw.SPARSE_INDEX_NEGATIVE, {"sparse_embedding": [*ENTRIES, {"index": -1, "value": 0.5}]}),
+    (Flaw.SPARSE_INDEX_TOO_LARGE, {"sparse_embedding": [*ENTRIES, {"index": 2**32, "value": 0.5}]}),
+    (Flaw.SPARSE_INDEX_TOO_LARGE, {"sparse_embedding": [*ENTRIES, {"index": 2**64 - 1, "value": 0.5}]}),
+    (Flaw.SPARSE_INDEX_REPEATED, {"sparse_embedding": [*ENTRIES, {"index": 3, "value": 0.25}]}),
+    (Flaw.SPARSE_VALUE_NOT_FINITE, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": math.nan}]}),
+    (Flaw.SPARSE_VALUE_NOT_FINITE, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 1e39}]}),
+    (Flaw.SPARSE_VALUE_ZERO, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 0.0}]}),
+    (Flaw.SPARSE_VALUE_ZERO, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 0}]}),
+]
+
+
+@pytest.mark.parametrize(("flaw", "changes"), FLAWS)
+def test_flaw_is_named(flaw: Flaw, changes: dict[str, Any]) -> None:
+    """Each way of being unusable has its own name, and what was paid is still known."""
+    with pytest.raises(UnusableReply) as caught:
+        decode_reply(make_reply(**changes), dimensions=4, sparse=flaw.startswith("sparse"))
+    error = caught.value
+    assert (error.flaw, error.id, error.model, error.usage) == (flaw, REPLY_ID, MODEL, USAGE_READ)
+    assert 0 < len(str(error)) <= 500
+
+
+def test_every_flaw_of_a_vector_is_tested() -> None:
+    """A flaw that is added has to be tested as well; those of whole bodies have tests of their own."""
+    assert {flaw for flaw, _ in FLAWS} | {Flaw.NOT_JSON, Flaw.CUT_OFF, Flaw.TOO_LARGE} == set(Flaw)
+
+
+def test_largest_sparse_index_is_taken() -> None:
+    """Indices go up to what 32 bits hold."""
+    body = make_reply(sparse_embedding=[{"index": 2**32 - 1, "value": 0.5}, {"index": 0, "value": 0.5}])
+    sparse = decode_reply(body, dimensions=4, sparse=True).sparse
+    assert sparse is not None
+    assert sparse.indices.tolist() == [0, 2**32 - 1]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b"5", b'"text"', b"<html>busy</html>", b"\xff\xfe", b"[" * 100_000]
+)
+def test_body_that_is_no_object_is_named(body: bytes) -> None:
+    """Whatever comes instead of a JSON object is called that, with nothing known about its cost."""
+    with pytest.raises(UnusableReply) as caught:
+        decode_reply(body, dimensions=4, sparse=False)
+    assert (caught.value.flaw, caught.value.usage) == (Flaw.NOT_JSON, None)
+
+
+def test_cut_off_json_keeps_what_stands_whole() -> None:
+    """Of a body that ends too early, id, model and usage are read where they are complete, and never in part."""
+    body = golden("reply_contract_example_base64").rstrip()
+    assert not body.endswith(b"\n")
+    for cut, expected in (
+        (len(body) - 1, (REPLY_ID, MODEL, USAGE_READ)),
+        (body.index(b'"total_tokens"') + 18, (REPLY_ID, MODEL, None)),
+        (body.index(b'"model"') + 12, (REPLY_ID, None, None)),
+        (100, (None, None, None)),
+    ):
+        with pytest.raises(UnusableReply) as caught:
+            decode_reply(body[:cut], dimensions=2048, sparse=False)
+        error = caught.value
+        assert (error.flaw, (error.id, error.model, error.usage)) == (Flaw.NOT_JSON, expected)
+
+
+def test_unusable_reply_survives_pickling() -> None:
+    """All that could be read is still there on the other side."""
+    error = UnusableReply(Flaw.ZERO_VECTOR, "zero", "id", "model", USAGE_READ)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.flaw, str(copy), copy.id, copy.model, copy.usage) == (error.flaw, "zero", "id", "model", USAGE_READ)
+
+
+@given(hnp.arrays(np.dtype("<f4"), st.integers(1, 64), elements=FLOAT32))
+def test_both_encodings_give_the_bits_that_were_sent(sent: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """Any finite vector comes through base64 and through a list of floats bit for bit, or is named as zero or too long."""
+    bodies = (
+        make_reply(base64.b64encode(sent.tobytes()).decode()),
+        make_reply([float(value) for value in sent]),
+    )
+    length = math.hypot(*(float(value) for value in sent))
+    for body in bodies:
+        if 0 < length <= float(np.finfo(np.float32).max) * 0.999:
+            reply = decode_reply(body, dimensions=len(sent), sparse=False)
+            assert reply.dense.tobytes() == sent.tobytes()
+            assert float(reply.norm) == pytest.approx(length, rel=1e-6, abs=1e-44)
+        elif length == 0:
+            with pytest.raises(UnusableReply, match="zero"):
+                decode_reply(body, dimensions=len(sent), sparse=False)
+
+
+@given(st.dictionaries(st.integers(0, 2**32 - 1), FLOAT32.filter(bool), max_size=30), st.randoms())
+def test_sparse_order_does_not_matter(vector: dict[int, float], random: Any) -> None:
+    """However the entries are shuffled, the result is the same sorted vector."""
+    entries = [{"index": index, "value": value} for index, value in vector.items()]
+    random.shuffle(entries)
+    sparse = decode_reply(make_reply(sparse_embedding=entries), dimensions=4, sparse=True).sparse
+    assert sparse is not None
+    assert list(zip(sparse.indices.tolist(), sparse.values.tolist(), strict=True)) == sorted(vector.items())
+
+
+@given(
+    st.binary(max_size=300)
+    | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
+def test_any_body_is_decoded_or_named(body: bytes) -> None:
+    """No body, however wrong, raises anything but the one error."""
+    with pytest.raises(UnusableReply):
+        decode_reply(body, dimensions=4, sparse=True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["embedding", "index", "value", "a"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["id", "model", "created", "data", "usage"]), JSON), JSON, JSON)
+def test_any_object_is_decoded_or_named(fields: dict[str, Any], embedding: Any, sparse: Any) -> None:
+    """Fields of any type and shape give a reply or the one error."""
+    body = {"data": {"embedding": embedding, "sparse_embedding": sparse}} | fields
+    with contextlib.suppress(UnusableReply):
+        decode_reply(json.dumps(body).encode(), dimensions=2, sparse=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            (
+                b'{"error":{"code":"InvalidParameter","message":"The parameter `input[0]` is not valid: expected a string, but '
+                b'got x. Request id: 021743abc-1","param":"input[0]","type":"BadRequest"}}'
+            ),
+            ("InvalidParameter", "expected a string, but got x. Request id: 021743abc-1", "021743abc-1"),
+        ),
+        (b'{"error":{"code":"A.B","message":"","param":"","type":""}}', ("A.B", '{"error":', None)),
+        (b'{"error":"overloaded"}', ("http_418", "overloaded", None)),
+        (b'{"code":"X","message":"top"}', ("X", "top", None)),
+        (b'{"error":null}', ("http_418", '{"error":null}', None)),
+        (b"[1]", ("http_418", "[1]", None)),
+        (b"<html>\r\n<h1>Bad gateway</h1></html>", ("http_418", "<html> <h1>Bad gateway</h1></html>", None)),
+        (b"", ("http_418", "HTTP 418 without a message", None)),
+        (b"\xff\xfe", ("http_418", "\N{REPLACEMENT CHARACTER}", None)),
+        (b'{"error":{"code":5,"message":["a"]}}', ("5", "['a']", None)),
+    ],
+)
+def test_error_body_is_read_whatever_it_is(body: bytes, expected: tuple[str, str, str | None]) -> None:
+    """Code, message and request id come from the documented shape; other bodies give the status and their text."""
+    code, message, request_id = wire.decode_error(418, body)
+    assert (code, request_id) == (expected[0], expected[2])
+    assert expected[1] in message
+
+
+def test_error_is_bounded_and_redacted() -> None:
+    """However long or indiscreet the service's words are, what is kept is neither."""
+    message = "Timeout while downloading url=https://b.tos.com/k?X-Tos-Signature=s3cr3t " + "x " * 10**6
+    body = orjson.dumps({"error": {"code": "c" * 5000, "message": message}})
+    code, kept, _ = wire.decode_error(400, body)
+    assert len(code) == 100
+    assert len(kept) == 500
+    assert "s3cr3t" not in kept
+    assert "s3cr3t" not in wire.decode_error(400, message.encode()).message

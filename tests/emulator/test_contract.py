@@ -1,0 +1,272 @@
+"""What the contract refuses, by status and code, and what it lets pass."""
+
+import base64
+import io
+import struct
+from typing import Any
+
+import orjson
+import pytest
+from PIL import Image
+
+from pipeline.emulator import contract
+from pipeline.emulator.contract import NEWEST_MODEL, hash_content, parse_request
+from pipeline.emulator.media import IMAGE_BYTES_MAX, detect_video, video_duration_s
+from pipeline.emulator.parts import EmbeddingRequest, ImagePart, TextPart, VideoPart
+from pipeline.emulator.replies import ERRORS, ErrorReply, Refused
+
+V251215 = "doubao-embedding-vision-251215"
+V250615 = "doubao-embedding-vision-250615"
+V250328 = "doubao-embedding-vision-250328"
+ENABLED = {"type": "enabled"}
+UNSUPPORTED = "InvalidParameter.UnsupportedParameter"
+NOT_FOUND = "InvalidEndpointOrModel.NotFound"
+NO_PICTURE = "InvalidParameter.UnsupportedImageFormat"
+BAD_URL = "InvalidImageURL.InvalidFormat"
+
+
+def make_image(size: tuple[int, int] = (32, 32), image_format: str = "PNG") -> bytes:
+    """A picture's bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (10, 200, 30)).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def data_uri(data: bytes, mime: str = "image/png") -> str:
+    """A data URI as the contract has it."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def make_mp4(seconds: int = 3, brand: bytes = b"isom", version: int = 0) -> bytes:
+    """A video file without frames: its type box and its movie header."""
+    times = struct.pack(">QQIQ" if version else ">IIII", 0, 0, 1000, seconds * 1000)
+    header = struct.pack(">I", 8 + 4 + len(times)) + b"mvhd" + bytes([version, 0, 0, 0]) + times
+    return struct.pack(">I", 16) + b"ftyp" + brand + bytes(4) + struct.pack(">I", 8 + len(header)) + b"moov" + header
+
+
+def text(value: Any = "hello") -> dict[str, Any]:
+    """A text item."""
+    return {"type": "text", "text": value}
+
+
+def image(url: Any = "https://example.com/a.jpg") -> dict[str, Any]:
+    """An image item."""
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def video(url: Any = "https://example.com/a.mp4", **sampling: Any) -> dict[str, Any]:
+    """A video item."""
+    return {"type": "video_url", "video_url": {"url": url, **sampling}}
+
+
+def parse(fields: Any) -> EmbeddingRequest:
+    """Read a body of these fields; model and input are filled in."""
+    body = {"model": V251215, "input": [text()], **fields} if isinstance(fields, dict) else fields
+    return parse_request(orjson.dumps(body), {"ep-old": V250328})[0]
+
+
+BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
+    ({"model": None}, "MissingParameter", "model"),
+    ({"model": ""}, "MissingParameter", "model"),
+    ({"model": 7}, "InvalidParameter", "model"),
+    ({"model": "gpt-4"}, NOT_FOUND, "model"),
+    ({"model": "doubao-embedding-vision"}, NOT_FOUND, "model"),
+    ({"model": "doubao-embedding-vision-991231"}, NOT_FOUND, "model"),
+    ({"model": "other-251215"}, NOT_FOUND, "model"),
+    ({"input": None}, "MissingParameter", "input"),
+    ({"input": "hello"}, "InvalidParameter", "body"),
+    ({"input": text()}, "InvalidParameter", "body"),
+    ({"input": []}, "InvalidParameter", "input"),
+    ({"input": ["hello"]}, "InvalidParameter", "input[0]"),
+    ({"input": [text(), {"text": "no type"}]}, "MissingParameter", "input[1].type"),
+    ({"input": [{"type": "audio", "audio": "x"}]}, "InvalidParameter", "input[0].type"),
+    ({"input": [{"type": ["text"], "text": "x"}]}, "InvalidParameter", "input[0].type"),
+    ({"input": [{"type": "text"}]}, "MissingParameter", "input[0].text"),
+    ({"input": [text(5)]}, "InvalidParameter", "input[0].text"),
+    ({"input": [text("")]}, "InvalidParameter", "input[0].text"),
+    ({"input": [{"type": "image_url"}]}, "MissingParameter", "input[0].image_url"),
+    ({"input": [{"type": "image_url", "image_url": "https://a.b/c.jpg"}]}, "InvalidParameter", "input[0].image_url"),
+    ({"input": [{"type": "image_url", "image_url": {}}]}, "MissingParameter", "input[0].image_url.url"),
+    ({"input": [image("")]}, "InvalidImageURL.EmptyURL", "input[0].image_url.url"),
+    ({"input": [image(3)]}, "InvalidParameter", "input[0].image_url.url"),
+    ({"input": [image("s3://bucket/a.jpg")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image("/tmp/a.jpg")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image(), "image/PNG"))]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image()).replace(";base64", ""))]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_mp4(), "video/mp4"))]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image("data:image/png;base64,@@@@")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image("data:image/png;base64,图")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image("data:image/png;base64,iVBORw0")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image("data:image/png;base64,")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image(), "image/jpeg"))]}, NO_PICTURE, "input[0].image_url.url"),
+    ({"input": [image(data_uri(b"no picture at all"))]}, NO_PICTURE, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image()[:60]))]}, NO_PICTURE, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image((14, 100))))]}, "InvalidParameter", "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image((6000, 6000))))]}, "InvalidParameter", "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image((10_000, 9_500))))]}, "InvalidParameter", "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image() + bytes(IMAGE_BYTES_MAX)))]}, "InvalidParameter", "input[0].image_url.url"),
+    ({"input": [video("")]}, "InvalidParameter", "input[0].video_url.url"),
+    ({"input": [video(data_uri(make_image()))]}, "InvalidParameter", "input[0].video_url.url"),
+    ({"input": [video(data_uri(make_mp4(), "video/avi"))]}, "InvalidParameter", "input[0].video_url.url"),
+    ({"input": [video(data_uri(make_image(), "video/mp4"))]}, "InvalidParameter", "input[0].video_url.url"),
+    ({"input": [video(fps=0.1)]}, "InvalidParameter", "input[0].video_url.fps"),
+    ({"input": [video(fps=True)]}, "InvalidParameter", "input[0].video_url.fps"),
+    ({"input": [video(max_video_tokens=10_239)]}, "InvalidParameter", "input[0].video_url.max_video_tokens"),
+    ({"input": [video(min_frames=5.5)]}, "InvalidParameter", "input[0].video_url.min_frames"),
+    ({"model": V250615, "input": [video(fps=1)]}, UNSUPPORTED, "input[0].video_url.fps"),
+    ({"model": V250328, "input": [video()]}, "InvalidParameter", "input[0]"),
+    ({"model": V250328, "input": [text(), text()]}, "InvalidParameter", "input"),
+    ({"model": V250328, "input": [image(), text(), image()]}, "InvalidParameter", "input"),
+    ({"dimensions": 512}, "InvalidParameter", "dimensions"),
+    ({"dimensions": 1024.0}, "InvalidParameter", "dimensions"),
+    ({"dimensions": "1024"}, "InvalidParameter", "dimensions"),
+    ({"dimensions": True}, "InvalidParameter", "dimensions"),
+    ({"model": V250328, "dimensions": 2048}, UNSUPPORTED, "dimensions"),
+    ({"model": "ep-old", "dimensions": 2048}, UNSUPPORTED, "dimensions"),
+    ({"encoding_format": "hex"}, "InvalidParameter", "encoding_format"),
+    ({"encoding_format": ["base64"]}, "InvalidParameter", "encoding_format"),
+    ({"instructions": ["a"]}, "InvalidParameter", "instructions"),
+    ({"model": V250615, "instructions": "a"}, UNSUPPORTED, "instructions"),
+    ({"sparse_embedding": "enabled"}, "InvalidParameter", "sparse_embedding"),
+    ({"sparse_embedding": {}}, "MissingParameter", "sparse_embedding.type"),
+    ({"sparse_embedding": {"type": "on"}}, "InvalidParameter", "sparse_embedding.type"),
+    ({"sparse_embedding": ENABLED, "input": [text(), image()]}, "InvalidParameter", "sparse_embedding"),
+    ({"model": V250328, "sparse_embedding": ENABLED}, UNSUPPORTED, "sparse_embedding"),
+    ({"multi_embedding": {}}, "InvalidParameter", "multi_embedding"),
+    ({"multi_embedding": ENABLED}, UNSUPPORTED, "multi_embedding"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "param"), BAD_FIELDS, ids=range(len(BAD_FIELDS)))
+def test_fields_that_the_contract_refuses(fields: dict[str, Any], code: str, param: str) -> None:
+    """Every broken rule is answered with its own code, naming the field at fault."""
+    with pytest.raises(Refused) as caught:
+        parse(fields)
+    assert (caught.value.reply.code, caught.value.reply.param) == (code, param)
+    assert caught.value.reply.status == (404 if code == NOT_FOUND else 400)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN}', b'{"a":"\\ud800"}'])
+def test_bodies_that_are_no_json_object(body: bytes) -> None:
+    """A body that is no JSON object in valid UTF-8 is answered with the documented sentence."""
+    with pytest.raises(Refused) as caught:
+        parse_request(body, {})
+    answer = orjson.loads(caught.value.reply.to_bytes("021"))
+    assert "we could not parse the JSON body of your request" in answer["error"]["message"]
+
+
+def test_a_body_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body at the limit is read, one byte more is refused."""
+    body = orjson.dumps({"model": V251215, "input": [text()]})
+    monkeypatch.setattr(contract, "BODY_BYTES_MAX", len(body))
+    parse_request(body, {})
+    with pytest.raises(Refused, match="bytes"):
+        parse_request(body + b" ", {})
+
+
+def test_defaults() -> None:
+    """What is absent or null has the contract's default."""
+    nulls = dict.fromkeys(("dimensions", "encoding_format", "instructions", "sparse_embedding", "multi_embedding"))
+    expected = EmbeddingRequest(V251215, (TextPart("hello"),), 2048, "float", None, False)
+    assert parse({}) == parse(nulls) == expected
+
+
+def test_everything_at_once() -> None:
+    """All fields are read, several texts may have a sparse vector, and unknown fields are let pass."""
+    fields = {"dimensions": 1024, "encoding_format": "base64", "instructions": "", "sparse_embedding": ENABLED, "x": 1}
+    request = parse({**fields, "input": [text("a"), {**text("b"), "more": 2}]})
+    assert request == EmbeddingRequest(V251215, (TextPart("a"), TextPart("b")), 1024, "base64", "", True)
+
+
+def test_parts_keep_their_order() -> None:
+    """Items of any mix come out in the order they went in."""
+    request = parse({"input": [video(), text(), image(), text("b")]})
+    assert [type(part) for part in request.parts] == [VideoPart, TextPart, ImagePart, TextPart]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        (V250615, V250615),
+        ("skylark-embedding-vision-250615", "skylark-embedding-vision-250615"),
+        ("ep-20250615-abc", NEWEST_MODEL),
+        ("ep-old", V250328),
+    ],
+)
+def test_names_of_models(name: str, model: str) -> None:
+    """Known versions stand for themselves, configured endpoints for theirs, other endpoints for the newest."""
+    assert parse({"model": name}).model == model
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mime"),
+    [("PNG", "png"), ("JPEG", "jpeg"), ("GIF", "gif"), ("WEBP", "webp"), ("BMP", "bmp"), ("TIFF", "tiff")],
+)
+def test_inlined_images(image_format: str, mime: str) -> None:
+    """An inlined picture has its real size and its mean colours."""
+    uri = data_uri(make_image((40, 30), image_format), f"image/{mime}")
+    (part,) = parse({"input": [image(uri)]}).parts
+    assert isinstance(part, ImagePart)
+    assert (part.width, part.height) == (40, 30)
+    assert part.tiles is not None
+    assert abs(part.tiles[1] - 200) <= 3
+
+
+def test_the_smallest_and_the_largest_image() -> None:
+    """Both sides above 14 px and fewer than 36,000,000 pixels are taken."""
+    for size in ((15, 15), (6000, 5999)):
+        (part,) = parse({"input": [image(data_uri(make_image(size)))]}).parts
+        assert isinstance(part, ImagePart)
+        assert (part.width, part.height) == size
+
+
+def test_inlined_videos() -> None:
+    """Videos are told apart by their first bytes, and their length is read from either form of the movie header."""
+    avi = b"RIFF\0\0\0\0AVI LIST....avih" + struct.pack("<IIIIII", 56, 40_000, 0, 0, 0, 50)
+    assert [detect_video(data) for data in (make_mp4(), make_mp4(brand=b"qt  "), avi)] == ["mp4", "quicktime", "avi"]
+    assert [video_duration_s(data) for data in (make_mp4(7), make_mp4(7, version=1), avi)] == [7.0, 7.0, 2.0]
+    assert video_duration_s(make_mp4()[:-6]) is None
+    (part,) = parse({"input": [video(data_uri(make_mp4(5), "video/mp4"), fps=0.5)]}).parts
+    assert isinstance(part, VideoPart)
+    assert (part.duration_s, part.sampling.fps) == (5.0, 0.5)
+
+
+def test_what_means_the_same_is_paid_once() -> None:
+    """The hash of a request leaves out the encoding format and how defaults are spelt, and nothing else."""
+    same = [{}, {"dimensions": 2048}, {"encoding_format": "base64"}, {"sparse_embedding": {"type": "disabled"}}]
+    assert len({hash_content(parse(fields)) for fields in same}) == 1
+    other: list[dict[str, Any]] = [
+        {},
+        {"dimensions": 1024},
+        {"model": V250615},
+        {"instructions": ""},
+        {"sparse_embedding": ENABLED},
+        {"input": [text("hell"), text("o")]},
+        {"input": [text("https://example.com/a.jpg")]},
+        {"input": [image()]},
+        {"input": [video()]},
+        {"input": [video(fps=2)]},
+        {"input": [text(), image()]},
+        {"input": [image(), text()]},
+    ]
+    assert len({hash_content(parse(fields)) for fields in other}) == len(other)
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_error_bodies(code: str) -> None:
+    """Every error has the documented four fields, and its message ends with the request's id."""
+    body = orjson.loads(ErrorReply(code, "input[0]", "expected {a} string").to_bytes("0217435"))
+    assert list(body) == ["error"]
+    error = body["error"]
+    assert sorted(error) == ["code", "message", "param", "type"]
+    assert error["code"] == code
+    assert error["param"] == "input[0]"
+    assert error["type"]
+    assert error["message"].endswith(" Request id: 0217435")
+
+
+def test_details_of_errors_are_bounded() -> None:
+    """However long the name that a client sent, the answer stays short."""
+    with pytest.raises(Refused) as caught:
+        parse({"model": "x" * 100_000})
+    assert len(caught.value.reply.to_bytes("021")) < 1_000

@@ -1,0 +1,64 @@
+"""The token formulas, against the figures that the vendor published."""
+
+import pytest
+
+from pipeline.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
+from pipeline.emulator.usage import count_parts, count_tokens, image_tokens, video_tokens
+from pipeline.records import Usage
+
+URL = "https://example.com/a.jpg"
+
+
+def test_hello() -> None:
+    """The word "hello" costs 20 text tokens with the preset text, as observed on the live service."""
+    assert count_parts([TextPart("hello")], None) == Usage(20, 20, 20, 0)
+
+
+def test_the_contracts_example() -> None:
+    """The page's text and image cost what its reply says: 31 text tokens and 497 image tokens."""
+    parts = [TextPart("天很蓝，海很深"), ImagePart(URL, 624, 624, None)]
+    assert count_parts(parts, None) == Usage(528, 528, 31, 497)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"), [((1280, 720), 1176), ((1920, 1080), 1312), ((28, 28), 1), ((15, 15), 0), ((1014, 1014), 1311)]
+)
+def test_image_tokens(size: tuple[int, int], tokens: int) -> None:
+    """An image costs w * h / 784, rounded, and never more than 1,312."""
+    assert image_tokens(*size) == tokens
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "frames", "tokens"),
+    [(None, 16, 10_240), (1.0, 16, 10_240), (100.0, 100, 64_000), (200.0, 200, 81_800), (5_000.0, 640, 81_920)],
+)
+def test_video_tokens(duration_s: float | None, frames: int, tokens: int) -> None:
+    """By default a video has 16 to 640 frames and costs 10,240 to 81,920 image tokens, and 6 text tokens a frame."""
+    assert video_tokens(VideoPart(URL, duration_s)) == (6 * frames, tokens)
+
+
+def test_video_sampling() -> None:
+    """Sampling arguments change the number of frames and what a frame costs."""
+    sampling = Sampling(fps=0.2, min_frames=5, max_frame_tokens=200, max_video_tokens=204_800)
+    assert video_tokens(VideoPart(URL, 60.0, sampling)) == (12 * 6, 12 * 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("", 0), ("  \n", 0), ("a b", 2), ("abcdefg", 2), ("海", 1), ("海a海", 3), ("!!", 2), ("мир", 1)],
+)
+def test_text_tokens(text: str, tokens: int) -> None:
+    """A Chinese character or a sign is a token, a word one for each six letters begun."""
+    assert count_tokens(text) == tokens
+
+
+def test_counting_stops() -> None:
+    """An endless text is not counted to its end, but is seen to be too long."""
+    assert 1_000 < count_tokens("a " * 1_000_000, 1_000) < 20_000
+
+
+def test_instructions_are_text() -> None:
+    """The instruction's tokens are billed in place of the default instruction's."""
+    short = count_parts([TextPart("hello")], "").text_tokens
+    long = count_parts([TextPart("hello")], "one two three").text_tokens
+    assert (short, long) == (7, 10)

@@ -1,0 +1,139 @@
+"""Fingerprints: pinned, injective, and blind to what does not change the vector."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.manifest.fingerprint import Fingerprinter, strip_signature
+from pipeline.records import Modality, Part, Request, ServiceKind
+
+TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
+ARK = Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048)
+PLAIN = Request((Part(TEXT, "天很蓝，海很深"),))
+FULL = Request(
+    (
+        Part(TEXT, "blue"),
+        Part(IMAGE, "https://a.example/i.png?id=1"),
+        Part(IMAGE, "/d/a.png"),
+        Part(VIDEO, "s3://b/v.mp4"),
+    ),
+    "Instruction:Compress the text and image into one word.\nQuery:",
+)
+
+
+@pytest.mark.parametrize(
+    ("fingerprinter", "request_", "versions", "golden"),
+    [
+        (ARK, PLAIN, (None,), "a5f8412b7d2234adafa76e31f9295be8"),
+        (ARK, Request(PLAIN.parts, sparse=True), (None,), "dc9de4dbbfbd31abd06a11a4f7100f08"),
+        (ARK, Request(PLAIN.parts, ""), (None,), "aa60a70e650523218c9cc37448cf0771"),
+        (ARK, FULL, (None, None, "12-34", "etag"), "e614ab7e1501cbb9e0cd037d4964d917"),
+        (
+            Fingerprinter(ServiceKind.STAND_IN, "doubao-embedding-vision-251215", 2048),
+            PLAIN,
+            (None,),
+            "faebe87716ae6dad4591b85c776a1db2",
+        ),
+        (
+            Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", None),
+            PLAIN,
+            (None,),
+            "a1bd6b23d0dc0d621a214cec03773c51",
+        ),
+        (Fingerprinter(ServiceKind.ARK, "ep-1", 1024), PLAIN, (None,), "01f25c8773889d4746bcd6ad0425fe60"),
+    ],
+)
+def test_fingerprints_are_pinned(
+    fingerprinter: Fingerprinter, request_: Request, versions: tuple[str | None, ...], golden: str
+) -> None:
+    """A change of these bytes would buy every vector of every store again."""
+    assert fingerprinter.of_request(request_, versions).hex() == golden
+
+
+_strings = st.text(st.characters(codec="utf-8"), max_size=8)
+_parts = st.tuples(st.builds(Part, st.sampled_from(Modality), _strings), st.none() | _strings)
+_worlds = st.tuples(
+    st.sampled_from(ServiceKind),
+    _strings,
+    st.none() | st.integers(0, 99),
+    st.lists(_parts, min_size=1, max_size=3),
+    st.none() | _strings,
+    st.booleans(),
+)
+
+
+def _identify(world: tuple[ServiceKind, str, int | None, list[tuple[Part, str | None]], str | None, bool]) -> bytes:
+    service, model, dimensions, parts, instructions, sparse = world
+    request = Request(tuple(part for part, _ in parts), instructions, sparse)
+    return Fingerprinter(service, model, dimensions).of_request(request, [version for _, version in parts])
+
+
+@given(_worlds, _worlds)
+def test_equal_fingerprints_mean_equal_requests(left: tuple, right: tuple) -> None:  # type: ignore[type-arg]
+    """Two requests share a fingerprint exactly when nothing that is sent differs."""
+    assert (_identify(left) == _identify(right)) == (left == right)
+
+
+@given(st.lists(_strings, min_size=1, max_size=3))
+def test_where_one_part_ends_matters(texts: list[str]) -> None:
+    """The same characters cut into other parts are another request."""
+    world = (ServiceKind.ARK, "m", None, [(Part(TEXT, text), None) for text in texts], None, False)
+    joined = (ServiceKind.ARK, "m", None, [(Part(TEXT, "".join(texts)), None)], None, False)
+    assert (_identify(world) == _identify(joined)) == (len(texts) == 1)
+
+
+@given(st.lists(st.tuples(_strings, st.none() | _strings, st.booleans()), max_size=6))
+def test_the_short_cut_for_texts_gives_the_same(rows: list[tuple[str, str | None, bool]]) -> None:
+    """`of_text` agrees with `of_request`, whatever came before it."""
+    fingerprinter = Fingerprinter(ServiceKind.ARK, "m", 1024)
+    for text, instructions, sparse in rows:
+        request = Request((Part(TEXT, text),), instructions, sparse)
+        assert fingerprinter.of_text(text, instructions, sparse) == fingerprinter.of_request(request, [None])
+
+
+@pytest.mark.parametrize(
+    ("signed", "bare"),
+    [
+        ("https://h/a.png?X-Amz-Algorithm=A&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=9&X-Amz-SignedHeaders=host"
+         "&X-Amz-Signature=s&X-Amz-Security-Token=t", "https://h/a.png"),
+        ("https://h/a.png?id=1&X-Tos-Signature=s&X-Tos-Date=d", "https://h/a.png?id=1"),
+        ("https://h/a.png?X-Goog-Signature=s&id=1#x", "https://h/a.png?id=1#x"),
+        ("https://h/a.png?AWSAccessKeyId=k&Expires=1&Signature=s", "https://h/a.png"),
+        ("HTTPS://h/a.png?OSSAccessKeyId=k&Expires=1&Signature=s&security-token=t", "HTTPS://h/a.png"),
+        ("https://h/a.png?GoogleAccessId=k&Expires=1&Signature=s", "https://h/a.png"),
+        ("https://h/a.png?x-oss-signature=s&x-oss-expires=3&x-oss-process=image%2Fresize", "https://h/a.png?x-oss-process=image%2Fresize"),
+        ("https://h/a.png?sv=2&sp=r&se=3&sr=b&sig=abc&id=1", "https://h/a.png?id=1"),
+    ],
+)  # fmt: skip
+def test_signatures_are_no_part_of_a_picture(signed: str, bare: str) -> None:
+    """A URL that is signed anew points at the same picture."""
+    assert strip_signature(signed) == bare
+    first, second = (ARK.of_request(Request((Part(IMAGE, url),)), [None]) for url in (signed, bare))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/a.png?id=2",
+        "https://h/a.png?",
+        "https://h/a.png?x-tos-process=image/resize,w_100",
+        "https://h/a.png?x-oss-process=image/resize",
+        "https://h/a.png?versionId=3",
+        "https://h/a.png?sp=1&st=2",
+        "https://h/a.png?expires=1",
+        "https://h/a.png#?Signature=1",
+        "https://h/a?b=http://x/?Signature=1",
+        "/data/a.png?Signature=1",
+        "data:image/png;base64,AA?Signature=1",
+    ],
+)
+def test_all_else_in_a_url_is_part_of_it(url: str) -> None:
+    """Other parameters name other pictures, those that process a picture above all."""
+    assert strip_signature(url) == url
+
+
+def test_a_text_that_looks_like_a_signed_url_is_text() -> None:
+    """Signatures are taken out of media alone."""
+    signed, bare = (ARK.of_text(f"https://h/a{query}", None, False) for query in ("?Signature=1", ""))
+    assert signed != bare

@@ -1,0 +1,236 @@
+"""Packaging and the two scripts: what a fresh machine gets, and that nothing is installed twice."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import pipeline
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("scripts/run", "scripts/test", ".ci/run")
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "test", "dev"}
+NOT_FOUND = 2
+
+
+def read_project() -> dict[str, Any]:
+    """The `project` table of pyproject.toml."""
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return project
+
+
+def read_requirements() -> list[Requirement]:
+    """Every requirement of the package and its extras, those on the package itself left out."""
+    project = read_project()
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return [found for line in lines if (found := Requirement(line)).name != project["name"]]
+
+
+def read_constraints() -> dict[str, Version]:
+    """Version by canonical name."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    return {canonicalize_name(name): Version(version) for name, version in pins.items()}
+
+
+def test_names_stay() -> None:
+    """Distribution, command and extras have the names that users type."""
+    project = read_project()
+    assert project["name"] == "arkbeam"
+    assert project["scripts"] == {"arkbeam": "pipeline.cli:main"}
+    assert set(project["optional-dependencies"]) == EXTRAS
+
+
+def test_version_is_a_version() -> None:
+    """The one place that holds the version holds a valid one."""
+    assert str(Version(pipeline.__version__)) == pipeline.__version__
+
+
+@pytest.mark.parametrize("requirement", read_requirements(), ids=str)
+def test_requirement_has_a_lower_bound_that_the_pin_meets(requirement: Requirement) -> None:
+    """Each requirement says from which version on it works, and the pinned version is one of those."""
+    assert {specifier.operator for specifier in requirement.specifier} == {">="}
+    assert read_constraints()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_constraints_are_exact_versions_alone() -> None:
+    """Every line pins one distribution; no address, path or editable install is among them."""
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_can_be_run(name: str) -> None:
+    """The scripts have the run bit and their syntax is the shell's."""
+    assert os.access(ROOT / name, os.X_OK)
+    subprocess.run(["sh", "-n", ROOT / name], check=True)
+
+
+def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m pipeline` is the command: it ends with the command's exit code."""
+    cli = type(sys)("pipeline.cli")
+    cli.main = lambda: 3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.cli", cli)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("pipeline", run_name="__main__")
+    assert end.value.code == 3
+
+
+# A Python that is none: it says yes to every version check, copies itself into the venv, and writes down what pip and
+# the command are asked to do. With it the scripts are tested without a network.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+"-c "*print*) echo "${FAKE_VERSION:-3.12}" ;;
+"-m venv --clear "*)
+    for folder in "$@"; do :; done
+    rm -rf "$folder" && mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" && cp "$0" "$folder/bin/arkbeam" ;;
+"-m pip --version") ;;
+"-m pip install "*)
+    for target in "$@"; do :; done
+    echo "install ${target##*/}" >>"$FAKE_LOG"
+    exit "${FAKE_PIP_EXIT:-0}" ;;
+"run "*) echo "$PWD: $*" >>"$FAKE_LOG" ;;
+"-m "*) echo "check $2" >>"$FAKE_LOG"; [ "$2" != "${FAKE_FAILING_CHECK:-}" ] ;;
+esac
+"""
+
+
+class Checkout:
+    """A copy of the scripts in a folder of its own, and the fake Python they find."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "check out"
+        self.log = folder / "log"
+        self.bin = folder / "bin"
+        for name in (*SCRIPTS, "scripts/_env.sh", "pyproject.toml", "constraints.txt"):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.root / name)
+        self.bin.mkdir()
+        self.add_python("python3")
+
+    def add_python(self, name: str) -> Path:
+        """Puts the fake on PATH under a name."""
+        path = self.bin / name
+        path.write_text(FAKE_PYTHON)
+        path.chmod(0o755)
+        return path
+
+    def run(
+        self, script: str, *arguments: str, cwd: Path | None = None, **variables: str
+    ) -> tuple[int, list[str], str]:
+        """Exit code, what the fake was asked to do this time, and what was said on stderr."""
+        self.log.write_text("")
+        # Only what the scripts need is on PATH, so that the machine's own Pythons are not found.
+        for tool in ("sh", "cat", "cksum", "dirname", "mkdir", "cp", "rm", "tr"):
+            link = self.bin / tool
+            if not link.exists():
+                link.symlink_to(shutil.which(tool) or tool)
+        environment = {"PATH": str(self.bin), "FAKE_LOG": str(self.log), **variables}
+        done = subprocess.run(
+            [self.root / script, *arguments],
+            cwd=cwd or self.root.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, self.log.read_text().splitlines(), done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A fresh checkout whose path has a blank in it."""
+    return Checkout(tmp_path)
+
+
+def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
+    """Without a config the demo is run from the checkout's root, after one installation that is announced."""
+    code, did, said = checkout.run("scripts/run", "--set", "quota.rpm=600")
+    assert code == 0
+    assert did == ["install check out[emulator]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
+    assert "making .venv" in said
+    assert "installing arkbeam[emulator]" in said
+
+
+def test_run_takes_a_config_relative_to_the_caller(checkout: Checkout, tmp_path: Path) -> None:
+    """A config is passed on as given, and the command is run where the caller is."""
+    _, did, _ = checkout.run("scripts/run", "my.yaml", "--", "--direct_num_workers=2", cwd=tmp_path)
+    assert did[-1] == f"{tmp_path}: run my.yaml -- --direct_num_workers=2"
+
+
+def test_second_run_installs_nothing(checkout: Checkout) -> None:
+    """A second run goes straight to the command and says nothing."""
+    checkout.run("scripts/run")
+    _, did, said = checkout.run("scripts/run")
+    assert [line for line in did if line.startswith("install")] == []
+    assert said == ""
+
+
+def test_run_has_nothing_to_install_after_test(checkout: Checkout) -> None:
+    """The tests' environment holds what the run needs."""
+    checkout.run("scripts/test")
+    _, did, _ = checkout.run("scripts/run")
+    assert [line for line in did if line.startswith("install")] == []
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
+    """Another line in either file makes the next run install again."""
+    checkout.run("scripts/run")
+    with (checkout.root / name).open("a") as file:
+        file.write("# changed\n")
+    _, did, _ = checkout.run("scripts/run")
+    assert did[0] == "install check out[emulator]"
+
+
+def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
+    """An installation that pip gave up ends the script, leaves no stamp, and is repeated by the next run."""
+    code, did, _ = checkout.run("scripts/run", FAKE_PIP_EXIT="1")
+    assert code != 0
+    assert did == ["install check out[emulator]"]
+    _, did, _ = checkout.run("scripts/run")
+    assert did[0] == "install check out[emulator]"
+
+
+def test_named_python_of_another_version_renews_the_venv(checkout: Checkout) -> None:
+    """PYTHON decides the version: a .venv of another one is made again, one of the same is kept."""
+    checkout.run("scripts/run")
+    other = str(checkout.add_python("other"))
+    kept = checkout.run("scripts/run", PYTHON=other)
+    assert [line for line in kept[1] if line.startswith("install")] == []
+    (checkout.root / ".venv/bin/python").write_text(FAKE_PYTHON.replace("3.12", "3.11"))
+    _, did, said = checkout.run("scripts/run", PYTHON=other)
+    assert did[0] == "install check out[emulator]"
+    assert "making .venv" in said
+
+
+def test_missing_python_is_said(checkout: Checkout) -> None:
+    """Without a Python 3.11 the script stops with one clear line, and so it does when PYTHON names none."""
+    (checkout.bin / "python3").unlink()
+    code, did, said = checkout.run("scripts/run")
+    assert (code, did) == (NOT_FOUND, [])
+    assert "no Python 3.11 or newer on PATH" in said
+    code, did, said = checkout.run("scripts/run", PYTHON="python9")
+    assert (code, did) == (NOT_FOUND, [])
+    assert "PYTHON=python9 is not a Python 3.11 or newer" in said
+
+
+@pytest.mark.parametrize("script", ["scripts/test", ".ci/run"])
+def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> None:
+    """Format, lint, types and tests all run; one that fails makes the exit code 1 and is named at the end."""
+    code, did, said = checkout.run(script, FAKE_FAILING_CHECK="mypy")
+    assert code == 1
+    assert did[1:] == ["check ruff", "check ruff", "check mypy", "check pytest"]
+    assert said.endswith("failed: types\n")
+    assert checkout.run(script)[0] == 0
