@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -35,11 +35,15 @@ is in use by another run; 130 interrupted (what was paid for is kept). Where sev
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML config; see the README for its keys.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config, as in --set quota.rpm=600. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Lay a value over the config, as in --set quota.rpm=600. Repeatable."
+    ),
 ]
 BeamOptions = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[-- BEAM OPTIONS]", help="Options for Apache Beam after --, as in -- --runner=FlinkRunner."),
+    typer.Argument(
+        metavar="[-- BEAM OPTIONS]", help="Options for Apache Beam after --, as in -- --runner=FlinkRunner."
+    ),
 ]
 
 
@@ -69,10 +73,12 @@ def run(
     beam_options: BeamOptions = None,
     settings: Settings = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Send requests again that the service refused for good in an earlier run.")
+        bool,
+        typer.Option("--retry-failed", help="Send requests again that the service refused for good in an earlier run."),
     ] = False,
     publish_partial: Annotated[
-        bool, typer.Option("--publish-partial", help="Publish also when the run stops early; the rest become failure rows.")
+        bool,
+        typer.Option("--publish-partial", help="Publish also when the run stops early; the rest become failure rows."),
     ] = False,
 ) -> None:
     """Embed what the store does not hold yet, and publish the output."""
@@ -109,7 +115,11 @@ def plan(
     job = prepare_job(loaded, retry_failed=retry_failed)
     _print_notes(job.notes)
     totals, spec = plan_job(job, beam_options or []), job.spec
-    out.print(plan_table(totals, estimate(totals, spec.capabilities, rpm=spec.rpm, tpm=spec.tpm, headroom=spec.quota.headroom)))
+    out.print(
+        plan_table(
+            totals, estimate(totals, spec.capabilities, rpm=spec.rpm, tpm=spec.tpm, headroom=spec.quota.headroom)
+        )
+    )
 
 
 @app.command()
@@ -117,7 +127,9 @@ def emulator(
     port: Annotated[int, typer.Option(help="Loopback port; 0 takes a free one.")] = 8080,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option, as in --set rpm=600 or --set faults.error_500=0.05."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option, as in --set rpm=600 or --set faults.error_500=0.05."
+        ),
     ] = None,
 ) -> None:
     """Serve a stand-in for the API on this machine, until Ctrl-C. Options: the keys of the config's emulator section."""
@@ -130,7 +142,7 @@ def emulator(
 @app.command()
 def inspect(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output's folder.")],
-    rows: Annotated[int, typer.Option(help="How many rows to show.")] = 3,
+    rows: Annotated[int, typer.Option(help="How many rows to show.")] = 2,
 ) -> None:
     """Show what an output holds: its run, schema, a few rows, failures by code."""
     from pipeline.report import inspect_output
@@ -143,17 +155,24 @@ def exit_code(note: dict[str, Any], limits: LimitsOptions) -> ExitCode:
     """Return what a run that came to its end exits with."""
     stopped = note["stopped"]
     if stopped is not None:
-        by_kind = {StopKind.INTERRUPTED: ExitCode.INTERRUPTED, StopKind.SERVICE: ExitCode.STOPPED, StopKind.BUDGET: ExitCode.BUDGET}
+        by_kind = {
+            StopKind.INTERRUPTED: ExitCode.INTERRUPTED,
+            StopKind.SERVICE: ExitCode.STOPPED,
+            StopKind.BUDGET: ExitCode.BUDGET,
+        }
         return by_kind.get(StopKind(stopped["kind"]), ExitCode.FAULT)
     return ExitCode.FAILURES if note["failed"] > limits.count_failures_allowed(note["rows"]) else ExitCode.OK
 
 
-def main() -> None:
-    """Run the command line; our errors become one line and an exit code."""
+def main() -> NoReturn:
+    """Run the command line; our errors become one line and an exit code. Never returns."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     try:
         app(standalone_mode=True)
+        _leave(ExitCode.OK)
+    except SystemExit as ending:
+        _leave(ending.code if isinstance(ending.code, int) else ExitCode.OK)
     except ArkbeamError as error:
         err.print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
         err.print(str(error), markup=False, highlight=False)
@@ -173,7 +192,9 @@ def _service(config: Config) -> Iterator[str]:
         try:
             from pipeline.emulator.serve import start_emulator
         except ImportError as error:
-            raise ArkbeamError(f"api.base_url is emulator, which needs the extra: pip install 'arkbeam[emulator]' ({error})") from None
+            raise ArkbeamError(
+                f"api.base_url is emulator, which needs the extra: pip install 'arkbeam[emulator]' ({error})"
+            ) from None
         yield stack.enter_context(start_emulator(config.emulator))
 
 
@@ -207,7 +228,9 @@ def _print_notes(notes: tuple[str, ...]) -> None:
 
 def _print_quota_advice(note: dict[str, Any]) -> None:
     if note["usage_missing"]:
-        err.print(f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted")
+        err.print(
+            f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted"
+        )
 
 
 def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None:
@@ -220,11 +243,13 @@ def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None
     else:
         err.print(f"nothing was published: {output_uri} is as it was", markup=False, highlight=False)
     if code is ExitCode.FAILURES:
-        err.print(f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
+        err.print(
+            f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`"
+        )
 
 
-def _leave(code: int) -> None:
-    """Leave without waiting for the runner's threads, which may still hold a stage."""
+def _leave(code: int) -> NoReturn:
+    """Leave without waiting for the threads of runner and libraries: a stage may hold some, and some die with an abort."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

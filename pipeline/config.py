@@ -8,10 +8,11 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest.options import ManifestOptions
 from pipeline.media import MediaOptions
 from pipeline.pacing.budget import QuotaOptions
+from pipeline.schema import embeddings_schema
 from pipeline.store.layout import StoreOptions
 
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -45,11 +47,18 @@ class Config:
     model: ModelOptions
     store: StoreOptions
     output: OutputOptions
-    api: ApiOptions = ApiOptions()
-    quota: QuotaOptions = QuotaOptions()
-    limits: LimitsOptions = LimitsOptions()
-    media: MediaOptions = MediaOptions()
-    emulator: EmulatorOptions = EmulatorOptions()
+    api: ApiOptions = field(default_factory=ApiOptions)
+    quota: QuotaOptions = field(default_factory=QuotaOptions)
+    limits: LimitsOptions = field(default_factory=LimitsOptions)
+    media: MediaOptions = field(default_factory=MediaOptions)
+    emulator: EmulatorOptions = field(default_factory=EmulatorOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse kept columns that have the name of one of ours."""
+        ours = embeddings_schema(1, pa.struct([])).names
+        for name in self.manifest.keep:
+            if name in ours:
+                raise ConfigError(f"manifest.keep: {name!r} is a column of the output already; rename the manifest's")
 
     @property
     def starts_emulator(self) -> bool:
@@ -113,7 +122,7 @@ def list_keys() -> list[str]:
 
 def _walk_keys(section: type, prefix: str) -> typing.Iterator[str]:
     for name, kind in typing.get_type_hints(section).items():
-        inner = _section_of(kind)
+        inner = section_of(kind)
         if inner is None:
             yield prefix + name
         else:
@@ -141,12 +150,12 @@ def _check_keys(raw: Mapping[Any, Any], section: type, prefix: str) -> None:
     for key, value in raw.items():
         if key not in hints:
             raise ConfigError(_unknown(f"{prefix}{key}", [prefix + name for name in hints]))
-        inner = _section_of(hints[key])
+        inner = section_of(hints[key])
         if inner is not None and isinstance(value, dict):
             _check_keys(value, inner, f"{prefix}{key}.")
 
 
-def _section_of(kind: Any) -> type | None:
+def section_of(kind: Any) -> type | None:
     """Return the dataclass that a field holds, looking through `X | None`."""
     if isinstance(kind, types.UnionType):
         kinds = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
@@ -163,7 +172,9 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(step) for step in problem["loc"] if not str(step).startswith(("function", "union", "tuple[", "str")))
+    key = ".".join(
+        str(step) for step in problem["loc"] if not str(step).startswith(("function", "union", "tuple[", "str"))
+    )
     if problem["type"] in ("missing", "missing_argument"):
         return f"{key} is missing from the config"
     return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {str(problem['input'])[:80]!r}"

@@ -13,7 +13,8 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.ark.client import ArkClient, read_api_key
 from pipeline.ark.wire import REQUEST_BYTES_MAX, encode_request
-from pipeline.engine.core import Engine, EngineOptions, Item
+from pipeline.engine.core import Engine, EngineOptions
+from pipeline.engine.items import Item
 from pipeline.engine.outcomes import LaneReport, Sink
 from pipeline.engine.recorder import Recorder, StoreTarget
 from pipeline.engine.registry import get_engine
@@ -93,7 +94,7 @@ def _make_engine(spec: RunSpec) -> Engine:
     return Engine(
         EngineOptions(limits, spec.dimensions, stand_in, store.flush_rows, store.flush_s),
         lambda: ArkClient(spec.api, api_key, connections_max=limits.requests_in_flight),
-        lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom, now_s),
+        lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s),
         recorder,
     )
 
@@ -186,7 +187,9 @@ def _read_rows(block: Block, spec: RunSpec, done: set[bytes]) -> Iterator[list[_
 def _encode(rows: Sequence[_Row], spec: RunSpec, sink: Sink, pool: ThreadPoolExecutor) -> Iterator[Item]:
     """Turn rows into requests as they are sent. A medium that can't be had is a failure, and nothing is sent."""
     with_media = any(row.staged.request.modality is not Modality.TEXT for row in rows)
-    encoded = pool.map(lambda row: _encode_row(row, spec), rows) if with_media else (_encode_row(row, spec) for row in rows)
+    encoded = (
+        pool.map(lambda row: _encode_row(row, spec), rows) if with_media else (_encode_row(row, spec) for row in rows)
+    )
     for row, result in zip(rows, encoded, strict=True):
         if isinstance(result, Failure):
             sink.add(1)
@@ -200,11 +203,17 @@ def _encode_row(row: _Row, spec: RunSpec) -> Item | Failure:
     request = row.staged.request
     parts = []
     for part, version in zip(request.parts, row.staged.versions, strict=True):
-        value = part.value if part.modality is Modality.TEXT else resolve(part.value, part.modality, version, spec.reading.media)
+        value = (
+            part.value
+            if part.modality is Modality.TEXT
+            else resolve(part.value, part.modality, version, spec.reading.media)
+        )
         if isinstance(value, Failure):
             return value
         parts.append(Part(part.modality, value))
     body = encode_request(type(request)(tuple(parts), request.instructions, request.sparse), spec.wire)
     if len(body) > REQUEST_BYTES_MAX:
-        return Failure("request_too_large", f"the request has {len(body):,} bytes; the service takes {REQUEST_BYTES_MAX:,}")
+        return Failure(
+            "request_too_large", f"the request has {len(body):,} bytes; the service takes {REQUEST_BYTES_MAX:,}"
+        )
     return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens))

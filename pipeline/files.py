@@ -29,7 +29,7 @@ def storage_errors(doing: str, uri: str) -> Iterator[None]:
         yield
     except ArkbeamError:
         raise
-    except Exception as error:  # each backend has errors of its own: botocore's, aiohttp's, google's
+    except Exception as error:
         raise StoreError(f"cannot {doing} {redact(uri)}: {type(error).__name__}: {redact(str(error))}") from error
 
 

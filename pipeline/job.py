@@ -100,7 +100,9 @@ def prepare_job(
         publish_partial=publish_partial,
         config=describe_config(config),
     )
-    return Job(spec, tuple(shards), (*capabilities.notes, *_quota_notes(config, rpm, tpm, capabilities.rpm, capabilities.tpm)))
+    return Job(
+        spec, tuple(shards), (*capabilities.notes, *_quota_notes(config, rpm, tpm, capabilities.rpm, capabilities.tpm))
+    )
 
 
 def _find_service(config: Config, base_url: str) -> ServiceKind:
@@ -133,7 +135,8 @@ def run_job(job: Job, beam_arguments: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises: OutputInUse before anything is sent; ConfigError without an API key; StoreError; KeyboardInterrupt.
     """
-    spec = job.spec
+    spec = replace(job.spec, processes=_count_processes(beam_arguments, job.spec.quota.lanes))
+    job = replace(job, spec=spec)
     if spec.needs_key:
         read_api_key(spec.api.api_key_env)
     with claim_output(spec.output_uri, spec.run, _stop_when_lost):
@@ -153,17 +156,18 @@ def build_pipeline(pipeline: beam.Pipeline, job: Job) -> None:
     spec = job.spec
     planned, summaries = _plan(pipeline, job)
     bought = planned.buyers | "Deal" >> DealLanes(spec) | "Embed" >> EmbedLanes(spec)
-    settled = {"waiting": planned.waiting, "bought": bought.bought, "refused": bought.refused} | "Settle" >> SettleRows()
-    _ = (
-        Settled(
-            refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
-            failed=(planned.refused, settled.failed) | "Failed" >> beam.Flatten(),
-            summaries=summaries,
-            totals=planned.totals | "Totals" >> SumTotals(),
-            reports=bought.reports,
-        )
-        | "Publish" >> Publish(spec)
-    )
+    settled = {
+        "waiting": planned.waiting,
+        "bought": bought.bought,
+        "refused": bought.refused,
+    } | "Settle" >> SettleRows()
+    _ = Settled(
+        refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
+        failed=(planned.refused, settled.failed) | "Failed" >> beam.Flatten(),
+        summaries=summaries,
+        totals=planned.totals | "Totals" >> SumTotals(),
+        reports=bought.reports,
+    ) | "Publish" >> Publish(spec)
 
 
 def _plan(pipeline: beam.Pipeline, job: Job) -> tuple[Any, beam.PCollection[ShardSummary]]:
@@ -201,6 +205,12 @@ def _unwrap(error: BaseException) -> ArkbeamError:
             return cause
         cause = cause.__cause__ or cause.__context__
     return StoreError(f"the pipeline failed: {error}")
+
+
+def _count_processes(beam_arguments: Sequence[str], lanes: int) -> int:
+    """Return how many processes may run lanes at once: one in process, elsewhere as many as there are lanes."""
+    spread = ("--runner", "--direct_running_mode=multi_processing")
+    return lanes if any(argument.startswith(spread) for argument in beam_arguments) else 1
 
 
 def _clear_dead_runs(spec: RunSpec) -> None:

@@ -54,8 +54,8 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
     fields = [
         f"{done:,}/{counts.expected:,}",
         f"{items_per_s:,.1f} items/s",
-        f"{items_per_s * 60 / status.rpm:.0%} of rpm, {tokens_per_s * 60 / status.tpm:.0%} of tpm "
-        f"({tokens_per_s * 60:,.0f} tokens/min)",
+        f"{items_per_s * 60 / status.rpm:.0%} of rpm",
+        f"{tokens_per_s * 60 / status.tpm:.0%} of tpm ({tokens_per_s * 60:,.0f} tokens/min)",
         f"{counts.refused:,} refused, {counts.retries:,} retries, {counts.failed:,} failed",
         f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities):,.4f} CNY",
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",

@@ -15,7 +15,7 @@ from pipeline.planning import Estimate, PlanTotals
 from pipeline.publishing import embeddings, failures
 from pipeline.publishing.commit import RUN_NOTE, SUCCESS
 
-_CELL_CHARS_MAX = 60
+_CELL_CHARS_MAX = 40
 
 
 def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
@@ -63,10 +63,7 @@ def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
     yield summary_table(orjson.loads(read_bytes(join(output_uri, RUN_NOTE))))
     parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
     if parts:
-        head = _read_head(parts[0], rows_max)
-        yield _schema_table(head.schema)
-        if head.num_rows:
-            yield _rows_table(head)
+        yield _rows_table(_read_head(parts[0], rows_max))
     yield _codes_table(list_files(join(output_uri, failures.FOLDER), ".parquet"))
 
 
@@ -87,18 +84,19 @@ def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _schema_table(schema: pa.Schema) -> Table:
-    table = Table("column", "type", title="embeddings", title_justify="left")
-    for field in schema:
-        table.add_row(field.name, str(field.type))
-    return table
-
-
 def _rows_table(rows: pa.Table) -> Table:
-    table = Table(*rows.column_names, title=f"the first {rows.num_rows} rows", title_justify="left")
-    for row in rows.to_pylist():
-        table.add_row(*(_shorten(value) for value in row.values()))
+    """Lay out the schema with some rows beside it: one line for each column, since there are more columns than rows."""
+    heads = [f"row {number}" for number in range(1, rows.num_rows + 1)]
+    table = Table("column", "type", *heads, title="embeddings", title_justify="left")
+    for field, values in zip(rows.schema, rows.columns, strict=True):
+        table.add_row(field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist()))
     return table
+
+
+def _name_type(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.value_type}[{kind.list_size}]"
+    return str(kind).replace("element: ", "")
 
 
 def _codes_table(uris: Sequence[str]) -> Table:
@@ -116,9 +114,8 @@ def _codes_table(uris: Sequence[str]) -> Table:
 def _read_head(uri: str, rows_max: int) -> pa.Table:
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
-        batches = pq.ParquetFile(file).iter_batches(batch_size=max(1, rows_max))
         reader = pq.ParquetFile(file)
-        first = next(batches, None)
+        first = next(reader.iter_batches(batch_size=max(1, rows_max)), None)
         return pa.Table.from_batches([first] if first is not None else [], reader.schema_arrow).slice(0, rows_max)
 
 
@@ -132,7 +129,7 @@ def _shorten(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list) and len(value) > 3:
-        return f"{value[:3]} … {len(value)} values"[:_CELL_CHARS_MAX]
+        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value[:3]) + ", …"
     if isinstance(value, dict) and isinstance(value.get("indices"), list):
         return f"{len(value['indices'])} active"
     text = PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value)

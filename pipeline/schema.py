@@ -188,7 +188,9 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     vector_columns = [path for name, paths in vectors.items() if name in schema.names for path in paths]
     repeated = [name for name in ("manifest", "model", "kind", "code", "outcome", "run") if name in schema.names]
     scalars = [
-        field.name for field in schema if not pa.types.is_nested(field.type) and not pa.types.is_large_binary(field.type)
+        field.name
+        for field in schema
+        if not pa.types.is_nested(field.type) and not pa.types.is_large_binary(field.type)
     ]
     return {
         "compression": "zstd",

@@ -19,7 +19,10 @@ PART_ROWS = 16_384  # of a published file
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run. `rpm` and `tpm` are the limits in force; `config` is what `run.json` repeats of the config."""
+    """One run. `rpm` and `tpm` are the limits in force; `config` is what `run.json` repeats of the config.
+
+    `processes` is how many may send at once: each paces itself at its share of the quota.
+    """
 
     run: str
     started_s: float
@@ -41,3 +44,4 @@ class RunSpec:
     retry_failed: bool
     publish_partial: bool
     config: dict[str, Any]
+    processes: int = 1

@@ -363,13 +363,13 @@ VISITS = (
 
 
 def more_bytes() -> bytes:
-    """A second, small manifest as CSV: what visitors ask. It has no tags, since a CSV cell holds no list."""
+    """A second, small manifest as CSV: what visitors ask. It has no prices and no tags, since CSV knows text alone."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("id", "text", "image", "title", "lang", "price"))
+    writer.writerow(("id", "text", "image", "title", "lang"))
     for number, (en_title, en, zh_title, zh) in enumerate(VISITS):
-        writer.writerow((f"visit-{number:02}-en", en, "", en_title, "en", 0.0))
-        writer.writerow((f"visit-{number:02}-zh", zh, "", zh_title, "zh", 0.0))
+        writer.writerow((f"visit-{number:02}-en", en, "", en_title, "en"))
+        writer.writerow((f"visit-{number:02}-zh", zh, "", zh_title, "zh"))
     return file.getvalue().encode()
 
 

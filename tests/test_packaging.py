@@ -79,7 +79,7 @@ def test_script_can_be_run(name: str) -> None:
 def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -m pipeline` is the command: it ends with the command's exit code."""
     cli = type(sys)("pipeline.cli")
-    cli.main = lambda: 3  # type: ignore[attr-defined]
+    cli.main = lambda: sys.exit(3)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipeline.cli", cli)
     with pytest.raises(SystemExit) as end:
         runpy.run_module("pipeline", run_name="__main__")

@@ -8,7 +8,8 @@ import hmac
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -20,10 +21,20 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from pipeline.ark.models import Capabilities
-from pipeline.emulator.contract import BODY_BYTES_MAX, hash_content, parse_request
+from pipeline.emulator.asgi import (
+    STAND_IN_HEADER,
+    Headers,
+    StandInMiddleware,
+    find_header,
+    read_body,
+    send_body,
+    send_half,
+    wait_for_disconnect,
+)
+from pipeline.emulator.contract import hash_content, parse_request
 from pipeline.emulator.faults import Fault, FaultChooser
 from pipeline.emulator.ledger import Ledger
 from pipeline.emulator.options import EmulatorOptions
@@ -45,14 +56,12 @@ from pipeline.records import Usage
 API_PATH = "/api/v3"
 EMBEDDINGS_PATH = f"{API_PATH}/embeddings/multimodal"
 STATS_PATH = "/emulator/stats"
-STAND_IN_HEADER = (b"x-arkbeam-stand-in", b"1")
 
-_INLINE_BYTES_MAX = 100_000
+_INLINE_BYTES_MAX = 20_000
 """Larger bodies are worked on in a thread, so that they don't hold up the others."""
 
 _CLIENT_ID_BYTES_MAX = 256
 
-Headers = list[tuple[bytes, bytes]]
 ResetConnection = Callable[[Scope], None]
 
 _LIMIT_CODES = {
@@ -62,11 +71,20 @@ _LIMIT_CODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A request that was let in: what it costs, and the fault that awaits it, if any."""
+class Job:
+    """A request that keeps to the contract: what it costs, the hash of what it means, and whether it is much work."""
 
     request: EmbeddingRequest
     usage: Usage
+    content_hash: bytes
+    large: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A job that was let in, and the fault that awaits it, if any."""
+
+    job: Job
     fault: Fault | None
 
 
@@ -99,12 +117,12 @@ class Emulator:
         now_s = self._clock()
         request_id = make_request_id(int(now_s * 1000))
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
-        if client_id := _find_header(scope, b"x-client-request-id"):
+        if client_id := find_header(scope, b"x-client-request-id"):
             headers.append((b"x-client-request-id", client_id[:_CLIENT_ID_BYTES_MAX]))
         with self.ledger.receive(now_s):
             outcome = await self._decide(scope, receive)
             if isinstance(outcome, ErrorReply):
-                await _send(send, outcome.status, headers + _retry_after(outcome), outcome.to_bytes(request_id))
+                await send_body(send, outcome.status, headers + _retry_after(outcome), outcome.to_bytes(request_id))
                 return
             if self.options.latency_ms or self.options.jitter_ms:
                 jitter_ms = self.options.jitter_ms * self._jitter_random.random()
@@ -115,37 +133,35 @@ class Emulator:
         """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
         try:
             self._authorize(scope)
-            body = await _read_body(scope, receive)
-            if len(body) <= _INLINE_BYTES_MAX:
-                request, usage = self._read(body)
-            else:
-                request, usage = await asyncio.to_thread(self._read, body)
+            body = await read_body(scope, receive)
+            large = len(body) > _INLINE_BYTES_MAX
+            job = await asyncio.to_thread(self._read, body, large) if large else self._read(body, large)
         except Refused as refused:
             self.ledger.rejected += 1
             if self.options.refusals_count and refused.reply.status == 400:
                 self._meter.add(1, 0, self._clock())
             return refused.reply
-        return self._admit(request, usage, self._clock())
+        return self._admit(job, self._clock())
 
     def _authorize(self, scope: Scope) -> None:
-        sent = _find_header(scope, b"authorization") or b""
+        sent = find_header(scope, b"authorization") or b""
         scheme, _, key = sent.partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
             raise refuse("AuthenticationError")
         if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
             raise refuse("AuthenticationError")
 
-    def _read(self, body: bytes) -> tuple[EmbeddingRequest, Usage]:
+    def _read(self, body: bytes, large: bool) -> Job:
         request, caps = parse_request(body, self.options.endpoints)
         usage = count_usage(request, caps.context_tokens)
         _check_context(usage, caps)
         poison = self.options.poison
         if poison and any(isinstance(part, TextPart) and poison in part.text for part in request.parts):
             raise refuse("SensitiveContentDetected", "input")
-        return request, usage
+        return Job(request, usage, hash_content(request), large)
 
-    def _admit(self, request: EmbeddingRequest, usage: Usage, now_s: float) -> Admitted | ErrorReply:
-        options, tokens = self.options, usage.total_tokens or 0
+    def _admit(self, job: Job, now_s: float) -> Admitted | ErrorReply:
+        options, tokens = self.options, job.usage.total_tokens or 0
         if options.stop_after is not None and self.ledger.paid >= options.stop_after:
             self.ledger.refuse(now_s)
             return ErrorReply(options.stop_code)
@@ -162,8 +178,8 @@ class Emulator:
             self._meter.add(1, 0, now_s)
         else:
             self._meter.add(1, tokens, now_s)
-            self.ledger.bill(usage, hash_content(request), now_s)
-        return self._fail_at_once(fault) or Admitted(request, usage, fault)
+            self.ledger.bill(job.usage, job.content_hash, now_s)
+        return self._fail_at_once(fault) or Admitted(job, fault)
 
     def _fail_at_once(self, fault: Fault | None) -> ErrorReply | None:
         if fault is Fault.RATE_429:
@@ -177,21 +193,21 @@ class Emulator:
     ) -> None:
         match admitted.fault:
             case Fault.ERROR_500:
-                await _send(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
+                await send_body(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
             case Fault.RESET:
                 if self._reset_connection is None:
                     raise RuntimeError("the fault `reset` needs a server that can break connections: use serve()")
                 self._reset_connection(scope)
-                await _wait_for_disconnect(receive)
+                await wait_for_disconnect(receive)
             case Fault.HANG:
-                await _wait_for_disconnect(receive)
+                await wait_for_disconnect(receive)
             case Fault.TRUNCATED:
-                await _send_half(send, headers, await self._make_result(admitted, request_id))
+                await send_half(send, headers, await self._make_result(admitted, request_id))
             case Fault.BROKEN_JSON:
                 body = await self._make_result(admitted, request_id)
-                await _send(send, 200, headers, body[: len(body) // 2])
+                await send_body(send, 200, headers, body[: len(body) // 2])
             case None | Fault.WRONG_LENGTH | Fault.NAN:
-                await _send(send, 200, headers, await self._make_result(admitted, request_id))
+                await send_body(send, 200, headers, await self._make_result(admitted, request_id))
             case Fault.RATE_429 | Fault.RATE_429_RETRY_AFTER | Fault.OVERLOAD_429:
                 raise AssertionError("answered on admission")
             case _:
@@ -199,14 +215,13 @@ class Emulator:
 
     async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
         created_s = int(self._clock())
-        texts = sum(len(part.text) for part in admitted.request.parts if isinstance(part, TextPart))
-        if texts <= _INLINE_BYTES_MAX:
-            return _encode(admitted, request_id, created_s)
-        return await asyncio.to_thread(_encode, admitted, request_id, created_s)
+        if admitted.job.large:
+            return await asyncio.to_thread(_encode, admitted, request_id, created_s)
+        return _encode(admitted, request_id, created_s)
 
 
 def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
-    request = admitted.request
+    request = admitted.job.request
     vector = embed_parts(request.parts, request.dimensions, request.instructions)
     if admitted.fault is Fault.WRONG_LENGTH:
         vector = vector[:-1]
@@ -218,7 +233,7 @@ def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
         model=request.model,
         embedding=encode_vector(vector, request.encoding_format),
         sparse=embed_sparse(request.parts) if request.sparse else None,
-        usage=admitted.usage,
+        usage=admitted.job.usage,
     )
 
 
@@ -237,84 +252,32 @@ def _expected_authorization(api_key_env: str | None) -> bytes | None:
     return key.encode()
 
 
-def _find_header(scope: Scope, name: bytes) -> bytes | None:
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
-
-
-async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read a whole body, within the bound. The server discards what is left of a longer one. Raises Refused."""
-    too_long = refuse("InvalidParameter", "body", f"the request body has more than {BODY_BYTES_MAX} bytes")
-    declared = _find_header(scope, b"content-length")
-    if declared is not None and int(declared) > BODY_BYTES_MAX:
-        raise too_long
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise refuse("InvalidParameter", "body", "the client left before its body was complete")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > BODY_BYTES_MAX:
-            raise too_long
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def _retry_after(reply: ErrorReply) -> Headers:
     return [] if reply.retry_after_s is None else [(b"retry-after", str(reply.retry_after_s).encode())]
-
-
-async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _send_half(send: Send, headers: Headers, body: bytes) -> None:
-    """Promise a whole body and send half: the server closes the connection of an answer that stays incomplete."""
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-
-
-class StandInMiddleware:
-    """Says on every response that this is no real service."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self._app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass everything on, with one more header on the response."""
-
-        def send_marked(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), STAND_IN_HEADER]
-            return send(message)
-
-        return self._app(scope, receive, send_marked)
 
 
 def _json(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-async def _answer_http_error(_request: Request, error: Exception) -> Response:
-    code = "MethodNotAllowed" if isinstance(error, HTTPException) and error.status_code == 405 else "NotFound"
+def _error(reply: ErrorReply) -> Response:
     request_id = make_request_id(int(time.time() * 1000))
-    reply = ErrorReply(code, detail=_request.url.path)
-    return Response(
-        reply.to_bytes(request_id), reply.status, {"x-request-id": request_id}, media_type="application/json"
-    )
+    response = Response(reply.to_bytes(request_id), reply.status, media_type="application/json")
+    response.headers["x-request-id"] = request_id
+    return response
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    code = "MethodNotAllowed" if isinstance(error, HTTPException) and error.status_code == 405 else "NotFound"
+    return _error(ErrorReply(code, detail=request.url.path))
+
+
+async def _answer_defect(_request: Request, error: Exception) -> Response:
+    """Say that the 500 is no fault on purpose: the server keeps no log. The middleware below does not see it."""
+    traceback.print_exception(error)
+    response = _error(ErrorReply("InternalServiceError", detail=f" This is a defect of the stand-in: {error!r}."))
+    response.raw_headers.append(STAND_IN_HEADER)
+    return response
 
 
 def make_app(
@@ -340,5 +303,5 @@ def make_app(
     return Starlette(
         routes=routes,
         middleware=[Middleware(StandInMiddleware)],
-        exception_handlers={HTTPException: _answer_http_error},
+        exception_handlers={HTTPException: _answer_http_error, Exception: _answer_defect},
     )

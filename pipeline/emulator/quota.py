@@ -40,6 +40,8 @@ class QuotaMeter:
 
     def add(self, requests: int, tokens: int, now_s: float) -> None:
         """Count requests and tokens at this moment."""
+        if self._rpm == self._tpm == math.inf:
+            return  # nothing to remember them for
         self._entries.append((now_s, requests, tokens))
         self._requests += requests
         self._tokens += tokens

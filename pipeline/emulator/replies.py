@@ -47,7 +47,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "ServerOverloaded": (429, "The service is currently overloaded. Try again later."),
     "QuotaExceeded": (429, "Your account has exhausted its free quota of the model."),
     "SetLimitExceeded": (429, "Your account has reached the set inference limit of the model."),
-    "InternalServiceError": (500, "The service encountered an unexpected internal error."),
+    "InternalServiceError": (500, "The service encountered an unexpected internal error.{detail}"),
 }
 """Code → status and wording. `{param}` and `{detail}` are filled in."""
 

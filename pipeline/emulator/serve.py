@@ -89,6 +89,8 @@ def base_url(listener: socket.socket) -> str:
 def make_banner(options: EmulatorOptions, url: str) -> str:
     """What people see first: that this is no real service, where it listens, and what it was told."""
     told = {key: value for key, value in write_options(options).items() if value != _DEFAULTS[key]}
+    if "faults" in told:
+        told["faults"] = {fault: share for fault, share in told["faults"].items() if share}
     return (
         "arkbeam emulator: a STAND-IN for the Ark multimodal embeddings API. Its vectors are made up.\n"
         f"base_url {url}   stats {url.removesuffix(API_PATH)}{STATS_PATH}\n"

@@ -47,6 +47,7 @@ _INSTRUCTION_SHARE = 0.25
 _SIGNATURE_SHARE = 0.1
 _SIGNATURE_ROWS = 4
 _CACHED_CHARS_MAX = 4_096
+_TEXT_CHARS_MAX = 1_000_000  # what follows shows in the signature alone
 
 _CJK_FIRST = 0x2E80
 _WORD = re.compile(r"[^\W_\u2e80-\U0010ffff]+")
@@ -147,7 +148,7 @@ def _embed_instructions(instructions: str, width: int) -> Float64s:
 
 
 def _embed_text(text: str, width: int) -> Float32s:
-    heavy, light = hash_features(text.lower())
+    heavy, light = hash_features(text[:_TEXT_CHARS_MAX].lower())
     return _WORD_WEIGHT * _sum_rows(heavy, width) + _sum_rows(light, width)
 
 

@@ -12,38 +12,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pipeline.ark.client import ArkClient, new_client_request_id
-from pipeline.ark.errors import Action, ApiError, Pressure
-from pipeline.ark.wire import Reply
+from pipeline.ark.errors import Action, ApiError
+from pipeline.engine.books import Books
+from pipeline.engine.items import Item, Room, Tracked
 from pipeline.engine.options import LimitsOptions
-from pipeline.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
+from pipeline.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
 from pipeline.engine.recorder import Recorder
 from pipeline.errors import ArkbeamError
-from pipeline.pacing.budget import EstimateRatio, Pacer, QuotaUse
-from pipeline.pacing.retry import RetryPolicy, Tries, backoff_s, next_wait_s
-from pipeline.records import Failure, Modality
-from pipeline.store.events import Event, EventKind
-from pipeline.store.segments import Attempt, Bought
+from pipeline.pacing.budget import Pacer, QuotaUse
+from pipeline.pacing.retry import RetryPolicy, next_wait_s
+from pipeline.records import Failure
+from pipeline.store.segments import Bought
 
-ITEMS_MAX = 2048  # submitted and not yet settled, a process
 _STOP_CHECK_S = 0.2  # the longest sleep that a stop can't cut short
 _IDLE_CHECK_S = 0.02
 _FLUSHES_MAX = 2
-
-
-@dataclass(slots=True)
-class Item:
-    """One request on its way: `estimate` in tokens, `body` as it is sent."""
-
-    fingerprint: bytes
-    body: bytes
-    modality: Modality
-    sparse: bool
-    estimate: float
-    tries: Tries = Tries()
-    first_sent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,50 +41,6 @@ class EngineOptions:
     stand_in: bool
     flush_rows: int
     flush_s: float
-
-
-@dataclass(slots=True)
-class _Tracked:
-    """An item with the lane that waits for it."""
-
-    item: Item
-    sink: Sink
-
-
-@dataclass(slots=True)
-class _Room:
-    """The bound on what is submitted and not yet settled, in items and bytes."""
-
-    bytes_max: int
-    items: int = 0
-    bytes: int = 0
-    stopped: bool = False
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def enter(self, items: int, size: int) -> bool:
-        """Wait until there is room; one batch always fits an empty engine. False when the engine stops."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.stopped or self._fits(items, size))
-            if self.stopped:
-                return False
-            self.items += items
-            self.bytes += size
-            return True
-
-    def leave(self, size: int) -> None:
-        with self._changed:
-            self.items -= 1
-            self.bytes -= size
-            if self.items <= ITEMS_MAX // 2:  # not for every item: waking the lane's thread costs more than a request
-                self._changed.notify()
-
-    def close(self) -> None:
-        with self._changed:
-            self.stopped = True
-            self._changed.notify_all()
-
-    def _fits(self, items: int, size: int) -> bool:
-        return self.items == 0 or (self.items + items <= ITEMS_MAX and self.bytes + size <= self.bytes_max)
 
 
 class Engine:
@@ -117,14 +59,13 @@ class Engine:
         self._random = random.Random()
         self._make_client = make_client
         self._pacer = make_pacer(time.monotonic())
-        self._ratios = {modality: EstimateRatio() for modality in Modality}
-        self._room = _Room(options.limits.bytes_in_flight)
-        self._fresh: deque[_Tracked] = deque()
-        self._again: deque[_Tracked] = deque()
-        self._waiting: dict[int, tuple[asyncio.TimerHandle, _Tracked]] = {}
-        self._failed_in_a_row = 0
+        self._books = Books(self._pacer, recorder, self._policy, self._random)
+        self._room = Room(options.limits.bytes_in_flight)
+        self._fresh: deque[Tracked] = deque()
+        self._again: deque[Tracked] = deque()
+        self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._in_flight = 0
-        self._counts = Counts()
+        self._abandoned = 0
         self._started_s: float | None = None
         self._stop: Stop | None = None
         self._fault: ArkbeamError | None = None
@@ -139,14 +80,14 @@ class Engine:
 
     def expect(self, items: int) -> None:
         """Say how many items a lane is going to submit, for the progress display."""
-        self._counts.expected += items
+        self._books.counts.expected += items
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
         """Hand over a batch; waits while the engine is full. False when the run stops and nothing was taken."""
         if not self._room.enter(len(items), sum(len(item.body) for item in items)):
             return False
         sink.add(len(items))
-        tracked = [_Tracked(item, sink) for item in items]
+        tracked = [Tracked(item, sink) for item in items]
         if not self._call(self._accept, tracked):
             self._drop(tracked)
         return True
@@ -169,15 +110,15 @@ class Engine:
         now_s = time.monotonic()
         seconds = now_s - self._started_s if self._started_s is not None else 0.0
         paused_s = max(0.0, self._pacer.paused_until_s - now_s)
-        counts = replace(self._counts)
+        counts = replace(self._books.counts)
         return Status(counts, self._in_flight, paused_s, self._pacer.rpm, self._pacer.tpm, seconds, self._stop)
 
     def close(self) -> None:
         """End the thread. What is open is cancelled, what is bought is flushed."""
-        self._call(lambda: self._quit.set())
+        self._call(self._leave_loop)
         self._thread.join(timeout=self._options.limits.drain_s)
         self._flush_pool.shutdown(wait=True)
-        self._recorder.close(complete=self._fault is None and self._in_flight == 0)
+        self._recorder.close(complete=self._fault is None and self._abandoned == 0)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> bool:
         """Run a function in the loop's thread; False when the loop has ended."""
@@ -188,6 +129,9 @@ class Engine:
         return True
 
     # The loop's thread.
+
+    def _leave_loop(self) -> None:
+        self._quit.set()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -211,7 +155,7 @@ class Engine:
             await asyncio.gather(*self._flushing, return_exceptions=True)
             await self._client.aclose()
 
-    def _accept(self, tracked: list[_Tracked]) -> None:
+    def _accept(self, tracked: list[Tracked]) -> None:
         if self._stop is not None:
             self._drop(tracked)
             return
@@ -232,15 +176,15 @@ class Engine:
             except asyncio.CancelledError:
                 self._drop([tracked])
                 raise
-            except Exception as error:  # a fault of ours must end the run, not one worker
+            except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not one worker
                 self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
             while len(self._flushing) > _FLUSHES_MAX:  # the store is slower than the service: hold no more
                 await asyncio.wait(self._flushing, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _try(self, tracked: _Tracked) -> None:
+    async def _try(self, tracked: Tracked) -> None:
         """Send one request once. Raises ApiError as the client does."""
-        item, counts = tracked.item, tracked.sink.counts
-        estimate = self._ratios[item.modality].correct(item.estimate)
+        item, books = tracked.item, self._books
+        estimate = books.estimate(tracked)
         if not await self._admit(estimate):
             self._drop([tracked])
             return
@@ -248,12 +192,8 @@ class Engine:
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
         client_id = new_client_request_id(time.time(), self._random)
-        self._recorder.sent(client_id, item.fingerprint)
-        for sums in (counts, self._counts):
-            sums.sent += 1
-            sums.retries += item.tries.total > 0
+        attempt = books.begin(tracked, client_id)
         self._in_flight += 1
-        attempt = Attempt(item.fingerprint, client_id, item.tries.total + 1, 0.0)
         try:
             reply = await self._client.embed(
                 item.body,
@@ -263,13 +203,17 @@ class Engine:
                 sparse=item.sparse,
             )
         except ApiError as error:
-            self._book_error(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000), error, estimate)
+            now_s = time.monotonic()
+            books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
+            raise
+        except asyncio.CancelledError:
+            self._abandoned += 1  # it may be billed: the journal is kept for the next run
             raise
         finally:
             self._in_flight -= 1
         now_s = time.monotonic()
-        self._settle_tokens(item, estimate, reply.usage.total_tokens, now_s)
-        self._keep(tracked, Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply))
+        bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
+        self._settle_reply(tracked, bought, estimate, now_s)
 
     async def _admit(self, tokens: float) -> bool:
         """Wait for both budgets, in order of arrival; False when the run stops meanwhile."""
@@ -283,59 +227,22 @@ class Engine:
                 await asyncio.sleep(min(wait_s, _STOP_CHECK_S))
             return False
 
-    def _keep(self, tracked: _Tracked, bought: Bought) -> None:
-        """Put a result into the open buffer; a stand-in where a real service is meant, or the reverse, stops the run."""
-        reply = bought.reply
-        self._count_usage(tracked, reply)
-        if reply.stand_in != self._options.stand_in:
-            self._reject_service(tracked, bought)
+    def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
+        """Keep a result; a stand-in's where a real service is meant, or the reverse, stops the run."""
+        if bought.reply.stand_in == self._options.stand_in:
+            self._books.keep(tracked, bought, estimate, now_s)
+            self._room.leave(len(tracked.item.body))
+            if self._recorder.rows >= self._options.flush_rows:
+                self._flush_soon()
             return
-        self._failed_in_a_row = 0
-        self._recorder.bought(bought, tracked.sink)
-        for sums in (tracked.sink.counts, self._counts):
-            sums.bought += 1
-        self._room.leave(len(tracked.item.body))
-        if self._recorder.rows >= self._options.flush_rows:
-            self._flush_soon()
-
-    def _reject_service(self, tracked: _Tracked, bought: Bought) -> None:
-        answered, meant = ("a stand-in", "a real service") if bought.reply.stand_in else ("a real service", "a stand-in")
-        failure = Failure("wrong_service", f"{answered} answered where {meant} was expected")
-        self._recorder.event(_event(EventKind.UNUSABLE, bought.attempt, failure, bought.reply))
+        kinds = ("a stand-in", "a real service")
+        answered, meant = kinds if bought.reply.stand_in else reversed(kinds)
+        failure = Failure("wrong_service", f"{answered} answered where {meant} was expected: check api.base_url")
+        self._books.refuse_reply(tracked, bought, failure, estimate, now_s)
         self._drop([tracked])
-        hint = "check api.base_url"
-        self._begin_stop(Stop(StopKind.SERVICE, failure.code, f"{failure.message}: {hint}"))
+        self._begin_stop(Stop(StopKind.SERVICE, failure.code, failure.message))
 
-    def _book_error(self, tracked: _Tracked, attempt: Attempt, error: ApiError, estimate: float) -> None:
-        """Book what a failed request cost, in tokens and in pace."""
-        now_s = time.monotonic()
-        refused = error.pressure is not Pressure.NONE
-        for sums in (tracked.sink.counts, self._counts):
-            sums.refused += refused
-            sums.unusable += error.paid
-        if error.paid:
-            usage = error.usage
-            self._recorder.event(_unusable(attempt, error))
-            self._settle_tokens(tracked.item, estimate, usage.total_tokens if usage else None, now_s)
-            if usage is not None:
-                self._count_tokens(tracked, usage.text_tokens, usage.image_tokens, usage.total_tokens)
-        else:
-            self._recorder.unpaid(attempt.client_request_id)
-            self._pacer.settle(estimate, 0.0, now_s)
-        if error.pressure in (Pressure.RPM, Pressure.TPM):
-            self._pause(error, now_s)
-        elif not refused:
-            self._pacer.refusals_in_a_row = 0
-
-    def _pause(self, error: ApiError, now_s: float) -> None:
-        """Hold everybody back after a refusal by a rate limit, longer when refusals follow each other."""
-        if now_s < self._pacer.paused_until_s:
-            return  # sent before the pause began
-        self._pacer.refusals_in_a_row += 1
-        own_s = backoff_s(self._pacer.refusals_in_a_row, self._random.random(), self._policy)
-        self._pacer.pause(own_s if error.retry_after_s is None else error.retry_after_s, now_s)
-
-    def _settle_error(self, tracked: _Tracked, error: ApiError) -> None:
+    def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
         """Decide what becomes of an item whose try failed: again, a failure, or the end of the run."""
         item = tracked.item
         if error.action is Action.STOP:
@@ -358,40 +265,14 @@ class Engine:
         self._again.append(tracked)
         self._more.set()
 
-    def _give_up(self, tracked: _Tracked, error: ApiError) -> None:
-        item = tracked.item
-        if error.action is Action.REJECT:
-            attempt = Attempt(item.fingerprint, "", item.tries.total, 0.0)
-            failure = Failure(error.code, error.message)
-            self._recorder.event(Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id))
-        else:
-            self._failed_in_a_row += 1
-        for sums in (tracked.sink.counts, self._counts):
-            sums.failed += 1
-        self._room.leave(len(item.body))
-        tracked.sink.refuse(item.fingerprint, error.code, error.message)
-        if self._failed_in_a_row >= self._options.limits.rows_failed_in_a_row_max:
-            message = f"{self._failed_in_a_row} rows in a row failed after all their tries, the last with: {error.message}"
+    def _give_up(self, tracked: Tracked, error: ApiError) -> None:
+        self._books.give_up(tracked, error)
+        self._room.leave(len(tracked.item.body))
+        tracked.sink.refuse(tracked.item.fingerprint, error.code, error.message)
+        in_a_row = self._books.failed_in_a_row
+        if in_a_row >= self._options.limits.rows_failed_in_a_row_max:
+            message = f"{in_a_row} rows in a row failed after all their tries, the last with: {error.message}"
             self._begin_stop(Stop(StopKind.SERVICE, "service_unavailable", message))
-
-    def _settle_tokens(self, item: Item, estimate: float, actual: int | None, now_s: float) -> None:
-        if actual is None:
-            self._pacer.settle(estimate, estimate, now_s)
-            return
-        self._pacer.settle(estimate, actual, now_s)
-        self._ratios[item.modality].learn(item.estimate, actual)
-
-    def _count_usage(self, tracked: _Tracked, reply: Reply) -> None:
-        usage = reply.usage
-        self._count_tokens(tracked, usage.text_tokens, usage.image_tokens, usage.total_tokens)
-        for sums in (tracked.sink.counts, self._counts):
-            sums.usage_missing += usage.total_tokens is None
-
-    def _count_tokens(self, tracked: _Tracked, text: int | None, image: int | None, total: int | None) -> None:
-        for sums in (tracked.sink.counts, self._counts):
-            sums.text_tokens += text or 0
-            sums.image_tokens += image or 0
-            sums.total_tokens += total or 0
 
     # Stopping and flushing.
 
@@ -418,10 +299,9 @@ class Engine:
     async def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
         offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
-        use, self._pacer.use = self._pacer.use, QuotaUse(self._pacer.rpm, self._pacer.tpm)
-        return LaneReport(sink.counts, use.shift(offset_s), self._stop)
+        return LaneReport(sink.counts, self._books.take_use(offset_s), self._stop)
 
-    def _drop(self, tracked: Sequence[_Tracked]) -> None:
+    def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
             self._room.leave(len(one.item.body))
             one.sink.drop(1)
@@ -434,7 +314,7 @@ class Engine:
 
     def _flush_idle(self) -> None:
         """Flush when nothing that could fill the buffer is under way."""
-        if not (self._in_flight or self._fresh or self._again or self._waiting):
+        if self._room.items == 0:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -449,16 +329,5 @@ class Engine:
             await self._loop.run_in_executor(self._flush_pool, write)
         except ArkbeamError as fault:
             self._fail(fault)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the same
             self._fail(ArkbeamError(f"fault in a flush: {type(error).__name__}: {error}"))
-
-
-def _event(kind: EventKind, attempt: Attempt, failure: Failure, reply: Reply) -> Event:
-    return Event(kind, attempt, failure, reply.usage, reply.id, reply.model, reply.created)
-
-
-def _unusable(attempt: Attempt, error: ApiError) -> Event:
-    failure = Failure(error.code, error.message)
-    if error.usage is None:
-        return Event(EventKind.UNUSABLE, attempt, failure, request_id=error.request_id)
-    return Event(EventKind.UNUSABLE, attempt, failure, error.usage, error.request_id)

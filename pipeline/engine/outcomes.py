@@ -121,7 +121,9 @@ class Sink:
             tables, self._tables = list(self._tables), deque()
             refused, self._refused = self._refused, []
         columns = list(zip(*refused, strict=True)) or [(), (), ()]
-        return tables, pa.table([pa.array(c, t.type) for c, t in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED)
+        return tables, pa.table(
+            [pa.array(c, t.type) for c, t in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED
+        )
 
     def wait_until_done(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing is under way any more, or until results can't be kept; False when the time is up first."""

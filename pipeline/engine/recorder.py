@@ -91,7 +91,9 @@ class Recorder:
     def event(self, event: Event) -> None:
         """Keep an event until the next flush."""
         if event.paid:
-            self.journal.paid(event.attempt.client_request_id, event.request_id, event.model, event.created, event.usage)
+            self.journal.paid(
+                event.attempt.client_request_id, event.request_id, event.model, event.created, event.usage
+            )
         self._oldest_s = min(self._oldest_s, time.monotonic())
         self._events.append(event)
 

@@ -40,7 +40,7 @@ class RowBatch:
 
 def too_long(length: int, options: ManifestOptions) -> Failure:
     """The failure of a line or record above the limit."""
-    return Failure("linetoo_long", f"{length} bytes; manifest.line_bytes_max is {options.line_bytes_max}")
+    return Failure("line_too_long", f"{length} bytes; manifest.line_bytes_max is {options.line_bytes_max}")
 
 
 def is_utf8(text: str) -> bool:

@@ -119,17 +119,17 @@ def _cast(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_empty_struct(kind: pa.DataType) -> bool:
     """Parquet has no form for it."""
-    return pa.types.is_struct(kind) and kind.num_fields == 0
+    return bool(pa.types.is_struct(kind) and kind.num_fields == 0)
 
 
 def _is_lossy(kind: pa.DataType) -> bool:
     """Types that Arrow would widen into ones that can't hold all their values."""
-    return pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind)
+    return bool(pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind))
 
 
 def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:

@@ -18,10 +18,15 @@ class ColumnMap:
     """
 
     id: str | None = None
+    """The rows' own ids; a row without one gets `<file>:<row>`."""
     text: Names = ()
+    """Texts."""
     image: Names = ()
+    """Images: URLs, paths, or data URIs."""
     video: Names = ()
+    """Videos, likewise."""
     input: str | None = None
+    """A list of parts as the API takes it, kept in its order."""
 
     def __post_init__(self) -> None:
         """Make a tuple of what was written as one name."""
@@ -59,7 +64,7 @@ class ManifestOptions:
     """Nor one that expands to more than this many times its size, once it is above 64 MiB."""
 
     def __post_init__(self) -> None:
-        """Make tuples of what was written as one name."""
+        """Make tuples of what was written as one name; what is named twice counts once."""
         for name in ("uris", "keep"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(dict.fromkeys(value)))

@@ -24,12 +24,19 @@ def read_parquet(shard: Shard, options: ManifestOptions, columns: frozenset[str]
             file = pq.ParquetFile(stream)
             present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
         for index in range(shard.start, shard.end):
-            group = file.metadata.row_group(index)
-            row_bytes = max(group.total_byte_size // max(group.num_rows, 1), 1)
-            rows_max = min(max(BATCH_BYTES_MAX // row_bytes, 1), BATCH_ROWS_MAX)
-            batches = file.iter_batches(rows_max, row_groups=[index], columns=present)
+            with manifest_errors(shard.manifest):
+                rows_max = _batch_rows(file.metadata.row_group(index), present)
+                batches = file.iter_batches(rows_max, row_groups=[index], columns=present)
             while (batch := _next_batch(shard, batches)) is not None:
                 yield from _split_batch(batch, options, columns)
+
+
+def _batch_rows(group: pq.RowGroupMetaData, present: list[str]) -> int:
+    """Rows that make about one batch, by the sizes of the columns that are read."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.partition(".")[0] in present)
+    row_bytes = max(int(size) // max(int(group.num_rows), 1), 1)
+    return min(max(BATCH_BYTES_MAX // row_bytes, 1), BATCH_ROWS_MAX)
 
 
 def _next_batch(shard: Shard, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:

@@ -107,7 +107,7 @@ def check_bytes(
     kind = detect_kind(head)
     if kind is None or kind.modality is not modality:
         what = "of no format that the API takes" if kind is None else kind.mime
-        raise Refusal(f"media_not_{modality.value}", f"it should be a {modality.value}; its first bytes are {what}")
+        raise Refusal(f"media_not_{modality.value}", f"this is no {modality.value}: its first bytes are {what}")
     if modality is Modality.VIDEO:
         return kind, None
     size_px = measure_image(head, kind)

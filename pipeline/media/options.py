@@ -10,8 +10,8 @@ class MediaOptions:
     """The `media:` section of the config. Limits are the API's (vendor's guide to multimodal embeddings)."""
 
     allowed_roots: tuple[str, ...] = ()
-    """Folders below which local files may be read, symbolic links resolved; none: no local file. The job fills in the
-    manifests' folders (`manifest.shards.manifest_folders`) where the config names none."""
+    """Folders below which local files may be read, symbolic links resolved; none: the
+    folders of the manifests."""
     schemes: tuple[str, ...] = ("memory", "s3", "s3a", "gs", "gcs", "tos", "oss", "abfs", "abfss", "az", "hdfs")
     """Object stores that a manifest may name, read with the credentials of the process."""
     image_bytes_max: int = 10 * MEBIBYTE

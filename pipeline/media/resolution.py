@@ -31,5 +31,5 @@ def _inline(uri: str, modality: Modality, version: str | None, options: MediaOpt
     check_length(found.size, modality, options)
     kind = detect_kind(found.head)
     if kind is None or kind.modality is not modality:
-        raise Refusal(f"media_not_{modality.value}", f"it should be a {modality.value} and is none that the API takes")
+        raise Refusal(f"media_not_{modality.value}", f"this is no {modality.value} that the API takes")
     return encode_data_uri(found.head, kind)

@@ -26,15 +26,21 @@ class QuotaOptions:
     lanes: int = 1
     """Elements that the work is dealt over, for work that one process can't hold."""
     redis_url: str | None = None
-    """Reserved for a budget shared by many processes."""
+    """Not supported yet: a budget shared by many processes."""
 
     def __post_init__(self) -> None:
         for name in ("rpm", "tpm"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
-                raise ConfigError(f"quota.{name} is {limit}; it must be at least 1, or absent for the model's own limit")
+                raise ConfigError(
+                    f"quota.{name} is {limit}; it must be at least 1, or absent for the model's own limit"
+                )
         if not 0 < self.headroom <= 1:
             raise ConfigError(f"quota.headroom is {self.headroom}; it must be above 0 and at most 1")
+        if self.redis_url is not None:
+            raise ConfigError(
+                "quota.redis_url is not supported yet: leave it out; each lane then has its share of the quota"
+            )
         if self.lanes < 1:
             raise ConfigError(f"quota.lanes is {self.lanes}; it must be at least 1")
 

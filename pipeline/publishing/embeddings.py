@@ -15,7 +15,15 @@ from pipeline.store.run_files import take_rows
 from pipeline.store.segments import read_columns
 
 FOLDER = "embeddings"
-_VECTOR_COLUMNS = ["fingerprint", "dense", "sparse", "norm", "model", "request_id", *(f.name for f in schema.USAGE_FIELDS)]
+_VECTOR_COLUMNS = [
+    "fingerprint",
+    "dense",
+    "sparse",
+    "norm",
+    "model",
+    "request_id",
+    *(f.name for f in schema.USAGE_FIELDS),
+]
 
 
 def write_embeddings_part(
@@ -43,7 +51,11 @@ def _embeddings_table(
     columns = {name: vectors[name] for name in vectors.column_names} | {
         name: rows[name] for name in ("id", "manifest", "row")
     }
-    kept = dict(zip(manifests.kept.names, rows["kept"].combine_chunks().flatten(), strict=True)) if manifests.kept.names else {}
+    kept = (
+        dict(zip(manifests.kept.names, rows["kept"].combine_chunks().flatten(), strict=True))
+        if manifests.kept.names
+        else {}
+    )
     return pa.table([(columns | kept)[name] for name in wanted.names], schema=wanted)
 
 

@@ -52,6 +52,7 @@ def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.ND
 
 
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
+    """Write one part file from tables of one schema, in bounded memory, and hash it."""
     path = f"{folder}/part-{part:05d}.parquet"
     rows, size, digest = 0, 0, ""
 

@@ -1,0 +1,1 @@
+"""The store: vectors that were bought once, by content; append-only Parquet."""

@@ -168,9 +168,7 @@ def _shards(counts: dict[int, int], parts: dict[int, int]) -> Iterator[tuple[int
             yield parts[shard], shard
 
 
-def _write_failures(
-    element: tuple[int, dict[str, Iterable[Any]]], manifests: Manifests, spec: RunSpec
-) -> PartFile:
+def _write_failures(element: tuple[int, dict[str, Iterable[Any]]], manifests: Manifests, spec: RunSpec) -> PartFile:
     part, groups = element
     failed = schema.concat(groups["failed"], schema.FAILED)
     return write_failures_part(part, failed, groups["shards"], manifests, spec)

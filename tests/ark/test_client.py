@@ -289,7 +289,7 @@ def test_time_out_goes_by_modality() -> None:
 
 
 def test_trickling_server_meets_the_time_out() -> None:
-    """The time-out bounds the call as a whole: a byte now and then does not extend it. The reply began, so it is paid."""
+    """A byte now and then does not extend the time-out of the call. The reply had begun, so it is paid."""
 
     async def trickle(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http(200, b"", length=10**6))

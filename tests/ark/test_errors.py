@@ -1,4 +1,4 @@
-"""Every failure that can happen has a verdict: each row of the table, each status, each exception of the HTTP libraries."""
+"""Every failure has a verdict: each row of the table, each status, each exception of the HTTP libraries."""
 
 import asyncio
 import inspect

@@ -348,7 +348,7 @@ def test_unusable_reply_survives_pickling() -> None:
 
 @given(hnp.arrays(np.dtype("<f4"), st.integers(1, 64), elements=FLOAT32))
 def test_both_encodings_give_the_bits_that_were_sent(sent: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    """Any finite vector comes through base64 and through a list of floats bit for bit, or is named as zero or too long."""
+    """Any finite vector comes through base64 and a list of floats bit for bit, or is named as zero or too long."""
     bodies = (
         make_reply(base64.b64encode(sent.tobytes()).decode()),
         make_reply([float(value) for value in sent]),
@@ -406,7 +406,7 @@ def test_any_object_is_decoded_or_named(fields: dict[str, Any], embedding: Any, 
     [
         (
             (
-                b'{"error":{"code":"InvalidParameter","message":"The parameter `input[0]` is not valid: expected a string, but '
+                b'{"error":{"code":"InvalidParameter","message":"`input[0]` is not valid: expected a string, but '
                 b'got x. Request id: 021743abc-1","param":"input[0]","type":"BadRequest"}}'
             ),
             ("InvalidParameter", "expected a string, but got x. Request id: 021743abc-1", "021743abc-1"),

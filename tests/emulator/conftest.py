@@ -19,13 +19,14 @@ class Server:
 
     def __init__(self, options: EmulatorOptions) -> None:
         self.now_s = 1_743_575_029.461
+        self.raise_exceptions = True
         self._app = make_app(options, clock=lambda: self.now_s)
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """Send one request and wait for its answer."""
 
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app)
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=self.raise_exceptions)
             async with httpx.AsyncClient(transport=transport, base_url="http://stand-in") as client:
                 return await client.request(method, path, **arguments)
 

@@ -141,7 +141,7 @@ def test_a_key_of_its_own(make_server: MakeServer, monkeypatch: pytest.MonkeyPat
 
 def test_a_body_that_is_too_large(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body above the limit is refused by its declared length, and by its real one where none is declared."""
-    monkeypatch.setattr(app_module, "BODY_BYTES_MAX", 1_000)
+    monkeypatch.setattr("pipeline.emulator.asgi.BODY_BYTES_MAX", 1_000)
 
     async def chunks() -> Any:
         for _ in range(3):
@@ -172,6 +172,26 @@ def test_media_are_worked_on_off_the_loop(server: Server, image_uri: Callable[..
     assert small.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 100
     assert large.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 100
     assert server.stats()["paid"] == 2
+
+
+def test_many_small_items(server: Server) -> None:
+    """A request of many items is one request with one vector."""
+    answer = server.embed(input=[{"type": "text", "text": str(number)} for number in range(2_000)])
+    assert len(answer.json()["data"]["embedding"]) == 2_048
+    assert answer.json()["usage"]["total_tokens"] == 2_019
+
+
+def test_a_defect_of_the_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake in the server itself is told apart from a fault on purpose, and written to stderr."""
+    monkeypatch.setattr(app_module, "embed_parts", lambda *_: 1 / 0)
+    server.raise_exceptions = False
+    answer = server.embed()
+    assert code_of(answer) == (500, "InternalServiceError")
+    assert "defect of the stand-in: ZeroDivisionError" in answer.json()["error"]["message"]
+    assert answer.headers["x-arkbeam-stand-in"] == "1"
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_poison(make_server: MakeServer) -> None:
@@ -215,16 +235,17 @@ def test_tokens_per_minute(make_server: MakeServer) -> None:
 
 
 @pytest.mark.parametrize(("refusals_count", "answered"), [(True, 429), (False, 200)])
-def test_refusals_that_count(make_server: MakeServer, refusals_count: bool, answered: int) -> None:
-    """A refused and a rejected request use up the minute, or do not, as the server was told."""
-    server = make_server(EmulatorOptions(rpm=2, refusals_count=refusals_count))
-    server.embed()
-    server.now_s += 20
-    server.embed(input=[])
-    server.embed()
-    server.embed()
-    server.now_s += 45
-    assert server.embed(input=[]).status_code == 400
+@pytest.mark.parametrize("kind", ["refused", "rejected"])
+def test_refusals_that_count(make_server: MakeServer, kind: str, refusals_count: bool, answered: int) -> None:
+    """A refused request, and a rejected one, uses up one of the minute's, or does not, as the server was told."""
+    server = make_server(EmulatorOptions(rpm=1, refusals_count=refusals_count))
+    if kind == "refused":
+        assert server.embed().status_code == 200
+        server.now_s += 50
+        assert server.embed().status_code == 429
+        server.now_s += 10
+    else:
+        assert server.embed(input=[]).status_code == 400
     assert server.embed().status_code == answered
 
 

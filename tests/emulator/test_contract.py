@@ -97,6 +97,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [image("data:image/png;base64,@@@@")]}, BAD_URL, "input[0].image_url.url"),
     ({"input": [image("data:image/png;base64,图")]}, BAD_URL, "input[0].image_url.url"),
     ({"input": [image("data:image/png;base64,iVBORw0")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image()) + "\n")]}, BAD_URL, "input[0].image_url.url"),
+    ({"input": [image(data_uri(make_image()).replace(",", ",@"))]}, BAD_URL, "input[0].image_url.url"),
     ({"input": [image("data:image/png;base64,")]}, BAD_URL, "input[0].image_url.url"),
     ({"input": [image(data_uri(make_image(), "image/jpeg"))]}, NO_PICTURE, "input[0].image_url.url"),
     ({"input": [image(data_uri(b"no picture at all"))]}, NO_PICTURE, "input[0].image_url.url"),

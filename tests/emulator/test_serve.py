@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -45,7 +46,7 @@ def is_open(url: str) -> bool:
     """Whether anything takes connections there."""
     try:
         httpx.get(url.removesuffix(API_PATH) + "/", timeout=WAIT_S)
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
     return True
 
@@ -103,6 +104,31 @@ def test_the_server_ends_with_its_parent() -> None:
     assert wait_until(lambda: not is_open(url))
 
 
+def test_ctrl_c_reaches_the_client_alone() -> None:
+    """A signal to the client's whole process group, as Ctrl-C sends it, leaves the server answering."""
+    program = (
+        "import os, signal, urllib.request\n"
+        "from pipeline.emulator.options import EmulatorOptions\n"
+        "from pipeline.emulator.serve import start_emulator\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "with start_emulator(EmulatorOptions(latency_ms=500)) as url:\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "    body, headers = os.environ['BODY'].encode(), {'Authorization': 'Bearer k'}\n"
+        "    request = urllib.request.Request(url + '/embeddings/multimodal', body, headers)\n"
+        "    print([urllib.request.urlopen(request).status for _ in range(2)])\n"
+    )
+    environment = {**os.environ, "BODY": json.dumps(BODY)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("[200, 200]\n", "")
+
+
 def test_the_command() -> None:
     """`python -m pipeline.emulator` says in its banner that it is a stand-in and where it listens, and ends on SIGINT."""
     command = [sys.executable, "-m", "pipeline.emulator", "--options", json.dumps({"rpm": 7})]
@@ -125,9 +151,15 @@ def test_a_wrong_option_on_the_command_line() -> None:
     assert (ended.returncode, ended.stderr) == (2, "emulator: unknown emulator options: rmp\n")
 
 
-def test_the_banner_without_options() -> None:
-    """The banner of a plain server says so."""
-    assert "no quota" in make_banner(read_options({}), "http://127.0.0.1:1/api/v3")
+def test_the_banner() -> None:
+    """The banner tells what differs from the defaults, and says so when nothing does."""
+    url = "http://127.0.0.1:1/api/v3"
+    assert "no quota" in make_banner(read_options({}), url)
+    told = make_banner(EmulatorOptions(tpm=9, faults=FaultShares(nan=0.5)), url).splitlines()
+    assert told[1:] == [
+        "base_url http://127.0.0.1:1/api/v3   stats http://127.0.0.1:1/emulator/stats",
+        'options  {"tpm":9,"faults":{"nan":0.5}}',
+    ]
 
 
 def test_latency_and_requests_in_flight() -> None:

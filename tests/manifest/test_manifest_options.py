@@ -13,7 +13,7 @@ def test_one_name_or_a_list() -> None:
 
 
 def test_the_options_are_read_from_a_config() -> None:
-    """pydantic builds them from what YAML gives, nested map included."""
+    """Pydantic builds them from what YAML gives, nested map included."""
     read = TypeAdapter(ManifestOptions).validate_python
     given = {"uris": ["a.jsonl", "b/*"], "columns": {"text": "caption", "image": ["i1", "i2"]}, "keep": "tag"}
     expected = ManifestOptions(("a.jsonl", "b/*"), ColumnMap(text=("caption",), image=("i1", "i2")), ("tag",))

@@ -1,0 +1,127 @@
+"""What every request cost and what it says about the pace: the counts, the token estimates, the open buffer.
+
+Used by the engine's thread alone. Each answer is booked once, whatever becomes of its item afterwards.
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from pipeline.ark.errors import Action, ApiError, Pressure
+from pipeline.ark.wire import Reply
+from pipeline.engine.items import Tracked
+from pipeline.engine.outcomes import Counts
+from pipeline.engine.recorder import Recorder
+from pipeline.pacing.budget import EstimateRatio, Pacer, QuotaUse
+from pipeline.pacing.retry import RetryPolicy, backoff_s
+from pipeline.records import Failure, Modality, Usage
+from pipeline.store.events import Event, EventKind
+from pipeline.store.segments import Attempt, Bought
+
+
+@dataclass(slots=True)
+class Books:
+    """All that is counted in a process. `counts` are the process's; every lane's sink has its own as well."""
+
+    pacer: Pacer
+    recorder: Recorder
+    policy: RetryPolicy
+    random: Random
+    counts: Counts = field(default_factory=Counts)
+    failed_in_a_row: int = 0
+    _ratios: dict[Modality, EstimateRatio] = field(default_factory=lambda: {kind: EstimateRatio() for kind in Modality})
+
+    def estimate(self, tracked: Tracked) -> float:
+        """Return the tokens that an item will probably use, as its like have done so far."""
+        return self._ratios[tracked.item.modality].correct(tracked.item.estimate)
+
+    def begin(self, tracked: Tracked, client_request_id: str) -> Attempt:
+        """Book a request as sent."""
+        item = tracked.item
+        self.recorder.sent(client_request_id, item.fingerprint)
+        for counts in self._both(tracked):
+            counts.sent += 1
+            counts.retries += item.tries.total > 0
+        return Attempt(item.fingerprint, client_request_id, item.tries.total + 1, 0.0)
+
+    def keep(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
+        """Book a result and put it into the open buffer."""
+        self._settle_reply(tracked, bought.reply, estimate, now_s)
+        self.failed_in_a_row = 0
+        self.recorder.bought(bought, tracked.sink)
+        for counts in self._both(tracked):
+            counts.bought += 1
+
+    def refuse_reply(self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float) -> None:
+        """Book a reply that must not be used: paid all the same."""
+        reply = bought.reply
+        self._settle_reply(tracked, reply, estimate, now_s)
+        event = Event(EventKind.UNUSABLE, bought.attempt, failure, reply.usage, reply.id, reply.model, reply.created)
+        self.recorder.event(event)
+
+    def book_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
+        """Book what a failed request cost, in tokens and in pace."""
+        refused = error.pressure is not Pressure.NONE
+        for counts in self._both(tracked):
+            counts.refused += refused
+            counts.unusable += error.paid
+        if error.paid:
+            self._book_unusable(tracked, attempt, error, estimate, now_s)
+        else:
+            self.recorder.unpaid(attempt.client_request_id)
+            self.pacer.settle(estimate, 0.0, now_s)
+        if error.pressure in (Pressure.RPM, Pressure.TPM):
+            self._pause(error, now_s)
+        elif not refused:
+            self.pacer.refusals_in_a_row = 0
+
+    def give_up(self, tracked: Tracked, error: ApiError) -> None:
+        """Book an item that ends as a failure. A refusal for good is remembered, so that it is not sent again."""
+        item = tracked.item
+        if error.action is Action.REJECT:
+            attempt = Attempt(item.fingerprint, "", item.tries.total, 0.0)
+            failure = Failure(error.code, error.message)
+            self.recorder.event(Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id))
+        else:
+            self.failed_in_a_row += 1
+        for counts in self._both(tracked):
+            counts.failed += 1
+
+    def take_use(self, offset_s: float) -> QuotaUse:
+        """Take the use of the quota since this was last asked, on a clock that differs from ours by `offset_s`."""
+        use, self.pacer.use = self.pacer.use, QuotaUse(self.pacer.rpm, self.pacer.tpm)
+        return use.shift(offset_s)
+
+    def _both(self, tracked: Tracked) -> tuple[Counts, Counts]:
+        return self.counts, tracked.sink.counts
+
+    def _settle_reply(self, tracked: Tracked, reply: Reply, estimate: float, now_s: float) -> None:
+        self._settle_usage(tracked, reply.usage, estimate, now_s)
+        for counts in self._both(tracked):
+            counts.usage_missing += reply.usage.total_tokens is None
+
+    def _settle_usage(self, tracked: Tracked, usage: Usage, estimate: float, now_s: float) -> None:
+        """Replace the estimate by the service's count; where it does not say, the estimate stands."""
+        actual = usage.total_tokens
+        self.pacer.settle(estimate, estimate if actual is None else actual, now_s)
+        if actual is not None:
+            self._ratios[tracked.item.modality].learn(tracked.item.estimate, actual)
+        for counts in self._both(tracked):
+            counts.text_tokens += usage.text_tokens or 0
+            counts.image_tokens += usage.image_tokens or 0
+            counts.total_tokens += actual or 0
+
+    def _book_unusable(
+        self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float
+    ) -> None:
+        usage = error.usage or Usage()
+        failure = Failure(error.code, error.message)
+        self.recorder.event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
+        self._settle_usage(tracked, usage, estimate, now_s)
+
+    def _pause(self, error: ApiError, now_s: float) -> None:
+        """Hold everybody back after a refusal by a rate limit, longer when refusals follow each other."""
+        if now_s < self.pacer.paused_until_s:
+            return  # it was sent before the pause began
+        self.pacer.refusals_in_a_row += 1
+        own_s = backoff_s(self.pacer.refusals_in_a_row, self.random.random(), self.policy)
+        self.pacer.pause(own_s if error.retry_after_s is None else error.retry_after_s, now_s)

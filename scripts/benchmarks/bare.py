@@ -1,0 +1,89 @@
+"""The loop to compare with: as many workers, requests encoded beforehand, send and decode, nothing else.
+
+    python -m scripts.benchmarks.bare httpx|ark BASE_URL COUNT WORKERS
+
+`httpx` is a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. Prints {"seconds": …} of the
+loop alone: the encoding is not in it.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from pipeline.ark.client import ApiOptions, ArkClient, endpoint_url, new_client_request_id
+from pipeline.ark.wire import WireOptions, decode_reply, encode_request
+from pipeline.records import Modality, Part, Request
+from scripts.benchmarks.runs import DIMENSIONS, MODEL
+from scripts.benchmarks.texts import make_texts
+
+Send = Callable[[bytes], Awaitable[object]]
+
+
+def encode_bodies(count: int) -> list[bytes]:
+    """Encode as many requests as a run would send."""
+    options = WireOptions(MODEL, DIMENSIONS)
+    return [encode_request(Request((Part(Modality.TEXT, text),)), options) for text in make_texts(count)]
+
+
+async def open_httpx(base_url: str, stack: AsyncExitStack) -> Send:
+    """Return a sender on the plain client."""
+    headers = {"Authorization": "Bearer stand-in", "Content-Type": "application/json"}
+    client = await stack.enter_async_context(
+        httpx.AsyncClient(transport=AiohttpTransport(), headers=headers, timeout=60.0)
+    )
+    url = endpoint_url(base_url)
+
+    async def send(body: bytes) -> object:
+        answer = await client.post(url, content=body)
+        return decode_reply(answer.raise_for_status().content, dimensions=DIMENSIONS, sparse=False)
+
+    return send
+
+
+async def open_ark(base_url: str, workers: int, stack: AsyncExitStack) -> Send:
+    """Return a sender on this project's client."""
+    client = ArkClient(ApiOptions(base_url=base_url), "stand-in", connections_max=workers)
+    stack.push_async_callback(client.aclose)
+    source = random.Random(0)
+
+    async def send(body: bytes) -> object:
+        name = new_client_request_id(time.time(), source)
+        return await client.embed(
+            body, modality=Modality.TEXT, client_request_id=name, dimensions=DIMENSIONS, sparse=False
+        )
+
+    return send
+
+
+async def send_all(kind: str, base_url: str, bodies: list[bytes], workers: int) -> float:
+    """Send every body, and return the seconds it took."""
+    waiting: Iterator[bytes] = iter(bodies)
+    async with AsyncExitStack() as stack:
+        send = await (open_httpx(base_url, stack) if kind == "httpx" else open_ark(base_url, workers, stack))
+
+        async def work() -> None:
+            for body in waiting:
+                await send(body)
+
+        start_s = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(work())
+        return time.perf_counter() - start_s
+
+
+def main(kind: str, base_url: str, count: str, workers: str) -> None:
+    """Run one loop and print its seconds."""
+    seconds = asyncio.run(send_all(kind, base_url, encode_bodies(int(count)), int(workers)))
+    print(json.dumps({"seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,121 @@
+"""`kill -9` at half of a run, then the same command: what is paid twice, and whether the output and the bill are right."""
+
+import subprocess
+import time
+from dataclasses import dataclass
+
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from scripts.benchmarks.outputs import Checked, check_vectors, sum_usage
+from scripts.benchmarks.runs import BenchError, Site, read_stats, spawn
+from scripts.benchmarks.table import Bench, Figure, Size, at_most
+from scripts.benchmarks.texts import make_texts, write_texts
+
+IN_FLIGHT = 32
+FLUSH_ROWS = 64
+LATENCY_MS = 100.0
+_POLL_S = 0.005
+_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Rows of a run, and how often one is killed."""
+
+    rows: int
+    times: int
+
+
+SIZES = {Size.FULL: Sizes(2_000, 3), Size.QUICK: Sizes(600, 1), Size.TINY: Sizes(160, 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run that was killed and run again: counts of the server, of `usage/`, and the output's check."""
+
+    paid_at_kill: int
+    paid: int
+    paid_twice: int
+    tokens: int
+    usage_requests: int
+    usage_tokens: int
+    checked: Checked
+
+    @property
+    def usage_is_bill(self) -> bool:
+        """Whether `usage/` adds up to what the server billed."""
+        return (self.usage_requests, self.usage_tokens) == (self.paid, self.tokens)
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """Kill a run of 2,000 rows at half of them, run it again, compare output and usage with the server's bill."""
+    sizes = SIZES[bench.size]
+    outcomes = [_kill_once(bench, number, sizes.rows) for number in range(sizes.times)]
+    twice = max(one.paid_twice for one in outcomes)
+    bound = IN_FLIGHT + FLUSH_ROWS
+    right = all(one.checked.is_right for one in outcomes)
+    bills = [f"{one.usage_requests:,}/{one.paid:,} and {one.usage_tokens:,}/{one.tokens:,}" for one in outcomes]
+    each = ", ".join(f"{one.paid_twice} (killed at {one.paid_at_kill:,} paid)" for one in outcomes)
+    faults = [sum(getattr(one.checked, name) for one in outcomes) for name in ("wrong", "missing", "repeated")]
+    equal = sum(one.usage_is_bill for one in outcomes)
+    return [
+        Figure("kill", "paid twice, the worst", f"{twice}", f"≤ {bound}", at_most(twice, bound), f"each: {each}"),
+        Figure(
+            "kill",
+            "output",
+            "complete" if right else "wrong",
+            "complete, right",
+            right,
+            f"{sizes.times} times {sizes.rows:,} rows: {faults[0]} wrong, {faults[1]} missing, {faults[2]} repeated",
+        ),
+        Figure(
+            "kill",
+            "usage/ equals the bill",
+            f"{equal} of {sizes.times}",
+            "always",
+            equal == sizes.times,
+            f"usage/server, requests and tokens: {'; '.join(bills)}",
+        ),
+    ]
+
+
+def _kill_once(bench: Bench, number: int, rows: int) -> Outcome:
+    site = Site(bench.folder / str(number))
+    texts = list(make_texts(rows, seed=number))
+    with start_emulator(EmulatorOptions(latency_ms=LATENCY_MS)) as url:
+        site.write_config(
+            url, limits={"requests_in_flight": IN_FLIGHT}, store={"uri": str(site.store), "flush_rows": FLUSH_ROWS}
+        )
+        write_texts(site.manifest, texts)
+        paid_at_kill = _run_and_kill(site, url, rows // 2)
+        site.run()
+        stats = read_stats(url)
+    requests, tokens = sum_usage(site.output)
+    outcome = Outcome(
+        paid_at_kill,
+        stats["paid"],
+        stats["paid"] - stats["paid_distinct"],
+        stats["tokens"]["total"],
+        requests,
+        tokens,
+        check_vectors(site.output, texts),
+    )
+    said = site.note()["all_runs"]["paid_twice"]
+    bench.say(f"killed at {paid_at_kill:,} paid; paid twice: {outcome.paid_twice}, run.json says {said}")
+    return outcome
+
+
+def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
+    """Start a run, kill it once the server was paid so often; return how often that was."""
+    process = spawn(site.command(), site.folder, subprocess.DEVNULL, subprocess.DEVNULL)
+    deadline_s = time.monotonic() + _DEADLINE_S
+    try:
+        while time.monotonic() < deadline_s and process.poll() is None:
+            paid = int(read_stats(url)["paid"])
+            if paid >= paid_max:
+                return paid
+            time.sleep(_POLL_S)
+    finally:
+        process.kill()
+        process.wait()
+    raise BenchError(f"the run to be killed ended by itself with {process.returncode}, or took too long")

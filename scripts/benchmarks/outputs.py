@@ -1,0 +1,64 @@
+"""What a run published, checked against what it should be."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.emulator.vectors import embed
+from pipeline.store.segments import dense_values
+from scripts.benchmarks.texts import row_number
+
+_BATCH_ROWS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Published rows against the manifest's: `wrong` have another vector than their text, `missing` are not there."""
+
+    rows: int
+    wrong: int
+    missing: int
+    repeated: int
+
+    @property
+    def is_right(self) -> bool:
+        """Every row once, each with its own vector."""
+        return not (self.wrong or self.missing or self.repeated)
+
+
+def check_vectors(output: Path, texts: Sequence[str]) -> Checked:
+    """Compare every published vector, bit for bit, with the one that the emulator's function makes of the row's text."""
+    seen: set[int] = set()
+    rows = wrong = 0
+    for batch in read_batches(output, ["id", "dense"]):
+        dense = dense_values(batch.column("dense"))
+        for name, values in zip(batch.column("id").to_pylist(), dense, strict=True):
+            number = row_number(name)
+            expected = embed([("text", texts[number])], dimensions=len(values))
+            wrong += not np.array_equal(values.view(np.uint32), expected.view(np.uint32))
+            seen.add(number)
+            rows += 1
+    return Checked(rows, wrong, missing=len(texts) - len(seen), repeated=rows - len(seen))
+
+
+def read_batches(output: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read some columns of `embeddings/`, a few rows at a time."""
+    for path in sorted((output / "embeddings").glob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))
+
+
+def count_bytes(folder: Path) -> int:
+    """Add up the sizes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def sum_usage(output: Path) -> tuple[int, int]:
+    """Return the requests and the tokens that `usage/` adds up to."""
+    table = pa.concat_tables(pq.read_table(path, columns=["total_tokens"]) for path in (output / "usage").iterdir())
+    return table.num_rows, int(pc.sum(table["total_tokens"]).as_py() or 0)

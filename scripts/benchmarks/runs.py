@@ -1,0 +1,170 @@
+"""Runs as they are measured: a folder with a manifest and a config, a child process, and what it used."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "doubao-embedding-vision-251215"
+DIMENSIONS = 2048
+UNLIMITED_RPM = 10**9
+UNLIMITED_TPM = 10**12
+_SAMPLE_S = 0.05
+_OUTPUT_CHARS_MAX = 2_000
+
+
+class BenchError(Exception):
+    """A measure could not be made: a child failed, or what came out can't be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child process that has ended well. `peak_bytes` is its own largest resident set, its children's not counted."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    stdout: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A folder with one config, the manifest it reads, the store and the output it writes."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest, JSONL."""
+        return self.folder / "manifest.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The config file."""
+        return self.folder / "config.yaml"
+
+    @property
+    def store(self) -> Path:
+        """The store's folder."""
+        return self.folder / "store"
+
+    @property
+    def output(self) -> Path:
+        """The output's folder."""
+        return self.folder / "out"
+
+    def write_config(self, base_url: str, **sections: Mapping[str, object]) -> None:
+        """Write the config: no quota to speak of and 64 requests in flight, unless `sections` say otherwise."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config: dict[str, dict[str, object]] = {
+            "manifest": {"uris": [str(self.manifest)]},
+            "model": {"name": MODEL, "dimensions": DIMENSIONS},
+            "api": {"base_url": base_url},
+            "quota": {"rpm": UNLIMITED_RPM, "tpm": UNLIMITED_TPM},
+            "limits": {"requests_in_flight": 64},
+            "store": {"uri": str(self.store)},
+            "output": {"uri": str(self.output)},
+        }
+        for name, section in sections.items():
+            config[name] = {**config.get(name, {}), **section}
+        self.config.write_bytes(orjson.dumps(config))  # JSON is YAML
+
+    def command(self, name: str = "run") -> list[str]:
+        """The command line of `arkbeam run` or another command on this config."""
+        return [sys.executable, "-m", "pipeline", name, str(self.config)]
+
+    def run(self) -> Ended:
+        """Run the pipeline in a child process to its end. Raises BenchError unless it exits with 0."""
+        return run_child(self.command(), self.folder)
+
+    def note(self) -> dict[str, Any]:
+        """Read the output's `run.json`."""
+        return dict(orjson.loads((self.output / "run.json").read_bytes()))
+
+
+def run_module(module: str, arguments: Sequence[str], folder: Path, **environment: str) -> tuple[Ended, Any]:
+    """Run a module of this package in a child process; return what it used and the JSON that it printed."""
+    command = [sys.executable, "-m", f"scripts.benchmarks.{module}", *arguments]
+    ended = run_child(command, folder, **environment)
+    return ended, orjson.loads(ended.stdout)
+
+
+def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended:
+    """Run a command in a folder and measure it from start to exit. Raises BenchError unless it exits with 0."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        start_s = time.perf_counter()
+        process = spawn(command, folder, out.fileno(), err.fileno(), **environment)
+        with _PeakMemory(process.pid) as peak:
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                raise
+            wall_s = time.perf_counter() - start_s
+        process.returncode = os.waitstatus_to_exitcode(status)
+        texts = [_read(stream) for stream in (out, err)]
+    if process.returncode != 0:
+        said = (texts[1] or texts[0]).strip()[-_OUTPUT_CHARS_MAX:]
+        raise BenchError(f"{' '.join(command[1:4])} ended with {process.returncode}: {said}")
+    return Ended(wall_s, usage.ru_utime + usage.ru_stime, peak.bytes or usage.ru_maxrss * 1024, texts[0])
+
+
+def spawn(command: Sequence[str], folder: Path, out: int, err: int, **environment: str) -> "subprocess.Popen[bytes]":
+    """Start a command in a folder, with this checkout's packages, and nothing of the user's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARK_", "ARKBEAM_"))}
+    path = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.Popen(
+        command, cwd=folder, env=kept | path | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+    )
+
+
+def read_stats(base_url: str) -> dict[str, Any]:
+    """Ask an emulator what it has counted."""
+    url = httpx.URL(base_url).copy_with(path="/emulator/stats")
+    return dict(httpx.get(url, trust_env=False).raise_for_status().json())
+
+
+class _PeakMemory:
+    """Watches a process's peak resident set, in bytes; 0 where there is no /proc.
+
+    What `wait4` reports begins with the peak of the process that started it, and would hide a small child.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.bytes = 0
+        self._status = Path(f"/proc/{pid}/status")
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_SAMPLE_S):
+            try:
+                lines = self._status.read_text().splitlines()
+            except OSError:
+                return
+            for line in lines:
+                if line.startswith("VmHWM:"):
+                    self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
+
+
+def _read(stream: Any) -> str:
+    stream.seek(0)
+    return str(stream.read().decode("utf-8", "replace"))

@@ -1,0 +1,78 @@
+"""What a measure comes to, and the one table in which all of them are shown."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rich.table import Table
+
+
+class Size(StrEnum):
+    """How much is measured. `full` is what is promised; `tiny` only shows that a measure works."""
+
+    FULL = "full"
+    QUICK = "quick"
+    TINY = "tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a measure is given: its size, an empty folder of its own, and somewhere to tell how far it is."""
+
+    size: Size
+    folder: Path
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. `met` is None where nothing was asked for: the figure is told for its own sake."""
+
+    measure: str
+    figure: str
+    measured: str
+    asked: str = ""
+    met: bool | None = None
+    details: str = ""
+
+
+Measure = Callable[[Bench], list[Figure]]
+
+
+def at_least(measured: float, asked: float) -> bool:
+    """Whether a figure reaches what was asked for; one that could not be made (NaN) does not."""
+    return measured >= asked
+
+
+def at_most(measured: float, asked: float) -> bool:
+    """Whether a figure stays within what was asked for; one that could not be made (NaN) does not."""
+    return measured <= asked
+
+
+def figures_table(figures: Sequence[Figure], size: Size) -> Table:
+    """Lay out all figures, with the machine they were taken on below them."""
+    table = Table(
+        "measure", "figure", "asked", "measured", "", "details", title=f"bench, {size.value} size", title_justify="left"
+    )
+    table.caption, table.caption_justify = describe_machine(), "left"
+    before = ""
+    for one in figures:
+        name = one.measure if one.measure != before else ""
+        verdict = {None: "", True: "[green]met[/]", False: "[bold red]missed[/]"}[one.met]
+        table.add_row(name, one.figure, one.asked, one.measured, verdict, one.details)
+        before = one.measure
+    return table
+
+
+def describe_machine() -> str:
+    """Say what the figures depend on: cores, load by others, memory, versions."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
+    return (
+        f"{usable} cores of {os.cpu_count()}, {memory_gb:.0f} GB, load at the end (1, 5, 15 minutes) {load}; "
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    )

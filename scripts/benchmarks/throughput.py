@@ -1,0 +1,101 @@
+"""Items a second at zero latency: `arkbeam run` against a loop that only sends and decodes.
+
+Two sizes are run and their difference taken, so that starting up and publishing a first part are in neither side. Rounds are
+interleaved: what else the machine does falls on all sides alike. What is compared is the median.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from scripts.benchmarks.runs import BenchError, Site, run_module
+from scripts.benchmarks.table import Bench, Figure, Size, at_least
+from scripts.benchmarks.texts import make_texts, write_texts
+
+WORKERS = 64
+ASKED = 0.6
+KINDS = ("arkbeam", "httpx", "ark")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Texts of the two runs, and how often the pair is run."""
+
+    low: int
+    high: int
+    rounds: int
+
+
+SIZES = {Size.FULL: Sizes(10_000, 60_000, 3), Size.QUICK: Sizes(1_000, 5_000, 1), Size.TINY: Sizes(20, 60, 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds of one run; `cpu_s` of the whole process."""
+
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One round's difference: items a second, and the processor time an item takes on the client's side."""
+
+    per_s: float
+    cpu_ms: float
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """Text at zero latency: items a second of a run over those of a bare loop on the same client."""
+    sizes = SIZES[bench.size]
+    rounds: dict[str, list[Rate]] = {kind: [] for kind in KINDS}
+    with start_emulator(EmulatorOptions()) as url:
+        for number in range(sizes.rounds):
+            low = {kind: _take(bench, kind, url, sizes.low, number) for kind in KINDS}
+            high = {kind: _take(bench, kind, url, sizes.high, number) for kind in KINDS}
+            for kind in KINDS:
+                rounds[kind].append(_difference(low[kind], high[kind], sizes.high - sizes.low))
+    rates = {kind: median(rate.per_s for rate in rounds[kind]) for kind in KINDS}
+    against = {"httpx": "over bare httpx", "ark": "over our client bare"}
+    asked = {"httpx": f"≥ {ASKED} (goal 0.8)", "ark": ""}
+    figures = [
+        Figure("throughput", f"{kind} items/s", f"{rates[kind]:,.0f}", details=_describe(rounds[kind]))
+        for kind in KINDS
+    ]
+    for kind, name in against.items():
+        ratio = rates["arkbeam"] / rates[kind]
+        met = at_least(ratio, ASKED) if asked[kind] else None
+        pairs = zip(rounds["arkbeam"], rounds[kind], strict=True)
+        each = ", ".join(f"{ours.per_s / bare.per_s:.2f}" for ours, bare in pairs)
+        figures.append(Figure("throughput", name, f"{ratio:.2f}", asked[kind], met, f"by round: {each}"))
+    return figures
+
+
+def _take(bench: Bench, kind: str, url: str, count: int, number: int) -> Took:
+    """Run one side once, against a store that holds nothing."""
+    if kind == "arkbeam":
+        site = Site(bench.folder / f"{number}-{count}")
+        site.write_config(url, limits={"requests_in_flight": WORKERS})
+        write_texts(site.manifest, make_texts(count))
+        ended = site.run()
+        paid = site.note()["requests_paid"]
+        if paid != count:
+            raise BenchError(f"the run paid for {paid} requests instead of {count}")
+        took = Took(ended.wall_s, ended.cpu_s)
+    else:
+        ended, said = run_module("bare", [kind, url, str(count), str(WORKERS)], bench.folder)
+        took = Took(said["seconds"], ended.cpu_s)
+    bench.say(f"round {number + 1}, {kind}, {count:,} texts: {took.wall_s:.1f} s")
+    return took
+
+
+def _difference(low: Took, high: Took, items: int) -> Rate:
+    """Take the smaller run off the larger; NaN when they are too small to tell apart."""
+    wall_s, cpu_s = high.wall_s - low.wall_s, high.cpu_s - low.cpu_s
+    return Rate(items / wall_s if wall_s > 0 else float("nan"), cpu_s * 1000 / items)
+
+
+def _describe(rounds: list[Rate]) -> str:
+    each = ", ".join(f"{rate.per_s:,.0f}" for rate in rounds)
+    return f"by round: {each}; {median(rate.cpu_ms for rate in rounds):.2f} ms of CPU an item"

@@ -1,0 +1,71 @@
+"""Bytes of a published row with a 2,048-d vector, and whether every bit of it is as the server sent it."""
+
+import base64
+
+import httpx
+import numpy as np
+
+from pipeline.ark.client import endpoint_url
+from pipeline.ark.wire import WireOptions, encode_request
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from pipeline.records import Modality, Part, Request
+from pipeline.store.segments import dense_values
+from scripts.benchmarks.outputs import check_vectors, count_bytes, read_batches
+from scripts.benchmarks.runs import DIMENSIONS, MODEL, Site
+from scripts.benchmarks.table import Bench, Figure, Size, at_most
+from scripts.benchmarks.texts import make_texts, row_number, write_texts
+
+ASKED_BYTES = 2_950
+FETCHED_MAX = 200
+ROWS = {Size.FULL: 10_000, Size.QUICK: 2_000, Size.TINY: 50}
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """Bytes a row of `embeddings/` for 2,048 values that are exact in bfloat16, and bit-equality with what was sent."""
+    rows = ROWS[bench.size]
+    texts = list(make_texts(rows))
+    site = Site(bench.folder)
+    with start_emulator(EmulatorOptions()) as url:
+        site.write_config(url)
+        write_texts(site.manifest, texts)
+        site.run()
+        fetched, differing = _compare_with_server(site, url, texts)
+    checked = check_vectors(site.output, texts)
+    size = count_bytes(site.output / "embeddings") / rows
+    bench.say(f"{rows:,} rows: {size:,.0f} bytes a row, {checked.wrong} wrong vectors")
+    return [
+        Figure(
+            "bytes",
+            "bytes a row of embeddings/",
+            f"{size:,.0f}",
+            f"≤ {ASKED_BYTES:,}",
+            at_most(size, ASKED_BYTES),
+            f"{rows:,} rows of text, {DIMENSIONS:,}-d; {size / (4 * DIMENSIONS):.2f} of the bare float32 values",
+        ),
+        Figure(
+            "bytes",
+            "vectors that differ in a bit",
+            f"{checked.wrong + differing}",
+            "0",
+            checked.is_right and not differing,
+            f"of {checked.rows:,} made again by the emulator's function, and of {fetched} fetched again; "
+            f"{checked.missing} missing, {checked.repeated} repeated",
+        ),
+    ]
+
+
+def _compare_with_server(site: Site, url: str, texts: list[str]) -> tuple[int, int]:
+    """Ask the server again for the first rows; return how many were asked for, and how many differ from what is published."""
+    batch = next(read_batches(site.output, ["id", "dense"])).slice(0, FETCHED_MAX)
+    names, dense = batch.column("id").to_pylist(), dense_values(batch.column("dense"))
+    with httpx.Client(trust_env=False, headers={"Authorization": "Bearer stand-in"}) as client:
+        sent = [_fetch(client, url, texts[row_number(name)]) for name in names]
+    return len(names), sum(values.tobytes() != raw for values, raw in zip(dense, sent, strict=True))
+
+
+def _fetch(client: httpx.Client, url: str, text: str) -> bytes:
+    body = encode_request(Request((Part(Modality.TEXT, text),)), WireOptions(MODEL, DIMENSIONS))
+    answer = client.post(endpoint_url(url), content=body, headers={"Content-Type": "application/json"})
+    raw = base64.b64decode(answer.raise_for_status().json()["data"]["embedding"])
+    return np.frombuffer(raw, "<f4").astype(np.float32).tobytes()
