@@ -87,10 +87,10 @@ def run(
     from pipeline.report import summary_table
 
     loaded = load_config(config, settings or [])
-    with _service(loaded) as base_url:
+    with _signals(), _service(loaded) as base_url:
         job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
         _print_notes(job.notes)
-        with _signals(), show_progress(job.spec, err):
+        with show_progress(job.spec, err):
             note = run_job(job, beam_options or [])
     _print_quota_advice(note)
     out.print(summary_table(note))
@@ -168,6 +168,8 @@ def main() -> NoReturn:
     """Run the command line; our errors become one line and an exit code. Never returns."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("pipeline").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_no_error_of_ours)
     try:
         app(standalone_mode=True)
         _leave(ExitCode.OK)
@@ -175,11 +177,8 @@ def main() -> NoReturn:
         _leave(ending.code if isinstance(ending.code, int) else ExitCode.OK)
     except ArkbeamError as error:
         err.print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        err.print(str(error), markup=False, highlight=False)
+        _say(str(error))
         _leave(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was in flight. The same command goes on from here.")
-        _leave(ExitCode.INTERRUPTED)
 
 
 @contextmanager
@@ -209,9 +208,11 @@ def _signals() -> Iterator[None]:
         if seen > 1:
             os._exit(ExitCode.INTERRUPTED)
         name = signal.Signals(number).name
-        if not stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
-            raise KeyboardInterrupt
-        print("stopping: waiting for open requests; once more to leave at once", file=sys.stderr, flush=True)
+        if stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
+            print("stopping: waiting for open requests; once more to leave at once", file=sys.stderr, flush=True)
+            return
+        print(f"interrupted ({name}); the same command goes on from here", file=sys.stderr, flush=True)
+        raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -223,12 +224,12 @@ def _signals() -> Iterator[None]:
 
 def _print_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        err.print(f"note: {note}", markup=False, highlight=False)
+        _say(f"note: {note}")
 
 
 def _print_quota_advice(note: dict[str, Any]) -> None:
     if note["usage_missing"]:
-        err.print(
+        _say(
             f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted"
         )
 
@@ -236,16 +237,24 @@ def _print_quota_advice(note: dict[str, Any]) -> None:
 def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None:
     stopped = note["stopped"]
     if stopped is not None:
-        err.print(f"stopped ({stopped['code']}): {stopped['message']}", markup=False, highlight=False)
-        err.print("what was paid for is in the store; the same command goes on from here")
+        _say(f"stopped ({stopped['code']}): {stopped['message']}")
+        _say("what was paid for is in the store; the same command goes on from here")
     if "files" in note:
         out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
     else:
-        err.print(f"nothing was published: {output_uri} is as it was", markup=False, highlight=False)
+        _say(f"nothing was published: {output_uri} is as it was")
     if code is ExitCode.FAILURES:
-        err.print(
-            f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`"
-        )
+        _say(f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
+
+
+def _say(text: str) -> None:
+    """Print one line for people: as it is, whatever the width and whatever brackets are in it."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_no_error_of_ours(record: logging.LogRecord) -> bool:
+    """Keep Beam from logging with a traceback what becomes one line in the end."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], ArkbeamError)
 
 
 def _leave(code: int) -> NoReturn:

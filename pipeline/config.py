@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest.options import ManifestOptions
 from pipeline.media import MediaOptions
 from pipeline.pacing.budget import QuotaOptions
+from pipeline.redaction import redact
 from pipeline.schema import embeddings_schema
 from pipeline.store.layout import StoreOptions
 
@@ -112,7 +113,16 @@ def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
 
 def describe_config(config: Config) -> dict[str, Any]:
     """Return the config as `run.json` repeats it."""
-    return typing.cast("dict[str, Any]", TypeAdapter(Config).dump_python(config, mode="json"))
+    return typing.cast("dict[str, Any]", _redact_uris(TypeAdapter(Config).dump_python(config, mode="json")))
+
+
+def _redact_uris(value: Any) -> Any:
+    """Mask passwords and signatures, which URIs of manifests and stores may hold."""
+    if isinstance(value, dict):
+        return {key: _redact_uris(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_redact_uris(inner) for inner in value]
+    return redact(value, len(value)) if isinstance(value, str) and "://" in value else value
 
 
 def list_keys() -> list[str]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,17 +106,18 @@ def write_bytes(uri: str, data: bytes) -> None:
             temporary.write_bytes(data)
 
 
-def write_file(uri: str, write: Callable[[Path], None]) -> None:
-    """Let `write` make a local file, then put it at `uri`, complete or not at all: for files too large for memory."""
+@contextmanager
+def writing(uri: str) -> Iterator[Path]:
+    """Give a local path to write to; at the end of the block it is put at `uri`, complete, or not at all if it raised."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
         if isinstance(filesystem, LocalFileSystem):
             with _beside(Path(path)) as temporary:
-                write(temporary)
+                yield temporary
             return
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "file"
-            write(local)
+            yield local
             filesystem.put_file(str(local), path)
 
 

@@ -1,6 +1,7 @@
 """The job: one pipeline, Read → Plan → Embed → Publish, and what must hold around it."""
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from pipeline.config import Config, describe_config
 from pipeline.embedding import segment_ids
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import close_engine, stop_engines
-from pipeline.errors import ArkbeamError, StoreError
+from pipeline.errors import ArkbeamError, ConfigError, ManifestError, StoreError
 from pipeline.files import absolute, read_bytes, remove_folder, write_bytes
 from pipeline.manifest.context import ReadContext
 from pipeline.manifest.shards import Shard, cut_shards, list_manifests, manifest_folders
@@ -39,6 +40,12 @@ from pipeline.transforms.read import ReadShards, ReadStore
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0
+_PLAN = "-plan"
+_ERRORS: dict[str, type[ArkbeamError]] = {
+    kind.__name__: kind for kind in (ArkbeamError, ConfigError, ManifestError, StoreError)
+}
+_QUOTED_ERROR = re.compile(rf"^pipeline\.errors\.({'|'.join(_ERRORS)}): (.+)$", re.MULTILINE)
+_WHILE_RUNNING = re.compile(r" \[while running '.*'\]$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,8 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
 
     Raises: ArkbeamError of the stage that failed.
     """
-    spec = job.spec
+    spec = replace(job.spec, run=f"{job.spec.run}{_PLAN}")  # a run of this output must not take it for a dead one's
+    job = replace(job, spec=spec)
     try:
         with _pipeline(beam_arguments) as pipeline:
             planned, summaries = _plan(pipeline, job)
@@ -145,10 +153,11 @@ def run_job(job: Job, beam_arguments: Sequence[str] = ()) -> dict[str, Any]:
             with _pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, job)
             note: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run, "result")))
-            return note
         finally:
             close_engine(spec.run)
             remove_folder(run_folder(spec.store.uri, spec.run))
+        _book_lost(spec)
+        return note
 
 
 def build_pipeline(pipeline: beam.Pipeline, job: Job) -> None:
@@ -187,24 +196,39 @@ def _pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     """
     options = PipelineOptions(list(beam_arguments))
     named = any(argument.startswith("--runner") for argument in beam_arguments)
+    _check_beam_arguments(beam_arguments, options, named)
     pipeline = beam.Pipeline(options=options) if named else beam.Pipeline(runner=FnApiRunner(), options=options)
     yield pipeline
     try:
         pipeline.run().wait_until_finish()
-    except ArkbeamError:
-        raise
     except Exception as error:
         raise _unwrap(error) from error
 
 
+def _check_beam_arguments(arguments: Sequence[str], options: PipelineOptions, named: bool) -> None:
+    """Refuse what Beam would drop without a word. A runner that is named may know more options than Beam does."""
+    if arguments and not arguments[0].startswith("-"):
+        raise ConfigError(f"{arguments[0]!r} is one argument too many; options of Apache Beam begin with --")
+    unknown = set(options.get_all_options(retain_unknown_options=True)) - set(options.get_all_options())
+    if unknown and not named:
+        raise ConfigError(f"Apache Beam has no option --{min(unknown)}")
+
+
 def _unwrap(error: BaseException) -> ArkbeamError:
-    """Find our own exception in what Beam makes of it: the type may be lost, the words are in it."""
+    """Find our own exception in what Beam makes of it, and take Beam's words off its message.
+
+    From a worker in another process only the text of a traceback comes: the exception's name and message end it.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ArkbeamError):
-            return cause
+            return type(cause)(_WHILE_RUNNING.sub("", str(cause)))
         cause = cause.__cause__ or cause.__context__
-    return StoreError(f"the pipeline failed: {error}")
+    quoted = _QUOTED_ERROR.findall(str(error))
+    if not quoted:
+        return ArkbeamError(f"the pipeline failed: {error}")
+    name, message = quoted[-1]
+    return _ERRORS[name](_WHILE_RUNNING.sub("", message))
 
 
 def _count_processes(beam_arguments: Sequence[str], lanes: int) -> int:
@@ -213,13 +237,19 @@ def _count_processes(beam_arguments: Sequence[str], lanes: int) -> int:
     return lanes if any(argument.startswith(spread) for argument in beam_arguments) else 1
 
 
+def _book_lost(spec: RunSpec) -> int:
+    """Book what processes of this output's runs sent and could not keep. We hold the output, so all of them have ended."""
+    return book_lost_attempts(spec.store.uri, spec.output_uri, segment_ids())
+
+
 def _clear_dead_runs(spec: RunSpec) -> None:
-    """Book what earlier runs of this output could not, and remove their leftovers; we hold the output, so they are dead."""
-    lost = book_lost_attempts(spec.store.uri, spec.output_uri, segment_ids())
+    """Remove what earlier runs of this output left behind, once it is booked."""
+    lost = _book_lost(spec)
     if lost:
         _log.warning("an earlier run was killed: %d requests whose answers it could not keep are booked as paid", lost)
     for run in runs_of_output(run_folder(spec.store.uri), spec.output_uri):
-        remove_folder(run_folder(spec.store.uri, run))
+        if not run.endswith(_PLAN):
+            remove_folder(run_folder(spec.store.uri, run))
 
 
 def _stop_when_lost() -> None:

@@ -102,7 +102,8 @@ def _watch_live(spec: RunSpec, console: Console, done: threading.Event, _: float
 def _watch_plain(spec: RunSpec, console: Console, done: threading.Event, plain_s: float) -> None:
     rates = Rates()
     next_s = time.monotonic() + min(1.0, plain_s)
-    while not done.wait(0.2):
+    while not done.wait(LIVE_S):
+        line = _line(spec, rates)  # also when it is not shown: it takes the samples that rates are made of
         if time.monotonic() >= next_s:
-            print(_line(spec, rates), file=console.file, flush=True)
+            print(line, file=console.file, flush=True)
             next_s = time.monotonic() + plain_s

@@ -5,21 +5,20 @@ Keys and index alone travel on.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipeline import schema
 from pipeline.errors import StoreError
 from pipeline.files import join, move_file, remove_folder
-from pipeline.manifest.read import ShardChunk, read_shard
+from pipeline.manifest.read import read_shard
 from pipeline.manifest.shards import Shard
 from pipeline.schema import concat
 from pipeline.spec import RunSpec
 from pipeline.store.events import read_refused
 from pipeline.store.layout import events_folder, list_parquet, run_of, segments_folder
-from pipeline.store.run_files import piece_uri, rows_folder, unreadable_uri, write_tables
+from pipeline.store.run_files import PieceWriter, rows_folder, unreadable_folder
 from pipeline.store.segments import read_index
 
 STORE_FILES_PER_GROUP = 256
@@ -44,46 +43,26 @@ class ShardSummary:
         return self.staged + self.unreadable
 
 
-@dataclass(slots=True)
-class _Reading:
-    """What passes by while a shard is staged."""
-
-    lines: int = 0
-    unreadable: list[pa.Table] = field(default_factory=list)
-    keys: list[pa.Table] = field(default_factory=list)
-
-    def watch(self, chunks: Iterator[ShardChunk]) -> Iterator[pa.Table]:
-        """Pass the chunks' staged rows on, keep the rest."""
-        for chunk in chunks:
-            self.lines += chunk.rows
-            self.keys.append(chunk.keys)
-            if chunk.unreadable.num_rows:
-                self.unreadable.append(chunk.unreadable)
-            if chunk.staged.num_rows:
-                yield chunk.staged
-
-
-def stage_shard(shard: Shard, spec: RunSpec) -> tuple[ShardSummary, pa.Table]:
-    """Read a shard once, write its rows to the run's folder; return what it holds and its KEYS.
+def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
+    """Read a shard once and write its rows to the run's folder; give its KEYS as they come, then what it holds.
 
     Raises: ManifestError when the manifest can't be read, StoreError when the run's folder can't be written.
     """
     store_uri, run = spec.store.uri, spec.run
-    remove_folder(rows_folder(store_uri, run, shard.number))  # an earlier try may have cut its pieces elsewhere
-    reading = _Reading()
-    staged = reading.watch(read_shard(shard, spec.manifest, spec.reading))
-    kept, rows = [], 0
-    for wanted, tables in groupby(staged, key=lambda table: table.schema):
-        rows += write_tables(piece_uri(store_uri, run, shard.number, rows), tables, wanted)
-        if "kept" in wanted.names:
-            kept.append(wanted.field("kept").type)
-    unreadable = sum(table.num_rows for table in reading.unreadable)
-    if unreadable:
-        write_tables(unreadable_uri(store_uri, run, shard.number), reading.unreadable, schema.UNREADABLE)
-    summary = ShardSummary(
-        shard.number, shard.manifest, shard.label, reading.lines, rows, unreadable, tuple(dict.fromkeys(kept))
-    )
-    return summary, pa.concat_tables([schema.KEYS.empty_table(), *reading.keys])
+    folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
+    for folder in folders:
+        remove_folder(folder)  # an earlier try may have cut its pieces elsewhere
+    lines = 0
+    kept: dict[pa.DataType, None] = {}
+    with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
+        for chunk in read_shard(shard, spec.manifest, spec.reading):
+            lines += chunk.rows
+            staged.write(chunk.staged)
+            unreadable.write(chunk.unreadable)
+            if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
+                kept[chunk.staged.schema.field("kept").type] = None
+            yield chunk.keys
+    yield ShardSummary(shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept))
 
 
 @dataclass(frozen=True, slots=True)

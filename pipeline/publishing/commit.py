@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.ark.models import cost_cny
 from pipeline.engine.outcomes import LaneReport, Stop
 from pipeline.errors import StoreError
 from pipeline.files import join, list_files, remove_file, remove_leftovers, write_bytes
@@ -71,7 +72,7 @@ def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Return what `run.json` says of a run, its files aside."""
     totals, counts, use = commit.totals, commit.report.counts, commit.report.use
-    this_run = _sum([part.this_run for part in commit.usage])
+    this_run = _sum([part.this_run for part in commit.usage]) if commit.usage else _counted(commit.report, spec)
     all_runs = _sum([part.all_runs for part in commit.usage])
     return {
         "run": spec.run,
@@ -110,6 +111,14 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "stopped": asdict(commit.report.stop) if commit.report.stop else None,
         "config": spec.config,
     }
+
+
+def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
+    """Return what the engine counted, for a run that published no `usage/`. All tokens are those of the prompt here."""
+    counts = report.counts
+    cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities)
+    paid, total = counts.bought + counts.unusable, counts.total_tokens
+    return UsageTotals(paid, total, total, counts.text_tokens, counts.image_tokens, cost)
 
 
 def _tokens(totals: UsageTotals) -> dict[str, int]:

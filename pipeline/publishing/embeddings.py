@@ -66,5 +66,12 @@ def _gather_vectors(refs: pa.Table, segments: Mapping[int, str]) -> pa.Table:
     starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
     pieces = []
     for rows, start in zip(np.split(positions, starts[1:]), starts, strict=True):
-        pieces.append(take_rows(read_columns(segments[int(numbers[start])], _VECTOR_COLUMNS), rows))
+        pieces.append(take_rows(read_columns(_find_segment(segments, int(numbers[start])), _VECTOR_COLUMNS), rows))
     return pa.concat_tables(pieces)
+
+
+def _find_segment(segments: Mapping[int, str], segment: int) -> str:
+    try:
+        return segments[segment]
+    except KeyError:
+        raise StoreError(f"segment {segment:016x} has gone from the store since it was planned: run again") from None

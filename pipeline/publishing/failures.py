@@ -9,7 +9,7 @@ from pipeline import schema
 from pipeline.publishing.parts import PartFile, write_part
 from pipeline.publishing.rows import Manifests, gather_rows, name_rows
 from pipeline.spec import PART_ROWS, RunSpec
-from pipeline.store.run_files import open_parquet, unreadable_uri
+from pipeline.store.run_files import read_tables, unreadable_folder
 
 FOLDER = "failures"
 
@@ -27,10 +27,8 @@ def write_failures_part(
 
 def _unreadable_tables(shards: Iterable[int], manifests: Manifests, spec: RunSpec) -> Iterator[pa.Table]:
     for shard in shards:
-        with open_parquet(unreadable_uri(spec.store.uri, spec.run, shard)) as file:
-            for group in range(file.metadata.num_row_groups):
-                named = name_rows(file.read_row_group(group, use_threads=False), shard, manifests)
-                yield named.select(schema.FAILURES.names).cast(schema.FAILURES)
+        for table in read_tables(unreadable_folder(spec.store.uri, spec.run, shard)):
+            yield name_rows(table, shard, manifests).select(schema.FAILURES.names).cast(schema.FAILURES)
 
 
 def _failures_table(failed: pa.Table, manifests: Manifests, spec: RunSpec) -> pa.Table:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.files import join, write_file
+from pipeline.files import join, writing
 from pipeline.spec import PART_ROWS, RunSpec
 
 ROW_GROUP_ROWS = 4096
@@ -54,10 +53,8 @@ def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.ND
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
     """Write one part file from tables of one schema, in bounded memory, and hash it."""
     path = f"{folder}/part-{part:05d}.parquet"
-    rows, size, digest = 0, 0, ""
-
-    def write(local: Path) -> None:
-        nonlocal rows, size, digest
+    rows = 0
+    with writing(join(spec.output_uri, path)) as local:
         with pq.ParquetWriter(local, wanted, **schema.parquet_options(wanted)) as writer:
             for table in tables:
                 rows += table.num_rows
@@ -65,6 +62,4 @@ def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Sc
         size = local.stat().st_size
         with local.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-
-    write_file(join(spec.output_uri, path), write)
     return PartFile(path, rows, size, digest)

@@ -81,8 +81,10 @@ def book_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[in
     booked = 0
     for run in runs_of_output(journals_folder(store_uri), output_uri):
         lines = [line for uri in list_files(journals_folder(store_uri, run)) for line in read_bytes(uri).splitlines()]
-        known = _known_client_ids(store_uri, run)
-        lost = [event for event in read_journal(lines) if event.attempt.client_request_id not in known]
+        lost = list(read_journal(lines))
+        if lost:  # else there is nothing to look up: the journal of an orderly run is empty or gone
+            known = _known_client_ids(store_uri, run)
+            lost = [event for event in lost if event.attempt.client_request_id not in known]
         if lost:
             write_events(store_uri, run, next(new_segment), lost)
             booked += len(lost)

@@ -1,16 +1,17 @@
 """A run's own files, below `<store>/runs/<run>/`: gone when the run ends.
 
     rows/<shard>/<ordinal>.parquet  readable rows as they were read, from this ordinal on
-    unreadable/<shard>.parquet      rows that could not be read
+    unreadable/<shard>/<n>.parquet  rows that could not be read
     buyers/<shard>.parquet          KEYS of the rows that buy; one row group is one block
     plan.json, stop.json, result.json
 
 A stage that is run again writes the same files again, so a retry changes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.files import join, open_filesystem, storage_errors, write_file
+from pipeline.files import join, open_filesystem, storage_errors, writing
 from pipeline.store.layout import SUFFIX, list_parquet, run_folder
 
 
@@ -27,14 +28,9 @@ def rows_folder(store_uri: str, run: str, shard: int) -> str:
     return join(run_folder(store_uri, run), "rows", f"{shard:06d}")
 
 
-def piece_uri(store_uri: str, run: str, shard: int, first: int) -> str:
-    """Return where the staged rows are that begin with this ordinal. A new piece begins where the kept columns' type changes."""
-    return join(rows_folder(store_uri, run, shard), f"{first:010d}{SUFFIX}")
-
-
-def unreadable_uri(store_uri: str, run: str, shard: int) -> str:
-    """Return where a shard's unreadable rows are; there is no file when it has none."""
-    return join(run_folder(store_uri, run), "unreadable", f"{shard:06d}{SUFFIX}")
+def unreadable_folder(store_uri: str, run: str, shard: int) -> str:
+    """Return the folder of a shard's unreadable rows; it is empty when there are none."""
+    return join(run_folder(store_uri, run), "unreadable", f"{shard:06d}")
 
 
 def buyers_uri(store_uri: str, run: str, shard: int) -> str:
@@ -47,21 +43,48 @@ def note_uri(store_uri: str, run: str, name: str) -> str:
     return join(run_folder(store_uri, run), f"{name}.json")
 
 
-def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> int:
-    """Write tables one after the other, each as one row group; return the rows. The memory is that of one table."""
-    rows = 0
+def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> None:
+    """Write tables one after the other, each as one row group. The memory is that of one table."""
+    with open_writer(uri, wanted) as write:
+        for table in tables:
+            write(table)
 
-    def write(path: Path) -> None:
-        nonlocal rows
-        options = schema.parquet_options(wanted) | {"use_dictionary": False, "write_statistics": False}
-        with pq.ParquetWriter(path, wanted, **options) as writer:
-            for table in tables:
-                if table.num_rows:
-                    writer.write_table(table, row_group_size=table.num_rows)
-                    rows += table.num_rows
 
-    write_file(uri, write)
-    return rows
+@contextmanager
+def open_writer(uri: str, wanted: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Give a function that appends a table as one row group to a file, which is there, complete, after the block."""
+    options = schema.parquet_options(wanted) | {"use_dictionary": False, "write_statistics": False}
+    with writing(uri) as path, pq.ParquetWriter(path, wanted, **options) as writer:
+        yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+@dataclass(slots=True)
+class PieceWriter:
+    """Appends tables to pieces below a folder; a new piece begins where the schema changes, named by its first row."""
+
+    folder: str
+    rows: int = 0
+    _schema: pa.Schema | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
+    _write: Callable[[pa.Table], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)  # an error reaches the open file, which is then dropped
+
+    def write(self, table: pa.Table) -> None:
+        """Append a table; none of no rows."""
+        if table.num_rows == 0:
+            return
+        if self._write is None or table.schema != self._schema:
+            self._open.close()
+            uri = join(self.folder, f"{self.rows:010d}{SUFFIX}")
+            self._write = self._open.enter_context(open_writer(uri, table.schema))
+            self._schema = table.schema
+        self._write(table)
+        self.rows += table.num_rows
 
 
 @contextmanager
@@ -76,6 +99,14 @@ def read_block(uri: str, block: int) -> pa.Table:
     """Read one row group."""
     with open_parquet(uri) as file:
         return file.read_row_group(block, use_threads=False)
+
+
+def read_tables(folder: str) -> Iterator[pa.Table]:
+    """Read all pieces below a folder, one row group at a time."""
+    for uri in list_parquet(folder):
+        with open_parquet(uri) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, use_threads=False)
 
 
 def read_rows_at(

@@ -77,9 +77,10 @@ class _WriteEmbeddings(beam.PTransform):
         parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
         once = refs.pipeline | "Once" >> beam.Create([None])
         segments = AsSingleton(once | "Segments" >> beam.Map(_segments, self._begun, AsSingleton(counts), self._spec))
+        first = once | "First" >> beam.FlatMap(_first_part, self._begun, schema.REFS)
         return (
-            refs
-            | "Split" >> beam.FlatMap(_split, "segment", parts)
+            (refs | "Split" >> beam.FlatMap(_split, "segment", parts), first)
+            | "All" >> beam.Flatten()
             | "ByPart" >> beam.GroupByKey()
             | "Write" >> beam.Map(_write_embeddings, segments, self._manifests, self._spec)
         )
@@ -100,7 +101,9 @@ class _WriteFailures(beam.PTransform):
             | "Sum" >> beam.CombineGlobally(_sum_counts)
         )
         parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
-        tables = failed | "Split" >> beam.FlatMap(_split, "shard", parts)
+        once = failed.pipeline | "Once" >> beam.Create([None])
+        first = once | "First" >> beam.FlatMap(_first_part, self._begun, schema.FAILED)
+        tables = (failed | "Split" >> beam.FlatMap(_split, "shard", parts), first) | "All" >> beam.Flatten()
         shards = unreadable | "Shards" >> beam.FlatMap(_shards, parts)
         return (
             {"failed": tables, "shards": shards}
@@ -137,6 +140,11 @@ def _sum_counts(counts: Iterable[dict[int, int]]) -> dict[int, int]:
 
 def _number(counts: dict[int, int], begun: bool) -> dict[int, int]:
     return assign_parts(counts) if begun else {}
+
+
+def _first_part(_: None, begun: bool, wanted: pa.Schema) -> list[tuple[int, pa.Table]]:
+    """Make sure of a part 0: readers find the schema also where there is no row."""
+    return [(0, wanted.empty_table())] if begun else []
 
 
 def _segments(_: None, begun: bool, counts: dict[int, int], spec: RunSpec) -> dict[int, str]:

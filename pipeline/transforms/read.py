@@ -11,7 +11,7 @@ from apache_beam.transforms.window import GlobalWindows
 from pipeline import schema
 from pipeline.manifest.shards import Shard
 from pipeline.planning import split_buckets
-from pipeline.reading import StoreFiles, read_store_files, stage_shard
+from pipeline.reading import ShardSummary, StoreFiles, read_store_files, stage_shard
 from pipeline.spec import RunSpec
 
 KEYS, SUMMARIES = "keys", "summaries"
@@ -55,10 +55,11 @@ class _StageShard(beam.DoFn):
         self._keys: list[pa.Table] = []
 
     def process(self, shard: Shard) -> Iterator[Any]:
-        summary, keys = stage_shard(shard, self._spec)
-        yield TaggedOutput(SUMMARIES, summary)
-        for start in range(0, keys.num_rows, _EMIT_ROWS):
-            self._keys.append(keys.slice(start, _EMIT_ROWS))
+        for staged in stage_shard(shard, self._spec):
+            if isinstance(staged, ShardSummary):
+                yield TaggedOutput(SUMMARIES, staged)
+                continue
+            self._keys.append(staged)
             if sum(table.num_rows for table in self._keys) >= _EMIT_ROWS:
                 yield from self._take()
 

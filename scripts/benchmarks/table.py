@@ -53,11 +53,10 @@ def at_most(measured: float, asked: float) -> bool:
 
 
 def figures_table(figures: Sequence[Figure], size: Size) -> Table:
-    """Lay out all figures, with the machine they were taken on below them."""
+    """Lay out all figures."""
     table = Table(
         "measure", "figure", "asked", "measured", "", "details", title=f"bench, {size.value} size", title_justify="left"
     )
-    table.caption, table.caption_justify = describe_machine(), "left"
     before = ""
     for one in figures:
         name = one.measure if one.measure != before else ""
@@ -68,7 +67,7 @@ def figures_table(figures: Sequence[Figure], size: Size) -> Table:
 
 
 def describe_machine() -> str:
-    """Say what the figures depend on: cores, load by others, memory, versions."""
+    """Say what the figures depend on: cores, memory, load by others, versions."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())

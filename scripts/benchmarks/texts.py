@@ -6,12 +6,13 @@ from random import Random
 
 import orjson
 
-_WORDS = (
-    "amber basket candle ceramic copper cotton curved dark dish drawing early engraved fabric figure folded garden glass "
-    "green handle harbour indigo ivory lacquer lamp linen map marble mirror mountain narrow old painted paper pattern "
-    "plate portrait printed river round sculpture shallow silk silver small stone teapot tile vase white wooden woven "
-    "青花 茶壶 山水 木刻 丝绸 瓷器 灯笼 屏风 玉石 书法"
-).split()
+_VOCABULARY = """
+    amber basket candle ceramic copper cotton curved dark dish drawing early engraved fabric figure folded garden glass green
+    handle harbour indigo ivory lacquer lamp linen map marble mirror mountain narrow old painted paper pattern plate portrait
+    printed river round sculpture shallow silk silver small stone teapot tile vase white wooden woven
+    青花 茶壶 山水 木刻 丝绸 瓷器 灯笼 屏风 玉石 书法
+"""
+_WORDS = _VOCABULARY.split()
 
 
 def make_texts(count: int, *, seed: int = 0, words: int = 12) -> Iterator[str]:

@@ -1,0 +1,46 @@
+"""What a process needs to embed: one engine a run, with client, pacer and open buffer."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+
+from pipeline.ark.client import ArkClient, read_api_key
+from pipeline.engine.core import Engine, EngineOptions
+from pipeline.engine.recorder import Recorder, StoreTarget
+from pipeline.engine.registry import get_engine
+from pipeline.pacing.budget import Pacer
+from pipeline.records import ServiceKind
+from pipeline.spec import RunSpec
+from pipeline.store.journal import open_journal
+from pipeline.store.layout import new_segment_id
+
+
+def open_engine(spec: RunSpec) -> Engine:
+    """Return this process's engine of the run, made on first use.
+
+    Raises: ConfigError when the API key is not in the environment.
+    """
+    return get_engine(spec.run, lambda: _make_engine(spec))
+
+
+def segment_ids() -> Iterator[int]:
+    """Give ids for this process's segments, ever larger."""
+    previous = 0
+    while True:
+        previous = new_segment_id(time.time(), secrets.randbits(22), previous)
+        yield previous
+
+
+def _make_engine(spec: RunSpec) -> Engine:
+    api_key = read_api_key(spec.api.api_key_env) if spec.needs_key else "stand-in"
+    limits, store = spec.limits, spec.store
+    target = StoreTarget(store.uri, spec.run, spec.dimensions)
+    journal = open_journal(store.uri, spec.run, f"{os.getpid()}-{secrets.token_hex(4)}")
+    stand_in = spec.service is ServiceKind.STAND_IN
+    return Engine(
+        EngineOptions(limits, spec.dimensions, stand_in, store.flush_rows, store.flush_s),
+        lambda: ArkClient(spec.api, api_key, connections_max=limits.requests_in_flight),
+        lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s),
+        Recorder(target, segment_ids(), journal),
+    )

@@ -1,0 +1,83 @@
+"""The command line of the bench."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import ArkbeamError
+from scripts.benchmarks import fixed, kill, memory, planning, quota, throughput, volume
+from scripts.benchmarks.runs import BenchError
+from scripts.benchmarks.table import Bench, Figure, Measure, Size, describe_machine, figures_table
+
+MEASURES: dict[str, Measure] = {
+    "throughput": throughput.measure,
+    "fixed": fixed.measure,
+    "quota_rpm": quota.measure_requests,
+    "quota_tpm": quota.measure_tokens,
+    "bytes": volume.measure,
+    "plan": planning.measure,
+    "memory": memory.measure,
+    "kill": kill.measure,
+}
+
+_NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())
+_EPILOG = f"""Measures:
+
+{_NAMES}
+
+Figures mean something only on a machine that does nothing else. Runs use temporary folders (TMPDIR says where; some 5 GB at \
+full size), which are removed afterwards; nothing is written into the checkout.
+
+Exit codes: 0 every measure was made, whether or not it shows what was asked for; 1 one could not be made; 2 a wrong command \
+line."""
+
+
+def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[list[Figure], bool]:
+    """Make the measures, each in a folder that is gone afterwards; return all figures, and whether every one was made."""
+    figures: list[Figure] = []
+    complete = True
+    for name in names:
+        start_s = time.monotonic()
+
+        def say(words: str, name: str = name, start_s: float = start_s) -> None:
+            console.print(f"{name}, {time.monotonic() - start_s:.0f} s: {words}", markup=False, highlight=False)
+
+        with tempfile.TemporaryDirectory(prefix="arkbeam-bench-", ignore_cleanup_errors=True) as folder:
+            try:
+                figures += MEASURES[name](Bench(size, Path(folder), say))
+            except (BenchError, ArkbeamError) as error:
+                say(f"could not be made: {error}")
+                figures.append(Figure(name, "", "none", details="could not be made, see above"))
+                complete = False
+    return figures, complete
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Measures; none means all.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes: two or three minutes instead of half an hour.")
+    ] = False,
+) -> None:
+    """Measure what this project promises, and print one table."""
+    chosen = names or list(MEASURES)
+    unknown = [name for name in chosen if name not in MEASURES]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(MEASURES)}")
+    size = Size.QUICK if quick else Size.FULL
+    figures, complete = run_measures(chosen, size, Console(stderr=True))
+    out = Console(width=None if sys.stdout.isatty() else 200)
+    out.print(figures_table(figures, size))
+    out.print(describe_machine(), highlight=False)
+    raise typer.Exit(0 if complete else 1)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(epilog=_EPILOG)(main)
+    app(prog_name="scripts/bench")

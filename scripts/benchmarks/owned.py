@@ -1,0 +1,48 @@
+"""Stores that hold what nobody bought: filled through the store's own code, with fingerprints as a run makes them.
+
+Vectors are one and the same, so that a million of them fit on a disk; all else is as a run would have written it.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from random import Random
+
+import numpy as np
+
+from pipeline.ark.client import new_client_request_id
+from pipeline.ark.wire import Reply
+from pipeline.embedding import segment_ids
+from pipeline.emulator.replies import STAND_IN_SUFFIX, make_request_id
+from pipeline.emulator.vectors import embed
+from pipeline.files import absolute
+from pipeline.manifest.fingerprint import Fingerprinter
+from pipeline.records import ServiceKind, Usage
+from pipeline.store.layout import new_run_name
+from pipeline.store.segments import Attempt, Bought, segment_table, write_segment
+from scripts.benchmarks.runs import MODEL, Site
+
+SEGMENT_ROWS = 256
+_TOKENS = 40
+
+
+def own_texts(site: Site, texts: Iterable[str], dimensions: int) -> None:
+    """Put a vector for each text into the site's store, as an earlier run of the same output would have."""
+    fingerprinter = Fingerprinter(ServiceKind.STAND_IN, MODEL, dimensions)
+    store_uri = absolute(str(site.store))
+    run = new_run_name(absolute(str(site.output)), time.time(), "0" * 8)
+    bought = _bought((fingerprinter.of_text(text, None, False) for text in texts), dimensions)
+    segments = segment_ids()
+    while rows := list(islice(bought, SEGMENT_ROWS)):
+        write_segment(store_uri, run, next(segments), segment_table(rows, dimensions))
+
+
+def _bought(fingerprints: Iterable[bytes], dimensions: int) -> Iterator[Bought]:
+    vector = embed([("text", "owned")], dimensions=dimensions)
+    norm = np.float32(np.linalg.norm(vector.astype(np.float64)))
+    usage = Usage(_TOKENS, _TOKENS, _TOKENS, 0)
+    source, now_s = Random(0), time.time()
+    for fingerprint in fingerprints:
+        request_id = make_request_id(int(now_s * 1000))
+        reply = Reply(request_id, MODEL + STAND_IN_SUFFIX, int(now_s), vector, None, norm, usage, None, True)
+        yield Bought(Attempt(fingerprint, new_client_request_id(now_s, source), 1, 1.0), reply)

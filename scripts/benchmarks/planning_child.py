@@ -1,0 +1,135 @@
+"""Plan alone, in a process of its own on one core.
+
+    python -m scripts.benchmarks.planning_child CONFIG ROWS KNOWN
+
+Prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: the pure functions, and the same tables through Beam's in-process
+runner. CONFIG tells what a run's stages know, such as the number of buckets.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline import schema
+from pipeline.config import load_config
+from pipeline.job import prepare_job
+from pipeline.planning import PlanTotals, plan_bucket, split_buckets
+from pipeline.spec import RunSpec
+from pipeline.transforms.plan import PlanRows, SumTotals
+from scripts.benchmarks.runs import BenchError
+
+KEYS_ROWS = 131_072  # as Read emits them
+INDEX_ROWS = 65_536
+SEGMENT_ROWS = 256
+
+
+@dataclass(slots=True)
+class _Tables:
+    """What both ways plan. Beam's stages find it here: in this process they are not copied."""
+
+    keys: list[pa.Table] = field(default_factory=list)
+    index: list[pa.Table] = field(default_factory=list)
+
+
+_tables = _Tables()
+_totals: list[PlanTotals] = []
+
+
+def make_tables(rows: int, known: int) -> _Tables:
+    """Make KEYS of so many different rows, and INDEX of some of them in another order."""
+    random = np.random.default_rng(0)
+    fingerprints = random.bytes(rows * schema.FINGERPRINT_BYTES)
+    array = pa.Array.from_buffers(schema.FINGERPRINT, rows, [None, pa.py_buffer(fingerprints)])
+    ones = np.ones(rows, np.uint32)
+    columns = [array, 0 * ones, np.arange(rows, dtype=np.uint32), 40 * ones, 0 * ones]
+    keys = pa.table(columns, schema=schema.KEYS)
+    positions = np.arange(known)
+    segments, places = positions // SEGMENT_ROWS, positions % SEGMENT_ROWS
+    owned = array.take(pa.array(random.permutation(rows)[:known]))
+    index = pa.table([owned, segments.astype(np.uint64), places.astype(np.uint32)], schema=schema.INDEX)
+    return _Tables(_cut(keys, KEYS_ROWS), _cut(index, INDEX_ROWS))
+
+
+def plan_alone(tables: _Tables, spec: RunSpec) -> PlanTotals:
+    """Split into buckets and plan each, as the stages do, without Beam."""
+    keys, index = (_by_bucket(pieces, spec.buckets) for pieces in (tables.keys, tables.index))
+    totals = PlanTotals()
+    for bucket in keys:
+        totals = totals.plus(plan_bucket(keys[bucket], index.get(bucket, []), []).totals)
+    return totals
+
+
+def plan_through_beam(spec: RunSpec) -> PlanTotals:
+    """Run Plan's transforms over the same tables on the in-process runner."""
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        keys = pipeline | "Keys" >> beam.Create(range(len(_tables.keys))) | beam.FlatMap(_split, "keys", spec.buckets)
+        index = (
+            pipeline
+            | "Index" >> beam.Create(range(len(_tables.index)))
+            | "SplitIndex" >> beam.FlatMap(_split, "index", spec.buckets)
+        )
+        refused = pipeline | "Refused" >> beam.Create([])
+        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanRows(spec)
+        _ = planned.totals | "Sum" >> SumTotals() | "Note" >> beam.Map(_note)
+    return _totals[-1]
+
+
+def _split(number: int, name: str, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    yield from split_buckets(getattr(_tables, name)[number], buckets)
+
+
+def _note(totals: PlanTotals) -> None:
+    _totals.append(totals)
+
+
+def _cut(table: pa.Table, rows: int) -> list[pa.Table]:
+    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
+
+
+def _by_bucket(tables: list[pa.Table], buckets: int) -> dict[int, list[pa.Table]]:
+    found: dict[int, list[pa.Table]] = {}
+    for table in tables:
+        for bucket, piece in split_buckets(table, buckets):
+            found.setdefault(bucket, []).append(piece)
+    return found
+
+
+def _time(work: Callable[[], PlanTotals], rows: int, known: int) -> dict[str, float]:
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    totals = work()
+    took = {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s}
+    if (totals.rows, totals.owned, totals.to_buy) != (rows, known, rows - known):
+        raise BenchError(f"the plan is wrong: {totals}")
+    return took
+
+
+def main(config: str, rows: int, known: int) -> dict[str, Any]:
+    """Plan in both ways; return what each took."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    spec = prepare_job(load_config(config)).spec
+    tables = make_tables(rows, known)
+    _tables.keys, _tables.index = tables.keys, tables.index
+    return {
+        "join": _time(lambda: plan_alone(_tables, spec), rows, known),
+        "beam": _time(lambda: plan_through_beam(spec), rows, known),
+        "buckets": spec.buckets,
+    }
+
+
+if __name__ == "__main__":
+    # Through the import system: what Beam pickles by name must be found in this very module.
+    from scripts.benchmarks import planning_child
+
+    print(json.dumps(planning_child.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
