@@ -80,6 +80,13 @@ def run(
         bool,
         typer.Option("--publish-partial", help="Publish also when the run stops early; the rest become failure rows."),
     ] = False,
+    accept_model_change: Annotated[
+        bool,
+        typer.Option(
+            "--accept-model-change",
+            help="Buy all anew if the model's name was seen to stand for another version since.",
+        ),
+    ] = False,
 ) -> None:
     """Embed what the store does not hold yet, and publish the output."""
     from pipeline.job import prepare_job, run_job  # Beam takes half a second to import: not for --help
@@ -91,7 +98,7 @@ def run(
         job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
         _print_notes(job.notes)
         with show_progress(job.spec, err):
-            note = run_job(job, beam_options or [])
+            note = run_job(job, beam_options or [], accept_model_change=accept_model_change)
     _print_quota_advice(note)
     out.print(summary_table(note))
     code = exit_code(note, loaded.limits)
@@ -254,7 +261,7 @@ def _say(text: str) -> None:
 
 def _is_no_error_of_ours(record: logging.LogRecord) -> bool:
     """Keep Beam from logging with a traceback what becomes one line in the end."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], ArkbeamError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], (ArkbeamError, KeyboardInterrupt))
 
 
 def _leave(code: int) -> NoReturn:

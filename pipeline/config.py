@@ -5,6 +5,7 @@ An unknown key is an error that names the nearest known one. No value is a secre
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -76,12 +77,12 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes: is it a config?")
-        raw = yaml.safe_load(file.read_text("utf-8"))
+        raw = _load_yaml(file.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no config {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {error}") from None
     return parse_config(raw, settings)
 
@@ -122,7 +123,7 @@ def _redact_uris(value: Any) -> Any:
         return {key: _redact_uris(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_redact_uris(inner) for inner in value]
-    return redact(value, len(value)) if isinstance(value, str) and "://" in value else value
+    return redact(value, len(value) + 100) if isinstance(value, str) and "://" in value else value
 
 
 def list_keys() -> list[str]:
@@ -145,7 +146,7 @@ def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
     if not equals or not path:
         raise ConfigError(f"--set {setting}: write it as key.path=value, for example quota.rpm=600")
     try:
-        value = yaml.safe_load(text)
+        value = _load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {path}: the value is no YAML: {error}") from None
     head, *rest = path.split(".", 1)
@@ -153,6 +154,14 @@ def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
         return {**raw, head: value}
     inner = raw.get(head)
     return {**raw, head: _set(inner if isinstance(inner, dict) else {}, f"{rest[0]}={text}")}
+
+
+def _load_yaml(text: str) -> Any:
+    """Parse YAML. What PyYAML trips over itself, such as a thirteenth month, is a YAMLError as well."""
+    try:
+        return yaml.safe_load(text)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
 
 
 def _check_keys(raw: Mapping[Any, Any], section: type, prefix: str) -> None:
@@ -187,4 +196,12 @@ def _explain(problem: Any) -> str:
     )
     if problem["type"] in ("missing", "missing_argument"):
         return f"{key} is missing from the config"
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {str(problem['input'])[:80]!r}"
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {_show(problem['input'])!r}"
+
+
+def _show(value: Any) -> str:
+    """Write a value of any size in bounded time."""
+    try:
+        return (value if isinstance(value, str) else reprlib.repr(value))[:80]
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number too long to show"

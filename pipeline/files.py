@@ -70,7 +70,7 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     with storage_errors("list", uri):
         filesystem.invalidate_cache()
         try:
-            found = filesystem.find(path)
+            found = _walk_local(path) if isinstance(filesystem, LocalFileSystem) else filesystem.find(path)
         except FileNotFoundError:
             return []
         return sorted(_full_uri(filesystem, name) for name in found if name.endswith(suffix))
@@ -170,6 +170,17 @@ def _beside(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _walk_local(path: str) -> list[str]:
+    """List the files below a folder. For one that can't be read, fsspec's `find` would give none instead of an error."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    walk = os.walk(path, onerror=fail, followlinks=True)
+    return [f"{folder}/{name}" for folder, _, names in walk for name in names]
 
 
 def _full_uri(filesystem: Any, name: str) -> str:

@@ -32,6 +32,7 @@ from pipeline.spec import RunSpec
 from pipeline.store.claim import claim_output
 from pipeline.store.journal import book_lost_attempts
 from pipeline.store.layout import new_run_name, run_folder, runs_of_output
+from pipeline.store.models import ModelRecord, read_model, write_model
 from pipeline.store.run_files import note_uri
 from pipeline.transforms.embed import EmbedLanes
 from pipeline.transforms.plan import DealLanes, PlanRows, SettleRows, SumTotals
@@ -125,7 +126,8 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
 
     Raises: ArkbeamError of the stage that failed.
     """
-    spec = replace(job.spec, run=f"{job.spec.run}{_PLAN}")  # a run of this output must not take it for a dead one's
+    model = read_model(job.spec.store.uri, job.spec.service, job.spec.wire.model)
+    spec = replace(job.spec, run=f"{job.spec.run}{_PLAN}", model_owned=model.resolved)
     job = replace(job, spec=spec)
     try:
         with _pipeline(beam_arguments) as pipeline:
@@ -138,7 +140,7 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
         remove_folder(run_folder(spec.store.uri, spec.run))
 
 
-def run_job(job: Job, beam_arguments: Sequence[str] = ()) -> dict[str, Any]:
+def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
     """Run the whole pipeline; return what `run.json` says, also of a run that stopped and published nothing.
 
     Raises: OutputInUse before anything is sent; ConfigError without an API key; StoreError; KeyboardInterrupt.
@@ -149,6 +151,8 @@ def run_job(job: Job, beam_arguments: Sequence[str] = ()) -> dict[str, Any]:
         read_api_key(spec.api.api_key_env)
     with claim_output(spec.output_uri, spec.run, _stop_when_lost):
         _clear_dead_runs(spec)
+        spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
+        job = replace(job, spec=spec)
         try:
             with _pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, job)
@@ -214,8 +218,8 @@ def _check_beam_arguments(arguments: Sequence[str], options: PipelineOptions, na
         raise ConfigError(f"Apache Beam has no option --{min(unknown)}")
 
 
-def _unwrap(error: BaseException) -> ArkbeamError:
-    """Find our own exception in what Beam makes of it, and take Beam's words off its message.
+def _unwrap(error: BaseException) -> ArkbeamError | KeyboardInterrupt:
+    """Find our own exception, or Ctrl-C, in what Beam makes of it, and take Beam's words off its message.
 
     From a worker in another process only the text of a traceback comes: the exception's name and message end it.
     """
@@ -223,6 +227,8 @@ def _unwrap(error: BaseException) -> ArkbeamError:
     while cause is not None:
         if isinstance(cause, ArkbeamError):
             return type(cause)(_WHILE_RUNNING.sub("", str(cause)))
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
         cause = cause.__cause__ or cause.__context__
     quoted = _QUOTED_ERROR.findall(str(error))
     if not quoted:
@@ -240,6 +246,18 @@ def _count_processes(beam_arguments: Sequence[str], lanes: int) -> int:
 def _book_lost(spec: RunSpec) -> int:
     """Book what processes of this output's runs sent and could not keep. We hold the output, so all of them have ended."""
     return book_lost_attempts(spec.store.uri, spec.output_uri, segment_ids())
+
+
+def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
+    """Return the model whose vectors are owned; with `accept_change`, from now on the one that was seen last."""
+    record = read_model(spec.store.uri, spec.service, spec.wire.model)
+    if accept_change and record.seen is not None:
+        _log.warning(
+            "vectors of %s are missing from now on: %s answers for %s", record.resolved, record.seen, record.name
+        )
+        record = ModelRecord(record.name, record.seen)
+        write_model(spec.store.uri, spec.service, record)
+    return record.resolved
 
 
 def _clear_dead_runs(spec: RunSpec) -> None:

@@ -1,7 +1,7 @@
 """Plan: which rows have a vector, which need one, which of those buys it. Pure functions over Arrow tables.
 
 Everything is decided by fingerprint, in buckets of it. A fingerprint is looked up with `index_in`, which takes the first of
-several owners, so the index needs no other step to be unique.
+several owners; what is looked up in is sorted, so that a plan made again, of tables in another order, is the same plan.
 """
 
 from collections.abc import Iterator, Sequence
@@ -78,7 +78,7 @@ def split_buckets(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table
     if table.num_rows == 0:
         return
     if buckets == 1:
-        yield 0, table.combine_chunks()
+        yield 0, table.take(pa.array(np.arange(table.num_rows))).combine_chunks()
         return
     numbers = _bucket_numbers(table.column("fingerprint"), buckets)
     yield from split_by(table, numbers)
@@ -104,7 +104,7 @@ def plan_bucket(
         retry_refused: whether requests that were refused for good are bought again.
     """
     rows = _sorted(concat(keys, schema.KEYS), ("shard", "ordinal"))
-    known = concat(index, schema.INDEX)
+    known = _sorted(concat(index, schema.INDEX), ("segment", "row"))
     at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
     owned = _refs(rows, known, at)
     rest = rows.filter(pc.is_null(at))
@@ -132,7 +132,7 @@ def settle_bucket(
     A row of which the run knows neither a vector nor a refusal was not bought: the run stopped before.
     """
     rows = concat(waiting, _WAITING)
-    known = concat(bought, schema.INDEX)
+    known = _sorted(concat(bought, schema.INDEX), ("segment", "row"))
     at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
     refs = _refs(rows, known, at)
     failed, missing = _split_refused(rows.filter(pc.is_null(at)), concat(refused, schema.REFUSED))
@@ -192,6 +192,7 @@ def _refs(rows: pa.Table, known: pa.Table, at: pa.ChunkedArray) -> pa.Table:
 
 
 def _split_refused(rows: pa.Table, refused: pa.Table) -> tuple[pa.Table, pa.Table]:
+    refused = refused.sort_by([("code", "ascending"), ("message", "ascending")])
     at = pc.index_in(rows["fingerprint"], value_set=refused["fingerprint"].combine_chunks())
     have, positions = rows.filter(pc.is_valid(at)), pc.drop_null(at)
     columns = [have["shard"], have["ordinal"], refused["code"].take(positions), refused["message"].take(positions)]

@@ -11,15 +11,15 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.errors import StoreError
-from pipeline.files import join, move_file, remove_folder
+from pipeline.files import remove_folder
 from pipeline.manifest.read import read_shard
 from pipeline.manifest.shards import Shard
 from pipeline.schema import concat
 from pipeline.spec import RunSpec
 from pipeline.store.events import read_refused
-from pipeline.store.layout import events_folder, list_parquet, run_of, segments_folder
+from pipeline.store.layout import events_folder, list_parquet, segments_folder
 from pipeline.store.run_files import PieceWriter, rows_folder, unreadable_folder
-from pipeline.store.segments import read_index
+from pipeline.store.segments import is_damaged, read_index, set_aside
 
 STORE_FILES_PER_GROUP = 256
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def list_store_files(store_uri: str) -> list[StoreFiles]:
 
 def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
     """Read the INDEX of segments and the REFUSED rows of events. A damaged file is set aside: what it held is bought again."""
-    index = _read_all(files.segments, read_index, schema.INDEX, spec)
+    index = _read_all(files.segments, lambda uri: read_index(uri, spec.model_owned), schema.INDEX, spec)
     return index, _read_all(files.events, read_refused, schema.REFUSED, spec)
 
 
@@ -95,7 +95,8 @@ def _read_all(uris: Sequence[str], read: Callable[[str], pa.Table], wanted: pa.S
         try:
             tables.append(read(uri))
         except StoreError as error:
-            aside = join(spec.store.uri, "damaged", run_of(uri), uri.rpartition("/")[2])
-            _log.warning("damaged and set aside as %s: %s", aside, error)
-            move_file(uri, aside)
+            if not is_damaged(uri, wanted.names):  # the storage failed, not the file: buying again would be wrong
+                tables.append(read(uri))
+                continue
+            _log.warning("damaged and set aside as %s: %s", set_aside(spec.store.uri, uri), error)
     return concat(tables, wanted)

@@ -1,6 +1,6 @@
 """The words every room speaks: what a row asks for, what it cost, why it failed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 
@@ -20,11 +20,36 @@ class ServiceKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class VideoSampling:
+    """How the service takes frames out of a video; what is None is not sent. Ranges: `ark.sampling`."""
+
+    fps: float | None = None
+    """Frames taken a second, 0.2 to 5."""
+    max_video_tokens: int | None = None
+    """Most tokens of all frames together, 10,240 to 204,800."""
+    min_frame_tokens: int | None = None
+    """Fewest tokens of a frame, 16 to 128."""
+    max_frame_tokens: int | None = None
+    """Most tokens of a frame, 128 to 640."""
+    min_frames: int | None = None
+    """Fewest frames taken, 5 to 16."""
+
+    def set_fields(self) -> dict[str, float | int]:
+        """The arguments that are set, in the order of the declaration."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in values if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a request. `value` is the text itself, or the URI or data URI of an image or a video."""
+    """One part of a request. `value` is the text itself, or the URI or data URI of an image or a video.
+
+    `sampling` is a video's own; None: nothing is sent and the service's defaults hold.
+    """
 
     modality: Modality
     value: str
+    sampling: VideoSampling | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,13 +178,40 @@ def embeddings_schema(dimensions: int, kept: pa.StructType) -> pa.Schema:
     )
 
 
+def multi_schema(dimensions: int) -> pa.Schema:
+    """Return the schema of vectors of tokens in the store: one float16 vector for each token of a request."""
+    vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dimensions)
+    return pa.schema(
+        [
+            pa.field("fingerprint", FINGERPRINT, nullable=False),
+            pa.field("multi", pa.list_(pa.field("element", vector, nullable=False))),
+        ]
+    )
+
+
+def multi_embeddings_schema(dimensions: int) -> pa.Schema:
+    """Return the schema of published vectors of tokens."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("manifest", pa.string(), nullable=False),
+            pa.field("row", pa.uint64(), nullable=False),
+            *multi_schema(dimensions),
+        ]
+    )
+
+
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """Return how a table is written to Parquet.
 
     Vectors are split by byte (`BYTE_STREAM_SPLIT`), since the low bytes of values that came from bfloat16 are zeros and
     the high ones are alike; a dictionary or statistics of them would be waste. Pages carry checksums.
     """
-    vectors = {"dense": ["dense.list.element"], "sparse": ["sparse.indices.list.element", "sparse.values.list.element"]}
+    vectors = {
+        "dense": ["dense.list.element"],
+        "multi": ["multi.list.element.list.element"],
+        "sparse": ["sparse.indices.list.element", "sparse.values.list.element"],
+    }
     vector_columns = [path for name, paths in vectors.items() if name in schema.names for path in paths]
     repeated = [name for name in ("manifest", "model", "kind", "code", "outcome", "run") if name in schema.names]
     scalars = [

@@ -21,6 +21,9 @@ PART_ROWS = 16_384  # of a published file
 class RunSpec:
     """One run. `rpm` and `tpm` are the limits in force; `config` is what `run.json` repeats of the config.
 
+    `dimensions` is the length of the vectors as bought, `dimensions_published` the one they are cut to (0: none); `multi`
+    says whether tokens have vectors too.
+    `model_owned` is the model whose vectors in the store are taken as owned, None for all.
     `processes` is how many may send at once: each paces itself at its share of the quota.
     """
 
@@ -44,4 +47,7 @@ class RunSpec:
     retry_failed: bool
     publish_partial: bool
     config: dict[str, Any]
+    multi: bool = False
+    dimensions_published: int = 0
+    model_owned: str | None = None
     processes: int = 1

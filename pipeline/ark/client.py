@@ -184,12 +184,19 @@ class ArkClient:
         self._transport.client = partial(_new_session, self._transport, connections_max)
 
     async def embed(
-        self, body: bytes, *, modality: Modality, client_request_id: str, dimensions: int, sparse: bool
+        self,
+        body: bytes,
+        *,
+        modality: Modality,
+        client_request_id: str,
+        dimensions: int,
+        sparse: bool,
+        multi: bool = False,
     ) -> Reply:
         """Send one encoded request and decode what comes back. Raises ApiError alone.
 
-        `modality` decides the time-out, which bounds the call as a whole; `dimensions` and `sparse` are what the reply
-        must hold (see `decode_reply`).
+        `modality` decides the time-out, which bounds the call as a whole; `dimensions`, `sparse` and `multi` are what
+        the reply must hold (see `decode_reply`).
         """
         response: httpx.Response | None = None
         received = bytearray()
@@ -203,7 +210,7 @@ class ArkClient:
             if response.is_success:
                 content = _decompress(received, response.headers, self._reply_bytes_max)
                 stand_in = STAND_IN_HEADER in response.headers
-                return decode_reply(content, dimensions=dimensions, sparse=sparse, stand_in=stand_in)
+                return decode_reply(content, dimensions=dimensions, sparse=sparse, multi=multi, stand_in=stand_in)
         except Exception as exc:
             raise self._mask(_classify_failure(exc, response, received)) from exc
         raise self._mask(_classify_answer(response, received))

@@ -2,15 +2,36 @@
 
 Everything hangs on the version, a six-digit date: names of models carry it, endpoints (`ep-…`) don't and need
 `model.like`. Versions compare by date: one that this table does not know has what the newest known one before it has.
+The contract page itself restricts `dimensions` alone; the rest is the vendor's model guide, which `model.allow`
+overrides.
 """
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
+from enum import StrEnum
+from typing import Any, Literal
 
+from pipeline.ark.instructions import InstructionOptions, check_utf8
+from pipeline.ark.sampling import find_sampling_flaw
 from pipeline.errors import ConfigError
-from pipeline.records import Failure, Modality, Request
+from pipeline.records import Failure, Modality, Request, TokenEstimate, VideoSampling
+
+ALLOWABLE = ("instructions", "sparse", "video_sampling", "multi_embedding")
+"""What `model.allow` may name: capabilities that the vendor's guide gives to later versions."""
+
+MultiEmbedding = Literal["off", "plain", "zstd"]
+
+
+class EncodingFormat(StrEnum):
+    """How the dense vector is to be written in the reply. NULL sends JSON null, ABSENT leaves the field out."""
+
+    BASE64 = "base64"
+    FLOAT = "float"
+    NULL = "null"
+    ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,8 @@ class Capabilities:
     """Tokens per minute, shared in the same way."""
     notes: tuple[str, ...] = ()
     """What the user should be told about how this row was chosen; empty for a live, known version."""
+    cuts: tuple[int, ...] = ()
+    """Lengths that a vector may be cut to when it is published, where the service makes no shorter ones itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +79,38 @@ class ModelOptions:
     name: str
     """Model ID with its date (`doubao-embedding-vision-251215`) or Endpoint ID (`ep-…`)."""
     dimensions: int | None = None
-    """Length of the dense vectors, 1024 or 2048; unset: the field is not sent and the model's default holds."""
+    """Length of the dense vectors, 1024 or 2048; unset: the field is not sent and the model's default holds. Version
+    250328 makes 2048 alone: 1024 are cut from them and normalised when they are published."""
     sparse: bool = False
     """Ask for a sparse vector as well, on rows of text alone."""
-    instructions: str | None = None
-    """Sent verbatim with every request; unset: the service makes one up from the kinds of input."""
+    instructions: str | InstructionOptions | None = None
+    """A text, sent verbatim with every request, or a scenario that builds each row's by the vendor's templates;
+    unset: the service makes one up from the kinds of input, which the vendor advises against."""
     like: str | None = None
     """The version an endpoint or an unknown name stands for: a dated Model ID or its six digits."""
+    encoding_format: EncodingFormat | None = EncodingFormat.BASE64
+    """How vectors travel, not what they are: `base64`, `float`, `null` (quoted or not: the field is sent as JSON null),
+    or `absent` (the field is not sent)."""
+    multi_embedding: MultiEmbedding | Literal[False] = "off"
+    """Ask for one vector per token as well: `plain` as numbers, about 25 kB a token, or `zstd`, a fifth of that. Kept
+    as float16; plain numbers that float16 can't hold are rounded."""
+    video: VideoSampling | None = None
+    """How the service takes frames out of videos, where a row does not say."""
+    allow: tuple[str, ...] = ()
+    """Capabilities to use although the model's version is listed without them: `instructions`, `sparse`,
+    `video_sampling`, `multi_embedding`."""
+
+    def __post_init__(self) -> None:
+        """Take YAML's null and off for the words that they stand for."""
+        if self.encoding_format is None:
+            object.__setattr__(self, "encoding_format", EncodingFormat.NULL)
+        if self.multi_embedding is False:
+            object.__setattr__(self, "multi_embedding", "off")
+
+    @property
+    def asks_multi(self) -> bool:
+        """Whether one vector per token is asked for, in whichever encoding."""
+        return self.multi_embedding not in (False, "off")
 
 
 # Prices and limits are per account and model family, the same for both live versions; for the two withdrawn versions
@@ -88,6 +136,7 @@ _V250328 = replace(
     _V241215,
     version="250328",
     dimensions=(2048,),
+    cuts=(1024,),
     notes=("model version 250328 is no longer in the vendor's list of models: the service may refuse it",),
 )
 _V250615 = replace(
@@ -95,6 +144,7 @@ _V250615 = replace(
     version="250615",
     dimensions=(2048, 1024),
     dimensions_field=True,
+    cuts=(),
     sparse=True,
     video=True,
     mixed=True,
@@ -111,9 +161,10 @@ _LIKE = re.compile(r"(?:(?:doubao|skylark)-embedding-vision-)?([0-9]{6})")
 
 
 def find_capabilities(options: ModelOptions) -> Capabilities:
-    """Find what the configured model can do.
+    """Find what the configured model can do, `model.allow` included.
 
-    Raises ConfigError when the name tells no version and `model.like` is missing, malformed or contradicts the name.
+    Raises ConfigError when the name tells no version and `model.like` is missing, malformed or contradicts the name, and
+    when `model.allow` names no capability.
     """
     named = _DATED_NAME.fullmatch(options.name)
     like = None if options.like is None else _LIKE.fullmatch(options.like)
@@ -132,7 +183,20 @@ def find_capabilities(options: ModelOptions) -> Capabilities:
             f"model.name {options.name!r} does not tell its version: set model.like to the version behind it,"
             f" such as doubao-embedding-vision-{_V251215.version}"
         )
-    return _capabilities_of(version[1], options.name)
+    return _allow(options, _capabilities_of(version[1], options.name))
+
+
+def _allow(options: ModelOptions, caps: Capabilities) -> Capabilities:
+    """Add what the user insists on; a note names what the table would have denied."""
+    for name in options.allow:
+        if name not in ALLOWABLE:
+            raise ConfigError(f"model.allow has {name!r}, which is none of {', '.join(ALLOWABLE)}")
+    added: dict[str, Any] = {name: True for name in options.allow if not getattr(caps, name)}
+    if not added:
+        return caps
+    who = f"model {options.name!r} (version {caps.version})"
+    note = f"{who} is listed without {', '.join(added)}; model.allow says otherwise"
+    return replace(caps, notes=(*caps.notes, note), **added)
 
 
 def _capabilities_of(version: str, name: str) -> Capabilities:
@@ -154,20 +218,16 @@ def _capabilities_of(version: str, name: str) -> Capabilities:
 def check_options(options: ModelOptions) -> Capabilities:
     """Refuse what the configured model can't do; return what it can.
 
-    `dimensions` is restricted by the API's contract page, `sparse` and `instructions` by the vendor's model guide.
-    Raises ConfigError naming the model and the rule.
+    `dimensions` is restricted by the API's contract page, all else by the vendor's model guide. Raises ConfigError
+    naming the model and the rule.
     """
     caps = find_capabilities(options)
     who = f"model {options.name!r} (version {caps.version})"
-    if options.dimensions is not None:
-        if not caps.dimensions_field:
-            raise ConfigError(
-                f"{who} takes no dimensions, which {_V250615.version} and later do: it always returns"
-                f" {caps.dimensions[0]}; remove model.dimensions"
-            )
-        if options.dimensions not in caps.dimensions:
-            choices = " or ".join(str(choice) for choice in sorted(caps.dimensions))
-            raise ConfigError(f"{who} makes vectors of {choices} dimensions: model.dimensions is {options.dimensions}")
+    choices = sorted({*caps.dimensions, *caps.cuts})
+    if options.dimensions is not None and options.dimensions not in choices:
+        raise ConfigError(
+            f"{who} gives vectors of {' or '.join(map(str, choices))} dimensions: model.dimensions is {options.dimensions}"
+        )
     if options.sparse and not caps.sparse:
         raise ConfigError(f"{who} makes no sparse vectors, which {_V250615.version} and later do: remove model.sparse")
     if options.instructions is not None and not caps.instructions:
@@ -175,12 +235,70 @@ def check_options(options: ModelOptions) -> Capabilities:
             f"{who} takes no instructions, which {_V251215.version} and later do: remove model.instructions,"
             " or put the instruction in front of the text"
         )
+    if options.asks_multi and not caps.multi_embedding:
+        raise ConfigError(
+            f"{who} makes no vectors of tokens, which {_V251215.version} and later do: remove model.multi_embedding"
+        )
+    if isinstance(options.instructions, str):
+        check_utf8("model.instructions", options.instructions)
+    _check_video(options, caps, who)
     return caps
 
 
+def _check_video(options: ModelOptions, caps: Capabilities, who: str) -> None:
+    sampling = {} if options.video is None else options.video.set_fields()
+    if sampling and not caps.video_sampling:
+        raise ConfigError(
+            f"{who} takes no sampling of videos, which {_V251215.version} and later do: remove model.video"
+        )
+    flaw = find_sampling_flaw(sampling)
+    if flaw is not None:
+        raise ConfigError(f"model.video.{flaw}")
+
+
+def notes(options: ModelOptions, caps: Capabilities) -> tuple[str, ...]:
+    """List what the user should be told about the model and what is asked of it; `caps.notes` come first."""
+    return (*caps.notes, *_list_advice(options, caps))
+
+
+def _list_advice(options: ModelOptions, caps: Capabilities) -> Iterator[str]:
+    if caps.instructions and options.instructions is None:
+        yield (
+            "model.instructions is not set: rows that bring none are sent without, and the service makes one up from the"
+            " kinds of input; the vendor advises against that default, since it decides the quality of the vectors"
+        )
+    if options.multi_embedding == "plain":
+        yield (
+            "model.multi_embedding is plain: a reply has about 25 kB for each token, and a paid one that is longer than"
+            " api.reply_bytes_max is lost; zstd is a fifth of that"
+        )
+
+
+def dimensions_sent(options: ModelOptions, caps: Capabilities) -> int | None:
+    """What goes into the field `dimensions` of every request; None: the field is not sent."""
+    return options.dimensions if caps.dimensions_field else None
+
+
 def dimensions_stored(options: ModelOptions, caps: Capabilities) -> int:
-    """Length of the dense vectors that the service will return."""
-    return caps.dimensions[0] if options.dimensions is None else options.dimensions
+    """Length of the dense vectors that the service will return, and that are stored as received."""
+    return dimensions_sent(options, caps) or caps.dimensions[0]
+
+
+def dimensions_published(options: ModelOptions, caps: Capabilities) -> int:
+    """Length of the dense vectors that are published.
+
+    Where it is less than `dimensions_stored`, the first so many values are published, L2-normalised: the vendor's way
+    to shorter vectors of version 250328.
+    """
+    return options.dimensions or caps.dimensions[0]
+
+
+def exceeds_context(estimate: TokenEstimate, caps: Capabilities) -> bool:
+    """Whether a request looks longer than the model's context.
+
+    An estimate refuses nothing and nothing is cut: it is a warning, and what the service then refuses is a failure row.
+    """
+    return estimate.text + estimate.image > caps.context_tokens
 
 
 def find_misfit(request: Request, caps: Capabilities) -> Failure | None:
@@ -200,6 +318,8 @@ def find_misfit(request: Request, caps: Capabilities) -> Failure | None:
         return Failure("sparse_unsupported", f"model version {caps.version} makes no sparse vectors")
     if request.sparse and any(kind is not Modality.TEXT for kind in kinds):
         return Failure("sparse_needs_text_only", "a sparse vector can be asked for on text alone")
+    if not caps.video_sampling and any(part.sampling is not None for part in request.parts):
+        return Failure("sampling_unsupported", f"model version {caps.version} takes no sampling of videos")
     return None
 
 

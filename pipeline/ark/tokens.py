@@ -8,14 +8,17 @@ exact.
 import math
 from collections.abc import Mapping
 
-from pipeline.records import Modality, Request, TokenEstimate
+from pipeline.records import Modality, Request, TokenEstimate, VideoSampling
 
 PRESET_TEXT_TOKENS = 18
 """Text that the service puts around every request: a request of "hello" alone was billed 20 tokens."""
 PRESET_IMAGE_TEXT_TOKENS = 8
 """Further text tokens of an image, from the contract page's example: 31 for seven Chinese characters and an image."""
-VIDEO_TEXT_TOKENS = 150
-"""Text tokens of a video's time axis, from the one published sample."""
+PRESET_VIDEO_TEXT_TOKENS = 8
+"""Further text tokens of a video beside its time axis: taken to be an image's."""
+TIME_AXIS_TOKENS_PER_FRAME = 7
+"""Text tokens of one place on a video's time axis. The one published sample (a short video, an image and a question:
+13,800 image and 187 text tokens) leaves about 150 for some 20 frames."""
 
 IMAGE_PIXELS_PER_TOKEN = 784
 """28 by 28 pixels."""
@@ -24,10 +27,13 @@ IMAGE_TOKENS_MAX = 1_312
 
 VIDEO_FRAMES_MIN, VIDEO_FRAMES_MAX = 16, 640
 VIDEO_FRAME_TOKENS_MIN, VIDEO_FRAME_TOKENS_MAX = 128, 640
+VIDEO_FPS = 1.0
+"""Frames taken a second: the vendor's default elsewhere, taken to hold here."""
 VIDEO_TOKENS_MIN = VIDEO_FRAMES_MIN * VIDEO_FRAME_TOKENS_MAX
 """10,240: the shortest video, and what one of unknown length is taken for."""
 VIDEO_TOKENS_MAX = VIDEO_FRAMES_MAX * VIDEO_FRAME_TOKENS_MIN
-"""81,920: the longest."""
+"""81,920: the longest, unless `max_video_tokens` says otherwise."""
+DEFAULT_SAMPLING = VideoSampling()
 
 _TOKENS_PER_LETTER = 0.25  # ASCII letters and spaces: about four to a token
 _TOKENS_PER_SIGN = 0.5  # ASCII digits and punctuation: about two to a token
@@ -56,16 +62,32 @@ def image_tokens(width: int, height: int) -> int:
     return min(-(-width * height // IMAGE_PIXELS_PER_TOKEN), IMAGE_TOKENS_MAX)
 
 
-def video_tokens(duration_s: float, fps: float = 1.0) -> int:
-    """Image tokens of a video's frames: 16 to 640 frames of 640 down to 128 tokens.
+def video_frames(duration_s: float, sampling: VideoSampling = DEFAULT_SAMPLING) -> int:
+    """Frames taken from a video: `fps` a second, at least `min_frames`.
 
-    Both ends are the vendor's; in between, frames are taken to be as large as `VIDEO_TOKENS_MAX` allows, which is the
-    most they can be.
+    At most as many as fit into `max_video_tokens` at `min_frame_tokens` each: 640 unless the sampling says otherwise.
     """
+    fps = VIDEO_FPS if sampling.fps is None else sampling.fps
     if not (math.isfinite(duration_s) and duration_s >= 0 and math.isfinite(fps) and fps > 0):
         raise ValueError(f"a video can't be {duration_s} s long, sampled {fps} times a second")
-    frames = min(max(math.ceil(duration_s * fps), VIDEO_FRAMES_MIN), VIDEO_FRAMES_MAX)
-    return frames * min(max(VIDEO_TOKENS_MAX // frames, VIDEO_FRAME_TOKENS_MIN), VIDEO_FRAME_TOKENS_MAX)
+    frames_max = _tokens_max(sampling) // (sampling.min_frame_tokens or VIDEO_FRAME_TOKENS_MIN)
+    return min(max(math.ceil(duration_s * fps), sampling.min_frames or VIDEO_FRAMES_MIN), frames_max)
+
+
+def video_tokens(duration_s: float, sampling: VideoSampling = DEFAULT_SAMPLING) -> int:
+    """Image tokens of a video's frames: by default 16 to 640 frames of 640 down to 128 tokens.
+
+    Both ends are the vendor's; in between, frames are taken to be as large as `max_video_tokens` allows, which is the
+    most they can be.
+    """
+    frames = video_frames(duration_s, sampling)
+    low = sampling.min_frame_tokens or VIDEO_FRAME_TOKENS_MIN
+    high = sampling.max_frame_tokens or VIDEO_FRAME_TOKENS_MAX
+    return frames * min(max(_tokens_max(sampling) // frames, low), high)
+
+
+def _tokens_max(sampling: VideoSampling) -> int:
+    return sampling.max_video_tokens or VIDEO_TOKENS_MAX
 
 
 def estimate_request(
@@ -73,7 +95,10 @@ def estimate_request(
     image_sizes: Mapping[str, tuple[int, int]],
     video_durations_s: Mapping[str, float] | None = None,
 ) -> TokenEstimate:
-    """Estimate all tokens of a request, preset text included.
+    """Estimate all tokens of a request.
+
+    Text: its texts and instructions, what the service puts around them and around each image and video, and the time
+    axis of videos. Image: images, and the frames of videos as they are sampled.
 
     `image_sizes` gives (width, height) in pixels and `video_durations_s` seconds by a part's value. An image that is in
     neither counts as the largest, a video as the shortest (most are not known: pacing's running ratio corrects them).
@@ -89,7 +114,8 @@ def estimate_request(
             text += PRESET_IMAGE_TEXT_TOKENS
             image += IMAGE_TOKENS_MAX if size is None else image_tokens(*size)
         else:
-            duration_s = (video_durations_s or {}).get(part.value)
-            text += VIDEO_TEXT_TOKENS
-            image += VIDEO_TOKENS_MIN if duration_s is None else video_tokens(duration_s)
+            duration_s = (video_durations_s or {}).get(part.value, 0.0)
+            sampling = part.sampling or DEFAULT_SAMPLING
+            text += PRESET_VIDEO_TEXT_TOKENS + TIME_AXIS_TOKENS_PER_FRAME * video_frames(duration_s, sampling)
+            image += video_tokens(duration_s, sampling)
     return TokenEstimate(text, image)

@@ -8,9 +8,13 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from pipeline.redaction import redact
+
+MULTI_TOKENS_MAX = 131_072
+"""Most vectors of tokens that are unpacked from one reply: the longest context that a model has."""
 
 _UINT32_MAX = 2**32 - 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -22,6 +26,7 @@ class Flaw(StrEnum):
     NOT_JSON = "not_json"
     CUT_OFF = "cut_off"
     TOO_LARGE = "too_large"
+    OTHER_OBJECT = "other_object"
     NO_DATA = "no_data"
     SEVERAL_VECTORS = "several_vectors"
     NO_EMBEDDING = "no_embedding"
@@ -37,6 +42,11 @@ class Flaw(StrEnum):
     SPARSE_INDEX_REPEATED = "sparse_index_repeated"
     SPARSE_VALUE_NOT_FINITE = "sparse_value_not_finite"
     SPARSE_VALUE_ZERO = "sparse_value_zero"
+    MULTI_MISSING = "multi_missing"
+    MULTI_MALFORMED = "multi_malformed"
+    MULTI_TOO_LARGE = "multi_too_large"
+    MULTI_WRONG_LENGTH = "multi_wrong_length"
+    MULTI_NOT_FINITE = "multi_not_finite"
 
 
 class FlawError(Exception):
@@ -148,3 +158,59 @@ def _sort_sparse(indices: NDArray[np.uint32], values: NDArray[np.float32]) -> Sp
     if not values.all():
         raise FlawError(Flaw.SPARSE_VALUE_ZERO, "the sparse vector holds a zero, of which the service sends none")
     return Sparse(indices, values)
+
+
+def decode_multi(multi: object, dimensions: int) -> NDArray[np.float16]:
+    """Decode `data.multi_embedding` to one float16 vector per token, [tokens, dimensions], tokens at least 1.
+
+    It comes as a list of lists of numbers, or as base64 of a zstd frame of little-endian float16. Numbers that float16
+    does not hold exactly are rounded to the nearest that it does; those beyond 65,504 are flaws. Raises FlawError.
+    """
+    if multi is None:
+        raise FlawError(Flaw.MULTI_MISSING, "vectors of tokens were asked for and the reply has none")
+    if isinstance(multi, str):
+        flat = _multi_from_zstd(multi, dimensions)
+    elif isinstance(multi, list):
+        flat = _multi_from_lists(multi, dimensions)
+    else:
+        raise FlawError(Flaw.MULTI_MALFORMED, f"the vectors of tokens are a JSON {type(multi).__name__}")
+    if not len(flat) or len(flat) % dimensions:
+        raise FlawError(
+            Flaw.MULTI_WRONG_LENGTH,
+            f"the vectors of tokens have {len(flat)} values, which is no number of {dimensions}",
+        )
+    if not np.isfinite(flat).all():
+        raise FlawError(Flaw.MULTI_NOT_FINITE, "the vectors of tokens hold NaN, infinity or values beyond 65,504")
+    return flat.reshape(-1, dimensions)
+
+
+def _multi_from_zstd(text: str, dimensions: int) -> NDArray[np.float16]:
+    bytes_max = MULTI_TOKENS_MAX * dimensions * 2
+    try:
+        packed = binascii.a2b_base64(text, strict_mode=True)
+        declared = zstandard.get_frame_parameters(packed).content_size
+        if declared != zstandard.CONTENTSIZE_UNKNOWN and declared > bytes_max:
+            raise FlawError(
+                Flaw.MULTI_TOO_LARGE, f"the vectors of tokens unpack to {declared} bytes, above {bytes_max}"
+            )
+        # In one piece: a frame that ends too early or too late is an error then, and none grows beyond the bound.
+        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=bytes_max, allow_extra_data=False)
+    except (ValueError, zstandard.ZstdError) as error:
+        message = f"the vectors of tokens are no zstd frame in base64: {redact(str(error), 200)}"
+        raise FlawError(Flaw.MULTI_MALFORMED, message) from error
+    if len(raw) % 2:
+        raise FlawError(Flaw.MULTI_WRONG_LENGTH, f"the vectors of tokens are {len(raw)} bytes, no number of float16")
+    return np.frombuffer(raw, dtype="<f2")
+
+
+def _multi_from_lists(rows: list[Any], dimensions: int) -> NDArray[np.float16]:
+    for row in rows:
+        if not isinstance(row, list) or not _only_numbers(row):
+            raise FlawError(Flaw.MULTI_MALFORMED, "the vectors of tokens are no list of lists of numbers")
+        if len(row) != dimensions:
+            raise FlawError(Flaw.MULTI_WRONG_LENGTH, f"a token's vector has {len(row)} values instead of {dimensions}")
+    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinity, which is then named
+        try:
+            return np.array(rows, dtype=np.float64).astype("<f2").reshape(-1)
+        except OverflowError:
+            return np.full(len(rows) * dimensions, np.inf, dtype="<f2")

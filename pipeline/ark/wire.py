@@ -8,13 +8,14 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from pipeline.ark.vectors import Flaw, FlawError, Sparse, decode_dense, decode_sparse
+from pipeline.ark.models import Capabilities, EncodingFormat, ModelOptions, MultiEmbedding, dimensions_sent
+from pipeline.ark.vectors import Flaw, FlawError, Sparse, decode_dense, decode_multi, decode_sparse
 from pipeline.errors import ArkbeamError
 from pipeline.records import Modality, Part, Request, Usage
 from pipeline.redaction import redact
@@ -30,15 +31,6 @@ _ID_CHARS_MAX = 256
 _INT64_MAX = 2**63 - 1
 
 
-class EncodingFormat(StrEnum):
-    """How the dense vector is to be written in the reply. NULL sends JSON null, ABSENT leaves the field out."""
-
-    BASE64 = "base64"
-    FLOAT = "float"
-    NULL = "null"
-    ABSENT = "absent"
-
-
 @dataclass(frozen=True, slots=True)
 class WireOptions:
     """The fields that are the same in every request of a run. `dimensions` None leaves the field out."""
@@ -46,6 +38,30 @@ class WireOptions:
     model: str
     dimensions: int | None = None
     encoding_format: EncodingFormat = EncodingFormat.BASE64
+    multi_embedding: MultiEmbedding = "off"
+
+
+def wire_options(options: ModelOptions, caps: Capabilities) -> WireOptions:
+    """Fix what the configured model is sent with every request; the options were checked (`models.check_options`)."""
+    return WireOptions(
+        model=options.name,
+        dimensions=dimensions_sent(options, caps),
+        encoding_format=options.encoding_format or EncodingFormat.NULL,
+        multi_embedding=options.multi_embedding or "off",
+    )
+
+
+def encode_multi(mode: MultiEmbedding) -> dict[str, str] | None:
+    """The object `multi_embedding` as it is sent; None: the field is not sent."""
+    match mode:
+        case "off":
+            return None
+        case "plain":
+            return {"type": "enabled"}
+        case "zstd":
+            return {"type": "enabled", "compression": "zstd"}
+        case _:
+            assert_never(mode)
 
 
 class UsageFlaw(StrEnum):
@@ -85,6 +101,7 @@ class Reply:
 
     `dense` is contiguous little-endian float32 as received, `norm` its Euclidean length; `sparse` None where none was
     asked for. `usage_flaw` None means that the usage is complete and adds up. `created` is in seconds since 1970.
+    `multi` has one float16 vector per token, [tokens, dimensions]; None where none were asked for.
     """
 
     id: str | None
@@ -96,11 +113,12 @@ class Reply:
     usage: Usage
     usage_flaw: UsageFlaw | None
     stand_in: bool
+    multi: NDArray[np.float16] | None = None
 
     @property
     def usage_missing(self) -> bool:
-        """Some of the four token counts could not be read."""
-        return self.usage_flaw is UsageFlaw.MISSING or self.usage_flaw is UsageFlaw.MALFORMED
+        """Some of the four token counts are null: not there, not readable, or not to be believed."""
+        return self.usage_flaw is not None
 
 
 class ErrorReply(NamedTuple):
@@ -127,6 +145,9 @@ def encode_request(request: Request, options: WireOptions) -> bytes:
         body["instructions"] = request.instructions
     if request.sparse:
         body["sparse_embedding"] = {"type": "enabled"}
+    multi = encode_multi(options.multi_embedding)
+    if multi is not None:
+        body["multi_embedding"] = multi
     try:
         encoded = orjson.dumps(body)
     except orjson.JSONEncodeError as error:
@@ -140,14 +161,20 @@ def _encode_part(part: Part) -> dict[str, Any]:
     if part.modality is Modality.TEXT:
         return {"type": "text", "text": part.value}
     kind = f"{part.modality.value}_url"
-    return {"type": kind, kind: {"url": part.value}}
+    sampling = {} if part.sampling is None else part.sampling.set_fields()
+    return {"type": kind, kind: {"url": part.value, **sampling}}
 
 
-def decode_reply(body: bytes, *, dimensions: int, sparse: bool, stand_in: bool = False) -> Reply:
+def decode_reply(body: bytes, *, dimensions: int, sparse: bool, multi: bool = False, stand_in: bool = False) -> Reply:
     """Decode the body of a 200.
 
-    `dimensions` is the length the vector must have; `sparse` whether a sparse vector was asked for (one that was not is
-    left out). `stand_in` is passed on. Unknown fields are ignored.
+    `dimensions` is the length the vector must have; `sparse` and `multi` whether a sparse vector and vectors of tokens
+    were asked for (what was not is left out). `stand_in` is passed on.
+
+    A vector is paid and is not thrown away over bookkeeping: unknown fields are ignored, a missing `created`, `id` or
+    `model` is None, a usage that is missing or does not add up is null and said (`usage_flaw`). `object` is `list` and
+    `data.object` is `embedding` by the contract; where they are missing or merely worded otherwise they are bookkeeping
+    too, but one that names another thing (`error`, `chat.completion`) says that this is no embedding: `other_object`.
 
     Raises UnusableReply.
     """
@@ -158,6 +185,7 @@ def decode_reply(body: bytes, *, dimensions: int, sparse: bool, stand_in: bool =
         data = _read_data(reply)
         dense, norm = decode_dense(data.get("embedding"), dimensions)
         sparse_vector = decode_sparse(data.get("sparse_embedding")) if sparse else None
+        multi_vectors = decode_multi(data.get("multi_embedding"), dimensions) if multi else None
     except FlawError as flawed:
         raise UnusableReply(flawed.flaw, str(flawed), reply_id, model, usage) from flawed.__cause__
     created = reply.get("created")
@@ -171,6 +199,7 @@ def decode_reply(body: bytes, *, dimensions: int, sparse: bool, stand_in: bool =
         usage=usage,
         usage_flaw=usage_flaw,
         stand_in=stand_in,
+        multi=multi_vectors,
     )
 
 
@@ -218,6 +247,7 @@ def _is_count(value: object) -> bool:
 
 def _read_data(reply: dict[str, Any]) -> dict[str, Any]:
     """`data` is an object by the contract; older guides show it as a list of one."""
+    _check_object("object", reply.get("object"))
     data = reply.get("data")
     if isinstance(data, list):
         if len(data) > 1:
@@ -225,11 +255,21 @@ def _read_data(reply: dict[str, Any]) -> dict[str, Any]:
         data = data[0] if data else None
     if not isinstance(data, dict):
         raise FlawError(Flaw.NO_DATA, "the reply has no data")
+    _check_object("data.object", data.get("object"))
     return data
 
 
+def _check_object(where: str, value: object) -> None:
+    """Refuse another kind of answer: an `object` that speaks of neither a list nor an embedding."""
+    if isinstance(value, str) and value and "list" not in value and "embedding" not in value:
+        raise FlawError(Flaw.OTHER_OBJECT, f"the reply is no embedding: its {where} is {redact(value, 100)!r}")
+
+
 def decode_usage(usage: object) -> tuple[Usage, UsageFlaw | None]:
-    """Read the token counts, each by itself: what is missing or malformed is None, and said."""
+    """Read the token counts, each by itself: what is missing or malformed is None, and said.
+
+    Counts that do not add up are all None, since nothing tells which of them is wrong.
+    """
     if not isinstance(usage, dict):
         return Usage(), UsageFlaw.MISSING if usage is None else UsageFlaw.MALFORMED
     details = usage.get("prompt_tokens_details")
@@ -240,7 +280,7 @@ def decode_usage(usage: object) -> tuple[Usage, UsageFlaw | None]:
         read = Usage(*raw)
         # There is no output, so that all three sums are the same.
         consistent = read.prompt_tokens == read.total_tokens == sum(raw[2:])
-        return read, None if consistent else UsageFlaw.INCONSISTENT
+        return (read, None) if consistent else (Usage(), UsageFlaw.INCONSISTENT)
     malformed = not (details is None or isinstance(details, dict)) or not all(v is None or _is_count(v) for v in raw)
     counts = [value if _is_count(value) else None for value in raw]
     return Usage(*counts), UsageFlaw.MALFORMED if malformed else UsageFlaw.MISSING

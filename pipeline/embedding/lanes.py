@@ -104,7 +104,6 @@ def _items(
         for encoded in encode_rows(buyers, block.shard, spec, pool):
             if isinstance(encoded, Unsendable):
                 sink.add(1)
-                sink.counts.failed += 1
                 sink.refuse(encoded.fingerprint, encoded.failure.code, encoded.failure.message)
             else:
                 yield encoded

@@ -4,9 +4,11 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pipeline.ark.client import ArkClient, read_api_key
 from pipeline.engine.core import Engine, EngineOptions
+from pipeline.engine.guard import Guard
 from pipeline.engine.recorder import Recorder, StoreTarget
 from pipeline.engine.registry import get_engine
 from pipeline.pacing.budget import Pacer
@@ -14,6 +16,7 @@ from pipeline.records import ServiceKind
 from pipeline.spec import RunSpec
 from pipeline.store.journal import open_journal
 from pipeline.store.layout import new_segment_id
+from pipeline.store.models import read_model, write_model
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -35,12 +38,24 @@ def segment_ids() -> Iterator[int]:
 def _make_engine(spec: RunSpec) -> Engine:
     api_key = read_api_key(spec.api.api_key_env) if spec.needs_key else "stand-in"
     limits, store = spec.limits, spec.store
-    target = StoreTarget(store.uri, spec.run, spec.dimensions)
+    target = StoreTarget(store.uri, spec.run, spec.dimensions, spec.multi)
     journal = open_journal(store.uri, spec.run, f"{os.getpid()}-{secrets.token_hex(4)}")
-    stand_in = spec.service is ServiceKind.STAND_IN
+    guard = Guard(spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model))
     return Engine(
-        EngineOptions(limits, spec.dimensions, stand_in, store.flush_rows, store.flush_s),
+        EngineOptions(limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi),
         lambda: ArkClient(spec.api, api_key, connections_max=limits.requests_in_flight),
         lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s),
         Recorder(target, segment_ids(), journal),
+        guard,
     )
+
+
+def _expected_model(spec: RunSpec) -> str | None:
+    return read_model(spec.store.uri, spec.service, spec.wire.model).resolved
+
+
+def _note_model(spec: RunSpec, model: str) -> None:
+    """Remember the model that answered: as the right one if it is the first, else as one that was seen."""
+    record = read_model(spec.store.uri, spec.service, spec.wire.model)
+    changed = replace(record, resolved=model) if record.resolved is None else replace(record, seen=model)
+    write_model(spec.store.uri, spec.service, changed)

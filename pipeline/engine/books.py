@@ -47,6 +47,8 @@ class Books:
         """Book a result and put it into the open buffer."""
         self._settle_reply(tracked, bought.reply, estimate, now_s)
         self.failed_in_a_row = 0
+        if now_s - bought.attempt.latency_ms / 1000 >= self.pacer.paused_until_s:
+            self.pacer.refusals_in_a_row = 0
         self.recorder.bought(bought, tracked.sink)
         for counts in self._both(tracked):
             counts.bought += 1
@@ -70,7 +72,7 @@ class Books:
             self.recorder.unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s)
         if error.pressure in (Pressure.RPM, Pressure.TPM):
-            self._pause(error, now_s)
+            self._pause(error, now_s - attempt.latency_ms / 1000, now_s)
         elif not refused:
             self.pacer.refusals_in_a_row = 0
 
@@ -83,8 +85,7 @@ class Books:
             self.recorder.event(Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id))
         else:
             self.failed_in_a_row += 1
-        for counts in self._both(tracked):
-            counts.failed += 1
+        self.counts.failed += 1
 
     def take_use(self, offset_s: float) -> QuotaUse:
         """Take the use of the quota since this was last asked, on a clock that differs from ours by `offset_s`."""
@@ -118,9 +119,9 @@ class Books:
         self.recorder.event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
         self._settle_usage(tracked, usage, estimate, now_s)
 
-    def _pause(self, error: ApiError, now_s: float) -> None:
+    def _pause(self, error: ApiError, sent_s: float, now_s: float) -> None:
         """Hold everybody back after a refusal by a rate limit, longer when refusals follow each other."""
-        if now_s < self.pacer.paused_until_s:
+        if sent_s < self.pacer.paused_until_s:
             return  # it was sent before the pause began
         self.pacer.refusals_in_a_row += 1
         own_s = backoff_s(self.pacer.refusals_in_a_row, self.random.random(), self.policy)

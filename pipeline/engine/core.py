@@ -11,20 +11,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from pipeline.ark.client import ArkClient, new_client_request_id
 from pipeline.ark.errors import Action, ApiError
 from pipeline.engine.books import Books
+from pipeline.engine.guard import Guard
 from pipeline.engine.items import Item, Room, Tracked
 from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
 from pipeline.engine.recorder import Recorder
 from pipeline.errors import ArkbeamError
-from pipeline.pacing.budget import Pacer, QuotaUse
+from pipeline.pacing.budget import Pacer
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
-from pipeline.records import Failure
 from pipeline.store.segments import Bought
 
 _STOP_CHECK_S = 0.2  # the longest sleep that a stop can't cut short
@@ -38,9 +38,9 @@ class EngineOptions:
 
     limits: LimitsOptions
     dimensions: int
-    stand_in: bool
     flush_rows: int
     flush_s: float
+    multi: bool = False
 
 
 class Engine:
@@ -52,12 +52,14 @@ class Engine:
         make_client: Callable[[], ArkClient],
         make_pacer: Callable[[float], Pacer],
         recorder: Recorder,
+        guard: Guard,
     ) -> None:
         self._options = options
         self._policy: RetryPolicy = options.limits.retry_policy
         self._recorder = recorder
+        self._guard = guard
         self._random = random.Random()
-        self._make_client = make_client
+        self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
         self._pacer = make_pacer(time.monotonic())
         self._books = Books(self._pacer, recorder, self._policy, self._random)
         self._room = Room(options.limits.bytes_in_flight)
@@ -72,6 +74,10 @@ class Engine:
         self._sinks: set[Sink] = set()
         self._flush_pool = ThreadPoolExecutor(1, thread_name_prefix="arkbeam-flush")
         self._flushing: set[asyncio.Task[None]] = set()
+        self._quit = asyncio.Event()
+        self._more = asyncio.Event()
+        self._gate = asyncio.Lock()
+        self._calls = threading.RLock()  # re-entrant: a signal handler may call while its own thread does
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
         self._thread.start()
@@ -96,10 +102,7 @@ class Engine:
         """Wait until a lane's items are all settled and stored; return its report."""
         while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
             self._call(self._flush_idle)
-        try:
-            return asyncio.run_coroutine_threadsafe(self._report(sink), self._loop).result()
-        except RuntimeError:  # the loop has ended with a stop
-            return LaneReport(sink.counts, QuotaUse(self._pacer.rpm, self._pacer.tpm), self._stop)
+        return self._ask(lambda: self._report(sink))
 
     def stop(self, stop: Stop) -> None:
         """Admit nothing more; what is in flight may finish within `drain_s`. The first reason stays."""
@@ -121,28 +124,38 @@ class Engine:
         self._recorder.close(complete=self._fault is None and self._abandoned == 0)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Run a function in the loop's thread; False when the loop has ended."""
-        try:
+        """Run a function in the loop's thread; False when the loop has ended. What gets True is certain to be run."""
+        with self._calls:
+            if self._loop.is_closed():
+                return False
             self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            return False
-        return True
+            return True
+
+    def _ask(self, function: Callable[[], LaneReport]) -> LaneReport:
+        """Run a function in the loop's thread and return its answer; in this one when the loop has ended."""
+        answer: Future[LaneReport] = Future()
+        self._call(lambda: answer.set_result(function()))
+        while self._thread.is_alive() and not answer.done():
+            wait([answer], timeout=_IDLE_CHECK_S)
+        return answer.result() if answer.done() else function()
 
     # The loop's thread.
 
     def _leave_loop(self) -> None:
+        """End the loop. Lanes that still wait, since another stage has failed, are let go."""
+        self._begin_stop(Stop(StopKind.FAULT, "closed", "the engine was closed before the work was done"))
         self._quit.set()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            with self._calls:
+                self._loop.run_until_complete(asyncio.sleep(0))  # what was called since
+                self._loop.close()
 
     async def _serve(self) -> None:
-        self._quit = asyncio.Event()
-        self._more = asyncio.Event()
-        self._gate = asyncio.Lock()
-        self._client = self._make_client()
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
         timer = asyncio.create_task(self._flush_in_time())
         try:
@@ -176,6 +189,8 @@ class Engine:
             except asyncio.CancelledError:
                 self._drop([tracked])
                 raise
+            except ArkbeamError as fault:
+                self._fail(fault)
             except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not one worker
                 self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
             while len(self._flushing) > _FLUSHES_MAX:  # the store is slower than the service: hold no more
@@ -201,6 +216,7 @@ class Engine:
                 client_request_id=client_id,
                 dimensions=self._options.dimensions,
                 sparse=item.sparse,
+                multi=self._options.multi,
             )
         except ApiError as error:
             now_s = time.monotonic()
@@ -228,19 +244,17 @@ class Engine:
             return False
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
-        """Keep a result; a stand-in's where a real service is meant, or the reverse, stops the run."""
-        if bought.reply.stand_in == self._options.stand_in:
-            self._books.keep(tracked, bought, estimate, now_s)
-            self._room.leave(len(tracked.item.body))
-            if self._recorder.rows >= self._options.flush_rows:
-                self._flush_soon()
+        """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
+        fault = self._guard.find_fault(bought.reply)
+        if fault is not None:
+            self._books.refuse_reply(tracked, bought, fault, estimate, now_s)
+            self._drop([tracked])
+            self._begin_stop(Stop(StopKind.SERVICE, fault.code, fault.message))
             return
-        kinds = ("a stand-in", "a real service")
-        answered, meant = kinds if bought.reply.stand_in else reversed(kinds)
-        failure = Failure("wrong_service", f"{answered} answered where {meant} was expected: check api.base_url")
-        self._books.refuse_reply(tracked, bought, failure, estimate, now_s)
-        self._drop([tracked])
-        self._begin_stop(Stop(StopKind.SERVICE, failure.code, failure.message))
+        self._books.keep(tracked, bought, estimate, now_s)
+        self._room.leave(len(tracked.item.body))
+        if self._recorder.is_full(self._options.flush_rows):
+            self._flush_soon()
 
     def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
         """Decide what becomes of an item whose try failed: again, a failure, or the end of the run."""
@@ -296,7 +310,7 @@ class Engine:
             sink.fail(self._fault)
         self._begin_stop(Stop(StopKind.FAULT, "fault", str(self._fault)))
 
-    async def _report(self, sink: Sink) -> LaneReport:
+    def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
         offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
         return LaneReport(sink.counts, self._books.take_use(offset_s), self._stop)

@@ -33,6 +33,9 @@ class LimitsOptions:
         for name in ("requests_in_flight", "bytes_in_flight", "attempts_max", "rows_failed_in_a_row_max"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("refusals_max", "retries_paid", "elapsed_s_max", "drain_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 0")
         self.count_failures_allowed(0)
 
     @property
@@ -53,9 +56,9 @@ class LimitsOptions:
         allowed = self.failures_allowed
         try:
             if isinstance(allowed, str) and allowed.strip().endswith("%"):
-                share = float(allowed.strip()[:-1]) / 100
-                if 0 <= share <= 1:
-                    return int(rows * share)
+                percent = float(allowed.strip()[:-1])
+                if 0 <= percent <= 100:
+                    return int(round(rows * percent / 100, 6))  # 29% of 100 is 28.999999999999996
             elif int(allowed) >= 0:
                 return int(allowed)
         except ValueError:

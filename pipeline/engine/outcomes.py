@@ -96,6 +96,7 @@ class Sink:
     def refuse(self, fingerprint: bytes, code: str, message: str) -> None:
         """Hand over an item that failed."""
         with self._changed:
+            self.counts.failed += 1  # under the lock: the lane's thread refuses items as well
             self._refused.append((fingerprint, code, message))
             self._close(1)
 

@@ -10,16 +10,20 @@ import pyarrow as pa
 from pipeline.engine.outcomes import Sink
 from pipeline.store.events import Event, write_events
 from pipeline.store.journal import Journal
+from pipeline.store.multi import multi_table, write_multi
 from pipeline.store.segments import Bought, index_table, segment_table, write_segment
+
+MULTI_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoreTarget:
-    """Where a process writes: which store, which run, vectors of which length."""
+    """Where a process writes: which store, which run, vectors of which length, and whether tokens have some too."""
 
     store_uri: str
     run: str
     dimensions: int
+    multi: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,11 @@ class Batch:
 
     def _write_segment(self) -> pa.Table:
         segment = next(self.segments)
-        table = segment_table([bought for bought, _ in self.bought], self.target.dimensions)
+        bought = [bought for bought, _ in self.bought]
+        table = segment_table(bought, self.target.dimensions)
+        if self.target.multi:
+            multi = multi_table(bought, self.target.dimensions)
+            write_multi(self.target.store_uri, self.target.run, segment, multi)
         write_segment(self.target.store_uri, self.target.run, segment, table)
         return index_table(table.column("fingerprint").combine_chunks(), segment)
 
@@ -63,11 +71,11 @@ class Recorder:
     _bought: list[tuple[Bought, Sink]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _oldest_s: float = math.inf
+    _multi_bytes: int = 0
 
-    @property
-    def rows(self) -> int:
-        """How much waits to be written."""
-        return len(self._bought) + len(self._events)
+    def is_full(self, rows_max: int) -> bool:
+        """Tell whether it is time to write: enough rows, or so many vectors of tokens that they weigh on memory."""
+        return len(self._bought) + len(self._events) >= rows_max or self._multi_bytes >= MULTI_BYTES_MAX
 
     def age_s(self, now_s: float) -> float:
         """Return how long the oldest entry waits; negative infinity when nothing does."""
@@ -87,6 +95,7 @@ class Recorder:
         self.journal.paid(bought.attempt.client_request_id, reply.id, reply.model, reply.created, reply.usage)
         self._oldest_s = min(self._oldest_s, time.monotonic())
         self._bought.append((bought, sink))
+        self._multi_bytes += reply.multi.nbytes if reply.multi is not None else 0
 
     def event(self, event: Event) -> None:
         """Keep an event until the next flush."""
@@ -99,10 +108,10 @@ class Recorder:
 
     def take(self) -> Batch | None:
         """Take what waits, or None when nothing does."""
-        if not self.rows:
+        if not (self._bought or self._events):
             return None
         batch = Batch(self.target, self.segments, self._bought, self._events)
-        self._bought, self._events, self._oldest_s = [], [], math.inf
+        self._bought, self._events, self._oldest_s, self._multi_bytes = [], [], math.inf, 0
         return batch
 
     def close(self, *, complete: bool) -> None:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.ark.models import Capabilities
+from pipeline.ark.instructions import InstructionOptions
+from pipeline.ark.models import Capabilities, EncodingFormat, MultiEmbedding
 from pipeline.media import MediaOptions
-from pipeline.records import ServiceKind
+from pipeline.records import ServiceKind, VideoSampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +16,18 @@ class ReadContext:
     model: str
     dimensions: int | None = None
     """As sent with every request; None: not sent."""
-    instructions: str | None = None
-    """Sent with rows that bring none of their own; None: not sent."""
+    instructions: str | InstructionOptions | None = None
+    """Sent with rows that bring none of their own: a text as it is, or built for each row; None: not sent."""
     sparse: bool = False
     """Ask for sparse vectors, on rows of text alone."""
     capabilities: Capabilities | None = None
     """What the model can do; rows that ask for more are failures. None: rows are not checked against it."""
     media: MediaOptions = field(default_factory=MediaOptions)
+    encoding_format: EncodingFormat = EncodingFormat.BASE64
+    """As sent with every request; a row's body may repeat it."""
+    multi_embedding: MultiEmbedding = "off"
+    """Whether vectors of tokens are asked for, which is part of the fingerprint, and in which encoding, which is not."""
+    video: VideoSampling | None = None
+    """How frames are taken out of videos where a row does not say."""
+    dimensions_published: int | None = None
+    """Length of the vectors in the output, which a row's body may repeat; None: `dimensions`."""

@@ -12,11 +12,12 @@ import re
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from pipeline.records import Modality, Request, ServiceKind
+from pipeline.records import Modality, Request, ServiceKind, VideoSampling
 from pipeline.schema import FINGERPRINT_BYTES
 
 _MAGIC = b"arkbeam\x01"
-_SERVICE, _MODEL, _DIMENSIONS, _INSTRUCTIONS, _SPARSE, _VERSION = b"K", b"M", b"D", b"P", b"S", b"v"
+_SERVICE, _MODEL, _DIMENSIONS, _MULTI, _INSTRUCTIONS, _SPARSE = b"K", b"M", b"D", b"E", b"P", b"S"
+_VERSION, _SAMPLING = b"v", b"s"
 _TAGS = {Modality.TEXT: b"T", Modality.IMAGE: b"I", Modality.VIDEO: b"V"}
 
 # Parameters that sign a URL and say nothing of what it points at. Names, not prefixes: `x-tos-process` and `x-oss-process`
@@ -42,14 +43,19 @@ _HAS_QUERY = re.compile(r"https?://[^#]*\?", re.IGNORECASE)
 
 
 class Fingerprinter:
-    """Makes the fingerprints of one run: what all its requests share is hashed once."""
+    """Makes the fingerprints of one run: what all its requests share is hashed once.
 
-    def __init__(self, service: ServiceKind, model: str, dimensions: int | None) -> None:
+    `multi` says that vectors of tokens are asked for; in which encoding they come makes no difference.
+    """
+
+    def __init__(self, service: ServiceKind, model: str, dimensions: int | None, multi: bool = False) -> None:
         start = blake2b(_MAGIC, digest_size=FINGERPRINT_BYTES)
         start.update(_field(_SERVICE, service.value.encode()))
         start.update(_field(_MODEL, model.encode()))
         if dimensions is not None:
             start.update(_field(_DIMENSIONS, str(dimensions).encode()))
+        if multi:
+            start.update(_field(_MULTI, b""))
         self._start = start
         # What the last single text began with: most often the run's own instructions, row after row.
         self._last_instructions: str | None = None
@@ -77,6 +83,8 @@ class Fingerprinter:
             state.update(_field(_TAGS[part.modality], value.encode()))
             if version is not None:
                 state.update(_field(_VERSION, version.encode()))
+            if part.sampling is not None:
+                state.update(_field(_SAMPLING, _write_sampling(part.sampling)))
         return state.digest()
 
     def _begin(self, instructions: str | None, sparse: bool) -> blake2b:
@@ -107,6 +115,12 @@ def strip_signature(uri: str) -> str:
     if len(kept) == len(parameters):
         return uri
     return address + ("?" + "&".join(kept) if kept else "") + hash_ + fragment
+
+
+def _write_sampling(sampling: VideoSampling) -> bytes:
+    """Set arguments alone, so that one of the future changes no old fingerprint; a number has one form."""
+    arguments = sampling.set_fields().items()
+    return ",".join(f"{name}={float(value)!r}" for name, value in arguments).encode()
 
 
 def _field(tag: bytes, data: bytes) -> bytes:

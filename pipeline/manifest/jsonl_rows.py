@@ -43,6 +43,8 @@ def _explain(line: bytes, error: ValueError) -> Failure:
         line.decode()
     except UnicodeDecodeError as fault:
         return Failure("bad_text", f"the line is not UTF-8: byte {line[fault.start]:#04x} at {fault.start}")
+    if "surrogate" in str(error):
+        return Failure("bad_text", "the line holds a lone surrogate, which is no Unicode text")
     return Failure("bad_json", f"the line is not JSON: {redact(str(error), 200)}")
 
 

@@ -14,7 +14,8 @@ class ColumnMap:
     """Names of the manifest's columns by what they hold; `text`, `image` and `video` may be one name or a list.
 
     With none of `text`, `image`, `video` and `input` set, a row's own keys decide: `text`, `image`, `video`, or `input`,
-    or `body`; with any of them set, only those are read. `id` unset means `id` or `custom_id`.
+    or `body`; with any of them set, only those are read. `id` unset means `id` or `custom_id`. The last three are read
+    in either case.
     """
 
     id: str | None = None
@@ -27,6 +28,13 @@ class ColumnMap:
     """Videos, likewise."""
     input: str | None = None
     """A list of parts as the API takes it, kept in its order."""
+    instructions: str | None = None
+    """A row's own instructions, sent verbatim; an empty cell takes `model.instructions`."""
+    sparse: str | None = None
+    """Whether a row of text alone asks for a sparse vector, `true` or `false`; an empty cell takes `model.sparse`."""
+    video_sampling: str | None = None
+    """How frames are taken out of a row's videos: an object of `fps`, `max_video_tokens`, `min_frame_tokens`,
+    `max_frame_tokens`, `min_frames`; what it leaves out is taken from `model.video`."""
 
     def __post_init__(self) -> None:
         """Make a tuple of what was written as one name."""

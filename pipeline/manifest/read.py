@@ -8,6 +8,7 @@ import orjson
 import pyarrow as pa
 
 from pipeline import schema
+from pipeline.ark.models import exceeds_context
 from pipeline.ark.tokens import estimate_request
 from pipeline.manifest.batches import RowBatch
 from pipeline.manifest.context import ReadContext
@@ -44,6 +45,8 @@ class ShardChunk:
     rows: int
     """Physical rows, blank ones included: the next chunk's begin after them."""
     blank: int
+    over_context: int = 0
+    """Staged rows whose estimate is above the model's context. They are sent whole: the service decides."""
 
 
 def read_shard(shard: Shard, options: ManifestOptions, context: ReadContext) -> Iterator[ShardChunk]:
@@ -53,7 +56,8 @@ def read_shard(shard: Shard, options: ManifestOptions, context: ReadContext) -> 
     or whose media can't be sent, is a row of `unreadable`. Raises ManifestError when the file as a whole can't be read.
     """
     parser = RowParser(options, context, folder_of(shard.manifest))
-    fingerprinter = Fingerprinter(context.service, context.model, context.dimensions)
+    multi = context.multi_embedding != "off"
+    fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
     first_row = first_ordinal = 0
     for batch in read_batches(shard, options, parser.columns):
         chunk = _Chunk(batch, first_row)
@@ -82,6 +86,7 @@ class _Chunk:
     text_tokens: list[int] = field(default_factory=list)
     image_tokens: list[int] = field(default_factory=list)
     blank: int = 0
+    over_context: int = 0
 
     def parse(self, parser: RowParser, options: ManifestOptions) -> None:
         """Sort the batch's rows into readable, unreadable and blank."""
@@ -121,6 +126,7 @@ class _Chunk:
         sizes = {uri: look.size_px for (uri, _), look in looks.items() if isinstance(look, MediaInfo) and look.size_px}
         if wanted:
             self._drop_unsendable(looks, context)
+        capabilities = context.capabilities
         for request in self.requests:
             parts = request.parts
             if len(parts) == 1 and parts[0].modality is _TEXT:
@@ -133,6 +139,8 @@ class _Chunk:
             tokens = estimate_request(request, sizes)
             self.text_tokens.append(tokens.text)
             self.image_tokens.append(tokens.image)
+            if capabilities is not None and exceeds_context(tokens, capabilities):
+                self.over_context += 1
 
     def _drop_unsendable(self, looks: Looks, context: ReadContext) -> None:
         rows = list(zip(self.readable, self.ids, self.requests, strict=True))
@@ -167,7 +175,12 @@ class _Chunk:
             pa.array(self.image_tokens, pa.uint32()),
         ]
         return ShardChunk(
-            staged, pa.table(keys, schema=schema.KEYS), self._build_unreadable(), len(self.batch.rows), self.blank
+            staged,
+            pa.table(keys, schema=schema.KEYS),
+            self._build_unreadable(),
+            len(self.batch.rows),
+            self.blank,
+            self.over_context,
         )
 
     def _build_unreadable(self) -> pa.Table:

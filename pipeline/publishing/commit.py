@@ -16,7 +16,7 @@ from pipeline.engine.outcomes import LaneReport, Stop
 from pipeline.errors import StoreError
 from pipeline.files import join, list_files, remove_file, remove_leftovers, write_bytes
 from pipeline.planning import PlanTotals
-from pipeline.publishing import embeddings, failures, usage
+from pipeline.publishing import embeddings, failures, multi, usage
 from pipeline.publishing.parts import PartFile
 from pipeline.publishing.usage import UsagePart, UsageTotals, count_paid_twice
 from pipeline.spec import RunSpec
@@ -28,7 +28,7 @@ RUN_NOTE = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """All that a commit is made of."""
+    """All that a commit is made of. `embeddings` holds the parts of `multi/` as well."""
 
     totals: PlanTotals
     report: LaneReport
@@ -80,7 +80,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "elapsed_s": round(time.time() - spec.started_s, 3),
         "service": spec.service.value,
         "rows": totals.rows + totals.unreadable,
-        "published": sum(file.rows for file in commit.embeddings),
+        "published": sum(file.rows for file in commit.embeddings if file.path.startswith(f"{embeddings.FOLDER}/")),
         "failed": sum(file.rows for file in commit.failures),
         "distinct": totals.distinct,
         "duplicates": totals.duplicates,
@@ -138,7 +138,7 @@ def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
 
 
 def _remove_others(output_uri: str, paths: set[str]) -> None:
-    for folder in (embeddings.FOLDER, failures.FOLDER, usage.FOLDER):
+    for folder in (embeddings.FOLDER, multi.FOLDER, failures.FOLDER, usage.FOLDER):
         keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
         for uri in list_files(join(output_uri, folder), ".parquet"):
             if uri.rpartition("/")[2] not in keep:

@@ -1,8 +1,9 @@
 """The parts of `embeddings/`: one row for each manifest row that has a vector."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,7 +13,7 @@ from pipeline.publishing.parts import PartFile, write_part
 from pipeline.publishing.rows import Manifests, gather_rows
 from pipeline.spec import PART_ROWS, RunSpec
 from pipeline.store.run_files import take_rows
-from pipeline.store.segments import read_columns
+from pipeline.store.segments import dense_values, is_damaged, read_columns, set_aside
 
 FOLDER = "embeddings"
 _VECTOR_COLUMNS = [
@@ -33,9 +34,8 @@ def write_embeddings_part(
 
     Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
     """
-    wanted = schema.embeddings_schema(spec.dimensions, manifests.kept)
-    names = ("segment", "segment_row", "shard", "ordinal")
-    refs = refs.take(pa.array(np.lexsort([refs.column(name).to_numpy() for name in reversed(names)])))
+    wanted = schema.embeddings_schema(spec.dimensions_published or spec.dimensions, manifests.kept)
+    refs = sort_refs(refs)
     slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
     tables = (_embeddings_table(one, segments, manifests, spec, wanted) for one in slices)
     return write_part(FOLDER, part, tables, wanted, spec)
@@ -44,7 +44,7 @@ def write_embeddings_part(
 def _embeddings_table(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> pa.Table:
-    vectors = _gather_vectors(refs, segments)
+    vectors = _gather_vectors(refs, segments, spec)
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "kept"])
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
         raise StoreError("a segment of the store does not hold the fingerprints that its index named: run again")
@@ -59,18 +59,58 @@ def _embeddings_table(
     return pa.table([(columns | kept)[name] for name in wanted.names], schema=wanted)
 
 
-def _gather_vectors(refs: pa.Table, segments: Mapping[int, str]) -> pa.Table:
+def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
     """Read the vectors of refs that are sorted by segment, each segment once."""
-    numbers = refs["segment"].to_numpy()
-    positions = refs["segment_row"].to_numpy().astype(np.int64)
-    starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
     pieces = []
-    for rows, start in zip(np.split(positions, starts[1:]), starts, strict=True):
-        pieces.append(take_rows(read_columns(_find_segment(segments, int(numbers[start])), _VECTOR_COLUMNS), rows))
+    for segment, rows in split_segments(refs):
+        vectors = _read_vectors(find_segment(segments, segment), spec)
+        if rows[-1] >= vectors.num_rows:
+            raise StoreError(f"segment {segment:016x} is shorter than its index says: run again")
+        pieces.append(_cut(take_rows(vectors, rows), spec.dimensions_published))
     return pa.concat_tables(pieces)
 
 
-def _find_segment(segments: Mapping[int, str], segment: int) -> str:
+def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
+    """Cut dense vectors to their first values and normalise them, as the vendor's guide says for models that return 2,048."""
+    if not dimensions or dimensions == vectors.schema.field("dense").type.list_size:
+        return vectors
+    cut = dense_values(vectors["dense"])[:, :dimensions]
+    norms = np.linalg.norm(cut, axis=1, keepdims=True)
+    unit = np.divide(cut, norms, where=norms > 0, out=np.zeros_like(cut))
+    dense = pa.FixedSizeListArray.from_arrays(pa.array(unit.reshape(-1)), type=schema.dense_type(dimensions))
+    lengths = pa.array(np.linalg.norm(unit, axis=1).astype(np.float32))
+    vectors = vectors.set_column(vectors.column_names.index("dense"), "dense", dense)
+    return vectors.set_column(vectors.column_names.index("norm"), "norm", lengths)
+
+
+def sort_refs(refs: pa.Table) -> pa.Table:
+    """Sort REFS as they are published: by segment, so that each is read once."""
+    names = ("segment", "segment_row", "shard", "ordinal")
+    return refs.take(pa.array(np.lexsort([refs.column(name).to_numpy() for name in reversed(names)])))
+
+
+def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Give each segment of sorted REFS and the rows that are wanted of it."""
+    numbers = refs["segment"].to_numpy()
+    positions = refs["segment_row"].to_numpy().astype(np.int64)
+    starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
+    for rows, start in zip(np.split(positions, starts[1:]), starts, strict=True):
+        yield int(numbers[start]), rows
+
+
+def _read_vectors(uri: str, spec: RunSpec) -> pa.Table:
+    """Read a segment. One that is damaged leaves the store, or no later run could ever publish."""
+    try:
+        return read_columns(uri, _VECTOR_COLUMNS)
+    except StoreError as error:
+        if not is_damaged(uri, _VECTOR_COLUMNS):
+            raise
+        advice = f"damaged and set aside as {set_aside(spec.store.uri, uri)}: run again to buy what it held"
+        raise StoreError(f"{error}; {advice}") from error
+
+
+def find_segment(segments: Mapping[int, str], segment: int) -> str:
+    """Return a segment's URI. Raises: StoreError when it is gone."""
     try:
         return segments[segment]
     except KeyError:

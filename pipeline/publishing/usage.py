@@ -81,7 +81,7 @@ def count_paid_twice(parts: Iterable[UsagePart]) -> int:
 
 
 def _read_attempts(uri: str, capabilities: Capabilities) -> pa.Table:
-    is_event = run_of(uri) and "/events/" in uri
+    is_event = uri.rsplit("/", 3)[1] == "events"
     table = read_columns(uri, [*_COMMON, "kind", "paid"] if is_event else _COMMON)
     if is_event:
         table = table.filter(table["paid"])

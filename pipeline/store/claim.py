@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
@@ -32,22 +32,18 @@ def claim_output(output_uri: str, run: str, on_lost: Callable[[], None], *, leas
 
     Raises: OutputInUse when another run holds it, naming that run.
     """
-    with ExitStack() as stack:
-        if is_local(output_uri):
-            stack.enter_context(_local_lock(output_uri))
-            write_bytes(join(output_uri, MARK_NAME), _mark(run, 0))
-        else:
-            _wait_for_mark(output_uri, run, lease_s)
-            stack.enter_context(_heartbeat(output_uri, run, on_lost, lease_s))
-        try:
+    if is_local(output_uri):
+        with _local_lock(output_uri, run):
             yield
-        finally:
-            stack.close()
-            remove_file(join(output_uri, MARK_NAME))
+        return
+    _wait_for_mark(output_uri, run, lease_s)
+    with _heartbeat(output_uri, run, on_lost, lease_s):
+        yield
 
 
 @contextmanager
-def _local_lock(output_uri: str) -> Iterator[None]:
+def _local_lock(output_uri: str, run: str) -> Iterator[None]:
+    """Lock the output. The mark says who has the lock, and is there only as long as that is so."""
     with storage_errors("create", output_uri):
         Path(output_uri).mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(join(output_uri, LOCK_NAME))
@@ -57,8 +53,13 @@ def _local_lock(output_uri: str) -> Iterator[None]:
         raise OutputInUse(_in_use(output_uri)) from None
     except OSError as error:
         raise StoreError(f"cannot lock {output_uri}: {error}") from error
+    mark_uri = join(output_uri, MARK_NAME)
     try:
-        yield
+        write_bytes(mark_uri, _mark(run, 0))
+        try:
+            yield
+        finally:
+            remove_file(mark_uri)  # before the lock is let go: after it, the mark may be another's
     finally:
         lock.release()
 
@@ -66,15 +67,15 @@ def _local_lock(output_uri: str) -> Iterator[None]:
 def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
     """Write our mark once nobody else's changes, and make sure that it is ours that stands."""
     uri = join(output_uri, MARK_NAME)
-    if exists(uri):
-        before = read_bytes(uri)
+    before = _read_mark(uri)
+    if before is not None:
         time.sleep(lease_s)
-        if exists(uri) and read_bytes(uri) != before:
+        if _read_mark(uri) not in (None, before):
             raise OutputInUse(_in_use(output_uri))
     ours = _mark(run, 0)
     write_bytes(uri, ours)
     time.sleep(lease_s / 4)  # two that saw no mark both wrote one: the later stands, the earlier sees it
-    if read_bytes(uri) != ours:
+    if _read_mark(uri) != ours:
         raise OutputInUse(_in_use(output_uri))
 
 
@@ -88,15 +89,12 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[], None], lease_s: 
         while not stop.wait(lease_s / 4):
             number += 1
             try:
-                if orjson.loads(read_bytes(uri))["run"] != run:
+                if _run_in(_read_mark(uri)) != run:  # a mark that has gone was taken over by a run that has ended since
                     on_lost()
                     return
                 write_bytes(uri, _mark(run, number))
             except StoreError:
                 continue  # a missed beat is made good by the next; a lease has four
-            except (ValueError, KeyError):
-                on_lost()
-                return
 
     thread = threading.Thread(target=beat, name="arkbeam-heartbeat", daemon=True)
     thread.start()
@@ -105,11 +103,31 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[], None], lease_s: 
     finally:
         stop.set()
         thread.join(timeout=lease_s)
+        if _run_in(_read_mark(uri)) == run:
+            remove_file(uri)
 
 
 def _mark(run: str, beat: int) -> bytes:
     mark = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "beat": beat, "token": uuid.uuid4().hex}
     return orjson.dumps(mark)
+
+
+def _read_mark(uri: str) -> bytes | None:
+    """Read a mark; None when there is none."""
+    try:
+        return read_bytes(uri)
+    except StoreError:
+        if exists(uri):
+            raise
+        return None
+
+
+def _run_in(mark: bytes | None) -> str | None:
+    """Return the run that a mark names; None where it names none."""
+    try:
+        return str(orjson.loads(mark or b"")["run"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _in_use(output_uri: str) -> str:

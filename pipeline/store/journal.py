@@ -13,7 +13,9 @@ from typing import Any
 
 import orjson
 
-from pipeline.files import is_local, join, list_files, read_bytes, remove_folder
+from pipeline import schema
+from pipeline.errors import StoreError
+from pipeline.files import is_local, join, list_files, read_bytes, remove_folder, storage_errors
 from pipeline.records import Failure, Usage
 from pipeline.store.events import Event, EventKind, write_events
 from pipeline.store.layout import (
@@ -23,7 +25,7 @@ from pipeline.store.layout import (
     runs_of_output,
     segments_folder,
 )
-from pipeline.store.segments import Attempt, read_columns
+from pipeline.store.segments import Attempt, is_damaged, read_columns
 
 
 class Journal:
@@ -33,8 +35,9 @@ class Journal:
         self._path = path
         self._file: int | None = None
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            with storage_errors("create", path):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def sent(self, client_request_id: str, fingerprint: bytes) -> None:
         """Note a request that is about to be sent."""
@@ -63,7 +66,10 @@ class Journal:
 
     def _append(self, line: bytes) -> None:
         if self._file is not None:
-            os.write(self._file, line)
+            try:
+                os.write(self._file, line)
+            except OSError as error:
+                raise StoreError(f"cannot write {self._path}: {error}") from error
 
 
 def open_journal(store_uri: str, run: str, process: str) -> Journal:
@@ -100,12 +106,15 @@ def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
         kind, _, rest = line.partition(b" ")
         client_id, _, details = rest.partition(b" ")
         name = client_id.decode(errors="replace")
-        if kind == b"s" and len(details) == 2 * 16:
-            sent[name] = bytes.fromhex(details.decode())
-        elif kind == b"u":
-            sent.pop(name, None)
-        elif kind == b"p" and details.endswith(b"]]"):
-            paid[name] = orjson.loads(details)
+        try:
+            if kind == b"s" and len(details) == 2 * schema.FINGERPRINT_BYTES:
+                sent[name] = bytes.fromhex(details.decode())
+            elif kind == b"u":
+                sent.pop(name, None)
+            elif kind == b"p" and details.endswith(b"]]"):
+                paid[name] = orjson.loads(details)
+        except ValueError:  # a cut line may look whole; one that a power cut garbled must not end every further run
+            continue
     for name, fingerprint in sent.items():
         yield _lost(name, fingerprint, paid.get(name))
 
@@ -120,4 +129,16 @@ def _lost(client_request_id: str, fingerprint: bytes, paid: list[Any] | None) ->
 def _known_client_ids(store_uri: str, run: str) -> set[str]:
     folders = (segments_folder(store_uri, run), events_folder(store_uri, run))
     uris = [uri for folder in folders for uri in list_parquet(folder)]
-    return {name for uri in uris for name in read_columns(uri, ["client_request_id"])[0].to_pylist()}
+    return {name for uri in uris for name in _client_ids(uri)}
+
+
+def _client_ids(uri: str) -> list[str]:
+    """Read who asked for what a file holds. A damaged one holds nothing: it is set aside before Plan."""
+    try:
+        table = read_columns(uri, ["client_request_id"])
+    except StoreError:
+        if is_damaged(uri, ["client_request_id"]):
+            return []
+        raise
+    names: list[str] = table.column(0).to_pylist()
+    return names

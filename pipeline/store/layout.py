@@ -30,7 +30,7 @@ class StoreOptions:
     """For how long at most it holds them."""
 
     def __post_init__(self) -> None:
-        if self.flush_rows < 1 or self.flush_s <= 0:
+        if self.flush_rows < 1 or not self.flush_s > 0:
             raise ConfigError("store.flush_rows must be at least 1 and store.flush_s above 0")
 
 

@@ -3,17 +3,19 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.ark.wire import Reply
-from pipeline.files import join, open_filesystem, storage_errors, write_bytes
+from pipeline.files import join, move_file, open_filesystem, read_bytes, storage_errors, write_bytes
 from pipeline.records import Usage
-from pipeline.store.layout import segment_id, segment_name, segments_folder
+from pipeline.store.layout import run_of, segment_id, segment_name, segments_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,45 @@ def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
     """
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
-        reader = pq.ParquetFile(file, page_checksum_verification=True)
-        return reader.read(columns=list(columns), use_threads=False)
+        return _read_parquet(file, columns)
 
 
-def read_index(uri: str) -> pa.Table:
-    """Read which fingerprints a segment holds, as an INDEX table."""
-    fingerprints = read_columns(uri, ["fingerprint"]).column("fingerprint").combine_chunks()
-    return index_table(fingerprints, segment_id(uri))
+def is_damaged(uri: str, columns: Sequence[str]) -> bool:
+    """Tell whether a file that could not be read is at fault itself, rather than the way to it.
+
+    Raises: StoreError when its bytes can't be had, which says nothing about them.
+    """
+    data = read_bytes(uri)
+    try:
+        _read_parquet(io.BytesIO(data), columns)
+    except (pa.ArrowException, OSError, ValueError):
+        return True
+    return False
+
+
+def set_aside(store_uri: str, uri: str) -> str:
+    """Move a damaged file out of the store's folders, so that what it held is bought again; return where it is now.
+
+    Raises: StoreError when it can't be moved.
+    """
+    target = join(store_uri, "damaged", run_of(uri), uri.rpartition("/")[2])
+    move_file(uri, target)
+    return target
+
+
+def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> pa.Table:
+    reader = pq.ParquetFile(file, page_checksum_verification=True)
+    missing = set(columns) - set(reader.schema_arrow.names)
+    if missing:
+        raise ValueError(f"the file has no column {min(missing)}")
+    return reader.read(columns=list(columns), use_threads=False)
+
+
+def read_index(uri: str, model: str | None = None) -> pa.Table:
+    """Read which fingerprints a segment holds, as an INDEX table; with `model`, only those that this model made."""
+    table = read_columns(uri, ["fingerprint"] if model is None else ["fingerprint", "model"])
+    index = index_table(table.column("fingerprint").combine_chunks(), segment_id(uri))
+    return index if model is None else index.filter(pc.equal(table["model"], model).fill_null(fill_value=True))
 
 
 def index_table(fingerprints: pa.Array, segment: int) -> pa.Table:

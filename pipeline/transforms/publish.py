@@ -15,6 +15,7 @@ from pipeline.planning import PlanTotals, split_by
 from pipeline.publishing.commit import Commit, begin_commit, end_run, publishes
 from pipeline.publishing.embeddings import write_embeddings_part
 from pipeline.publishing.failures import write_failures_part
+from pipeline.publishing.multi import write_multi_part
 from pipeline.publishing.parts import PartFile, assign_parts, count_by, part_numbers
 from pipeline.publishing.rows import Manifests
 from pipeline.publishing.usage import UsagePart, list_usage_sources, write_usage_part
@@ -82,7 +83,7 @@ class _WriteEmbeddings(beam.PTransform):
             (refs | "Split" >> beam.FlatMap(_split, "segment", parts), first)
             | "All" >> beam.Flatten()
             | "ByPart" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write_embeddings, segments, self._manifests, self._spec)
+            | "Write" >> beam.FlatMap(_write_embeddings, segments, self._manifests, self._spec)
         )
 
 
@@ -161,9 +162,12 @@ def _split(table: pa.Table, name: str, parts: dict[int, int]) -> Iterator[tuple[
 
 def _write_embeddings(
     element: tuple[int, Iterable[pa.Table]], segments: dict[int, str], manifests: Manifests, spec: RunSpec
-) -> PartFile:
-    part, refs = element
-    return write_embeddings_part(part, schema.concat(refs, schema.REFS), segments, manifests, spec)
+) -> Iterator[PartFile]:
+    part, tables = element
+    refs = schema.concat(tables, schema.REFS)
+    if spec.multi:
+        yield write_multi_part(part, refs, segments, manifests, spec)
+    yield write_embeddings_part(part, refs, segments, manifests, spec)
 
 
 def _unreadable(summary: ShardSummary) -> dict[int, int]:

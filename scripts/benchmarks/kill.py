@@ -1,13 +1,12 @@
 """`kill -9` at half of a run, then the same command: what is paid twice, and whether the output and the bill are right."""
 
-import subprocess
 import time
 from dataclasses import dataclass
 
 from pipeline.emulator.options import EmulatorOptions
 from pipeline.emulator.serve import start_emulator
 from scripts.benchmarks.outputs import Checked, check_vectors, sum_usage
-from scripts.benchmarks.runs import BenchError, Site, read_stats, spawn
+from scripts.benchmarks.runs import BenchError, Site, read_stats, spawn, tail
 from scripts.benchmarks.table import Bench, Figure, Size, at_most
 from scripts.benchmarks.texts import make_texts, write_texts
 
@@ -50,7 +49,7 @@ class Outcome:
 def measure(bench: Bench) -> list[Figure]:
     """Kill a run of 2,000 rows at half of them, run it again, compare output and usage with the server's bill."""
     sizes = SIZES[bench.size]
-    outcomes = [_kill_once(bench, number, sizes.rows) for number in range(sizes.times)]
+    outcomes = [_kill_once(bench, number, sizes) for number in range(sizes.times)]
     twice = max(one.paid_twice for one in outcomes)
     bound = IN_FLIGHT + FLUSH_ROWS
     right = all(one.checked.is_right for one in outcomes)
@@ -79,15 +78,16 @@ def measure(bench: Bench) -> list[Figure]:
     ]
 
 
-def _kill_once(bench: Bench, number: int, rows: int) -> Outcome:
+def _kill_once(bench: Bench, number: int, sizes: Sizes) -> Outcome:
     site = Site(bench.folder / str(number))
-    texts = list(make_texts(rows, seed=number))
+    texts = list(make_texts(sizes.rows, seed=number))
+    later = number * FLUSH_ROWS // sizes.times  # at another filling of the open buffer each time
     with start_emulator(EmulatorOptions(latency_ms=LATENCY_MS)) as url:
         site.write_config(
             url, limits={"requests_in_flight": IN_FLIGHT}, store={"uri": str(site.store), "flush_rows": FLUSH_ROWS}
         )
         write_texts(site.manifest, texts)
-        paid_at_kill = _run_and_kill(site, url, rows // 2)
+        paid_at_kill = _run_and_kill(site, url, sizes.rows // 2 + later)
         site.run()
         stats = read_stats(url)
     requests, tokens = sum_usage(site.output)
@@ -107,7 +107,9 @@ def _kill_once(bench: Bench, number: int, rows: int) -> Outcome:
 
 def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
     """Start a run, kill it once the server was paid so often; return how often that was."""
-    process = spawn(site.command(), site.folder, subprocess.DEVNULL, subprocess.DEVNULL)
+    said = site.folder / "said.txt"
+    with said.open("wb") as output:
+        process = spawn(site.command(), site.folder, output.fileno(), output.fileno())
     deadline_s = time.monotonic() + _DEADLINE_S
     try:
         while time.monotonic() < deadline_s and process.poll() is None:
@@ -118,4 +120,4 @@ def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
     finally:
         process.kill()
         process.wait()
-    raise BenchError(f"the run to be killed ended by itself with {process.returncode}, or took too long")
+    raise BenchError(f"the run ended with {process.returncode} before it could be killed: {tail(said.read_text())}")

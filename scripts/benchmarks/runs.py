@@ -117,8 +117,7 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
         process.returncode = os.waitstatus_to_exitcode(status)
         texts = [_read(stream) for stream in (out, err)]
     if process.returncode != 0:
-        said = (texts[1] or texts[0]).strip()[-_OUTPUT_CHARS_MAX:]
-        raise BenchError(f"{' '.join(command[1:4])} ended with {process.returncode}: {said}")
+        raise BenchError(f"{' '.join(command[1:4])} ended with {process.returncode}: {tail(texts[1] or texts[0])}")
     return Ended(wall_s, usage.ru_utime + usage.ru_stime, peak.bytes or usage.ru_maxrss * 1024, texts[0])
 
 
@@ -135,6 +134,11 @@ def read_stats(base_url: str) -> dict[str, Any]:
     """Ask an emulator what it has counted."""
     with _no_proxy.open(base_url.removesuffix(API_PATH) + STATS_PATH, timeout=10.0) as answer:
         return dict(orjson.loads(answer.read()))
+
+
+def tail(said: str) -> str:
+    """Return the end of what a child said."""
+    return said.strip()[-_OUTPUT_CHARS_MAX:]
 
 
 class _PeakMemory:

@@ -1,0 +1,331 @@
+"""A place to run the whole job in, stand-in servers to run it against, and the command line as people meet it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import cli
+from pipeline.config import load_config
+from pipeline.emulator.app import API_PATH, STATS_PATH
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from pipeline.emulator.vectors import embed
+from pipeline.job import plan_job, prepare_job, run_job
+from pipeline.planning import PlanTotals
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "doubao-embedding-vision-251215"
+DIMENSIONS = 1024
+WAIT_S = 60.0
+REQUEST_TOKENS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A stand-in server in another process."""
+
+    url: str
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What it counted since it started."""
+        root = self.url.removesuffix(API_PATH)
+        return httpx.get(root + STATS_PATH, trust_env=False).raise_for_status().json()
+
+    def wait_for(self, name: str, count: int) -> None:
+        """Wait until it has counted so many."""
+        wait_until(lambda: self.stats[name] >= count)
+
+
+@dataclass(slots=True)
+class Place:
+    """A folder with manifests, a config, a store and an output, and the ways to run the job there.
+
+    Settings are dotted keys of the config and their values, as in `{"quota.lanes": 2}`.
+    """
+
+    folder: Path
+    url: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        """The store's folder."""
+        return self.folder / "store"
+
+    @property
+    def output(self) -> Path:
+        """The output's folder."""
+        return self.folder / "out"
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        return json.loads((self.output / "run.json").read_bytes())
+
+    def write_rows(self, rows: Sequence[Any], name: str = "rows.jsonl") -> Path:
+        """Write a JSONL manifest; a row that is text already is a line as it is."""
+        path = self.folder / name
+        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        return path
+
+    def write_texts(self, count: int) -> None:
+        """Write a manifest of so many different texts, with ids."""
+        self.write_rows([{"id": f"id-{number}", "text": f"row number {number}"} for number in range(count)])
+
+    def write_config(self) -> Path:
+        """Write the config that all runs of this place share."""
+        config = {
+            "manifest": {"uris": [str(self.folder / "rows.jsonl")]},
+            "model": {"name": MODEL, "dimensions": DIMENSIONS},
+            "api": {"base_url": self.url},
+            "quota": {"rpm": 10_000_000, "tpm": 10_000_000_000},
+            "limits": {"requests_in_flight": 16},
+            "store": {"uri": str(self.store)},
+            "output": {"uri": str(self.output)},
+        }
+        path = self.folder / "config.yaml"
+        path.write_text(json.dumps(config), "utf-8")  # JSON is YAML
+        return path
+
+    def set_arguments(self, settings: Mapping[str, Any]) -> list[str]:
+        """Write settings as `key=value`, this place's own first."""
+        return [f"{key}={json.dumps(value)}" for key, value in {**self.settings, **settings}.items()]
+
+    def prepare(self, settings: Mapping[str, Any] = {}, **options: bool) -> Any:
+        """Make the job of a config, in this process."""
+        return prepare_job(load_config(str(self.write_config()), self.set_arguments(settings)), **options)
+
+    def run(self, settings: Mapping[str, Any] = {}, *, beam: Sequence[str] = (), **options: bool) -> dict[str, Any]:
+        """Run the job in this process; return what `run.json` says."""
+        return run_job(self.prepare(settings, **options), beam)
+
+    def plan(self, settings: Mapping[str, Any] = {}) -> PlanTotals:
+        """Plan in this process."""
+        return plan_job(self.prepare(settings))
+
+    def arguments(self, command: str, settings: Mapping[str, Any] = {}, *further: str) -> list[str]:
+        """Put together the arguments of `run` or `plan`."""
+        sets = [word for setting in self.set_arguments(settings) for word in ("--set", setting)]
+        return [command, str(self.write_config()), *sets, *further]
+
+    def read(self, name: str) -> pa.Table:
+        """Read `embeddings`, `failures` or `usage`."""
+        return pq.read_table(self.output / name)
+
+    @property
+    def leftovers(self) -> list[str]:
+        """What lies in the store beyond what was bought and what was refused, and unfinished files anywhere."""
+        passing = [path for name in ("runs", "journals") for path in (self.store / name).glob("*")]
+        return sorted(map(str, [*passing, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
+
+
+@pytest.fixture
+def make_emulator() -> Iterator[Callable[..., Emulator]]:
+    """Starts servers with given options, for the length of the test."""
+    with ExitStack() as stack:
+        yield lambda **options: Emulator(stack.enter_context(start_emulator(EmulatorOptions(**options))))
+
+
+@pytest.fixture
+def emulator(make_emulator: Callable[..., Emulator]) -> Emulator:
+    """A server without quota, latency or faults."""
+    return make_emulator()
+
+
+@pytest.fixture
+def make_place(tmp_path: Path) -> Callable[[str], Place]:
+    """Makes the test's folder a place to run against a server."""
+    return lambda url: Place(tmp_path, url)
+
+
+@pytest.fixture
+def place(make_place: Callable[[str], Place], emulator: Emulator) -> Place:
+    """A place to run against the server without faults."""
+    return make_place(emulator.url)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a command line in this process, where nothing depends on its end being a real one."""
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(cli, "_leave", leave)
+        monkeypatch.setattr(sys, "argv", ["arkbeam", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+        printed = capfd.readouterr()
+        return Ended(int(ending.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+class Started:
+    """A command line in a process of its own."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None):
+        command = [sys.executable, "-m", "pipeline", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "200", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=before,
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> Ended:
+        """Wait for its end."""
+        out, err = self.process.communicate(timeout=WAIT_S)
+        return Ended(self.process.returncode, out, err)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Started]]:
+    """Starts command lines as processes; what still runs at the end of the test is killed."""
+    started: list[Started] = []
+
+    def run(*arguments: str, before: Callable[[], None] | None = None, **environment: str) -> Started:
+        started.append(Started(arguments, environment, before))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+@dataclass(slots=True)
+class RealService:
+    """A server that answers as the vendor's does, with vectors of its own: the stand-in's, turned round."""
+
+    url: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    authorizations: set[str] = field(default_factory=set)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Make the reply to a request."""
+        self.requests.append(body)
+        text = body["input"][0]["text"]
+        usage = {"prompt_tokens": REQUEST_TOKENS, "total_tokens": REQUEST_TOKENS}
+        details = {"text_tokens": REQUEST_TOKENS, "image_tokens": 0}
+        data = {"object": "embedding", "embedding": (-embed([("text", text)], dimensions=DIMENSIONS)).tolist()}
+        usage_all = {**usage, "prompt_tokens_details": details}
+        return {"id": f"02{len(self.requests)}", "model": body["model"], "data": data, "usage": usage_all}
+
+
+@pytest.fixture
+def real_service() -> Iterator[RealService]:
+    """A loopback server that does not say that it is a stand-in."""
+    service = RealService()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.reply(404, {"error": {"code": "NotFound", "message": "no such path"}})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            service.authorizations.add(self.headers["Authorization"])
+            self.reply(200, service.answer(body), service.headers)
+
+        def reply(self, status: int, document: Any, headers: Mapping[str, str] = {}) -> None:
+            data = json.dumps(document).encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    service.url = f"http://127.0.0.1:{server.server_port}{API_PATH}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield service
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def wait() -> Callable[..., None]:
+    """Waits until something holds, and fails when it never does."""
+    return wait_until
+
+
+def wait_until(holds: Callable[[], bool], every_s: float = 0.01) -> None:
+    """Ask again and again, but not for ever."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(every_s)
+
+
+@pytest.fixture
+def assert_vectors() -> Callable[..., None]:
+    """Checks that every published vector is the one of its row's content, by computing it again."""
+
+    def check(table: pa.Table, parts_of: Callable[[dict[str, Any]], Sequence[tuple[str, str]]], **options: Any) -> None:
+        dimensions = table.schema.field("dense").type.list_size
+        dense = table["dense"].combine_chunks().values.to_numpy().reshape(-1, dimensions)
+        rows = table.drop_columns(["dense", "sparse"]).to_pylist()
+        for row, vector in zip(rows, dense, strict=True):
+            expected = embed(parts_of(row), dimensions=dimensions, **options)
+            assert np.array_equal(vector, expected), f"{row['id']} has another row's vector"
+
+    return check
+
+
+@pytest.fixture
+def assert_bill() -> Callable[..., None]:
+    """Checks that `usage/` adds up to what the server says it billed, in requests and in tokens of each kind."""
+
+    def check(place: Place, stats: Mapping[str, Any]) -> None:
+        usage = place.read("usage")
+        assert usage.num_rows == stats["paid"]
+        assert usage["client_request_id"].null_count == 0
+        assert len(set(usage["client_request_id"].to_pylist())) == usage.num_rows
+        for name, tokens in stats["tokens"].items():
+            assert sum(filter(None, usage[f"{name}_tokens"].to_pylist())) == tokens, name
+
+    return check

@@ -1,0 +1,103 @@
+"""The demo, as its first user runs it."""
+
+import base64
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "configs" / "demo"
+INSTRUCTIONS = "Instruction:Compress the text into one word.\nQuery:"
+BAD_ROWS = 5
+MIME = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4"}
+NOTE_KEYS = {
+    *("rows", "published", "failed", "owned", "duplicates", "requests_paid", "requests_sent", "refused", "retries"),
+    *("tokens", "cost_cny", "elapsed_s", "quota", "files", "config"),
+}
+
+
+def demo_arguments(place: Any) -> list[str]:
+    """The demo's own config, with this test's server, store and output."""
+    settings = {"api.base_url": place.url, "store.uri": str(place.store), "output.uri": str(place.output)}
+    return ["run", "configs/demo.yaml", *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
+
+
+def read_manifests() -> dict[tuple[str, int], dict[str, Any]]:
+    """The demo's rows by manifest and row."""
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, line in enumerate((DEMO / "manifest.jsonl").read_text("utf-8").splitlines()):
+        if '"bad-json"' not in line:
+            rows[str(DEMO / "manifest.jsonl"), number] = json.loads(line)
+    with (DEMO / "more.csv").open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            rows[str(DEMO / "more.csv"), number] = {name: value for name, value in row.items() if value}
+    return rows
+
+
+def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is sent for a row of the demo."""
+    parts = [("text", row["text"])] if row.get("text") else []
+    for kind in ("image", "video"):
+        if row.get(kind):
+            file = DEMO / row[kind]
+            data = base64.b64encode(file.read_bytes()).decode()
+            parts.append((kind, f"data:{MIME[file.suffix]};base64,{data}"))
+    return parts
+
+
+def test_the_demo(place: Any, emulator: Any, start: Callable[..., Any], call: Callable[..., Any], assert_bill: Any) -> None:
+    """The demo ends with 0, accounts for every row and every token, and a second run sends nothing and writes the same rows."""
+    ended = start(*demo_arguments(place)).wait()
+    assert ended.code == 0, ended.err
+    note, stats = place.note, emulator.stats
+    assert note.keys() >= NOTE_KEYS
+    assert note["rows"] == note["published"] + note["failed"] == len(read_manifests()) + 1
+    assert note["failed"] == BAD_ROWS
+    assert note["requests_sent"] == note["requests_paid"] == stats["received"] == note["published"] - note["duplicates"]
+    assert note["tokens"] == stats["tokens"]
+    assert note["duplicates"] > 0
+    assert_bill(place, stats)
+    first = place.read("embeddings")
+
+    ended = call(*demo_arguments(place))
+    assert ended.code == 0, ended.err
+    assert emulator.stats["received"] == stats["received"]
+    assert place.note["requests_sent"] == place.note["requests_paid"] == 0
+    assert place.note["owned"] == place.note["published"] == note["published"]
+    assert place.read("embeddings").sort_by("id").equals(first.sort_by("id"))
+    assert place.leftovers == []
+
+
+def test_what_the_demo_publishes(place: Any, call: Callable[..., Any], assert_vectors: Any) -> None:
+    """Each row has its own content's vector, the kept columns have their types, and `run.json` tells the truth of the files."""
+    assert call(*demo_arguments(place)).code == 0
+    table, failures, note = place.read("embeddings"), place.read("failures"), place.note
+    assert (place.output / "_SUCCESS").exists()
+    source = read_manifests()
+    assert_vectors(table, lambda row: parts_of(source[row["manifest"], row["row"]]), instructions=INSTRUCTIONS)
+    kept = {name: table.schema.field(name).type for name in ("title", "lang", "tags")}
+    assert all(pa.types.is_string(kept[name]) or pa.types.is_large_string(kept[name]) for name in ("title", "lang"))
+    assert kept["tags"].value_type == pa.string()
+    for row in table.select(["id", "manifest", "row", "title", "lang", "tags", "sparse"]).to_pylist():
+        original = source[row["manifest"], row["row"]]
+        assert (row["id"], row["title"], row["lang"]) == (original["id"], original["title"], original["lang"])
+        assert row["tags"] == original.get("tags")
+        text_alone = "image" not in original and "video" not in original
+        assert (row["sparse"] is not None) == text_alone
+    assert set(table["model"].to_pylist()) == {"doubao-embedding-vision-251215-stand-in"}
+    assert len(set(failures["code"].to_pylist())) == failures.num_rows == BAD_ROWS
+    assert {name.partition("-")[0] for name in failures["id"].to_pylist() if ":" not in name} == {"bad"}
+    for file in note["files"]:
+        path = place.output / file["path"]
+        assert file["bytes"] == path.stat().st_size
+        assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert file["rows"] == pq.read_metadata(path).num_rows
+    assert {file["path"] for file in note["files"]} == {
+        str(path.relative_to(place.output)) for path in place.output.rglob("*.parquet")
+    }

@@ -1,0 +1,137 @@
+"""Ctrl-C, SIGTERM and kill -9: what is paid is kept, what is published is whole, and the same command goes on."""
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+ROWS = 2_000
+
+
+def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `write_texts` wrote for an id."""
+    return [("text", f"row number {row['id'].removeprefix('id-')}")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any, number: signal.Signals) -> None:
+    """The first signal stops the run in order: open requests are kept, the code is 130, and the next run buys only the rest."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.write_texts(300)
+    run = start(*place.arguments("run"))
+    emulator.wait_for("paid", 40)
+    run.send(number)
+    ended = run.wait()
+    assert ended.code == 130
+    assert "waiting for open requests; once more to leave at once" in ended.err
+    assert number.name in ended.err
+    assert "the same command goes on from here" in ended.err
+    stats = emulator.stats
+    bought = stats["paid"]
+    assert 40 <= bought < 300
+    assert f"{bought} sent, {bought} paid" in ended.out
+    assert not (place.output / "_SUCCESS").exists()
+    assert place.leftovers == []
+    place.url = make_emulator().url
+    note = place.run()
+    assert (note["owned"], note["requests_sent"], note["published"]) == (bought, 300 - bought, 300)
+    assert note["all_runs"]["paid_twice"] == 0
+
+
+def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
+    """A second Ctrl-C waits for nothing; what was in flight then is booked as paid by the next run."""
+    emulator = make_emulator(latency_ms=2_000)
+    place = make_place(emulator.url)
+    place.write_texts(40)
+    run = start(*place.arguments("run"))
+    emulator.wait_for("in_flight", 16)
+    run.send(signal.SIGINT)
+    while "once more" not in run.process.stderr.readline():
+        pass
+    run.send(signal.SIGINT)
+    assert run.wait().code == 130
+    assert emulator.stats["in_flight_max"] == 16
+    place.run({"limits.requests_in_flight": 40})
+    stats = emulator.stats
+    assert (stats["paid"], stats["paid_distinct"]) == (56, 40)
+    assert_bill(place, stats)
+
+
+def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
+    """A stop waits `limits.drain_s` for open requests and no longer; those it gave up are booked as paid."""
+    emulator = make_emulator(latency_ms=5_000)
+    place = make_place(emulator.url)
+    place.write_texts(10)
+    run = start(*place.arguments("run", {"limits.drain_s": 0.2}))
+    emulator.wait_for("in_flight", 10)
+    run.send(signal.SIGINT)
+    assert run.wait().code == 130
+    assert emulator.stats["paid"] == 10
+    place.url = make_emulator().url
+    place.run()
+    assert place.note["all_runs"]["requests_paid"] == place.read("usage").num_rows == 20
+
+
+def test_before_anything_is_sent(place: Any, emulator: Any, start: Any, wait: Any) -> None:
+    """Ctrl-C while manifests are read ends with 130 and one line, and leaves neither an output nor staged rows."""
+    place.write_texts(60_000)
+    run = start(*place.arguments("run"))
+    wait(lambda: any((place.store / "runs").glob("*/rows")))
+    run.send(signal.SIGINT)
+    ended = run.wait()
+    assert ended.code == 130
+    assert "interrupted (SIGINT); the same command goes on from here" in ended.err
+    assert "Traceback" not in ended.err
+    assert emulator.stats["received"] == 0
+    assert place.leftovers == []
+    assert not (place.output / "_SUCCESS").exists()
+
+
+def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any) -> None:
+    """After kill -9 at half of the rows the same command pays little twice, completes the output, and `usage/` is the bill."""
+    emulator = make_emulator(latency_ms=10)
+    place = make_place(emulator.url)
+    place.write_texts(ROWS)
+    settings = {"store.flush_rows": 128}
+    run = start(*place.arguments("run", settings))
+    emulator.wait_for("paid", ROWS // 2)
+    run.send(signal.SIGKILL)
+    assert run.wait().code == -signal.SIGKILL
+    assert not (place.output / "_SUCCESS").exists()
+    time.sleep(0.2)  # what was under way on the wire arrives, or never will
+    paid_before = emulator.stats["paid"]
+    note = place.run(settings)
+    stats = emulator.stats
+    assert note["published"] == ROWS == stats["paid_distinct"]
+    twice = stats["paid"] - ROWS
+    assert note["all_runs"]["paid_twice"] == twice
+    assert 0 < twice <= 16 + 128
+    assert stats["paid"] == paid_before + note["requests_sent"]
+    table = place.read("embeddings")
+    assert sorted(table["row"].to_pylist()) == list(range(ROWS))
+    assert_vectors(table, parts_of)
+    assert_bill(place, stats)
+    assert place.leftovers == []
+
+
+def test_kill_9_while_publishing(place: Any, emulator: Any, start: Any, wait: Any, assert_vectors: Any) -> None:
+    """A run that is killed after it took `_SUCCESS` away leaves no `_SUCCESS`; the same command repairs the output for nothing."""
+    place.write_texts(ROWS)
+    place.run()
+    place.write_texts(ROWS - 100)
+    success = place.output / "_SUCCESS"
+    run = start(*place.arguments("run"))
+    wait(lambda: not success.exists(), every_s=0.0005)
+    run.send(signal.SIGKILL)
+    run.wait()
+    assert not success.exists()
+    note = place.run()
+    assert success.exists()
+    assert (note["published"], note["requests_sent"], emulator.stats["received"]) == (ROWS - 100, 0, ROWS)
+    table = place.read("embeddings")
+    assert sorted(table["row"].to_pylist()) == list(range(ROWS - 100))
+    assert_vectors(table, parts_of)
+    assert place.leftovers == []
