@@ -99,7 +99,7 @@ def run(
         _print_notes(job.notes)
         with show_progress(job.spec, err):
             note = run_job(job, beam_options or [], accept_model_change=accept_model_change)
-    _print_quota_advice(note)
+    _print_warnings(note)
     out.print(summary_table(note))
     code = exit_code(note, loaded.limits)
     _print_ending(note, code, loaded.output.uri)
@@ -234,7 +234,12 @@ def _print_notes(notes: tuple[str, ...]) -> None:
         _say(f"note: {note}")
 
 
-def _print_quota_advice(note: dict[str, Any]) -> None:
+def _print_warnings(note: dict[str, Any]) -> None:
+    if note["over_context"]:
+        err.print(
+            f"warning: {note['over_context']:,} rows are longer than the model takes, by estimate; they were sent whole, "
+            "and the service's refusals are failure rows"
+        )
     if note["usage_missing"]:
         _say(
             f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted"

@@ -134,9 +134,9 @@ def list_keys() -> list[str]:
 def _walk_keys(section: type, prefix: str) -> typing.Iterator[str]:
     for name, kind in typing.get_type_hints(section).items():
         inner = section_of(kind)
-        if inner is None:
+        if inner is None or str in typing.get_args(kind):  # a key that is either a text or a section
             yield prefix + name
-        else:
+        if inner is not None:
             yield from _walk_keys(inner, f"{prefix}{name}.")
 
 

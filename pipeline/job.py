@@ -15,8 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.ark.client import endpoint_url, is_stand_in, read_api_key
-from pipeline.ark.models import check_options, dimensions_stored
-from pipeline.ark.wire import WireOptions
+from pipeline.ark.models import check_options, dimensions_published, dimensions_stored, notes
+from pipeline.ark.wire import wire_options
 from pipeline.config import Config, describe_config
 from pipeline.embedding import segment_ids
 from pipeline.engine.outcomes import Stop, StopKind
@@ -67,13 +67,14 @@ def prepare_job(
 
     Raises: ConfigError and ManifestError, naming the key or the file.
     """
-    capabilities = check_options(config.model)
+    model = config.model
+    capabilities = check_options(model)
+    wire = wire_options(model, capabilities)
     api = replace(config.api, base_url=base_url or config.api.base_url)
     service = _find_service(config, api.base_url)
     manifests = list_manifests(config.manifest)
     shards = cut_shards(manifests, config.manifest.shard_bytes_max)
     rpm, tpm = config.quota.rpm or capabilities.rpm, config.quota.tpm or capabilities.tpm
-    dimensions = config.model.dimensions if capabilities.dimensions_field else None
     media = config.media
     if not media.allowed_roots:
         media = replace(media, allowed_roots=manifest_folders(manifests))
@@ -85,15 +86,21 @@ def prepare_job(
         manifest=config.manifest,
         reading=ReadContext(
             service=service,
-            model=config.model.name,
-            dimensions=dimensions,
-            instructions=config.model.instructions,
-            sparse=config.model.sparse,
+            model=model.name,
+            dimensions=wire.dimensions,
+            instructions=model.instructions,
+            sparse=model.sparse,
             capabilities=capabilities,
             media=media,
+            encoding_format=wire.encoding_format,
+            multi_embedding=wire.multi_embedding,
+            video=model.video,
+            dimensions_published=dimensions_published(model, capabilities),
         ),
-        wire=WireOptions(config.model.name, dimensions),
-        dimensions=dimensions_stored(config.model, capabilities),
+        wire=wire,
+        dimensions=dimensions_stored(model, capabilities),
+        dimensions_published=dimensions_published(model, capabilities),
+        multi=model.asks_multi,
         capabilities=capabilities,
         api=api,
         quota=config.quota,
@@ -108,9 +115,7 @@ def prepare_job(
         publish_partial=publish_partial,
         config=describe_config(config),
     )
-    return Job(
-        spec, tuple(shards), (*capabilities.notes, *_quota_notes(config, rpm, tpm, capabilities.rpm, capabilities.tpm))
-    )
+    return Job(spec, tuple(shards), (*notes(model, capabilities), *_quota_notes(spec)))
 
 
 def _find_service(config: Config, base_url: str) -> ServiceKind:
@@ -132,9 +137,7 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     try:
         with _pipeline(beam_arguments) as pipeline:
             planned, summaries = _plan(pipeline, job)
-            totals = planned.totals | "Sum" >> SumTotals()
-            unreadable = summaries | beam.Map(_count_unreadable) | "SumUnreadable" >> beam.CombineGlobally(sum)
-            _ = totals | "Note" >> beam.Map(_note_plan, beam.pvalue.AsSingleton(unreadable), spec)
+            _ = (planned.totals, summaries) | "Sum" >> SumTotals() | "Note" >> beam.Map(_note_plan, spec)
         return PlanTotals(**orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run, "plan"))))
     finally:
         remove_folder(run_folder(spec.store.uri, spec.run))
@@ -178,7 +181,7 @@ def build_pipeline(pipeline: beam.Pipeline, job: Job) -> None:
         refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
         failed=(planned.refused, settled.failed) | "Failed" >> beam.Flatten(),
         summaries=summaries,
-        totals=planned.totals | "Totals" >> SumTotals(),
+        totals=(planned.totals, summaries) | "Totals" >> SumTotals(),
         reports=bought.reports,
     ) | "Publish" >> Publish(spec)
 
@@ -275,16 +278,12 @@ def _stop_when_lost() -> None:
     stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", message))
 
 
-def _count_unreadable(summary: ShardSummary) -> int:
-    return summary.unreadable
+def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
+    write_bytes(note_uri(spec.store.uri, spec.run, "plan"), orjson.dumps(totals))
 
 
-def _note_plan(totals: PlanTotals, unreadable: int, spec: RunSpec) -> None:
-    note = orjson.dumps(replace(totals, unreadable=unreadable))
-    write_bytes(note_uri(spec.store.uri, spec.run, "plan"), note)
-
-
-def _quota_notes(config: Config, rpm: int, tpm: int, rpm_listed: int, tpm_listed: int) -> Iterator[str]:
-    if rpm > rpm_listed or tpm > tpm_listed:
-        listed = f"{rpm_listed:,} requests and {tpm_listed:,} tokens a minute"
-        yield f"the quota is above what the vendor lists for {config.model.name} ({listed}); taken as configured"
+def _quota_notes(spec: RunSpec) -> Iterator[str]:
+    listed = spec.capabilities
+    if spec.rpm > listed.rpm or spec.tpm > listed.tpm:
+        limits = f"{listed.rpm:,} requests and {listed.tpm:,} tokens a minute"
+        yield f"the quota is above what the vendor lists for {spec.wire.model} ({limits}); taken as configured"

@@ -33,6 +33,7 @@ class PlanTotals:
     to_buy: int = 0  # distinct requests
     text_tokens: int = 0  # of what is to be bought, estimated
     image_tokens: int = 0
+    over_context: int = 0  # rows whose estimate is above what the model takes: sent all the same, perhaps refused
 
     def plus(self, other: "PlanTotals") -> "PlanTotals":
         """Add two plans' totals."""

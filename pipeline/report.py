@@ -27,6 +27,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
         ("owned", f"{totals.owned:,} rows"),
         ("refused before", f"{totals.refused:,} rows"),
         ("to buy", f"{totals.to_buy:,} requests"),
+        ("above the context", f"{totals.over_context:,} rows, by estimate"),
         ("tokens", f"about {totals.tokens:,} ({totals.text_tokens:,} text, {totals.image_tokens:,} image)"),
         ("cost", f"about {estimate.cost_cny:,.4f} CNY"),
         ("time", f"at least {format_seconds(estimate.minutes * 60)} at the quota"),

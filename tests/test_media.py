@@ -190,6 +190,13 @@ def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
         ("data:image/png,", _picture(), "media_bad_data_uri"),
         ("data:text/plain;base64,", _picture(), "media_bad_data_uri"),
         ("data:image/png;base64,*", _picture(), "media_bad_data_uri"),
+        ("data:image/png;base64,\n", _picture(), "media_bad_data_uri"),
+        ("data:image/png;base64,=", _picture(), "media_bad_data_uri"),
+        ("data:image/png;base64,A", _picture(), "media_bad_data_uri"),
+        ("data:image/png;charset=utf-8;base64,", _picture(), "media_bad_data_uri"),
+        ("data:image/;base64,", _picture(), "media_bad_data_uri"),
+        ("data:image/png;BASE64,", _picture(), "media_bad_data_uri"),
+        (" data:image/png;base64,", _picture(), "media_forbidden"),
         ("data:image/jpeg;base64,", _picture(), "media_mime"),
         ("data:image/png;base64,", b"", "media_empty"),
         ("data:image/png;base64,", b"text", "media_not_image"),
@@ -200,6 +207,26 @@ def test_bad_data_uris_are_refused(head: str, data: bytes, code: str, options: M
     """Upper case, other types, broken base64, and a type that is not that of the bytes."""
     outcome = inspect(head + base64.b64encode(data).decode(), IMAGE, options)
     assert _code_of(outcome) == code
+
+
+@pytest.mark.parametrize(
+    ("head", "data", "code"),
+    [
+        ("data:video/mp4;base64,", MP4, None),
+        ("data:video/avi;base64,", AVI, None),
+        ("data:video/quicktime;base64,", MOV, None),
+        ("data:video/mov;base64,", MOV, None),
+        ("data:video/MP4;base64,", MP4, "media_bad_data_uri"),
+        ("data:video/avi;base64,", MP4, "media_mime"),
+        ("data:video/mp4;base64,", MOV, "media_mime"),
+        ("data:video/webm;base64,", b"\x1a\x45\xdf\xa3" + bytes(30), "media_not_video"),
+        ("data:image/png;base64,", _picture(), "media_not_video"),
+    ],
+)
+def test_data_uris_of_videos(head: str, data: bytes, code: str | None, options: MediaOptions) -> None:
+    """Three formats, in lower case, each under its own type; the bytes decide."""
+    outcome = inspect(head + base64.b64encode(data).decode(), VIDEO, options)
+    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
 
 
 @pytest.mark.parametrize(

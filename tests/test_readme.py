@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import duckdb
 import pyarrow as pa
@@ -33,10 +33,10 @@ def describe_keys(section: type = Config, prefix: str = "") -> Iterator[tuple[st
     kinds = get_type_hints(section)
     for field in dataclasses.fields(section):
         inner = section_of(kinds[field.name])
+        if inner is None or str in get_args(kinds[field.name]):
+            yield prefix + field.name, _write_default(field), docs.get(field.name, "")
         if inner is not None:
             yield from describe_keys(inner, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, _write_default(field), docs.get(field.name, "")
 
 
 def _field_docs(section: type) -> dict[str, str]:

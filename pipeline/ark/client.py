@@ -13,7 +13,8 @@ import ipaddress
 import os
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from random import Random
@@ -27,7 +28,7 @@ from pipeline import __version__
 from pipeline.ark.errors import ApiError, classify_exception, error_from_status, error_from_unusable
 from pipeline.ark.vectors import Flaw
 from pipeline.ark.wire import EMBEDDINGS_PATH, STAND_IN_HEADER, Reply, UnusableReply, decode_reply, salvage
-from pipeline.errors import ConfigError
+from pipeline.errors import ArkbeamError, ConfigError
 from pipeline.records import Modality
 from pipeline.redaction import redact
 
@@ -192,14 +193,18 @@ class ArkClient:
         dimensions: int,
         sparse: bool,
         multi: bool = False,
+        on_sending: Callable[[], None] | None = None,
     ) -> Reply:
-        """Send one encoded request and decode what comes back. Raises ApiError alone.
+        """Send one encoded request and decode what comes back. Raises ApiError, and what `on_sending` raises.
 
         `modality` decides the time-out, which bounds the call as a whole; `dimensions`, `sparse` and `multi` are what
-        the reply must hold (see `decode_reply`).
+        the reply must hold (see `decode_reply`). `on_sending` is called once, just before the body goes out: from then
+        on, and not before, the request may be billed.
         """
         response: httpx.Response | None = None
         received = bytearray()
+        sending = _Sending(on_sending)
+        _sending.set(sending)
         try:
             async with asyncio.timeout(self._timeout_s[modality]):
                 response = await self._transport.handle_async_request(self._new_request(body, client_request_id))
@@ -212,6 +217,8 @@ class ArkClient:
                 stand_in = STAND_IN_HEADER in response.headers
                 return decode_reply(content, dimensions=dimensions, sparse=sparse, multi=multi, stand_in=stand_in)
         except Exception as exc:
+            if sending.fault is not None:
+                raise sending.fault from exc
             raise self._mask(_classify_failure(exc, response, received)) from exc
         raise self._mask(_classify_answer(response, received))
 
@@ -254,6 +261,30 @@ async def _slice(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + _SLICE_BYTES]
 
 
+@dataclass(slots=True)
+class _Sending:
+    """Who is to be told that a request goes out. What that raises would come back as a fault of the connection."""
+
+    announce: Callable[[], None] | None
+    fault: ArkbeamError | None = None
+
+
+_sending: ContextVar[_Sending | None] = ContextVar("arkbeam_sending", default=None)
+
+
+async def _announce(*_: object) -> None:
+    """Called by aiohttp before it writes a piece of a body, in the same step of the loop as the write."""
+    sending = _sending.get()
+    if sending is None or sending.announce is None:
+        return
+    announce, sending.announce = sending.announce, None
+    try:
+        announce()
+    except ArkbeamError as fault:
+        sending.fault = fault
+        raise
+
+
 def _new_session(transport: AiohttpTransport, connections_max: int) -> aiohttp.ClientSession:
     """Make the session that the transport would make by itself, but without a jar for cookies.
 
@@ -262,7 +293,9 @@ def _new_session(transport: AiohttpTransport, connections_max: int) -> aiohttp.C
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEPALIVE_S, ssl=transport.ssl_context, ttl_dns_cache=60
     )
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(_announce)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace])
 
 
 def _classify_failure(exc: Exception, response: httpx.Response | None, received: bytearray) -> ApiError:

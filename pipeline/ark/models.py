@@ -15,11 +15,11 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pipeline.ark.instructions import InstructionOptions, check_utf8
-from pipeline.ark.sampling import find_sampling_flaw
+from pipeline.ark.sampling import find_sampling_flaw, show_number
 from pipeline.errors import ConfigError
 from pipeline.records import Failure, Modality, Request, TokenEstimate, VideoSampling
 
-ALLOWABLE = ("instructions", "sparse", "video_sampling", "multi_embedding")
+ALLOWABLE = ("sparse", "instructions", "video_sampling", "multi_embedding")
 """What `model.allow` may name: capabilities that the vendor's guide gives to later versions."""
 
 MultiEmbedding = Literal["off", "plain", "zstd"]
@@ -91,7 +91,7 @@ class ModelOptions:
     encoding_format: EncodingFormat | None = EncodingFormat.BASE64
     """How vectors travel, not what they are: `base64`, `float`, `null` (quoted or not: the field is sent as JSON null),
     or `absent` (the field is not sent)."""
-    multi_embedding: MultiEmbedding | Literal[False] = "off"
+    multi_embedding: Literal["off", "plain", "zstd", False] = "off"
     """Ask for one vector per token as well: `plain` as numbers, about 25 kB a token, or `zstd`, a fifth of that. Kept
     as float16; plain numbers that float16 can't hold are rounded."""
     video: VideoSampling | None = None
@@ -215,6 +215,18 @@ def _capabilities_of(version: str, name: str) -> Capabilities:
     return replace(base, version=version, notes=(note,))
 
 
+_DENIALS = {
+    "sparse": ("makes no sparse vectors", _V250615.version, "remove model.sparse"),
+    "instructions": (
+        "takes no instructions",
+        _V251215.version,
+        "remove model.instructions and put the instruction in front of the text",
+    ),
+    "video_sampling": ("takes no sampling of videos", _V251215.version, "remove model.video"),
+    "multi_embedding": ("makes no vectors of tokens", _V251215.version, "remove model.multi_embedding"),
+}
+
+
 def check_options(options: ModelOptions) -> Capabilities:
     """Refuse what the configured model can't do; return what it can.
 
@@ -226,34 +238,25 @@ def check_options(options: ModelOptions) -> Capabilities:
     choices = sorted({*caps.dimensions, *caps.cuts})
     if options.dimensions is not None and options.dimensions not in choices:
         raise ConfigError(
-            f"{who} gives vectors of {' or '.join(map(str, choices))} dimensions: model.dimensions is {options.dimensions}"
+            f"{who} gives vectors of {' or '.join(map(str, choices))} dimensions: model.dimensions is"
+            f" {show_number(options.dimensions)}"
         )
-    if options.sparse and not caps.sparse:
-        raise ConfigError(f"{who} makes no sparse vectors, which {_V250615.version} and later do: remove model.sparse")
-    if options.instructions is not None and not caps.instructions:
-        raise ConfigError(
-            f"{who} takes no instructions, which {_V251215.version} and later do: remove model.instructions,"
-            " or put the instruction in front of the text"
-        )
-    if options.asks_multi and not caps.multi_embedding:
-        raise ConfigError(
-            f"{who} makes no vectors of tokens, which {_V251215.version} and later do: remove model.multi_embedding"
-        )
-    if isinstance(options.instructions, str):
-        check_utf8("model.instructions", options.instructions)
-    _check_video(options, caps, who)
-    return caps
-
-
-def _check_video(options: ModelOptions, caps: Capabilities, who: str) -> None:
     sampling = {} if options.video is None else options.video.set_fields()
-    if sampling and not caps.video_sampling:
-        raise ConfigError(
-            f"{who} takes no sampling of videos, which {_V251215.version} and later do: remove model.video"
-        )
+    asked = {
+        "sparse": options.sparse,
+        "instructions": options.instructions is not None,
+        "video_sampling": bool(sampling),
+        "multi_embedding": options.asks_multi,
+    }
+    for capability, (lacks, since, remedy) in _DENIALS.items():
+        if asked[capability] and not getattr(caps, capability):
+            raise ConfigError(f"{who} {lacks}, {since} and later do: {remedy}, or list {capability} in model.allow")
     flaw = find_sampling_flaw(sampling)
     if flaw is not None:
         raise ConfigError(f"model.video.{flaw}")
+    if isinstance(options.instructions, str):
+        check_utf8("model.instructions", options.instructions)
+    return caps
 
 
 def notes(options: ModelOptions, caps: Capabilities) -> tuple[str, ...]:
@@ -267,10 +270,11 @@ def _list_advice(options: ModelOptions, caps: Capabilities) -> Iterator[str]:
             "model.instructions is not set: rows that bring none are sent without, and the service makes one up from the"
             " kinds of input; the vendor advises against that default, since it decides the quality of the vectors"
         )
-    if options.multi_embedding == "plain":
+    if options.asks_multi:
+        token_kb = 25 if options.multi_embedding == "plain" else 5
         yield (
-            "model.multi_embedding is plain: a reply has about 25 kB for each token, and a paid one that is longer than"
-            " api.reply_bytes_max is lost; zstd is a fifth of that"
+            f"model.multi_embedding is {options.multi_embedding}: replies hold about {token_kb} kB for each token, and a"
+            " paid one that is longer than api.reply_bytes_max is lost: a video has 10,000 tokens and more"
         )
 
 

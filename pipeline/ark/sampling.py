@@ -26,8 +26,13 @@ def find_sampling_flaw(values: Mapping[str, object]) -> str | None:
         kinds = (int, float) if name == "fps" else (int,)
         if type(value) not in kinds or not low <= value <= high:  # type: ignore[operator]
             what = "a number" if name == "fps" else "a whole number"
-            return f"{name} is {str(value)[:50]!r}; it must be {what} from {low:,} to {high:,}"
+            return f"{name} is {show_number(value)}; it must be {what} from {low:,} to {high:,}"
     return None
+
+
+def show_number(value: object) -> str:
+    """Write what should have been a number, in bounded length; Python itself refuses to write very long integers."""
+    return "far out of range" if isinstance(value, int) and value.bit_length() > 64 else str(value)[:50]
 
 
 def make_sampling(values: Mapping[str, float]) -> VideoSampling | None:

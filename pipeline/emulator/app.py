@@ -10,10 +10,12 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar, assert_never
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,8 +37,10 @@ from pipeline.emulator.asgi import (
     wait_for_disconnect,
 )
 from pipeline.emulator.contract import hash_content, parse_request
+from pipeline.emulator.download import is_loopback
 from pipeline.emulator.faults import Fault, FaultChooser
 from pipeline.emulator.ledger import Ledger
+from pipeline.emulator.media import see_part
 from pipeline.emulator.options import EmulatorOptions
 from pipeline.emulator.parts import EmbeddingRequest, TextPart
 from pipeline.emulator.quota import Limit, QuotaMeter
@@ -44,10 +48,12 @@ from pipeline.emulator.replies import (
     ErrorReply,
     Refused,
     encode_result,
+    encode_token_vectors,
     encode_vector,
     make_request_id,
     refuse,
 )
+from pipeline.emulator.token_vectors import embed_tokens
 from pipeline.emulator.usage import count_usage
 from pipeline.emulator.vectors import embed_parts, embed_sparse
 from pipeline.errors import ConfigError
@@ -61,7 +67,10 @@ _INLINE_BYTES_MAX = 20_000
 """Larger bodies are worked on in a thread, so that they don't hold up the others."""
 
 _CLIENT_ID_BYTES_MAX = 256
+_DOWNLOADS_MAX = 32
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 ResetConnection = Callable[[Scope], None]
 
 _LIMIT_CODES = {
@@ -110,6 +119,7 @@ class Emulator:
         self._faults = FaultChooser(options.faults)
         self._fault_random = random.Random(options.seed)
         self._jitter_random = random.Random(options.seed + 1)
+        self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # each waits: they must not hold up other work
         self._authorization = _expected_authorization(options.api_key_env)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,9 +143,7 @@ class Emulator:
         """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
         try:
             self._authorize(scope)
-            body = await read_body(scope, receive)
-            large = len(body) > _INLINE_BYTES_MAX
-            job = await asyncio.to_thread(self._read, body, large) if large else self._read(body, large)
+            job = await self._read(await read_body(scope, receive))
         except Refused as refused:
             self.ledger.rejected += 1
             if self.options.refusals_count and refused.reply.status == 400:
@@ -151,8 +159,20 @@ class Emulator:
         if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
             raise refuse("AuthenticationError")
 
-    def _read(self, body: bytes, large: bool) -> Job:
-        request, caps = parse_request(body, self.options.endpoints)
+    async def _read(self, body: bytes) -> Job:
+        """Read a request, fetch what is behind its loopback URLs, and check it."""
+        large = len(body) > _INLINE_BYTES_MAX
+        request, caps = await _run(large, parse_request, body, self.options.endpoints)
+        if any(not isinstance(part, TextPart) and is_loopback(part.url) for part in request.parts):
+            loop, large = asyncio.get_running_loop(), True
+            looks = [
+                loop.run_in_executor(self._downloads, see_part, part, f"input[{index}]")
+                for index, part in enumerate(request.parts)
+            ]
+            request = replace(request, parts=tuple(await asyncio.gather(*looks)))
+        return await _run(large, self._check, request, caps, large)
+
+    def _check(self, request: EmbeddingRequest, caps: Capabilities, large: bool) -> Job:
         usage = count_usage(request, caps.context_tokens)
         _check_context(usage, caps)
         poison = self.options.poison
@@ -215,9 +235,15 @@ class Emulator:
 
     async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
         created_s = int(self._clock())
-        if admitted.job.large:
-            return await asyncio.to_thread(_encode, admitted, request_id, created_s)
-        return _encode(admitted, request_id, created_s)
+        large = admitted.job.large or admitted.job.request.token_vectors is not None
+        return await _run(large, _encode, admitted, request_id, created_s)
+
+
+async def _run(
+    large: bool, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """Do what is much work in a thread, and the rest at once."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
 
 
 def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
@@ -234,7 +260,14 @@ def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
         embedding=encode_vector(vector, request.encoding_format),
         sparse=embed_sparse(request.parts) if request.sparse else None,
         usage=admitted.job.usage,
+        token_vectors=_encode_tokens(request),
     )
+
+
+def _encode_tokens(request: EmbeddingRequest) -> str | npt.NDArray[np.float64] | None:
+    if request.token_vectors is None:
+        return None
+    return encode_token_vectors(embed_tokens(request.parts, request.dimensions), request.token_vectors)
 
 
 def _check_context(usage: Usage, caps: Capabilities) -> None:

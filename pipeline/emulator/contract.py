@@ -13,7 +13,7 @@ import orjson
 
 from pipeline.ark.models import VERSIONS, Capabilities, ModelOptions, find_capabilities
 from pipeline.emulator.media import read_image, read_video
-from pipeline.emulator.parts import EmbeddingRequest, ImagePart, Part, Sampling, TextPart, VideoPart
+from pipeline.emulator.parts import EmbeddingRequest, ImagePart, Part, Sampling, TextPart, TokenVectors, VideoPart
 from pipeline.emulator.replies import refuse
 from pipeline.errors import ConfigError
 
@@ -59,10 +59,15 @@ def read_fields(sent: _Json, endpoints: Mapping[str, str]) -> tuple[EmbeddingReq
     encoding_format = sent.get("encoding_format", "float")
     if encoding_format not in ("float", "base64"):
         raise refuse("InvalidParameter", "encoding_format", "expected float, base64 or null")
-    instructions = _read_instructions(sent, caps)
-    _check_multi_embedding(sent)
-    parts = _read_parts(sent["input"], caps)
-    request = EmbeddingRequest(model, parts, dimensions, encoding_format, instructions, _read_sparse(sent, caps, parts))
+    request = EmbeddingRequest(
+        model=model,
+        parts=(parts := _read_parts(sent["input"], caps)),
+        dimensions=dimensions,
+        encoding_format=encoding_format,
+        instructions=_read_instructions(sent, caps),
+        sparse=_read_sparse(sent, caps, parts),
+        token_vectors=_read_token_vectors(sent, caps),
+    )
     return request, caps
 
 
@@ -120,31 +125,44 @@ def _read_instructions(sent: _Json, caps: Capabilities) -> str | None:
     return instructions
 
 
-def _check_multi_embedding(sent: _Json) -> None:
-    """Token-level vectors aren't made here: refused rather than left out. Off is fine."""
-    if "multi_embedding" not in sent:
-        return
-    asked = sent["multi_embedding"]
-    if not isinstance(asked, dict) or asked.get("type") not in ("enabled", "disabled"):
-        raise refuse("InvalidParameter", "multi_embedding", 'expected {"type": "enabled"} or {"type": "disabled"}')
-    if asked["type"] == "enabled":
-        raise refuse("InvalidParameter.UnsupportedParameter", "multi_embedding", "this stand-in does not make it")
+def _read_switch(sent: _Json, name: str, caps: Capabilities, known: bool) -> _Json | None:
+    """Read a `{"type": "enabled"}` that the model version must know; None where it is absent."""
+    if name not in sent:
+        return None
+    asked = sent[name]
+    if not isinstance(asked, dict):
+        raise refuse("InvalidParameter", name, f"expected an object, but got {_name_type(asked)}")
+    if asked.get("type") is None:
+        raise refuse("MissingParameter", f"{name}.type")
+    if asked["type"] not in ("enabled", "disabled"):
+        raise refuse("InvalidParameter", f"{name}.type", "expected enabled or disabled")
+    if not known:
+        raise refuse("InvalidParameter.UnsupportedParameter", name, f"not with model version {caps.version}")
+    return asked
+
+
+def _read_token_vectors(sent: _Json, caps: Capabilities) -> TokenVectors | None:
+    asked = _read_switch(sent, "multi_embedding", caps, caps.multi_embedding)
+    if asked is None:
+        return None
+    compression = asked.get("compression")
+    if compression == "blosc2":
+        raise refuse(
+            "InvalidParameter.UnsupportedParameter", "multi_embedding.compression", "this stand-in has no blosc2"
+        )
+    if compression not in (None, "zstd"):
+        raise refuse("InvalidParameter", "multi_embedding.compression", "expected zstd or blosc2")
+    if asked["type"] == "disabled":
+        return None
+    return TokenVectors.PLAIN if compression is None else TokenVectors.ZSTD
 
 
 def _read_sparse(sent: _Json, caps: Capabilities, parts: tuple[Part, ...]) -> bool:
-    if "sparse_embedding" not in sent:
+    """Read the switch, which only input of text alone may carry, whatever it says."""
+    asked = _read_switch(sent, "sparse_embedding", caps, caps.sparse)
+    if asked is None:
         return False
-    asked = sent["sparse_embedding"]
-    if not isinstance(asked, dict):
-        raise refuse("InvalidParameter", "sparse_embedding", f"expected an object, but got {_name_type(asked)}")
-    if "type" not in asked:
-        raise refuse("MissingParameter", "sparse_embedding.type")
-    if asked["type"] not in ("enabled", "disabled"):
-        raise refuse("InvalidParameter", "sparse_embedding.type", "expected enabled or disabled")
-    if not caps.sparse:
-        version = caps.version
-        raise refuse("InvalidParameter.UnsupportedParameter", "sparse_embedding", f"not with model version {version}")
-    if asked["type"] == "enabled" and not all(isinstance(part, TextPart) for part in parts):
+    if not all(isinstance(part, TextPart) for part in parts):
         raise refuse("InvalidParameter", "sparse_embedding", "only for input of text alone")
     return bool(asked["type"] == "enabled")
 
@@ -221,5 +239,6 @@ def hash_content(request: EmbeddingRequest) -> bytes:
                 parts.append(["image", part.url])
             case VideoPart():
                 parts.append(["video", part.url, part.sampling])
-    meaning = [request.model, parts, request.dimensions, request.instructions, request.sparse]
+    meaning: list[object] = [request.model, parts, request.dimensions, request.instructions, request.sparse]
+    meaning.append(request.token_vectors is not None)
     return hashlib.blake2b(orjson.dumps(meaning), digest_size=8).digest()

@@ -23,6 +23,8 @@ _CHUNK_BYTES = 1 << 16
 
 def is_loopback(url: str) -> bool:
     """Tell whether an http(s) URL points at this machine: localhost, 127.0.0.0/8 or ::1."""
+    if url[:4].lower() != "http":  # a data URI, perhaps of many megabytes
+        return False
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:  # brackets that don't match

@@ -4,14 +4,17 @@ Limits are the vendor's media rules (fact sheet, section 2), with 1 MB = 10^6 by
 """
 
 import binascii
+import hashlib
 import io
 import re
-import struct
+from urllib.parse import urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.emulator.parts import ImagePart, Sampling, VideoPart
+from pipeline.emulator.download import download, is_loopback
+from pipeline.emulator.parts import ImagePart, Part, Sampling, TextPart, VideoPart
 from pipeline.emulator.replies import refuse
+from pipeline.emulator.video import detect_video, video_duration_s
 
 IMAGE_BYTES_MAX = 10_000_000
 IMAGE_SIDE_PX_MIN = 15
@@ -19,7 +22,7 @@ IMAGE_PIXELS_MAX = 36_000_000 - 1
 VIDEO_BYTES_MAX = 50_000_000
 
 URL_IMAGE_SIDE_PX = 624
-"""Width and height taken for an image behind a URL, which is not fetched: 497 tokens, as in the contract's example."""
+"""Width and height taken for an image behind a URL that is not fetched: 497 tokens, as in the contract's example."""
 
 TILES_PER_SIDE = 8
 
@@ -43,7 +46,24 @@ _IMAGE_FORMATS = {
 """Pillow's name of each format, and how a data URI may call it. MPO is a JPEG with more pictures behind the first."""
 _OPENED = [name for name in _IMAGE_FORMATS if name != "MPO"]  # Pillow finds those behind JPEG by itself
 
-_VIDEO_BRANDS_OLD_MOV = {b"moov", b"mdat", b"wide", b"free", b"skip"}
+_EXTENSIONS = {
+    "JPEG": ("jpg", "jpeg"),
+    "MPO": ("jpg", "jpeg"),
+    "PNG": ("png", "apng"),
+    "GIF": ("gif",),
+    "WEBP": ("webp",),
+    "BMP": ("bmp", "dib"),
+    "DIB": ("dib", "bmp"),
+    "TIFF": ("tif", "tiff"),
+    "ICO": ("ico",),
+    "ICNS": ("icns",),
+    "SGI": ("sgi",),
+    "JPEG2000": ("j2c", "j2k", "jp2", "jpc", "jpf", "jpx"),
+    "mp4": ("mp4",),
+    "avi": ("avi",),
+    "quicktime": ("mov",),
+}
+"""How the URL of a fetched file of each format may end, if it ends in any of these."""
 
 
 def read_image(url: object, param: str) -> ImagePart:
@@ -57,9 +77,28 @@ def read_image(url: object, param: str) -> ImagePart:
             raise refuse("InvalidImageURL.InvalidFormat", param, "expected an http(s) URL or a data URI")
         return ImagePart(url, URL_IMAGE_SIDE_PX, URL_IMAGE_SIDE_PX, None)
     subtype, data = _decode_data_uri(url, "image", "InvalidImageURL.InvalidFormat", param)
-    if len(data) >= IMAGE_BYTES_MAX:
-        raise refuse("InvalidParameter", param, f"the image has {len(data)} bytes, it must be below {IMAGE_BYTES_MAX}")
-    return _read_picture(url, subtype, data, param)
+    allowed = {name for name, called in _IMAGE_FORMATS.items() if subtype in called}
+    return _read_picture(url, data, f"the data URI says {subtype}", allowed, param)
+
+
+def see_part(part: Part, param: str) -> Part:
+    """Fetch what a loopback URL points at and look at it; other parts come back as they are. Raises Refused."""
+    if isinstance(part, TextPart) or not is_loopback(part.url):
+        return part
+    if isinstance(part, ImagePart):
+        data = download(part.url, IMAGE_BYTES_MAX, "image_url")
+        return _read_picture(
+            part.url, data, *_told_by_extension(part.url, set(_IMAGE_FORMATS)), f"{param}.image_url.url"
+        )
+    data = download(part.url, VIDEO_BYTES_MAX, "video_url")
+    told, allowed = _told_by_extension(part.url, {"mp4", "quicktime", "avi"})
+    return _read_film(part.url, data, told, allowed, part.sampling, f"{param}.video_url.url")
+
+
+def _told_by_extension(url: str, any_format: set[str]) -> tuple[str, set[str]]:
+    extension = urlsplit(url).path.rpartition(".")[2].lower()
+    allowed = {name for name, extensions in _EXTENSIONS.items() if extension in extensions}
+    return f"the URL ends in {extension}", allowed or any_format
 
 
 def _decode_data_uri(url: str, kind: str, code: str, param: str) -> tuple[str, bytes]:
@@ -75,8 +114,11 @@ def _decode_data_uri(url: str, kind: str, code: str, param: str) -> tuple[str, b
     return head[2], data
 
 
-def _read_picture(url: str, subtype: str, data: bytes, param: str) -> ImagePart:
+def _read_picture(url: str, data: bytes, told: str, allowed: set[str], param: str) -> ImagePart:
+    """Look at a picture that, by what is told of it, must be of one of the allowed formats."""
     unsupported = "InvalidParameter.UnsupportedImageFormat"
+    if len(data) >= IMAGE_BYTES_MAX:
+        raise refuse("InvalidParameter", param, f"the image has {IMAGE_BYTES_MAX} bytes or more")
     try:
         picture = Image.open(io.BytesIO(data), formats=_OPENED)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -86,8 +128,8 @@ def _read_picture(url: str, subtype: str, data: bytes, param: str) -> ImagePart:
     except Exception as error:  # Pillow's readers raise anything at all on damaged headers
         raise refuse(unsupported, param, "the image is damaged") from error
     with picture:
-        if subtype not in _IMAGE_FORMATS[picture.format or ""]:
-            raise refuse(unsupported, param, f"the data URI says {subtype}, the bytes are {picture.format}")
+        if picture.format not in allowed:
+            raise refuse(unsupported, param, f"{told}, the bytes are {picture.format}")
         width, height = picture.size
         if min(width, height) < IMAGE_SIDE_PX_MIN:
             raise refuse("InvalidParameter", param, f"the image is {width}x{height}, both sides must exceed 14 px")
@@ -115,37 +157,15 @@ def read_video(url: object, sampling: Sampling, param: str) -> VideoPart:
             raise refuse("InvalidParameter", param, "expected an http(s) URL or a data URI")
         return VideoPart(url, None, sampling)
     subtype, data = _decode_data_uri(url, "video", "InvalidParameter", param)
+    return _read_film(url, data, f"the data URI says {subtype}", {subtype}, sampling, param)
+
+
+def _read_film(url: str, data: bytes, told: str, allowed: set[str], sampling: Sampling, param: str) -> VideoPart:
     if len(data) > VIDEO_BYTES_MAX:
-        raise refuse("InvalidParameter", param, f"the video has {len(data)} bytes, at most {VIDEO_BYTES_MAX} are taken")
+        raise refuse("InvalidParameter", param, f"the video has more than {VIDEO_BYTES_MAX} bytes")
     found = detect_video(data)
     if found is None:
         raise refuse("InvalidParameter", param, "the data is no mp4, avi or mov video")
-    if found != subtype:
-        raise refuse("InvalidParameter", param, f"the data URI says {subtype}, the bytes are {found}")
-    return VideoPart(url, video_duration_s(data), sampling)
-
-
-def detect_video(data: bytes) -> str | None:
-    """Tell `mp4`, `quicktime` or `avi` by the first bytes; None for anything else."""
-    if data[4:8] == b"ftyp":
-        return "quicktime" if data[8:12] == b"qt  " else "mp4"
-    if data[4:8] in _VIDEO_BRANDS_OLD_MOV:
-        return "quicktime"
-    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
-        return "avi"
-    return None
-
-
-def video_duration_s(data: bytes) -> float | None:
-    """Read the duration off the movie header (`mvhd` of mp4 and mov, `avih` of avi); None where it isn't told."""
-    try:
-        if (at := data.find(b"mvhd")) >= 0:
-            wide = data[at + 4] == 1  # version 1 has 64-bit times
-            scale, length = struct.unpack_from(">IQ" if wide else ">II", data, at + (24 if wide else 16))
-            return float(length / scale) if scale else None
-        if (at := data.find(b"avih")) >= 0:
-            frame_us, frames = struct.unpack_from("<I12xI", data, at + 8)
-            return float(frame_us * frames / 1e6)
-    except (struct.error, IndexError):
-        return None
-    return None
+    if found not in allowed:
+        raise refuse("InvalidParameter", param, f"{told}, the bytes are {found}")
+    return VideoPart(url, video_duration_s(data), sampling, hashlib.blake2b(data, digest_size=16).digest())

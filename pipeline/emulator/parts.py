@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image. `tiles` are its 8 x 8 mean colours, RGB, row by row; None for a URL, which is not fetched."""
+    """An image. `tiles` are its 8 x 8 mean colours, RGB, row by row; None where only a URL is known."""
 
     url: str
     width: int
@@ -34,14 +35,22 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class VideoPart:
-    """A video. `duration_s` is None where nothing tells it."""
+    """A video. `duration_s` is None where nothing tells it, `digest` (of the bytes) where only a URL is known."""
 
     url: str
     duration_s: float | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    digest: bytes | None = None
 
 
 Part = TextPart | ImagePart | VideoPart
+
+
+class TokenVectors(StrEnum):
+    """How the vectors of single tokens are to be written: as numbers, or compressed and in base64."""
+
+    PLAIN = "plain"
+    ZSTD = "zstd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,8 @@ class EmbeddingRequest:
     encoding_format: str = "float"
     instructions: str | None = None
     sparse: bool = False
+    token_vectors: TokenVectors | None = None
+    """None: not asked for."""
 
 
 def name_modalities(parts: Sequence[Part]) -> str:

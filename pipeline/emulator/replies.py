@@ -7,12 +7,14 @@ result body has the keys of the contract page's example, in its order.
 import base64
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+import zstandard
 
+from pipeline.emulator.parts import TokenVectors
 from pipeline.records import Usage
 
 Float32s = npt.NDArray[np.float32]
@@ -65,6 +67,8 @@ class ErrorReply:
     param: str = ""
     detail: str = ""
     retry_after_s: int | None = None
+    message: str | None = None
+    """Says it all, in place of the wording that the code has."""
 
     @property
     def status(self) -> int:
@@ -75,6 +79,8 @@ class ErrorReply:
         """The documented body; its message ends with the request's id."""
         status, wording = ERRORS[self.code]
         message = wording.format(param=self.param, detail=self.detail[:_DETAIL_CHARS_MAX])
+        if self.message is not None:
+            message = self.message[:_DETAIL_CHARS_MAX]
         error = {
             "code": self.code,
             "message": f"{message} Request id: {request_id}",
@@ -114,6 +120,18 @@ def encode_vector(vector: Float32s, encoding_format: str) -> str | npt.NDArray[n
     return vector.astype(np.float64)
 
 
+def encode_token_vectors(vectors: npt.NDArray[np.float16], written: TokenVectors) -> str | npt.NDArray[np.float64]:
+    """Make of token vectors what the request wants: rows of numbers, or base64 of zstd of little-endian float16."""
+    match written:
+        case TokenVectors.PLAIN:
+            return vectors.astype(np.float64)
+        case TokenVectors.ZSTD:
+            packed = zstandard.ZstdCompressor().compress(vectors.astype("<f2", copy=False).tobytes())
+            return base64.b64encode(packed).decode("ascii")
+        case _:
+            assert_never(written)
+
+
 def encode_result(
     *,
     request_id: str,
@@ -122,11 +140,14 @@ def encode_result(
     embedding: str | npt.NDArray[np.float64],
     sparse: list[dict[str, Any]] | None,
     usage: Usage,
+    token_vectors: str | npt.NDArray[np.float64] | None = None,
 ) -> bytes:
-    """Write the contract's result body. `sparse` None leaves the field out."""
+    """Write the contract's result body. `sparse` None and `token_vectors` None leave their fields out."""
     data: dict[str, Any] = {"embedding": embedding, "object": "embedding"}
     if sparse is not None:
         data["sparse_embedding"] = sparse
+    if token_vectors is not None:
+        data["multi_embedding"] = token_vectors
     body = {
         "created": created_s,
         "data": data,

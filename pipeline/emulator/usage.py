@@ -14,7 +14,6 @@ from pipeline.records import Usage
 
 PIXELS_PER_TOKEN = 28 * 28
 IMAGE_TOKENS_MAX = 1_312
-FRAMES_MAX = 640
 TOKENS_PER_TIMESTAMP = 6
 VIDEO_DURATION_S_UNKNOWN = 10.0
 """Taken for a video whose length nothing tells."""
@@ -29,6 +28,11 @@ _WORD_OR_SIGN = re.compile(r"[a-z0-9_]+|[^\W\u2e80-\U0010ffff]+|[^\s]", re.IGNOR
 _SLICE_CHARS = 16_384
 
 
+def split_words(text: str) -> list[str]:
+    """Split a text into words, single Chinese characters and signs."""
+    return _WORD_OR_SIGN.findall(text)
+
+
 def count_tokens(text: str, tokens_max: int | None = None) -> int:
     """Count tokens by script: a Chinese character or a sign is one, a word one for each six letters begun.
 
@@ -36,7 +40,7 @@ def count_tokens(text: str, tokens_max: int | None = None) -> int:
     """
     tokens = 0
     for start in range(0, len(text), _SLICE_CHARS):
-        words = _WORD_OR_SIGN.findall(text[start : start + _SLICE_CHARS])
+        words = split_words(text[start : start + _SLICE_CHARS])
         tokens += len(words) + sum((len(word) - 1) // _LETTERS_PER_TOKEN for word in words)
         if tokens_max is not None and tokens > tokens_max:
             break
@@ -49,9 +53,14 @@ def image_tokens(width: int, height: int) -> int:
 
 
 def video_frames(video: VideoPart) -> int:
-    """Frames taken from a video: duration * fps, between `min_frames` and 640."""
+    """Frames taken from a video: duration * fps, at least `min_frames`, and at most what the tokens allow.
+
+    That is `max_video_tokens` / `min_frame_tokens`: 640 by default, as the vendor says.
+    """
+    sampling = video.sampling
     duration_s = VIDEO_DURATION_S_UNKNOWN if video.duration_s is None else video.duration_s
-    return max(video.sampling.min_frames, min(round(duration_s * video.sampling.fps), FRAMES_MAX))
+    frames_max = sampling.max_video_tokens // sampling.min_frame_tokens
+    return max(sampling.min_frames, min(round(duration_s * sampling.fps), frames_max))
 
 
 def video_tokens(video: VideoPart) -> tuple[int, int]:

@@ -2,10 +2,10 @@
 
 Everything is a sum of *rows*: 2,048 neighbouring values of one fixed pseudo-random sequence, chosen by a hash. A text
 adds a row for each of its words, word pairs and character n-grams (Chinese: characters and pairs), so texts that share
-words are near each other. An image adds a row for each of its 8 x 8 mean colours, times the colour. Behind a URL
-nothing is seen, so the URL counts as text; of an inlined video only the bytes' hash. The parts' unit vectors are added
-up, with a little of the instruction and a little that differs for every other request, so that two different requests
-never share a vector unless their hashes collide.
+words are near each other. An image adds a row for each of its 8 x 8 mean colours, times the colour; a video rows by the
+hash of its bytes. Behind a URL that is not on this machine nothing is seen, so the URL counts as text. The parts' unit
+vectors are added up, with a little of the instruction and a little that differs for every other request, so that two
+different requests never share a vector unless their hashes collide.
 
 Sums are of whole numbers small enough to be exact: the result is the same on every machine, in whatever order it adds.
 """
@@ -132,8 +132,9 @@ def _embed_part(part: Part, width: int) -> npt.NDArray[Any]:
         case ImagePart():
             return _embed_text(part.url, width) if part.tiles is None else _embed_tiles(part.tiles, width)
         case VideoPart():
-            inlined = part.url[:5].lower() == "data:"
-            return _sum_rows(_digest_rows(part.url.encode(), 32), width) if inlined else _embed_text(part.url, width)
+            if part.digest is None:
+                return _embed_text(part.url, width)
+            return _sum_rows(_digest_rows(part.digest, 32), width)
 
 
 @lru_cache(maxsize=256)
@@ -198,6 +199,12 @@ def _embed_tiles(tiles: bytes, width: int) -> Float64s:
 def _tile_rows(width: int) -> npt.NDArray[np.int32]:
     count = 3 * (TILES_PER_SIDE * TILES_PER_SIDE + 1)
     return _rows(width)[_digest_rows(b"tiles", count)].astype(np.int32)
+
+
+def draw_row(name: bytes) -> Float32s:
+    """Draw the row that a name of at least 2 bytes stands for: `WIDTH` whole numbers, the same for ever."""
+    row: Float32s = _rows(WIDTH)[int.from_bytes(name[:2], "little")]
+    return row
 
 
 def _digest_rows(data: bytes, count: int) -> UInt32s:

@@ -35,9 +35,8 @@ class Books:
         return self._ratios[tracked.item.modality].correct(tracked.item.estimate)
 
     def begin(self, tracked: Tracked, client_request_id: str) -> Attempt:
-        """Book a request as sent."""
+        """Book a request as sent. The journal is told later, just before the bytes go out."""
         item = tracked.item
-        self.recorder.sent(client_request_id, item.fingerprint)
         for counts in self._both(tracked):
             counts.sent += 1
             counts.retries += item.tries.total > 0

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from pipeline.ark.client import ArkClient, new_client_request_id
 from pipeline.ark.errors import Action, ApiError
@@ -30,6 +32,7 @@ from pipeline.store.segments import Bought
 _STOP_CHECK_S = 0.2  # the longest sleep that a stop can't cut short
 _IDLE_CHECK_S = 0.02
 _FLUSHES_MAX = 2
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,9 @@ class Engine:
         """Wait until a lane's items are all settled and stored; return its report."""
         while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
             self._call(self._flush_idle)
+        flushes = self._ask(self._start_flush)  # of events: no sink waits for those
+        while self._thread.is_alive() and not all(flush.done() for flush in flushes):
+            time.sleep(_IDLE_CHECK_S)
         return self._ask(lambda: self._report(sink))
 
     def stop(self, stop: Stop) -> None:
@@ -131,9 +137,9 @@ class Engine:
             self._loop.call_soon_threadsafe(function, *arguments)
             return True
 
-    def _ask(self, function: Callable[[], LaneReport]) -> LaneReport:
+    def _ask(self, function: Callable[[], _Answer]) -> _Answer:
         """Run a function in the loop's thread and return its answer; in this one when the loop has ended."""
-        answer: Future[LaneReport] = Future()
+        answer: Future[_Answer] = Future()
         self._call(lambda: answer.set_result(function()))
         while self._thread.is_alive() and not answer.done():
             wait([answer], timeout=_IDLE_CHECK_S)
@@ -217,6 +223,7 @@ class Engine:
                 dimensions=self._options.dimensions,
                 sparse=item.sparse,
                 multi=self._options.multi,
+                on_sending=partial(self._recorder.sent, client_id, item.fingerprint),
             )
         except ApiError as error:
             now_s = time.monotonic()
@@ -330,6 +337,11 @@ class Engine:
         """Flush when nothing that could fill the buffer is under way."""
         if self._room.items == 0:
             self._flush_soon()
+
+    def _start_flush(self) -> list[asyncio.Task[None]]:
+        """Flush what waits; return all flushes that are under way."""
+        self._flush_soon()
+        return list(self._flushing)
 
     def _flush_soon(self) -> None:
         batch = self._recorder.take()

@@ -31,7 +31,8 @@ class ColumnMap:
     instructions: str | None = None
     """A row's own instructions, sent verbatim; an empty cell takes `model.instructions`."""
     sparse: str | None = None
-    """Whether a row of text alone asks for a sparse vector, `true` or `false`; an empty cell takes `model.sparse`."""
+    """Whether a row asks for a sparse vector, `true` (a failure beside media) or `false`; an empty cell takes
+    `model.sparse`."""
     video_sampling: str | None = None
     """How frames are taken out of a row's videos: an object of `fps`, `max_video_tokens`, `min_frame_tokens`,
     `max_frame_tokens`, `min_frames`; what it leaves out is taken from `model.video`."""

@@ -58,6 +58,8 @@ def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
         if value is not None and type(value) is not dict:
             refuse("bad_field", f"{where} must hold an object of {', '.join(SAMPLING_RANGES)}")
         sampling = None if value is None else read_sampling("bad_field", where, value)
+    if instructions is None and sparse is None and sampling is None:
+        return NOTHING
     return Overrides(instructions, sparse, sampling)
 
 

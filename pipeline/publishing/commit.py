@@ -92,6 +92,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "refused_share": round(counts.refused / counts.sent, 6) if counts.sent else 0.0,
         "retries": counts.retries,
         "unusable": counts.unusable,
+        "over_context": totals.over_context,
         "usage_missing": counts.usage_missing,
         "tokens": _tokens(this_run),
         "cost_cny": round(this_run.cost_cny, 6),

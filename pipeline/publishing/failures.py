@@ -1,6 +1,7 @@
 """The parts of `failures/`: one row for each manifest row that has no vector, with the reason and the original row."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ def write_failures_part(
     failed = failed.take(pa.array(np.lexsort([failed.column(name).to_numpy() for name in ("ordinal", "shard")])))
     slices = (failed.slice(start, PART_ROWS) for start in range(0, failed.num_rows, PART_ROWS))
     read = _unreadable_tables(sorted(unreadable), manifests, spec)
-    tables = (*read, *(_failures_table(one, manifests, spec) for one in slices))
+    tables = chain(read, (_failures_table(one, manifests, spec) for one in slices))
     return write_part(FOLDER, part, tables, schema.FAILURES, spec)
 
 

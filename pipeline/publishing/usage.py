@@ -1,7 +1,7 @@
 """The parts of `usage/`: one row for each attempt that this output has paid for, in all of its runs.
 
-Summed, it is the bill. Attempts whose answer died with their process are booked as `lost`: they count as paid, with the
-tokens that the same request cost when it was bought again.
+Summed, it is the bill. Attempts whose answer died with their process are booked as `lost`, and those whose answer was cut
+off as `unusable`: they count as paid, with the tokens that the same request cost when it was bought again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,6 @@ from pipeline import schema
 from pipeline.ark.models import Capabilities, cost_cny
 from pipeline.publishing.parts import PartFile, write_part
 from pipeline.spec import RunSpec
-from pipeline.store.events import EventKind
 from pipeline.store.layout import events_folder, list_parquet, run_of, runs_of_output, segments_folder
 from pipeline.store.segments import read_columns
 
@@ -101,8 +100,8 @@ def _costs(table: pa.Table, capabilities: Capabilities) -> pa.Array:
 
 
 def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
-    """Give lost attempts without a count the tokens of the same request's bought one; null when it was never bought."""
-    unknown = pc.and_(pc.equal(table["outcome"], EventKind.LOST.value), pc.is_null(table["total_tokens"]))
+    """Give attempts whose count was lost the tokens of the same request's bought one; null when it was never bought."""
+    unknown = pc.and_(pc.not_equal(table["outcome"], BOUGHT), pc.is_null(table["total_tokens"]))
     if not pc.any(unknown).as_py():
         return table
     bought = _bought_again(table.filter(unknown)["fingerprint"], spec)

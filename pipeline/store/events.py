@@ -13,6 +13,8 @@ from pipeline.records import Failure, Usage
 from pipeline.store.layout import events_folder, segment_name
 from pipeline.store.segments import Attempt, attempt_columns, parquet_bytes, read_columns, usage_columns
 
+REFUSED_COLUMNS = ("kind", *schema.REFUSED.names)
+
 
 class EventKind(StrEnum):
     """Why an event was booked."""
@@ -65,6 +67,6 @@ def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]
 
 def read_refused(uri: str) -> pa.Table:
     """Read the refusals in an event file, as a REFUSED table."""
-    table = read_columns(uri, ["kind", *schema.REFUSED.names])
+    table = read_columns(uri, REFUSED_COLUMNS)
     refused = table.filter(pc.equal(table.column("kind"), EventKind.REFUSED.value))
     return refused.select(schema.REFUSED.names).cast(schema.REFUSED)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
+from pipeline.errors import StoreError
 from pipeline.files import join, open_filesystem, storage_errors, writing
 from pipeline.store.layout import SUFFIX, list_parquet, run_folder
 
@@ -115,7 +116,9 @@ def read_rows_at(
     """Read a shard's staged rows by their ordinals, ascending: a table for each row group that holds some of them."""
     pieces = list_parquet(rows_folder(store_uri, run, shard))
     firsts = [int(uri.rpartition("/")[2].removesuffix(SUFFIX)) for uri in pieces]
-    bounds = np.searchsorted(ordinals, [*firsts[1:], 2**32])
+    if len(ordinals) and not pieces:
+        raise StoreError(f"the rows of {rows_folder(store_uri, run, shard)} have gone while the run needs them")
+    bounds = np.searchsorted(ordinals, [*firsts, 2**32][1:])
     low = 0
     for uri, first, high in zip(pieces, firsts, bounds.tolist(), strict=True):
         if high > low:

@@ -17,6 +17,8 @@ from pipeline.files import join, move_file, open_filesystem, read_bytes, storage
 from pipeline.records import Usage
 from pipeline.store.layout import run_of, segment_id, segment_name, segments_folder
 
+INDEX_COLUMNS = ("fingerprint", "model")
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -130,7 +132,7 @@ def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> pa.Table:
 
 def read_index(uri: str, model: str | None = None) -> pa.Table:
     """Read which fingerprints a segment holds, as an INDEX table; with `model`, only those that this model made."""
-    table = read_columns(uri, ["fingerprint"] if model is None else ["fingerprint", "model"])
+    table = read_columns(uri, INDEX_COLUMNS[:1] if model is None else INDEX_COLUMNS)
     index = index_table(table.column("fingerprint").combine_chunks(), segment_id(uri))
     return index if model is None else index.filter(pc.equal(table["model"], model).fill_null(fill_value=True))
 

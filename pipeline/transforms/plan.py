@@ -9,6 +9,7 @@ from apache_beam.pvalue import PCollection, TaggedOutput
 
 from pipeline.embedding import Block
 from pipeline.planning import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by
+from pipeline.reading import ShardSummary
 from pipeline.schema import KEYS, concat
 from pipeline.spec import BLOCK_ROWS, RunSpec
 from pipeline.store.run_files import buyers_uri, write_tables
@@ -34,11 +35,13 @@ class PlanRows(beam.PTransform):
 
 
 class SumTotals(beam.PTransform):
-    """Add up the buckets' totals into the one of the run."""
+    """Add up the totals of buckets and of shards (ShardSummary) into the one of the run."""
 
-    def expand(self, totals: PCollection[PlanTotals]) -> PCollection[PlanTotals]:
+    def expand(self, counted: Any) -> PCollection[PlanTotals]:
         """Give one element, also when there is no bucket."""
-        return totals | beam.CombineGlobally(_sum_totals)
+        totals, summaries = counted
+        unread = summaries | "Unread" >> beam.Map(_total_of_shard)
+        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(_sum_totals)
 
 
 class DealLanes(beam.PTransform):
@@ -81,6 +84,10 @@ def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSp
         yield TaggedOutput(WAITING, (bucket, plan.waiting))
         for element in split_by(plan.buyers, plan.buyers["shard"].to_numpy()):
             yield TaggedOutput(BUYERS, element)
+
+
+def _total_of_shard(summary: ShardSummary) -> PlanTotals:
+    return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context)
 
 
 def _sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:

@@ -1,7 +1,6 @@
 """Publish, as Beam sees it: number the parts, write each, commit once. The order is kept by side inputs."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -59,7 +58,6 @@ class Publish(beam.PTransform):
         return once | "Commit" >> beam.Map(
             _commit,
             AsSingleton(settled.totals),
-            AsIter(settled.summaries),
             AsSingleton(report),
             AsIter(embeddings),
             AsIter(failures),
@@ -198,12 +196,10 @@ def _write_usage(source: tuple[int, tuple[str, ...]], spec: RunSpec) -> UsagePar
 def _commit(
     _: None,
     totals: PlanTotals,
-    summaries: Iterable[ShardSummary],
     report: LaneReport,
     embeddings: Iterable[PartFile],
     failures: Iterable[PartFile],
     usage: Iterable[UsagePart],
     spec: RunSpec,
 ) -> None:
-    unreadable = sum(summary.unreadable for summary in summaries)
-    end_run(Commit(replace(totals, unreadable=unreadable), report, [*embeddings], [*failures], [*usage]), spec)
+    end_run(Commit(totals, report, [*embeddings], [*failures], [*usage]), spec)

@@ -49,7 +49,8 @@ class Outcome:
 def measure(bench: Bench) -> list[Figure]:
     """Kill a run of 2,000 rows at half of them, run it again, compare output and usage with the server's bill."""
     sizes = SIZES[bench.size]
-    outcomes = [_kill_once(bench, number, sizes) for number in range(sizes.times)]
+    points = _kill_points(sizes.rows)[: sizes.times]
+    outcomes = [_kill_once(bench, sizes.rows, point) for point in points]
     twice = max(one.paid_twice for one in outcomes)
     bound = IN_FLIGHT + FLUSH_ROWS
     right = all(one.checked.is_right for one in outcomes)
@@ -78,16 +79,25 @@ def measure(bench: Bench) -> list[Figure]:
     ]
 
 
-def _kill_once(bench: Bench, number: int, sizes: Sizes) -> Outcome:
-    site = Site(bench.folder / str(number))
-    texts = list(make_texts(sizes.rows, seed=number))
-    later = number * FLUSH_ROWS // sizes.times  # at another filling of the open buffer each time
+def _kill_points(rows: int) -> list[int]:
+    """Return how often the server was paid when a run is killed: at half; a little later; when most is at stake.
+
+    That is when the open buffer is full and being written, and all requests are in flight again.
+    """
+    half = rows // 2
+    written = -(-half // FLUSH_ROWS) * FLUSH_ROWS
+    return [half, half + FLUSH_ROWS // 3, written + IN_FLIGHT - 2]
+
+
+def _kill_once(bench: Bench, rows: int, point: int) -> Outcome:
+    site = Site(bench.folder / str(point))
+    texts = list(make_texts(rows, seed=point))
     with start_emulator(EmulatorOptions(latency_ms=LATENCY_MS)) as url:
         site.write_config(
             url, limits={"requests_in_flight": IN_FLIGHT}, store={"uri": str(site.store), "flush_rows": FLUSH_ROWS}
         )
         write_texts(site.manifest, texts)
-        paid_at_kill = _run_and_kill(site, url, sizes.rows // 2 + later)
+        paid_at_kill = _run_and_kill(site, url, point)
         site.run()
         stats = read_stats(url)
     requests, tokens = sum_usage(site.output)

@@ -5,20 +5,28 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.ark.instructions import InstructionOptions
 from pipeline.ark.models import (
+    ALLOWABLE,
     VERSIONS,
+    EncodingFormat,
     ModelOptions,
     check_options,
     cost_cny,
+    dimensions_published,
+    dimensions_sent,
     dimensions_stored,
+    exceeds_context,
     find_capabilities,
     find_misfit,
+    notes,
 )
 from pipeline.errors import ConfigError
-from pipeline.records import Modality, Part, Request
+from pipeline.records import Modality, Part, Request, TokenEstimate, VideoSampling
 
 NAME = "doubao-embedding-vision-"
 TEXT, IMAGE, VIDEO = Part(Modality.TEXT, "t"), Part(Modality.IMAGE, "i"), Part(Modality.VIDEO, "v")
+SAMPLED = Part(Modality.VIDEO, "v", VideoSampling(fps=1.0))
 
 
 @pytest.mark.parametrize(
@@ -107,14 +115,19 @@ def test_withdrawn_versions_are_noted() -> None:
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (ModelOptions(NAME + "250328", dimensions=1024), "takes no dimensions"),
-        (ModelOptions(NAME + "250328", dimensions=2048), "takes no dimensions"),
+        (ModelOptions(NAME + "241215", dimensions=2048), "3072"),
+        (ModelOptions(NAME + "250328", dimensions=512), "1024 or 2048"),
+        (ModelOptions(NAME + "250328", dimensions=3072), "1024 or 2048"),
         (ModelOptions(NAME + "250615", dimensions=512), "1024 or 2048"),
         (ModelOptions(NAME + "250615", dimensions=0), "1024 or 2048"),
         (ModelOptions(NAME + "250328", sparse=True), "no sparse"),
         (ModelOptions(NAME + "250615", instructions="x"), "no instructions"),
         (ModelOptions(NAME + "250615", instructions=""), "no instructions"),
         (ModelOptions("ep-1", like="250615", instructions="x"), "no instructions"),
+        (ModelOptions(NAME + "250615", instructions=InstructionOptions("corpus")), "no instructions"),
+        (ModelOptions(NAME + "250615", dimensions=16**5_000), "1024 or 2048"),
+        (ModelOptions(NAME + "250615", multi_embedding="zstd"), "no vectors of tokens"),
+        (ModelOptions(NAME + "250615", video=VideoSampling(fps=1.0)), "no sampling of videos"),
     ],
 )
 def test_what_the_model_cant_do_is_refused(options: ModelOptions, rule: str) -> None:
@@ -123,6 +136,116 @@ def test_what_the_model_cant_do_is_refused(options: ModelOptions, rule: str) -> 
         check_options(options)
     assert options.name in str(caught.value)
     assert rule in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (ModelOptions(NAME + "251215", instructions="a\ud800"), "model.instructions"),
+        (ModelOptions(NAME + "251215", video=VideoSampling(fps=0.1)), "model.video.fps"),
+        (ModelOptions(NAME + "251215", video=VideoSampling(min_frames=4)), "model.video.min_frames"),
+        (ModelOptions(NAME + "251215", video=VideoSampling(max_video_tokens=204_801)), "model.video.max_video_tokens"),
+        (ModelOptions(NAME + "250615", allow=("instructions", "vision")), "model.allow"),
+        (ModelOptions("ep-1", like="250615", allow=("dimensions",)), "model.allow"),
+    ],
+)
+def test_what_no_model_takes_is_refused_by_key(options: ModelOptions, key: str) -> None:
+    """The message names the key, and can be printed."""
+    with pytest.raises(ConfigError) as caught:
+        check_options(options)
+    assert key in str(caught.value)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("capability", ALLOWABLE)
+def test_what_the_user_insists_on_passes(capability: str) -> None:
+    """Each capability that the table denies is refused with a hint to `model.allow`, and passes with it, with a note."""
+    asked = {
+        "sparse": ModelOptions("ep-1", like="250328", sparse=True),
+        "instructions": ModelOptions("ep-1", like="250328", instructions="x"),
+        "video_sampling": ModelOptions("ep-1", like="250328", video=VideoSampling(fps=1.0)),
+        "multi_embedding": ModelOptions("ep-1", like="250328", multi_embedding="zstd"),
+    }[capability]
+    with pytest.raises(ConfigError, match=f"list {capability} in model.allow"):
+        check_options(asked)
+    caps = check_options(replace(asked, allow=(capability,)))
+    assert getattr(caps, capability)
+    assert sum(getattr(caps, name) for name in ALLOWABLE) == 1
+    assert capability in caps.notes[-1]
+
+
+def test_allowing_what_is_there_changes_nothing() -> None:
+    """A capability that the version has anyway needs no note."""
+    assert find_capabilities(ModelOptions(NAME + "251215", allow=ALLOWABLE)) is VERSIONS["251215"]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "sent", "stored", "published"),
+    [
+        ("251215", None, None, 2048, 2048),
+        ("251215", 1024, 1024, 1024, 1024),
+        ("250615", 2048, 2048, 2048, 2048),
+        ("250328", None, None, 2048, 2048),
+        ("250328", 2048, None, 2048, 2048),
+        ("250328", 1024, None, 2048, 1024),
+        ("250401", 1024, None, 2048, 1024),
+        ("241215", None, None, 3072, 3072),
+        ("270101", 1024, 1024, 1024, 1024),
+    ],
+)
+def test_dimensions_as_sent_stored_and_published(
+    name: str, asked: int | None, sent: int | None, stored: int, published: int
+) -> None:
+    """From 250615 on the service makes what is asked for; 250328 is not sent the field, and 1,024 are cut on publishing."""
+    options = ModelOptions(NAME + name, dimensions=asked)
+    caps = check_options(options)
+    assert dimensions_sent(options, caps) == sent
+    assert dimensions_stored(options, caps) == stored
+    assert dimensions_published(options, caps) == published
+
+
+def test_words_of_yaml_that_are_values_are_read_as_words() -> None:
+    """YAML's null is JSON null and its off is off; unset, vectors travel as base64."""
+    assert ModelOptions("m").encoding_format is EncodingFormat.BASE64
+    assert ModelOptions("m", encoding_format=None).encoding_format is EncodingFormat.NULL
+    assert ModelOptions("m", multi_embedding=False).multi_embedding == "off"
+    assert [ModelOptions("m", multi_embedding=mode).asks_multi for mode in (False, "off", "plain", "zstd")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (ModelOptions(NAME + "251215"), ["advises against"]),
+        (ModelOptions(NAME + "251215", instructions="x"), []),
+        (ModelOptions(NAME + "251215", instructions=InstructionOptions("corpus")), []),
+        (ModelOptions(NAME + "250615"), []),
+        (ModelOptions(NAME + "260301", instructions="x"), ["not known"]),
+        (ModelOptions(NAME + "260301"), ["not known", "advises against"]),
+        (ModelOptions(NAME + "250328"), ["no longer"]),
+        (ModelOptions(NAME + "250615", instructions="x", allow=("instructions",)), ["model.allow"]),
+        (ModelOptions(NAME + "251215", instructions="x", multi_embedding="plain"), ["reply_bytes_max"]),
+        (ModelOptions(NAME + "251215", instructions="x", multi_embedding="zstd"), ["reply_bytes_max"]),
+    ],
+)
+def test_notes_tell_what_the_user_should_know(options: ModelOptions, words: list[str]) -> None:
+    """Default instructions are warned of where the model takes any; so are guesses about the model, in one list."""
+    told = notes(options, check_options(options))
+    assert len(told) == len(words)
+    assert all(word in note for word, note in zip(words, told, strict=True))
+
+
+@pytest.mark.parametrize(("version", "context"), [("250328", 8_192), ("250615", 131_072), ("251215", 131_072)])
+def test_context_is_exceeded_by_text_and_images_together(version: str, context: int) -> None:
+    """At the model's context length nothing is said; one token above it is too long, of whichever kind it is."""
+    caps = VERSIONS[version]
+    assert not exceeds_context(TokenEstimate(context - 100, 100), caps)
+    assert exceeds_context(TokenEstimate(context - 100, 101), caps)
+    assert exceeds_context(TokenEstimate(context - 99, 100), caps)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +274,8 @@ def test_what_the_model_can_do_passes(options: ModelOptions, dimensions: int) ->
         (Request((TEXT,), instructions="x"), "250615", "instructions_unsupported"),
         (Request((TEXT,), sparse=True), "250328", "sparse_unsupported"),
         (Request((TEXT, IMAGE), sparse=True), "251215", "sparse_needs_text_only"),
+        (Request((SAMPLED,)), "250615", "sampling_unsupported"),
+        (Request((TEXT, SAMPLED)), "251215", None),
         (Request((TEXT, IMAGE)), "250328", None),
         (Request((IMAGE,)), "241215", None),
         (Request((TEXT, TEXT), instructions="x", sparse=True), "251215", None),
@@ -171,5 +296,6 @@ def test_cost_is_split_as_it_is_billed() -> None:
 
 def test_options_and_capabilities_survive_pickling() -> None:
     """They travel with the pipeline to its workers."""
-    for value in (ModelOptions(NAME + "250615", 1024, True), VERSIONS["251215"]):
+    built = ModelOptions(NAME + "251215", instructions=InstructionOptions("corpus"), video=VideoSampling(fps=1.0))
+    for value in (ModelOptions(NAME + "250615", 1024, True), built, VERSIONS["251215"]):
         assert pickle.loads(pickle.dumps(value)) == value

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ark import tokens
-from pipeline.ark.tokens import estimate_request, estimate_text, image_tokens, video_tokens
-from pipeline.records import Modality, Part, Request, TokenEstimate
+from pipeline.ark.tokens import estimate_request, estimate_text, image_tokens, video_frames, video_tokens
+from pipeline.records import Modality, Part, Request, TokenEstimate, VideoSampling
 
 
 def text(value: str) -> Part:
@@ -45,13 +45,50 @@ def test_video_tokens_meet_the_documented_bounds() -> None:
     """Below 16 frames 16 of 640 tokens are billed, above 640 frames 640 of 128."""
     assert video_tokens(0) == video_tokens(16) == 16 * 640
     assert video_tokens(640) == video_tokens(10**6) == 640 * 128
-    assert video_tokens(8, fps=5) == 40 * 640
+    assert video_tokens(8, VideoSampling(fps=5.0)) == 40 * 640
+
+
+SAMPLINGS = st.builds(
+    VideoSampling,
+    fps=st.none() | st.floats(0.2, 5),
+    max_video_tokens=st.none() | st.integers(10_240, 204_800),
+    min_frame_tokens=st.none() | st.integers(16, 128),
+    max_frame_tokens=st.none() | st.integers(128, 640),
+    min_frames=st.none() | st.integers(5, 16),
+)
+
+
+@given(st.floats(0, 1e9), SAMPLINGS)
+def test_video_tokens_stay_within_what_the_sampling_allows(duration_s: float, sampling: VideoSampling) -> None:
+    """However a video is sampled, its frames are no fewer, no smaller and no larger than it says, nor too many."""
+    frames, in_all = video_frames(duration_s, sampling), video_tokens(duration_s, sampling)
+    assert frames >= (sampling.min_frames or tokens.VIDEO_FRAMES_MIN)
+    assert in_all <= (sampling.max_video_tokens or tokens.VIDEO_TOKENS_MAX)
+    low = sampling.min_frame_tokens or tokens.VIDEO_FRAME_TOKENS_MIN
+    high = sampling.max_frame_tokens or tokens.VIDEO_FRAME_TOKENS_MAX
+    assert low <= in_all / frames <= high
 
 
 @given(st.floats(0, 1e9), st.floats(0.2, 5))
-def test_video_tokens_stay_within_bounds(duration_s: float, fps: float) -> None:
-    """Any video is between the shortest and the longest."""
-    assert tokens.VIDEO_TOKENS_MIN <= video_tokens(duration_s, fps) <= tokens.VIDEO_TOKENS_MAX
+def test_unsampled_videos_stay_within_the_documented_bounds(duration_s: float, fps: float) -> None:
+    """Without other arguments any video is between the shortest and the longest."""
+    assert tokens.VIDEO_TOKENS_MIN <= video_tokens(duration_s, VideoSampling(fps=fps)) <= tokens.VIDEO_TOKENS_MAX
+
+
+@pytest.mark.parametrize(
+    ("sampling", "frames", "in_all"),
+    [
+        (VideoSampling(), 100, 64_000),
+        (VideoSampling(fps=0.2), 20, 12_800),
+        (VideoSampling(max_video_tokens=10_240), 80, 10_240),
+        (VideoSampling(max_video_tokens=10_240, min_frame_tokens=16), 100, 10_200),
+        (VideoSampling(max_frame_tokens=128), 100, 12_800),
+        (VideoSampling(fps=5.0, max_video_tokens=204_800), 500, 204_500),
+    ],
+)
+def test_each_argument_changes_the_estimate(sampling: VideoSampling, frames: int, in_all: int) -> None:
+    """A video of 100 s: rate, budget and sizes of frames decide how many there are and what they cost."""
+    assert (video_frames(100.0, sampling), video_tokens(100.0, sampling)) == (frames, in_all)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +97,7 @@ def test_video_tokens_stay_within_bounds(duration_s: float, fps: float) -> None:
 def test_impossible_video_is_a_mistake(duration_s: float, fps: float) -> None:
     """Lengths and rates that no video has are refused."""
     with pytest.raises(ValueError, match="video"):
-        video_tokens(duration_s, fps)
+        video_tokens(duration_s, VideoSampling(fps=fps))
 
 
 def test_hello_is_the_observed_20() -> None:
@@ -101,9 +138,26 @@ def test_longer_text_has_no_fewer_tokens(head: str, tail: str) -> None:
 
 
 def test_all_parts_and_instructions_are_counted() -> None:
-    """Text tokens come from texts, instructions and what the service adds; image tokens from images and videos."""
+    """Texts, instructions, what is put around media and a time axis are text tokens; images and frames image tokens."""
     request = Request((text("天" * 10), IMAGE, VIDEO, text("天" * 10)), instructions="天" * 10)
-    expected_text = tokens.PRESET_TEXT_TOKENS + 3 * 7 + tokens.PRESET_IMAGE_TEXT_TOKENS + tokens.VIDEO_TEXT_TOKENS
-    assert estimate_request(request, {}) == TokenEstimate(expected_text, 1312 + 10_240)
+    preset = tokens.PRESET_TEXT_TOKENS + tokens.PRESET_IMAGE_TEXT_TOKENS + tokens.PRESET_VIDEO_TEXT_TOKENS
+    unknown = estimate_request(request, {})
+    assert unknown == TokenEstimate(preset + 3 * 7 + 16 * tokens.TIME_AXIS_TOKENS_PER_FRAME, 1312 + 10_240)
     known = estimate_request(request, {"i": (280, 280)}, {"v": 60.0})
-    assert known == TokenEstimate(expected_text, 100 + 60 * 640)
+    assert known == TokenEstimate(preset + 3 * 7 + 60 * tokens.TIME_AXIS_TOKENS_PER_FRAME, 100 + 60 * 640)
+
+
+def test_a_videos_own_sampling_is_in_the_estimate() -> None:
+    """Fewer and smaller frames make fewer tokens of both kinds; `plan` and pacing see it."""
+    sampled = Part(Modality.VIDEO, "v", VideoSampling(min_frames=5, max_frame_tokens=200))
+    estimate = estimate_request(Request((sampled,)), {})
+    preset = tokens.PRESET_TEXT_TOKENS + tokens.PRESET_VIDEO_TEXT_TOKENS
+    assert estimate == TokenEstimate(preset + 5 * tokens.TIME_AXIS_TOKENS_PER_FRAME, 5 * 200)
+
+
+def test_the_published_video_sample_is_estimated_closely() -> None:
+    """The vendor's sample of a short video, an image and a question was billed 187 text and 13,800 image tokens."""
+    request = Request((text("视频和图片里有什么"), VIDEO, IMAGE))
+    estimate = estimate_request(request, {}, {"v": 20.0})
+    assert 150 <= estimate.text <= 220
+    assert 12_000 <= estimate.image <= 15_000

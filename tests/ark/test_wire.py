@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.ark import wire
+from pipeline.ark import vectors, wire
+from pipeline.ark.models import EncodingFormat, ModelOptions, check_options
 from pipeline.ark.vectors import Flaw
-from pipeline.ark.wire import EncodingFormat, UnusableReply, UsageFlaw, WireOptions, decode_reply, encode_request
-from pipeline.records import Modality, Part, Request, Usage
+from pipeline.ark.wire import UnusableReply, UsageFlaw, WireOptions, decode_reply, encode_request, wire_options
+from pipeline.records import Modality, Part, Request, Usage, VideoSampling
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "https://ark-project.tos-cn-beijing.volces.com/images/view.jpeg"
@@ -31,8 +33,10 @@ USAGE = {
 USAGE_READ = Usage(prompt_tokens=528, total_tokens=528, text_tokens=31, image_tokens=497)
 REPLY_ID = "021743575029461acbe49a31755bec77b2f09448eb15fa9a88e47"
 MODEL = "doubao-embedding-vision-250615"
+NEWEST = "doubao-embedding-vision-251215"
 SHORT = [0.5, -1.25, 3.0, -0.0625]
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FLOAT16 = st.floats(width=16, allow_nan=False, allow_infinity=False)
 
 
 def text(value: str) -> Part:
@@ -45,9 +49,9 @@ def image(value: str) -> Part:
     return Part(Modality.IMAGE, value)
 
 
-def video(value: str) -> Part:
+def video(value: str, sampling: VideoSampling | None = None) -> Part:
     """A video part."""
-    return Part(Modality.VIDEO, value)
+    return Part(Modality.VIDEO, value, sampling)
 
 
 def golden(name: str) -> bytes:
@@ -61,10 +65,11 @@ def to_base64(values: list[float]) -> str:
 
 
 def make_reply(embedding: Any = SHORT, **changes: Any) -> bytes:
-    """A reply like the contract's, with other fields; `sparse_embedding` goes into `data`."""
+    """A reply like the contract's, with other fields; `sparse_embedding`, `multi_embedding` go into `data`."""
     data = {"embedding": embedding, "object": "embedding"}
-    if "sparse_embedding" in changes:
-        data["sparse_embedding"] = changes.pop("sparse_embedding")
+    for name in ("sparse_embedding", "multi_embedding"):
+        if name in changes:
+            data[name] = changes.pop(name)
     reply = {"created": 1743575029, "data": data, "id": REPLY_ID, "model": MODEL, "object": "list", "usage": USAGE}
     return json.dumps(reply | changes).encode()
 
@@ -85,7 +90,7 @@ REQUESTS = {
             ),
             instructions="Target_modality: text.\nInstruction:Compress the text into one word.\nQuery:",
         ),
-        WireOptions("doubao-embedding-vision-251215", dimensions=1024),
+        WireOptions(NEWEST, dimensions=1024),
     ),
     "sparse": (Request((text("a"), text("b")), sparse=True), WireOptions(MODEL)),
     "format_null": (
@@ -95,6 +100,18 @@ REQUESTS = {
     "format_absent": (
         Request((video("https://example.com/a.mov"),)),
         WireOptions(MODEL, dimensions=2048, encoding_format=EncodingFormat.ABSENT),
+    ),
+    "multi_plain": (Request((text("a"),)), WireOptions(NEWEST, multi_embedding="plain")),
+    "multi_zstd": (Request((text("a"),), sparse=True), WireOptions(NEWEST, multi_embedding="zstd")),
+    "video_sampling": (
+        Request(
+            (
+                video("https://example.com/a.mp4", VideoSampling(0.5, 20_480, 64, 256, 8)),
+                video("https://example.com/b.mp4", VideoSampling(min_frames=5)),
+                video("https://example.com/c.mp4", VideoSampling()),
+            )
+        ),
+        WireOptions(NEWEST),
     ),
 }
 
@@ -108,6 +125,28 @@ def test_request_is_encoded_to_golden_bytes(name: str) -> None:
 def test_every_golden_body_is_used() -> None:
     """No golden file lies about untested."""
     assert {path.stem for path in GOLDEN.glob("request_*.json")} == {f"request_{name}" for name in REQUESTS}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (ModelOptions(NEWEST), WireOptions(NEWEST)),
+        (ModelOptions(NEWEST, dimensions=1024), WireOptions(NEWEST, 1024)),
+        (
+            ModelOptions("doubao-embedding-vision-250328", dimensions=1024),
+            WireOptions("doubao-embedding-vision-250328"),
+        ),
+        (ModelOptions("ep-1", like="250615", dimensions=2048), WireOptions("ep-1", 2048)),
+        (ModelOptions(NEWEST, encoding_format=None), WireOptions(NEWEST, encoding_format=EncodingFormat.NULL)),
+        (
+            ModelOptions(NEWEST, encoding_format=EncodingFormat.ABSENT, multi_embedding="zstd"),
+            WireOptions(NEWEST, encoding_format=EncodingFormat.ABSENT, multi_embedding="zstd"),
+        ),
+    ],
+)
+def test_configured_model_decides_the_fields_of_every_request(options: ModelOptions, expected: WireOptions) -> None:
+    """The name as configured, `dimensions` where the version takes it, our base64 unless told, vectors of tokens."""
+    assert wire_options(options, check_options(options)) == expected
 
 
 @given(st.lists(st.tuples(st.sampled_from(Modality), st.text(max_size=20)), max_size=8))
@@ -196,7 +235,7 @@ def test_stand_in_is_passed_on() -> None:
 
 
 def test_missing_usage_keeps_the_vector() -> None:
-    """A vector without usage is paid: it is kept, its usage is null and flagged."""
+    """A vector without usage is paid: it is kept, its usage is null and flagged; `created` may be missing as well."""
     reply = decode_reply(golden("reply_usage_absent"), dimensions=4, sparse=False)
     assert (reply.dense.tolist(), reply.usage, reply.usage_flaw) == (SHORT, Usage(), UsageFlaw.MISSING)
     assert reply.usage_missing
@@ -216,15 +255,82 @@ def test_missing_usage_keeps_the_vector() -> None:
         (USAGE | {"total_tokens": -1}, Usage(528, None, 31, 497), UsageFlaw.MALFORMED),
         (USAGE | {"total_tokens": True}, Usage(528, None, 31, 497), UsageFlaw.MALFORMED),
         (USAGE | {"total_tokens": 2**63}, Usage(528, None, 31, 497), UsageFlaw.MALFORMED),
-        (USAGE | {"total_tokens": 529}, Usage(528, 529, 31, 497), UsageFlaw.INCONSISTENT),
-        (USAGE | {"prompt_tokens": 529, "total_tokens": 529}, Usage(529, 529, 31, 497), UsageFlaw.INCONSISTENT),
+        (USAGE | {"total_tokens": 529}, Usage(), UsageFlaw.INCONSISTENT),
+        (USAGE | {"prompt_tokens": 529, "total_tokens": 529}, Usage(), UsageFlaw.INCONSISTENT),
     ],
 )
 def test_bad_usage_is_flagged(usage: Any, read: Usage, flaw: UsageFlaw) -> None:
-    """Of a usage that is partly unreadable the rest is kept; what does not add up is kept and said."""
+    """Of a usage that is partly unreadable the rest is kept; one that does not add up is null; the vector stays."""
     reply = decode_reply(make_reply(usage=usage), dimensions=4, sparse=False)
     assert (reply.usage, reply.usage_flaw) == (read, flaw)
-    assert reply.usage_missing == (flaw is not UsageFlaw.INCONSISTENT)
+    assert reply.usage_missing
+    assert reply.dense.tolist() == SHORT
+
+
+@pytest.mark.parametrize("value", ["list", "embedding", "embeddings", "multimodal_embedding", "", None, 5, ["list"]])
+def test_other_words_for_an_embedding_keep_the_vector(value: Any) -> None:
+    """`object` and `data.object` that are missing, or say the same in other words, cost nobody a paid vector."""
+    for body in (
+        make_reply(object=value),
+        make_reply(data={"embedding": SHORT, "object": value}),
+        make_reply(data=[{"embedding": SHORT, "object": value}]),
+    ):
+        assert decode_reply(body, dimensions=4, sparse=False).dense.tolist() == SHORT
+
+
+def test_missing_words_keep_the_vector() -> None:
+    """A reply of nothing but a vector is enough."""
+    reply = decode_reply(json.dumps({"data": {"embedding": SHORT}}).encode(), dimensions=4, sparse=False)
+    assert reply.dense.tolist() == SHORT
+    assert (reply.id, reply.model, reply.created, reply.usage_flaw) == (None, None, None, UsageFlaw.MISSING)
+
+
+def pack(values: list[list[float]] | bytes, **options: Any) -> str:
+    """Vectors of tokens as the service compresses them, made without the decoder's means."""
+    raw = values if isinstance(values, bytes) else b"".join(struct.pack(f"<{len(row)}e", *row) for row in values)
+    return base64.b64encode(zstandard.ZstdCompressor(**options).compress(raw)).decode()
+
+
+TOKENS = [[0.5, -1.25, 3.0, -0.0625], [1.0, 0.0, -2.0, 65504.0], [6e-8, 0.25, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize("name", ["reply_multi_plain", "reply_multi_zstd"])
+def test_vectors_of_tokens_are_decoded(name: str) -> None:
+    """As numbers and as base64 of zstd of float16, three tokens of four values come out the same."""
+    multi = decode_reply(golden(name), dimensions=4, sparse=False, multi=True).multi
+    assert multi is not None
+    assert (multi.dtype, multi.shape) == (np.dtype("<f2"), (3, 4))
+    assert multi.flags.c_contiguous
+    assert multi.tolist() == np.array(TOKENS, dtype="<f2").tolist()
+
+
+def test_numbers_beyond_float16_are_rounded_to_the_nearest() -> None:
+    """What float16 does not hold exactly is rounded, half to even: 11 bits of precision."""
+    values = [0.1, 2049.0, 2051.0, 1e-9]
+    multi = decode_reply(make_reply(multi_embedding=[values]), dimensions=4, sparse=False, multi=True).multi
+    assert multi is not None
+    assert multi.tolist() == [[0.0999755859375, 2048.0, 2052.0, 0.0]]
+
+
+def test_vectors_of_tokens_that_were_not_asked_for_are_left_out() -> None:
+    """What nobody asked for is ignored, even broken."""
+    assert decode_reply(golden("reply_multi_zstd"), dimensions=4, sparse=False).multi is None
+    assert decode_reply(make_reply(multi_embedding="?"), dimensions=4, sparse=False).multi is None
+
+
+@pytest.mark.parametrize(("says_size", "flaw"), [(True, Flaw.MULTI_TOO_LARGE), (False, Flaw.MULTI_MALFORMED)])
+def test_expansion_is_bounded(says_size: bool, flaw: Flaw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the bound vectors are unpacked; one token above it they are refused, whether the frame tells its size or not."""
+    monkeypatch.setattr(vectors, "MULTI_TOKENS_MAX", 100)
+    at_bound, above = (
+        make_reply(multi_embedding=pack([SHORT] * tokens, write_content_size=says_size)) for tokens in (100, 101)
+    )
+    multi = decode_reply(at_bound, dimensions=4, sparse=False, multi=True).multi
+    assert multi is not None
+    assert multi.tolist() == [SHORT] * 100
+    with pytest.raises(UnusableReply) as caught:
+        decode_reply(above, dimensions=4, sparse=False, multi=True)
+    assert caught.value.flaw is flaw
 
 
 @pytest.mark.parametrize("value", [None, 5, "", ["a"]])
@@ -234,8 +340,15 @@ def test_unreadable_names_are_null(value: Any) -> None:
     assert (reply.id, reply.model, reply.created) == (None, None, None)
 
 
+PACKED = pack(TOKENS)
+# A frame's header and nothing else: single segment, eight bytes of content size.
+LYING = base64.b64encode(zstandard.FRAME_HEADER + b"\xe0" + (2**60).to_bytes(8, "little")).decode()
 ENTRIES = [{"index": 3, "value": 0.5}, {"index": 1, "value": 2.0}]
 FLAWS: list[tuple[Flaw, dict[str, Any]]] = [
+    (Flaw.OTHER_OBJECT, {"object": "error"}),
+    (Flaw.OTHER_OBJECT, {"object": "chat.completion"}),
+    (Flaw.OTHER_OBJECT, {"data": {"embedding": SHORT, "object": "error"}}),
+    (Flaw.OTHER_OBJECT, {"data": [{"embedding": SHORT, "object": "image"}]}),
     (Flaw.NO_DATA, {"data": None}),
     (Flaw.NO_DATA, {"data": []}),
     (Flaw.NO_DATA, {"data": [None]}),
@@ -287,14 +400,44 @@ FLAWS: list[tuple[Flaw, dict[str, Any]]] = [
     (Flaw.SPARSE_VALUE_NOT_FINITE, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 1e39}]}),
     (Flaw.SPARSE_VALUE_ZERO, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 0.0}]}),
     (Flaw.SPARSE_VALUE_ZERO, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 0}]}),
+    (Flaw.SPARSE_VALUE_ZERO, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": -0.0}]}),
+    (Flaw.SPARSE_VALUE_ZERO, {"sparse_embedding": [*ENTRIES, {"index": 4, "value": 1e-60}]}),
+    (Flaw.MULTI_MISSING, {}),
+    (Flaw.MULTI_MISSING, {"multi_embedding": None}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": 5}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": {"0": SHORT}}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": SHORT}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": [SHORT, None]}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": [[0.5, True, 1.0, 1.0]]}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": [[0.5, "1", 1.0, 1.0]]}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": [[SHORT]]}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": "*"}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": ""}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": base64.b64encode(b"no frame at all").decode()}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": PACKED[: len(PACKED) // 8 * 4]}),
+    (Flaw.MULTI_MALFORMED, {"multi_embedding": base64.b64encode(base64.b64decode(PACKED) + b"more").decode()}),
+    (Flaw.MULTI_TOO_LARGE, {"multi_embedding": LYING}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": []}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": [[]]}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": [SHORT, SHORT[:3]]}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": [[*SHORT, 1.0]]}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": pack(b"")}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": pack(b"odd")}),
+    (Flaw.MULTI_WRONG_LENGTH, {"multi_embedding": pack([SHORT, SHORT[:3]])}),
+    (Flaw.MULTI_NOT_FINITE, {"multi_embedding": [[0.5, math.nan, 1.0, 1.0]]}),
+    (Flaw.MULTI_NOT_FINITE, {"multi_embedding": [[0.5, 65520.0, 1.0, 1.0]]}),
+    (Flaw.MULTI_NOT_FINITE, {"multi_embedding": [[0.5, 10**400, 1.0, 1.0]]}),
+    (Flaw.MULTI_NOT_FINITE, {"multi_embedding": pack([SHORT, [0.5, -math.inf, 1.0, 1.0]])}),
+    (Flaw.MULTI_NOT_FINITE, {"multi_embedding": pack([[0.5, math.nan, 1.0, 1.0]])}),
 ]
 
 
 @pytest.mark.parametrize(("flaw", "changes"), FLAWS)
 def test_flaw_is_named(flaw: Flaw, changes: dict[str, Any]) -> None:
     """Each way of being unusable has its own name, and what was paid is still known."""
+    asked = {"sparse": flaw.startswith("sparse"), "multi": flaw.startswith("multi")}
     with pytest.raises(UnusableReply) as caught:
-        decode_reply(make_reply(**changes), dimensions=4, sparse=flaw.startswith("sparse"))
+        decode_reply(make_reply(**changes), dimensions=4, **asked)
     error = caught.value
     assert (error.flaw, error.id, error.model, error.usage) == (flaw, REPLY_ID, MODEL, USAGE_READ)
     assert 0 < len(str(error)) <= 500
@@ -381,7 +524,7 @@ def test_sparse_order_does_not_matter(vector: dict[int, float], random: Any) -> 
 def test_any_body_is_decoded_or_named(body: bytes) -> None:
     """No body, however wrong, raises anything but the one error."""
     with pytest.raises(UnusableReply):
-        decode_reply(body, dimensions=4, sparse=True)
+        decode_reply(body, dimensions=4, sparse=True, multi=True)
 
 
 JSON = st.recursive(
@@ -393,12 +536,25 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["id", "model", "created", "data", "usage"]), JSON), JSON, JSON)
-def test_any_object_is_decoded_or_named(fields: dict[str, Any], embedding: Any, sparse: Any) -> None:
+@given(st.dictionaries(st.sampled_from(["id", "model", "created", "data", "usage", "object"]), JSON), JSON, JSON, JSON)
+def test_any_object_is_decoded_or_named(fields: dict[str, Any], embedding: Any, sparse: Any, multi: Any) -> None:
     """Fields of any type and shape give a reply or the one error."""
-    body = {"data": {"embedding": embedding, "sparse_embedding": sparse}} | fields
-    with contextlib.suppress(UnusableReply):
-        decode_reply(json.dumps(body).encode(), dimensions=2, sparse=True)
+    whole = {"embedding": embedding, "sparse_embedding": sparse, "multi_embedding": multi}
+    for data in (whole, {"embedding": SHORT[:2], "sparse_embedding": [], "multi_embedding": multi}):
+        with contextlib.suppress(UnusableReply):
+            decode_reply(json.dumps({"data": data} | fields).encode(), dimensions=2, sparse=True, multi=True)
+
+
+@given(hnp.arrays(np.dtype("<f2"), st.tuples(st.integers(1, 9), st.just(3)), elements=FLOAT16), st.booleans())
+def test_vectors_of_tokens_come_through_bit_for_bit(
+    sent: np.ndarray[Any, np.dtype[np.float16]], compressed: bool
+) -> None:
+    """Any finite float16 values come through zstd, and through a list of numbers, as they were sent."""
+    coded = pack(sent.tobytes()) if compressed else [[float(value) for value in row] for row in sent]
+    body = make_reply([1.0, 1.0, 1.0], multi_embedding=coded)
+    multi = decode_reply(body, dimensions=3, sparse=False, multi=True).multi
+    assert multi is not None
+    assert multi.tobytes() == sent.tobytes()
 
 
 @pytest.mark.parametrize(

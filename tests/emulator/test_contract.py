@@ -1,6 +1,7 @@
 """What the contract refuses, by status and code, and what it lets pass."""
 
 import base64
+import dataclasses
 import io
 import struct
 from typing import Any
@@ -11,8 +12,8 @@ from PIL import Image
 
 from pipeline.emulator import contract
 from pipeline.emulator.contract import NEWEST_MODEL, hash_content, parse_request
-from pipeline.emulator.media import IMAGE_BYTES_MAX, detect_video, video_duration_s
-from pipeline.emulator.parts import EmbeddingRequest, ImagePart, TextPart, VideoPart
+from pipeline.emulator.media import IMAGE_BYTES_MAX
+from pipeline.emulator.parts import EmbeddingRequest, ImagePart, TextPart, TokenVectors, VideoPart
 from pipeline.emulator.replies import ERRORS, ErrorReply, Refused
 
 V251215 = "doubao-embedding-vision-251215"
@@ -113,7 +114,16 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [video(data_uri(make_image(), "video/mp4"))]}, "InvalidParameter", "input[0].video_url.url"),
     ({"input": [video(fps=0.1)]}, "InvalidParameter", "input[0].video_url.fps"),
     ({"input": [video(fps=True)]}, "InvalidParameter", "input[0].video_url.fps"),
+    ({"input": [video(fps=5.1)]}, "InvalidParameter", "input[0].video_url.fps"),
+    ({"input": [video(fps="1")]}, "InvalidParameter", "input[0].video_url.fps"),
     ({"input": [video(max_video_tokens=10_239)]}, "InvalidParameter", "input[0].video_url.max_video_tokens"),
+    ({"input": [video(max_video_tokens=204_801)]}, "InvalidParameter", "input[0].video_url.max_video_tokens"),
+    ({"input": [video(min_frame_tokens=15)]}, "InvalidParameter", "input[0].video_url.min_frame_tokens"),
+    ({"input": [video(min_frame_tokens=129)]}, "InvalidParameter", "input[0].video_url.min_frame_tokens"),
+    ({"input": [video(max_frame_tokens=127)]}, "InvalidParameter", "input[0].video_url.max_frame_tokens"),
+    ({"input": [video(max_frame_tokens=641)]}, "InvalidParameter", "input[0].video_url.max_frame_tokens"),
+    ({"input": [video(min_frames=4)]}, "InvalidParameter", "input[0].video_url.min_frames"),
+    ({"input": [video(min_frames=17)]}, "InvalidParameter", "input[0].video_url.min_frames"),
     ({"input": [video(min_frames=5.5)]}, "InvalidParameter", "input[0].video_url.min_frames"),
     ({"model": V250615, "input": [video(fps=1)]}, UNSUPPORTED, "input[0].video_url.fps"),
     ({"model": V250328, "input": [video()]}, "InvalidParameter", "input[0]"),
@@ -134,8 +144,15 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"sparse_embedding": {"type": "on"}}, "InvalidParameter", "sparse_embedding.type"),
     ({"sparse_embedding": ENABLED, "input": [text(), image()]}, "InvalidParameter", "sparse_embedding"),
     ({"model": V250328, "sparse_embedding": ENABLED}, UNSUPPORTED, "sparse_embedding"),
-    ({"multi_embedding": {}}, "InvalidParameter", "multi_embedding"),
-    ({"multi_embedding": ENABLED}, UNSUPPORTED, "multi_embedding"),
+    ({"sparse_embedding": {"type": None}}, "MissingParameter", "sparse_embedding.type"),
+    ({"sparse_embedding": {"type": "disabled"}, "input": [image()]}, "InvalidParameter", "sparse_embedding"),
+    ({"multi_embedding": {}}, "MissingParameter", "multi_embedding.type"),
+    ({"multi_embedding": "enabled"}, "InvalidParameter", "multi_embedding"),
+    ({"multi_embedding": {"type": "on"}}, "InvalidParameter", "multi_embedding.type"),
+    ({"multi_embedding": {**ENABLED, "compression": "gzip"}}, "InvalidParameter", "multi_embedding.compression"),
+    ({"multi_embedding": {**ENABLED, "compression": "blosc2"}}, UNSUPPORTED, "multi_embedding.compression"),
+    ({"model": V250615, "multi_embedding": ENABLED}, UNSUPPORTED, "multi_embedding"),
+    ({"model": V250328, "multi_embedding": {"type": "disabled"}}, UNSUPPORTED, "multi_embedding"),
 ]
 
 
@@ -169,15 +186,18 @@ def test_a_body_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults() -> None:
     """What is absent or null has the contract's default."""
     nulls = dict.fromkeys(("dimensions", "encoding_format", "instructions", "sparse_embedding", "multi_embedding"))
-    expected = EmbeddingRequest(V251215, (TextPart("hello"),), 2048, "float", None, False)
+    expected = EmbeddingRequest(V251215, (TextPart("hello"),), 2048, "float", None, False, None)
     assert parse({}) == parse(nulls) == expected
 
 
 def test_everything_at_once() -> None:
     """All fields are read, several texts may have a sparse vector, and unknown fields are let pass."""
     fields = {"dimensions": 1024, "encoding_format": "base64", "instructions": "", "sparse_embedding": ENABLED, "x": 1}
+    fields["multi_embedding"] = {**ENABLED, "compression": "zstd"}
     request = parse({**fields, "input": [text("a"), {**text("b"), "more": 2}]})
-    assert request == EmbeddingRequest(V251215, (TextPart("a"), TextPart("b")), 1024, "base64", "", True)
+    assert request == EmbeddingRequest(
+        V251215, (TextPart("a"), TextPart("b")), 1024, "base64", "", True, TokenVectors.ZSTD
+    )
 
 
 def test_parts_keep_their_order() -> None:
@@ -223,14 +243,21 @@ def test_the_smallest_and_the_largest_image() -> None:
 
 
 def test_inlined_videos() -> None:
-    """Videos are told apart by their first bytes, and their length is read from either form of the movie header."""
-    avi = b"RIFF\0\0\0\0AVI LIST....avih" + struct.pack("<IIIIII", 56, 40_000, 0, 0, 0, 50)
-    assert [detect_video(data) for data in (make_mp4(), make_mp4(brand=b"qt  "), avi)] == ["mp4", "quicktime", "avi"]
-    assert [video_duration_s(data) for data in (make_mp4(7), make_mp4(7, version=1), avi)] == [7.0, 7.0, 2.0]
-    assert video_duration_s(make_mp4()[:-6]) is None
+    """An inlined video has the length that its header tells, and the sampling that was asked for."""
     (part,) = parse({"input": [video(data_uri(make_mp4(5), "video/mp4"), fps=0.5)]}).parts
     assert isinstance(part, VideoPart)
     assert (part.duration_s, part.sampling.fps) == (5.0, 0.5)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_sampling_at_its_bounds(end: int) -> None:
+    """The least and the most of every sampling argument are taken, and null is as good as absent."""
+    asked = {name: bounds[end] for name, bounds in contract._SAMPLING_RANGES.items()}
+    (part,) = parse({"input": [video(**asked)]}).parts
+    assert isinstance(part, VideoPart)
+    assert dataclasses.asdict(part.sampling) == asked
+    (part,) = parse({"model": V250615, "input": [video(**dict.fromkeys(asked))]}).parts
+    assert part == VideoPart("https://example.com/a.mp4")
 
 
 def test_what_means_the_same_is_paid_once() -> None:
@@ -243,6 +270,7 @@ def test_what_means_the_same_is_paid_once() -> None:
         {"model": V250615},
         {"instructions": ""},
         {"sparse_embedding": ENABLED},
+        {"multi_embedding": ENABLED},
         {"input": [text("hell"), text("o")]},
         {"input": [text("https://example.com/a.jpg")]},
         {"input": [image()]},

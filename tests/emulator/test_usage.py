@@ -1,9 +1,11 @@
 """The token formulas, against the figures that the vendor published."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
-from pipeline.emulator.usage import count_parts, count_tokens, image_tokens, video_tokens
+from pipeline.emulator.usage import count_parts, count_tokens, image_tokens, video_frames, video_tokens
 from pipeline.records import Usage
 
 URL = "https://example.com/a.jpg"
@@ -41,6 +43,28 @@ def test_video_sampling() -> None:
     """Sampling arguments change the number of frames and what a frame costs."""
     sampling = Sampling(fps=0.2, min_frames=5, max_frame_tokens=200, max_video_tokens=204_800)
     assert video_tokens(VideoPart(URL, 60.0, sampling)) == (12 * 6, 12 * 200)
+    fast = Sampling(fps=5.0, min_frame_tokens=64, max_video_tokens=20_000)
+    assert video_tokens(VideoPart(URL, 30.0, fast)) == (150 * 6, 150 * 133)
+
+
+@given(
+    st.floats(0, 1e6) | st.none(),
+    st.builds(
+        Sampling,
+        fps=st.floats(0.2, 5),
+        max_video_tokens=st.integers(10_240, 204_800),
+        min_frame_tokens=st.integers(16, 128),
+        max_frame_tokens=st.integers(128, 640),
+        min_frames=st.integers(5, 16),
+    ),
+)
+def test_sampling_is_kept(duration_s: float | None, sampling: Sampling) -> None:
+    """Whatever the length: frames have their least and most tokens, and a video no more than it may have."""
+    video = VideoPart(URL, duration_s, sampling)
+    frames, (_, tokens) = video_frames(video), video_tokens(video)
+    assert frames >= sampling.min_frames
+    assert sampling.min_frame_tokens * frames <= tokens <= sampling.max_frame_tokens * frames
+    assert tokens <= sampling.max_video_tokens
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,11 @@ NOTE_KEYS = {
 def demo_arguments(place: Any) -> list[str]:
     """The demo's own config, with this test's server, store and output."""
     settings = {"api.base_url": place.url, "store.uri": str(place.store), "output.uri": str(place.output)}
-    return ["run", "configs/demo.yaml", *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
+    return [
+        "run",
+        "configs/demo.yaml",
+        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
+    ]
 
 
 def read_manifests() -> dict[tuple[str, int], dict[str, Any]]:
@@ -51,7 +55,9 @@ def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
     return parts
 
 
-def test_the_demo(place: Any, emulator: Any, start: Callable[..., Any], call: Callable[..., Any], assert_bill: Any) -> None:
+def test_the_demo(
+    place: Any, emulator: Any, start: Callable[..., Any], call: Callable[..., Any], assert_bill: Any
+) -> None:
     """The demo ends with 0, accounts for every row and every token, and a second run sends nothing and writes the same rows."""
     ended = start(*demo_arguments(place)).wait()
     assert ended.code == 0, ended.err

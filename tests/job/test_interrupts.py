@@ -16,7 +16,9 @@ def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any, number: signal.Signals) -> None:
+def test_in_the_middle(
+    make_emulator: Any, make_place: Any, start: Any, assert_bill: Any, number: signal.Signals
+) -> None:
     """The first signal stops the run in order: open requests are kept, the code is 130, and the next run buys only the rest."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)

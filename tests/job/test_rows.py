@@ -25,7 +25,10 @@ def make_texts(name: str, count: int) -> list[str]:
 
 def write_all_formats(folder: Path, count: int) -> dict[str, list[str]]:
     """Write one manifest of each format; return the texts of each, in row order. None has ids."""
-    texts = {name: make_texts(name, count) for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.csv", "e.tsv", "f.parquet")}
+    texts = {
+        name: make_texts(name, count)
+        for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.csv", "e.tsv", "f.parquet")
+    }
     for name, rows in texts.items():
         path = folder / "in" / name
         path.parent.mkdir(exist_ok=True)
@@ -125,7 +128,12 @@ def test_rows_of_every_kind(place: Any, emulator: Any) -> None:
     )
     note = place.run()
     good, bad = place.read("embeddings").sort_by("row"), place.read("failures").sort_by("row")
-    assert list(zip(good["row"].to_pylist(), good["id"].to_pylist(), strict=True)) == [(0, "a"), (3, "b"), (5, "d"), (6, "e")]
+    assert list(zip(good["row"].to_pylist(), good["id"].to_pylist(), strict=True)) == [
+        (0, "a"),
+        (3, "b"),
+        (5, "d"),
+        (6, "e"),
+    ]
     assert bad["row"].to_pylist() == [2, 4, 7, 8]
     assert (note["rows"], note["published"], note["failed"]) == (8, 4, 4)
     assert bad["original"].to_pylist()[0] == "{broken"

@@ -5,11 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.manifest.fingerprint import Fingerprinter, strip_signature
-from pipeline.records import Modality, Part, Request, ServiceKind
+from pipeline.records import Modality, Part, Request, ServiceKind, VideoSampling
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 ARK = Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048)
 PLAIN = Request((Part(TEXT, "天很蓝，海很深"),))
+MULTI = Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048, multi=True)
+SAMPLED = Request(
+    (
+        Part(VIDEO, "https://a.example/v.mp4", VideoSampling(0.5, 20_480, 64, 256, 8)),
+        Part(VIDEO, "/d/v.mp4", VideoSampling(min_frames=5)),
+    )
+)
 FULL = Request(
     (
         Part(TEXT, "blue"),
@@ -41,6 +48,8 @@ FULL = Request(
             "a1bd6b23d0dc0d621a214cec03773c51",
         ),
         (Fingerprinter(ServiceKind.ARK, "ep-1", 1024), PLAIN, (None,), "01f25c8773889d4746bcd6ad0425fe60"),
+        (MULTI, PLAIN, (None,), "MULTI"),
+        (ARK, SAMPLED, (None, "12-34"), "SAMPLED"),
     ],
 )
 def test_fingerprints_are_pinned(
@@ -51,7 +60,10 @@ def test_fingerprints_are_pinned(
 
 
 _strings = st.text(st.characters(codec="utf-8"), max_size=8)
-_parts = st.tuples(st.builds(Part, st.sampled_from(Modality), _strings), st.none() | _strings)
+_samplings = st.builds(
+    VideoSampling, fps=st.none() | st.floats(0.2, 5), min_frames=st.none() | st.integers(5, 16)
+).filter(VideoSampling.set_fields)
+_parts = st.tuples(st.builds(Part, st.sampled_from(Modality), _strings, st.none() | _samplings), st.none() | _strings)
 _worlds = st.tuples(
     st.sampled_from(ServiceKind),
     _strings,
@@ -59,17 +71,21 @@ _worlds = st.tuples(
     st.lists(_parts, min_size=1, max_size=3),
     st.none() | _strings,
     st.booleans(),
+    st.booleans(),
 )
 
 
-def _identify(world: tuple[ServiceKind, str, int | None, list[tuple[Part, str | None]], str | None, bool]) -> bytes:
-    service, model, dimensions, parts, instructions, sparse = world
+World = tuple[ServiceKind, str, int | None, list[tuple[Part, str | None]], str | None, bool, bool]
+
+
+def _identify(world: World) -> bytes:
+    service, model, dimensions, parts, instructions, sparse, multi = world
     request = Request(tuple(part for part, _ in parts), instructions, sparse)
-    return Fingerprinter(service, model, dimensions).of_request(request, [version for _, version in parts])
+    return Fingerprinter(service, model, dimensions, multi).of_request(request, [version for _, version in parts])
 
 
 @given(_worlds, _worlds)
-def test_equal_fingerprints_mean_equal_requests(left: tuple, right: tuple) -> None:  # type: ignore[type-arg]
+def test_equal_fingerprints_mean_equal_requests(left: World, right: World) -> None:
     """Two requests share a fingerprint exactly when nothing that is sent differs."""
     assert (_identify(left) == _identify(right)) == (left == right)
 
@@ -77,8 +93,8 @@ def test_equal_fingerprints_mean_equal_requests(left: tuple, right: tuple) -> No
 @given(st.lists(_strings, min_size=1, max_size=3))
 def test_where_one_part_ends_matters(texts: list[str]) -> None:
     """The same characters cut into other parts are another request."""
-    world = (ServiceKind.ARK, "m", None, [(Part(TEXT, text), None) for text in texts], None, False)
-    joined = (ServiceKind.ARK, "m", None, [(Part(TEXT, "".join(texts)), None)], None, False)
+    world = (ServiceKind.ARK, "m", None, [(Part(TEXT, text), None) for text in texts], None, False, False)
+    joined = (ServiceKind.ARK, "m", None, [(Part(TEXT, "".join(texts)), None)], None, False, False)
     assert (_identify(world) == _identify(joined)) == (len(texts) == 1)
 
 

@@ -1,0 +1,105 @@
+"""A service that goes wrong: every row is published, every attempt that was paid is booked, refusals are remembered."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.emulator.options import FaultShares
+
+ROWS = 2_000
+# Few enough of those that count as a row's tries that hardly ever a row meets three, which would fail it.
+SHARES = FaultShares(
+    rate_429=0.001,
+    rate_429_retry_after=0.004,
+    overload_429=0.004,
+    error_500=0.002,
+    reset=0.002,
+    truncated=0.0015,
+    broken_json=0.0015,
+    wrong_length=0.0015,
+    nan=0.0015,
+)
+
+
+def test_faults_of_every_kind(make_emulator: Any, make_place: Any, assert_vectors: Any, assert_bill: Any) -> None:
+    """Through refusals, 500s, resets and unusable replies all rows get their own vector, and `usage/` is the bill."""
+    emulator = make_emulator(faults=SHARES, retry_after_s=0, seed=3)
+    place = make_place(emulator.url)
+    place.write_texts(ROWS)
+    note = place.run({"limits.failures_allowed": 1})
+    stats = emulator.stats
+    assert note["published"] >= ROWS - 1
+    assert note["published"] + note["failed"] == ROWS
+    assert note["requests_sent"] == stats["received"]
+    assert note["requests_paid"] == stats["paid"] == ROWS + note["unusable"]
+    assert note["tokens"] == stats["tokens"]
+    assert (note["refused"] > 0, note["unusable"] > 0, note["retries"] > note["refused"]) == (True, True, True)
+    table = place.read("embeddings")
+    assert_vectors(table, lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
+    assert_bill(place, stats)
+    assert place.leftovers == []
+
+
+def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
+    """A row whose replies can't be used is paid three times, fails with the flaw as its code, and is bought by the next run."""
+    emulator = make_emulator(faults=FaultShares(nan=1.0))
+    place = make_place(emulator.url)
+    place.write_texts(2)
+    note = place.run()
+    assert (note["published"], note["failed"], note["requests_paid"], note["unusable"]) == (0, 2, 6, 6)
+    assert set(place.read("usage")["outcome"].to_pylist()) == {"unusable"}
+    assert_bill(place, emulator.stats)
+    place.url = make_emulator().url
+    note = place.run()
+    assert (note["published"], note["requests_sent"], note["all_runs"]["requests_paid"]) == (2, 2, 8)
+
+
+@pytest.mark.parametrize("text", ["poison", "a longer text with poison in it"])
+def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., Any], text: str) -> None:
+    """A request that is refused for good fails all of its rows, is not sent again, and is with --retry-failed."""
+    emulator = make_emulator(poison="poison")
+    place = make_place(emulator.url)
+    place.write_rows([{"id": "a", "text": "good"}, {"id": "b", "text": text}, {"id": "c", "text": text}])
+    assert call(*place.arguments("run")).code == 3
+    failures = place.read("failures").to_pylist()
+    assert [row["id"] for row in failures] == ["b", "c"]
+    assert {row["code"] for row in failures} == {"SensitiveContentDetected"}
+    assert {row["original"] for row in failures if row["original"]} <= {
+        f'{{"id": "{name}", "text": "{text}"}}' for name in "bc"
+    }
+    assert emulator.stats["received"] == 2
+
+    assert call(*place.arguments("run")).code == 3
+    assert emulator.stats["received"] == 2
+    assert place.read("failures").to_pylist() == failures
+
+    assert call(*place.arguments("run", {}, "--retry-failed")).code == 3
+    assert emulator.stats["received"] == 3
+    place.url = make_emulator().url
+    assert call(*place.arguments("run", {}, "--retry-failed")).code == 0
+    assert call(*place.arguments("run")).code == 0
+    assert place.note["requests_sent"] == 0
+
+
+def test_a_service_that_is_down(place: Any, call: Callable[..., Any], emulator: Any) -> None:
+    """When every row fails after all its tries the run stops with 4 before it has gone through them all."""
+    place.write_texts(40)
+    place.url = "http://127.0.0.1:9/api/v3"
+    settings = {"limits.attempts_max": 1, "limits.rows_failed_in_a_row_max": 5, "limits.requests_in_flight": 2}
+    place.settings |= {"api.api_key_env": "HOME"}
+    ended = call(*place.arguments("run", settings))
+    assert ended.code == 4
+    assert "rows in a row failed" in ended.err
+    assert place.leftovers == []
+
+
+def test_a_quota_is_kept(make_emulator: Any, make_place: Any) -> None:
+    """At a quota that the server checks by the minute no request is refused."""
+    emulator = make_emulator(rpm=1_200)
+    place = make_place(emulator.url)
+    place.write_texts(30)
+    note = place.run({"quota.rpm": 1_200})
+    assert (note["refused"], emulator.stats["refused"], note["published"]) == (0, 0, 30)
+    assert note["quota"]["binding"] == "rpm"
+    assert 0.5 < note["quota"]["utilisation"] <= 1.0

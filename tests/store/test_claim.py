@@ -1,0 +1,196 @@
+"""One output, one run: by a lock on local files, by a mark with a heartbeat elsewhere."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pipeline.errors import OutputInUse, StoreError
+from pipeline.files import exists, read_bytes, remove_file, write_bytes
+from pipeline.store import claim
+from pipeline.store.claim import MARK_NAME, claim_output
+
+ROOT = Path(__file__).parents[2]
+LEASE_S = 0.4
+
+HOLDER = """
+import sys
+from pipeline.store.claim import claim_output
+with claim_output(sys.argv[1], "run-of-holder", lambda: None):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def _unexpected() -> None:
+    raise AssertionError("nobody took the output over")
+
+
+@contextmanager
+def _holder(output: Path) -> Iterator[subprocess.Popen[str]]:
+    """Hold an output in another process until its stdin is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(output)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    """The message names run and process; the output is free as soon as its holder is killed."""
+    with _holder(tmp_path) as process:
+        with pytest.raises(OutputInUse, match=rf"run run-of-holder \(process {process.pid} on "):  # noqa: SIM117
+            with claim_output(str(tmp_path), "run-of-second", _unexpected):
+                pytest.fail("two hold it")
+        process.kill()
+        process.wait()
+        with claim_output(str(tmp_path), "run-of-third", _unexpected):
+            assert orjson.loads((tmp_path / MARK_NAME).read_bytes())["run"] == "run-of-third"
+
+
+def test_an_output_is_free_after_its_run(tmp_path: Path) -> None:
+    """The folder is made, the mark is there for as long as the run, and a run that fails lets go as well."""
+    output = tmp_path / "deep/output"
+    for _ in range(2):
+        with pytest.raises(StoreError, match="failed"), claim_output(str(output), "run", _unexpected):
+            assert (output / MARK_NAME).exists()
+            raise StoreError("failed")
+        assert not (output / MARK_NAME).exists()
+
+
+def test_a_process_refuses_itself(tmp_path: Path) -> None:
+    """Two runs in one process are two runs."""
+    with claim_output(str(tmp_path), "first", _unexpected):
+        with pytest.raises(OutputInUse, match="run first"), claim_output(str(tmp_path), "second", _unexpected):
+            pytest.fail("two hold it")
+        assert orjson.loads((tmp_path / MARK_NAME).read_bytes())["run"] == "first"
+
+
+def test_the_mark_goes_before_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets the lock next would lose its own mark otherwise, and could not be named to a third."""
+    held = []
+
+    def remove(uri: str) -> None:
+        with pytest.raises(OutputInUse), claim_output(str(tmp_path), "other", _unexpected):
+            pytest.fail("it is held until the mark is gone")
+        held.append(uri)
+        remove_file(uri)
+
+    with claim_output(str(tmp_path), "run", _unexpected):
+        monkeypatch.setattr(claim, "remove_file", remove)
+    assert held == [f"{tmp_path}/{MARK_NAME}"]
+
+
+def test_an_output_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
+    """A file where the folder should be is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file/output"), claim_output(f"{tmp_path}/file/output", "r", _unexpected):
+        pytest.fail("it was claimed")
+
+
+@pytest.fixture
+def output() -> str:
+    """A folder of a storage without locks, as object stores are."""
+    return f"memory://claims/{uuid.uuid4().hex}"
+
+
+def _mark(output: str) -> dict[str, object]:
+    mark: dict[str, object] = orjson.loads(read_bytes(f"{output}/{MARK_NAME}"))
+    return mark
+
+
+def test_a_mark_that_changes_holds_an_output(output: str) -> None:
+    """The holder's beat is seen within a lease, and the second run is told who it is; then the mark goes."""
+    with claim_output(output, "first", _unexpected, lease_s=LEASE_S):
+        with pytest.raises(OutputInUse, match="run first"):  # noqa: SIM117
+            with claim_output(output, "second", _unexpected, lease_s=LEASE_S):
+                pytest.fail("two hold it")
+        assert _mark(output)["run"] == "first"
+    assert not exists(f"{output}/{MARK_NAME}")
+
+
+def test_a_dead_runs_mark_is_taken_over_after_a_lease(output: str) -> None:
+    """A mark that nobody changes for a lease is nobody's."""
+    write_bytes(f"{output}/{MARK_NAME}", orjson.dumps({"run": "dead", "host": "h", "pid": 1, "beat": 5}))
+    begun_s = time.monotonic()
+    with claim_output(output, "second", _unexpected, lease_s=LEASE_S):
+        assert time.monotonic() - begun_s >= LEASE_S
+        assert _mark(output)["run"] == "second"
+
+
+def test_a_run_that_ends_while_it_is_watched_leaves_its_output_free(output: str) -> None:
+    """A mark that goes away is no mark that changes."""
+    uri = f"{output}/{MARK_NAME}"
+    write_bytes(uri, b"whatever")
+    timer = threading.Timer(LEASE_S / 4, remove_file, (uri,))
+    timer.start()
+    with claim_output(output, "second", _unexpected, lease_s=LEASE_S):
+        assert _mark(output)["run"] == "second"
+    timer.join()
+
+
+@pytest.mark.parametrize("other", [b'{"run": "thief"}', b"[1]", b"no JSON", None])
+def test_a_run_hears_that_its_output_was_taken_over(output: str, other: bytes | None) -> None:
+    """Another mark, or none, is noticed at the next beat; what the other run wrote there is left alone."""
+    lost = threading.Event()
+    uri = f"{output}/{MARK_NAME}"
+    with claim_output(output, "first", lost.set, lease_s=LEASE_S):
+        if other is None:
+            remove_file(uri)
+        else:
+            write_bytes(uri, other)
+        assert lost.wait(10)
+    assert read_bytes(uri) == other if other is not None else not exists(uri)
+
+
+def test_a_beat_that_fails_is_made_good_by_the_next(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that fails for a moment does not end a run."""
+    lost = threading.Event()
+    failed = threading.Semaphore(0)
+
+    def fail(*_: object) -> None:
+        failed.release()
+        raise StoreError("cannot write: TimeoutError")
+
+    with claim_output(output, "first", lost.set, lease_s=LEASE_S):
+        before = _mark(output)["beat"]
+        with monkeypatch.context() as patched:
+            patched.setattr(claim, "write_bytes", fail)
+            assert failed.acquire(timeout=10)
+        deadline_s = time.monotonic() + 10
+        while _mark(output)["beat"] == before and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert _mark(output)["beat"] != before
+    assert not lost.is_set()
+
+
+def test_of_two_that_see_no_mark_one_wins(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both write; the later mark stands, and the earlier run sees it before it sends anything."""
+    writes = claim.write_bytes
+
+    def write_then_lose(uri: str, data: bytes) -> None:
+        writes(uri, data)
+        monkeypatch.setattr(claim, "write_bytes", writes)
+        writes(uri, orjson.dumps({"run": "other", "pid": 7, "host": "h"}))
+
+    monkeypatch.setattr(claim, "write_bytes", write_then_lose)
+    with pytest.raises(OutputInUse, match="run other"), claim_output(output, "first", _unexpected, lease_s=LEASE_S):
+        pytest.fail("two hold it")
