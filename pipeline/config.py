@@ -97,7 +97,7 @@ def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
     try:
         return TypeAdapter(Config).validate_python(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem) for problem in error.errors()[:10])) from None
+        raise ConfigError(_explain_all(error)) from None
 
 
 def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
@@ -109,7 +109,7 @@ def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
     try:
         return TypeAdapter(EmulatorOptions).validate_python(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem) for problem in error.errors()[:10])) from None
+        raise ConfigError(_explain_all(error)) from None
 
 
 def describe_config(config: Config) -> dict[str, Any]:
@@ -190,9 +190,17 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
     return f"unknown key {key}: did you mean {nearest}?"
 
 
+def _explain_all(error: ValidationError) -> str:
+    """Write what is wrong, a line for each key; a section is not told that it is no text as well."""
+    problems = error.errors()
+    wanted = [one for one in problems if not (one["type"] == "string_type" and isinstance(one["input"], dict))]
+    return "\n".join(_explain(problem) for problem in (wanted or problems)[:10])
+
+
 def _explain(problem: Any) -> str:
+    steps = [str(step) for step in problem["loc"]]
     key = ".".join(
-        str(step) for step in problem["loc"] if not str(step).startswith(("function", "union", "tuple[", "str"))
+        step for step in steps if not step.startswith(("function", "union", "tuple[", "str")) and not step[0].isupper()
     )
     if problem["type"] in ("missing", "missing_argument"):
         return f"{key} is missing from the config"

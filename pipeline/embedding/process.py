@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.ark.client import ArkClient, read_api_key
+from pipeline.ark.client import ApiOptions, ArkClient, read_api_key
 from pipeline.engine.core import Engine, EngineOptions
 from pipeline.engine.guard import Guard
 from pipeline.engine.recorder import Recorder, StoreTarget
@@ -17,6 +17,8 @@ from pipeline.spec import RunSpec
 from pipeline.store.journal import open_journal
 from pipeline.store.layout import new_segment_id
 from pipeline.store.models import read_model, write_model
+
+MULTI_REPLY_BYTES = 128 * 1024 * 1024
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -43,10 +45,17 @@ def _make_engine(spec: RunSpec) -> Engine:
     guard = Guard(spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model))
     return Engine(
         EngineOptions(limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi),
-        lambda: ArkClient(spec.api, api_key, connections_max=limits.requests_in_flight),
+        lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s),
         Recorder(target, segment_ids(), journal),
         guard,
+    )
+
+
+def _api_options(spec: RunSpec) -> ApiOptions:
+    """Take larger replies where tokens have vectors too: 4 kB each as zstd, 22 kB as numbers (measured)."""
+    return (
+        replace(spec.api, reply_bytes_max=max(spec.api.reply_bytes_max, MULTI_REPLY_BYTES)) if spec.multi else spec.api
     )
 
 

@@ -10,9 +10,8 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar, assert_never
+from dataclasses import dataclass
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from pipeline.ark.models import Capabilities
 from pipeline.emulator.asgi import (
     STAND_IN_HEADER,
     Headers,
@@ -36,13 +34,11 @@ from pipeline.emulator.asgi import (
     send_half,
     wait_for_disconnect,
 )
-from pipeline.emulator.contract import hash_content, parse_request
-from pipeline.emulator.download import is_loopback
 from pipeline.emulator.faults import Fault, FaultChooser
+from pipeline.emulator.jobs import Job, JobReader, run
 from pipeline.emulator.ledger import Ledger
-from pipeline.emulator.media import see_part
 from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.parts import EmbeddingRequest, TextPart
+from pipeline.emulator.parts import EmbeddingRequest
 from pipeline.emulator.quota import Limit, QuotaMeter
 from pipeline.emulator.replies import (
     ErrorReply,
@@ -54,39 +50,20 @@ from pipeline.emulator.replies import (
     refuse,
 )
 from pipeline.emulator.token_vectors import embed_tokens
-from pipeline.emulator.usage import count_usage
 from pipeline.emulator.vectors import embed_parts, embed_sparse
 from pipeline.errors import ConfigError
-from pipeline.records import Usage
 
 API_PATH = "/api/v3"
 EMBEDDINGS_PATH = f"{API_PATH}/embeddings/multimodal"
 STATS_PATH = "/emulator/stats"
 
-_INLINE_BYTES_MAX = 20_000
-"""Larger bodies are worked on in a thread, so that they don't hold up the others."""
-
 _CLIENT_ID_BYTES_MAX = 256
-_DOWNLOADS_MAX = 32
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 ResetConnection = Callable[[Scope], None]
 
 _LIMIT_CODES = {
     Limit.REQUESTS: "ModelAccountRpmRateLimitExceeded",
     Limit.TOKENS: "ModelAccountTpmRateLimitExceeded",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request that keeps to the contract: what it costs, the hash of what it means, and whether it is much work."""
-
-    request: EmbeddingRequest
-    usage: Usage
-    content_hash: bytes
-    large: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +96,7 @@ class Emulator:
         self._faults = FaultChooser(options.faults)
         self._fault_random = random.Random(options.seed)
         self._jitter_random = random.Random(options.seed + 1)
-        self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # each waits: they must not hold up other work
+        self._jobs = JobReader(options)
         self._authorization = _expected_authorization(options.api_key_env)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,7 +120,7 @@ class Emulator:
         """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
         try:
             self._authorize(scope)
-            job = await self._read(await read_body(scope, receive))
+            job = await self._jobs.read(await read_body(scope, receive))
         except Refused as refused:
             self.ledger.rejected += 1
             if self.options.refusals_count and refused.reply.status == 400:
@@ -158,27 +135,6 @@ class Emulator:
             raise refuse("AuthenticationError")
         if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
             raise refuse("AuthenticationError")
-
-    async def _read(self, body: bytes) -> Job:
-        """Read a request, fetch what is behind its loopback URLs, and check it."""
-        large = len(body) > _INLINE_BYTES_MAX
-        request, caps = await _run(large, parse_request, body, self.options.endpoints)
-        if any(not isinstance(part, TextPart) and is_loopback(part.url) for part in request.parts):
-            loop, large = asyncio.get_running_loop(), True
-            looks = [
-                loop.run_in_executor(self._downloads, see_part, part, f"input[{index}]")
-                for index, part in enumerate(request.parts)
-            ]
-            request = replace(request, parts=tuple(await asyncio.gather(*looks)))
-        return await _run(large, self._check, request, caps, large)
-
-    def _check(self, request: EmbeddingRequest, caps: Capabilities, large: bool) -> Job:
-        usage = count_usage(request, caps.context_tokens)
-        _check_context(usage, caps)
-        poison = self.options.poison
-        if poison and any(isinstance(part, TextPart) and poison in part.text for part in request.parts):
-            raise refuse("SensitiveContentDetected", "input")
-        return Job(request, usage, hash_content(request), large)
 
     def _admit(self, job: Job, now_s: float) -> Admitted | ErrorReply:
         options, tokens = self.options, job.usage.total_tokens or 0
@@ -236,14 +192,7 @@ class Emulator:
     async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
         created_s = int(self._clock())
         large = admitted.job.large or admitted.job.request.token_vectors is not None
-        return await _run(large, _encode, admitted, request_id, created_s)
-
-
-async def _run(
-    large: bool, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> Result:
-    """Do what is much work in a thread, and the rest at once."""
-    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
+        return await run(large, _encode, admitted, request_id, created_s)
 
 
 def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
@@ -268,12 +217,6 @@ def _encode_tokens(request: EmbeddingRequest) -> str | npt.NDArray[np.float64] |
     if request.token_vectors is None:
         return None
     return encode_token_vectors(embed_tokens(request.parts, request.dimensions), request.token_vectors)
-
-
-def _check_context(usage: Usage, caps: Capabilities) -> None:
-    tokens = usage.total_tokens or 0
-    if tokens > caps.context_tokens:
-        raise refuse("OutofContextError", "input", f"more than {caps.context_tokens}")
 
 
 def _expected_authorization(api_key_env: str | None) -> bytes | None:

@@ -97,7 +97,7 @@ class Books:
     def _settle_reply(self, tracked: Tracked, reply: Reply, estimate: float, now_s: float) -> None:
         self._settle_usage(tracked, reply.usage, estimate, now_s)
         for counts in self._both(tracked):
-            counts.usage_missing += reply.usage.total_tokens is None
+            counts.usage_missing += reply.usage_missing
 
     def _settle_usage(self, tracked: Tracked, usage: Usage, estimate: float, now_s: float) -> None:
         """Replace the estimate by the service's count; where it does not say, the estimate stands."""
