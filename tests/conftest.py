@@ -1,6 +1,8 @@
 """What every test shares: a clean environment and one Hypothesis profile."""
 
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,3 +20,32 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper() in PROXY_VARIABLES or name.startswith(("ARK_", "ARKBEAM_")):
             monkeypatch.delenv(name)
+
+
+PASSED = pytest.StashKey[set[str]]()
+LAST = "test_contract_table.py"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins the record of tests that passed, by file and name, without parameters."""
+    config.stash[PASSED] = set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the check of the contract's table after the tests that the table names."""
+    items.sort(key=lambda item: item.path.name == LAST)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Records each test that passed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.passed:
+        item.config.stash[PASSED].add(report.nodeid.partition("[")[0].removeprefix("tests/"))
+
+
+@pytest.fixture
+def passed(request: pytest.FixtureRequest) -> set[str]:
+    """The tests that passed in this session so far, as `ark/test_wire.py::test_name`."""
+    return request.config.stash[PASSED]

@@ -205,6 +205,16 @@ def test_a_damaged_segment_is_set_aside_with_a_warning(
     assert _read_all(job) == ({0, 1, 20, 21}, {99})
 
 
+def test_damaged_events_are_set_aside_too(tmp_path: Path) -> None:
+    """Their refusals are asked for again; the run goes on."""
+    job = _job(tmp_path, [_line(text="a")])
+    _fill_store(job)
+    (uri,) = list_parquet(events_folder(job.spec.store.uri))
+    Path(uri).write_bytes(Path(uri).read_bytes()[:-9])
+    assert _read_all(job) == ({0, 1, 10, 11, 20, 21}, set())
+    assert list_parquet(events_folder(job.spec.store.uri)) == []
+
+
 def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sound segment stays where it is: set aside for a time-out, all it holds would be paid for again."""
     job = _job(tmp_path, [_line(text="a")])

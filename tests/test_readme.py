@@ -136,3 +136,9 @@ def test_columns_are_the_schema() -> None:
     (table,) = re.findall(r"\| column of `embeddings/`.*?\n\|[-|]+\|\n(.*?)\n\n", README, re.S)
     named = [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])]
     assert sorted(named) == sorted(embeddings_schema(8, pa.struct([])).names)
+
+
+def test_limits_of_the_promise_are_told() -> None:
+    """What can't be promised stands in the README: lost answers, URLs by name, the sound of videos, access keys."""
+    for words in ("no idempotency", "identified by the URL", "ignores the sound of videos", "AK/SK, are not supported"):
+        assert words in README.replace("\n", " "), words

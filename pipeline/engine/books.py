@@ -8,6 +8,7 @@ from random import Random
 
 from pipeline.ark.errors import Action, ApiError, Pressure
 from pipeline.ark.wire import Reply
+from pipeline.engine.guard import MODEL_CHANGED
 from pipeline.engine.items import Tracked
 from pipeline.engine.outcomes import Counts
 from pipeline.engine.recorder import Recorder
@@ -53,9 +54,12 @@ class Books:
             counts.bought += 1
 
     def refuse_reply(self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float) -> None:
-        """Book a reply that must not be used: paid all the same."""
+        """Book a reply that this run must not use: paid all the same, and another model's vector is kept for later runs."""
         reply = bought.reply
         self._settle_reply(tracked, reply, estimate, now_s)
+        if failure.code == MODEL_CHANGED:
+            self.recorder.bought(bought, None)
+            return
         event = Event(EventKind.UNUSABLE, bought.attempt, failure, reply.usage, reply.id, reply.model, reply.created)
         self.recorder.event(event)
 

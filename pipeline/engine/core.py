@@ -23,7 +23,7 @@ from pipeline.engine.guard import Guard
 from pipeline.engine.items import Item, Room, Tracked
 from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
-from pipeline.engine.recorder import Recorder
+from pipeline.engine.recorder import Batch, Recorder
 from pipeline.errors import ArkbeamError
 from pipeline.pacing.budget import Pacer
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
@@ -31,7 +31,6 @@ from pipeline.store.segments import Bought
 
 _STOP_CHECK_S = 0.2  # the longest sleep that a stop can't cut short
 _IDLE_CHECK_S = 0.02
-_FLUSHES_MAX = 2
 _Answer = TypeVar("_Answer")
 
 
@@ -77,6 +76,10 @@ class Engine:
         self._sinks: set[Sink] = set()
         self._flush_pool = ThreadPoolExecutor(1, thread_name_prefix="arkbeam-flush")
         self._flushing: set[asyncio.Task[None]] = set()
+        self._flush_at_rows = max(
+            1, options.flush_rows * 3 // 4
+        )  # the rest is room for what comes while these are written
+        self._unwritten = 0
         self._quit = asyncio.Event()
         self._more = asyncio.Event()
         self._gate = asyncio.Lock()
@@ -199,7 +202,8 @@ class Engine:
                 self._fail(fault)
             except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not one worker
                 self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
-            while len(self._flushing) > _FLUSHES_MAX:  # the store is slower than the service: hold no more
+            # A kill loses what is not written: `flush_rows` at most, and what is in flight.
+            while self._unwritten >= self._options.flush_rows and self._flushing:
                 await asyncio.wait(self._flushing, return_when=asyncio.FIRST_COMPLETED)
 
     async def _try(self, tracked: Tracked) -> None:
@@ -260,7 +264,8 @@ class Engine:
             return
         self._books.keep(tracked, bought, estimate, now_s)
         self._room.leave(len(tracked.item.body))
-        if self._recorder.is_full(self._options.flush_rows):
+        self._unwritten += 1
+        if self._recorder.is_full(self._flush_at_rows):
             self._flush_soon()
 
     def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
@@ -346,13 +351,14 @@ class Engine:
     def _flush_soon(self) -> None:
         batch = self._recorder.take()
         if batch is not None:
-            task = self._loop.create_task(self._flush(batch.write))
+            task = self._loop.create_task(self._flush(batch))
             self._flushing.add(task)
             task.add_done_callback(self._flushing.discard)
 
-    async def _flush(self, write: Callable[[], None]) -> None:
+    async def _flush(self, batch: Batch) -> None:
         try:
-            await self._loop.run_in_executor(self._flush_pool, write)
+            await self._loop.run_in_executor(self._flush_pool, batch.write)
+            self._unwritten -= len(batch.bought)
         except ArkbeamError as fault:
             self._fail(fault)
         except Exception as error:  # noqa: BLE001 - the same

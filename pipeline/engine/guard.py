@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pipeline.ark.wire import Reply
 from pipeline.records import Failure
 
+MODEL_CHANGED = "model_changed"
+
 
 @dataclass(slots=True)
 class Guard:
@@ -31,7 +33,7 @@ class Guard:
             self.model = reply.model
             return None
         return Failure(
-            "model_changed",
+            MODEL_CHANGED,
             f"the service answers with {reply.model}, the store's vectors are of {self.model}: to buy all anew from "
             "now on, run with --accept-model-change; to keep the old ones, set model.name to their version",
         )

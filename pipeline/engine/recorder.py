@@ -32,7 +32,7 @@ class Batch:
 
     target: StoreTarget
     segments: Iterator[int]
-    bought: Sequence[tuple[Bought, Sink]]
+    bought: Sequence[tuple[Bought, Sink | None]]
     events: Sequence[Event]
 
     def write(self) -> None:
@@ -44,11 +44,11 @@ class Batch:
             write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
         if not self.bought:
             return
-        sinks = {id(sink): sink for _, sink in self.bought}
+        sinks = {id(sink): sink for _, sink in self.bought if sink is not None}
         index = self._write_segment()
         for key, sink in sinks.items():
             rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
-            sink.deliver(index if len(sinks) == 1 else index.take(pa.array(rows)))
+            sink.deliver(index if len(rows) == index.num_rows else index.take(pa.array(rows)))
 
     def _write_segment(self) -> pa.Table:
         segment = next(self.segments)
@@ -68,7 +68,7 @@ class Recorder:
     target: StoreTarget
     segments: Iterator[int]
     journal: Journal
-    _bought: list[tuple[Bought, Sink]] = field(default_factory=list)
+    _bought: list[tuple[Bought, Sink | None]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _oldest_s: float = math.inf
     _multi_bytes: int = 0
@@ -89,8 +89,8 @@ class Recorder:
         """Note a request that ended without a bill."""
         self.journal.unpaid(client_request_id)
 
-    def bought(self, bought: Bought, sink: Sink) -> None:
-        """Keep a result until the next flush."""
+    def bought(self, bought: Bought, sink: Sink | None) -> None:
+        """Keep a result until the next flush; without a sink it is stored for a later run and this one is not told."""
         reply = bought.reply
         self.journal.paid(bought.attempt.client_request_id, reply.id, reply.model, reply.created, reply.usage)
         self._oldest_s = min(self._oldest_s, time.monotonic())

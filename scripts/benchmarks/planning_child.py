@@ -6,11 +6,12 @@ Prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: the pure function
 runner. CONFIG tells what a run's stages know, such as the number of buckets.
 """
 
+import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.config import load_config
 from pipeline.job import prepare_job
 from pipeline.planning import PlanTotals, plan_bucket, split_buckets
 from pipeline.spec import RunSpec
-from pipeline.transforms.plan import PlanRows, SumTotals
+from pipeline.transforms.plan import PlanRows
 from scripts.benchmarks.runs import BenchError
 
 KEYS_ROWS = 131_072  # as Read emits them
@@ -62,14 +63,11 @@ def make_tables(rows: int, known: int) -> _Tables:
 def plan_alone(tables: _Tables, spec: RunSpec) -> PlanTotals:
     """Split into buckets and plan each, as the stages do, without Beam."""
     keys, index = (_by_bucket(pieces, spec.buckets) for pieces in (tables.keys, tables.index))
-    totals = PlanTotals()
-    for bucket in keys:
-        totals = totals.plus(plan_bucket(keys[bucket], index.get(bucket, []), []).totals)
-    return totals
+    return _sum(plan_bucket(keys[bucket], index.get(bucket, []), []).totals for bucket in keys)
 
 
 def plan_through_beam(spec: RunSpec) -> PlanTotals:
-    """Run Plan's transforms over the same tables on the in-process runner."""
+    """Run Plan's transform over the same tables on the in-process runner."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         keys = pipeline | "Keys" >> beam.Create(range(len(_tables.keys))) | beam.FlatMap(_split, "keys", spec.buckets)
         index = (
@@ -79,12 +77,16 @@ def plan_through_beam(spec: RunSpec) -> PlanTotals:
         )
         refused = pipeline | "Refused" >> beam.Create([])
         planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanRows(spec)
-        _ = planned.totals | "Sum" >> SumTotals() | "Note" >> beam.Map(_note)
-    return _totals[-1]
+        _ = planned.totals | "Note" >> beam.Map(_note)
+    return _sum(_totals)
 
 
 def _split(number: int, name: str, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     yield from split_buckets(getattr(_tables, name)[number], buckets)
+
+
+def _sum(totals: Iterable[PlanTotals]) -> PlanTotals:
+    return functools.reduce(PlanTotals.plus, totals, PlanTotals())
 
 
 def _note(totals: PlanTotals) -> None:

@@ -184,6 +184,30 @@ def test_stand_in_is_told_by_its_header() -> None:
     assert call(sends(http(200, BODY, "X-Arkbeam-Stand-In: 1"))).stand_in
 
 
+def test_vectors_of_tokens_are_asked_of_the_reply() -> None:
+    """Where they were asked for they come with the reply; a paid reply without them is named."""
+
+    async def run() -> None:
+        data = json.dumps(DATA | {"multi_embedding": [VECTOR, VECTOR]})
+        async with Server(sends(http(200, BODY.replace(json.dumps(DATA).encode(), data.encode())))) as server:
+            client = ArkClient(options_for(server), KEY, connections_max=2)
+            reply = await embed(client, multi=True)
+            assert reply.multi is not None
+            assert reply.multi.tolist() == [VECTOR, VECTOR]
+            assert (await embed(client)).multi is None
+            server.answer = sends(http(200, BODY))
+            with pytest.raises(ApiError) as caught:
+                await embed(client, multi=True)
+            await client.aclose()
+        assert (caught.value.code, caught.value.paid, caught.value.usage) == (
+            "multi_missing",
+            True,
+            Usage(20, 20, 20, 0),
+        )
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("members", [1, 3])
 def test_gzip_is_undone(members: int) -> None:
     """A compressed reply is read, in several members too."""

@@ -89,6 +89,35 @@ def test_sparse(server: Server) -> None:
     assert "sparse_embedding" not in server.embed(sparse_embedding={"type": "disabled"}).json()["data"]
 
 
+TEXT = {"type": "text", "text": "茶"}
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.jpg"}}
+VIDEO = {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}
+
+
+@pytest.mark.parametrize(
+    ("items", "modalities"),
+    [
+        ([TEXT], "text"),
+        ([IMAGE], "image"),
+        ([VIDEO], "video"),
+        ([IMAGE, TEXT, TEXT], "text and image"),
+        ([VIDEO, TEXT], "text and video"),
+        ([VIDEO, IMAGE], "image and video"),
+    ],
+)
+def test_default_instructions(server: Server, items: list[Any], modalities: str) -> None:
+    """Without instructions the vendor's template for the kinds of input holds; any other string gives another vector."""
+    default = f"Instruction:Compress the {modalities} into one word.\nQuery:"
+    absent, same, other = (
+        server.embed(input=items, instructions=instructions).json() for instructions in (None, default, "Query:")
+    )
+    assert absent["data"]["embedding"] == same["data"]["embedding"] != other["data"]["embedding"]
+    assert absent["usage"] == same["usage"]
+    assert (
+        other["usage"]["prompt_tokens_details"]["text_tokens"] < same["usage"]["prompt_tokens_details"]["text_tokens"]
+    )
+
+
 def test_headers(server: Server) -> None:
     """An answer carries its id, echoes the client's, and says that it comes from a stand-in."""
     headers = {**AUTHORIZED, "X-Client-Request-Id": "mine-1"}

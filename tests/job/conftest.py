@@ -202,7 +202,7 @@ class Started:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=before,
+            preexec_fn=before,  # noqa: PLW1509 - it sets limits alone
         )
 
     def send(self, number: signal.Signals) -> None:
@@ -238,16 +238,20 @@ class RealService:
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Texts that are refused, and with what message."""
 
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Make the reply to a request."""
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Make the reply to a request, and its status."""
         self.requests.append(body)
         text = body["input"][0]["text"]
+        if text in self.refused:
+            return 400, {"error": {"code": "InvalidParameter", "message": self.refused[text]}}
         usage = {"prompt_tokens": REQUEST_TOKENS, "total_tokens": REQUEST_TOKENS}
         details = {"text_tokens": REQUEST_TOKENS, "image_tokens": 0}
         data = {"object": "embedding", "embedding": (-embed([("text", text)], dimensions=DIMENSIONS)).tolist()}
         usage_all = {**usage, "prompt_tokens_details": details}
-        return {"id": f"02{len(self.requests)}", "model": body["model"], "data": data, "usage": usage_all}
+        return 200, {"id": f"02{len(self.requests)}", "model": body["model"], "data": data, "usage": usage_all}
 
 
 @pytest.fixture
@@ -264,7 +268,7 @@ def real_service() -> Iterator[RealService]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             service.authorizations.add(self.headers["Authorization"])
-            self.reply(200, service.answer(body), service.headers)
+            self.reply(*service.answer(body), service.headers)
 
         def reply(self, status: int, document: Any, headers: Mapping[str, str] = {}) -> None:
             data = json.dumps(document).encode()

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from pipeline.emulator.options import FaultShares
 
 ROWS = 2_000
@@ -55,19 +53,17 @@ def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, asser
     assert (note["published"], note["requests_sent"], note["all_runs"]["requests_paid"]) == (2, 2, 8)
 
 
-@pytest.mark.parametrize("text", ["poison", "a longer text with poison in it"])
-def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., Any], text: str) -> None:
+def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
     """A request that is refused for good fails all of its rows, is not sent again, and is with --retry-failed."""
     emulator = make_emulator(poison="poison")
+    text = "a text with poison in it"
     place = make_place(emulator.url)
     place.write_rows([{"id": "a", "text": "good"}, {"id": "b", "text": text}, {"id": "c", "text": text}])
     assert call(*place.arguments("run")).code == 3
     failures = place.read("failures").to_pylist()
     assert [row["id"] for row in failures] == ["b", "c"]
     assert {row["code"] for row in failures} == {"SensitiveContentDetected"}
-    assert {row["original"] for row in failures if row["original"]} <= {
-        f'{{"id": "{name}", "text": "{text}"}}' for name in "bc"
-    }
+    assert [row["original"] for row in failures] == [f'{{"id": "{name}", "text": "{text}"}}' for name in "bc"]
     assert emulator.stats["received"] == 2
 
     assert call(*place.arguments("run")).code == 3

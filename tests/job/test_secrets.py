@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 KEY = "sk-THE-SECRET-KEY-7f3a"
@@ -16,8 +17,6 @@ PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
 
 def find(folder: Path, words: list[str]) -> list[str]:
     """Files below a folder whose bytes, or whose Parquet values, hold one of the words."""
-    import pyarrow.parquet as pq
-
     found = []
     for path in folder.rglob("*"):
         if path.is_file():
@@ -49,15 +48,15 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_key(place: Any, real_service: Any, start: Any) -> None:
-    """The API key is in no file and on no line, also when the service quotes it in an error."""
+    """The API key is in no file and on no line, also when the service quotes it in the error that refuses a row."""
     place.url = real_service.url
-    answer = real_service.answer
-    real_service.headers["X-Echo"] = f"Bearer {KEY}"
-    place.write_rows([{"text": "one"}, {"text": "two"}, "{bad"])
-    del answer
+    real_service.refused["two"] = f"no good for Bearer {KEY}"
+    place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
     ended = start(*place.arguments("run"), ARK_API_KEY=KEY).wait()
     assert ended.code == 3
     assert real_service.authorizations == {f"Bearer {KEY}"}
+    assert place.read("embeddings")["id"].to_pylist() == ["a"]
+    assert {row["id"]: row["code"] for row in place.read("failures").to_pylist()}["b"] == "InvalidParameter"
     assert KEY not in ended.out + ended.err
     assert find(place.folder, [KEY]) == []
 

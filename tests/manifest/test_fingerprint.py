@@ -48,8 +48,8 @@ FULL = Request(
             "a1bd6b23d0dc0d621a214cec03773c51",
         ),
         (Fingerprinter(ServiceKind.ARK, "ep-1", 1024), PLAIN, (None,), "01f25c8773889d4746bcd6ad0425fe60"),
-        (MULTI, PLAIN, (None,), "MULTI"),
-        (ARK, SAMPLED, (None, "12-34"), "SAMPLED"),
+        (MULTI, PLAIN, (None,), "10f5e6aefcd6f51a4ba0c19a858da473"),
+        (ARK, SAMPLED, (None, "12-34"), "dfb52389a39733081ed3bda318d39d8b"),
     ],
 )
 def test_fingerprints_are_pinned(

@@ -97,5 +97,5 @@ def test_waits_grow_with_all_tries() -> None:
 
 def test_a_policy_without_tries_is_refused() -> None:
     """The error names the key of the config."""
-    with pytest.raises(ConfigError, match="limits.attempts_max"):
+    with pytest.raises(ConfigError, match=r"limits\.attempts_max"):
         RetryPolicy(attempts_max=0)

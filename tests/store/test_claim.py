@@ -34,6 +34,12 @@ def _unexpected() -> None:
     raise AssertionError("nobody took the output over")
 
 
+def _claim_and_fail(output: Path) -> None:
+    with claim_output(str(output), "run", _unexpected):
+        assert (output / MARK_NAME).exists()
+        raise StoreError("failed")
+
+
 @contextmanager
 def _holder(output: Path) -> Iterator[subprocess.Popen[str]]:
     """Hold an output in another process until its stdin is closed."""
@@ -70,9 +76,8 @@ def test_an_output_is_free_after_its_run(tmp_path: Path) -> None:
     """The folder is made, the mark is there for as long as the run, and a run that fails lets go as well."""
     output = tmp_path / "deep/output"
     for _ in range(2):
-        with pytest.raises(StoreError, match="failed"), claim_output(str(output), "run", _unexpected):
-            assert (output / MARK_NAME).exists()
-            raise StoreError("failed")
+        with pytest.raises(StoreError, match="failed"):
+            _claim_and_fail(output)
         assert not (output / MARK_NAME).exists()
 
 

@@ -82,9 +82,14 @@ def test_a_piece_ends_where_the_type_of_kept_columns_changes(tmp_path: Path) -> 
 def test_a_piece_whose_writer_failed_is_absent(tmp_path: Path) -> None:
     """A shard that can't be read to its end leaves no half piece behind."""
     folder = rows_folder(str(tmp_path), RUN, SHARD)
-    with pytest.raises(StoreError, match="broken"), PieceWriter(folder) as writer:
-        writer.write(_staged(0, 2, None))
-        raise StoreError("broken")
+
+    def fail() -> None:
+        with PieceWriter(folder) as writer:
+            writer.write(_staged(0, 2, None))
+            raise StoreError("broken")
+
+    with pytest.raises(StoreError, match="broken"):
+        fail()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

@@ -185,7 +185,7 @@ def test_a_flipped_bit_in_a_page_is_an_error(tmp_path: Path, make_bought: MakeBo
     end = column.data_page_offset + column.total_compressed_size
     for place in random.Random(1).sample(range(end - 1_000, end), 50):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        with pytest.raises(StoreError, match="0000000000000005.parquet"):
+        with pytest.raises(StoreError, match=r"0000000000000005\.parquet"):
             read_columns(uri, ["dense"])
 
 

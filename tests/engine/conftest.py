@@ -1,0 +1,180 @@
+"""Engines against real stand-in servers, each in a process of its own."""
+
+import hashlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import schema
+from pipeline.ark.client import ApiOptions, ArkClient
+from pipeline.ark.wire import WireOptions, encode_request
+from pipeline.emulator.app import API_PATH, STATS_PATH
+from pipeline.emulator.options import EmulatorOptions, write_options
+from pipeline.emulator.serve import start_emulator
+from pipeline.emulator.vectors import embed
+from pipeline.engine.core import Engine, EngineOptions
+from pipeline.engine.guard import Guard
+from pipeline.engine.items import Item
+from pipeline.engine.options import LimitsOptions
+from pipeline.engine.outcomes import LaneReport, Sink
+from pipeline.engine.recorder import Recorder, StoreTarget
+from pipeline.pacing.budget import Pacer
+from pipeline.pacing.retry import RetryPolicy
+from pipeline.records import Modality, Part, Request
+from pipeline.store.journal import open_journal
+from pipeline.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
+from pipeline.store.segments import dense_values, read_columns
+
+MODEL = "doubao-embedding-vision-251215"
+DIMENSIONS = 1024
+RUN = "20250101T000000-0123abcd-89ef4567"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A stand-in server in another process. It is shared: count what it was asked by differences."""
+
+    url: str
+
+    def stats(self) -> dict[str, Any]:
+        """Read what it has counted so far."""
+        answer = httpx.get(self.url.removesuffix(API_PATH) + STATS_PATH, trust_env=False)
+        counts: dict[str, Any] = answer.raise_for_status().json()
+        return counts
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Starts a server with given options, or finds the one that has them already."""
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Server:
+            wanted = EmulatorOptions(**options)
+            key = str(write_options(wanted))
+            if key not in servers:
+                servers[key] = Server(stack.enter_context(start_emulator(wanted)))
+            return servers[key]
+
+        yield start
+
+
+def name_of(text: str) -> bytes:
+    """The fingerprint that a text has in these tests."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+@dataclass
+class Rig:
+    """An engine with its store, and what it has stored."""
+
+    engine: Engine
+    store: Path
+    sink: Sink = field(default_factory=Sink)
+    texts: dict[bytes, str] = field(default_factory=dict)
+
+    def items(self, *texts: str, sparse: bool = False, size: int = 0) -> list[Item]:
+        """Make items of texts; `size` pads their bodies with blanks, which JSON ignores."""
+        made = []
+        for text in texts:
+            request = Request((Part(Modality.TEXT, text),), sparse=sparse)
+            body = encode_request(request, WireOptions(MODEL, DIMENSIONS)).ljust(size)
+            made.append(Item(name_of(text), body, Modality.TEXT, sparse, 30.0))
+            self.texts[name_of(text)] = text
+        return made
+
+    def buy(self, *texts: str, batch: int = 64) -> LaneReport:
+        """Submit texts in batches until the engine takes no more, and wait for all of them."""
+        for start in range(0, len(texts), batch):
+            if not self.engine.submit(self.items(*texts[start : start + batch]), self.sink):
+                break
+        return self.engine.finish(self.sink)
+
+    def collect(self) -> tuple[dict[bytes, tuple[int, int]], dict[bytes, tuple[str, str]]]:
+        """Take what the lane was given: where vectors are, and why there are none, by fingerprint."""
+        tables, refused = self.sink.collect()
+        index = schema.concat(tables, schema.INDEX).to_pylist()
+        assert len({row["fingerprint"] for row in index}) == len(index)
+        return (
+            {row["fingerprint"]: (row["segment"], row["row"]) for row in index},
+            {row["fingerprint"]: (row["code"], row["message"]) for row in refused.to_pylist()},
+        )
+
+    def stored(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """Read all segments: rows by segment and place, with the vector as an array."""
+        rows = {}
+        names = ["fingerprint", "sparse", "request_id", "client_request_id", "total_tokens", "attempts", "model"]
+        for uri in list_parquet(segments_folder(str(self.store))):
+            vectors = dense_values(read_columns(uri, ["dense"])["dense"])
+            for at, row in enumerate(read_columns(uri, names).to_pylist()):
+                rows[segment_id(uri), at] = row | {"dense": vectors[at]}
+        return rows
+
+    def events(self) -> list[dict[str, Any]]:
+        """Read all events."""
+        uris = list_parquet(events_folder(str(self.store)))
+        names = [field.name for field in schema.EVENTS if field.name != "created"]
+        tables = [read_columns(uri, names) for uri in uris]
+        return pa.concat_tables(tables).to_pylist() if tables else []
+
+    def journals(self) -> list[Path]:
+        """List the journals that are left."""
+        return sorted(Path(journals_folder(str(self.store))).glob("*/*.log"))
+
+    def check_vectors(self, index: dict[bytes, tuple[int, int]]) -> None:
+        """Check that each fingerprint of an index has the vector of its own text, where the index says."""
+        stored = self.stored()
+        for name, place in index.items():
+            assert stored[place]["fingerprint"] == name
+            expected = embed([("text", self.texts[name])], dimensions=DIMENSIONS)
+            assert np.array_equal(stored[place]["dense"], expected)
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
+    """Makes an engine for a server; retries wait for hundredths of a second. All are closed at the end."""
+    policy = LimitsOptions.retry_policy.fget  # type: ignore[attr-defined]
+
+    def hurry(limits: LimitsOptions) -> RetryPolicy:
+        return replace(policy(limits), wait_s_first=0.01, wait_s_max=0.05)
+
+    monkeypatch.setattr(LimitsOptions, "retry_policy", property(hurry))
+    rigs: list[Rig] = []
+    ids = itertools.count(1)
+
+    def make(
+        server: Server,
+        *,
+        stand_in: bool = True,
+        flush_rows: int = 32,
+        flush_s: float = 10.0,
+        rpm: int = 10**7,
+        model: str | None = None,
+        **limits: Any,
+    ) -> Rig:
+        bounds = LimitsOptions(**({"requests_in_flight": 8, "drain_s": 10.0} | limits))
+        engine = Engine(
+            EngineOptions(bounds, DIMENSIONS, flush_rows, flush_s),
+            lambda: ArkClient(ApiOptions(server.url), "any", connections_max=bounds.requests_in_flight),
+            lambda now_s: Pacer(rpm, 10**10, 1.0, now_s),
+            Recorder(
+                StoreTarget(str(tmp_path), RUN, DIMENSIONS), ids, open_journal(str(tmp_path), RUN, str(len(rigs)))
+            ),
+            Guard(stand_in, model, lambda _: None),
+        )
+        rigs.append(Rig(engine, tmp_path))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.engine.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "arkbeam-engine"]

@@ -1,0 +1,411 @@
+"""The engine against a real server: everything that is submitted is settled, and everything that is paid is booked."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.emulator.options import FaultShares
+from pipeline.engine.core import Engine
+from pipeline.engine.items import ITEMS_MAX
+from pipeline.engine.outcomes import Sink, Stop, StopKind
+from pipeline.errors import ConfigError, StoreError
+from pipeline.pacing.budget import SLACK_S
+from pipeline.store.journal import book_lost_attempts
+from pipeline.store.layout import list_parquet, output_key, segments_folder
+
+pytestmark = pytest.mark.timeout(60)
+
+MakeRig = Callable[..., Any]
+Start = Callable[..., Any]
+INTERRUPT = Stop(StopKind.INTERRUPTED, "interrupted", "Ctrl-C")
+
+
+@pytest.fixture
+def plain(start_server: Start) -> Any:
+    """A server that answers at once and never fails."""
+    return start_server()
+
+
+def _texts(number: int, start: int = 0) -> list[str]:
+    return [f"text number {at}" for at in range(start, start + number)]
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in 20 s"
+        time.sleep(0.01)
+
+
+@dataclass
+class Asked:
+    """What a shared server counted since this was made."""
+
+    server: Any
+
+    def __post_init__(self) -> None:
+        self.before = self.server.stats()
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.server.stats()[name] - self.before[name])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were billed."""
+        return int(self.server.stats()["tokens"]["total"] - self.before["tokens"]["total"])
+
+
+def test_what_is_bought_lands_under_its_own_fingerprint(plain: Any, make_rig: MakeRig) -> None:
+    """Hundreds of items, out of order and over many segments: each has the vector of its own text, and is asked once."""
+    rig, asked = make_rig(plain), Asked(plain)
+    rig.engine.expect(300)
+    report = rig.buy(*_texts(300))
+    index, refused = rig.collect()
+    assert (len(index), refused, report.stop) == (300, {}, None)
+    rig.check_vectors(index)
+    assert len({segment for segment, _ in index.values()}) >= 300 // 64
+    counts = rig.engine.status().counts
+    assert (counts.expected, counts.sent, counts.bought, counts.failed, counts.retries) == (300, 300, 300, 0, 0)
+    assert (asked["received"], asked["paid"], asked.tokens) == (300, 300, counts.total_tokens)
+    assert (report.counts.bought, report.use.requests, report.use.tokens) == (300, 300, counts.total_tokens)
+    stored = rig.stored().values()
+    assert sum(row["total_tokens"] for row in stored) == asked.tokens
+    assert len({row["client_request_id"] for row in stored}) == 300
+    rig.engine.close()
+    assert rig.journals() == []
+
+
+def test_sparse_vectors_are_kept_where_they_were_asked_for(plain: Any, make_rig: MakeRig) -> None:
+    """One lane may ask for both kinds."""
+    rig = make_rig(plain)
+    rig.engine.submit(rig.items("with sparse", sparse=True) + rig.items("without"), rig.sink)
+    rig.engine.finish(rig.sink)
+    found = {rig.texts[row["fingerprint"]]: row["sparse"] for row in rig.stored().values()}
+    assert found["without"] is None
+    assert found["with sparse"]["indices"] == sorted(found["with sparse"]["indices"])
+    assert found["with sparse"]["indices"]
+
+
+def test_lanes_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
+    """Lanes share the open buffer; a segment that holds rows of several tells each of its own alone."""
+    rig = make_rig(plain, flush_rows=1_000)
+    lanes = {sink: _texts(20, 100 * number) for number, sink in enumerate((Sink(), Sink(), Sink()))}
+
+    def run(sink: Sink) -> None:
+        rig.engine.submit(rig.items(*lanes[sink]), sink)
+        assert rig.engine.finish(sink).counts.bought == 20
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(run, lanes))
+    for sink, texts in lanes.items():
+        rig.sink = sink
+        index, _ = rig.collect()
+        assert {rig.texts[name] for name in index} == set(texts)
+        rig.check_vectors(index)
+
+
+FAULTS = FaultShares(
+    rate_429=0.04, rate_429_retry_after=0.03, overload_429=0.04, error_500=0.05, reset=0.04, truncated=0.04,
+    broken_json=0.04, wrong_length=0.04, nan=0.04,
+)  # fmt: skip
+
+
+def test_faults_are_retried_until_everything_is_settled(start_server: Start, make_rig: MakeRig) -> None:
+    """A third of the answers is bad: all items end, each with its own vector or a reason, and the books are the bill."""
+    server = start_server(faults=FAULTS, seed=5, retry_after_s=0)
+    rig, asked = make_rig(server), Asked(server)
+    report = rig.buy(*_texts(250))
+    index, refused = rig.collect()
+    assert set(index) | set(refused) == set(rig.texts)
+    assert not set(index) & set(refused)
+    assert len(index) > 230
+    rig.check_vectors(index)
+    counts = report.counts
+    assert counts.sent == asked["received"]
+    assert counts.retries == counts.sent - 250
+    assert counts.refused > 10
+    assert counts.unusable > 10
+    paid = [event for event in rig.events() if event["paid"]]
+    assert len(paid) == counts.unusable
+    assert len(paid) + len(index) == asked["paid"]
+    assert all(event["kind"] == "unusable" for event in rig.events())
+    assert len({row["client_request_id"] for row in [*rig.stored().values(), *paid]}) == asked["paid"]
+
+
+def test_a_poisonous_text_is_sent_once_and_remembered(start_server: Start, make_rig: MakeRig) -> None:
+    """What the service will never take is one request, one failure with its code, and an event that nobody paid for."""
+    server = start_server(poison="毒")
+    rig, asked = make_rig(server), Asked(server)
+    report = rig.buy(*_texts(20), "有毒", *_texts(20, 20))
+    index, refused = rig.collect()
+    assert (len(index), {rig.texts[name] for name in refused}) == (40, {"有毒"})
+    assert report.counts.failed == 1
+    assert next(iter(refused.values()))[0] == "SensitiveContentDetected"
+    assert (asked["rejected"], asked["received"]) == (1, 41)
+    (event,) = rig.events()
+    assert (event["kind"], event["paid"], event["code"]) == ("refused", False, "SensitiveContentDetected")
+    assert rig.texts[event["fingerprint"]] == "有毒"
+
+
+def test_refusals_are_in_the_store_when_a_lane_has_ended(start_server: Start, make_rig: MakeRig) -> None:
+    """A lane of nothing but refusals writes them before it reports: what is published next reads them."""
+    rig = make_rig(start_server(poison="毒"))
+    rig.buy("毒")
+    assert len(rig.events()) == 1
+
+
+def test_a_services_stop_ends_the_run(start_server: Start, make_rig: MakeRig) -> None:
+    """Nothing but what is in flight is sent after it; what was paid is stored, and the rest is left out."""
+    server = start_server(stop_after=40, stop_code="AccountOverdueError", latency_ms=5)
+    rig, asked = make_rig(server), Asked(server)
+    report = rig.buy(*_texts(500), batch=16)
+    assert report.stop is not None
+    assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "AccountOverdueError")
+    index, refused = rig.collect()
+    assert (len(index), refused) == (40, {})
+    rig.check_vectors(index)
+    assert 41 <= asked["received"] <= 40 + 8
+    assert not rig.engine.submit(rig.items("one more"), rig.sink)
+    assert rig.engine.finish(rig.sink).stop == report.stop
+    assert asked["received"] <= 40 + 8
+
+
+def test_stopping_drains_and_flushes(start_server: Start, make_rig: MakeRig) -> None:
+    """A stop from another thread sends nothing more, and loses nothing that is in flight."""
+    server = start_server(latency_ms=300)
+    rig, asked = make_rig(server), Asked(server)
+    rig.engine.submit(rig.items(*_texts(200)), rig.sink)
+    _wait_for(lambda: rig.engine.status().in_flight == 8)
+    rig.engine.stop(INTERRUPT)
+    rig.engine.stop(Stop(StopKind.SERVICE, "later", "the first reason stays"))
+    report = rig.engine.finish(rig.sink)
+    assert report.stop == INTERRUPT
+    index, refused = rig.collect()
+    assert refused == {}
+    assert len(index) == len(rig.stored()) == asked["paid"] == asked["received"]
+    assert 8 <= len(index) <= 16
+    rig.check_vectors(index)
+    rig.engine.close()
+    assert rig.journals() == []
+
+
+def test_what_does_not_drain_is_left_to_the_journal(start_server: Start, make_rig: MakeRig, tmp_path: Path) -> None:
+    """Requests that never end are given up after `drain_s`, may be billed, and are booked as lost by the next run."""
+    rig = make_rig(start_server(faults=FaultShares(hang=1.0)), drain_s=0.2)
+    rig.engine.submit(rig.items(*_texts(20)), rig.sink)
+    _wait_for(lambda: rig.engine.status().in_flight == 8 and rig.journals()[0].stat().st_size > 8 * 50)
+    rig.engine.stop(INTERRUPT)
+    report = rig.engine.finish(rig.sink)
+    assert report.stop == INTERRUPT
+    assert rig.collect() == ({}, {})
+    rig.engine.close()
+    assert len(rig.journals()) == 1
+    run = rig.journals()[0].parent
+    run.rename(run.with_name("20250101T000000-" + output_key("/out") + "-00000000"))
+    assert book_lost_attempts(str(tmp_path), "/out", count(10**6)) == 8
+    assert {rig.texts[event["fingerprint"]] for event in rig.events()} <= set(_texts(20))
+
+
+def test_closing_lets_waiting_lanes_go(start_server: Start, make_rig: MakeRig) -> None:
+    """An engine that is closed because another stage failed leaves nobody waiting for it."""
+    rig = make_rig(start_server(faults=FaultShares(hang=1.0)), bytes_in_flight=1)
+    ended = []
+
+    def lane() -> None:
+        sink = Sink()
+        while rig.engine.submit(rig.items("x"), sink):
+            pass
+        ended.append(rig.engine.finish(sink))
+
+    threads = [threading.Thread(target=lane) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    _wait_for(lambda: rig.engine.status().in_flight == 1)
+    rig.engine.close()
+    for thread in threads:
+        thread.join(10)
+    assert [report.stop.code for report in ended] == ["closed", "closed"]
+
+
+def test_an_engine_that_has_ended_takes_nothing(plain: Any, make_rig: MakeRig) -> None:
+    """Late calls neither hang nor fail."""
+    rig = make_rig(plain)
+    rig.engine.close()
+    rig.engine.expect(1)
+    rig.engine.stop(INTERRUPT)
+    assert not rig.engine.submit(rig.items("late"), rig.sink)
+    assert rig.engine.finish(rig.sink).counts.sent == 0
+    rig.engine.close()
+
+
+def test_stopping_at_once_is_heard(plain: Any, make_rig: MakeRig) -> None:
+    """An engine may be stopped or closed before its thread has run a line."""
+    for _ in range(8):
+        rig = make_rig(plain)
+        rig.engine.stop(INTERRUPT)
+        assert rig.buy("x").stop == INTERRUPT
+        make_rig(plain).engine.close()
+
+
+def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, plain: Any) -> None:
+    """Whoever asks for the engine hears why there is none, instead of waiting for one that never runs."""
+    rig = make_rig(plain)
+    engine = rig.engine
+
+    def fail() -> Any:
+        raise ConfigError("the proxy can't be used")
+
+    before = threading.active_count()
+    with pytest.raises(ConfigError, match="proxy"):
+        Engine(engine._options, fail, lambda _: engine._pacer, engine._recorder, engine._guard)
+    assert threading.active_count() == before
+
+
+def test_a_store_that_cannot_be_written_ends_the_run(plain: Any, make_rig: MakeRig, tmp_path: Path) -> None:
+    """The lane hears it as a StoreError and nothing hangs; what was paid stays in the journal."""
+    rig = make_rig(plain, flush_rows=4)
+    (tmp_path / "segments").touch()
+    report = rig.buy(*_texts(300), batch=16)
+    assert report.stop is not None
+    assert report.stop.kind is StopKind.FAULT
+    with pytest.raises(StoreError, match="segments"):
+        rig.sink.collect()
+    assert rig.sink.wait_until_done(0)
+    assert not rig.engine.submit(rig.items("more"), rig.sink)
+    rig.engine.close()
+    (journal,) = rig.journals()
+    lines = Counter(line[:1] for line in journal.read_bytes().splitlines())
+    assert lines[b"p"] >= 4
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run(
+    plain: Any, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it a kill would lose the bill: a full disk is a StoreError before the request goes out."""
+    rig, asked = make_rig(plain), Asked(plain)
+    write = os.write
+
+    def fail(file: int, data: bytes) -> int:
+        if data.startswith(b"s "):
+            raise OSError(28, "No space left on device")
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", fail)
+    report = rig.buy(*_texts(50))
+    assert report.stop is not None
+    assert report.stop.kind is StopKind.FAULT
+    with pytest.raises(StoreError, match="No space left"):
+        rig.sink.collect()
+    assert asked["paid"] == 0
+
+
+@pytest.mark.parametrize("fault", ["nan", "wrong_length", "broken_json", "truncated"])
+def test_unusable_answers_are_booked_as_paid(start_server: Start, make_rig: MakeRig, fault: str) -> None:
+    """Each try that brought no vector is an event of its own, with the tokens that could be read; there are three."""
+    server = start_server(faults=FaultShares(**{fault: 1.0}))
+    rig, asked = make_rig(server), Asked(server)
+    report = rig.buy("one", "two")
+    index, refused = rig.collect()
+    assert (index, len(refused)) == ({}, 2)
+    assert (report.counts.sent, report.counts.unusable, report.counts.failed, asked["paid"]) == (6, 6, 2, 6)
+    events = rig.events()
+    assert Counter(event["fingerprint"] for event in events) == dict.fromkeys(rig.texts, 3)
+    assert sorted(event["attempts"] for event in events) == [1, 1, 2, 2, 3, 3]
+    assert len({event["client_request_id"] for event in events}) == 6
+    assert all(event["paid"] and event["kind"] == "unusable" for event in events)
+    if fault in ("nan", "wrong_length"):
+        assert sum(event["total_tokens"] for event in events) == report.counts.total_tokens == asked.tokens
+
+
+def test_a_service_that_is_down_ends_the_run(start_server: Start, make_rig: MakeRig) -> None:
+    """Row after row with all tries spent is no fault of the rows: the run stops instead of failing them all."""
+    server = start_server(faults=FaultShares(error_500=1.0))
+    rig, asked = make_rig(server, rows_failed_in_a_row_max=10), Asked(server)
+    report = rig.buy(*_texts(300))
+    assert report.stop is not None
+    assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "service_unavailable")
+    assert report.counts.bought == 0
+    assert 10 <= report.counts.failed <= 10 + 8
+    assert asked["received"] <= 3 * 300 / 4
+    assert rig.events() == []
+
+
+def test_a_stand_in_where_a_real_service_is_meant_stops_the_run(plain: Any, make_rig: MakeRig) -> None:
+    """Its vectors are neither stored nor given to the lane; what it may have cost is booked."""
+    rig = make_rig(plain, stand_in=False)
+    report = rig.buy(*_texts(100))
+    assert report.stop is not None
+    assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "wrong_service")
+    assert rig.collect() == ({}, {})
+    assert list_parquet(segments_folder(str(rig.store))) == []
+    events = rig.events()
+    assert 1 <= len(events) == report.counts.sent <= 8
+    assert {(event["kind"], event["paid"]) for event in events} == {("unusable", True)}
+
+
+def test_an_answer_of_another_model_stops_the_run(plain: Any, make_rig: MakeRig) -> None:
+    """The store's vectors are of one model: another's are not mixed in."""
+    rig = make_rig(plain, model="doubao-embedding-vision-250615")
+    report = rig.buy(*_texts(50))
+    assert report.stop is not None
+    assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "model_changed")
+    assert rig.stored() == {}
+
+
+def test_one_batch_above_all_bounds_goes_through(plain: Any, make_rig: MakeRig) -> None:
+    """A batch that is larger than what may be in flight is let in alone, and the next one after it."""
+    rig = make_rig(plain, bytes_in_flight=1_000)
+    for start in range(0, 12, 4):
+        assert rig.engine.submit(rig.items(*_texts(4, start), size=2_000), rig.sink)
+    rig.engine.finish(rig.sink)
+    assert len(rig.collect()[0]) == 12
+    assert rig.engine.submit(rig.items(*_texts(ITEMS_MAX + 1, 100)), rig.sink)
+    rig.engine.finish(rig.sink)
+    assert len(rig.collect()[0]) == ITEMS_MAX + 1
+
+
+def test_results_are_written_in_time(plain: Any, make_rig: MakeRig) -> None:
+    """A buffer that does not fill is flushed by the clock: a kill costs no more than `flush_s`."""
+    rig = make_rig(plain, flush_rows=1_000, flush_s=0.2)
+    rig.engine.submit(rig.items("one"), rig.sink)
+    _wait_for(lambda: list_parquet(segments_folder(str(rig.store))) != [])
+    assert rig.sink.wait_until_done(10)
+
+
+def test_the_quota_bounds_what_is_sent(plain: Any, make_rig: MakeRig) -> None:
+    """Requests go out at the pace of the budget, whatever is submitted."""
+    rig = make_rig(plain, rpm=1_200)
+    use = rig.buy(*_texts(20)).use
+    assert use.last_s - use.first_s >= 19 / 20 - SLACK_S
+    assert use.binding == "rpm"
+
+
+def test_a_rate_refusal_holds_everybody_back(start_server: Start, make_rig: MakeRig) -> None:
+    """A server over its quota is asked again after a while, and in the end everything is bought without a failure."""
+    server = start_server(rpm=60, retry_after=True)
+    rig = make_rig(server, requests_in_flight=4)
+    rig.engine.submit(rig.items(*_texts(70)), rig.sink)
+    _wait_for(lambda: rig.engine.status().counts.refused > 0)
+    _wait_for(lambda: rig.engine.status().paused_s > 0)
+    assert rig.engine.status().counts.refused <= 4
+    rig.engine.stop(INTERRUPT)
+    rig.engine.finish(rig.sink)
+    assert len(rig.collect()[0]) == rig.engine.status().counts.bought >= 50
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    """No test leaves a lane behind that still waits."""
+    before = set(threading.enumerate())
+    yield
+    lanes = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("Thread-")]
+    assert not lanes

@@ -1,0 +1,189 @@
+"""What lanes and the engine share: the mailbox, the room, reports, and the engines of a process."""
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import schema
+from pipeline.engine import registry
+from pipeline.engine.items import ITEMS_MAX, Room
+from pipeline.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
+from pipeline.errors import StoreError
+from pipeline.pacing.budget import QuotaUse
+
+pytestmark = pytest.mark.timeout(30)
+
+USE = QuotaUse(1, 1)
+
+
+def _index(*numbers: int) -> pa.Table:
+    names = pa.array([number.to_bytes(16) for number in numbers], schema.FINGERPRINT)
+    return pa.table([names, pa.array(numbers, pa.uint64()), pa.array(numbers, pa.uint32())], schema=schema.INDEX)
+
+
+def test_a_mailbox_is_done_when_every_item_is() -> None:
+    """Delivered, refused or dropped: each counts, and each is given out once."""
+    sink = Sink()
+    assert sink.wait_until_done(0)
+    sink.add(4)
+    sink.deliver(_index(1, 2))
+    sink.refuse(bytes(16), "code", "message")
+    assert not sink.wait_until_done(0)
+    sink.drop(1)
+    assert sink.wait_until_done(0)
+    tables, refused = sink.collect()
+    assert [table.num_rows for table in tables] == [2]
+    assert refused.schema == schema.REFUSED
+    assert refused.to_pylist() == [{"fingerprint": bytes(16), "code": "code", "message": "message"}]
+    assert sink.counts.failed == 1
+    assert sink.collect() == ([], schema.REFUSED.empty_table())
+
+
+def test_a_mailbox_wakes_who_waits() -> None:
+    """By its last item, or by a fault, which every further look at it raises."""
+    for wake in (lambda sink: sink.drop(1), lambda sink: sink.fail(StoreError("full"))):
+        sink = Sink()
+        sink.add(1)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(sink.wait_until_done)
+            wake(sink)
+            assert waiting.result(10)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="full"):
+            sink.collect()
+
+
+def test_failures_are_counted_by_all_threads() -> None:
+    """The engine's thread and the lane's refuse items at once, and none is lost."""
+    sink = Sink()
+
+    def refuse(_: int) -> None:
+        for _ in range(500):
+            sink.add(1)
+            sink.refuse(bytes(16), "a", "b")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(refuse, range(4)))
+    assert (sink.counts.failed, sink.open_items, sink.collect()[1].num_rows) == (2_000, 0, 2_000)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 20)), max_size=20))
+def test_the_room_holds_no_more_than_its_bounds(batches: list[tuple[int, int]]) -> None:
+    """Items and bytes stay within their bounds, unless one batch alone is larger; what left makes room again."""
+    room = Room(bytes_max=30)
+    inside: list[int] = []
+    for items, size in batches:
+        while inside and (len(inside) + items > ITEMS_MAX or sum(inside) + items * size > 30):
+            room.leave(inside.pop())
+        assert room.enter(items, items * size)
+        inside += [size] * items
+        assert (room.items, room.bytes) == (len(inside), sum(inside))
+
+
+@pytest.mark.parametrize(("held", "entering"), [((1, 30), (1, 1)), ((ITEMS_MAX, 0), (1, 0)), ((1, 1), (1, 31))])
+def test_who_does_not_fit_waits(held: tuple[int, int], entering: tuple[int, int]) -> None:
+    """Until there is room, which even a batch above the bound finds once nobody is left; or until the engine stops."""
+    for ends_by_stop in (False, True):
+        room = Room(bytes_max=30)
+        assert room.enter(*held)
+        entered = threading.Event()
+        answers: list[bool] = []
+
+        def enter(room: Room = room, entered: threading.Event = entered, answers: list[bool] = answers) -> None:
+            answers.append(room.enter(*entering))
+            entered.set()
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.05)
+        if ends_by_stop:
+            room.close()
+        else:
+            for at in range(held[0]):
+                room.leave(held[1] if at == 0 else 0)
+        assert entered.wait(10)
+        thread.join()
+        assert answers == [not ends_by_stop]
+
+
+def test_several_waiting_lanes_all_get_in() -> None:
+    """Room that is given back reaches every lane in the end, whoever is woken."""
+    room = Room(bytes_max=10)
+    assert room.enter(1, 10)
+
+    def pass_through(_: int) -> None:
+        for _ in range(50):
+            assert room.enter(1, 10)
+            room.leave(10)
+
+    with ThreadPoolExecutor(4) as pool:
+        passes = [pool.submit(pass_through, at) for at in range(4)]
+        room.leave(10)
+        for one in passes:
+            one.result(20)
+    assert (room.items, room.bytes) == (0, 0)
+
+
+def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
+    """An interrupt outweighs the service's word, that a budget's end; none outweighs nothing; counts add up."""
+    kinds = [StopKind.INTERRUPTED, StopKind.SERVICE, StopKind.BUDGET, None]
+    for order in permutations(kinds):
+        merged = LaneReport(Counts(), USE)
+        for kind in order:
+            merged = merged.merge(LaneReport(Counts(bought=1), USE, kind and Stop(kind, "code", "message")))
+        assert merged.stop == Stop(StopKind.INTERRUPTED, "code", "message")
+        assert merged.counts.bought == 4
+    service = LaneReport(Counts(), USE, Stop(StopKind.SERVICE, "a", "b"))
+    assert LaneReport(Counts(), USE).merge(service).stop == service.stop
+    assert LaneReport(Counts(), USE).merge(LaneReport(Counts(), USE)).stop is None
+
+
+def test_a_moment_tells_rate_and_remaining_time() -> None:
+    """Items bought a second, and the time that the rest takes at that rate; infinite before the first."""
+    moment = Status(Counts(expected=100, bought=20, failed=5), 3, 0.0, 60, 600, 10.0, None)
+    assert (moment.per_s, moment.eta_s) == (2.0, 37.5)
+    assert math.isinf(Status(Counts(expected=1), 0, 0.0, 60, 600, 0.0, None).eta_s)
+
+
+class FakeEngine:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def stop(self, stop: Stop) -> None:
+        """Note the stop."""
+        self.told.append(stop)
+
+    def close(self) -> None:
+        """Note the end."""
+        self.told.append("closed")
+
+
+def test_a_process_has_one_engine_a_run() -> None:
+    """Made once, found by its run, told to stop with all others, and forgotten when it is closed."""
+    made: list[FakeEngine] = []
+
+    def make() -> Any:
+        made.append(FakeEngine())
+        return made[-1]
+
+    stop = Stop(StopKind.INTERRUPTED, "a", "b")
+    assert not registry.stop_engines(stop)
+    with ThreadPoolExecutor(8) as pool:
+        engines = set(pool.map(lambda _: registry.get_engine("run", make), range(50)))
+    assert engines == set(made)
+    assert len(made) == 1
+    assert registry.find_engine("run") is made[0]
+    assert registry.stop_engines(stop)
+    registry.close_engine("run")
+    registry.close_engine("run")
+    assert made[0].told == [stop, "closed"]
+    assert registry.find_engine("run") is None

@@ -1,0 +1,71 @@
+"""What the tests with other people's clients share: a server to ask, and what our own client makes of its answer."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ark.client import ApiOptions, ArkClient
+from pipeline.ark.wire import EncodingFormat, Reply, WireOptions, encode_request
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from pipeline.records import Modality, Part, Request
+
+GOLDEN = Path(__file__).parent.parent / "ark" / "golden"
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """The base URL of a stand-in server in another process."""
+    with start_emulator(EmulatorOptions()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def page_request() -> dict[str, Any]:
+    """The request of the contract page's example, as our own golden file has it."""
+    request: dict[str, Any] = json.loads((GOLDEN / "request_contract_example.json").read_bytes())
+    return request
+
+
+@pytest.fixture(scope="session")
+def page_reply() -> bytes:
+    """The reply of the contract page's example, its elided list filled to 2,048 values."""
+    return (GOLDEN / "reply_contract_example.json").read_bytes()
+
+
+def ask(url: str, body: dict[str, Any]) -> Reply:
+    """Send what a body asks for with our own client, in our own encoding, and decode the answer."""
+    parts = tuple(
+        Part(Modality(item["type"].removesuffix("_url")), item.get("text") or item[item["type"]]["url"])
+        for item in body["input"]
+    )
+    sparse = body.get("sparse_embedding") == {"type": "enabled"}
+    multi = "plain" if body.get("multi_embedding") == {"type": "enabled"} else "off"
+    request = Request(parts, body.get("instructions"), sparse)
+    options = WireOptions(body["model"], body.get("dimensions"), EncodingFormat.BASE64, multi)
+
+    async def embed() -> Reply:
+        client = ArkClient(ApiOptions(base_url=url), "any", connections_max=1)
+        try:
+            return await client.embed(
+                encode_request(request, options),
+                modality=request.modality,
+                client_request_id="ours",
+                dimensions=options.dimensions or 2048,
+                sparse=sparse,
+                multi=multi == "plain",
+            )
+        finally:
+            await client.aclose()
+
+    return asyncio.run(embed())
+
+
+@pytest.fixture
+def ask_with_ours(server_url: str) -> Callable[[dict[str, Any]], Reply]:
+    """Ask the server with our own client."""
+    return lambda body: ask(server_url, body)
