@@ -220,7 +220,7 @@ def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
         ("data:video/mp4;base64,", MP4, None),
         ("data:video/avi;base64,", AVI, None),
         ("data:video/quicktime;base64,", MOV, None),
-        ("data:video/mov;base64,", MOV, None),
+        ("data:video/mov;base64,", MOV, "media_mime"),
         ("data:video/MP4;base64,", MP4, "media_bad_data_uri"),
         ("data:video/avi;base64,", MP4, "media_mime"),
         ("data:video/mp4;base64,", MOV, "media_mime"),

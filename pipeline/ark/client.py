@@ -14,14 +14,15 @@ import os
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from random import Random
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
+from aiohttp.abc import AbstractStreamWriter
 from httpx_aiohttp import AiohttpTransport
 
 from pipeline import __version__
@@ -204,10 +205,11 @@ class ArkClient:
         response: httpx.Response | None = None
         received = bytearray()
         sending = _Sending(on_sending)
-        _sending.set(sending)
         try:
             async with asyncio.timeout(self._timeout_s[modality]):
-                response = await self._transport.handle_async_request(self._new_request(body, client_request_id))
+                response = await self._transport.handle_async_request(
+                    self._new_request(body, client_request_id, sending)
+                )
                 try:
                     await self._receive(response, received)
                 finally:
@@ -226,11 +228,13 @@ class ArkClient:
         """Close all connections; requests under way fail."""
         await self._transport.aclose()
 
-    def _new_request(self, body: bytes, client_request_id: str) -> httpx.Request:
+    def _new_request(self, body: bytes, client_request_id: str, sending: "_Sending") -> httpx.Request:
         headers = self._headers.copy()
         headers["X-Client-Request-Id"] = client_request_id
         headers["Content-Length"] = str(len(body))
-        content = body if len(body) <= _SLICE_BYTES else _slice(body)
+        if len(body) <= _SLICE_BYTES:
+            return _Request(_Body(body, sending), "POST", self._url, headers=headers, extensions=self._extensions)
+        content = _slice(body, sending)
         return httpx.Request("POST", self._url, headers=headers, content=content, extensions=self._extensions)
 
     async def _receive(self, response: httpx.Response, received: bytearray) -> None:
@@ -255,8 +259,9 @@ class ArkClient:
         return error
 
 
-async def _slice(body: bytes) -> AsyncIterator[bytes]:
+async def _slice(body: bytes, sending: "_Sending") -> AsyncIterator[bytes]:
     """Inlined media in pieces: one write of many megabytes would hold up every other call of the loop."""
+    sending.tell()
     for start in range(0, len(body), _SLICE_BYTES):
         yield body[start : start + _SLICE_BYTES]
 
@@ -268,21 +273,41 @@ class _Sending:
     announce: Callable[[], None] | None
     fault: ArkbeamError | None = None
 
+    def tell(self) -> None:
+        """Tell it, in the same step of the loop as the write."""
+        if self.announce is None:
+            return
+        try:
+            self.announce()
+        except ArkbeamError as fault:
+            self.fault = fault
+            raise
 
-_sending: ContextVar[_Sending | None] = ContextVar("arkbeam_sending", default=None)
+
+class _Body(aiohttp.BytesPayload):
+    """A body that tells when it is written, at less cost than the traces of aiohttp, which would tell it, too."""
+
+    def __init__(self, body: bytes, sending: _Sending) -> None:
+        super().__init__(body)
+        self._sending = sending
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Called by aiohttp."""
+        self._sending.tell()
+        await super().write_with_length(writer, content_length)
 
 
-async def _announce(*_: object) -> None:
-    """Called by aiohttp before it writes a piece of a body, in the same step of the loop as the write."""
-    sending = _sending.get()
-    if sending is None or sending.announce is None:
-        return
-    announce, sending.announce = sending.announce, None
-    try:
-        announce()
-    except ArkbeamError as fault:
-        sending.fault = fault
-        raise
+class _Request(httpx.Request):
+    """A request whose content the transport hands to aiohttp as it is."""
+
+    def __init__(self, body: _Body, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._body = body
+
+    @property
+    def content(self) -> Any:
+        """The body."""
+        return self._body
 
 
 def _new_session(transport: AiohttpTransport, connections_max: int) -> aiohttp.ClientSession:
@@ -293,9 +318,7 @@ def _new_session(transport: AiohttpTransport, connections_max: int) -> aiohttp.C
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEPALIVE_S, ssl=transport.ssl_context, ttl_dns_cache=60
     )
-    trace = aiohttp.TraceConfig()
-    trace.on_request_chunk_sent.append(_announce)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace])
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _classify_failure(exc: Exception, response: httpx.Response | None, received: bytearray) -> ApiError:

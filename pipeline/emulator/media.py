@@ -19,7 +19,7 @@ from pipeline.emulator.video import detect_video, video_duration_s
 IMAGE_BYTES_MAX = 10_000_000
 IMAGE_SIDE_PX_MIN = 15
 IMAGE_PIXELS_MAX = 36_000_000 - 1
-VIDEO_BYTES_MAX = 50_000_000
+VIDEO_BYTES_MAX = 52_428_800
 
 URL_IMAGE_SIDE_PX = 624
 """Width and height taken for an image behind a URL that is not fetched: 497 tokens, as in the contract's example."""

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-MEBIBYTE = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class MediaOptions:
@@ -14,11 +12,11 @@ class MediaOptions:
     folders of the manifests."""
     schemes: tuple[str, ...] = ("memory", "s3", "s3a", "gs", "gcs", "tos", "oss", "abfs", "abfss", "az", "hdfs")
     """Object stores that a manifest may name, read with the credentials of the process."""
-    image_bytes_max: int = 10 * MEBIBYTE
-    """An image must be smaller than this."""
-    video_bytes_max: int = 50 * MEBIBYTE
-    """A video may be this large, not larger."""
-    body_bytes_max: int = 64 * MEBIBYTE
+    image_bytes_max: int = 10_000_000
+    """An image must be smaller than this; MB are read as the stricter ones."""
+    video_bytes_max: int = 52_428_800
+    """A video may be this large (50 MiB), not larger."""
+    body_bytes_max: int = 64_000_000
     """Largest request body; an inlined medium must fit in it as base64, which is a third longer than the bytes."""
     side_px_min: int = 15
     """Smallest width and height of an image."""

@@ -31,15 +31,15 @@ _EPILOG = f"""Measures:
 
 {_NAMES}
 
-Figures mean something only on a machine that does nothing else. Runs use temporary folders (TMPDIR says where; some 5 GB at \
-full size), which are removed afterwards; nothing is written into the checkout.
+Figures mean something only on a machine that does nothing else. Runs use temporary folders (TMPDIR says where; some \
+4 GB at full size), which are removed afterwards; nothing is written into the checkout.
 
-Exit codes: 0 every measure was made, whether or not it shows what was asked for; 1 one could not be made; 2 a wrong command \
-line."""
+Exit codes: 0 every measure was made, whether or not it shows what was asked for; 1 one could not be made; 2 a wrong \
+command line."""
 
 
 def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[list[Figure], bool]:
-    """Make the measures, each in a folder that is gone afterwards; return all figures, and whether every one was made."""
+    """Make the measures, each in a folder that is gone afterwards; return the figures, and whether all were made."""
     figures: list[Figure] = []
     complete = True
     for name in names:
@@ -61,7 +61,7 @@ def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[li
 def main(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Measures; none means all.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes: two or three minutes instead of half an hour.")
+        bool, typer.Option("--quick", help="Small sizes: two minutes instead of a quarter of an hour.")
     ] = False,
 ) -> None:
     """Measure what this project promises, and print one table."""

@@ -2,8 +2,8 @@
 
     python -m scripts.benchmarks.bare httpx|ark BASE_URL COUNT WORKERS
 
-`httpx` is a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. Prints {"seconds": …} of the
-loop alone: the encoding is not in it.
+`httpx` is a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. Prints {"seconds": …} of
+the loop alone: the encoding is not in it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""`kill -9` at half of a run, then the same command: what is paid twice, and whether the output and the bill are right."""
+"""`kill -9` at half of a run, then the same command: what is paid twice, whether output and bill are right."""
 
 import time
 from dataclasses import dataclass
@@ -82,11 +82,11 @@ def measure(bench: Bench) -> list[Figure]:
 def _kill_points(rows: int) -> list[int]:
     """Return how often the server was paid when a run is killed: at half; a little later; when most is at stake.
 
-    That is when the open buffer is full and being written, and all requests are in flight again.
+    That is when the open buffer is full or just being written, and most requests are in flight again.
     """
     half = rows // 2
     written = -(-half // FLUSH_ROWS) * FLUSH_ROWS
-    return [half, half + FLUSH_ROWS // 3, written + IN_FLIGHT - 2]
+    return [half, half + FLUSH_ROWS // 3, written + IN_FLIGHT - 8]
 
 
 def _kill_once(bench: Bench, rows: int, point: int) -> Outcome:

@@ -56,8 +56,8 @@ def measure(bench: Bench) -> list[Figure]:
             _mb(owned),
             f"< {ASKED_OWNED_BYTES / 1e6:,.0f} MB",
             owned.peak_bytes < ASKED_OWNED_BYTES,
-            f"{KEPT_BYTES:,} bytes of kept text a row, {OWNED_DIMENSIONS:,}-d, store made by the bench; {owned.wall_s:.0f} s, "
-            f"{owned.cpu_s:.0f} s of CPU",
+            f"{KEPT_BYTES:,} bytes of kept text a row, {OWNED_DIMENSIONS:,}-d, store made by the bench; "
+            f"{owned.wall_s:.0f} s, {owned.cpu_s:.0f} s of CPU",
         ),
     ]
 

@@ -32,7 +32,7 @@ class Checked:
 
 
 def check_vectors(output: Path, texts: Sequence[str]) -> Checked:
-    """Compare every published vector, bit for bit, with the one that the emulator's function makes of the row's text."""
+    """Compare every published vector, bit for bit, with what the emulator's function makes of the row's text."""
     seen: set[int] = set()
     rows = wrong = 0
     for batch in read_batches(output, ["id", "dense"]):

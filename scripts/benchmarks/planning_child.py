@@ -2,8 +2,8 @@
 
     python -m scripts.benchmarks.planning_child CONFIG ROWS KNOWN
 
-Prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: the pure functions, and the same tables through Beam's in-process
-runner. CONFIG tells what a run's stages know, such as the number of buckets.
+Prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: the pure functions, and the same tables through Beam's
+in-process runner. CONFIG tells what a run's stages know, such as the number of buckets.
 """
 
 import functools

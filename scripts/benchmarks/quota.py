@@ -1,7 +1,7 @@
 """How much of the quota is used, and whether the service has to refuse: a minute at 200 ms latency, seen by the server.
 
-As many rows as the quota allows a minute can never be refused: a sliding minute holds them all. So a second run with half as
-many new rows follows at once, into a minute that is still full of the first.
+As many rows as the quota allows a minute can never be refused: a sliding minute holds them all. So a second run with
+half as many new rows follows at once, into a minute that is still full of the first.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class _Spent:
         return cls(stats["paid"], stats["tokens"]["total"], minutes, stats["refused"])
 
     def share(self, amount: int, per_minute: int) -> float:
-        """Return an amount's share of the quota. Between n requests there are n - 1 gaps: the last one's cost is not in."""
+        """Return an amount's share of the quota. Between n requests are n - 1 gaps: the last one's cost is not in."""
         return amount * (1 - 1 / self.requests) / self.minutes / per_minute
 
 

@@ -7,9 +7,9 @@ from random import Random
 import orjson
 
 _VOCABULARY = """
-    amber basket candle ceramic copper cotton curved dark dish drawing early engraved fabric figure folded garden glass green
-    handle harbour indigo ivory lacquer lamp linen map marble mirror mountain narrow old painted paper pattern plate portrait
-    printed river round sculpture shallow silk silver small stone teapot tile vase white wooden woven
+    amber basket candle ceramic copper cotton curved dark dish drawing early engraved fabric figure folded garden glass
+    green handle harbour indigo ivory lacquer lamp linen map marble mirror mountain narrow old painted paper pattern
+    plate portrait printed river round sculpture shallow silk silver small stone teapot tile vase white wooden woven
     青花 茶壶 山水 木刻 丝绸 瓷器 灯笼 屏风 玉石 书法
 """
 _WORDS = _VOCABULARY.split()

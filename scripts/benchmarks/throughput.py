@@ -1,7 +1,7 @@
 """Items a second at zero latency: `arkbeam run` against a loop that only sends and decodes.
 
-Two sizes are run and their difference taken, so that starting up and publishing a first part are in neither side. Rounds are
-interleaved: what else the machine does falls on all sides alike. What is compared is the median.
+Two sizes are run and their difference taken, so that starting up and publishing a first part are in neither side.
+Rounds are interleaved: what else the machine does falls on all sides alike. What is compared is the median.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ SIZES = {Size.FULL: Sizes(10_000, 60_000, 3), Size.QUICK: Sizes(1_000, 5_000, 1)
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """Seconds of one run; `cpu_s` of the whole process, `emulator_s` of the server's, which is the ceiling when it is busy."""
+    """Seconds of one run; `cpu_s` of its whole process, `emulator_s` of the server, the ceiling when it is busy."""
 
     wall_s: float
     cpu_s: float

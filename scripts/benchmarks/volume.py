@@ -56,7 +56,7 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _compare_with_server(site: Site, url: str, texts: list[str]) -> tuple[int, int]:
-    """Ask the server again for the first rows; return how many were asked for, and how many differ from what is published."""
+    """Ask the server again for the first rows; return how many, and how many of them differ from what is published."""
     batch = next(read_batches(site.output, ["id", "dense"])).slice(0, FETCHED_MAX)
     names, dense = batch.column("id").to_pylist(), dense_values(batch.column("dense"))
     with httpx.Client(trust_env=False, headers={"Authorization": "Bearer stand-in"}) as client:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.ark.errors import Action, ApiError, Pressure
-from pipeline.ark.wire import Reply
+from pipeline.ark.wire import Reply, UsageFlaw
 from pipeline.engine.books import Books
 from pipeline.engine.items import Item, Tracked
 from pipeline.engine.outcomes import Sink
@@ -45,7 +45,8 @@ def _fail(books: Books, tracked: Tracked, error: ApiError, sent_s: float, now_s:
 
 def _keep(books: Books, tracked: Tracked, sent_s: float, now_s: float, tokens: int | None = 100) -> None:
     usage = Usage(tokens, tokens, tokens, 0 if tokens is not None else None)
-    reply = Reply("r", "m", 0, np.ones(1, np.float32), None, np.float32(1), usage, None, True)
+    flaw = UsageFlaw.MISSING if tokens is None else None
+    reply = Reply("r", "m", 0, np.ones(1, np.float32), None, np.float32(1), usage, flaw, True)
     books.keep(tracked, Bought(Attempt(bytes(16), "c", 1, (now_s - sent_s) * 1000), reply), 100.0, now_s)
 
 

@@ -226,7 +226,7 @@ def test_closing_lets_waiting_lanes_go(start_server: Start, make_rig: MakeRig) -
             pass
         ended.append(rig.engine.finish(sink))
 
-    threads = [threading.Thread(target=lane) for _ in range(2)]
+    threads = [threading.Thread(target=lane, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     _wait_for(lambda: rig.engine.status().in_flight == 1)

@@ -1,5 +1,6 @@
 """The commands as people meet them: help, progress, inspect, the emulator, options for Beam."""
 
+import io
 import re
 import signal
 from collections.abc import Callable
@@ -7,8 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 
 from pipeline import __version__
+from pipeline.job import run_job
+from pipeline.progress import show_progress
 
 
 def test_version(start: Callable[..., Any]) -> None:
@@ -42,19 +46,37 @@ def test_wrong_use(call: Callable[..., Any], arguments: list[str]) -> None:
     assert ended.err
 
 
-def test_progress_and_summary(make_emulator: Any, make_place: Any, start: Callable[..., Any]) -> None:
-    """Where there is no terminal progress comes in plain lines, with all that is promised; the summary names the output."""
-    place = make_place(make_emulator(latency_ms=250).url)
+def test_summary(place: Any, start: Callable[..., Any]) -> None:
+    """Where there is no terminal all that is printed is plain text, with a summary that names the output's folder."""
     place.write_texts(150)
     ended = start(*place.arguments("run")).wait()
     assert ended.code == 0
     assert "\x1b" not in ended.out + ended.err
-    lines = [line for line in ended.err.splitlines() if "/150 |" in line]
-    assert lines
-    for word in ("items/s", "% of rpm", "% of tpm", "tokens/min", "refused", "retries", "failed", "CNY"):
-        assert word in lines[0]
     assert "150 sent, 150 paid, 0 refused" in ended.out
     assert f"output: {place.output}" in ended.out
+
+
+def test_progress(make_emulator: Any, make_place: Any) -> None:
+    """Plain lines say how far the run is, how fast, how near to the quota, what went wrong, what it costs and how long still."""
+    place = make_place(make_emulator(latency_ms=100).url)
+    place.write_texts(150)
+    job = place.prepare()
+    printed = io.StringIO()
+    with show_progress(job.spec, Console(file=printed), plain_s=0.1):
+        run_job(job)
+    lines = printed.getvalue().splitlines()
+    assert lines[0].startswith("reading and planning")
+    under_way = [line.split(" | ") for line in lines if "/150 |" in line]
+    assert len(under_way) >= 2
+    assert [int(done.partition("/")[0]) for done, *_ in under_way] == sorted(
+        int(done.split("/")[0]) for done, *_ in under_way
+    )
+    for fields in under_way:
+        for word, cell in zip(
+            ("items/s", "of rpm", "tokens/min", "0 refused, 0 retries, 0 failed", "CNY"), fields[1:6], strict=True
+        ):
+            assert word in cell
+    assert any(not fields[1].startswith("0.0 ") and fields[6].endswith("left") for fields in under_way)
 
 
 def test_inspect(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:

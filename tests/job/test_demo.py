@@ -56,9 +56,9 @@ def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_the_demo(
-    place: Any, emulator: Any, start: Callable[..., Any], call: Callable[..., Any], assert_bill: Any
+    place: Any, emulator: Any, start: Any, call: Callable[..., Any], assert_bill: Any, assert_vectors: Any
 ) -> None:
-    """The demo ends with 0, accounts for every row and every token, and a second run sends nothing and writes the same rows."""
+    """The demo ends with 0, every row and every token is accounted for; a second run sends nothing and writes the same rows."""
     ended = start(*demo_arguments(place)).wait()
     assert ended.code == 0, ended.err
     note, stats = place.note, emulator.stats
@@ -69,7 +69,12 @@ def test_the_demo(
     assert note["tokens"] == stats["tokens"]
     assert note["duplicates"] > 0
     assert_bill(place, stats)
-    first = place.read("embeddings")
+    first, failures, source = place.read("embeddings"), place.read("failures"), read_manifests()
+    assert_vectors(first, lambda row: parts_of(source[row["manifest"], row["row"]]), instructions=INSTRUCTIONS)
+    check_rows(first, source)
+    check_files(place)
+    assert len(set(failures["code"].to_pylist())) == failures.num_rows == BAD_ROWS
+    assert {name.partition("-")[0] for name in failures["id"].to_pylist() if ":" not in name} == {"bad"}
 
     ended = call(*demo_arguments(place))
     assert ended.code == 0, ended.err
@@ -77,16 +82,12 @@ def test_the_demo(
     assert place.note["requests_sent"] == place.note["requests_paid"] == 0
     assert place.note["owned"] == place.note["published"] == note["published"]
     assert place.read("embeddings").sort_by("id").equals(first.sort_by("id"))
+    check_files(place)
     assert place.leftovers == []
 
 
-def test_what_the_demo_publishes(place: Any, call: Callable[..., Any], assert_vectors: Any) -> None:
-    """Each row has its own content's vector, the kept columns have their types, and `run.json` tells the truth of the files."""
-    assert call(*demo_arguments(place)).code == 0
-    table, failures, note = place.read("embeddings"), place.read("failures"), place.note
-    assert (place.output / "_SUCCESS").exists()
-    source = read_manifests()
-    assert_vectors(table, lambda row: parts_of(source[row["manifest"], row["row"]]), instructions=INSTRUCTIONS)
+def check_rows(table: pa.Table, source: dict[tuple[str, int], dict[str, Any]]) -> None:
+    """Each row has its manifest's id, kept columns with their types, and a sparse vector if it is text alone."""
     kept = {name: table.schema.field(name).type for name in ("title", "lang", "tags")}
     assert all(pa.types.is_string(kept[name]) or pa.types.is_large_string(kept[name]) for name in ("title", "lang"))
     assert kept["tags"].value_type == pa.string()
@@ -97,13 +98,15 @@ def test_what_the_demo_publishes(place: Any, call: Callable[..., Any], assert_ve
         text_alone = "image" not in original and "video" not in original
         assert (row["sparse"] is not None) == text_alone
     assert set(table["model"].to_pylist()) == {"doubao-embedding-vision-251215-stand-in"}
-    assert len(set(failures["code"].to_pylist())) == failures.num_rows == BAD_ROWS
-    assert {name.partition("-")[0] for name in failures["id"].to_pylist() if ":" not in name} == {"bad"}
-    for file in note["files"]:
+
+
+def check_files(place: Any) -> None:
+    """What `run.json` says of the files is true, and it names all of them."""
+    for file in place.note["files"]:
         path = place.output / file["path"]
         assert file["bytes"] == path.stat().st_size
         assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert file["rows"] == pq.read_metadata(path).num_rows
-    assert {file["path"] for file in note["files"]} == {
+    assert {file["path"] for file in place.note["files"]} == {
         str(path.relative_to(place.output)) for path in place.output.rglob("*.parquet")
     }

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import exit_code
+from pipeline.engine.options import LimitsOptions
+
 BAD = ["{broken", "[]"]
 
 
@@ -15,17 +18,18 @@ def good(count: int) -> list[dict[str, str]]:
     return [{"id": f"id-{number}", "text": f"text {number}"} for number in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("rows", "allowed", "code"),
-    [
-        ([*good(3), *BAD], 2, 0),
-        ([*good(3), BAD[0]], 0, 3),
-        ([*good(98), *BAD], "2%", 0),
-        ([*good(99), *BAD], "1.99%", 3),
-    ],
-)
-def test_failures_allowed(place: Any, call: Callable[..., Any], rows: list[Any], allowed: int | str, code: int) -> None:
-    """Up to `limits.failures_allowed` failure rows, a number or a share of all rows, end with 0; one more with 3."""
+@pytest.mark.parametrize(("allowed", "code"), [(2, 0), (1, 3), ("2%", 0), ("1.9%", 3), ("0%", 3), ("100%", 0)])
+def test_failures_allowed(allowed: int | str, code: int) -> None:
+    """Up to `limits.failures_allowed` of 100 rows, a number or a share, end with 0; two failure rows where one is allowed, with 3."""
+    limits = LimitsOptions(failures_allowed=allowed)
+    assert exit_code({"rows": 100, "failed": 2, "stopped": None}, limits) == code
+
+
+@pytest.mark.parametrize(("rows", "allowed", "code"), [([*good(98), *BAD], "2%", 0), ([*good(3), BAD[0]], 0, 3)])
+def test_failures_of_a_run(
+    place: Any, call: Callable[..., Any], rows: list[Any], allowed: int | str, code: int
+) -> None:
+    """A run publishes its output whatever share has failed; beyond what is allowed it says so and ends with 3."""
     place.write_rows(rows)
     ended = call(*place.arguments("run", {"limits.failures_allowed": allowed}))
     assert ended.code == code
@@ -171,7 +175,7 @@ def test_a_full_disk(place: Any, emulator: Any, start: Callable[..., Any], asser
     place.write_rows(good(10))
     place.run()
     place.write_rows(good(400))
-    settings = {"store.flush_rows": 64}
+    settings = {"store.flush_rows": 128}
     ended = start(*place.arguments("run", settings), before=limit_files).wait()
     assert ended.code == 1
     assert "cannot write" in ended.err

@@ -48,11 +48,11 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_key(place: Any, real_service: Any, start: Any) -> None:
-    """The API key is in no file and on no line, also when the service quotes it in the error that refuses a row."""
+    """The key goes to the service, and into no file and no line, also when the error that refuses a row quotes it."""
     place.url = real_service.url
     real_service.refused["two"] = f"no good for Bearer {KEY}"
     place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
-    ended = start(*place.arguments("run"), ARK_API_KEY=KEY).wait()
+    ended = start(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
     assert ended.code == 3
     assert real_service.authorizations == {f"Bearer {KEY}"}
     assert place.read("embeddings")["id"].to_pylist() == ["a"]
