@@ -11,7 +11,7 @@ from typing import Any
 
 import apache_beam as beam
 import orjson
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.ark.client import endpoint_url, is_stand_in, read_api_key
@@ -242,8 +242,9 @@ def _unwrap(error: BaseException) -> ArkbeamError | KeyboardInterrupt:
 
 def _count_processes(beam_arguments: Sequence[str], lanes: int) -> int:
     """Return how many processes may run lanes at once: one in process, elsewhere as many as there are lanes."""
-    spread = ("--runner", "--direct_running_mode=multi_processing")
-    return lanes if any(argument.startswith(spread) for argument in beam_arguments) else 1
+    mode = PipelineOptions(list(beam_arguments)).view_as(DirectOptions).direct_running_mode
+    named = any(argument.startswith("--runner") for argument in beam_arguments)
+    return lanes if named or mode == "multi_processing" else 1
 
 
 def _book_lost(spec: RunSpec) -> int:

@@ -18,6 +18,7 @@ from pipeline.schema import concat
 from pipeline.spec import RunSpec
 from pipeline.store.events import read_refused
 from pipeline.store.layout import events_folder, list_parquet, segments_folder
+from pipeline.store.models import read_model
 from pipeline.store.run_files import buyers_uri, note_uri, read_block
 from pipeline.store.segments import read_index
 
@@ -113,8 +114,9 @@ def _own_outcomes(spec: RunSpec) -> Outcomes:
     """Read what this very run has in the store: nothing, unless a lane is run again or another went before."""
     segments = list_parquet(segments_folder(spec.store.uri, spec.run))
     events = list_parquet(events_folder(spec.store.uri, spec.run))
+    model = read_model(spec.store.uri, spec.service, spec.wire.model).resolved  # the first try may have met another
     return Outcomes(
-        concat([read_index(uri) for uri in segments], schema.INDEX),
+        concat([read_index(uri, model) for uri in segments], schema.INDEX),
         concat([read_refused(uri) for uri in events], schema.REFUSED),
     )
 

@@ -76,9 +76,7 @@ class Engine:
         self._sinks: set[Sink] = set()
         self._flush_pool = ThreadPoolExecutor(1, thread_name_prefix="arkbeam-flush")
         self._flushing: set[asyncio.Task[None]] = set()
-        self._flush_at_rows = max(
-            1, options.flush_rows * 3 // 4
-        )  # the rest is room for what comes while these are written
+        self._flush_at_rows = max(1, options.flush_rows * 3 // 4)  # the rest is room for what comes meanwhile
         self._unwritten = 0
         self._quit = asyncio.Event()
         self._more = asyncio.Event()

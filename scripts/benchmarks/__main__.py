@@ -1,5 +1,6 @@
 """The command line of the bench."""
 
+import signal
 import sys
 import tempfile
 import time
@@ -69,6 +70,7 @@ def main(
     unknown = [name for name in chosen if name not in MEASURES]
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(MEASURES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders and children go as with Ctrl-C
     size = Size.QUICK if quick else Size.FULL
     figures, complete = run_measures(chosen, size, Console(stderr=True))
     out = Console(width=None if sys.stdout.isatty() else 200)

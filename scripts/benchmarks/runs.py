@@ -124,9 +124,9 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
 def spawn(command: Sequence[str], folder: Path, out: int, err: int, **environment: str) -> "subprocess.Popen[bytes]":
     """Start a command in a folder, with this checkout's packages, and nothing of the user's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARK_", "ARKBEAM_"))}
-    path = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "TMPDIR": str(folder)}  # a killed run leaves temporary files
     return subprocess.Popen(
-        command, cwd=folder, env=kept | path | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        command, cwd=folder, env=kept | ours | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
     )
 
 

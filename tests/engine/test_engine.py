@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -100,12 +99,18 @@ def test_lanes_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
     rig = make_rig(plain, flush_rows=1_000)
     lanes = {sink: _texts(20, 100 * number) for number, sink in enumerate((Sink(), Sink(), Sink()))}
 
+    bought: list[int] = []
+
     def run(sink: Sink) -> None:
         rig.engine.submit(rig.items(*lanes[sink]), sink)
-        assert rig.engine.finish(sink).counts.bought == 20
+        bought.append(rig.engine.finish(sink).counts.bought)
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(run, lanes))
+    threads = [threading.Thread(target=run, args=(sink,), daemon=True) for sink in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert bought == [20, 20, 20]
     for sink, texts in lanes.items():
         rig.sink = sink
         index, _ = rig.collect()
@@ -353,12 +358,14 @@ def test_a_stand_in_where_a_real_service_is_meant_stops_the_run(plain: Any, make
 
 
 def test_an_answer_of_another_model_stops_the_run(plain: Any, make_rig: MakeRig) -> None:
-    """The store's vectors are of one model: another's are not mixed in."""
+    """The store's vectors are of one model: another's were paid for and are kept, but no lane is given them."""
     rig = make_rig(plain, model="doubao-embedding-vision-250615")
     report = rig.buy(*_texts(50))
     assert report.stop is not None
     assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "model_changed")
-    assert rig.stored() == {}
+    assert rig.collect() == ({}, {})
+    assert {row["model"] for row in rig.stored().values()} == {"doubao-embedding-vision-251215-stand-in"}
+    assert 1 <= len(rig.stored()) == report.counts.sent <= 8
 
 
 def test_one_batch_above_all_bounds_goes_through(plain: Any, make_rig: MakeRig) -> None:

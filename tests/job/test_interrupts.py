@@ -39,7 +39,7 @@ def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
 
 def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
     """A second Ctrl-C waits for nothing; what was in flight then is booked as paid by the next run."""
-    emulator = make_emulator(latency_ms=2_000)
+    emulator = make_emulator(latency_ms=1_000)
     place = make_place(emulator.url)
     place.write_texts(40)
     run = start(*place.arguments("run"))
@@ -58,7 +58,7 @@ def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, s
 
 def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
     """At SIGTERM a run waits `limits.drain_s` for open requests and no longer; those it gave up are booked as paid."""
-    emulator = make_emulator(latency_ms=5_000)
+    emulator = make_emulator(latency_ms=3_000)
     place = make_place(emulator.url)
     place.write_texts(10)
     run = start(*place.arguments("run", {"limits.drain_s": 0.2}))
