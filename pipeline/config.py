@@ -31,6 +31,7 @@ from pipeline.store.layout import StoreOptions
 
 CONFIG_BYTES_MAX = 1024 * 1024
 EMULATOR = "emulator"
+_Section = typing.TypeVar("_Section")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +92,20 @@ def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
     """Check a parsed YAML document and make a Config of it. Raises: ConfigError."""
     if not isinstance(raw, dict):
         raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
-    for setting in settings:
-        raw = _set(raw, setting)
-    _check_keys(raw, Config, "")
-    try:
-        return TypeAdapter(Config).validate_python(raw)
-    except ValidationError as error:
-        raise ConfigError(_explain_all(error)) from None
+    return _parse(Config, raw, settings)
 
 
 def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
     """Make the emulator's options of settings such as `rpm=600`. Raises: ConfigError."""
-    raw: dict[str, Any] = {}
+    return _parse(EmulatorOptions, {}, settings)
+
+
+def _parse(section: type[_Section], raw: dict[str, Any], settings: Sequence[str]) -> _Section:
     for setting in settings:
         raw = _set(raw, setting)
-    _check_keys(raw, EmulatorOptions, "")
+    _check_keys(raw, section, "")
     try:
-        return TypeAdapter(EmulatorOptions).validate_python(raw)
+        return TypeAdapter(section).validate_python(raw)
     except ValidationError as error:
         raise ConfigError(_explain_all(error)) from None
 

@@ -54,7 +54,7 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
     engine.expect(sum(block.rows for block in blocks))
     sink, gathered = Sink(), _Gathered()
     with ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media") as pool:
-        for batch in batch_items(_items(blocks, spec, sink, gathered, pool)):
+        for batch in batch_items(_items(blocks, spec, engine, sink, gathered, pool)):
             if not engine.submit(batch, sink):
                 break
             yield from gathered.add(sink)
@@ -92,7 +92,12 @@ class _Gathered:
 
 
 def _items(
-    blocks: Sequence[Block], spec: RunSpec, sink: Sink, gathered: _Gathered, pool: ThreadPoolExecutor
+    blocks: Sequence[Block],
+    spec: RunSpec,
+    engine: Engine,
+    sink: Sink,
+    gathered: _Gathered,
+    pool: ThreadPoolExecutor,
 ) -> Iterator[Item]:
     """Encode the rows of the blocks in the order of the manifest, without those that this run has settled already."""
     own = _own_outcomes(spec)
@@ -104,6 +109,7 @@ def _items(
             buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
         for encoded in encode_rows(buyers, block.shard, spec, pool):
             if isinstance(encoded, Unsendable):
+                engine.expect(-1)  # it is not going to be sent
                 sink.add(1)
                 sink.refuse(encoded.fingerprint, encoded.failure.code, encoded.failure.message)
             else:

@@ -1,7 +1,7 @@
 """One output has one run at a time: it is claimed before the first request and let go at the end.
 
 On local files the claim is an operating-system lock, gone with its process. On object stores it is a mark that its holder
-changes every `HEARTBEAT_S`; whoever finds one watches it for a lease by its own clock, never by file times, and takes over
+changes four times a lease; whoever finds one watches it for a lease by its own clock, never by file times, and takes over
 a mark that did not change.
 """
 
@@ -21,7 +21,6 @@ from pipeline.errors import OutputInUse, StoreError
 from pipeline.files import exists, is_local, join, read_bytes, remove_file, storage_errors, write_bytes
 
 LEASE_S = 10.0
-HEARTBEAT_S = LEASE_S / 4
 LOCK_NAME = ".lock"
 MARK_NAME = ".running.json"
 

@@ -40,8 +40,8 @@ class Publish(beam.PTransform):
         super().__init__()
         self._spec = spec
 
-    def expand(self, settled: Settled) -> PCollection[None]:
-        """Begin, write all parts, commit."""
+    def expand(self, settled: Any) -> PCollection[None]:
+        """Begin, write all parts, commit; takes a Settled."""
         spec = self._spec
         once = settled.totals.pipeline | "Once" >> beam.Create([None])
         report = once | "Merge" >> beam.Map(_merge_reports, AsIter(settled.reports), spec)
