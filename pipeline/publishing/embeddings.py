@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import StoreError
-from pipeline.publishing.parts import PartFile, write_part
+from pipeline.publishing.parts import ROW_GROUP_ROWS, PartFile, write_part
 from pipeline.publishing.rows import Manifests, gather_rows
 from pipeline.spec import PART_ROWS, RunSpec
 from pipeline.store.run_files import take_rows
@@ -37,15 +37,21 @@ def write_embeddings_part(
     wanted = schema.embeddings_schema(spec.dimensions_published or spec.dimensions, manifests.kept)
     refs = sort_refs(refs)
     slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
-    tables = (_embeddings_table(one, segments, manifests, spec, wanted) for one in slices)
+    tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
     return write_part(FOLDER, part, tables, wanted, spec)
 
 
-def _embeddings_table(
+def _embeddings_tables(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
-) -> pa.Table:
-    vectors = _gather_vectors(refs, segments, spec)
+) -> Iterator[pa.Table]:
+    """Gather the rows of a slice at once, since they lie anywhere, and its vectors, which are large, by row group."""
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "kept"])
+    for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
+        vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
+        yield _embeddings_table(rows.slice(start, ROW_GROUP_ROWS), vectors, manifests, wanted)
+
+
+def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
         raise StoreError("a segment of the store does not hold the fingerprints that its index named: run again")
     columns = {name: vectors[name] for name in vectors.column_names} | {

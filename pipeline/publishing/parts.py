@@ -1,7 +1,8 @@
 """How rows are numbered into part files, and how one part file is written."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +51,23 @@ def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.ND
     return np.array([parts[value] for value in values.tolist()], np.int64)[inverse]
 
 
+def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Make each table while the one before it is being written: reading and writing take about as long."""
+    iterator = iter(tables)
+    with ThreadPoolExecutor(1, thread_name_prefix="arkbeam-publish") as pool:
+        coming = pool.submit(next, iterator, None)
+        while (table := coming.result()) is not None:
+            coming = pool.submit(next, iterator, None)
+            yield table
+
+
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
     """Write one part file from tables of one schema, in bounded memory, and hash it."""
     path = f"{folder}/part-{part:05d}.parquet"
     rows = 0
     with writing(join(spec.output_uri, path)) as local:
         with pq.ParquetWriter(local, wanted, **schema.parquet_options(wanted)) as writer:
-            for table in tables:
+            for table in read_ahead(tables):
                 rows += table.num_rows
                 writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
         size = local.stat().st_size
