@@ -51,7 +51,8 @@ def next_wait_s(error: ApiError, tries: Tries, elapsed_s: float, jitter: float, 
         return None
     if error.paid and tries.paid > policy.retries_paid_max:
         return None
-    attempts_max = min(policy.attempts_max, error.attempts_max or policy.attempts_max)
+    own_max = None if error.paid else error.attempts_max  # paid tries have the bound above
+    attempts_max = min(policy.attempts_max, own_max or policy.attempts_max)
     if tries.faults >= attempts_max or tries.refusals >= policy.refusals_max:
         return None
     if error.retry_after_s is not None:

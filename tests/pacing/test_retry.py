@@ -69,6 +69,14 @@ def test_paid_answers_are_bounded() -> None:
     assert unpaid is not None  # its own bound is that of all faults
 
 
+def test_the_users_bound_on_paid_answers_counts() -> None:
+    """`retries_paid` may be raised: an unusable answer's own bound on tries does not lower it again."""
+    policy = replace(POLICY, attempts_max=9, retries_paid_max=4)
+    error = _error(paid=True, attempts_max=3)
+    waits = [next_wait_s(error, Tries(faults=number, paid=number), 0.0, 0.0, policy) for number in (3, 4, 5)]
+    assert [wait is None for wait in waits] == [False, False, True]
+
+
 def test_time_is_bounded() -> None:
     """From `elapsed_s_max` on nothing is tried again, not even when the service says how long to wait."""
     assert _wait(FAULT, Tries(1), elapsed_s=99.9) is not None
