@@ -5,7 +5,7 @@ several owners; what is looked up in is sorted, so that a plan made again, of ta
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -63,10 +63,6 @@ class Estimate:
     cost_cny: float
     minutes: float
     binding: str
-
-    def as_dict(self) -> dict[str, float | str]:
-        """Return the fields by name."""
-        return asdict(self)
 
 
 def count_buckets(manifest_bytes: int) -> int:

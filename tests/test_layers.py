@@ -271,7 +271,7 @@ def test_no_file_names_an_index_or_a_machine() -> None:
 def test_patterns_find_an_index_and_a_machine_path() -> None:
     """The search finds what it is for, and leaves ordinary paths and URLs alone."""
     pattern = re.compile("|".join((*INDEX_PATTERNS, *MACHINE_PATTERNS)))
-    bad = ["--extra-index|-url x", "https://mirror.example/py|pi/simp|le/", "see /wo|rk/main", "'/ro|ot/.cache'"]
+    bad = ["--ex|tra-in|dex-url x", "https://mirror.example/py|pi/simp|le/", "see /wo|rk/main", "'/ro|ot/.cache'"]
     good = ["a framework/main", "s3://bucket/work/x", "out/work/y", "https://example.com/simpler", "$root/scripts"]
     assert [line for line in bad if not pattern.search(line.replace("|", ""))] == []
     assert [line for line in good if pattern.search(line)] == []
