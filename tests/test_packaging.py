@@ -19,7 +19,7 @@ import pipeline
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", ".ci/run")
-EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "test", "dev"}
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif", "test", "dev"}
 NOT_FOUND = 2
 
 

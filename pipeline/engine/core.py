@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from pipeline.ark.client import ArkClient, new_client_request_id
 from pipeline.ark.errors import Action, ApiError
+from pipeline.engine.admission import Admission
 from pipeline.engine.books import Books
 from pipeline.engine.guard import Guard
 from pipeline.engine.items import Item, Room, Tracked
@@ -29,7 +30,6 @@ from pipeline.pacing.budget import Pacer
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
 from pipeline.store.segments import Bought
 
-_STOP_CHECK_S = 0.2  # the longest sleep that a stop can't cut short
 _IDLE_CHECK_S = 0.02
 _Answer = TypeVar("_Answer")
 
@@ -63,6 +63,7 @@ class Engine:
         self._random = random.Random()
         self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
         self._pacer = make_pacer(time.monotonic())
+        self._admission = Admission(self._pacer)
         self._books = Books(self._pacer, recorder, self._policy, self._random)
         self._room = Room(options.limits.bytes_in_flight)
         self._fresh: deque[Tracked] = deque()
@@ -80,7 +81,6 @@ class Engine:
         self._unwritten = 0
         self._quit = asyncio.Event()
         self._more = asyncio.Event()
-        self._gate = asyncio.Lock()
         self._calls = threading.RLock()  # re-entrant: a signal handler may call while its own thread does
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
@@ -208,7 +208,7 @@ class Engine:
         """Send one request once. Raises ApiError as the client does."""
         item, books = tracked.item, self._books
         estimate = books.estimate(tracked)
-        if not await self._admit(estimate):
+        if not await self._admission.enter(estimate):
             self._drop([tracked])
             return
         sent_s = time.monotonic()
@@ -239,18 +239,6 @@ class Engine:
         now_s = time.monotonic()
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
         self._settle_reply(tracked, bought, estimate, now_s)
-
-    async def _admit(self, tokens: float) -> bool:
-        """Wait for both budgets, in order of arrival; False when the run stops meanwhile."""
-        async with self._gate:
-            while self._stop is None:
-                now_s = time.monotonic()
-                wait_s = self._pacer.wait_s(now_s)
-                if wait_s <= 0:
-                    self._pacer.admit(tokens, now_s)
-                    return True
-                await asyncio.sleep(min(wait_s, _STOP_CHECK_S))
-            return False
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
@@ -304,6 +292,7 @@ class Engine:
         if self._stop is not None:
             return
         self._stop = stop
+        self._admission.close()
         self._room.close()
         for handle, _ in self._waiting.values():
             handle.cancel()

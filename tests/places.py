@@ -29,7 +29,7 @@ from pipeline.emulator.vectors import embed
 from pipeline.job import plan_job, prepare_job, run_job
 from pipeline.planning import PlanTotals
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 1024
 WAIT_S = 60.0
