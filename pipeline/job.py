@@ -3,6 +3,8 @@
 import logging
 import re
 import secrets
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +15,16 @@ import apache_beam as beam
 import orjson
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.ark.client import endpoint_url, is_stand_in, read_api_key
 from pipeline.ark.models import check_options, dimensions_published, dimensions_stored, notes
 from pipeline.ark.wire import wire_options
 from pipeline.config import Config, describe_config
 from pipeline.embedding import segment_ids
+from pipeline.embedding.stops import write_stop
 from pipeline.engine.outcomes import Stop, StopKind
-from pipeline.engine.registry import close_engine, stop_engines
+from pipeline.engine.registry import close_engine, stop_engines, telling_others
 from pipeline.errors import ArkbeamError, ConfigError, ManifestError, StoreError
 from pipeline.files import absolute, read_bytes, remove_folder, write_bytes
 from pipeline.manifest.context import ReadContext
@@ -157,7 +161,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
         job = replace(job, spec=spec)
         try:
-            with _pipeline(beam_arguments) as pipeline:
+            with _telling_workers(spec), _pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, job)
             note: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run, "result")))
         finally:
@@ -204,12 +208,36 @@ def _pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     options = PipelineOptions(list(beam_arguments))
     named = any(argument.startswith("--runner") for argument in beam_arguments)
     _check_beam_arguments(beam_arguments, options, named)
-    pipeline = beam.Pipeline(options=options) if named else beam.Pipeline(runner=FnApiRunner(), options=options)
+    pipeline = beam.Pipeline(options=options) if named else beam.Pipeline(_make_runner(options), options=options)
     yield pipeline
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
         raise _unwrap(error) from error
+
+
+def _make_runner(options: PipelineOptions) -> FnApiRunner:
+    """Make the in-process runner; for workers in processes of their own, with such as obey this process alone.
+
+    Ctrl-C on a terminal, and a service manager's SIGTERM, reach every process of a run, and would end workers with what
+    they hold; Beam's own command for them does not say otherwise, so it is given here in place of its mode.
+    """
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return FnApiRunner()
+    direct.direct_running_mode = "in_memory"
+    command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+@contextmanager
+def _telling_workers(spec: RunSpec) -> Iterator[None]:
+    """Let whoever stops this process's engines stop those of its workers as well."""
+    if spec.processes == 1:
+        yield
+        return
+    with telling_others(lambda stop: write_stop(spec, stop)):
+        yield
 
 
 def _check_beam_arguments(arguments: Sequence[str], options: PipelineOptions, named: bool) -> None:
@@ -235,7 +263,7 @@ def _unwrap(error: BaseException) -> ArkbeamError | KeyboardInterrupt:
         cause = cause.__cause__ or cause.__context__
     quoted = _QUOTED_ERROR.findall(str(error))
     if not quoted:
-        return ArkbeamError(f"the pipeline failed: {error}")
+        return ArkbeamError(f"the pipeline failed: {error}; what was paid is in the store, the same command goes on")
     name, message = quoted[-1]
     return _ERRORS[name](_WHILE_RUNNING.sub("", message))
 

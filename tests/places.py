@@ -137,7 +137,11 @@ class Place:
 
     def read(self, name: str) -> pa.Table:
         """Read `embeddings`, `failures` or `usage`."""
-        return pq.read_table(self.output / name)
+        return self.read_from(self.output, name)
+
+    def read_from(self, output: str | Path, name: str) -> pa.Table:
+        """Read the same of an output elsewhere."""
+        return pq.read_table(Path(output) / name)
 
     @property
     def leftovers(self) -> list[str]:
@@ -289,6 +293,12 @@ def real_service() -> Iterator[RealService]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def say() -> Callable[[str], object]:
+    """Prints a figure that a test has measured: `pytest -s` shows it."""
+    return lambda figure: sys.stdout.write(f"{figure}\n")
 
 
 @pytest.fixture

@@ -171,6 +171,29 @@ def _classify_unknown_refusal(code: str) -> Verdict:
     return _RPM if "RPM" in upper or "RATELIMIT" in upper else _OVERLOAD
 
 
+# What a person does about a stop; the first pattern that matches "<status> <code>".
+_ADVICE = (
+    ("401 *", "check the API key in the variable that api.api_key_env names"),
+    ("403 *Overdue*", "pay what the account owes, then run the same command"),
+    ("403 *", "give the key's account access to the model in the Ark console"),
+    ("404 *", "check model.name, and that the account has opened the model"),
+    ("429 *", "raise or wait for the account's quota in the Ark console, then run the same command"),
+    ("400 *", "check model.name and the endpoint in the Ark console"),
+    ("3?? *", "the address is wrong or has moved"),
+    ("4?? *", "check api.base_url, the account and its payment"),
+    ("None tls_certificate", "check api.base_url and this machine's certificates"),
+    ("None *", "check api.base_url"),
+)
+
+
+def advise(error: ApiError) -> str:
+    """Say what a person does about an error that stops the run."""
+    name = f"{error.status} {error.code}"
+    return next(
+        (advice for pattern, advice in _ADVICE if fnmatchcase(name, pattern)), "see the service's documentation"
+    )
+
+
 def error_from_status(status: int, body: bytes, headers: Mapping[str, str], now_s: float) -> ApiError:
     """Make the error for an answer that is no success. `headers` ignore case; `now_s` is in seconds since 1970."""
     code, message, request_id = decode_error(status, body)

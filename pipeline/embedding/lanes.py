@@ -2,24 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.embedding.requests import MEDIA_THREADS, Unsendable, batch_items, encode_rows
+from pipeline.embedding.stops import read_stop, write_stop
 from pipeline.engine.core import Engine
 from pipeline.engine.items import Item
-from pipeline.engine.outcomes import LaneReport, Sink, Stop, StopKind
-from pipeline.files import exists, read_bytes, write_bytes
+from pipeline.engine.outcomes import LaneReport, Sink
 from pipeline.schema import concat
 from pipeline.spec import RunSpec
 from pipeline.store.events import read_refused
 from pipeline.store.layout import events_folder, list_parquet, segments_folder
 from pipeline.store.models import read_model
-from pipeline.store.run_files import buyers_uri, note_uri, read_block
+from pipeline.store.run_files import buyers_uri, read_block
 from pipeline.store.segments import read_index
 
 _EMIT_ROWS = 65_536
@@ -48,7 +47,7 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
     A lane that an engine runs again leaves out what its first try already bought. Once a run stops, here or in another
     process, the rest is left out too: whatever is in no outcome was not bought.
     """
-    stopped = _read_stop(spec)
+    stopped = read_stop(spec)
     if stopped is not None:
         engine.stop(stopped)
     engine.expect(sum(block.rows for block in blocks))
@@ -60,7 +59,7 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
             yield from gathered.add(sink)
     report = engine.finish(sink)
     if report.stop is not None:
-        write_bytes(note_uri(spec.store.uri, spec.run, "stop"), orjson.dumps(asdict(report.stop)))
+        write_stop(spec, report.stop)
     yield from gathered.add(sink)
     yield gathered.take()
     yield report
@@ -133,12 +132,3 @@ def _only(table: pa.Table, buyers: pa.Table) -> pa.Table:
 
 def _is_in(table: pa.Table, others: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(table["fingerprint"], value_set=others["fingerprint"].combine_chunks())
-
-
-def _read_stop(spec: RunSpec) -> Stop | None:
-    """Read why another lane of this run stopped, if one did."""
-    uri = note_uri(spec.store.uri, spec.run, "stop")
-    if not exists(uri):
-        return None
-    note = orjson.loads(read_bytes(uri))
-    return Stop(StopKind(note["kind"]), note["code"], note["message"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.ark.client import ApiOptions, ArkClient, read_api_key
+from pipeline.embedding.stops import watch_stop
 from pipeline.engine.core import Engine, EngineOptions
 from pipeline.engine.guard import Guard
 from pipeline.engine.recorder import Recorder, StoreTarget
@@ -26,7 +27,7 @@ def open_engine(spec: RunSpec) -> Engine:
 
     Raises: ConfigError when the API key is not in the environment.
     """
-    return get_engine(spec.run, lambda: _make_engine(spec))
+    return get_engine(spec.run, lambda: _start_engine(spec))
 
 
 def segment_ids() -> Iterator[int]:
@@ -35,6 +36,13 @@ def segment_ids() -> Iterator[int]:
     while True:
         previous = new_segment_id(time.time(), secrets.randbits(22), previous)
         yield previous
+
+
+def _start_engine(spec: RunSpec) -> Engine:
+    engine = _make_engine(spec)
+    if spec.processes > 1:
+        watch_stop(spec, engine)
+    return engine
 
 
 def _make_engine(spec: RunSpec) -> Engine:

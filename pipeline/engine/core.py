@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.ark.client import ArkClient, new_client_request_id
-from pipeline.ark.errors import Action, ApiError
+from pipeline.ark.errors import Action, ApiError, advise
 from pipeline.engine.admission import Admission
 from pipeline.engine.books import Books
 from pipeline.engine.guard import Guard
@@ -259,7 +259,7 @@ class Engine:
         item = tracked.item
         if error.action is Action.STOP:
             self._drop([tracked])
-            self._begin_stop(Stop(StopKind.SERVICE, error.code, error.message))
+            self._begin_stop(Stop(StopKind.SERVICE, error.code, f"{error.message} ({advise(error)})"))
             return
         item.tries = item.tries.plus(error)
         elapsed_s = time.monotonic() - item.first_sent_s

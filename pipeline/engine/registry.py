@@ -4,12 +4,14 @@ A module-level object, because a pipeline is pickled: what hangs off it would be
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pipeline.engine.core import Engine
 from pipeline.engine.outcomes import Stop
 
 _engines: dict[str, Engine] = {}
+_others: list[Callable[[Stop], None]] = []
 _lock = threading.Lock()
 
 
@@ -26,12 +28,24 @@ def find_engine(run: str) -> Engine | None:
     return _engines.get(run)
 
 
+@contextmanager
+def telling_others(tell: Callable[[Stop], None]) -> Iterator[None]:
+    """Have stops told to engines of other processes as well, by `tell`, for the length of the block."""
+    _others.append(tell)
+    try:
+        yield
+    finally:
+        _others.remove(tell)
+
+
 def stop_engines(stop: Stop) -> bool:
-    """Tell every engine of this process to stop; False when there is none to tell."""
+    """Tell every engine of this process to stop, and those of others; False when there is none to tell."""
     engines = list(_engines.values())  # no lock: a signal handler may hold the thread that has it
     for engine in engines:
         engine.stop(stop)
-    return bool(engines)
+    for tell in _others:
+        tell(stop)
+    return bool(engines or _others)
 
 
 def close_engine(run: str) -> None:

@@ -20,6 +20,7 @@ from pipeline.ark.errors import (
     ApiError,
     Pressure,
     Verdict,
+    advise,
     classify_exception,
     classify_status,
     error_from_status,
@@ -128,6 +129,16 @@ def test_every_answer_has_a_verdict(status: int, code: str, message: str) -> Non
     verdict = classify_status(status, code, message)
     assert verdict.action in Action
     assert verdict.pressure is Pressure.NONE or status == 429
+
+
+def test_every_stop_says_what_to_do() -> None:
+    """No rule that stops a run leaves its user without advice."""
+    stops = [rule for rule in RULES if rule.verdict.action is Action.STOP]
+    assert stops
+    for rule in stops:
+        for code in rule.codes:
+            error = ApiError(message="m", action=Action.STOP, code=code, status=rule.status)
+            assert advise(error) != "see the service's documentation"
 
 
 def test_answer_becomes_an_error_with_all_it_says() -> None:

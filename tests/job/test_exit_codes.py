@@ -93,32 +93,6 @@ def test_a_damaged_manifest(place: Any, call: Callable[..., Any], emulator: Any)
     assert place.leftovers == []
 
 
-def test_the_service_says_stop(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
-    """At the service's stop a run keeps what it paid, leaves the earlier output alone and ends with 4; the next goes on."""
-    stopping = make_emulator(stop_after=60, stop_code="AccountOverdueError", latency_ms=5)
-    place = make_place(stopping.url)
-    place.write_rows(good(20))
-    assert call(*place.arguments("run")).code == 0
-    earlier = {path: path.read_bytes() for path in place.output.rglob("*") if path.is_file()}
-
-    place.write_rows(good(300))
-    ended = call(*place.arguments("run", {"limits.requests_in_flight": 8}))
-    assert ended.code == 4
-    assert "AccountOverdueError" in ended.err
-    assert "the same command goes on from here" in ended.err
-    assert "40 paid" in ended.out
-    stats = stopping.stats
-    assert stats["paid"] == 60
-    assert stats["refused"] <= 8
-    assert {path: path.read_bytes() for path in place.output.rglob("*") if path.is_file()} == earlier
-    assert place.leftovers == []
-
-    place.url = make_emulator().url
-    note = place.run()
-    assert (note["published"], note["owned"], note["requests_sent"]) == (300, 60, 240)
-    assert place.read("usage").num_rows == 300
-
-
 def test_publish_partial(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
     """With --publish-partial a stopped run publishes what is owned; the rest are failure rows, and the code is still 4."""
     emulator = make_emulator(stop_after=10, stop_code="QuotaExceeded")
@@ -134,22 +108,6 @@ def test_publish_partial(make_emulator: Any, make_place: Any, call: Callable[...
     assert sorted(set(failures["code"].to_pylist())) == ["bad_json", "not_bought"]
     ids = place.read("embeddings")["id"].to_pylist() + failures["id"].to_pylist()
     assert sorted(ids) == sorted([*(f"id-{number}" for number in range(30)), "rows.jsonl:30"])
-
-
-def test_two_runs_of_one_output(make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any]) -> None:
-    """A second run of an output that is in use ends with 6, names the first, and sends nothing; the first is not disturbed."""
-    emulator = make_emulator(latency_ms=100)
-    place = make_place(emulator.url)
-    place.write_rows(good(200))
-    first = start(*place.arguments("run"))
-    emulator.wait_for("received", 1)
-    (running,) = (path.name for path in (place.store / "runs").iterdir())
-    ended = call(*place.arguments("run"))
-    assert ended.code == 6
-    assert running in ended.err
-    assert first.wait().code == 0
-    assert emulator.stats["received"] == 200
-    assert place.note["run"] == running
 
 
 def test_output_below_a_file(place: Any, emulator: Any, call: Callable[..., Any]) -> None:

@@ -1,10 +1,12 @@
 """Ctrl-C, SIGTERM and kill -9: what is paid is kept, what is published is whole, and the same command goes on."""
 
+import os
 import signal
 import time
 from typing import Any
 
 ROWS = 2_000
+TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
 
 def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -70,6 +72,26 @@ def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: 
     place.url = make_emulator().url
     place.run()
     assert place.note["all_runs"]["requests_paid"] == place.read("usage").num_rows == 20
+
+
+def test_workers_in_other_processes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
+    """Ctrl-C on a terminal, which reaches every process, is obeyed by the first alone: workers keep what they paid for."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.write_texts(1_000)
+    settings = {"quota.lanes": 2, "limits.requests_in_flight": 8}
+    run = start(*place.arguments("run", settings, "--", *TWO_WORKERS), before=os.setsid)
+    emulator.wait_for("paid", 200)
+    os.killpg(run.process.pid, signal.SIGINT)
+    ended = run.wait()
+    assert (ended.code, "once more to leave at once" in ended.err) == (130, True)
+    bought = emulator.stats["paid"]
+    assert 200 <= bought < 1_000
+    assert not (place.output / "_SUCCESS").exists()
+    assert place.leftovers == []
+    note = place.run()
+    assert (note["owned"], note["requests_sent"], note["published"]) == (bought, 1_000 - bought, 1_000)
+    assert_bill(place, emulator.stats)
 
 
 def test_before_anything_is_sent(place: Any, emulator: Any, start: Any, wait: Any) -> None:

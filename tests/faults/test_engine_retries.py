@@ -1,0 +1,64 @@
+"""Promise 3: whatever an engine runs again after paying pays for nothing again. Counted at the server."""
+
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+ROWS = 2_000
+IN_FLIGHT, FLUSH_ROWS = 8, 64
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_bundles_that_are_run_again(
+    make_emulator: Any, make_place: Any, assert_vectors: Any, assert_bill: Any, repeats: int
+) -> None:
+    """A run whose every bundle the engine repeats sends each distinct request once and publishes each row once."""
+    emulator = make_emulator(latency_ms=5)
+    place = make_place(emulator.url)
+    place.write_rows([{"id": f"id-{row}", "text": f"row number {row % (ROWS - 100)}"} for row in range(ROWS)])
+    note = place.run({"quota.lanes": 3}, beam=[f"--direct_runner_bundle_repeat={repeats}"])
+    stats = emulator.stats
+    assert (stats["received"], stats["paid"], stats["paid_distinct"]) == (ROWS - 100,) * 3
+    assert (note["published"], note["failed"], note["requests_paid"]) == (ROWS, 0, ROWS - 100)
+    table = place.read("embeddings")
+    assert sorted(table["row"].to_pylist()) == list(range(ROWS))
+    texts = {f"id-{row}": f"row number {row % (ROWS - 100)}" for row in range(ROWS)}
+    assert_vectors(table, lambda row: [("text", texts[row["id"]])])
+    assert_bill(place, stats)
+    assert place.leftovers == []
+
+
+def test_a_worker_that_is_killed(
+    make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any, say: Any
+) -> None:
+    """When one of two worker processes is killed the run ends with 1 and says how to go on; little is paid twice."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.write_texts(1_000)
+    settings = {"quota.lanes": 2, "limits.requests_in_flight": IN_FLIGHT, "store.flush_rows": FLUSH_ROWS}
+    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    run = start(*place.arguments("run", settings, "--", *workers))
+    emulator.wait_for("paid", 300)
+    _buyer(run.process.pid).send_signal(signal.SIGKILL)
+    ended = run.wait()
+    assert (ended.code, "the same command goes on" in ended.err) == (1, True)
+    assert not (place.output / "_SUCCESS").exists()
+    note = place.run()
+    stats = emulator.stats
+    assert (note["published"], stats["paid_distinct"]) == (1_000, 1_000)
+    twice = stats["paid"] - stats["paid_distinct"]
+    assert twice <= 2 * (IN_FLIGHT + FLUSH_ROWS)  # the other worker ends with the run that has failed
+    table = place.read("embeddings")
+    assert sorted(table["row"].to_pylist()) == list(range(1_000))
+    assert_vectors(table, lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
+    assert_bill(place, stats, above=2)
+    assert place.leftovers == []
+    say(f"promise 3: worker killed, paid twice {twice} of at most {2 * (IN_FLIGHT + FLUSH_ROWS)}")
+
+
+def _buyer(pid: int) -> psutil.Process:
+    """Find a worker that has connections open to the server: more sockets than those to Beam's own."""
+    workers = [one for one in psutil.Process(pid).children(recursive=True) if "sh" not in one.name()]
+    return max(workers, key=lambda one: len(one.net_connections()))

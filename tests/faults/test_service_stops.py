@@ -1,0 +1,52 @@
+"""Promise 5: at the service's word a run stops, keeps what it paid, says what to do, and the next one goes on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+IN_FLIGHT = 8
+
+
+def good(count: int) -> list[dict[str, str]]:
+    """Rows that become vectors."""
+    return [{"id": f"id-{number}", "text": f"text {number}"} for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("AuthenticationError", "check the API key in the variable that api.api_key_env names"),
+        ("AccountOverdueError", "pay what the account owes"),
+        ("InvalidEndpointOrModel.NotFound", "check model.name"),
+        ("QuotaExceeded", "raise or wait for the account's quota"),
+    ],
+)
+def test_stop_in_mid_run(
+    make_emulator: Any, make_place: Any, call: Callable[..., Any], say: Any, code: str, advice: str
+) -> None:
+    """At the service's stop a run keeps what it paid, leaves the earlier output alone and ends with 4; the next goes on."""
+    stopping = make_emulator(stop_after=60, stop_code=code, latency_ms=5)
+    place = make_place(stopping.url)
+    place.write_rows(good(20))
+    assert call(*place.arguments("run")).code == 0
+    earlier = {path: path.read_bytes() for path in place.output.rglob("*") if path.is_file()}
+
+    place.write_rows(good(300))
+    ended = call(*place.arguments("run", {"limits.requests_in_flight": IN_FLIGHT}))
+    assert ended.code == 4
+    assert code in ended.err
+    assert advice in ended.err
+    assert "the same command goes on from here" in ended.err
+    assert "40 paid" in ended.out
+    stats = stopping.stats
+    assert stats["paid"] == 60
+    assert stats["refused"] <= IN_FLIGHT
+    say(f"promise 5: {code}: {stats['refused']} sent after it, of at most {IN_FLIGHT} in flight")
+    assert {path: path.read_bytes() for path in place.output.rglob("*") if path.is_file()} == earlier
+    assert place.leftovers == []
+
+    place.url = make_emulator().url
+    note = place.run()
+    assert (note["published"], note["owned"], note["requests_sent"]) == (300, 60, 240)
+    assert place.read("usage").num_rows == 300

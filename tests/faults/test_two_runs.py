@@ -1,0 +1,62 @@
+"""Promise 8: two runs at once share a store; one output has one run, and a killed one leaves it free."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+
+def good(count: int, first: int = 0) -> list[dict[str, str]]:
+    """Rows that become vectors."""
+    return [{"id": f"id-{number}", "text": f"text {number}"} for number in range(first, first + count)]
+
+
+def test_two_outputs_of_one_store(make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any) -> None:
+    """Two runs at once on one store both complete, each with its own rows; what both lack may be bought twice, no more."""
+    emulator = make_emulator(latency_ms=50)
+    place = make_place(emulator.url)
+    places = []
+    for name, first in (("a", 0), ("b", 200)):
+        place.write_rows(good(400, first), f"{name}.jsonl")
+        settings = {"manifest.uris": [str(place.folder / f"{name}.jsonl")], "output.uri": str(place.folder / name)}
+        places.append(replace(place, settings=settings))
+    runs = [start(*one.arguments("run")) for one in places]
+    assert [run.wait().code for run in runs] == [0, 0]
+    stats = emulator.stats
+    assert stats["paid_distinct"] == 600
+    assert stats["paid"] <= 800
+    for one, first in zip(places, (0, 200), strict=True):
+        table = one.read_from(one.settings["output.uri"], "embeddings")
+        assert sorted(table["id"].to_pylist()) == sorted(row["id"] for row in good(400, first))
+        assert_vectors(table, lambda row: [("text", f"text {row['id'].removeprefix('id-')}")])
+
+
+def test_two_runs_of_one_output(make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any]) -> None:
+    """A second run of an output that is in use ends with 6, names the first, and sends nothing; the first is not disturbed."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.write_rows(good(200))
+    first = start(*place.arguments("run"))
+    emulator.wait_for("received", 1)
+    (running,) = (path.name for path in (place.store / "runs").iterdir())
+    ended = call(*place.arguments("run"))
+    assert ended.code == 6
+    assert running in ended.err
+    assert first.wait().code == 0
+    assert emulator.stats["received"] == 200
+    assert place.note["run"] == running
+
+
+def test_a_killed_runs_output(make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any]) -> None:
+    """On local files a restart takes a killed run's output over at once."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.write_rows(good(200))
+    first = start(*place.arguments("run"))
+    emulator.wait_for("received", 20)
+    first.send(signal.SIGKILL)
+    first.wait()
+    ended = call(*place.arguments("run"))
+    assert ended.code == 0
+    assert place.note["published"] == 200
+    assert place.leftovers == []
