@@ -122,11 +122,9 @@ def plan(
     job = prepare_job(loaded, retry_failed=retry_failed)
     _print_notes(job.notes)
     totals, spec = plan_job(job, beam_options or []), job.spec
-    out.print(
-        plan_table(
-            totals, estimate(totals, spec.capabilities, rpm=spec.rpm, tpm=spec.tpm, headroom=spec.quota.headroom)
-        )
-    )
+    limits = {"rpm": spec.rpm, "tpm": spec.tpm}
+    expected = estimate(totals, spec.capabilities, **limits, headroom=spec.quota.headroom, budget=spec.budget)
+    out.print(plan_table(totals, expected))
 
 
 @app.command()

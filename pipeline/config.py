@@ -25,6 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest.options import ManifestOptions
 from pipeline.media import MediaOptions
 from pipeline.pacing.budget import QuotaOptions
+from pipeline.pacing.spending import BudgetOptions
 from pipeline.redaction import redact
 from pipeline.schema import embeddings_schema
 from pipeline.store.layout import StoreOptions
@@ -52,6 +53,7 @@ class Config:
     output: OutputOptions
     api: ApiOptions = field(default_factory=ApiOptions)
     quota: QuotaOptions = field(default_factory=QuotaOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     limits: LimitsOptions = field(default_factory=LimitsOptions)
     media: MediaOptions = field(default_factory=MediaOptions)
     emulator: EmulatorOptions = field(default_factory=EmulatorOptions)

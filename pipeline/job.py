@@ -108,6 +108,7 @@ def prepare_job(
         capabilities=capabilities,
         api=api,
         quota=config.quota,
+        budget=config.budget,
         rpm=rpm,
         tpm=tpm,
         limits=config.limits,

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.ark.models import Capabilities, cost_cny
+from pipeline.pacing.spending import NO_BUDGET, BudgetOptions
 from pipeline.schema import concat
 
 BUCKETS_MAX = 256
@@ -63,6 +64,8 @@ class Estimate:
     cost_cny: float
     minutes: float
     binding: str
+    covered: float | None = None
+    """The share of what is to be bought that the budget reaches for; None without a budget."""
 
 
 def count_buckets(manifest_bytes: int) -> int:
@@ -148,15 +151,31 @@ def deal_lane(shard: int, block: int, lanes: int) -> int:
     return (shard + block) % lanes
 
 
-def estimate(totals: PlanTotals, capabilities: Capabilities, *, rpm: int, tpm: int, headroom: float) -> Estimate:
+def estimate(
+    totals: PlanTotals,
+    capabilities: Capabilities,
+    *,
+    rpm: int,
+    tpm: int,
+    headroom: float,
+    budget: BudgetOptions = NO_BUDGET,
+) -> Estimate:
     """Price a plan and say how long it takes at the quota, and which of the two limits decides that."""
     by_requests = totals.to_buy / (rpm * headroom)
     by_tokens = totals.tokens / (tpm * headroom)
+    cost = cost_cny(totals.text_tokens, totals.image_tokens, capabilities)
     return Estimate(
-        cost_cny=cost_cny(totals.text_tokens, totals.image_tokens, capabilities),
+        cost_cny=cost,
         minutes=max(by_requests, by_tokens),
         binding="rpm" if by_requests >= by_tokens else "tpm",
+        covered=_cover(totals.tokens, cost, budget) if budget.is_set else None,
     )
+
+
+def _cover(tokens: int, cost: float, budget: BudgetOptions) -> float:
+    by_tokens = 1.0 if budget.tokens is None or tokens == 0 else budget.tokens / tokens
+    by_cost = 1.0 if budget.cny is None or cost == 0 else budget.cny / cost
+    return min(1.0, by_tokens, by_cost)
 
 
 def first_positions(fingerprints: pa.ChunkedArray) -> np.ndarray:

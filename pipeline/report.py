@@ -33,6 +33,8 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
         ("time", f"at least {format_seconds(estimate.minutes * 60)} at the quota"),
         ("binding limit", estimate.binding if totals.to_buy else "none: nothing to buy"),
     ]
+    if estimate.covered is not None:
+        rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
     return _two_columns("plan", rows)
 
 
@@ -45,13 +47,60 @@ def summary_table(note: dict[str, Any]) -> Table:
         ("failed", f"{note['failed']:,}"),
         ("owned", f"{note['owned']:,} rows, {note['duplicates']:,} duplicates"),
         ("requests", f"{note['requests_sent']:,} sent, {note['requests_paid']:,} paid, {note['refused']:,} refused"),
-        ("retries", f"{note['retries']:,}"),
+        ("retries", _describe_retries(note)),
         ("tokens", f"{tokens['total']:,} ({tokens['text']:,} text, {tokens['image']:,} image)"),
         ("cost", f"{note['cost_cny']:,.4f} CNY{' (stand-in: not billed)' if note['service'] == 'stand-in' else ''}"),
         ("quota", f"{quota['utilisation']:.1%} of {quota['binding']}" if quota["binding"] else "unused"),
+        *_describe_minutes(quota.get("minutes", [])),
+        *_describe_estimates(quota.get("estimates", {})),
+        *_describe_budget(note.get("budget")),
         ("time", format_seconds(note["elapsed_s"])),
     ]
     return _two_columns(f"run {note['run']}", rows)
+
+
+def _describe_retries(note: dict[str, Any]) -> str:
+    text = f"{note['retries']:,}"
+    if note["unusable"]:
+        text += f", {note['unusable']:,} paid answers of no use ({note.get('unusable_tokens', 0):,} tokens)"
+    if note.get("lost"):
+        text += f", {note['lost']:,} answers lost"
+    if note["retries"] and "tries_max" in note:
+        text += f"; one row took {note['tries_max']} tries, one {format_seconds(note['row_s_max'])}"
+    return text
+
+
+def _describe_minutes(minutes: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Say how steady the pace was from the second minute on; the last one counts when most of it was in use."""
+    whole = [one for one in minutes[1:] if one["seconds"] >= 30]
+    if not whole:
+        return
+    shares = sorted(one["utilisation"] for one in whole)
+    requests = sum(one["requests"] for one in whole)
+    refused = sum(one["refused"] for one in whole)
+    spread = f"{shares[len(shares) // 2]:.1%} in the median, {shares[0]:.1%} to {shares[-1]:.1%}"
+    refused_share = refused / requests if requests else 0.0
+    yield "pace by minute", f"{spread}, {refused_share:.1%} refused (from the second minute on)"
+
+
+def _describe_estimates(estimates: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    parts = [
+        f"{kind} ×{one['ratio_median']:.2f} in the median, ×{one['ratio_p95']:.2f} at 95 %"
+        for kind, one in sorted(estimates.items())
+    ]
+    if parts:
+        yield "counted over estimated", "; ".join(parts)
+
+
+def _describe_budget(budget: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if budget is None:
+        return
+    parts = []
+    if budget["tokens"] is not None:
+        parts.append(f"{budget['tokens_used']:,} of {budget['tokens']:,} tokens")
+    if budget["cny"] is not None:
+        parts.append(f"{budget['cny_used']:,.4f} of {budget['cny']:,} CNY")
+    yield "budget", ", ".join(parts)
 
 
 def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:

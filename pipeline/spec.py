@@ -10,6 +10,7 @@ from pipeline.engine.options import LimitsOptions
 from pipeline.manifest.context import ReadContext
 from pipeline.manifest.options import ManifestOptions
 from pipeline.pacing.budget import QuotaOptions
+from pipeline.pacing.spending import NO_BUDGET, BudgetOptions, Prices
 from pipeline.records import ServiceKind
 from pipeline.store.layout import StoreOptions
 
@@ -51,3 +52,10 @@ class RunSpec:
     dimensions_published: int = 0
     model_owned: str | None = None
     processes: int = 1
+    budget: BudgetOptions = NO_BUDGET
+
+    @property
+    def prices(self) -> Prices:
+        """What tokens cost."""
+        caps = self.capabilities
+        return Prices.per_million(caps.price_text_cny_per_million, caps.price_image_cny_per_million)

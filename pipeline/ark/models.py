@@ -6,10 +6,11 @@ The contract page itself restricts `dimensions` alone; the rest is the vendor's 
 overrides.
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
 from typing import Any, Literal
@@ -73,6 +74,23 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceOptions:
+    """What the account pays, where that is not the vendor's list price."""
+
+    text_cny_per_million: float | None = None
+    """CNY for a million text tokens; default: the model's in the vendor's list (0.70)."""
+    image_cny_per_million: float | None = None
+    """CNY for a million image tokens, frames of videos included; default: the model's in the vendor's list (1.80)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no price."""
+        for name in ("text_cny_per_million", "image_cny_per_million"):
+            price = getattr(self, name)
+            if price is not None and not (math.isfinite(price) and price >= 0):
+                raise ConfigError(f"model.prices.{name} is {price}; it must be a number that is not negative")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelOptions:
     """Which model makes the vectors, and what is asked of it. The `model:` section of the config."""
 
@@ -99,6 +117,8 @@ class ModelOptions:
     allow: tuple[str, ...] = ()
     """Capabilities to use although the model's version is listed without them: `instructions`, `sparse`,
     `video_sampling`, `multi_embedding`."""
+    prices: PriceOptions = field(default_factory=PriceOptions)
+    """What the account pays."""
 
     def __post_init__(self) -> None:
         """Take YAML's null and off for the words that they stand for."""
@@ -183,7 +203,16 @@ def find_capabilities(options: ModelOptions) -> Capabilities:
             f"model.name {options.name!r} does not tell its version: set model.like to the version behind it,"
             f" such as doubao-embedding-vision-{_V251215.version}"
         )
-    return _allow(options, _capabilities_of(version[1], options.name))
+    return _price(options.prices, _allow(options, _capabilities_of(version[1], options.name)))
+
+
+def _price(prices: PriceOptions, caps: Capabilities) -> Capabilities:
+    text, image = prices.text_cny_per_million, prices.image_cny_per_million
+    return replace(
+        caps,
+        price_text_cny_per_million=caps.price_text_cny_per_million if text is None else text,
+        price_image_cny_per_million=caps.price_image_cny_per_million if image is None else image,
+    )
 
 
 def _allow(options: ModelOptions, caps: Capabilities) -> Capabilities:

@@ -35,6 +35,15 @@ VIDEO_TOKENS_MAX = VIDEO_FRAMES_MAX * VIDEO_FRAME_TOKENS_MIN
 """81,920: the longest, unless `max_video_tokens` says otherwise."""
 DEFAULT_SAMPLING = VideoSampling()
 
+BOUND_PRESET_TEXT_TOKENS = 64
+"""More than the service puts around any request by what was seen (18)."""
+BOUND_DEFAULT_INSTRUCTION_TOKENS = 64
+"""More than the bytes of the default instruction, `Compress the text and video into one word` in its template."""
+BOUND_MEDIUM_TEXT_TOKENS = 32
+"""More than the text that an image or a video brings by what was seen (8)."""
+BOUND_TIME_AXIS_TOKENS_PER_FRAME = 16
+"""More than one place on a video's time axis takes (7): a token for each byte of a time stamp and what is around it."""
+
 _TOKENS_PER_LETTER = 0.25  # ASCII letters and spaces: about four to a token
 _TOKENS_PER_SIGN = 0.5  # ASCII digits and punctuation: about two to a token
 _TOKENS_PER_WIDE = 0.7  # Chinese characters, which are three bytes each: 0.6 to 1
@@ -119,3 +128,32 @@ def estimate_request(
             text += PRESET_VIDEO_TEXT_TOKENS + TIME_AXIS_TOKENS_PER_FRAME * video_frames(duration_s, sampling)
             image += video_tokens(duration_s, sampling)
     return TokenEstimate(text, image)
+
+
+def bound_request(request: Request, images_estimate: int) -> TokenEstimate:
+    """The most that a request can use: for budgets, which must hold whatever the tokenizer does.
+
+    Text: a token for each byte of UTF-8, since no tokenizer of bytes makes more, and generous room for what the service
+    adds. Images: `images_estimate` as `estimate_request` gives it, which goes by the vendor's formula; beside a video, the
+    largest for each. Videos: `max_video_tokens`, or the vendor's 81,920, and as many frames as fit into that.
+    """
+    text, image = BOUND_PRESET_TEXT_TOKENS, images_estimate
+    text += BOUND_DEFAULT_INSTRUCTION_TOKENS if request.instructions is None else _count_bytes(request.instructions)
+    kinds = [part.modality for part in request.parts]
+    if Modality.VIDEO in kinds:
+        image = kinds.count(Modality.IMAGE) * IMAGE_TOKENS_MAX
+    for part in request.parts:
+        if part.modality is Modality.TEXT:
+            text += _count_bytes(part.value)
+            continue
+        text += BOUND_MEDIUM_TEXT_TOKENS
+        if part.modality is Modality.VIDEO:
+            sampling = part.sampling or DEFAULT_SAMPLING
+            frames = _tokens_max(sampling) // (sampling.min_frame_tokens or VIDEO_FRAME_TOKENS_MIN)
+            text += BOUND_TIME_AXIS_TOKENS_PER_FRAME * frames
+            image += _tokens_max(sampling)
+    return TokenEstimate(text, image)
+
+
+def _count_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -10,11 +10,14 @@ from pipeline.ark.client import ApiOptions, ArkClient, read_api_key
 from pipeline.embedding.stops import watch_stop
 from pipeline.engine.core import Engine, EngineOptions
 from pipeline.engine.guard import Guard
+from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Recorder, StoreTarget
 from pipeline.engine.registry import get_engine
 from pipeline.pacing.budget import Pacer
+from pipeline.pacing.spending import NOTHING, Spending, budget_amount
 from pipeline.records import ServiceKind
 from pipeline.spec import RunSpec
+from pipeline.store.draws import Draws
 from pipeline.store.journal import open_journal
 from pipeline.store.layout import new_segment_id
 from pipeline.store.models import read_model, write_model
@@ -49,15 +52,28 @@ def _make_engine(spec: RunSpec) -> Engine:
     api_key = read_api_key(spec.api.api_key_env) if spec.needs_key else "stand-in"
     limits, store = spec.limits, spec.store
     target = StoreTarget(store.uri, spec.run, spec.dimensions, spec.multi)
-    journal = open_journal(store.uri, spec.run, f"{os.getpid()}-{secrets.token_hex(4)}")
+    process = f"{os.getpid()}-{secrets.token_hex(4)}"
+    journal = open_journal(store.uri, spec.run, process)
     guard = Guard(spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model))
     return Engine(
-        EngineOptions(limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi),
+        EngineOptions(limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s),
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s),
         Recorder(target, segment_ids(), journal),
         guard,
+        _make_purse(spec, process),
     )
+
+
+def _make_purse(spec: RunSpec, process: str) -> Purse | None:
+    """Make what keeps the run within its budget: one process has all of it, several draw shares."""
+    if not spec.budget.is_set:
+        return None
+    budget = budget_amount(spec.budget)
+    if spec.processes == 1:
+        return Purse(Spending(budget), spec.prices)
+    draws = Draws(spec.store.uri, spec.run, process, budget, spec.quota.lanes)
+    return Purse(Spending(NOTHING), spec.prices, draws.draw, draws.give_back)
 
 
 def _api_options(spec: RunSpec) -> ApiOptions:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from pipeline.ark.tokens import bound_request
 from pipeline.ark.wire import UnencodableRequest, encode_request
 from pipeline.engine.items import Item
 from pipeline.manifest.staging import StagedRequest, request_from_json
 from pipeline.media import resolve
+from pipeline.pacing.spending import NOTHING
 from pipeline.records import Failure, Modality
 from pipeline.spec import RunSpec
 from pipeline.store.run_files import read_rows_at
@@ -33,6 +35,7 @@ class _Row:
     fingerprint: bytes
     staged: StagedRequest
     tokens: int
+    image_tokens: int
 
 
 def encode_rows(buyers: pa.Table, shard: int, spec: RunSpec, pool: ThreadPoolExecutor) -> Iterator[Item | Unsendable]:
@@ -61,13 +64,16 @@ def batch_items(items: Iterator[Item]) -> Iterator[list[Item]]:
 
 
 def _read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[list[_Row]]:
-    tokens = buyers["text_tokens"].to_numpy().astype(np.int64) + buyers["image_tokens"].to_numpy()
+    image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
+    tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
     for table in read_rows_at(spec.store.uri, spec.run, shard, buyers["ordinal"].to_numpy(), ["request"]):
         bodies = table["request"].to_pylist()
-        rows = zip(fingerprints[start:], bodies, tokens[start : start + len(bodies)].tolist(), strict=False)
-        staged = [_Row(name, request_from_json(body), count) for name, body, count in rows]
+        end = start + len(bodies)
+        counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
+        rows = zip(fingerprints[start:], bodies, *counts, strict=False)
+        staged = [_Row(name, request_from_json(body), *counted) for name, body, *counted in rows]
         for first in range(0, len(staged), MEDIA_THREADS):
             yield staged[first : first + MEDIA_THREADS]
         start += len(bodies)
@@ -88,4 +94,5 @@ def _encode_row(row: _Row, spec: RunSpec) -> Item | Unsendable:
         body = encode_request(replace(request, parts=tuple(parts)), spec.wire)
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
-    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens))
+    bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NOTHING
+    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound)

@@ -10,13 +10,25 @@ from pipeline.ark.errors import Action, ApiError, Pressure
 from pipeline.ark.wire import Reply
 from pipeline.engine.guard import MODEL_CHANGED
 from pipeline.engine.items import Tracked
+from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import Counts
 from pipeline.engine.recorder import Recorder
+from pipeline.engine.rejections import FirstRejections
 from pipeline.pacing.budget import EstimateRatio, Pacer, QuotaUse
+from pipeline.pacing.minutes import Minutes
+from pipeline.pacing.ratios import Ratios
 from pipeline.pacing.retry import RetryPolicy, backoff_s
+from pipeline.pacing.spending import Amount
 from pipeline.records import Failure, Modality, Usage
 from pipeline.store.events import Event, EventKind
 from pipeline.store.segments import Attempt, Bought
+
+_GATEWAY_GAVE_UP = frozenset({408, 502, 504})
+
+
+def may_be_billed(tracked: Tracked, error: ApiError) -> bool:
+    """Whether a try that brought no answer may have been served: its bytes went out, and the service never refused it."""
+    return tracked.is_sent and not error.paid and (error.status is None or error.status in _GATEWAY_GAVE_UP)
 
 
 @dataclass(slots=True)
@@ -29,24 +41,34 @@ class Books:
     random: Random
     counts: Counts = field(default_factory=Counts)
     failed_in_a_row: int = 0
+    rejections: FirstRejections = field(
+        default_factory=lambda: FirstRejections(LimitsOptions().rows_rejected_first_max)
+    )
+    minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
+    ratios: dict[Modality, Ratios] = field(default_factory=dict)
     _ratios: dict[Modality, EstimateRatio] = field(default_factory=lambda: {kind: EstimateRatio() for kind in Modality})
 
     def estimate(self, tracked: Tracked) -> float:
         """Return the tokens that an item will probably use, as its like have done so far."""
         return self._ratios[tracked.item.modality].correct(tracked.item.estimate)
 
-    def begin(self, tracked: Tracked, client_request_id: str) -> Attempt:
+    def begin(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
         """Book a request as sent. The journal is told later, just before the bytes go out."""
         item = tracked.item
         for counts in self._both(tracked):
             counts.sent += 1
             counts.retries += item.tries.total > 0
+            counts.tries_max = max(counts.tries_max, item.tries.total + 1)
+        self.minutes.add(now_s, requests=1)
         return Attempt(item.fingerprint, client_request_id, item.tries.total + 1, 0.0)
 
     def keep(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Book a result and put it into the open buffer."""
         self._settle_reply(tracked, bought.reply, estimate, now_s)
         self.failed_in_a_row = 0
+        if not self.rejections.is_over:
+            self.remember_rejections()
+        self._count_elapsed(tracked, now_s)
         if now_s - bought.attempt.latency_ms / 1000 >= self.pacer.paused_until_s:
             self.pacer.refusals_in_a_row = 0
         self.recorder.bought(bought, tracked.sink)
@@ -69,6 +91,10 @@ class Books:
         for counts in self._both(tracked):
             counts.refused += refused
             counts.unusable += error.paid
+            counts.lost += may_be_billed(tracked, error)
+        self._count_elapsed(tracked, now_s)
+        if refused:
+            self.minutes.add(now_s, refused=1)
         if error.paid:
             self._book_unusable(tracked, attempt, error, estimate, now_s)
         else:
@@ -85,10 +111,29 @@ class Books:
         if error.action is Action.REJECT:
             attempt = Attempt(item.fingerprint, "", item.tries.total, 0.0)
             failure = Failure(error.code, error.message)
-            self.recorder.event(Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id))
+            refusal = Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id)
+            for event in self.rejections.reject(refusal):
+                self.recorder.event(event)
         else:
             self.failed_in_a_row += 1
         self.counts.failed += 1
+
+    def remember_rejections(self) -> None:
+        """Remember what was held back: the rows were at fault."""
+        for event in self.rejections.end():
+            self.recorder.event(event)
+
+    def count_budget(self, tracked: Tracked, actual: Amount) -> None:
+        """Book what a request took of the budget."""
+        for counts in self._both(tracked):
+            counts.budget_tokens += actual.tokens
+            counts.budget_pcny += actual.pcny
+
+    def take_record(self) -> tuple[Minutes, dict[Modality, Ratios]]:
+        """Take what was counted by minute and of estimates since this was last asked."""
+        record = (self.minutes, self.ratios)
+        self.minutes, self.ratios = Minutes(self.minutes.start_s), {}
+        return record
 
     def take_use(self, offset_s: float) -> QuotaUse:
         """Take the use of the quota since this was last asked, on a clock that differs from ours by `offset_s`."""
@@ -109,6 +154,8 @@ class Books:
         self.pacer.settle(estimate, estimate if actual is None else actual, now_s)
         if actual is not None:
             self._ratios[tracked.item.modality].learn(tracked.item.estimate, actual)
+            self.ratios.setdefault(tracked.item.modality, Ratios()).add(estimate, actual)
+            self.minutes.add(now_s, tokens=actual)
         for counts in self._both(tracked):
             counts.text_tokens += usage.text_tokens or 0
             counts.image_tokens += usage.image_tokens or 0
@@ -121,6 +168,13 @@ class Books:
         failure = Failure(error.code, error.message)
         self.recorder.event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
         self._settle_usage(tracked, usage, estimate, now_s)
+        for counts in self._both(tracked):
+            counts.unusable_tokens += usage.total_tokens or 0
+
+    def _count_elapsed(self, tracked: Tracked, now_s: float) -> None:
+        if tracked.item.first_sent_s:
+            for counts in self._both(tracked):
+                counts.elapsed_s_max = max(counts.elapsed_s_max, now_s - tracked.item.first_sent_s)
 
     def _pause(self, error: ApiError, sent_s: float, now_s: float) -> None:
         """Hold everybody back after a refusal by a rate limit, longer when refusals follow each other."""

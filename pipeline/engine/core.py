@@ -19,15 +19,20 @@ from typing import TypeVar
 from pipeline.ark.client import ArkClient, new_client_request_id
 from pipeline.ark.errors import Action, ApiError, advise
 from pipeline.engine.admission import Admission
-from pipeline.engine.books import Books
+from pipeline.engine.books import Books, may_be_billed
 from pipeline.engine.guard import Guard
 from pipeline.engine.items import Item, Room, Tracked
 from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
+from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Batch, Recorder
+from pipeline.engine.rejections import FirstRejections
 from pipeline.errors import ArkbeamError
 from pipeline.pacing.budget import Pacer
+from pipeline.pacing.minutes import Minutes
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
+from pipeline.pacing.spending import NOTHING, Amount
+from pipeline.records import Usage
 from pipeline.store.segments import Bought
 
 _IDLE_CHECK_S = 0.02
@@ -43,6 +48,8 @@ class EngineOptions:
     flush_rows: int
     flush_s: float
     multi: bool = False
+    started_s: float | None = None
+    """When the run began, in seconds since 1970: minutes are counted from there; None: from now."""
 
 
 class Engine:
@@ -55,6 +62,7 @@ class Engine:
         make_pacer: Callable[[float], Pacer],
         recorder: Recorder,
         guard: Guard,
+        purse: Purse | None = None,
     ) -> None:
         self._options = options
         self._policy: RetryPolicy = options.limits.retry_policy
@@ -64,7 +72,16 @@ class Engine:
         self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
         self._pacer = make_pacer(time.monotonic())
         self._admission = Admission(self._pacer)
-        self._books = Books(self._pacer, recorder, self._policy, self._random)
+        self._purse = purse
+        age_s = 0.0 if options.started_s is None else time.time() - options.started_s
+        self._books = Books(
+            self._pacer,
+            recorder,
+            self._policy,
+            self._random,
+            rejections=FirstRejections(options.limits.rows_rejected_first_max),
+            minutes=Minutes(time.monotonic() - age_s),
+        )
         self._room = Room(options.limits.bytes_in_flight)
         self._fresh: deque[Tracked] = deque()
         self._again: deque[Tracked] = deque()
@@ -109,7 +126,9 @@ class Engine:
         flushes = self._ask(self._start_flush)  # of events: no sink waits for those
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
             time.sleep(_IDLE_CHECK_S)
-        return self._ask(lambda: self._report(sink))
+        report = self._ask(lambda: self._report(sink))
+        self._ask(self._take_leftovers)()
+        return report
 
     def stop(self, stop: Stop) -> None:
         """Admit nothing more; what is in flight may finish within `drain_s`. The first reason stays."""
@@ -207,15 +226,19 @@ class Engine:
     async def _try(self, tracked: Tracked) -> None:
         """Send one request once. Raises ApiError as the client does."""
         item, books = tracked.item, self._books
+        if not await self._reserve(tracked):
+            return
         estimate = books.estimate(tracked)
         if not await self._admission.enter(estimate):
+            self._pay(tracked, NOTHING)
             self._drop([tracked])
             return
         sent_s = time.monotonic()
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
         client_id = new_client_request_id(time.time(), self._random)
-        attempt = books.begin(tracked, client_id)
+        attempt = books.begin(tracked, client_id, sent_s)
+        tracked.is_sent = False
         self._in_flight += 1
         try:
             reply = await self._client.embed(
@@ -225,10 +248,11 @@ class Engine:
                 dimensions=self._options.dimensions,
                 sparse=item.sparse,
                 multi=self._options.multi,
-                on_sending=partial(self._recorder.sent, client_id, item.fingerprint),
+                on_sending=partial(self._note_sent, tracked, client_id),
             )
         except ApiError as error:
             now_s = time.monotonic()
+            self._pay_error(tracked, error)
             books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
             raise
         except asyncio.CancelledError:
@@ -238,7 +262,36 @@ class Engine:
             self._in_flight -= 1
         now_s = time.monotonic()
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
+        self._pay(tracked, reply.usage)
         self._settle_reply(tracked, bought, estimate, now_s)
+
+    def _note_sent(self, tracked: Tracked, client_id: str) -> None:
+        tracked.is_sent = True
+        self._recorder.sent(client_id, tracked.item.fingerprint)
+
+    async def _reserve(self, tracked: Tracked) -> bool:
+        """Set aside the most that a request can cost; one that does not fit the budget any more ends the run."""
+        purse = self._purse
+        if purse is None or await purse.reserve(tracked.item.bound):
+            return True
+        self._drop([tracked])
+        if purse.is_reached:
+            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", purse.describe(tracked.item.bound)))
+        return False
+
+    def _pay(self, tracked: Tracked, usage: Usage | Amount) -> None:
+        """Settle a reservation with what the service counted, or with an amount that is known without it."""
+        if self._purse is not None:
+            bound = tracked.item.bound
+            actual = usage if isinstance(usage, Amount) else self._purse.prices.of_usage(usage, bound)
+            self._purse.settle(bound, actual)
+            self._books.count_budget(tracked, actual)
+
+    def _pay_error(self, tracked: Tracked, error: ApiError) -> None:
+        if error.paid:
+            self._pay(tracked, error.usage or Usage())
+        else:
+            self._pay(tracked, tracked.item.bound if may_be_billed(tracked, error) else NOTHING)
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
@@ -285,6 +338,14 @@ class Engine:
         if in_a_row >= self._options.limits.rows_failed_in_a_row_max:
             message = f"{in_a_row} rows in a row failed after all their tries, the last with: {error.message}"
             self._begin_stop(Stop(StopKind.SERVICE, "service_unavailable", message))
+        if self._books.rejections.is_tripped:
+            rows = self._options.limits.rows_rejected_first_max
+            message = (
+                f"the service rejected the first {rows} rows, all with {error.code}, and took none: the config is likely "
+                f"wrong (model, instructions, dimensions). The last: {error.message}. The rejections are not remembered; "
+                "if the rows themselves are to blame, raise limits.rows_rejected_first_max"
+            )
+            self._begin_stop(Stop(StopKind.SERVICE, "all_rejected", message))
 
     # Stopping and flushing.
 
@@ -293,6 +354,8 @@ class Engine:
             return
         self._stop = stop
         self._admission.close()
+        if self._purse is not None:
+            self._purse.close()
         self._room.close()
         for handle, _ in self._waiting.values():
             handle.cancel()
@@ -312,7 +375,13 @@ class Engine:
     def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
         offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
-        return LaneReport(sink.counts, self._books.take_use(offset_s), self._stop)
+        return LaneReport(sink.counts, self._books.take_use(offset_s), self._stop, *self._books.take_record())
+
+    def _take_leftovers(self) -> Callable[[], None]:
+        """Take back what no lane of this process will use of a shared budget; the returned function tells the others."""
+        if self._purse is None or self._sinks:
+            return lambda: None
+        return self._purse.give_back()
 
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
@@ -331,7 +400,9 @@ class Engine:
             self._flush_soon()
 
     def _start_flush(self) -> list[asyncio.Task[None]]:
-        """Flush what waits; return all flushes that are under way."""
+        """Flush what waits; return all flushes that are under way. A lane that ends in peace had bad rows, not a bad config."""
+        if self._stop is None and len(self._sinks) <= 1:
+            self._books.remember_rejections()
         self._flush_soon()
         return list(self._flushing)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pipeline.engine.outcomes import Sink
 from pipeline.pacing.retry import Tries
+from pipeline.pacing.spending import NOTHING, Amount
 from pipeline.records import Modality
 
 ITEMS_MAX = 2048  # submitted and not yet settled, a process
@@ -12,23 +13,25 @@ ITEMS_MAX = 2048  # submitted and not yet settled, a process
 
 @dataclass(slots=True)
 class Item:
-    """One request on its way: `estimate` in tokens, `body` as it is sent."""
+    """One request on its way: `estimate` in tokens, `bound` the most that it can cost, `body` as it is sent."""
 
     fingerprint: bytes
     body: bytes
     modality: Modality
     sparse: bool
     estimate: float
+    bound: Amount = NOTHING
     tries: Tries = Tries()
     first_sent_s: float = 0.0
 
 
 @dataclass(slots=True)
 class Tracked:
-    """An item with the lane that waits for it."""
+    """An item with the lane that waits for it. `is_sent` tells whether its last try's bytes went out."""
 
     item: Item
     sink: Sink
+    is_sent: bool = False
 
 
 @dataclass(slots=True)

@@ -26,11 +26,20 @@ class LimitsOptions:
     """From a row's first try to its last."""
     rows_failed_in_a_row_max: int = 50
     """Rows with all tries spent, one after the other, that stop the run."""
+    rows_rejected_first_max: int = 50
+    """First rows of a run that the service may reject for one reason, none being bought: then the run stops, since the
+    config is likely wrong, and the rejections are not remembered."""
     drain_s: float = 60.0
     """How long a run that stops waits for open requests."""
 
     def __post_init__(self) -> None:
-        for name in ("requests_in_flight", "bytes_in_flight", "attempts_max", "rows_failed_in_a_row_max"):
+        for name in (
+            "requests_in_flight",
+            "bytes_in_flight",
+            "attempts_max",
+            "rows_failed_in_a_row_max",
+            "rows_rejected_first_max",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("refusals_max", "retries_paid", "elapsed_s_max", "drain_s"):

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -11,6 +12,9 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.errors import ArkbeamError
 from pipeline.pacing.budget import QuotaUse
+from pipeline.pacing.minutes import Minutes
+from pipeline.pacing.ratios import Ratios
+from pipeline.records import Modality
 
 
 class StopKind(StrEnum):
@@ -33,7 +37,12 @@ class Stop:
 
 @dataclass(slots=True)
 class Counts:
-    """What was done so far. `sent` counts requests, `bought` and `failed` items, `refused` answers with 429."""
+    """What was done so far. `sent` counts requests, `bought` and `failed` items, `refused` answers with 429.
+
+    `unusable_tokens` were paid for answers without a usable vector; `lost` are requests whose answer never came;
+    `tries_max` and `elapsed_s_max` are one item's, from its first try to its end. `budget_tokens` and `budget_pcny` are
+    what a budget counts: lost answers at their bounds.
+    """
 
     expected: int = 0
     sent: int = 0
@@ -46,10 +55,17 @@ class Counts:
     text_tokens: int = 0
     image_tokens: int = 0
     total_tokens: int = 0
+    unusable_tokens: int = 0
+    lost: int = 0
+    tries_max: int = 0
+    elapsed_s_max: float = 0.0
+    budget_tokens: int = 0
+    budget_pcny: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
-        """Add two counts."""
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        """Add two counts; of those named `max` the larger stands."""
+        pairs = ((f.name.endswith("_max"), getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Counts(*(max(mine, theirs) if is_max else mine + theirs for is_max, mine, theirs in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,8 @@ class LaneReport:
     counts: Counts
     use: QuotaUse
     stop: Stop | None = None
+    minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
+    ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
 
     def merge(self, other: "LaneReport") -> "LaneReport":
         """Join two lanes' reports; an interrupt outweighs the service's stop, which outweighs a budget's."""
@@ -68,7 +86,12 @@ class LaneReport:
             self.counts.plus(other.counts),
             self.use.merge(other.use),
             min(stops, key=lambda stop: order.index(stop.kind)) if stops else None,
+            self.minutes.merge(other.minutes),
+            {kind: self._ratios(kind).merge(other._ratios(kind)) for kind in {**self.ratios, **other.ratios}},
         )
+
+    def _ratios(self, kind: Modality) -> Ratios:
+        return self.ratios.get(kind, Ratios())
 
 
 @dataclass(slots=True, eq=False)

@@ -12,9 +12,12 @@ from typing import Any
 import orjson
 
 from pipeline.ark.models import cost_cny
-from pipeline.engine.outcomes import LaneReport, Stop
+from pipeline.engine.outcomes import Counts, LaneReport, Stop, StopKind
 from pipeline.errors import StoreError
 from pipeline.files import join, list_files, remove_file, remove_leftovers, write_bytes
+from pipeline.pacing.minutes import Minutes
+from pipeline.pacing.ratios import Ratios
+from pipeline.pacing.spending import Amount
 from pipeline.planning import PlanTotals
 from pipeline.publishing import embeddings, failures, multi, usage
 from pipeline.publishing.parts import PartFile
@@ -38,8 +41,11 @@ class Commit:
 
 
 def publishes(stop: Stop | None, spec: RunSpec) -> bool:
-    """Whether a run replaces its output: one that stopped leaves an earlier output as it was, unless told otherwise."""
-    return stop is None or spec.publish_partial
+    """Whether a run replaces its output.
+
+    One that used its budget up does; any other that stopped leaves an earlier output as it was, unless told otherwise.
+    """
+    return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
 
 
 def begin_commit(output_uri: str) -> None:
@@ -92,6 +98,10 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "refused_share": round(counts.refused / counts.sent, 6) if counts.sent else 0.0,
         "retries": counts.retries,
         "unusable": counts.unusable,
+        "unusable_tokens": counts.unusable_tokens,
+        "lost": counts.lost,
+        "tries_max": counts.tries_max,
+        "row_s_max": round(counts.elapsed_s_max, 3),
         "over_context": totals.over_context,
         "usage_missing": counts.usage_missing,
         "tokens": _tokens(this_run),
@@ -108,10 +118,51 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
             "headroom": spec.quota.headroom,
             "utilisation": round(use.utilisation, 4),
             "binding": use.binding if counts.sent else None,
+            "minutes": describe_minutes(commit.report.minutes, spec),
+            "estimates": {kind.value: describe_ratios(ratios) for kind, ratios in commit.report.ratios.items()},
         },
+        "prices": {
+            "text_cny_per_million": spec.capabilities.price_text_cny_per_million,
+            "image_cny_per_million": spec.capabilities.price_image_cny_per_million,
+        },
+        "budget": describe_budget(counts, spec),
         "stopped": asdict(commit.report.stop) if commit.report.stop else None,
         "config": spec.config,
     }
+
+
+def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
+    """Return how the quota was used, minute by minute; `utilisation` is of the limit that binds in the whole run."""
+    entries = list(minutes.entries())
+    used = [sum(entry.shares(spec.rpm, spec.tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
+    binding = 0 if used[0] >= used[1] else 1
+    return [
+        {
+            "minute": entry.minute,
+            "minutes": entry.minutes,
+            "seconds": round(entry.seconds, 1),
+            "requests": entry.requests,
+            "refused": entry.refused,
+            "tokens": entry.tokens,
+            "utilisation": round(entry.shares(spec.rpm, spec.tpm)[binding], 4),
+            "refused_share": round(entry.refused_share, 4),
+        }
+        for entry in entries
+    ]
+
+
+def describe_ratios(ratios: Ratios) -> dict[str, float]:
+    """Return by which factors the service's count was off the estimate that a request was admitted with."""
+    quantiles = {"ratio_p05": 0.05, "ratio_median": 0.5, "ratio_p95": 0.95}
+    return {"replies": ratios.replies} | {name: round(ratios.quantile(at), 3) for name, at in quantiles.items()}
+
+
+def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
+    """Return the budget and what was taken of it, lost answers at the most they can have cost; None without a budget."""
+    if not spec.budget.is_set:
+        return None
+    used = Amount(counts.budget_tokens, counts.budget_pcny)
+    return asdict(spec.budget) | {"tokens_used": used.tokens, "cny_used": round(used.cny, 9)}
 
 
 def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
