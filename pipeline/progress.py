@@ -15,6 +15,7 @@ from rich.text import Text
 from pipeline.ark.models import cost_cny
 from pipeline.engine.outcomes import Status
 from pipeline.engine.registry import find_engine
+from pipeline.pacing.spending import Amount, share_used
 from pipeline.report import format_seconds
 from pipeline.spec import RunSpec
 
@@ -60,6 +61,8 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
         f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities):,.4f} CNY",
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",
     ]
+    if spec.budget.is_set:
+        fields.append(f"{share_used(Amount(counts.budget_tokens, counts.budget_pcny), spec.budget):.0%} of the budget")
     if status.stop is not None:
         fields.append(f"stopping, {status.in_flight} in flight")
     elif status.paused_s > 0:

@@ -207,12 +207,10 @@ def find_capabilities(options: ModelOptions) -> Capabilities:
 
 
 def _price(prices: PriceOptions, caps: Capabilities) -> Capabilities:
-    text, image = prices.text_cny_per_million, prices.image_cny_per_million
-    return replace(
-        caps,
-        price_text_cny_per_million=caps.price_text_cny_per_million if text is None else text,
-        price_image_cny_per_million=caps.price_image_cny_per_million if image is None else image,
-    )
+    paid = {"price_text_cny_per_million": prices.text_cny_per_million}
+    paid |= {"price_image_cny_per_million": prices.image_cny_per_million}
+    own: dict[str, Any] = {name: price for name, price in paid.items() if price is not None}
+    return replace(caps, **own) if own else caps
 
 
 def _allow(options: ModelOptions, caps: Capabilities) -> Capabilities:

@@ -102,6 +102,12 @@ def budget_amount(options: BudgetOptions) -> Amount:
     )
 
 
+def share_used(used: Amount, options: BudgetOptions) -> float:
+    """Return the used share of a budget, of whichever of its two bounds is nearer."""
+    by_tokens = used.tokens / options.tokens if options.tokens is not None else 0.0
+    return max(by_tokens, used.cny / options.cny if options.cny is not None else 0.0)
+
+
 @dataclass(slots=True)
 class Spending:
     """What one process may use, has used, and has reserved for what is in flight.

@@ -11,6 +11,7 @@ from pipeline.ark.models import (
     VERSIONS,
     EncodingFormat,
     ModelOptions,
+    PriceOptions,
     check_options,
     cost_cny,
     dimensions_published,
@@ -299,3 +300,17 @@ def test_options_and_capabilities_survive_pickling() -> None:
     built = ModelOptions(NAME + "251215", instructions=InstructionOptions("corpus"), video=VideoSampling(fps=1.0))
     for value in (ModelOptions(NAME + "250615", 1024, True), built, VERSIONS["251215"]):
         assert pickle.loads(pickle.dumps(value)) == value
+
+
+def test_the_accounts_prices_replace_the_vendors() -> None:
+    """One by one: what is not set is the vendor's."""
+    caps = find_capabilities(ModelOptions(NAME + "251215", prices=PriceOptions(image_cny_per_million=0.5)))
+    assert (caps.price_text_cny_per_million, caps.price_image_cny_per_million) == (0.7, 0.5)
+    assert cost_cny(1_000_000, 2_000_000, caps) == pytest.approx(1.7)
+
+
+@pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
+def test_what_is_no_price_is_refused(price: float) -> None:
+    """And the key is named."""
+    with pytest.raises(ConfigError, match=r"model\.prices\.text_cny_per_million"):
+        PriceOptions(text_cny_per_million=price)

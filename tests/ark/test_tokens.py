@@ -1,11 +1,15 @@
 """Estimates are the vendor's formulas where there are any, and close to its samples where there are none."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ark import tokens
-from pipeline.ark.tokens import estimate_request, estimate_text, image_tokens, video_frames, video_tokens
+from pipeline.ark.tokens import bound_request, estimate_request, estimate_text, image_tokens, video_frames, video_tokens
+from pipeline.emulator import usage
+from pipeline.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
 from pipeline.records import Modality, Part, Request, TokenEstimate, VideoSampling
 
 
@@ -161,3 +165,54 @@ def test_the_published_video_sample_is_estimated_closely() -> None:
     estimate = estimate_request(request, {}, {"v": 20.0})
     assert 150 <= estimate.text <= 220
     assert 12_000 <= estimate.image <= 15_000
+
+
+SAMPLINGS = st.builds(
+    VideoSampling,
+    fps=st.sampled_from([None, 0.2, 5.0]),
+    max_video_tokens=st.sampled_from([None, 10_240, 50_000, 204_800]),
+    min_frame_tokens=st.sampled_from([None, 16, 128]),
+    max_frame_tokens=st.sampled_from([None, 128, 640]),
+    min_frames=st.sampled_from([None, 5, 16]),
+)
+PARTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("text"), st.text(max_size=200)),
+        st.tuples(st.just("image"), st.tuples(st.integers(15, 4_000), st.integers(15, 4_000))),
+        st.tuples(st.just("video"), st.tuples(st.floats(0, 10_000), SAMPLINGS)),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(PARTS, st.none() | st.text(max_size=50), st.booleans())
+def test_a_bound_is_never_passed(drawn: list[Any], instructions: str | None, sizes_known: bool) -> None:
+    """Neither by what the stand-in bills, which counts by rules of its own, nor by what is estimated."""
+    ours, theirs = [], []
+    sizes, durations_s = {}, {}
+    for number, (kind, value) in enumerate(drawn):
+        name = f"{kind}-{number}"
+        if kind == "text":
+            ours.append(text(value))
+            theirs.append(TextPart(value))
+        elif kind == "image":
+            sizes |= {name: value} if sizes_known else {}
+            ours.append(Part(Modality.IMAGE, name))
+            theirs.append(ImagePart(name, *value, None))
+        else:
+            durations_s[name], sampling = value
+            ours.append(Part(Modality.VIDEO, name, sampling))
+            theirs.append(VideoPart(name, value[0], Sampling(**sampling.set_fields())))
+    request = Request(tuple(ours), instructions)
+    bound = bound_request(request, estimate_request(request, sizes).image)
+    estimated = estimate_request(request, sizes, durations_s)
+    billed = usage.count_parts(theirs, instructions)
+    assert bound.text >= max(estimated.text, billed.text_tokens or 0)
+    assert bound.image >= max(estimated.image, billed.image_tokens or 0)
+
+
+def test_bounds_are_of_use() -> None:
+    """They are a few times what is billed, not a hundred times: a budget has to be usable."""
+    request = Request((text("a short title"), IMAGE), "Instruction:Compress the text and image into one word.\nQuery:")
+    assert bound_request(request, 900) == TokenEstimate(text=64 + 13 + 61 + 32, image=900)

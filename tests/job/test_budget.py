@@ -1,7 +1,7 @@
 """A run and its budget: never above it, all that it bought is published, the next run buys the rest."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -137,9 +137,9 @@ def test_prices_are_the_accounts(place: Any, emulator: Any) -> None:
 
 
 @pytest.fixture
-def rejecting(make_emulator: Any) -> Iterator[Any]:
+def rejecting(make_emulator: Any) -> Any:
     """A service that rejects every row with one code."""
-    yield make_emulator(poison="row", latency_ms=5)
+    return make_emulator(poison="row", latency_ms=5)
 
 
 def test_a_wrong_config_is_found_early(

@@ -11,7 +11,7 @@ from pipeline.pacing.ratios import Ratios
 
 START_S = 5_000.0
 EVENTS = st.lists(
-    st.tuples(st.floats(0, 400_000), st.integers(0, 5), st.integers(0, 5), st.integers(0, 900)), max_size=40
+    st.tuples(st.integers(0, 400_000), st.integers(0, 5), st.integers(0, 5), st.integers(0, 900)), max_size=40
 )
 
 

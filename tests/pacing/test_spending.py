@@ -18,6 +18,7 @@ from pipeline.pacing.spending import (
     budget_amount,
     choose_draw,
     holds,
+    share_used,
 )
 from pipeline.records import TokenEstimate, Usage
 
@@ -134,3 +135,10 @@ def test_what_is_no_budget_is_refused(wrong: dict[str, float]) -> None:
     """And the key is named."""
     with pytest.raises(ConfigError, match=rf"budget\.{next(iter(wrong))}"):
         BudgetOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_share_that_is_used() -> None:
+    """Of whichever bound is nearer."""
+    used = Amount(50, 10**12)
+    assert share_used(used, BudgetOptions(tokens=100)) == 0.5
+    assert share_used(used, BudgetOptions(tokens=100, cny=1.25)) == 0.8
