@@ -160,6 +160,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     with claim_output(spec.output_uri, spec.run, _stop_when_lost):
         _clear_dead_runs(spec)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
+        spec = replace(spec, shares_budget=_has_many_processes(beam_arguments))
         job = replace(job, spec=spec)
         try:
             with _telling_workers(spec), _pipeline(beam_arguments) as pipeline:
@@ -269,11 +270,15 @@ def _unwrap(error: BaseException) -> ArkbeamError | KeyboardInterrupt:
     return _ERRORS[name](_WHILE_RUNNING.sub("", message))
 
 
+def _has_many_processes(beam_arguments: Sequence[str]) -> bool:
+    """Tell whether lanes may run in several processes: in process they never do."""
+    mode = PipelineOptions(list(beam_arguments)).view_as(DirectOptions).direct_running_mode
+    return mode == "multi_processing" or any(argument.startswith("--runner") for argument in beam_arguments)
+
+
 def _count_processes(beam_arguments: Sequence[str], lanes: int) -> int:
     """Return how many processes may run lanes at once: one in process, elsewhere as many as there are lanes."""
-    mode = PipelineOptions(list(beam_arguments)).view_as(DirectOptions).direct_running_mode
-    named = any(argument.startswith("--runner") for argument in beam_arguments)
-    return lanes if named or mode == "multi_processing" else 1
+    return lanes if _has_many_processes(beam_arguments) else 1
 
 
 def _book_lost(spec: RunSpec) -> int:

@@ -25,6 +25,7 @@ class RunSpec:
     `dimensions` is the length of the vectors as bought, `dimensions_published` the one they are cut to (0: none); `multi`
     says whether tokens have vectors too.
     `model_owned` is the model whose vectors in the store are taken as owned, None for all.
+    `shares_budget` says whether several processes may buy at once: each then draws its share of the budget.
     `processes` is how many may send at once: each paces itself at its share of the quota.
     """
 
@@ -53,6 +54,7 @@ class RunSpec:
     model_owned: str | None = None
     processes: int = 1
     budget: BudgetOptions = NO_BUDGET
+    shares_budget: bool = False
 
     @property
     def prices(self) -> Prices:

@@ -70,7 +70,7 @@ def _make_purse(spec: RunSpec, process: str) -> Purse | None:
     if not spec.budget.is_set:
         return None
     budget = budget_amount(spec.budget)
-    if spec.processes == 1:
+    if not spec.shares_budget:
         return Purse(Spending(budget), spec.prices)
     draws = Draws(spec.store.uri, spec.run, process, budget, spec.quota.lanes)
     return Purse(Spending(NOTHING), spec.prices, draws.draw, draws.give_back)

@@ -31,17 +31,26 @@ class Purse:
         """
         async with self._gate:
             while not self._is_closed:
-                self._settled.clear()
-                nothing_in_flight = self.spending.is_idle
                 if self.spending.reserve(bound):
                     return True
-                if await self._draw_more(bound):
-                    continue
-                if nothing_in_flight:
-                    self.is_reached = self._is_closed = True
+                if not await self.make_room(bound):
                     return False
-                await self._settled.wait()
             return False
+
+    async def make_room(self, bound: Amount) -> bool:
+        """Wait until a bound that did not fit may fit now; False when the run stops, or when it never will: it is reached.
+
+        To be called at once after `spending.reserve` has failed, and by one task at a time.
+        """
+        nothing_in_flight = self.spending.is_idle
+        self._settled.clear()
+        if await self._draw_more(bound):
+            return True
+        if nothing_in_flight:
+            self.is_reached = self._is_closed = True
+            return False
+        await self._settled.wait()
+        return not self._is_closed
 
     def settle(self, bound: Amount, actual: Amount) -> None:
         """Replace a reservation by what the request cost."""

@@ -56,7 +56,7 @@ def test_a_budget_is_not_passed(
 
 def test_tries_that_bring_nothing_count(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
     """Paid answers of no use are within the budget as well, and `run.json` says what they took."""
-    emulator = make_emulator(faults=FaultShares(nan=0.3, truncated=0.2), latency_ms=5, seed=1)
+    emulator = make_emulator(faults=FaultShares(nan=0.3, wrong_length=0.2), latency_ms=5, seed=1)
     place = make_place(emulator.url)
     place.write_texts(60)
     note = place.run(FAST | {"budget.tokens": 2_000, "limits.retries_paid": 5, "limits.attempts_max": 9})
