@@ -3,6 +3,7 @@
     rows/<shard>/<ordinal>.parquet  readable rows as they were read, from this ordinal on
     unreadable/<shard>/<n>.parquet  rows that could not be read
     buyers/<shard>.parquet          KEYS of the rows that buy; one row group is one block
+    budget/<process>                what a process has drawn of a shared budget (`store.draws`)
     plan.json, stop.json, result.json
 
 A stage that is run again writes the same files again, so a retry changes nothing.
