@@ -12,7 +12,7 @@ from pipeline.embedding.requests import MEDIA_THREADS, Unsendable, batch_items, 
 from pipeline.embedding.stops import read_stop, write_stop
 from pipeline.engine.core import Engine
 from pipeline.engine.items import Item
-from pipeline.engine.outcomes import LaneReport, Sink
+from pipeline.engine.outcomes import LaneReport, Sink, StopKind
 from pipeline.schema import concat
 from pipeline.spec import RunSpec
 from pipeline.store.events import read_refused
@@ -58,7 +58,7 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
                 break
             yield from gathered.add(sink)
     report = engine.finish(sink)
-    if report.stop is not None:
+    if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # others may still have some of their share
         write_stop(spec, report.stop)
     yield from gathered.add(sink)
     yield gathered.take()
