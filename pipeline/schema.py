@@ -7,6 +7,7 @@ import pyarrow as pa
 
 FINGERPRINT_BYTES = 16
 FINGERPRINT = pa.binary(FINGERPRINT_BYTES)
+MEDIA_CHANGES = pa.list_(pa.string())
 SPARSE = pa.struct([("indices", pa.list_(pa.uint32())), ("values", pa.list_(pa.float32()))])
 
 USAGE_FIELDS = [
@@ -28,13 +29,14 @@ KEYS = pa.schema(
 )
 
 # Staged rows: `row` counts physical lines or records from the shard's first; `id` is null where the manifest has none;
-# `request` is JSON (`manifest.staging`); `original` is the row as it was read, bounded. Kept columns follow as `kept`.
+# `request` is JSON (`manifest.staging`); `media_changes` tells what is changed about its images; `original` is the row as it was read, bounded. Kept columns follow as `kept`.
 STAGED = pa.schema(
     [
         pa.field("row", pa.uint64(), nullable=False),
         pa.field("id", pa.string()),
         pa.field("fingerprint", FINGERPRINT, nullable=False),
         pa.field("request", pa.large_binary(), nullable=False),
+        pa.field("media_changes", MEDIA_CHANGES),
         pa.field("original", pa.large_string()),
     ]
 )
@@ -173,6 +175,7 @@ def embeddings_schema(dimensions: int, kept: pa.StructType) -> pa.Schema:
             pa.field("request_id", pa.string()),
             *USAGE_FIELDS,
             pa.field("fingerprint", FINGERPRINT, nullable=False),
+            pa.field("media_changes", MEDIA_CHANGES),
             *kept,
         ]
     )

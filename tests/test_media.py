@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.media import MediaInfo, MediaOptions, inspect, inspect_many, make_absolute, resolve
-from pipeline.media.kinds import detect_kind, measure_image
+from pipeline.media.completeness import find_cut
+from pipeline.media.headers import read_header
+from pipeline.media.kinds import detect_kind
 from pipeline.records import Failure, Modality
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
-MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\0" * 64
-MOV = b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + b"\0" * 64
+INDEX = b"\0\0\0\x48moov" + b"\0" * 64
+MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + INDEX
+MOV = b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + INDEX
 AVI = b"RIFF\x40\0\0\0AVI LIST" + b"\0" * 64
 
 
@@ -101,8 +104,8 @@ def test_videos_are_inlined_with_exactly_the_three_types_of_the_api(
     [
         (b"", IMAGE, "media_empty"),
         (b"no picture at all", IMAGE, "media_not_image"),
-        (b"\x89PNG\r\n\x1a\nbut nothing behind it", IMAGE, "media_not_image"),
-        (b"\xff\xd8\xff" + b"\0" * 200_000, IMAGE, "media_not_image"),
+        (b"\x89PNG\r\n\x1a\nbut nothing behind it", IMAGE, "media_damaged"),
+        (b"\xff\xd8\xff" + b"\0" * 200_000, IMAGE, "media_damaged"),
         (MP4, IMAGE, "media_not_image"),
         (_picture(), VIDEO, "media_not_video"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 64, VIDEO, "media_not_video"),
@@ -137,7 +140,7 @@ def test_a_video_that_base64_makes_too_long_for_a_body_is_refused(tmp_path: Path
     """50 MB of video are allowed, but not as base64 in a 64 MB body: the encoded length is what counts."""
     uri = _put(tmp_path, "a.mp4", MP4)
     small = MediaOptions(allowed_roots=(str(tmp_path),), body_bytes_max=len(MP4) * 4 // 3)
-    assert _code_of(inspect(uri, VIDEO, small)) == "media_too_large"
+    assert _code_of(inspect(uri, VIDEO, small)) == "media_body_too_large"
 
 
 def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
@@ -147,7 +150,7 @@ def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
         size = struct.pack(">II", side, side)
         body = b"IHDR" + size + b"\x08\x02\0\0\0"
         data = head[:12] + body + struct.pack(">I", zlib.crc32(body)) + b"\0\0\0\0IDAT"
-        assert _code_of(inspect(_put(tmp_path, f"{side}.png", data), IMAGE, options)) == "media_too_large"
+        assert _code_of(inspect(_put(tmp_path, f"{side}.png", data), IMAGE, options)) == "media_too_many_pixels"
 
 
 def test_an_image_whose_size_stands_far_behind_is_still_measured(tmp_path: Path) -> None:
@@ -390,8 +393,11 @@ def test_hostile_bytes_raise_nothing(head: bytes, tail: bytes) -> None:
     """Whatever the bytes are, the answer is a kind or none, a size or none."""
     kind = detect_kind(head + tail)
     if kind is not None and kind.modality is IMAGE:
-        size = measure_image(head + tail, kind)
-        assert size is None or len(size) == 2
+        for whole in (False, True):
+            facts = read_header(head + tail, kind, whole=whole)
+            assert facts is None or len(facts.size_px) == 2
+        find_cut(head + tail, 10**6, kind)
+        find_cut(head + tail, len(head + tail), kind)
 
 
 @settings(max_examples=200, deadline=None)

@@ -82,14 +82,18 @@ def _read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[list[_Ro
 def _encode_row(row: _Row, spec: RunSpec) -> Item | Unsendable:
     request = row.staged.request
     parts = []
-    for part, version in zip(request.parts, row.staged.versions, strict=True):
+    for index, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
         if part.modality is Modality.TEXT:
             parts.append(part)
             continue
-        value = resolve(part.value, part.modality, version, spec.reading.media)
+        value = resolve(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(index))
         if isinstance(value, Failure):
             return Unsendable(row.fingerprint, value)
         parts.append(replace(part, value=value))
+    length, length_max = sum(len(part.value) for part in parts), spec.reading.media.body_bytes_max
+    if length > length_max:
+        message = f"its parts have {length} bytes as sent; a request holds {length_max}"
+        return Unsendable(row.fingerprint, Failure("request_too_large", message))
     try:
         body = encode_request(replace(request, parts=tuple(parts)), spec.wire)
     except UnencodableRequest as error:

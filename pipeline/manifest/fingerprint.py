@@ -17,7 +17,7 @@ from pipeline.schema import FINGERPRINT_BYTES
 
 _MAGIC = b"arkbeam\x01"
 _SERVICE, _MODEL, _DIMENSIONS, _MULTI, _INSTRUCTIONS, _SPARSE = b"K", b"M", b"D", b"E", b"P", b"S"
-_VERSION, _SAMPLING = b"v", b"s"
+_VERSION, _SAMPLING, _FIT = b"v", b"s", b"f"
 _TAGS = {Modality.TEXT: b"T", Modality.IMAGE: b"I", Modality.VIDEO: b"V"}
 
 # Parameters that sign a URL and say nothing of what it points at. Names, not prefixes: `x-tos-process` and `x-oss-process`
@@ -72,19 +72,23 @@ class Fingerprinter:
         state.update(b"T" + len(data).to_bytes(8, "little") + data)
         return state.digest()
 
-    def of_request(self, request: Request, versions: Sequence[str | None]) -> bytes:
+    def of_request(self, request: Request, versions: Sequence[str | None], fits: Sequence[str | None] = ()) -> bytes:
         """Return the 16 bytes that identify a request; `versions` has one entry for each part.
+
+        So has `fits`, unless it is empty: what is made of an image before it is sent, None where it goes out as it is.
 
         Raises UnicodeEncodeError when a text holds a lone surrogate.
         """
         state = self._begin(request.instructions, request.sparse)
-        for part, version in zip(request.parts, versions, strict=True):
+        for part, version, fit in zip(request.parts, versions, fits or (None,) * len(versions), strict=True):
             value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)
             state.update(_field(_TAGS[part.modality], value.encode()))
             if version is not None:
                 state.update(_field(_VERSION, version.encode()))
             if part.sampling is not None:
                 state.update(_field(_SAMPLING, _write_sampling(part.sampling)))
+            if fit is not None:
+                state.update(_field(_FIT, fit.encode()))
         return state.digest()
 
     def _begin(self, instructions: str | None, sparse: bool) -> blake2b:

@@ -18,7 +18,7 @@ from pipeline.manifest.kept import build_kept, cast_kept, take_kept, unify_kept
 from pipeline.manifest.options import ManifestOptions
 from pipeline.manifest.rows import RowParser
 from pipeline.manifest.shards import Shard, folder_of
-from pipeline.manifest.staging import StagedRequest, request_to_json, text_to_json
+from pipeline.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
 from pipeline.media import MediaInfo, inspect_many
 from pipeline.records import Failure, Modality, Request
 from pipeline.redaction import redact
@@ -83,6 +83,7 @@ class _Chunk:
     failures: list[Failure] = field(default_factory=list)
     fingerprints: list[bytes] = field(default_factory=list)
     staged: list[bytes] = field(default_factory=list)
+    changes: list[list[str] | None] = field(default_factory=list)
     text_tokens: list[int] = field(default_factory=list)
     image_tokens: list[int] = field(default_factory=list)
     blank: int = 0
@@ -123,7 +124,9 @@ class _Chunk:
             if part.modality is not _TEXT
         }
         looks = inspect_many(wanted, context.media) if wanted else {}
-        sizes = {uri: look.size_px for (uri, _), look in looks.items() if isinstance(look, MediaInfo) and look.size_px}
+        known = {uri: look for (uri, _), look in looks.items() if isinstance(look, MediaInfo)}
+        sizes = {uri: look.size_px for uri, look in known.items() if look.size_px}
+        durations_s = {uri: look.duration_s for uri, look in known.items() if look.duration_s}
         if wanted:
             self._drop_unsendable(looks, context)
         capabilities = context.capabilities
@@ -132,15 +135,23 @@ class _Chunk:
             if len(parts) == 1 and parts[0].modality is _TEXT:
                 self.fingerprints.append(fingerprinter.of_text(parts[0].value, request.instructions, request.sparse))
                 self.staged.append(text_to_json(parts[0].value, request.instructions, request.sparse))
+                self.changes.append(None)
             else:
-                versions = tuple(_look_of(looks, part.value, part.modality).version for part in parts)
-                self.fingerprints.append(fingerprinter.of_request(request, versions))
-                self.staged.append(request_to_json(StagedRequest(request, versions)))
-            tokens = estimate_request(request, sizes)
+                self._identify_parts(request, looks, fingerprinter)
+            tokens = estimate_request(request, sizes, durations_s)
             self.text_tokens.append(tokens.text)
             self.image_tokens.append(tokens.image)
             if capabilities is not None and exceeds_context(tokens, capabilities):
                 self.over_context += 1
+
+    def _identify_parts(self, request: Request, looks: Looks, fingerprinter: Fingerprinter) -> None:
+        of_parts = [_look_of(looks, part.value, part.modality) for part in request.parts]
+        versions = tuple(look.version for look in of_parts)
+        fits = tuple(look.fit for look in of_parts)
+        keys = [None if fit is None else fit.key for fit in fits]
+        self.fingerprints.append(fingerprinter.of_request(request, versions, keys))
+        self.staged.append(request_to_json(StagedRequest(request, versions, fits)))
+        self.changes.append(list_changes(fits))
 
     def _drop_unsendable(self, looks: Looks, context: ReadContext) -> None:
         rows = list(zip(self.readable, self.ids, self.requests, strict=True))
@@ -162,6 +173,7 @@ class _Chunk:
             pa.array(self.ids, pa.string()),
             pa.array(self.fingerprints, schema.FINGERPRINT),
             pa.array(self.staged, pa.large_binary()),
+            pa.array(self.changes, schema.MEDIA_CHANGES),
             pa.array([self._original(position) for position in self.readable], pa.large_string()),
         ]
         staged = pa.table(columns, schema=schema.STAGED)

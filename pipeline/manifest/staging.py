@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.media import Fit
 from pipeline.records import Modality, Part, Request, VideoSampling
 
 
@@ -15,6 +16,17 @@ class StagedRequest:
 
     request: Request
     versions: tuple[str | None, ...]
+    fits: tuple[Fit | None, ...] = ()
+    """For each part, what is changed about its image before it is sent; empty: nothing about any."""
+
+    def fit_of(self, index: int) -> Fit | None:
+        """What is changed about a part."""
+        return self.fits[index] if self.fits else None
+
+
+def list_changes(fits: Sequence[Fit | None]) -> list[str] | None:
+    """Tell what is changed about a request's parts, for the output; None: nothing."""
+    return [f"parts[{index}]: {fit}" for index, fit in enumerate(fits) if fit is not None] or None
 
 
 def text_to_json(text: str, instructions: str | None, sparse: bool) -> bytes:
@@ -24,12 +36,17 @@ def text_to_json(text: str, instructions: str | None, sparse: bool) -> bytes:
 
 def request_to_json(staged: StagedRequest) -> bytes:
     """Return a staged request as JSON, the same bytes for the same request."""
-    parts = [_part_to_list(part, version) for part, version in zip(staged.request.parts, staged.versions, strict=True)]
+    parts = [
+        _part_to_list(part, version, staged.fit_of(index))
+        for index, (part, version) in enumerate(zip(staged.request.parts, staged.versions, strict=True))
+    ]
     return _dump(parts, staged.request.instructions, staged.request.sparse)
 
 
-def _part_to_list(part: Part, version: str | None) -> list[Any]:
-    """Modality and value; then the version and the sampling, where there is one of them or one behind it."""
+def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]:
+    """Modality and value; then version, sampling and fit, where there is one of them or one behind it."""
+    if fit is not None:
+        return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source]]
     if part.sampling is not None:
         return [part.modality.value, part.value, version, part.sampling.set_fields()]
     return [part.modality.value, part.value] if version is None else [part.modality.value, part.value, version]
@@ -50,10 +67,19 @@ def request_from_json(data: bytes) -> StagedRequest:
     parts = tuple(_part_from_list(*part) for part in document["parts"])
     versions = tuple(part[2] if len(part) > 2 else None for part in document["parts"])
     request = Request(parts, document.get("instructions"), document.get("sparse", False))
-    return StagedRequest(request, versions)
+    fits = tuple(_fit_from_list(*part[4]) if len(part) > 4 else None for part in document["parts"])
+    return StagedRequest(request, versions, fits if any(fits) else ())
+
+
+def _fit_from_list(width: int, height: int, mime: str, source: str) -> Fit:
+    return Fit((width, height), mime, source)
 
 
 def _part_from_list(
-    modality: str, value: str, _version: str | None = None, sampling: dict[str, Any] | None = None
+    modality: str,
+    value: str,
+    _version: str | None = None,
+    sampling: dict[str, Any] | None = None,
+    _fit: list[Any] | None = None,
 ) -> Part:
     return Part(Modality(modality), value, None if sampling is None else VideoSampling(**sampling))

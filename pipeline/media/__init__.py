@@ -4,9 +4,10 @@
 whatever is wrong with one medium, or with the storage that holds it, is a `Failure` for the rows that name it.
 """
 
+from pipeline.media.fitting import Fit
 from pipeline.media.inspection import MediaInfo, inspect, inspect_many
 from pipeline.media.locations import make_absolute
 from pipeline.media.options import MediaOptions
 from pipeline.media.resolution import resolve
 
-__all__ = ["MediaInfo", "MediaOptions", "inspect", "inspect_many", "make_absolute", "resolve"]
+__all__ = ["Fit", "MediaInfo", "MediaOptions", "inspect", "inspect_many", "make_absolute", "resolve"]

@@ -53,6 +53,16 @@ def read_again(uri: str, bytes_max: int, options: MediaOptions) -> Found:
     return _complete(head, bytes_max, size, version)
 
 
+def read_range(uri: str, start: int, end: int, options: MediaOptions) -> bytes:
+    """Read the bytes from `start` up to `end`, as they are now."""
+    path = local_path(uri)
+    if path is not None:
+        with _open_regular(allowed_local_path(path, options)) as descriptor:
+            return os.pread(descriptor, end - start, start)
+    filesystem, path = _open_remote(uri, options)
+    return bytes(filesystem.cat_file(path, start=start, end=end))
+
+
 def _complete(head: bytes, bytes_max: int, size: int, version: str) -> Found:
     expected = min(size, bytes_max)
     if len(head) != expected:

@@ -1,18 +1,15 @@
-"""What bytes are: formats by their magic bytes, sizes of images from their headers. No storage, no URIs."""
+"""What bytes are: formats by their magic bytes. No storage, no URIs, no decoder."""
 
-import io
+import re
 import struct
 from dataclasses import dataclass
 
-from PIL import Image
-
-from pipeline.media.refusal import Refusal
 from pipeline.records import Modality
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A format that the API takes."""
+    """A format, with the name that the API has for it."""
 
     modality: Modality
     mime: str
@@ -21,6 +18,8 @@ class Kind:
     """Pillow's names of the format: no other decoder is tried. Empty for video."""
     also_named: tuple[str, ...] = ()
     """Other types that a manifest's own data URI may carry for such bytes."""
+    taken: bool = True
+    """Whether the API takes it as it is; what it does not take may be made into what it does (`media.fit`)."""
 
 
 def _image(mime: str, *pillow_formats: str, also_named: tuple[str, ...] = ()) -> Kind:
@@ -39,6 +38,8 @@ ICO = _image("image/x-icon", "ICO", also_named=("image/ico", "image/vnd.microsof
 ICNS = _image("image/icns", "ICNS")
 SGI = _image("image/sgi", "SGI")
 JPEG2000 = _image("image/jp2", "JPEG2000", also_named=("image/jpeg2000",))
+HEIC = Kind(Modality.IMAGE, "image/heic", ("HEIF",), taken=False)
+AVIF = Kind(Modality.IMAGE, "image/avif", ("AVIF",), taken=False)
 MP4 = Kind(Modality.VIDEO, "video/mp4")
 AVI = Kind(Modality.VIDEO, "video/avi")
 MOV = Kind(Modality.VIDEO, "video/quicktime")
@@ -61,11 +62,31 @@ _MAGIC = (
 )
 _DIB_HEADER_BYTES = {12, 40, 52, 56, 64, 108, 124}
 _MOV_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-_STILL_BRANDS = (b"hei", b"hev", b"hec", b"mif", b"msf", b"avi", b"jxl", b"crx")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+_OTHER_BRANDS = (b"jxl ", b"crx ")
+_FOREIGN = (
+    (b"8BPS", "a Photoshop file"),
+    (b"%PDF", "a PDF"),
+    (b"%!PS", "PostScript"),
+    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
+    (b"FLV", "a Flash video"),
+    (b"OggS", "an Ogg file"),
+    (b"ID3", "an MP3 file"),
+    (b"PK\3\4", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"\0\0\1\xba", "an MPEG video"),
+    (b"\0\0\1\xb3", "an MPEG video"),
+    (b"\x30\x26\xb2\x75", "a Windows Media file"),
+)
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|!doctype|svg|html|!--)", re.IGNORECASE)
+_SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 
 
 def detect_kind(head: bytes) -> Kind | None:
-    """Tell a format from the first bytes; None when it is none that the API takes. 16 bytes are enough."""
+    """Tell a format from the first bytes; None when it is none that is known. 16 bytes are enough."""
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
@@ -78,11 +99,28 @@ def detect_kind(head: bytes) -> Kind | None:
     return DIB if _is_dib(head) else None
 
 
+def describe_unknown(head: bytes) -> str:
+    """Say for people what bytes are that `detect_kind` does not know."""
+    for magic, name in _FOREIGN:
+        if head.startswith(magic):
+            return name
+    if _MARKUP.match(head):
+        return "an SVG drawing" if _SVG.search(head[:4_096]) else "HTML or XML"
+    start = head[:256]
+    if start.isascii() and not any(byte < 9 for byte in start):
+        return "text"
+    return "of no known format"
+
+
 def _by_brand(brand: bytes) -> Kind | None:
     """MPEG-4 family: QuickTime has its own brand; HEIF, AVIF and raw photographs are no video."""
     if brand == b"qt  ":
         return MOV
-    return None if brand.startswith(_STILL_BRANDS) else MP4
+    if brand in _HEIC_BRANDS:
+        return HEIC
+    if brand in _AVIF_BRANDS:
+        return AVIF
+    return None if brand in _OTHER_BRANDS else MP4
 
 
 def _is_dib(head: bytes) -> bool:
@@ -92,17 +130,3 @@ def _is_dib(head: bytes) -> bool:
     (length,) = struct.unpack_from("<I", head)
     (planes,) = struct.unpack_from("<H", head, 8 if length == 12 else 12)
     return length in _DIB_HEADER_BYTES and planes == 1
-
-
-def measure_image(data: bytes, kind: Kind) -> tuple[int, int] | None:
-    """Read width and height in pixels from an image's header; None when Pillow can't make them out.
-
-    `data` may be cut short: pixels are not decoded. Raises Refusal for more pixels than Pillow itself allows.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=kind.pillow_formats) as image:
-            return image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refusal("media_too_large", f"it has far too many pixels: {error}") from error
-    except Exception:  # noqa: BLE001 (hostile bytes make Pillow raise nearly anything: struct.error, SyntaxError)
-        return None

@@ -1,6 +1,49 @@
 """What media may be: sizes, places, and how many are looked at together."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import ConfigError
+
+RESIZE_PIXELS_MIN = 784  # one token's worth
+SOURCE_PIXELS_MAX = 89_478_485  # above it Pillow takes a file for a decompression bomb
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What is done to images that are inlined, so that the API takes them. Nothing, unless it is asked for.
+
+    A choice is made by a picture's header when manifests are read; it is part of the fingerprint of those pictures alone
+    that it changes.
+    """
+
+    resize_max_pixels: int | None = None
+    """Images of more pixels are scaled down to about so many, sides in proportion. 1,028,608 (1,312 tokens)
+    loses nothing: the service scales what is larger down itself."""
+    transcode: bool | Literal["jpeg", "png"] = False
+    """Make JPEG, or PNG where there is transparency, of TIFF, SGI, ICNS, JPEG 2000, AVIF and HEIC (that one with the
+    extra `heif`), of CMYK, of more than 8 bits a channel, of what is rotated by EXIF, and of the first picture of an
+    animation; `jpeg` or `png`: always that."""
+    source_bytes_max: int = 52_428_800
+    """An image that is to be changed may have so many bytes before."""
+    source_pixels_max: int = 80_000_000
+    """And so many pixels: it is unpacked in memory, at most so many pixels of all images at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse bounds within which nothing could be done."""
+        if self.resize_max_pixels is not None and self.resize_max_pixels < RESIZE_PIXELS_MIN:
+            raise ConfigError(
+                f"media.fit.resize_max_pixels is {self.resize_max_pixels}; it must be {RESIZE_PIXELS_MIN} or more"
+            )
+        if not 1 <= self.source_pixels_max <= SOURCE_PIXELS_MAX:
+            raise ConfigError(
+                f"media.fit.source_pixels_max is {self.source_pixels_max}; it must be from 1 to {SOURCE_PIXELS_MAX}"
+            )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything may be changed at all."""
+        return self.resize_max_pixels is not None or self.transcode is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +71,5 @@ class MediaOptions:
     """Bytes read from the start of a medium to tell what it is."""
     threads: int = 32
     """Media looked at together while manifests are read."""
+    fit: FitOptions = FitOptions()
+    """What may be changed about images."""

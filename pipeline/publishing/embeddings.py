@@ -45,7 +45,7 @@ def _embeddings_tables(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> Iterator[pa.Table]:
     """Gather the rows of a slice at once, since they lie anywhere, and its vectors, which are large, by row group."""
-    rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "kept"])
+    rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "media_changes", "kept"])
     for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
         vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
         yield _embeddings_table(rows.slice(start, ROW_GROUP_ROWS), vectors, manifests, wanted)
@@ -55,7 +55,7 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
         raise StoreError("a segment of the store does not hold the fingerprints that its index named: run again")
     columns = {name: vectors[name] for name in vectors.column_names} | {
-        name: rows[name] for name in ("id", "manifest", "row")
+        name: rows[name] for name in ("id", "manifest", "row", "media_changes")
     }
     kept = (
         dict(zip(manifests.kept.names, rows["kept"].combine_chunks().flatten(), strict=True))

@@ -1,0 +1,146 @@
+"""Pictures and films of every kind, made when they are needed: small, and the same bytes each time."""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from pipeline.media.headers import can_read_heic
+
+Size = tuple[int, int]
+
+
+def paint(size: Size = (64, 48), mode: str = "RGB") -> Image.Image:
+    """Make a picture with two soft gradients: no side is like another, so that turning it shows."""
+    width, height = size
+    across = np.linspace(0, 255, width, dtype=np.uint8)[None, :].repeat(height, 0)
+    down = np.linspace(0, 255, height, dtype=np.uint8)[:, None].repeat(width, 1)
+    return Image.fromarray(np.dstack([across, down, np.full_like(across, 90)])).convert(mode)
+
+
+def save(image: Image.Image, pillow_format: str, **options: Any) -> bytes:
+    """Pack a picture."""
+    assert pillow_format != "HEIF" or can_read_heic()
+    stream = io.BytesIO()
+    image.save(stream, pillow_format, **options)
+    return stream.getvalue()
+
+
+def picture(pillow_format: str = "JPEG", size: Size = (64, 48), mode: str = "RGB", **options: Any) -> bytes:
+    """Make and pack a picture."""
+    return save(paint(size, mode), pillow_format, **options)
+
+
+def animation(pillow_format: str, size: Size = (64, 48)) -> bytes:
+    """Pack three pictures into one that moves."""
+    frames = [paint(size).rotate(90 * turn) for turn in range(3)]
+    return save(frames[0], pillow_format, save_all=True, append_images=frames[1:], duration=100)
+
+
+def rotated(orientation: int, size: Size = (64, 48), pillow_format: str = "JPEG") -> bytes:
+    """Make a picture that EXIF says is to be turned."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    return save(paint(size), pillow_format, exif=exif)
+
+
+def deep_grey(size: Size = (64, 48)) -> bytes:
+    """Make a grey PNG of 16 bits."""
+    values = np.linspace(0, 65_535, size[0] * size[1]).astype(np.uint16).reshape(size[::-1])
+    return save(Image.fromarray(values), "PNG")
+
+
+def deep_colour(size: Size = (64, 48)) -> bytes:
+    """Make a colour PNG of 16 bits a channel, which Pillow itself does not write."""
+    width, height = size
+    rows = np.asarray(paint(size)).astype(">u2") * 257
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks)
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    """Write one chunk of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def wide(pillow_format: str, size: Size) -> bytes:
+    """Make a picture of very many pixels in few bytes: black, one bit each."""
+    return save(Image.new("1", size), pillow_format)
+
+
+def cut(data: bytes, share: float = 0.5) -> bytes:
+    """Cut a file off."""
+    return data[: int(len(data) * share)]
+
+
+def film(container: str = "mp4", seconds: int = 2, *, sound: bool = False, front: bool = False) -> bytes:
+    """Make a film of 10 pictures a second; `front`: with the index of an mp4 before its pictures."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=container) as output:
+        video = output.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        audio = output.add_stream("aac", rate=8_000) if sound else None
+        shade = paint((160, 120))
+        for number in range(seconds * 10):
+            shown = av.VideoFrame.from_image(shade.rotate(number))
+            output.mux(video.encode(shown))
+        output.mux(video.encode())
+        if audio is not None:
+            silence = np.zeros((1, 1_024), np.float32)
+            for number in range(seconds * 8):
+                heard = av.AudioFrame.from_ndarray(silence, "fltp", "mono")
+                heard.sample_rate, heard.pts = 8_000, number * 1_024
+                output.mux(audio.encode(heard))
+            output.mux(audio.encode())
+    return move_index(stream.getvalue()) if front else stream.getvalue()
+
+
+def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Split a film into its outer boxes."""
+    found, at = [], 0
+    while at < len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        found.append((name, data[at : at + length]))
+        at += length
+    return found
+
+
+def move_index(data: bytes) -> bytes:
+    """Put the index of a film first. Its offsets are then wrong: only its header is right, which is all that is read."""
+    found = boxes(data)
+    return b"".join(
+        box
+        for _, box in sorted(
+            found, key=lambda one: [b"ftyp", b"moov"].index(one[0]) if one[0] in (b"ftyp", b"moov") else 2
+        )
+    )
+
+
+def without(data: bytes, names: Sequence[bytes]) -> bytes:
+    """Take boxes out of a film."""
+    return b"".join(box for name, box in boxes(data) if name not in names)
+
+
+def pad_film(data: bytes, size: int) -> bytes:
+    """Make a film longer by a box that players skip."""
+    left = size - len(data)
+    return data + struct.pack(">I4s", left, b"free") + bytes(left - 8)
+
+
+FAKES = {
+    "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64),
+    "psd": b"8BPS\0\1" + bytes(40),
+    "svg": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"/>\n',
+    "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
+    "html": b"<!DOCTYPE html><title>404</title>",
+    "text": "no picture at all\n".encode(),
+    "webm": b"\x1a\x45\xdf\xa3" + bytes(60),
+}
+"""The beginnings of files that are no pictures or films for the API."""

@@ -1,0 +1,189 @@
+"""Odd media, one to a row, through the whole job: what each becomes as it is, and with `media.fit`."""
+
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.media.pictures import (
+    FAKES,
+    animation,
+    cut,
+    deep_colour,
+    deep_grey,
+    film,
+    pad_film,
+    paint,
+    picture,
+    png_chunk,
+    rotated,
+    save,
+    wide,
+    without,
+)
+from tests.places import Place
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+FIT = {"media.fit.resize_max_pixels": 1_028_608, "media.fit.transcode": True}
+_BROKEN = bytearray(picture("PNG"))
+_BROKEN[60] ^= 0xFF
+
+IMAGES: dict[str, tuple[str, bytes]] = {
+    "JPEG": ("a.jpg", picture()),
+    "JPEG named .png": ("b.png", picture(size=(65, 48))),
+    "JPEG without a name's end": ("c", picture(size=(66, 48))),
+    "JPEG, progressive": ("progressive.jpg", picture(progressive=True)),
+    "JPEG with bytes behind its end": ("longer.jpg", picture(size=(67, 48)) + b"\0" * 100),
+    "JPEG, CMYK": ("cmyk.jpg", picture(mode="CMYK")),
+    "JPEG, rotated by EXIF": ("rotated.jpg", rotated(6)),
+    "JPEG, 4000 x 3000": ("large.jpg", picture(size=(4_000, 3_000))),
+    "JPEG, cut off": ("cut.jpg", cut(picture())),
+    "JPEG of a few bytes": ("stump.jpg", picture()[:20]),
+    "PNG": ("a.png", picture("PNG")),
+    "PNG, grey, 16 bits": ("grey16.png", deep_grey()),
+    "PNG, colour, 16 bits": ("colour16.png", deep_colour()),
+    "PNG, animated": ("moves.png", animation("PNG")),
+    "PNG, cut off": ("cut.png", cut(picture("PNG", (128, 96)))),
+    "PNG without its end": ("noend.png", picture("PNG", (70, 48)).removesuffix(png_chunk(b"IEND", b""))),
+    "PNG with a damaged pixel": ("broken.png", bytes(_BROKEN)),
+    "PNG, 14 x 200": ("narrow.png", picture("PNG", (14, 200))),
+    "PNG, 15 x 15": ("small.png", picture("PNG", (15, 15))),
+    "PNG, 1 x 1": ("one.png", picture("PNG", (1, 1))),
+    "PNG, 6000 x 6000": ("huge.png", wide("PNG", (6_000, 6_000))),
+    "PNG, 9200 x 9000": ("vast.png", wide("PNG", (9_200, 9_000))),
+    "PNG, 20000 x 60": ("long.png", picture("PNG", (20_000, 60))),
+    "GIF": ("a.gif", picture("GIF")),
+    "GIF, animated": ("moves.gif", animation("GIF")),
+    "GIF without its last byte": ("noend.gif", picture("GIF", (68, 48))[:-1]),
+    "GIF, cut off": ("cut.gif", cut(picture("GIF"))),
+    "WEBP": ("a.webp", picture("WEBP")),
+    "WEBP, animated": ("moves.webp", animation("WEBP")),
+    "WEBP, cut off": ("cut.webp", cut(picture("WEBP"))),
+    "BMP": ("a.bmp", picture("BMP")),
+    "BMP, 2000 x 1700, above 10 MB": ("large.bmp", picture("BMP", (2_000, 1_700))),
+    "BMP, cut off": ("cut.bmp", cut(picture("BMP"))),
+    "DIB": ("a.dib", picture("DIB")),
+    "TIFF": ("a.tiff", picture("TIFF")),
+    "TIFF with transparency": ("clear.tiff", picture("TIFF", mode="RGBA")),
+    "TIFF, CMYK, packed": ("packed.tiff", picture("TIFF", mode="CMYK", compression="tiff_lzw")),
+    "TIFF of fractions": ("float.tiff", save(paint(mode="F"), "TIFF")),
+    "TIFF, cut off": ("cut.tiff", cut(picture("TIFF"))),
+    "ICO": ("a.ico", picture("ICO")),
+    "ICO, cut off": ("cut.ico", cut(picture("ICO"))),
+    "ICNS": ("a.icns", picture("ICNS", (1_024, 1_024))),
+    "ICNS, cut off": ("cut.icns", cut(picture("ICNS", (1_024, 1_024)))),
+    "SGI": ("a.sgi", picture("SGI")),
+    "SGI, cut off": ("cut.sgi", cut(picture("SGI"))),
+    "JPEG 2000": ("a.jp2", picture("JPEG2000")),
+    "JPEG 2000, cut off": ("cut.jp2", cut(picture("JPEG2000"))),
+    "HEIC": ("a.heic", picture("HEIF")),
+    "HEIC, only its beginning": ("b.heic", FAKES["heic"]),
+    "AVIF": ("a.avif", picture("AVIF")),
+    "Photoshop": ("a.psd", FAKES["psd"]),
+    "SVG": ("a.svg", FAKES["svg"]),
+    "PDF": ("a.pdf", FAKES["pdf"]),
+    "HTML named .jpg": ("page.jpg", FAKES["html"]),
+    "text": ("a.txt", FAKES["text"]),
+    "WebM as image": ("a.webm", FAKES["webm"]),
+    "nothing": ("empty.jpg", b""),
+    "mp4 as image": ("film.jpg", film()),
+}
+"""Name in the table, name of the file, bytes."""
+PADDED = {"JPEG of 9,999,999 bytes": 9_999_999, "JPEG of 10,000,000 bytes": 10_000_000}
+
+VIDEOS: dict[str, tuple[str, bytes]] = {
+    "mp4": ("a.mp4", film()),
+    "mp4 with sound": ("sound.mp4", film(sound=True)),
+    "mp4 named .MP4": ("upper.MP4", film(seconds=3)),
+    "mov": ("a.mov", film("mov")),
+    "avi": ("a.avi", film("avi")),
+    "mp4, cut off": ("cut.mp4", cut(film())),
+    "mp4 without its index": ("unfinished.mp4", without(film(), [b"moov"])),
+    "mp4 that PyAV can't open": ("odd.mp4", b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x08moov"),
+    "avi, cut off": ("cut.avi", cut(film("avi"))),
+    "WebM as video": ("b.webm", FAKES["webm"]),
+    "JPEG as video": ("picture.mp4", picture(size=(69, 48))),
+    "mp4 of 48,000,000 bytes": ("long.mp4", pad_film(film(), 48_000_000)),
+    "mp4 of 52,428,801 bytes": ("longer.mp4", pad_film(film(), 52_428_801)),
+}
+
+
+def _uri(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+DATA_URIS = {
+    "data URI, PNG": _uri("image/png", picture("PNG", (71, 48))),
+    "data URI, TIFF": _uri("image/tiff", picture("TIFF", (72, 48))),
+    "data URI, PNG that is said to be JPEG": _uri("image/jpeg", picture("PNG")),
+    "data URI, image/PNG": _uri("image/PNG", picture("PNG")),
+    "data URI, no base64": _uri("image/png", picture("PNG"))[:-3] + "*==",
+    "data URI, JPEG cut off": _uri("image/jpeg", cut(picture())),
+}
+
+
+def _write(folder: Path) -> list[dict[str, Any]]:
+    """Write all files; return the rows of the manifest."""
+    rows: list[dict[str, Any]] = []
+    for modality, files in (("image", IMAGES), ("video", VIDEOS)):
+        for name, (file, data) in files.items():
+            (folder / file).write_bytes(data)
+            rows.append({"id": name, modality: file})
+    for name, size in PADDED.items():
+        (folder / f"{size}.jpg").write_bytes(picture().ljust(size, b"\0"))
+        rows.append({"id": name, "image": f"{size}.jpg"})
+    rows += [{"id": name, "image": uri} for name, uri in DATA_URIS.items()]
+    largest = f"{min(PADDED.values())}.jpg"
+    rows.append({"id": "5 images of 9,999,999 bytes in a row", "image": [largest] * 5})
+    rows.append({"id": "a good image beside one that is cut off", "image": ["a.jpg", "cut.jpg"]})
+    rows.append({"id": "no such file", "image": "nowhere.jpg"})
+    return rows
+
+
+def _outcomes(place: Place) -> dict[str, str]:
+    """What became of each row, as the table says it."""
+    said = {}
+    for row in place.read("embeddings").select(["id", "media_changes"]).to_pylist():
+        changes = [change.removeprefix("parts[0]: ").replace("->", "→") for change in row["media_changes"] or ()]
+        said[row["id"]] = "; ".join(changes) or "published as it is"
+    for row in place.read("failures").select(["id", "code", "message"]).to_pylist():
+        reason = re.sub(r" ?Request id: \S+", "", row["message"].rpartition(str(place.folder))[2])
+        reason = re.sub(r"^\S*…?: ", "", reason).removesuffix(".")
+        said[row["id"]] = f"`{row['code']}`: {reason}"
+    return said
+
+
+def test_odd_media_become_what_the_readme_says(
+    make_place: Callable[[str], Place], make_emulator: Callable[..., Any]
+) -> None:
+    """Each becomes a row or a failure that says why; with `media.fit` what can be helped is changed and told.
+
+    The service refuses one alone, whose pixels only a decoder finds damaged; nothing that fails here is paid for.
+    """
+    emulator = make_emulator()
+    place = make_place(emulator.url)
+    rows = _write(place.folder)
+    place.write_rows(rows)
+    settings = {"manifest.line_bytes_max": 64_000_000, "limits.failures_allowed": "100%"}
+    place.run(settings)
+    plain = _outcomes(place)
+    assert emulator.stats["paid"] == place.read("usage").num_rows
+    bought = emulator.stats["paid"]
+    place.run({**settings, **FIT})
+    fitted = _outcomes(place)
+    changed = {name for name, outcome in fitted.items() if "→" in outcome}
+    assert emulator.stats["paid"] == bought + len(changed)  # what is not changed is not bought again
+    refused = {
+        row["id"] for row in place.read("failures").to_pylist() if not row["code"].startswith(("media_", "request_"))
+    }
+    assert refused == {"PNG with a damaged pixel"}
+    names = [row["id"] for row in rows]
+    assert len(names) >= 40
+    assert set(plain) == set(fitted) == set(names)
+    lines = ["| input | without `media.fit` | with `media.fit` |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {plain[name]} | {'the same' if fitted[name] == plain[name] else fitted[name]} |" for name in names
+    ]
+    print("\n".join(lines))
+    assert "\n".join(lines) in README
