@@ -104,8 +104,9 @@ def test_videos_are_inlined_with_exactly_the_three_types_of_the_api(
     [
         (b"", IMAGE, "media_empty"),
         (b"no picture at all", IMAGE, "media_not_image"),
-        (b"\x89PNG\r\n\x1a\nbut nothing behind it", IMAGE, "media_damaged"),
-        (b"\xff\xd8\xff" + b"\0" * 200_000, IMAGE, "media_damaged"),
+        (b"\x89PNG\r\n\x1a\nbut nothing behind it", IMAGE, "media_truncated"),
+        (b"\xff\xd8\xff" + b"\0" * 200_000, IMAGE, "media_truncated"),
+        (b"\xff\xd8\xff" + b"\0" * 200_000 + b"\xff\xd9", IMAGE, "media_damaged"),
         (MP4, IMAGE, "media_not_image"),
         (_picture(), VIDEO, "media_not_video"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 64, VIDEO, "media_not_video"),

@@ -20,7 +20,10 @@ _TURNED = range(2, 9)
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """An image as its header describes it. `size_px` is width and height as stored, before any rotation."""
+    """An image as its header describes it. `size_px` is width and height before any rotation by EXIF.
+
+    TIFF and HEIC are turned upright by their decoders and count as upright.
+    """
 
     kind: Kind
     size_px: tuple[int, int]
@@ -56,7 +59,7 @@ def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
                 cmyk=image.mode == "CMYK",
                 transparent=image.has_transparency_data,
                 deep=_is_deep(data, image, kind),
-                orientation=_read_orientation(image, kind),
+                orientation=1 if kind is TIFF else _orientation_of(_load_exif(image.info.get("exif"))),
                 animated=animated or (kind is PNG and getattr(image, "is_animated", False)),
                 undecided=kind is GIF and not animated and not whole,
                 bytes_min=_tiff_end(image) if kind is TIFF else 0,
@@ -97,12 +100,6 @@ def _tiff_end(image: Image.Image) -> int:
     for starts, lengths in ((273, 279), (324, 325)):
         ends += map(sum, zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False))
     return max(ends)
-
-
-def _read_orientation(image: Image.Image, kind: Kind) -> int:
-    """Read the orientation without what Pillow does for it elsewhere, which may be to decode the image."""
-    tags = image.tag_v2 if kind is TIFF else _load_exif(image.info.get("exif"))  # type: ignore[attr-defined]
-    return _orientation_of(tags)
 
 
 def _orientation_of(tags: Mapping[int, Any]) -> int:

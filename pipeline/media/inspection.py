@@ -129,6 +129,7 @@ def examine(head: bytes, size: int, modality: Modality, options: MediaOptions, r
         if not whole:
             check_source_bytes(size, options)
             return None
+        _require_complete(head, size, kind)
         raise Refusal("media_damaged", f"it starts like {kind.mime}, but its header can't be read")
     fit = plan_fit(facts, options.fit, options.side_px_min)
     check_pixels(facts, fit, options)

@@ -59,6 +59,25 @@ def test_fingerprints_are_pinned(
     assert fingerprinter.of_request(request_, versions).hex() == golden
 
 
+def test_what_is_made_of_an_image_is_pinned() -> None:
+    """An image that is changed is another purchase, each change its own; without any, nothing is as before but the same."""
+    versions = (None, None, "12-34", "etag")
+    fit = (None, None, "1 1014x1014 image/jpeg", None)
+    names = {
+        ARK.of_request(FULL, versions, fits).hex()
+        for fits in (
+            (),
+            (None,) * 4,
+            fit,
+            (None, "1 1014x1014 image/jpeg", None, None),
+            (None, None, "1 64x48 image/png", None),
+        )
+    }
+    assert len(names) == 4
+    assert ARK.of_request(FULL, versions, (None,) * 4).hex() == "e614ab7e1501cbb9e0cd037d4964d917"
+    assert ARK.of_request(FULL, versions, fit).hex() == "7a3b949d1809f28e2cc1cdde82f2ebba"
+
+
 _strings = st.text(st.characters(codec="utf-8"), max_size=8)
 _samplings = st.builds(
     VideoSampling, fps=st.none() | st.floats(0.2, 5), min_frames=st.none() | st.integers(5, 16)

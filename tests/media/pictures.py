@@ -140,7 +140,7 @@ FAKES = {
     "svg": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"/>\n',
     "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
     "html": b"<!DOCTYPE html><title>404</title>",
-    "text": "no picture at all\n".encode(),
+    "text": b"no picture at all\n",
     "webm": b"\x1a\x45\xdf\xa3" + bytes(60),
 }
 """The beginnings of files that are no pictures or films for the API."""
