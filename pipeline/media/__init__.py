@@ -4,8 +4,9 @@
 whatever is wrong with one medium, or with the storage that holds it, is a `Failure` for the rows that name it.
 """
 
+from pipeline.media.checks import MediaInfo
 from pipeline.media.fitting import Fit
-from pipeline.media.inspection import MediaInfo, inspect, inspect_many
+from pipeline.media.inspection import inspect, inspect_many
 from pipeline.media.locations import make_absolute
 from pipeline.media.options import MediaOptions
 from pipeline.media.resolution import resolve

@@ -15,7 +15,7 @@ _ICONS_MAX = 256
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # within a scan: not a stuffed zero, not a restart
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _SOS, _EOI = 0xDA, 0xD9
-_JPEG2000_END = b"\xff\xd9"
+_JPEG_END = _JPEG2000_END = b"\xff\xd9"
 
 
 def find_cut(data: bytes, size: int, kind: Kind) -> str | None:
@@ -128,6 +128,8 @@ def _has_jpeg_end(data: bytes) -> bool:
         marker, at = found[1][0], found.end()
         if marker == _EOI:
             return True
+        if marker == _SOS and data.endswith(_JPEG_END):
+            return True  # pixels can't hold it, and to look at each of their bytes takes a millisecond
         if marker not in _NO_LENGTH:
             at += int.from_bytes(data[at : at + 2], "big")
     return False

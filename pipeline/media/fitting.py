@@ -24,8 +24,11 @@ RECIPE = 1
 """Part of the fingerprint: another way of scaling or packing is another number, and buys anew what it changes."""
 JPEG_QUALITY = 90
 ICC_BYTES_MAX = 65_536
+SCANS_MAX = 500
+"""A progressive JPEG has about ten."""
 
 _TRANSCODED = (TIFF, SGI, ICNS, JPEG2000, HEIC, AVIF)
+_SCAN = b"\xff\xda"
 _UINT16_MAX = 65_535
 _ON_ITS_SIDE = 5  # and above: width and height are exchanged
 _TURNS = {
@@ -113,6 +116,8 @@ def apply_fit(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     """
     if facts.kind is HEIC and not can_read_heic():
         raise Refusal("media_unfit", "pillow-heif is not installed here (extra `heif`)")
+    if facts.kind is JPEG and data.count(_SCAN) > SCANS_MAX:  # each goes over all pixels
+        raise Refusal("media_unfit", f"it has more than {SCANS_MAX} scans")
     width, height = facts.size_px
     with _pixels.take(width * height):
         try:

@@ -2,10 +2,10 @@
 
 from functools import partial
 
+from pipeline.media.checks import bytes_max, prepare
 from pipeline.media.data_uris import decode_data_uri, encode_data_uri, is_data_uri
 from pipeline.media.files import read_again
 from pipeline.media.fitting import Fit
-from pipeline.media.inspection import bytes_max, prepare
 from pipeline.media.locations import is_passed_through
 from pipeline.media.options import MediaOptions
 from pipeline.media.refusal import Refusal, guard

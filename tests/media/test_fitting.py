@@ -231,6 +231,26 @@ def test_pixels_without_a_plain_meaning_are_refused() -> None:
             apply_fit(data, _facts(data), fit)
 
 
+def test_a_jpeg_of_very_many_scans_is_not_unpacked() -> None:
+    """Each scan of a progressive JPEG costs as much time as a picture."""
+    data = picture(mode="CMYK", progressive=True)
+    at = data.index(b"\xff\xda")
+    scan = data[at : data.index(b"\xff\xda", at + 2)]
+    bomb = data[:at] + scan * 500 + data[at:]
+    fit = plan_fit(_facts(bomb), ON, 15)
+    assert fit is not None
+    with pytest.raises(Refusal, match="500 scans"):
+        apply_fit(bomb, _facts(bomb), fit)
+
+
+def test_several_pictures_in_a_jpeg_are_its_first() -> None:
+    """What phones write as MPO is a JPEG with more behind it."""
+    other = paint((640, 480)).rotate(180)
+    image = _fit(save(paint((640, 480)), "MPO", save_all=True, append_images=[other]), FitOptions(30_000))
+    assert image is not None
+    assert _difference(image, paint((200, 150))) < 4
+
+
 def test_data_uris_are_fitted_as_files_are() -> None:
     """The bytes are at hand, whoever inlined them."""
     kind = detect_kind(picture("TIFF"))
