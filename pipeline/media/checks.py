@@ -3,14 +3,15 @@
 `examine` sees the first bytes when manifests are read, `prepare` all of them just before they are sent.
 """
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 
 from pipeline.media.completeness import find_cut
 from pipeline.media.data_uris import encoded_length
 from pipeline.media.fitting import Fit, apply_fit, plan_fit
 from pipeline.media.headers import ImageFacts, can_read_heic, read_header
 from pipeline.media.kinds import HEIC, Kind, describe_unknown, detect_kind
-from pipeline.media.options import MediaOptions
+from pipeline.media.options import FitOptions, MediaOptions
 from pipeline.media.refusal import Refusal
 from pipeline.media.video import Reader, read_duration_s
 from pipeline.records import Modality
@@ -40,20 +41,24 @@ def bytes_max(modality: Modality, options: MediaOptions) -> int:
     return max(options.image_bytes_max, options.fit.source_bytes_max if options.fit.is_set else 0)
 
 
-def examine(head: bytes, size: int, modality: Modality, options: MediaOptions, read: Reader) -> MediaInfo | None:
+def examine(
+    head: bytes, size: int, modality: Modality, options: MediaOptions, read: Reader, *, inlined: bool = True
+) -> MediaInfo | None:
     """Tell what a medium of `size` bytes is and what it will be sent as; None when its first bytes don't tell.
 
-    `read` gives further bytes of videos. Raises Refusal if the API would not take it.
+    `read` gives further bytes of videos. What is not `inlined`, but signed, is sent as it is, by its URL: it is not made
+    fit, nor held against the limit of a request's body. Raises Refusal if the API would not take it.
     """
+    if not inlined:
+        options = replace(options, fit=FitOptions(), body_bytes_max=sys.maxsize)
     if size == 0:
         raise Refusal("media_empty", "it has 0 bytes")
     kind = _require_kind(head, modality, options)
+    wire_bytes = encoded_length(size, kind.mime) if inlined else None
     if modality is Modality.VIDEO:
         check_size(size, kind, options)
         _require_complete(head, size, kind)
-        return MediaInfo(
-            None, kind.mime, None, encoded_length(size, kind.mime), read_duration_s(head, size, kind, read)
-        )
+        return MediaInfo(None, kind.mime, None, wire_bytes, read_duration_s(head, size, kind, read))
     whole = len(head) >= size
     facts = read_header(head, kind, whole=whole)
     if facts is None or (facts.undecided and options.fit.is_set):
@@ -70,7 +75,7 @@ def examine(head: bytes, size: int, modality: Modality, options: MediaOptions, r
         check_source_bytes(size, options)
     _require_complete(head, size, kind, facts.bytes_min)
     sent_px, mime = (facts.size_px, kind.mime) if fit is None else (fit.size_px, fit.mime)
-    return MediaInfo(None, mime, sent_px, None if fit else encoded_length(size, kind.mime), None, fit)
+    return MediaInfo(None, mime, sent_px, None if fit else wire_bytes, None, fit)
 
 
 def _require_kind(head: bytes, modality: Modality, options: MediaOptions) -> Kind:

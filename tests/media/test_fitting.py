@@ -15,6 +15,7 @@ from pipeline.ark.tokens import image_tokens
 from pipeline.config import parse_config
 from pipeline.errors import ConfigError
 from pipeline.media import Fit, MediaInfo, MediaOptions, inspect, resolve
+from pipeline.media.checks import examine
 from pipeline.media.data_uris import decode_data_uri, encode_data_uri
 from pipeline.media.fitting import apply_fit, plan_fit, scale
 from pipeline.media.headers import ImageFacts, read_header
@@ -269,6 +270,17 @@ def test_data_uris_are_fitted_as_files_are() -> None:
 def test_urls_are_never_fitted() -> None:
     """What the service fetches, it gets as it is."""
     assert inspect("https://a.example/a.tiff", IMAGE, MediaOptions(fit=ON)) == MediaInfo()
+
+
+def test_what_is_signed_is_not_fitted() -> None:
+    """The service fetches it itself: it is held against the limits as it is, but not against that of a body."""
+    data = picture("TIFF")
+    options = MediaOptions(body_bytes_max=100, fit=ON)
+    signed = examine(data, len(data), IMAGE, options, lambda start, end: b"", inlined=False)
+    assert signed == MediaInfo(None, "image/tiff", (64, 48))
+    other = picture("HEIF")
+    with pytest.raises(Refusal, match="media_not_image"):
+        examine(other, len(other), IMAGE, options, lambda start, end: b"", inlined=False)
 
 
 def test_larger_sources_are_read_where_they_become_smaller() -> None:
