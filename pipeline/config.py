@@ -191,16 +191,25 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
 
 
 def _explain_all(error: ValidationError) -> str:
-    """Write what is wrong, a line for each key; a section is not told that it is no text as well."""
+    """Write what is wrong, a line for each key; a section is not told that it is no text as well, nor the reverse."""
     problems = error.errors()
-    wanted = [one for one in problems if not (one["type"] == "string_type" and isinstance(one["input"], dict))]
+    wanted = [one for one in problems if not _is_other_form(one)]
     return "\n".join(_explain(problem) for problem in (wanted or problems)[:10])
+
+
+def _is_other_form(problem: Any) -> bool:
+    """Whether the problem is that a key, which may be a word or a mapping, is not the one of these that was not meant."""
+    if isinstance(problem["input"], dict):
+        return problem["type"] in ("string_type", "enum")
+    return problem["type"] == "dict_type" and any(str(step).startswith("dict[") for step in problem["loc"])
 
 
 def _explain(problem: Any) -> str:
     steps = [str(step) for step in problem["loc"]]
     key = ".".join(
-        step for step in steps if not step.startswith(("function", "union", "tuple[", "str")) and not step[0].isupper()
+        step
+        for step in steps
+        if not step.startswith(("function", "union", "tuple[", "str", "dict[", "[key]")) and not step[0].isupper()
     )
     if problem["type"] in ("missing", "missing_argument"):
         return f"{key} is missing from the config"

@@ -24,6 +24,8 @@ _QUERY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _USER_INFO = re.compile(r"://[^/\s?#\"'<>`]*@")
+# The same inside another URL's query.
+_USER_INFO_ENCODED = re.compile(r"(%3a%2f%2f)(?:(?!%2f)[^/\s?#&\"'<>`])*%40", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)(\s+)[^\s\"',;`]+", re.IGNORECASE)
 _DATA_URI = re.compile(r"(data:[\w/+.-]{0,100};base64,)[A-Za-z0-9+/=_%-]+")
 # Shorter ones protect nothing, and masking every "x" would make the text unreadable.
@@ -43,6 +45,7 @@ def redact(text: str, chars_max: int = 500, *, secrets: Iterable[str] = ()) -> s
     text = _bound_search(text).encode("utf-8", "replace").decode()
     text = _DATA_URI.sub(r"\1…", text)
     text = _USER_INFO.sub(f"://{MASK}@", text)
+    text = _USER_INFO_ENCODED.sub(rf"\1{MASK}%40", text)
     text = _QUERY.sub(rf"\1{MASK}", text)
     text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
     text = _SPACE.sub(" ", text).strip()

@@ -21,6 +21,7 @@ SECRET = "s3cr3tVALUE"
         f"https://b.cos.myqcloud.com/k?q-ak={SECRET}&q-signature={SECRET}&x-cos-security-token={SECRET}",
         f"https://h/k?a=1&amp;token={SECRET}",
         f"https://fetch/?url=https%3A%2F%2Fh%2Fk%3FX-Amz-Signature%3D{SECRET}%26id%3D1",
+        f"https://fetch/?url=https%3A%2F%2Fuser%3A{SECRET}%40h%2Fk&id=1",
         f'{{"url": "https://h/k?id=1\\u0026sig={SECRET}"}}',
         f"ftp://user:{SECRET}@host/path",
         f"https://user:p@{SECRET}@host/path",
@@ -45,6 +46,7 @@ def test_secret_is_masked(text: str) -> None:
         "the parameter `signature` is missing",
         "天很蓝，海很深",
         "bearer",
+        "https://fetch/?url=https%3A%2F%2Fh%2Fa%40b&x=%40",
     ],
 )
 def test_other_text_stays(text: str) -> None:

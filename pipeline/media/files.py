@@ -14,7 +14,8 @@ from typing import Any
 
 import fsspec
 
-from pipeline.media.locations import allowed_local_path, check_scheme, local_path
+from pipeline.media.http import fetch, fetch_range
+from pipeline.media.locations import allowed_local_path, check_scheme, check_url, is_web, local_path
 from pipeline.media.options import MediaOptions
 from pipeline.media.refusal import Refusal
 
@@ -36,6 +37,8 @@ def look_at(uri: str, bytes_max: int, options: MediaOptions) -> Found:
     path = local_path(uri)
     if path is not None:
         return _read_local(path, bytes_max, options)
+    if is_web(uri):
+        return _fetch(uri, bytes_max, options)
     filesystem, path = _open_remote(uri, options)
     size, version = _remote_state(filesystem, path)
     head = bytes(filesystem.cat_file(path, start=0, end=bytes_max)) if size else b""
@@ -47,10 +50,18 @@ def read_again(uri: str, bytes_max: int, options: MediaOptions) -> Found:
     path = local_path(uri)
     if path is not None:
         return _read_local(path, bytes_max, options)
+    if is_web(uri):
+        return _fetch(uri, bytes_max, options)
     filesystem, path = _open_remote(uri, options)
     head = bytes(filesystem.cat_file(path, start=0, end=bytes_max))
     size, version = _remote_state(filesystem, path)
     return _complete(head, bytes_max, size, version)
+
+
+def _fetch(url: str, bytes_max: int, options: MediaOptions) -> Found:
+    check_url(url, options)
+    fetched = fetch(url, bytes_max, options)
+    return Found(fetched.head, fetched.size, fetched.version)
 
 
 def read_range(uri: str, start: int, end: int, options: MediaOptions) -> bytes:
@@ -59,6 +70,8 @@ def read_range(uri: str, start: int, end: int, options: MediaOptions) -> bytes:
     if path is not None:
         with _open_regular(allowed_local_path(path, options)) as descriptor:
             return os.pread(descriptor, end - start, start)
+    if is_web(uri):
+        return fetch_range(uri, start, end, options)
     filesystem, path = _open_remote(uri, options)
     return bytes(filesystem.cat_file(path, start=start, end=end))
 

@@ -5,18 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from pipeline.media.access import Access
 from pipeline.media.checks import MediaInfo, bytes_max, examine
 from pipeline.media.data_uris import decode_data_uri, is_data_uri
 from pipeline.media.files import look_at, read_range
 from pipeline.media.kinds import detect_kind
-from pipeline.media.locations import check_url, is_passed_through
 from pipeline.media.options import MediaOptions
+from pipeline.media.policy import check_passed, check_signed, route
 from pipeline.media.refusal import Refusal, guard
 from pipeline.records import Failure, Modality
 
 
 def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | Failure:
-    """Look at one medium. http(s) URLs pass; data URIs are decoded; files are checked by their first bytes.
+    """Look at one medium. What is passed on is judged by its URL, data URIs are decoded, all else by its first bytes.
 
     `uri` is absolute: what a manifest writes relative to its own folder goes through `make_absolute` first.
 
@@ -24,7 +25,7 @@ def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | 
     `media_forbidden`, `media_missing`, `media_not_a_file`, `media_unreadable`, `media_changed`, `media_empty`,
     `media_not_image`, `media_not_video`, `media_damaged` (its header can't be read), `media_truncated`,
     `media_too_large` (bytes), `media_body_too_large` (bytes as base64), `media_too_small` (a side),
-    `media_too_many_pixels`.
+    `media_too_many_pixels`, `media_extension` (the service would take it for something else), and those of `media.http`.
     """
     return guard(uri, partial(_inspect, uri, modality, options))
 
@@ -36,7 +37,7 @@ def inspect_many(
     looks: dict[tuple[str, Modality], MediaInfo | Failure] = {}
     stored = []
     for uri, modality in wanted:
-        if is_passed_through(uri):
+        if route(uri, modality, options) is Access.PASS:
             looks[uri, modality] = inspect(uri, modality, options)
         else:
             stored.append((uri, modality))
@@ -49,17 +50,21 @@ def inspect_many(
 def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     if is_data_uri(uri):
         return _inspect_data_uri(uri, modality, options)
-    if is_passed_through(uri):
-        check_url(uri, options)
+    access = route(uri, modality, options)
+    if access is Access.PASS:
+        check_passed(uri, modality, options)
         return MediaInfo()
     found = look_at(uri, options.header_bytes, options)
-    info = examine(found.head, found.size, modality, options, partial(_read_part, uri, options))
+    inlined = access is Access.INLINE
+    info = examine(found.head, found.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         # Some keep what must be known far behind: TIFF, JPEG after long metadata. An image is small enough to read whole.
         found = look_at(uri, bytes_max(modality, options), options)
-        info = examine(found.head, found.size, modality, options, partial(_read_part, uri, options))
+        info = examine(found.head, found.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         raise Refusal("media_damaged", "its header can't be read")
+    if access is Access.SIGN:
+        check_signed(uri, modality, info.mime or "")
     return replace(info, version=found.version)
 
 

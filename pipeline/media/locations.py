@@ -1,14 +1,14 @@
-"""Where media are: which URIs are passed on, which are local, and which a manifest may name at all."""
+"""Where media are: which are local, which on the web, and which a manifest may name at all."""
 
 import os
 import posixpath
 import re
 
+from pipeline.media.access import LOCAL_SCHEMES, WEB_SCHEMES
 from pipeline.media.options import MediaOptions
 from pipeline.media.refusal import Refusal
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_LOCAL_SCHEMES = {"file", "local"}
 
 
 def scheme_of(uri: str) -> str | None:
@@ -19,9 +19,9 @@ def scheme_of(uri: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def is_passed_through(uri: str) -> bool:
-    """Tell whether the service gets the URI as it stands: http(s) URLs and data URIs."""
-    return scheme_of(uri) in {"http", "https", "data"}
+def is_web(uri: str) -> bool:
+    """Tell whether the URI is an http(s) URL."""
+    return scheme_of(uri) in WEB_SCHEMES
 
 
 def local_path(uri: str) -> str | None:
@@ -29,7 +29,7 @@ def local_path(uri: str) -> str | None:
     scheme = scheme_of(uri)
     if scheme is None:
         return uri
-    return uri.partition("://")[2] if scheme in _LOCAL_SCHEMES else None
+    return uri.partition("://")[2] if scheme in LOCAL_SCHEMES else None
 
 
 def make_absolute(uri: str, folder: str) -> str:
@@ -51,7 +51,7 @@ def make_absolute(uri: str, folder: str) -> str:
 
 
 def check_url(url: str, options: MediaOptions) -> None:
-    """Refuse an http(s) URL that can't be one. What it points at is for the service to find out."""
+    """Refuse an http(s) URL that can't be one. What it points at is found out by whoever fetches it."""
     if len(url) > options.url_chars_max:
         raise Refusal("media_bad_uri", f"the URL has {len(url)} characters, {options.url_chars_max} are allowed")
     host = url.partition("://")[2].partition("/")[0].partition("?")[0]

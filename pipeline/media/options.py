@@ -1,10 +1,13 @@
 """What media may be: sizes, places, and how many are looked at together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.media.access import AccessRules, check_rules
 
+SIGN_LIFETIME_S_MAX = 604_800  # of S3's signature version 4, and of those made like it
+SIGN_LIFETIME_S_MIN = 3_600  # a signed request may wait for the quota, and be tried again
 RESIZE_PIXELS_MIN = 784  # one token's worth
 SOURCE_PIXELS_MAX = 89_478_485  # above it Pillow takes a file for a decompression bomb
 
@@ -50,6 +53,14 @@ class FitOptions:
 class MediaOptions:
     """The `media:` section of the config. Limits are the API's (vendor's guide to multimodal embeddings)."""
 
+    access: AccessRules = field(default_factory=dict, hash=False)
+    """What is done with media, by scheme, and by `image` and `video` below it: `pass`, `inline` or `sign`; see below."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts that are read although they have a private address, by the name in the URL."""
+    sign_lifetime_s: int = SIGN_LIFETIME_S_MAX
+    """How long a signed URL holds; 7 days are the most that object stores take."""
+    http_timeout_s: float = 30.0
+    """Longest wait for an http(s) medium that is read here, redirects included."""
     allowed_roots: tuple[str, ...] = ()
     """Folders below which local files may be read, symbolic links resolved; none: the
     folders of the manifests."""
@@ -73,3 +84,14 @@ class MediaOptions:
     """Media looked at together while manifests are read."""
     fit: FitOptions = FitOptions()
     """What may be changed about images."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be done for a scheme, and a lifetime that no store would sign for."""
+        check_rules(self.access, self.schemes)
+        if not SIGN_LIFETIME_S_MIN <= self.sign_lifetime_s <= SIGN_LIFETIME_S_MAX:
+            raise ConfigError(
+                f"media.sign_lifetime_s is {self.sign_lifetime_s};"
+                f" it must be between {SIGN_LIFETIME_S_MIN} and {SIGN_LIFETIME_S_MAX}"
+            )
+        if not self.http_timeout_s > 0:
+            raise ConfigError(f"media.http_timeout_s is {self.http_timeout_s}; it must be above 0")

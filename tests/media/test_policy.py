@@ -1,0 +1,256 @@
+"""What is done with each medium: every scheme, modality and wish, the names that the service takes, and who is anybody."""
+
+import ipaddress
+import itertools
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Config, describe_config, parse_config
+from pipeline.errors import ConfigError
+from pipeline.media import MediaInfo, MediaOptions, inspect, resolve
+from pipeline.media.access import Access
+from pipeline.media.addresses import is_public, literal_address
+from pipeline.media.options import SIGN_LIFETIME_S_MAX, SIGN_LIFETIME_S_MIN
+from pipeline.media.policy import extension_of, route
+from pipeline.records import Failure, Modality
+
+IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
+PASS, INLINE, SIGN = Access.PASS, Access.INLINE, Access.SIGN
+SMALLEST = {
+    "manifest": {"uris": "rows.jsonl"},
+    "model": {"name": "doubao-embedding-vision-251215"},
+    "store": {"uri": "store"},
+    "output": {"uri": "out"},
+}
+# The default first, then what else can be done.
+POSSIBLE = {
+    "http": (PASS, INLINE),
+    "https": (PASS, INLINE),
+    "file": (INLINE,),
+    "local": (INLINE,),
+    "memory": (INLINE,),
+    "hdfs": (INLINE,),
+    "oss": (INLINE,),
+    "tos": (SIGN, INLINE),
+    "s3": (INLINE, SIGN),
+    "s3a": (INLINE, SIGN),
+    "gs": (INLINE, SIGN),
+    "gcs": (INLINE, SIGN),
+    "az": (INLINE, SIGN),
+    "abfs": (INLINE, SIGN),
+    "abfss": (INLINE, SIGN),
+}
+
+
+def _parse(access: object, **further: object) -> Config:
+    return parse_config({**SMALLEST, "media": {"access": access, **further}})
+
+
+def _code_of(outcome: MediaInfo | str | Failure) -> str:
+    assert isinstance(outcome, Failure), outcome
+    return outcome.code
+
+
+def test_every_scheme_that_a_manifest_may_name_is_in_this_table() -> None:
+    """A scheme of the future is decided about, not forgotten."""
+    assert set(MediaOptions().schemes) | {"http", "https", "file", "local"} == set(POSSIBLE)
+
+
+@pytest.mark.parametrize(("scheme", "modality", "access"), list(itertools.product(POSSIBLE, (IMAGE, VIDEO), Access)))
+def test_each_scheme_modality_and_access(scheme: str, modality: Modality, access: Access) -> None:
+    """What can be done is done, for the modality alone or for both; what can't is an error that says what can."""
+    uri, default = f"{scheme}://host/a.mp4", POSSIBLE[scheme][0]
+    other = VIDEO if modality is IMAGE else IMAGE
+    for wish in ({scheme: access.value}, {scheme: {modality.value: access.value}}):
+        if access not in POSSIBLE[scheme]:
+            with pytest.raises(ConfigError, match=rf"media\.access\.{scheme}.*{access.value}.*{default.value}"):
+                _parse(wish)
+            continue
+        options = _parse(wish).media
+        assert route(uri, modality, options) is access
+        assert route(uri.upper(), modality, options) is access
+        assert route(uri, other, options) is (access if wish[scheme] == access.value else default)
+
+
+@pytest.mark.parametrize(("scheme", "modality"), list(itertools.product(POSSIBLE, (IMAGE, VIDEO))))
+def test_defaults(scheme: str, modality: Modality) -> None:
+    """Without a word in the config; a path is a file, and a data URI goes as it is, whatever is said of others."""
+    assert route(f"{scheme}://host/a.mp4", modality, MediaOptions()) is POSSIBLE[scheme][0]
+    assert route("/a/b.mp4", modality, MediaOptions()) is INLINE
+    assert route("data:image/png;base64,AA", modality, MediaOptions(access={"https": INLINE})) is PASS
+
+
+def test_a_rule_holds_for_all_names_of_a_storage() -> None:
+    """Unless one has a rule of its own."""
+    options = _parse({"s3": "sign", "az": {"video": "sign"}, "abfs": "inline"}).media
+    assert route("s3a://b/k", IMAGE, options) is SIGN
+    assert route("abfss://b/k", VIDEO, options) is SIGN
+    assert route("abfss://b/k", IMAGE, options) is INLINE
+    assert route("abfs://b/k", VIDEO, options) is INLINE
+    assert route("gs://b/k", VIDEO, options) is INLINE
+    assert route("http://b/k", VIDEO, _parse({"https": "inline"}).media) is PASS
+
+
+@pytest.mark.parametrize(
+    ("access", "message"),
+    [
+        ({"ftp": "inline"}, r"media\.access\.ftp.*media\.schemes"),
+        ({"data": "inline"}, r"media\.access\.data"),
+        ({"HTTPS": "inline"}, r"media\.access\.HTTPS"),
+        ({"s3": "presign"}, r"media\.access\.s3: .*'inline'.*'presign'"),
+        ({"s3": {"audio": "inline"}}, r"media\.access\.s3\.audio: .*'image' or 'video'"),
+        ({"s3": {"text": "inline"}}, r"media\.access\.s3\.text"),
+        ({"s3": {"image": "fetch"}}, r"media\.access\.s3\.image: .*'fetch'"),
+        ({"s3": ["inline"]}, r"media\.access\.s3"),
+        ({"s3": None}, r"media\.access\.s3"),
+        ("inline", r"media\.access: "),
+    ],
+)
+def test_wishes_that_are_none(access: object, message: str) -> None:
+    """Each mistake is named by its key, in one line."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        _parse(access)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_form_in_a_file_and_on_the_command_line() -> None:
+    """Both forms mix, `--set` lays over, `run.json` repeats it, and it travels to workers."""
+    options = _parse({"https": "inline", "s3": {"image": "inline", "video": "sign"}}).media
+    assert (route("s3://b/k", VIDEO, options), route("https://b/k", VIDEO, options)) == (SIGN, INLINE)
+    config = parse_config(SMALLEST, ["media.access.s3.video=sign", "media.access.https=inline"])
+    assert config.media.access == {"s3": {"video": SIGN}, "https": INLINE}
+    assert describe_config(config)["media"]["access"] == {"s3": {"video": "sign"}, "https": "inline"}
+    assert pickle.loads(pickle.dumps(config.media)) == config.media
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("sign_lifetime_s", [SIGN_LIFETIME_S_MIN, SIGN_LIFETIME_S_MAX], [0, SIGN_LIFETIME_S_MIN - 1, 604_801]),
+        ("http_timeout_s", [0.1, 300], [0, -1, float("nan")]),
+    ],
+)
+def test_bounds_of_times(key: str, good: list[float], bad: list[float]) -> None:
+    """A signature holds between an hour and seven days, and somebody must be able to answer."""
+    for value in good:
+        assert getattr(_parse({}, **{key: value}).media, key) == value
+    for value in bad:
+        with pytest.raises(ConfigError, match=key):
+            _parse({}, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("https://h/a.mp4", None),
+        ("https://h/a.avi?x=a.WMV", None),
+        ("https://h/a.mov#t=1.5", None),
+        ("https://h/watch?v=a.MP4", None),
+        ("https://h/clip", None),
+        ("https://h/v1.2", None),
+        ("https://h/dir.webm/clip", None),
+        ("https://h.webm", None),
+        ("https://h/a.MP4", "media_extension"),
+        ("https://h/a.Mov", "media_extension"),
+        ("https://h/a.webm", "media_extension"),
+        ("https://h/a.mkv?x=.mp4", "media_extension"),
+        ("https://h/a%2EMP4", "media_extension"),
+        ("https://h/a.3gp", "media_extension"),
+    ],
+)
+def test_the_name_of_a_video_that_the_service_fetches(url: str, code: str | None) -> None:
+    """Lower case `.mp4`, `.avi` and `.mov`, or no extension; inlined and as an image, the name says nothing."""
+    outcome = inspect(url, VIDEO, MediaOptions())
+    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+    if isinstance(outcome, Failure):
+        assert f".{extension_of(url)};" in outcome.message
+        assert ".mp4, .avi, .mov" in outcome.message
+        assert "media.access" in outcome.message
+    assert inspect(url, IMAGE, MediaOptions()) == MediaInfo()
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("example.com", None),
+        ("8.8.8.8", None),
+        ("[2606:4700::1111]", None),
+        ("127.0.0.1:8080", None),  # where a stand-in for the service fetches
+        ("10.0.0.1", "media_forbidden"),
+        ("user:pw@169.254.169.254:80", "media_forbidden"),
+        ("2852039166", "media_forbidden"),
+        ("0xa9fea9fe", "media_forbidden"),
+        ("[fd00::1]", "media_forbidden"),
+        ("[::ffff:10.0.0.1]", "media_forbidden"),
+        ("[fd00::1", "media_bad_uri"),
+    ],
+)
+def test_addresses_that_the_service_can_not_reach_are_not_passed_on(host: str, code: str | None) -> None:
+    """A private address in a URL is nothing that the vendor's servers could fetch; names are theirs to resolve."""
+    outcome = inspect(f"http://{host}/a.png", IMAGE, MediaOptions())
+    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+    if code == "media_forbidden":
+        allowed = MediaOptions(allowed_hosts=("10.0.0.1", "169.254.169.254", "2852039166", "0xa9fea9fe", "fd00::1"))
+        if "ffff" not in host:
+            assert inspect(f"http://{host}/a.png", IMAGE, allowed) == MediaInfo()
+
+
+def test_what_passes_is_sent_as_it_is_spelt() -> None:
+    """Not one character of a URL changes on its way."""
+    url = "HTTPS://Host.Example:443/a%20b.png?X-Amz-Signature=ab%3D&b=+#f"
+    assert resolve(url, IMAGE, None, MediaOptions()) == url
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::808:808", True),
+        ("127.0.0.1", False),
+        ("169.254.169.254", False),
+        ("100.100.100.200", False),
+        ("168.63.129.16", False),
+        ("192.0.0.192", False),
+        ("0.0.0.0", False),
+        ("255.255.255.255", False),
+        ("224.0.1.1", False),
+        ("240.0.0.1", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fec0::1", False),
+        ("fd00:ec2::254", False),
+        ("ff02::1", False),
+        ("::ffff:169.254.169.254", False),
+        ("::127.0.0.1", False),
+        ("2002:a9fe:a9fe::1", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("2130706433", False),
+        ("", False),
+    ],
+)
+def test_public_addresses(address: str, public: bool) -> None:
+    """Special ones of either version, those inside others, and what is no address at all are not."""
+    assert is_public(address) is public
+
+
+@given(st.ip_addresses(v=4), st.sampled_from(["{0}", "{1}", "0x{1:x}", "[::ffff:{0}]", "::ffff:{0}"]))
+def test_an_address_is_the_same_however_it_is_written(address: ipaddress.IPv4Address, form: str) -> None:
+    """Dotted, as one number, in hexadecimal, inside IPv6: what is private stays private."""
+    literal = literal_address(form.format(address, int(address)))
+    assert literal is not None
+    assert is_public(literal) == is_public(str(address))
+
+
+@given(st.text(max_size=40))
+def test_hostile_hosts_raise_nothing(text: str) -> None:
+    """Any text is an address or none, has an extension or none, and any URL is information or a failure."""
+    assert literal_address(text) is None or isinstance(literal_address(text), str)
+    assert isinstance(extension_of(text), str)
+    for uri in (f"http://{text}", f"https://h/{text}"):
+        assert isinstance(inspect(uri, VIDEO, MediaOptions()), MediaInfo | Failure)
