@@ -48,11 +48,12 @@ class Action(StrEnum):
 
 
 class Pressure(StrEnum):
-    """What a refusal says about pacing: which budget was overrun, or that the service is busy."""
+    """What a refusal says about pacing: which budget was overrun, that too many are open, or that the service is busy."""
 
     NONE = "none"
     RPM = "rpm"
     TPM = "tpm"
+    IN_FLIGHT = "in_flight"
     OVERLOAD = "overload"
 
 
@@ -116,6 +117,7 @@ _REJECT = Verdict(Action.REJECT)
 _STOP = Verdict(Action.STOP)
 _RPM = Verdict(Action.RETRY, Pressure.RPM)
 _TPM = Verdict(Action.RETRY, Pressure.TPM)
+_IN_FLIGHT = Verdict(Action.RETRY, Pressure.IN_FLIGHT)
 _OVERLOAD = Verdict(Action.RETRY, Pressure.OVERLOAD)
 _RETRY_500 = Verdict(Action.RETRY, attempts_max=TRIES_500_MAX)
 _RETRY_FETCH = Verdict(Action.RETRY, attempts_max=TRIES_FETCH_MAX)
@@ -139,7 +141,8 @@ RULES: tuple[Rule, ...] = (
     Rule(429, ("QuotaExceeded", "QuotaExceeded.*", "SetLimitExceeded", "SetLimitExceeded.*"), _STOP),
     Rule(429, ("RateLimitExceeded.EndpointRPMExceeded", "*RpmRateLimitExceeded", "AccountRateLimitExceeded"), _RPM),
     Rule(429, ("RateLimitExceeded.Endpoint*TPMExceeded", "*TpmRateLimitExceeded"), _TPM),
-    Rule(429, ("ServerOverloaded", "RequestBurstTooFast", "InflightBatchsizeExceeded"), _OVERLOAD),
+    Rule(429, ("InflightBatchsizeExceeded", "InflightBatchsizeExceeded.*"), _IN_FLIGHT),
+    Rule(429, ("ServerOverloaded", "RequestBurstTooFast"), _OVERLOAD),
     Rule(500, ("*",), _RETRY_500),
 )
 """The table; the first row that matches decides. Codes that are in none of them are decided by their status."""

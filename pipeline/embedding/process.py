@@ -14,6 +14,7 @@ from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Recorder, StoreTarget
 from pipeline.engine.registry import get_engine
 from pipeline.pacing.budget import Pacer
+from pipeline.pacing.control import InFlight, Ramp
 from pipeline.pacing.spending import NOTHING, Spending, budget_amount
 from pipeline.records import ServiceKind
 from pipeline.spec import RunSpec
@@ -58,7 +59,7 @@ def _make_engine(spec: RunSpec) -> Engine:
     return Engine(
         EngineOptions(limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s),
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
-        lambda now_s: Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s),
+        lambda now_s: _make_pacer(spec, now_s),
         Recorder(target, segment_ids(), journal),
         guard,
         _make_purse(spec, process),
@@ -74,6 +75,11 @@ def _make_purse(spec: RunSpec, process: str) -> Purse | None:
         return Purse(Spending(budget), spec.prices)
     draws = Draws(spec.store.uri, spec.run, process, budget, spec.quota.lanes)
     return Purse(Spending(NOTHING), spec.prices, draws.draw, draws.give_back)
+
+
+def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:
+    in_flight, ramp = InFlight(spec.limits.requests_in_flight), Ramp() if spec.quota.ramp else None
+    return Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s, in_flight, ramp)
 
 
 def _api_options(spec: RunSpec) -> ApiOptions:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from pipeline.ark.errors import Action, ApiError, Pressure
-from pipeline.ark.wire import Reply
 from pipeline.engine.guard import MODEL_CHANGED
 from pipeline.engine.items import Tracked
 from pipeline.engine.options import LimitsOptions
@@ -64,13 +63,11 @@ class Books:
 
     def keep(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Book a result and put it into the open buffer."""
-        self._settle_reply(tracked, bought.reply, estimate, now_s)
+        self._settle_reply(tracked, bought, estimate, now_s)
         self.failed_in_a_row = 0
         if not self.rejections.is_over:
             self.remember_rejections()
         self._count_elapsed(tracked, now_s)
-        if now_s - bought.attempt.latency_ms / 1000 >= self.pacer.paused_until_s:
-            self.pacer.refusals_in_a_row = 0
         self.recorder.bought(bought, tracked.sink)
         for counts in self._both(tracked):
             counts.bought += 1
@@ -78,7 +75,7 @@ class Books:
     def refuse_reply(self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float) -> None:
         """Book a reply that this run must not use: paid all the same, and another model's vector is kept for later runs."""
         reply = bought.reply
-        self._settle_reply(tracked, reply, estimate, now_s)
+        self._settle_reply(tracked, bought, estimate, now_s)
         if failure.code == MODEL_CHANGED:
             self.recorder.bought(bought, None)
             return
@@ -95,15 +92,14 @@ class Books:
         self._count_elapsed(tracked, now_s)
         if refused:
             self.minutes.add(now_s, refused=1)
+        sent_s = now_s - attempt.latency_ms / 1000
         if error.paid:
             self._book_unusable(tracked, attempt, error, estimate, now_s)
         else:
             self.recorder.unpaid(attempt.client_request_id)
-            self.pacer.settle(estimate, 0.0, now_s)
-        if error.pressure in (Pressure.RPM, Pressure.TPM):
-            self._pause(error, now_s - attempt.latency_ms / 1000, now_s)
-        elif not refused:
-            self.pacer.refusals_in_a_row = 0
+            self.pacer.settle(estimate, 0.0, now_s, sent_s)
+        if refused or error.status is not None:  # else no answer came, which says nothing of the pace
+            self._pace(error.pressure, sent_s, now_s, error.retry_after_s)
 
     def give_up(self, tracked: Tracked, error: ApiError) -> None:
         """Book an item that ends as a failure. A refusal for good is remembered, so that it is not sent again."""
@@ -143,15 +139,24 @@ class Books:
     def _both(self, tracked: Tracked) -> tuple[Counts, Counts]:
         return self.counts, tracked.sink.counts
 
-    def _settle_reply(self, tracked: Tracked, reply: Reply, estimate: float, now_s: float) -> None:
-        self._settle_usage(tracked, reply.usage, estimate, now_s)
+    def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
+        latency_s = bought.attempt.latency_ms / 1000
+        self._settle_usage(tracked, bought.reply.usage, estimate, now_s - latency_s, now_s)
+        self.pacer.note_latency(latency_s)
+        self._pace(Pressure.NONE, now_s - latency_s, now_s)
         for counts in self._both(tracked):
-            counts.usage_missing += reply.usage_missing
+            counts.usage_missing += bought.reply.usage_missing
 
-    def _settle_usage(self, tracked: Tracked, usage: Usage, estimate: float, now_s: float) -> None:
+    def _pace(self, pressure: Pressure, sent_s: float, now_s: float, retry_after_s: float | None = None) -> None:
+        self.pacer.answered(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
+
+    def _backoff_s(self, number: int) -> float:
+        return backoff_s(number, self.random.random(), self.policy)
+
+    def _settle_usage(self, tracked: Tracked, usage: Usage, estimate: float, sent_s: float, now_s: float) -> None:
         """Replace the estimate by the service's count; where it does not say, the estimate stands."""
         actual = usage.total_tokens
-        self.pacer.settle(estimate, estimate if actual is None else actual, now_s)
+        self.pacer.settle(estimate, estimate if actual is None else actual, now_s, sent_s)
         if actual is not None:
             self._ratios[tracked.item.modality].learn(tracked.item.estimate, actual)
             self.ratios.setdefault(tracked.item.modality, Ratios()).add(estimate, actual)
@@ -167,7 +172,7 @@ class Books:
         usage = error.usage or Usage()
         failure = Failure(error.code, error.message)
         self.recorder.event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
-        self._settle_usage(tracked, usage, estimate, now_s)
+        self._settle_usage(tracked, usage, estimate, now_s - attempt.latency_ms / 1000, now_s)
         for counts in self._both(tracked):
             counts.unusable_tokens += usage.total_tokens or 0
 
@@ -175,11 +180,3 @@ class Books:
         if tracked.item.first_sent_s:
             for counts in self._both(tracked):
                 counts.elapsed_s_max = max(counts.elapsed_s_max, now_s - tracked.item.first_sent_s)
-
-    def _pause(self, error: ApiError, sent_s: float, now_s: float) -> None:
-        """Hold everybody back after a refusal by a rate limit, longer when refusals follow each other."""
-        if sent_s < self.pacer.paused_until_s:
-            return  # it was sent before the pause began
-        self.pacer.refusals_in_a_row += 1
-        own_s = backoff_s(self.pacer.refusals_in_a_row, self.random.random(), self.policy)
-        self.pacer.pause(own_s if error.retry_after_s is None else error.retry_after_s, now_s)

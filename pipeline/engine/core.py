@@ -9,7 +9,6 @@ import asyncio
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 from pipeline.ark.client import ArkClient, new_client_request_id
 from pipeline.ark.errors import Action, ApiError, advise
-from pipeline.engine.admission import Admission
+from pipeline.engine.admission import Admission, Admitted
 from pipeline.engine.books import Books, may_be_billed
 from pipeline.engine.guard import Guard
 from pipeline.engine.items import Item, Room, Tracked
@@ -71,7 +70,6 @@ class Engine:
         self._random = random.Random()
         self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
         self._pacer = make_pacer(time.monotonic())
-        self._admission = Admission(self._pacer)
         self._purse = purse
         age_s = 0.0 if options.started_s is None else time.time() - options.started_s
         self._books = Books(
@@ -82,9 +80,8 @@ class Engine:
             rejections=FirstRejections(options.limits.rows_rejected_first_max),
             minutes=Minutes(time.monotonic() - age_s),
         )
+        self._admission = Admission(self._pacer, self._books.estimate, purse, self._stop_at_budget)
         self._room = Room(options.limits.bytes_in_flight)
-        self._fresh: deque[Tracked] = deque()
-        self._again: deque[Tracked] = deque()
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._in_flight = 0
         self._abandoned = 0
@@ -97,7 +94,6 @@ class Engine:
         self._flush_at_rows = max(1, options.flush_rows * 3 // 4)  # the rest is room for what comes meanwhile
         self._unwritten = 0
         self._quit = asyncio.Event()
-        self._more = asyncio.Event()
         self._calls = threading.RLock()  # re-entrant: a signal handler may call while its own thread does
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
@@ -198,18 +194,19 @@ class Engine:
         if self._stop is not None:
             self._drop(tracked)
             return
-        self._fresh.extend(tracked)
-        self._more.set()
+        self._admission.add(tracked)
 
     async def _work(self) -> None:
         while True:
-            while not (self._again or self._fresh):
-                self._more.clear()
-                await self._more.wait()
-            tracked = self._again.popleft() if self._again else self._fresh.popleft()
+            try:
+                admitted = await self._admission.take()
+            except ArkbeamError as fault:  # a budget that is shared can't be drawn from
+                self._fail(fault)
+                continue
+            tracked = admitted.tracked
             self._sinks.add(tracked.sink)
             try:
-                await self._try(tracked)
+                await self._try(admitted)
             except ApiError as error:
                 self._settle_error(tracked, error)
             except asyncio.CancelledError:
@@ -223,17 +220,10 @@ class Engine:
             while self._unwritten >= self._options.flush_rows and self._flushing:
                 await asyncio.wait(self._flushing, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _try(self, tracked: Tracked) -> None:
+    async def _try(self, admitted: Admitted) -> None:
         """Send one request once. Raises ApiError as the client does."""
+        tracked, estimate, sent_s = admitted.tracked, admitted.estimate, admitted.sent_s
         item, books = tracked.item, self._books
-        if not await self._reserve(tracked):
-            return
-        estimate = books.estimate(tracked)
-        if not await self._admission.enter(estimate):
-            self._pay(tracked, NOTHING)
-            self._drop([tracked])
-            return
-        sent_s = time.monotonic()
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
         client_id = new_client_request_id(time.time(), self._random)
@@ -260,6 +250,8 @@ class Engine:
             raise
         finally:
             self._in_flight -= 1
+            self._pacer.leave()
+            self._admission.wake()
         now_s = time.monotonic()
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
         self._pay(tracked, reply.usage)
@@ -269,15 +261,10 @@ class Engine:
         tracked.is_sent = True
         self._recorder.sent(client_id, tracked.item.fingerprint)
 
-    async def _reserve(self, tracked: Tracked) -> bool:
-        """Set aside the most that a request can cost; one that does not fit the budget any more ends the run."""
-        purse = self._purse
-        if purse is None or await purse.reserve(tracked.item.bound):
-            return True
-        self._drop([tracked])
-        if purse.is_reached:
-            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", purse.describe(tracked.item.bound)))
-        return False
+    def _stop_at_budget(self, tracked: Tracked) -> None:
+        """End the run: the budget has no room for the most that the next request can cost."""
+        if self._purse is not None:
+            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._purse.describe(tracked.item.bound)))
 
     def _pay(self, tracked: Tracked, usage: Usage | Amount) -> None:
         """Settle a reservation with what the service counted, or with an amount that is known without it."""
@@ -327,8 +314,7 @@ class Engine:
 
     def _retry(self, key: int) -> None:
         _, tracked = self._waiting.pop(key)
-        self._again.append(tracked)
-        self._more.set()
+        self._admission.add_again(tracked)
 
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
         self._books.give_up(tracked, error)
@@ -353,15 +339,14 @@ class Engine:
         if self._stop is not None:
             return
         self._stop = stop
-        self._admission.close()
+        unsent = self._admission.close()
         if self._purse is not None:
             self._purse.close()
         self._room.close()
         for handle, _ in self._waiting.values():
             handle.cancel()
-        self._drop([*self._fresh, *self._again, *(tracked for _, tracked in self._waiting.values())])
-        for queue in (self._fresh, self._again, self._waiting):
-            queue.clear()
+        self._drop([*unsent, *(tracked for _, tracked in self._waiting.values())])
+        self._waiting.clear()
         self._flush_soon()
         self._loop.call_later(self._options.limits.drain_s, self._quit.set)
 

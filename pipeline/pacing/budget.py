@@ -1,16 +1,25 @@
 """Admission by two budgets at once: requests and tokens per minute.
 
-Each budget is a virtual scheduler (GCRA: a theoretical arrival time that every cost pushes into the future), because debts,
-refunds and costs above any burst are then plain additions. There is no opening burst; `SLACK_S` of catch-up credit makes up
-for a busy event loop that comes a little late.
+Each budget is a leaky bucket that is sent from while nothing is owed, and then owes what was sent (GCRA in other words):
+debts, refunds and costs above any burst are plain additions. There is no opening burst; `SLACK_S` of catch-up credit makes up
+for a busy event loop that comes a little late. What bursts that leaves, and large requests, are held by a sliding minute.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from pipeline.ark.errors import Pressure
 from pipeline.errors import ConfigError
+from pipeline.pacing.control import Control, InFlight, Ramp
+from pipeline.pacing.retry import RETRY_AFTER_S_MIN
+from pipeline.pacing.window import Window
 
 SLACK_S = 0.2
+PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
+DENSE = 3  # refusals in a row, pauses between them, that chance does not explain
+FOUND_SHARE = 0.95  # a limit closer to the config's is not worth telling
+ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,8 @@ class QuotaOptions:
     """Tokens a minute; default: the model's in the vendor's list."""
     headroom: float = 0.95
     """The share of both that a run uses; refused requests count against the quota too."""
+    ramp: bool = False
+    """Above 3 million tokens a minute, grow by at most 20 % in 3 minutes, as the vendor's burst rule asks for."""
     lanes: int = 1
     """Elements that the work is dealt over, for work that one process can't hold."""
     redis_url: str | None = None
@@ -47,60 +58,260 @@ class QuotaOptions:
 
 @dataclass(slots=True)
 class Budget:
-    """One rate: `tat_s` is the time at which all that was admitted so far is paid off."""
+    """One rate and what is owed to it, at `at_s`: what was taken is paid off at `per_s`, and below 0 it is credit.
+
+    Credit is what was earned since `since_s` and in the last `SLACK_S`, no more.
+    """
 
     per_s: float
-    tat_s: float
+    at_s: float
+    since_s: float
+    owed: float = 0.0
 
-    def take(self, cost: float, start_s: float) -> None:
-        """Book a cost that is spent at `start_s`."""
-        self.tat_s = max(self.tat_s, start_s - SLACK_S) + cost / self.per_s
+    def advance(self, now_s: float) -> None:
+        """Pay off what is owed up to now."""
+        credit_max = self.per_s * min(SLACK_S, max(0.0, now_s - self.since_s))
+        self.owed = max(self.owed - self.per_s * max(0.0, now_s - self.at_s), -credit_max)
+        self.at_s = max(self.at_s, now_s)
+
+    def wait_s(self, now_s: float) -> float:
+        """Return the seconds until nothing is owed."""
+        self.advance(now_s)
+        if self.per_s <= 0:
+            return math.inf
+        return self.owed / self.per_s if self.owed > 0 else 0.0
+
+    def take(self, cost: float, now_s: float, waited_s: float = 0.0) -> None:
+        """Book a cost that is spent now. `waited_s`: so long it was held up although nothing was owed, which pays for it."""
+        self.advance(now_s)
+        self.owed += max(0.0, cost - waited_s * self.per_s)
 
     def settle(self, difference: float) -> None:
         """Book what a request cost above its estimate: a debt delays what follows, a refund (negative) hastens it."""
-        self.tat_s += difference / self.per_s
+        self.owed += difference
+
+    def set_rate(self, per_s: float, now_s: float) -> None:
+        """Go on at another rate; debts stay, and credit is not earned backwards."""
+        self.advance(now_s)
+        self.per_s = per_s
+
+
+@dataclass(slots=True)
+class Meter:
+    """One limit: the budget that spreads it evenly, and the last minute, which never holds more than the limit.
+
+    `sent` is in units of the whole quota: what a process sent while it had a fourth of it counts four times. So the minute
+    that lies behind means the same after a change of the share. `taken` is what the service did not refuse, likewise.
+    """
+
+    limit: float  # a minute
+    budget: Budget
+    control: Control
+    sent: Window = field(default_factory=Window)
+    taken: Window = field(default_factory=Window)
+
+    def room_in_s(self, cost: float, now_s: float) -> float:
+        """Return the seconds until a cost fits into the minute. A very large one needs half of it to be free, no more."""
+        limit = self.limit * max(self.control.factor, self.control.ceiling)
+        self.sent.forget(now_s)
+        excess = self.sent.total + min(cost, limit / 2) - limit
+        return self.sent.drop_in_s(excess, now_s) if excess > limit * 1e-9 else 0.0
+
+    @property
+    def found(self) -> int | None:
+        """What the service was seen to allow a minute, when that is clearly less than the limit."""
+        allowed = self.limit * self.control.ceiling
+        return round(allowed) if self.control.is_limited and allowed < FOUND_SHARE * self.limit else None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the service was seen to allow a minute, where that is less than the config says."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+
+    def merge(self, other: "Found") -> "Found":
+        """Join what two processes found: the lower."""
+        return Found(
+            min((one for one in (self.rpm, other.rpm) if one is not None), default=None),
+            min((one for one in (self.tpm, other.tpm) if one is not None), default=None),
+        )
+
+    def describe(self, rpm: int, tpm: int) -> Iterator[str]:
+        """Say it for each limit that was found."""
+        for found, said, unit in ((self.rpm, rpm, "requests"), (self.tpm, tpm, "tokens")):
+            if found is not None:
+                yield f"the service allows about {found:,} {unit}/min; the config says {said:,}"
 
 
 @dataclass(slots=True)
 class Pacer:
-    """Both budgets, the shared pause, and the record of how the quota was used. One a process, one thread."""
+    """Both limits, the shared pause, what refusals taught, and the record of how the quota was used.
+
+    One a process, one thread. Without `in_flight` any number of requests may be open.
+    """
 
     rpm: int
     tpm: int
     headroom: float
     now_s: float
-    requests: Budget = field(init=False)
-    tokens: Budget = field(init=False)
+    in_flight: InFlight | None = None
+    ramp: Ramp | None = None
+    requests: Meter = field(init=False)
+    tokens: Meter = field(init=False)
+    overload: Control = field(default_factory=lambda: Control(tolerance=0.2))
+    share: float = 1.0
     paused_until_s: float = -math.inf
     refusals_in_a_row: int = 0
     use: "QuotaUse" = field(init=False)
+    _probing: bool = False
+    _probe_until_s: float = -math.inf
+    _held_since_s: float | None = None
+    _tokens_mean: float = 0.0
 
     def __post_init__(self) -> None:
-        self.requests = Budget(self.rpm * self.headroom / 60, self.now_s)
-        self.tokens = Budget(self.tpm * self.headroom / 60, self.now_s)
+        self.requests, self.tokens = (
+            Meter(limit, Budget(limit * self.headroom / 60, self.now_s, self.now_s), Control(tolerance=0.002))
+            for limit in (self.rpm, self.tpm)
+        )
         self.use = QuotaUse(self.rpm, self.tpm)
 
-    def wait_s(self, now_s: float) -> float:
-        """Return the seconds until the next request may be sent, 0 when it may be now. Books nothing."""
-        start_s = max(now_s - SLACK_S, self.requests.tat_s, self.tokens.tat_s, self.paused_until_s)
-        return max(0.0, start_s - now_s)
+    @property
+    def found(self) -> Found:
+        """What the service was seen to allow, where that is less than the config says."""
+        return Found(self.requests.found, self.tokens.found)
+
+    def wait_s(self, now_s: float, tokens: float = 0.0) -> float:
+        """Return the seconds until a request of so many tokens may be sent, 0 when it may be now.
+
+        Infinite while only an answer, or a new share, can change that. Books nothing.
+        """
+        if self.share <= 0:
+            return math.inf
+        if now_s < self.paused_until_s:
+            return self.paused_until_s - now_s
+        if self._probing and now_s < self._probe_until_s:
+            return self._probe_until_s - now_s
+        if self.in_flight is not None and not self.in_flight.has_room:
+            return math.inf
+        if self.ramp is not None:
+            self._set_rates(now_s)
+        wait_s = max(self.requests.budget.wait_s(now_s), self.tokens.budget.wait_s(now_s))
+        if wait_s > ROUNDING_S:
+            return wait_s
+        wait_s = max(self.requests.room_in_s(1 / self.share, now_s), self.tokens.room_in_s(tokens / self.share, now_s))
+        if wait_s > 0 and self._held_since_s is None:
+            self._held_since_s = now_s
+        return wait_s
 
     def admit(self, tokens: float, now_s: float) -> None:
         """Book one request of so many estimated tokens as sent now; call it when `wait_s` is 0."""
-        self.requests.take(1, now_s)
-        self.tokens.take(tokens, now_s)
+        held_s = 0.0 if self._held_since_s is None else now_s - self._held_since_s
+        self._held_since_s = None
+        for meter, cost in ((self.requests, 1.0), (self.tokens, tokens)):
+            meter.budget.take(cost, now_s, held_s)
+            meter.sent.add(cost / self.share, now_s, now_s)
+        self._tokens_mean += (tokens - self._tokens_mean) * (0.05 if self._tokens_mean else 1.0)
+        if self.in_flight is not None:
+            self.in_flight.open += 1
+        if self._probing:
+            latency_s = self.in_flight.latency_s if self.in_flight is not None else 0.0
+            self._probe_until_s = now_s + max(1.0, 3 * latency_s)
         self.use = self.use.plus(requests=1, now_s=now_s)
 
-    def settle(self, estimated: float, actual: float, now_s: float) -> None:
-        """Replace an admitted request's estimate by what the service counted; 0 for one that was refused."""
-        self.tokens.settle(actual - estimated)
+    def leave(self) -> None:
+        """Note that a request is not open any more, whatever became of it."""
+        if self.in_flight is not None:
+            self.in_flight.open -= 1
+
+    def settle(self, estimated: float, actual: float, now_s: float, sent_s: float | None = None) -> None:
+        """Replace the estimate of a request, sent at `sent_s`, by what the service counted; 0 for one that was refused."""
+        self.tokens.budget.settle(actual - estimated)
+        if self.share > 0:
+            at_s = now_s if sent_s is None else sent_s
+            self.tokens.sent.add((actual - estimated) / self.share, at_s, now_s)
+            self.tokens.taken.add(actual / self.share, at_s, now_s)
         self.use = self.use.plus(tokens=actual, now_s=now_s)
 
+    def answered(
+        self,
+        pressure: Pressure,
+        sent_s: float,
+        now_s: float,
+        *,
+        backoff_s: Callable[[int], float],
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Learn from one answer, a refusal or not. `backoff_s` gives the pause after so many refusals in a row."""
+        refused = pressure in (Pressure.RPM, Pressure.TPM)
+        if sent_s >= self.paused_until_s:
+            if refused:
+                self._note_refusal(pressure, now_s, backoff_s, retry_after_s)
+            elif pressure is Pressure.NONE:
+                self.refusals_in_a_row, self._probing = 0, False
+        if not refused and self.share > 0:
+            self.requests.taken.add(1 / self.share, sent_s, now_s)
+        self._learn(pressure, sent_s, now_s)
+
+    def note_latency(self, latency_s: float) -> None:
+        """Take in how long the service took for an answer that was no refusal."""
+        if self.in_flight is not None:
+            per_s = self.requests.budget.per_s
+            if self._tokens_mean > 0:
+                per_s = min(per_s, self.tokens.budget.per_s / self._tokens_mean)
+            self.in_flight.answered(latency_s, per_s)
+
+    def set_share(self, share: float, now_s: float) -> None:
+        """Go on with this share of both limits, 0 to admit nothing. Debts stay, and nothing is caught up."""
+        if share != self.share:
+            self.share = share
+            self._set_rates(now_s)
+
     def pause(self, pause_s: float, now_s: float) -> None:
-        """Admit nothing for a while; what had piled up as credit is gone, so that the end of a pause is no burst."""
+        """Admit nothing for a while, and one request after it whose answer decides; the end of a pause is no burst."""
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
-        for budget in (self.requests, self.tokens):
-            budget.tat_s = max(budget.tat_s, self.paused_until_s)
+        for meter in (self.requests, self.tokens):
+            meter.budget.since_s = self.paused_until_s
+        self._held_since_s = None
+
+    def _note_refusal(
+        self, pressure: Pressure, now_s: float, backoff_s: Callable[[int], float], retry_after_s: float | None
+    ) -> None:
+        self.refusals_in_a_row += 1
+        meter = self.requests if pressure is Pressure.RPM else self.tokens
+        number = self.refusals_in_a_row - meter.control.patience + 1
+        if number >= 1:
+            own_s = min(PAUSE_S_MAX, backoff_s(number))
+            told = retry_after_s is not None and retry_after_s >= RETRY_AFTER_S_MIN
+            self.pause(retry_after_s if told and retry_after_s is not None else own_s, now_s)
+            self._probing, self._probe_until_s = True, -math.inf
+
+    def _learn(self, pressure: Pressure, sent_s: float, now_s: float) -> None:
+        changed = False
+        for meter, kind in ((self.requests, Pressure.RPM), (self.tokens, Pressure.TPM)):
+            meter.taken.forget(now_s)
+            changed |= meter.control.answered(
+                refused=pressure is kind,
+                sent_s=sent_s,
+                now_s=now_s,
+                taken=meter.taken.total / (meter.limit * self.headroom),
+                dense=self.refusals_in_a_row >= max(DENSE, meter.control.patience + 1),
+            )
+        changed |= self.overload.answered(refused=pressure is Pressure.OVERLOAD, sent_s=sent_s, now_s=now_s)
+        if self.in_flight is not None:
+            taken = max(1, self.in_flight.open) / self.in_flight.most
+            self.in_flight.control.answered(
+                refused=pressure is Pressure.IN_FLIGHT, sent_s=sent_s, now_s=now_s, taken=taken
+            )
+        if changed:
+            self._set_rates(now_s)
+
+    def _set_rates(self, now_s: float) -> None:
+        tpm = self.tpm if self.ramp is None else min(self.tpm, self.ramp.allow_tpm(now_s))
+        for meter, limit in ((self.requests, self.rpm), (self.tokens, tpm)):
+            rate = limit * self.headroom / 60 * self.share * meter.control.factor * self.overload.factor
+            meter.budget.set_rate(rate, now_s)
 
 
 @dataclass(frozen=True, slots=True)

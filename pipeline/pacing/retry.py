@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pipeline.ark.errors import Action, ApiError, Pressure
 from pipeline.errors import ConfigError
 
+RETRY_AFTER_S_MIN = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -45,7 +47,8 @@ def next_wait_s(error: ApiError, tries: Tries, elapsed_s: float, jitter: float, 
     """Return the seconds to wait before the next try, or None when there is to be none.
 
     `tries` include the one that has just failed; `jitter` is a random number in [0, 1). The wait doubles from
-    `wait_s_first` to `wait_s_max` and is spread over its upper half; the service's own Retry-After wins.
+    `wait_s_first` to `wait_s_max` and is spread over its upper half; the service's own Retry-After wins, unless it is so
+    short that it would make a hot loop.
     """
     if error.action is not Action.RETRY or elapsed_s >= policy.elapsed_s_max:
         return None
@@ -55,7 +58,7 @@ def next_wait_s(error: ApiError, tries: Tries, elapsed_s: float, jitter: float, 
     attempts_max = min(policy.attempts_max, own_max or policy.attempts_max)
     if tries.faults >= attempts_max or tries.refusals >= policy.refusals_max:
         return None
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None and error.retry_after_s >= RETRY_AFTER_S_MIN:
         return error.retry_after_s
     return backoff_s(max(tries.total, 1), jitter, policy)
 

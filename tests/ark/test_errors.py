@@ -36,6 +36,7 @@ from pipeline.records import Usage
 REJECT, STOP, RETRY = Verdict(Action.REJECT), Verdict(Action.STOP), Verdict(Action.RETRY)
 RPM, TPM = Verdict(Action.RETRY, Pressure.RPM), Verdict(Action.RETRY, Pressure.TPM)
 OVERLOAD = Verdict(Action.RETRY, Pressure.OVERLOAD)
+IN_FLIGHT = Verdict(Action.RETRY, Pressure.IN_FLIGHT)
 CAPPED = Verdict(Action.RETRY, attempts_max=3)
 NOW_S = 1_700_000_000.0
 
@@ -84,7 +85,8 @@ CODES: dict[Verdict, dict[int, str]] = {
             ModelAccountTpmRateLimitExceeded ModelAccountFlexTpmRateLimitExceeded NewTPMLimit
         """
     },
-    OVERLOAD: {429: "ServerOverloaded RequestBurstTooFast InflightBatchsizeExceeded SomethingNew"},
+    IN_FLIGHT: {429: "InflightBatchsizeExceeded"},
+    OVERLOAD: {429: "ServerOverloaded RequestBurstTooFast SomethingNew"},
     CAPPED: {500: "InternalServiceError SomethingNew"},
     RETRY: {400: "ContentSecurityDetectionError", 408: "", 409: "", 425: "", 502: "", 503: "", 504: "", 599: "New"},
 }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.ark.errors import Action, ApiError, Pressure
 from pipeline.errors import ConfigError
-from pipeline.pacing.retry import RetryPolicy, Tries, backoff_s, next_wait_s
+from pipeline.pacing.retry import RETRY_AFTER_S_MIN, RetryPolicy, Tries, backoff_s, next_wait_s
 
 POLICY = RetryPolicy(attempts_max=4, refusals_max=7, elapsed_s_max=100, wait_s_first=1, wait_s_max=30)
 FAULT = ApiError("x", Action.RETRY, "code")
@@ -83,10 +83,17 @@ def test_time_is_bounded() -> None:
     assert _wait(_error(retry_after_s=1.0), Tries(1), elapsed_s=100) is None
 
 
-@given(st.floats(0, 60), st.integers(1, 3), st.floats(0, 1, exclude_max=True))
+@given(st.floats(RETRY_AFTER_S_MIN, 60), st.integers(1, 3), st.floats(0, 1, exclude_max=True))
 def test_the_service_is_taken_at_its_word(retry_after_s: float, faults: int, jitter: float) -> None:
     """Retry-After wins over our own wait, shorter or longer."""
     assert _wait(_error(retry_after_s=retry_after_s), Tries(faults), jitter=jitter) == retry_after_s
+
+
+@pytest.mark.parametrize("retry_after_s", [0.0, 0.1])
+def test_a_retry_after_of_nothing_is_no_hot_loop(retry_after_s: float) -> None:
+    """Who is told to come back at once waits as long as who is told nothing."""
+    waits = [_wait(_error(retry_after_s=retry_after_s), Tries(1, refusals)) for refusals in range(3)]
+    assert waits == [_wait(_error(), Tries(1, refusals)) for refusals in range(3)] == [0.5, 1, 2]
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))

@@ -1,0 +1,201 @@
+"""What refusals teach: how far below its options a run has to stay, for requests, tokens, busy services and open requests apart.
+
+Each kind of refusal has a `Control` of its own. It looks at the answers in spans of 10 s and decides once a span: slow down,
+find that slowing down did not help, or recover. It never reacts to a single refusal; the pause after one is the `Pacer`'s.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+SPAN_S = 10.0  # at most one decrease in this time
+SPAN_S_MAX = 60.0
+ANSWERS_MIN = 20  # fewer say too little; a span is then longer
+MARGIN = 0.98  # of what the service was seen to take
+FACTOR_MIN = 0.01
+STEP = 0.02  # of the configured limit, a span, as far as the service is known to take
+MINUTE_S = 60.0
+BOLD_REFUSALS = 3
+CLEAN_SPANS = 3  # without refusals, after which what was so before them is forgotten
+PAUSES_WRONG = 1e-4  # how often refusals that come at random may look like a limit
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What was so before a decrease: the share of refusals, and the factor."""
+
+    share: float
+    factor: float
+
+
+@dataclass(slots=True)
+class Control:
+    """The share of a configured limit that is used, `factor`, and what is known of the service's own, `ceiling`.
+
+    `tolerance` is the share of refusals that is no reason to slow down. `probe` is the first step beyond what the service is
+    known to take, which doubles each minute without refusals. `bold`: decide after a few refusals, and go to what the service
+    took at once; else by no more than half in a step.
+    """
+
+    tolerance: float
+    probe: float = 0.001
+    bold: bool = False
+    factor: float = 1.0
+    ceiling: float = 1.0
+    noise: float = 0.0
+    is_limited: bool = False
+    _since_s: float = -math.inf
+    _lowered_s: float = -math.inf
+    _answers: int = 0
+    _refused: int = 0
+    _dense: bool = False
+    _taken: float | None = None
+    _calm: int = 0
+    _clean: int = 0
+    _trial: _Trial | None = None
+    _before: tuple[float, float] | None = None
+
+    def answered(
+        self, *, refused: bool, sent_s: float, now_s: float, taken: float | None = None, dense: bool = False
+    ) -> bool:
+        """Take one answer in; True when `factor` or `ceiling` changed.
+
+        `taken`: the share of the configured limit that the service took up to a refusal, where that is known. `dense`: refusals
+        follow each other, also after pauses, as random ones do not.
+        """
+        if self._since_s == -math.inf:
+            self._since_s = sent_s
+        if sent_s < self._since_s:
+            return False  # it was sent at the rate before
+        self._answers += 1
+        if refused:
+            self._refused += 1
+            self._dense = self._dense or dense
+            self._taken = taken
+        if not self._is_time(now_s):
+            return False
+        before = self.factor, self.ceiling
+        self._decide(now_s)
+        self._since_s, self._answers, self._refused, self._dense, self._taken = now_s, 0, 0, False, None
+        return before != (self.factor, self.ceiling)
+
+    @property
+    def patience(self) -> int:
+        """How many refusals in a row are a sign of a limit, given how many come at random."""
+        if self.noise < 0.01:
+            return 1
+        return min(20, math.ceil(math.log(PAUSES_WRONG) / math.log(min(self.noise, 0.9))))
+
+    def _is_time(self, now_s: float) -> bool:
+        if self.bold and self._refused >= BOLD_REFUSALS and now_s - self._lowered_s >= SPAN_S:
+            return True
+        age_s = now_s - self._since_s
+        return age_s >= SPAN_S and (self._answers >= ANSWERS_MIN or age_s >= SPAN_S_MAX)
+
+    def _decide(self, now_s: float) -> None:
+        share = self._refused / self._answers
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            if not self._dense and share > self._expect(trial):
+                self._undo(share)
+                return
+            self.is_limited = True
+        self._clean = 0 if share > self.tolerance else self._clean + 1
+        if self._clean >= CLEAN_SPANS:
+            self._before = None
+        if self._dense or share > max(self.tolerance, 2 * self.noise):
+            self._decrease(share, now_s)
+        else:
+            self.noise += 0.3 * (share - self.noise)
+            self._recover()
+
+    def _undo(self, share: float) -> None:
+        """Return to what was so before refusals began: they come whatever is sent."""
+        if self._before is not None:
+            self.factor, self.ceiling = self._before
+        self.noise, self.is_limited = share, False
+
+    def _expect(self, trial: _Trial) -> float:
+        """Return the share midway between that of random refusals, which stays, and that of a limit, which falls."""
+        if_limit = max(0.0, 1 - (1 - trial.share) * trial.factor / self.factor)
+        return (trial.share + if_limit) / 2
+
+    def _decrease(self, share: float, now_s: float) -> None:
+        taken = self.factor * (1 - share) if self._taken is None else self._taken
+        known = taken < self.factor
+        if not known and now_s - self._lowered_s < MINUTE_S:
+            return  # the service's minute still holds what was sent at the rate before
+        self._trial = _Trial(share, self.factor)
+        self._before = self._before or (self.factor, self.ceiling)
+        self._lowered_s = now_s
+        bearable = taken if known else self.factor * (0.9 if self._dense else 1 - share)
+        target = min(bearable, self.factor) * MARGIN
+        lowest = FACTOR_MIN if self.bold else max(FACTOR_MIN, self.factor / 2)
+        before, self.factor = self.factor, max(lowest, target)
+        self.ceiling = max(self.factor, taken if known else (self.factor + before) / 2)
+        self._calm = 0
+
+    def _recover(self) -> None:
+        if self.factor < MARGIN * self.ceiling:
+            self.factor = min(self.factor + STEP, MARGIN * self.ceiling)
+            return
+        if self.factor < 1:
+            self.factor = min(1.0, self.factor + min(STEP, self.probe * 2.0 ** min(self._calm / 6, 10)))
+            self.ceiling = max(self.ceiling, self.factor)
+            self._calm += 1
+        if self.factor > 0.97:
+            self.is_limited = False
+
+
+@dataclass(slots=True)
+class InFlight:
+    """How many requests may be open: what the rate needs at the latency that is seen (Little's law), and some more.
+
+    It begins low and grows by one with each answer, so that it doubles in the time of one answer, without a burst.
+    """
+
+    most: int
+    open: int = 0
+    limit: float = 8.0
+    latency_s: float = 0.0
+    control: Control = field(default_factory=lambda: Control(tolerance=0.01, probe=0.0002, bold=True))
+    _seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.limit = min(self.limit, self.most)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be sent."""
+        return self.open < max(1, min(round(self.limit), round(self.control.factor * self.most)))
+
+    def answered(self, latency_s: float, per_s: float) -> None:
+        """Take the latency of one answer in, at a rate of so many requests a second."""
+        self._seen += 1
+        self.latency_s += max(0.05, 1 / self._seen) * (latency_s - self.latency_s)
+        self.limit = max(1.0, min(self.limit + 1, needed_in_flight(per_s, self.latency_s), self.most))
+
+
+def needed_in_flight(per_s: float, latency_s: float) -> float:
+    """Return how many requests a rate and a mean latency keep open: a quarter above it, and room for chance."""
+    mean = per_s * latency_s
+    return 1.25 * mean + 2 * math.sqrt(mean) + 2
+
+
+RAMP_FREE_TPM = 3_000_000
+RAMP_GROWTH = 1.2
+RAMP_S = 180.0
+
+
+@dataclass(slots=True)
+class Ramp:
+    """A rate of tokens that grows by at most 20 % in 3 minutes above 3 M a minute, as the vendor's burst guide asks for."""
+
+    started_s: float = -math.inf
+    used_s: float = -math.inf
+
+    def allow_tpm(self, now_s: float) -> float:
+        """Return the tokens a minute that may be used now; after a minute without use it begins anew."""
+        if now_s - self.used_s > 60:
+            self.started_s = now_s
+        self.used_s = now_s
+        return RAMP_FREE_TPM * math.pow(RAMP_GROWTH, min((now_s - self.started_s) / RAMP_S, 100))

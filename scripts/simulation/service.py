@@ -1,0 +1,84 @@
+"""Models of the service: how it counts a minute, what else it refuses, how long it takes."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from pipeline.ark.errors import Pressure
+from pipeline.emulator.options import QuotaWindow
+from pipeline.emulator.quota import Limit, QuotaMeter
+
+REFUSAL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """What a service really allows, whatever the config says. Shares are of the requests that the quota lets in."""
+
+    rpm: int | None = 600
+    tpm: int | None = None
+    window: QuotaWindow = QuotaWindow.SLIDING
+    refusals_count: bool = False
+    latency_s: float = 0.2
+    spikes: float = 0.0
+    """Share of the answers that take ten times as long."""
+    overloaded: float = 0.0
+    """Share that is refused as ServerOverloaded, at random."""
+    noise: float = 0.0
+    """Share that is refused for its rate, at random."""
+    in_flight_max: int | None = None
+    retry_after_s: float | None = None
+    """What every refusal for a rate says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What comes of one request, and after how long."""
+
+    pressure: Pressure
+    latency_s: float
+
+
+@dataclass(slots=True)
+class Service:
+    """Counts what it is sent. `taken` and `received` are the record: time and tokens, in order of time."""
+
+    options: ServiceOptions
+    random: Random
+    taken: list[tuple[float, float]] = field(default_factory=list)
+    received: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    _meter: QuotaMeter = field(init=False)
+    _open: int = 0
+
+    def __post_init__(self) -> None:
+        self._meter = QuotaMeter(rpm=self.options.rpm, tpm=self.options.tpm, window=self.options.window)
+
+    def receive(self, tokens: int, now_s: float) -> Answer:
+        """Decide about one request."""
+        self.received.append(now_s)
+        pressure = self._refuse(tokens, now_s)
+        if pressure is not Pressure.NONE:
+            self.refused.append(now_s)
+            if self.options.refusals_count:
+                self._meter.add(1, 0, now_s)
+            return Answer(pressure, REFUSAL_S)
+        self._meter.add(1, tokens, now_s)
+        self.taken.append((now_s, tokens))
+        self._open += 1
+        slow = self.random.random() < self.options.spikes
+        return Answer(pressure, self.options.latency_s * self.random.uniform(0.9, 1.1) * (10 if slow else 1))
+
+    def answer(self) -> None:
+        """Note that an answer has gone out."""
+        self._open -= 1
+
+    def _refuse(self, tokens: int, now_s: float) -> Pressure:
+        options = self.options
+        limit = self._meter.find_limit(tokens, now_s)
+        if limit is not None:
+            return Pressure.RPM if limit is Limit.REQUESTS else Pressure.TPM
+        if options.in_flight_max is not None and self._open >= options.in_flight_max:
+            return Pressure.IN_FLIGHT
+        if self.random.random() < options.noise:
+            return Pressure.RPM
+        return Pressure.OVERLOAD if self.random.random() < options.overloaded else Pressure.NONE

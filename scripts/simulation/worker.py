@@ -1,0 +1,207 @@
+"""Models of the workers: the engine's loop around a pacer, and what may happen to a process."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from pipeline.ark.errors import Action, ApiError, Pressure
+from pipeline.pacing.budget import Pacer
+from pipeline.pacing.leases import RENEW_S, Membership
+from pipeline.pacing.retry import RetryPolicy, Tries, backoff_s, next_wait_s
+from scripts.simulation.clock import Clock
+from scripts.simulation.service import Answer, Service
+
+CHECK_S = 0.2
+LATE_S = 0.01  # the longest that an event loop comes too late
+TRANSIT_S = 0.02  # the longest that a request is on its way
+_POLICY = RetryPolicy()
+
+
+@dataclass(slots=True)
+class Item:
+    """A request: what it costs, and what was thought of it."""
+
+    estimate: float
+    tokens: int
+    tries: Tries = Tries()
+    first_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What happens to a worker: when it begins and is killed, and when it stands still or can't reach the store."""
+
+    starts_s: float = 0.0
+    killed_s: float = float("inf")
+    stalled_s: tuple[float, float] = (float("inf"), float("inf"))
+    cut_off_s: tuple[float, float] = (float("inf"), float("inf"))
+
+
+@dataclass(slots=True)
+class Marks:
+    """The store: marks by name, and how long it takes to write or list them."""
+
+    write_s: float = 0.05
+    list_s: float = 0.05
+    tokens: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process. `items` may end; `pacer` may be shared with others, as a quota in Redis is."""
+
+    name: str
+    clock: Clock
+    service: Service
+    pacer: Pacer
+    items: Iterator[Item]
+    random: Random
+    fate: Fate = Fate()
+    marks: Marks | None = None
+    membership: Membership | None = None
+    done_s: float | None = None
+    failed: int = 0
+    in_flight_most: int = 0
+    _open: int = 0
+    _outstanding: int = 0
+    _waiting: deque[Item] = field(default_factory=deque)
+    _next: Item | None = None
+    _wake_s: float = float("inf")
+
+    def start(self) -> None:
+        """Begin: write the mark if there are marks, and send."""
+        if self.marks is not None:
+            self.membership = Membership(self.name, self.clock.now_s, wait=True)
+            self._renew()
+        self._next = next(self.items, None)
+        self._step()
+
+    @property
+    def _alive(self) -> bool:
+        return self.clock.now_s < self.fate.killed_s
+
+    def _late_s(self) -> float:
+        start_s, end_s = self.fate.stalled_s
+        stall_s = end_s - self.clock.now_s if start_s <= self.clock.now_s < end_s else 0.0
+        return stall_s + self.random.uniform(0, LATE_S)
+
+    def _step(self) -> None:
+        """Send what may be sent now; come back when more may be."""
+        now_s = self.clock.now_s
+        if not self._alive or self.done_s is not None:
+            return
+        if self._late_s() > LATE_S:  # stalled
+            self._come_back(now_s + self._late_s())
+            return
+        while (item := self._waiting[0] if self._waiting else self._next) is not None:
+            if self.membership is not None:
+                self.pacer.set_share(self.membership.share(now_s), now_s)
+            wait_s = self.pacer.wait_s(now_s, item.estimate)
+            if wait_s > 0:
+                self._come_back(now_s + min(wait_s, CHECK_S) + self._late_s())
+                return
+            self.pacer.admit(item.estimate, now_s)
+            if self._waiting:
+                self._waiting.popleft()
+            else:
+                self._next = next(self.items, None)
+            self._send(item, now_s)
+        if self._outstanding == 0:
+            self.done_s = now_s
+            if self.marks is not None:
+                self.marks.tokens.pop(self.name, None)
+
+    def _come_back(self, at_s: float) -> None:
+        if at_s < self._wake_s:
+            self._wake_s = at_s
+            self.clock.call_at(at_s, self._woken)
+
+    def _woken(self) -> None:
+        if self.clock.now_s >= self._wake_s:
+            self._wake_s = float("inf")
+            self._step()
+
+    def _send(self, item: Item, now_s: float) -> None:
+        item.first_s = now_s if item.first_s is None else item.first_s
+        self._open += 1
+        self._outstanding += 1
+        self.in_flight_most = max(self.in_flight_most, self._open)
+        self.clock.call_at(now_s + self.random.uniform(0, TRANSIT_S), lambda: self._arrive(item, now_s))
+
+    def _arrive(self, item: Item, sent_s: float) -> None:
+        answer = self.service.receive(item.tokens, self.clock.now_s)
+        self.clock.call_at(self.clock.now_s + answer.latency_s, lambda: self._answered(item, sent_s, answer))
+
+    def _answered(self, item: Item, sent_s: float, answer: Answer) -> None:
+        if answer.pressure is Pressure.NONE:
+            self.service.answer()
+        late_s = self._late_s()
+        self.clock.call_at(self.clock.now_s + late_s, lambda: self._settle(item, sent_s, answer))
+
+    def _settle(self, item: Item, sent_s: float, answer: Answer) -> None:
+        """Book an answer as the engine's books do."""
+        if not self._alive:
+            return
+        now_s, refused = self.clock.now_s, answer.pressure is not Pressure.NONE
+        self._open -= 1
+        self.pacer.leave()
+        self.pacer.settle(item.estimate, 0 if refused else item.tokens, now_s, sent_s)
+        if not refused:
+            self.pacer.note_latency(now_s - sent_s)
+        retry_after_s = self.service.options.retry_after_s if refused else None
+        self.pacer.answered(answer.pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
+        if refused:
+            self._try_again(item, answer, now_s, retry_after_s)
+        else:
+            self._outstanding -= 1
+        self._step()
+
+    def _try_again(self, item: Item, answer: Answer, now_s: float, retry_after_s: float | None) -> None:
+        error = ApiError("", Action.RETRY, "", answer.pressure, 429, retry_after_s=retry_after_s)
+        item.tries = item.tries.plus(error)
+        elapsed_s = now_s - (item.first_s or 0.0)
+        wait_s = next_wait_s(error, item.tries, elapsed_s, self.random.random(), _POLICY)
+        if wait_s is None:
+            self.failed += 1
+            self._outstanding -= 1
+        else:
+            self.clock.call_at(now_s + wait_s, lambda: self._queue_again(item))
+
+    def _queue_again(self, item: Item) -> None:
+        self._outstanding -= 1
+        self._waiting.append(item)
+        self._step()
+
+    def _backoff_s(self, number: int) -> float:
+        return backoff_s(number, self.random.random(), _POLICY)
+
+    # The thread that keeps the mark: write, list, wait.
+
+    def _reaches_store(self) -> bool:
+        return not any(
+            start_s <= self.clock.now_s < end_s for start_s, end_s in (self.fate.cut_off_s, self.fate.stalled_s)
+        )
+
+    def _renew(self) -> None:
+        started_s = self.clock.now_s
+        if not self._alive or self.done_s is not None or self.marks is None:
+            return
+        if not self._reaches_store():
+            self.clock.call_at(started_s + 0.1, self._renew)
+            return
+        self.clock.call_at(started_s + self.marks.write_s, lambda: self._written(started_s))
+
+    def _written(self, started_s: float) -> None:
+        if self.marks is None or self.membership is None or not self._alive or self.done_s is not None:
+            return
+        now_s = self.clock.now_s
+        self.marks.tokens[self.name] = f"{started_s}"
+        self.membership.renewed(started_s, now_s)
+        seen = dict(self.marks.tokens)
+        self.clock.call_at(now_s + self.marks.list_s, lambda: self._listed(seen, now_s, started_s))
+
+    def _listed(self, seen: dict[str, str], listed_s: float, started_s: float) -> None:
+        if self.membership is not None and self._alive and self._reaches_store():
+            self.membership.observe(seen, self.clock.now_s, listed_s)
+        self.clock.call_at(max(started_s + RENEW_S, self.clock.now_s), self._renew)
