@@ -67,6 +67,7 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
         fields.append(f"stopping, {status.in_flight} in flight")
     elif status.paused_s > 0:
         fields.append(f"paused {status.paused_s:.0f} s by a refusal")
+    fields += status.found.describe(status.rpm, status.tpm)
     return " | ".join(fields)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.errors import ConfigError
 from pipeline.files import exists, join, list_files, open_filesystem, read_bytes, storage_errors
+from pipeline.pacing.budget import Found
 from pipeline.planning import Estimate, PlanTotals
 from pipeline.publishing import embeddings, failures
 from pipeline.publishing.commit import RUN_NOTE, SUCCESS
@@ -56,6 +57,8 @@ def summary_table(note: dict[str, Any]) -> Table:
         *_describe_budget(note.get("budget")),
         ("time", format_seconds(note["elapsed_s"])),
     ]
+    found = Found(quota.get("found_rpm"), quota.get("found_tpm"))
+    rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
     return _two_columns(f"run {note['run']}", rows)
 
 

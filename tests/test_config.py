@@ -102,7 +102,7 @@ def test_what_is_left_out_has_its_default() -> None:
     """Four keys are enough; the quota is then the model's own, and all of its failures count."""
     config = _parse()
     assert (config.quota.rpm, config.quota.tpm, config.quota.headroom) == (None, None, 0.95)
-    assert (config.limits.requests_in_flight, config.limits.failures_allowed) == (64, 0)
+    assert (config.limits.requests_in_flight, config.limits.failures_allowed) == (256, 0)
     assert (config.store.flush_rows, config.store.flush_s) == (256, 10)
     assert (config.model.sparse, config.model.instructions, config.manifest.keep) == (False, None, ())
     assert config.api.api_key_env == "ARK_API_KEY"

@@ -136,7 +136,8 @@ class Engine:
         seconds = now_s - self._started_s if self._started_s is not None else 0.0
         paused_s = max(0.0, self._pacer.paused_until_s - now_s)
         counts = replace(self._books.counts)
-        return Status(counts, self._in_flight, paused_s, self._pacer.rpm, self._pacer.tpm, seconds, self._stop)
+        pacer = self._pacer
+        return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found)
 
     def close(self) -> None:
         """End the thread. What is open is cancelled, what is bought is flushed."""
@@ -360,7 +361,9 @@ class Engine:
     def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
         offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
-        return LaneReport(sink.counts, self._books.take_use(offset_s), self._stop, *self._books.take_record())
+        minutes, ratios = self._books.take_record()
+        use = self._books.take_use(offset_s)
+        return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
 
     def _take_leftovers(self) -> Callable[[], None]:
         """Take back what no lane of this process will use of a shared budget; the returned function tells the others."""

@@ -10,8 +10,8 @@ from pipeline.pacing.retry import RetryPolicy
 class LimitsOptions:
     """Bounds on what is under way at once, on tries, and on failures."""
 
-    requests_in_flight: int = 64
-    """Requests a process has open at once."""
+    requests_in_flight: int = 256
+    """The most requests that a process has open at once; within it, as many as the quota needs at the latency that is seen."""
     bytes_in_flight: int = 256 * 1024 * 1024
     """Encoded bodies a process holds, waiting ones included."""
     failures_allowed: int | str = 0

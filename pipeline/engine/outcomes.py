@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.errors import ArkbeamError
-from pipeline.pacing.budget import QuotaUse
+from pipeline.pacing.budget import Found, QuotaUse
 from pipeline.pacing.minutes import Minutes
 from pipeline.pacing.ratios import Ratios
 from pipeline.records import Modality
@@ -77,6 +77,7 @@ class LaneReport:
     stop: Stop | None = None
     minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
     ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
+    found: Found = Found()
 
     def merge(self, other: "LaneReport") -> "LaneReport":
         """Join two lanes' reports; an interrupt outweighs the service's stop, which outweighs a budget's."""
@@ -88,6 +89,7 @@ class LaneReport:
             min(stops, key=lambda stop: order.index(stop.kind)) if stops else None,
             self.minutes.merge(other.minutes),
             {kind: self._ratios(kind).merge(other._ratios(kind)) for kind in {**self.ratios, **other.ratios}},
+            self.found.merge(other.found),
         )
 
     def _ratios(self, kind: Modality) -> Ratios:
@@ -171,6 +173,7 @@ class Status:
     tpm: int
     seconds: float
     stop: Stop | None
+    found: Found = Found()
 
     @property
     def per_s(self) -> float:

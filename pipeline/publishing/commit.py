@@ -120,6 +120,8 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
             "binding": use.binding if counts.sent else None,
             "minutes": describe_minutes(commit.report.minutes, spec),
             "estimates": {kind.value: describe_ratios(ratios) for kind, ratios in commit.report.ratios.items()},
+            "found_rpm": commit.report.found.rpm,
+            "found_tpm": commit.report.found.tpm,
         },
         "prices": {
             "text_cny_per_million": spec.capabilities.price_text_cny_per_million,

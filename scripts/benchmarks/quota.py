@@ -2,9 +2,11 @@
 
 As many rows as the quota allows a minute can never be refused: a sliding minute holds them all. So a second run with
 half as many new rows follows at once, into a minute that is still full of the first.
+
+The measures of some minutes look at what the server counted by second, from the second minute of requests on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +14,33 @@ from pipeline.emulator.options import EmulatorOptions
 from pipeline.emulator.parts import TextPart
 from pipeline.emulator.serve import start_emulator
 from pipeline.emulator.usage import count_parts
-from scripts.benchmarks.runs import UNLIMITED_RPM, UNLIMITED_TPM, Site, read_stats
+from scripts.benchmarks.runs import UNLIMITED_RPM, UNLIMITED_TPM, Ended, Site, read_stats
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most
-from scripts.benchmarks.texts import make_mixed_texts, make_texts, write_texts
+from scripts.benchmarks.texts import make_mixed_texts, make_spread_texts, make_texts, write_texts
 
 ROWS_PER_MINUTE = 600
 HEADROOM = 0.98
 LATENCY_MS = 200.0
 ASKED = 0.94
 ROWS = {Size.FULL: 600, Size.QUICK: 60, Size.TINY: 12}
+
+
+MINUTES = {Size.FULL: 3.0, Size.QUICK: 1.0, Size.TINY: 0.1}
+HEADROOM_MINUTES = 0.995
+FAST_RPM = {Size.FULL: 15_000, Size.QUICK: 15_000, Size.TINY: 3_000}
+
+
+@dataclass(frozen=True, slots=True)
+class _Regime:
+    """A quota that a run keeps for some minutes, and what is asked of it. Without `tpm` the requests bind."""
+
+    name: str
+    rpm: int | None
+    tpm: int | None
+    latency_ms: float
+    asked: float
+    refused_max: float
+    refusals_count: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +108,86 @@ def _measure(bench: Bench, name: str, texts: Sequence[str], *, rpm: int | None, 
         ),
         Figure(name, "refused", f"{after['refused']}", "0", at_most(after["refused"], 0), f"{refused} right after"),
     ]
+
+
+def measure_sliding(bench: Bench) -> list[Figure]:
+    """Three minutes at 600 RPM and 200 ms, a sliding minute, refusals counting: share used from the second on."""
+    rows = round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12
+    regime = _Regime("quota_sliding", ROWS_PER_MINUTE, None, LATENCY_MS, 0.95, 0.0)
+    return _measure_minutes(bench, regime, list(make_texts(rows)))[0]
+
+
+def measure_spread(bench: Bench) -> list[Figure]:
+    """The same where tokens bind and a request's are as 1 to 100."""
+    texts = list(make_spread_texts(round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12))
+    tokens = sum(count_parts([TextPart(text)], None).total_tokens or 0 for text in texts)
+    regime = _Regime("quota_spread", None, tokens * ROWS_PER_MINUTE // len(texts), LATENCY_MS, 0.95, 0.005)
+    return _measure_minutes(bench, regime, texts)[0]
+
+
+def measure_fast(bench: Bench) -> list[Figure]:
+    """Three minutes at 15,000 RPM and 300 ms in one process: share used from the second on, and processor time."""
+    rpm = FAST_RPM[bench.size]
+    rows = round(rpm * MINUTES[bench.size]) + 12
+    figures, ended = _measure_minutes(
+        bench, _Regime("quota_fast", rpm, None, 300.0, 0.97, 0.005), list(make_texts(rows))
+    )
+    cores = ended.cpu_s / ended.wall_s
+    details = f"{ended.cpu_s:.1f} s of processor in {ended.wall_s:.1f} s, starting and publishing included"
+    return [*figures, Figure("quota_fast", "of a core", f"{cores:.1%}", "≤ 35%", at_most(cores, 0.35), details)]
+
+
+def _measure_minutes(bench: Bench, regime: _Regime, texts: Sequence[str]) -> tuple[list[Figure], Ended]:
+    quota = {
+        "rpm": regime.rpm or UNLIMITED_RPM,
+        "tpm": regime.tpm or UNLIMITED_TPM,
+        "headroom": HEADROOM_MINUTES,
+    }
+    site = Site(bench.folder / regime.name)
+    emulator = EmulatorOptions(
+        rpm=regime.rpm, tpm=regime.tpm, refusals_count=regime.refusals_count, latency_ms=regime.latency_ms
+    )
+    write_texts(site.manifest, texts)
+    with start_emulator(emulator) as url:
+        site.write_config(url, quota=quota, limits={"requests_in_flight": 256})
+        ended = site.run()
+        stats = read_stats(url)
+    bench.say(f"{len(texts):,} rows in {ended.wall_s:.0f} s")
+    unit, limit = ("paid", regime.rpm) if regime.rpm else ("tokens", regime.tpm or 1)
+    share, seconds = find_share(stats["requests_by_second"], unit, limit)
+    refused = stats["refused"] / stats["received"]
+    words = f"over {seconds} s at the server, headroom {HEADROOM_MINUTES}; at most {stats['in_flight_max']} in flight"
+    asked = f"≥ {regime.asked:.0%}"
+    return [
+        Figure(
+            regime.name,
+            f"used share of {'rpm' if regime.rpm else 'tpm'} {limit:,}, minutes 2 on",
+            f"{share:.1%}",
+            asked,
+            at_least(share, regime.asked),
+            words,
+        ),
+        Figure(
+            regime.name,
+            "refused share",
+            f"{refused:.2%}",
+            f"≤ {regime.refused_max:.1%}",
+            at_most(refused, regime.refused_max),
+            f"{stats['refused']:,} of {stats['received']:,}",
+        ),
+    ], ended
+
+
+def find_share(by_second: Sequence[Mapping[str, int]], unit: str, limit: int) -> tuple[float, int]:
+    """Return the share of a limit a minute that was used in whole seconds, and how many those were.
+
+    They begin a minute after the first request, or after a third of the time if there is less, and end before the last second.
+    """
+    counted = {second["second"]: second[unit] for second in by_second}
+    if not counted:
+        return float("nan"), 0
+    first, last = min(counted), max(counted)
+    start = first + min(60, (last - first) // 3)
+    seconds = last - start
+    used = sum(amount for at, amount in counted.items() if start <= at < last)
+    return (used / limit / (seconds / 60) if seconds else float("nan")), seconds

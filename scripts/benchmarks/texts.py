@@ -29,6 +29,13 @@ def make_mixed_texts(count: int, *, seed: int = 0) -> Iterator[str]:
         yield f"{' '.join(random.choices(_WORDS, k=random.randint(2, 120)))} {number}"
 
 
+def make_spread_texts(count: int, *, seed: int = 0) -> Iterator[str]:
+    """Yield texts of 4 to 1,600 words, spread evenly over the logarithms: their tokens are as 1 to 100."""
+    random = Random(seed)
+    for number in range(count):
+        yield f"{' '.join(random.choices(_WORDS, k=round(4 * 400 ** random.random())))} {number}"
+
+
 def row_id(number: int) -> str:
     """Return the id of a manifest's row."""
     return f"row-{number:08d}"
