@@ -209,9 +209,10 @@ class Pacer:
         """Book one request of so many estimated tokens as sent now; call it when `wait_s` is 0."""
         held_s = 0.0 if self._held_since_s is None else now_s - self._held_since_s
         self._held_since_s = None
-        for meter, cost in ((self.requests, 1.0), (self.tokens, tokens)):
-            meter.budget.take(cost, now_s, held_s)
-            meter.sent.add(cost / self.share, now_s, now_s)
+        self.requests.budget.take(1.0, now_s)
+        self.tokens.budget.take(tokens, now_s, held_s)
+        self.requests.sent.add(1 / self.share, now_s, now_s)
+        self.tokens.sent.add(tokens / self.share, now_s, now_s)
         self._tokens_mean += (tokens - self._tokens_mean) * (0.05 if self._tokens_mean else 1.0)
         if self.in_flight is not None:
             self.in_flight.open += 1

@@ -44,4 +44,4 @@ class Window:
             if amount <= 0:
                 return max(0.0, (number - 1 + _BUCKETS) * BUCKET_S - now_s) + _ROUNDING_S
             amount -= self._amounts[number % _BUCKETS]
-        return (self._newest + _BUCKETS) * BUCKET_S - now_s
+        return (self._newest + _BUCKETS) * BUCKET_S - now_s + _ROUNDING_S
