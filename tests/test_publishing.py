@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,23 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pipeline import schema
 from pipeline.ark.models import cost_cny
 from pipeline.ark.vectors import Sparse
 from pipeline.ark.wire import Reply
 from pipeline.config import parse_config
-from pipeline.engine.outcomes import Counts, LaneReport, Stop, StopKind
+from pipeline.engine.outcomes import Counts, LaneReport, Status, Stop, StopKind
 from pipeline.errors import StoreError
 from pipeline.job import Job, prepare_job
 from pipeline.manifest.staging import request_from_json
-from pipeline.pacing.budget import QuotaUse
+from pipeline.pacing.budget import Found, QuotaUse
 from pipeline.planning import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
+from pipeline.progress import Rates, describe_progress
 from pipeline.publishing import commit as commit_module
 from pipeline.publishing import embeddings, failures, parts
-from pipeline.publishing.commit import RUN_NOTE, SUCCESS, Commit, begin_commit, end_run, finish_commit
+from pipeline.publishing.commit import RUN_NOTE, SUCCESS, Commit, begin_commit, describe_run, end_run, finish_commit
 from pipeline.publishing.embeddings import write_embeddings_part
 from pipeline.publishing.failures import write_failures_part
 from pipeline.publishing.parts import PartFile, assign_parts, count_by, part_numbers
@@ -38,6 +41,7 @@ from pipeline.publishing.rows import Manifests
 from pipeline.publishing.usage import UsagePart, count_paid_twice, list_usage_sources, write_usage_part
 from pipeline.reading import ShardSummary, stage_shard
 from pipeline.records import Failure, Usage
+from pipeline.report import summary_table
 from pipeline.store.events import Event, EventKind, write_events
 from pipeline.store.layout import list_parquet, new_run_name, segment_id, segments_folder
 from pipeline.store.run_files import note_uri, read_rows_at
@@ -473,6 +477,23 @@ def _is_complete(output: Path) -> bool:
     return set(files) == set(found) and all(
         hashlib.sha256(found[name].read_bytes()).hexdigest() == file["sha256"] for name, file in files.items()
     )
+
+
+def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
+    """What the service allows, where that is less than the config says, is in `run.json`, the summary and the progress."""
+    run = _stage(tmp_path, rows=3)
+    spec = run.job.spec
+    commit = _commit(run, [], [], [])
+    for found in (Found(rpm=412), Found()):
+        note = describe_run(replace(commit, report=replace(commit.report, found=found)), spec)
+        assert (note["quota"]["found_rpm"], note["quota"]["found_tpm"]) == (found.rpm, None)
+        console = Console(file=StringIO(), width=200)
+        console.print(summary_table(note))
+        status = Status(Counts(), 0, 0.0, spec.rpm, spec.tpm, 1.0, None, found)
+        line = describe_progress(status, Rates(), spec)
+        words = f"the service allows about 412 requests/min; the config says {spec.rpm:,}"
+        for told in (line, console.file.getvalue()):  # type: ignore[attr-defined]
+            assert (words in told) == (found.rpm is not None)
 
 
 @pytest.mark.parametrize("after", [False, True])

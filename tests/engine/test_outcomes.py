@@ -16,7 +16,7 @@ from pipeline.engine import registry
 from pipeline.engine.items import ITEMS_MAX, Room
 from pipeline.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
 from pipeline.errors import StoreError
-from pipeline.pacing.budget import QuotaUse
+from pipeline.pacing.budget import Found, QuotaUse
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -143,6 +143,13 @@ def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
     service = LaneReport(Counts(), USE, Stop(StopKind.SERVICE, "a", "b"))
     assert LaneReport(Counts(), USE).merge(service).stop == service.stop
     assert LaneReport(Counts(), USE).merge(LaneReport(Counts(), USE)).stop is None
+
+
+def test_the_lowest_limit_that_a_lane_found_counts() -> None:
+    """Lanes of one account see one limit; some see it later, or never."""
+    reports = [LaneReport(Counts(), USE, found=found) for found in (Found(), Found(500, 9), Found(412))]
+    for order in permutations(reports):
+        assert order[0].merge(order[1]).merge(order[2]).found == Found(412, 9)
 
 
 def test_a_moment_tells_rate_and_remaining_time() -> None:
