@@ -186,7 +186,8 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
     everywhere = list_keys()
     near = difflib.get_close_matches(key, [*siblings, *everywhere], n=1, cutoff=0.5)
     same_name = [known for known in everywhere if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    nearest = (same_name or near or siblings)[0]
+    swapped = [known for known in siblings if sorted(known) == sorted(key)]  # rmp is rpm, although ramp looks nearer
+    nearest = (same_name or swapped or near or siblings)[0]
     return f"unknown key {key}: did you mean {nearest}?"
 
 
