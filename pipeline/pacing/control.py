@@ -155,7 +155,7 @@ class InFlight:
 
     most: int
     open: int = 0
-    limit: float = 8.0
+    limit: float = 16.0
     latency_s: float = 0.0
     control: Control = field(default_factory=lambda: Control(tolerance=0.01, probe=0.0002, bold=True))
     _seen: int = 0
