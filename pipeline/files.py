@@ -2,13 +2,16 @@
 
 A file that this module writes is complete or absent, whatever happens on the way: local files are written beside their place
 and renamed, objects are put whole in one call. (An exception inside fsspec's `with fs.open(uri, "wb")` leaves half an object.)
+Durable ones, the default, are on the disk when the call returns, and so is their name: a power cut can't leave a file that a
+later one relies on empty or gone. What lives only as long as a run does without.
 """
 
+import errno
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline import faults
 from pipeline.errors import ArkbeamError, StoreError
 from pipeline.redaction import redact
 
@@ -95,34 +99,47 @@ def read_bytes(uri: str) -> bytes:
         return bytes(filesystem.cat_file(path))
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     """Write a whole small file, complete or not at all."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
-        if not isinstance(filesystem, LocalFileSystem):
-            filesystem.pipe_file(path, data)
+        if isinstance(filesystem, LocalFileSystem):
+            with _beside(Path(path), durable=durable) as temporary:
+                temporary.write_bytes(data)
             return
-        with _beside(Path(path)) as temporary:
-            temporary.write_bytes(data)
+        faults.hit("file.write", uri)
+        faults.hit("file.commit", uri)
+        filesystem.pipe_file(path, data)
+        faults.hit("file.written", uri)
 
 
 @contextmanager
-def writing(uri: str) -> Iterator[Path]:
-    """Give a local path to write to; at the end of the block it is put at `uri`, complete, or not at all if it raised."""
+def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Give a local path to write to; at the end of the block it is put at `uri`, complete, or not at all if it raised.
+
+    `check` is called just before it is put there, and may raise to keep it from being put.
+    """
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
         if isinstance(filesystem, LocalFileSystem):
-            with _beside(Path(path)) as temporary:
+            with _beside(Path(path), durable=durable) as temporary:
                 yield temporary
+                if check is not None:
+                    check()
             return
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "file"
+            faults.hit("file.write", uri)
             yield local
+            if check is not None:
+                check()
+            faults.hit("file.commit", uri)
             filesystem.put_file(str(local), path)
+            faults.hit("file.written", uri)
 
 
-def remove_file(uri: str) -> None:
-    """Remove a file; one that is not there is fine."""
+def remove_file(uri: str, *, durable: bool = False) -> None:
+    """Remove a file; one that is not there is fine. `durable`: a power cut can't bring it back."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("remove", uri):
         filesystem.invalidate_cache()
@@ -130,6 +147,8 @@ def remove_file(uri: str) -> None:
             filesystem.rm_file(path)
         except FileNotFoundError:
             return
+        if durable and isinstance(filesystem, LocalFileSystem):
+            _sync_folder(Path(path).parent)
 
 
 def move_file(uri: str, target: str) -> None:
@@ -138,7 +157,7 @@ def move_file(uri: str, target: str) -> None:
     with storage_errors("move", uri):
         target_path = open_filesystem(target)[1]
         if isinstance(filesystem, LocalFileSystem):
-            Path(target_path).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(target_path).parent, durable=True)
         filesystem.mv(path, target_path)
 
 
@@ -161,15 +180,51 @@ def remove_leftovers(uri: str) -> None:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _beside(target: Path, *, durable: bool) -> Iterator[Path]:
     """Give a temporary path in the target's folder; rename it onto the target when all went well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent, durable=durable)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}")
     try:
+        faults.hit("file.write", str(target))
         yield temporary
+        if durable:
+            _sync(temporary)
+        faults.hit("file.commit", str(target))
         os.replace(temporary, target)
+        if durable:
+            _sync_folder(target.parent)
+        faults.hit("file.written", str(target))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path, *, durable: bool) -> None:
+    """Make a folder with those above it; each new name is in the folder above, which is what must reach the disk."""
+    if folder.is_dir():
+        return
+    above = folder.parent
+    _make_folder(above, durable=durable)
+    folder.mkdir(exist_ok=True)
+    if durable:
+        _sync_folder(above)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where its file system and its permissions let us."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _walk_local(path: str) -> list[str]:

@@ -195,7 +195,7 @@ def build_pipeline(pipeline: beam.Pipeline, job: Job) -> None:
 def _plan(pipeline: beam.Pipeline, job: Job) -> tuple[Any, beam.PCollection[ShardSummary]]:
     spec = job.spec
     read = pipeline | "Shards" >> beam.Create(job.shards) | "Read" >> ReadShards(spec)
-    files: list[StoreFiles] = list_store_files(spec.store.uri)
+    files: list[StoreFiles] = list_store_files(spec.store.uri, spec.run)
     store = pipeline | "StoreFiles" >> beam.Create(files) | "ReadStore" >> ReadStore(spec)
     planned = {"keys": read.keys, "index": store.index, "refused": store.refused} | "Plan" >> PlanRows(spec)
     return planned, read.summaries

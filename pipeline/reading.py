@@ -7,19 +7,23 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline import schema
+from pipeline import faults, schema
 from pipeline.errors import StoreError
 from pipeline.files import remove_folder
 from pipeline.manifest.read import read_shard
 from pipeline.manifest.shards import Shard
+from pipeline.redaction import redact
 from pipeline.schema import concat
 from pipeline.spec import RunSpec
+from pipeline.store.damage import is_whole, set_aside
 from pipeline.store.events import REFUSED_COLUMNS, read_refused
-from pipeline.store.layout import events_folder, list_parquet, segments_folder
+from pipeline.store.layout import events_folder, list_parquet, segment_id, segments_folder
 from pipeline.store.run_files import PieceWriter, rows_folder, unreadable_folder
-from pipeline.store.segments import INDEX_COLUMNS, is_damaged, read_index, set_aside
+from pipeline.store.segments import INDEX_COLUMNS, is_damaged, read_index
+from pipeline.store.verified import note_verified, read_verified
 
 STORE_FILES_PER_GROUP = 256
 _log = logging.getLogger(__name__)
@@ -61,9 +65,11 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
             over_context += chunk.over_context
             staged.write(chunk.staged)
             unreadable.write(chunk.unreadable)
+            faults.hit("read.chunk")
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
                 kept[chunk.staged.schema.field("kept").type] = None
             yield chunk.keys
+    faults.hit("read.summary")
     yield ShardSummary(
         shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept), over_context
     )
@@ -71,39 +77,58 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
 @dataclass(frozen=True, slots=True)
 class StoreFiles:
-    """Some of a store's segments and event files: one element's worth."""
+    """Some of a store's segments and event files: one element's worth. `unverified` are segments never read whole so far."""
 
     segments: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
+    unverified: frozenset[str] = frozenset()
 
 
-def list_store_files(store_uri: str) -> list[StoreFiles]:
+def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
     """List all that a store holds, in groups."""
     size = STORE_FILES_PER_GROUP
     segments, events = list_parquet(segments_folder(store_uri)), list_parquet(events_folder(store_uri))
+    ids = np.array([segment_id(uri) for uri in segments], np.uint64)
+    known = np.isin(ids, read_verified(store_uri, run))
+    unverified = frozenset(uri for uri, verified in zip(segments, known.tolist(), strict=True) if not verified)
+    groups = [tuple(segments[start : start + size]) for start in range(0, len(segments), size)]
     return [
-        *(StoreFiles(segments=tuple(segments[start : start + size])) for start in range(0, len(segments), size)),
+        *(StoreFiles(segments=group, unverified=unverified.intersection(group)) for group in groups),
         *(StoreFiles(events=tuple(events[start : start + size])) for start in range(0, len(events), size)),
     ]
 
 
 def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
-    """Read the INDEX of segments and the REFUSED rows of events. A damaged file is set aside: what it held is bought again."""
-    index = _read_all(files.segments, lambda uri: read_index(uri, spec.model_owned), INDEX_COLUMNS, spec)
+    """Read the INDEX of segments and the REFUSED rows of events. A damaged file is set aside: what it held is bought again.
+
+    A segment is verified as a whole when it is read for the first time, later only in what is read of it here: Publish
+    verifies what it takes anyhow.
+    """
+
+    def read_segment(uri: str) -> pa.Table:
+        if uri in files.unverified and not is_whole(spec.store.uri, uri):
+            raise StoreError(f"{redact(uri)} is not as it was written")
+        return read_index(uri, spec.model_owned)
+
+    index = _read_all(files.segments, read_segment, INDEX_COLUMNS, spec)
     refused = _read_all(files.events, read_refused, REFUSED_COLUMNS, spec)
-    return concat(index, schema.INDEX), concat(refused, schema.REFUSED)
+    whole = [segment_id(uri) for uri in index if uri in files.unverified]
+    if whole:
+        note_verified(spec.store.uri, f"{spec.run}-{whole[0]:016x}", whole)
+    return concat(index.values(), schema.INDEX), concat(refused.values(), schema.REFUSED)
 
 
 def _read_all(
     uris: Sequence[str], read: Callable[[str], pa.Table], columns: Sequence[str], spec: RunSpec
-) -> list[pa.Table]:
-    tables = []
+) -> dict[str, pa.Table]:
+    tables = {}
     for uri in uris:
         try:
-            tables.append(read(uri))
+            tables[uri] = read(uri)
         except StoreError as error:
-            if not is_damaged(uri, columns):  # the storage failed, not the file: buying again would be wrong
-                tables.append(read(uri))
+            # Only if the file failed and not the storage: buying again would be wrong else.
+            if not is_damaged(uri, columns) and is_whole(spec.store.uri, uri):
+                tables[uri] = read(uri)
                 continue
             _log.warning("damaged and set aside as %s: %s", set_aside(spec.store.uri, uri), error)
     return tables

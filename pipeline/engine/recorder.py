@@ -56,7 +56,8 @@ class Batch:
         table = segment_table(bought, self.target.dimensions)
         if self.target.multi:
             multi = multi_table(bought, self.target.dimensions)
-            write_multi(self.target.store_uri, self.target.run, segment, multi)
+            metadata = write_multi(self.target.store_uri, self.target.run, segment, multi)
+            table = table.replace_schema_metadata(metadata)
         write_segment(self.target.store_uri, self.target.run, segment, table)
         return index_table(table.column("fingerprint").combine_chunks(), segment)
 

@@ -1,6 +1,7 @@
 """The parts of `embeddings/`: one row for each manifest row that has a vector."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ from pipeline.errors import StoreError
 from pipeline.publishing.parts import ROW_GROUP_ROWS, PartFile, write_part
 from pipeline.publishing.rows import Manifests, gather_rows
 from pipeline.spec import PART_ROWS, RunSpec
+from pipeline.store.damage import read_or_set_aside
 from pipeline.store.run_files import take_rows
-from pipeline.store.segments import dense_values, is_damaged, read_columns, set_aside
+from pipeline.store.segments import dense_values, read_columns
 
 FOLDER = "embeddings"
 _VECTOR_COLUMNS = [
@@ -69,7 +71,8 @@ def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) 
     """Read the vectors of refs that are sorted by segment, each segment once."""
     pieces = []
     for segment, rows in split_segments(refs):
-        vectors = _read_vectors(find_segment(segments, segment), spec)
+        uri = find_segment(segments, segment)
+        vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
             raise StoreError(f"segment {segment:016x} is shorter than its index says: run again")
         pieces.append(_cut(take_rows(vectors, rows), spec.dimensions_published))
@@ -102,17 +105,6 @@ def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]
     starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
     for rows, start in zip(np.split(positions, starts[1:]), starts, strict=True):
         yield int(numbers[start]), rows
-
-
-def _read_vectors(uri: str, spec: RunSpec) -> pa.Table:
-    """Read a segment. One that is damaged leaves the store, or no later run could ever publish."""
-    try:
-        return read_columns(uri, _VECTOR_COLUMNS)
-    except StoreError as error:
-        if not is_damaged(uri, _VECTOR_COLUMNS):
-            raise
-        advice = f"damaged and set aside as {set_aside(spec.store.uri, uri)}: run again to buy what it held"
-        raise StoreError(f"{error}; {advice}") from error
 
 
 def find_segment(segments: Mapping[int, str], segment: int) -> str:

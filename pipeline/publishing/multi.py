@@ -1,6 +1,7 @@
 """The parts of `multi/`: the vectors of tokens of the rows in the part of `embeddings/` with the same number."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +12,7 @@ from pipeline.publishing.embeddings import find_segment, sort_refs, split_segmen
 from pipeline.publishing.parts import PartFile, write_part
 from pipeline.publishing.rows import Manifests, gather_rows
 from pipeline.spec import RunSpec
+from pipeline.store.damage import read_or_set_aside
 from pipeline.store.multi import read_multi
 from pipeline.store.run_files import take_rows
 
@@ -34,10 +36,11 @@ def write_multi_part(
 def _table(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> pa.Table:
-    pieces = [
-        take_rows(read_multi(spec.store.uri, find_segment(segments, segment)), positions)
-        for segment, positions in split_segments(refs)
-    ]
+    pieces = []
+    for segment, positions in split_segments(refs):
+        uri = find_segment(segments, segment)
+        table = read_or_set_aside(spec.store.uri, uri, partial(read_multi, spec.store.uri, uri))
+        pieces.append(take_rows(table, positions))
     vectors = pa.concat_tables(pieces)
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():

@@ -6,6 +6,7 @@ off as `unusable`: they count as paid, with the tokens that the same request cos
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from pipeline import schema
 from pipeline.ark.models import Capabilities, cost_cny
 from pipeline.publishing.parts import PartFile, write_part
 from pipeline.spec import RunSpec
+from pipeline.store.damage import read_or_set_aside
 from pipeline.store.layout import events_folder, list_parquet, run_of, runs_of_output, segments_folder
 from pipeline.store.segments import read_columns
 
@@ -65,7 +67,7 @@ def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart
 
     Raises: StoreError when the store can't be read or the output can't be written.
     """
-    tables = [_read_attempts(uri, spec.capabilities) for uri in uris]
+    tables = [_read_attempts(uri, spec) for uri in uris]
     table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
     table = _fill_lost(table, spec)
     file = write_part(FOLDER, part, [table], schema.USAGE, spec)
@@ -79,14 +81,15 @@ def count_paid_twice(parts: Iterable[UsagePart]) -> int:
     return len(fingerprints) - int(pc.count_distinct(fingerprints).as_py()) if len(fingerprints) else 0
 
 
-def _read_attempts(uri: str, capabilities: Capabilities) -> pa.Table:
+def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
     is_event = uri.rsplit("/", 3)[1] == "events"
-    table = read_columns(uri, [*_COMMON, "kind", "paid"] if is_event else _COMMON)
+    names = [*_COMMON, "kind", "paid"] if is_event else _COMMON
+    table = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, names))
     if is_event:
         table = table.filter(table["paid"])
     outcome = table["kind"] if is_event else pa.array([BOUGHT] * table.num_rows, pa.string())
     columns = {name: table[name] for name in _COMMON} | {
-        "cost_cny": _costs(table, capabilities),
+        "cost_cny": _costs(table, spec.capabilities),
         "outcome": outcome,
         "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
     }
@@ -118,7 +121,7 @@ def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
     wanted = fingerprints.combine_chunks()
     found = []
     for uri in list_parquet(segments_folder(spec.store.uri)):
-        table = read_columns(uri, names)
+        table = read_columns(uri, names, whole=False)
         found.append(table.filter(pc.is_in(table["fingerprint"], value_set=wanted)))
     empty = pa.schema([schema.USAGE.field(name) for name in names]).empty_table()
     return pa.concat_tables([empty, *(table.cast(empty.schema) for table in found)])

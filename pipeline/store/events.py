@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.files import join, write_bytes
 from pipeline.records import Failure, Usage
-from pipeline.store.layout import events_folder, segment_name
-from pipeline.store.segments import Attempt, attempt_columns, parquet_bytes, read_columns, usage_columns
+from pipeline.store.layout import events_folder
+from pipeline.store.segments import Attempt, attempt_columns, read_columns, usage_columns, write_hashed
 
 REFUSED_COLUMNS = ("kind", *schema.REFUSED.names)
 
@@ -21,7 +20,9 @@ class EventKind(StrEnum):
 
     UNUSABLE = "unusable"  # a 200 whose vector can't be used: paid
     REFUSED = "refused"  # the service will never take this request: not paid, not sent again
-    LOST = "lost"  # sent by a process that died before it could keep the answer: taken as paid
+    LOST = (
+        "lost"  # sent, and the answer did not come, died with its process, or was damaged in the store: taken as paid
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,7 @@ def events_table(events: Sequence[Event]) -> pa.Table:
 
 def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]) -> None:
     """Write events as a file of their own, complete or not at all."""
-    uri = join(events_folder(store_uri, run), segment_name(segment))
-    write_bytes(uri, parquet_bytes(events_table(events)))
+    write_hashed(events_folder(store_uri, run), segment, events_table(events))
 
 
 def read_refused(uri: str) -> pa.Table:

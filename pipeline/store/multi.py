@@ -3,15 +3,20 @@
 Apart, because one request has a vector for each token: kept with the dense ones they would make every read of those slow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.files import join, write_bytes
-from pipeline.store.layout import run_of, segment_name
-from pipeline.store.segments import Bought, parquet_bytes, read_columns
+from pipeline.errors import StoreError
+from pipeline.files import exists, join, read_bytes, storage_errors, write_bytes
+from pipeline.redaction import redact
+from pipeline.store.layout import hash_content, run_of, segment_id, segment_name
+from pipeline.store.segments import Bought, parquet_bytes, read_metadata
+
+_HASH = b"multi_hash"
 
 
 def multi_table(bought: Sequence[Bought], dimensions: int) -> pa.Table:
@@ -31,9 +36,14 @@ def multi_table(bought: Sequence[Bought], dimensions: int) -> pa.Table:
     return pa.table([fingerprints, multi], schema=wanted)
 
 
-def write_multi(store_uri: str, run: str, segment: int, table: pa.Table) -> None:
-    """Write the vectors of tokens of a segment, before the segment itself, so that a segment is never without them."""
-    write_bytes(join(store_uri, "multi", run, segment_name(segment)), parquet_bytes(table))
+def write_multi(store_uri: str, run: str, segment: int, table: pa.Table) -> dict[bytes, bytes]:
+    """Write the vectors of tokens of a segment, before the segment itself, so that a segment is never without them.
+
+    Returns what the segment must carry as metadata: the hash of this file.
+    """
+    data = parquet_bytes(table)
+    write_bytes(join(store_uri, "multi", run, segment_name(segment)), data)
+    return {_HASH: hash_content(data).encode()}
 
 
 def read_multi(store_uri: str, segment_uri: str) -> pa.Table:
@@ -41,5 +51,30 @@ def read_multi(store_uri: str, segment_uri: str) -> pa.Table:
 
     Raises: StoreError when they are damaged or gone.
     """
-    name = segment_uri.rpartition("/")[2]
-    return read_columns(join(store_uri, "multi", run_of(segment_uri), name), ["fingerprint", "multi"])
+    uri = _uri(store_uri, segment_uri)
+    data = read_bytes(uri)
+    if _is_other(data, read_metadata(segment_uri)):
+        raise StoreError(f"{redact(uri)} is damaged: its bytes are not those that were written")
+    with storage_errors("read", uri):
+        return pq.read_table(pa.BufferReader(data), use_threads=False, page_checksum_verification=True)
+
+
+def is_multi_damaged(store_uri: str, segment_uri: str) -> bool:
+    """Tell whether a segment that is whole itself has lost its vectors of tokens.
+
+    Raises: StoreError when the storage does not answer, which says nothing about them.
+    """
+    metadata = read_metadata(segment_uri)
+    if _HASH not in metadata:
+        return False
+    uri = _uri(store_uri, segment_uri)
+    return not exists(uri) or _is_other(read_bytes(uri), metadata)
+
+
+def _is_other(data: bytes, metadata: Mapping[bytes, bytes]) -> bool:
+    """Tell whether bytes are other than a segment's metadata say."""
+    return metadata.get(_HASH, b"") not in (b"", hash_content(data).encode())
+
+
+def _uri(store_uri: str, segment_uri: str) -> str:
+    return join(store_uri, "multi", run_of(segment_uri), segment_name(segment_id(segment_uri)))

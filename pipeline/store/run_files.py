@@ -56,7 +56,7 @@ def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> Non
 def open_writer(uri: str, wanted: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
     """Give a function that appends a table as one row group to a file, which is there, complete, after the block."""
     options = schema.parquet_options(wanted) | {"use_dictionary": False, "write_statistics": False}
-    with writing(uri) as path, pq.ParquetWriter(path, wanted, **options) as writer:
+    with writing(uri, durable=False) as path, pq.ParquetWriter(path, wanted, **options) as writer:
         yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 

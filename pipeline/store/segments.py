@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.ark.wire import Reply
-from pipeline.files import join, move_file, open_filesystem, read_bytes, storage_errors, write_bytes
+from pipeline.errors import StoreError
+from pipeline.files import join, open_filesystem, read_bytes, storage_errors, write_bytes
 from pipeline.records import Usage
-from pipeline.store.layout import run_of, segment_id, segment_name, segments_folder
+from pipeline.redaction import redact
+from pipeline.store.layout import hash_content, hash_in_name, segment_id, segment_name, segments_folder
 
 INDEX_COLUMNS = ("fingerprint", "model")
 
@@ -77,8 +79,14 @@ def write_segment(store_uri: str, run: str, segment: int, table: pa.Table) -> st
 
     Raises: StoreError when the store can't be written.
     """
-    uri = join(segments_folder(store_uri, run), segment_name(segment))
-    write_bytes(uri, parquet_bytes(table))
+    return write_hashed(segments_folder(store_uri, run), segment, table)
+
+
+def write_hashed(folder: str, segment: int, table: pa.Table) -> str:
+    """Write a file whose name tells the hash of its bytes; return its URI."""
+    data = parquet_bytes(table)
+    uri = join(folder, segment_name(segment, hash_content(data)))
+    write_bytes(uri, data)
     return uri
 
 
@@ -89,22 +97,40 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
-    """Read some columns of a segment or an event file, page checksums verified.
+def read_columns(uri: str, columns: Sequence[str], *, whole: bool = True) -> pa.Table:
+    """Read some columns of a segment or an event file. What is returned is what was written, bit for bit.
+
+    With `whole` false only what the columns need is read, and only the checksums of its pages are verified.
 
     Raises: StoreError when the file is damaged or can't be read.
     """
+    if whole:
+        data = read_whole(uri)
+        with storage_errors("read", uri):
+            return _read_parquet(pa.BufferReader(data), columns)
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
         return _read_parquet(file, columns)
 
 
-def is_damaged(uri: str, columns: Sequence[str]) -> bool:
+def read_whole(uri: str) -> bytes:
+    """Read a file's bytes. Raises: StoreError when they are not those that its name tells the hash of."""
+    data = read_bytes(uri)
+    wanted = hash_in_name(uri)
+    if wanted and hash_content(data) != wanted:
+        raise StoreError(f"{redact(uri)} is damaged: its bytes are not those that were written")
+    return data
+
+
+def is_damaged(uri: str, columns: Sequence[str] = ()) -> bool:
     """Tell whether a file that could not be read is at fault itself, rather than the way to it.
 
     Raises: StoreError when its bytes can't be had, which says nothing about them.
     """
     data = read_bytes(uri)
+    wanted = hash_in_name(uri)
+    if wanted:
+        return hash_content(data) != wanted
     try:
         _read_parquet(io.BytesIO(data), columns)
     except (pa.ArrowException, OSError, ValueError):
@@ -112,27 +138,24 @@ def is_damaged(uri: str, columns: Sequence[str]) -> bool:
     return False
 
 
-def set_aside(store_uri: str, uri: str) -> str:
-    """Move a damaged file out of the store's folders, so that what it held is bought again; return where it is now.
-
-    Raises: StoreError when it can't be moved.
-    """
-    target = join(store_uri, "damaged", run_of(uri), uri.rpartition("/")[2])
-    move_file(uri, target)
-    return target
+def read_metadata(uri: str) -> dict[bytes, bytes]:
+    """Read what a segment says of itself beside its columns."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        return dict(pq.ParquetFile(file).schema_arrow.metadata or {})
 
 
-def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> pa.Table:
+def _read_parquet(file: BinaryIO | pa.NativeFile, columns: Sequence[str]) -> pa.Table:
     reader = pq.ParquetFile(file, page_checksum_verification=True)
     missing = set(columns) - set(reader.schema_arrow.names)
     if missing:
         raise ValueError(f"the file has no column {min(missing)}")
-    return reader.read(columns=list(columns), use_threads=False)
+    return reader.read(columns=list(columns), use_threads=False).replace_schema_metadata()
 
 
 def read_index(uri: str, model: str | None = None) -> pa.Table:
     """Read which fingerprints a segment holds, as an INDEX table; with `model`, only those that this model made."""
-    table = read_columns(uri, INDEX_COLUMNS[:1] if model is None else INDEX_COLUMNS)
+    table = read_columns(uri, INDEX_COLUMNS[:1] if model is None else INDEX_COLUMNS, whole=False)
     index = index_table(table.column("fingerprint").combine_chunks(), segment_id(uri))
     return index if model is None else index.filter(pc.equal(table["model"], model).fill_null(fill_value=True))
 
