@@ -238,6 +238,11 @@ def _print_warnings(note: dict[str, Any]) -> None:
             f"warning: {note['over_context']:,} rows are longer than the model takes, by estimate; they were sent whole, "
             "and the service's refusals are failure rows"
         )
+    if note["all_runs"]["files_unreadable"]:
+        _say(
+            f"warning: {note['all_runs']['files_unreadable']:,} damaged files of the store could not be read at all; "
+            "usage/ is short by what they cost, unless a killed run's journal knew it"
+        )
     if note["usage_missing"]:
         _say(
             f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted"

@@ -25,7 +25,7 @@ from pipeline.embedding import segment_ids
 from pipeline.embedding.stops import write_stop
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import close_engine, stop_engines, telling_others
-from pipeline.errors import ArkbeamError, ConfigError, ManifestError, StoreError
+from pipeline.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from pipeline.files import absolute, read_bytes, remove_folder, write_bytes
 from pipeline.manifest.context import ReadContext
 from pipeline.manifest.shards import Shard, cut_shards, list_manifests, manifest_folders
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 _PROBE_S = 2.0
 _PLAN = "-plan"
 _ERRORS: dict[str, type[ArkbeamError]] = {
-    kind.__name__: kind for kind in (ArkbeamError, ConfigError, ManifestError, StoreError)
+    kind.__name__: kind for kind in (ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError)
 }
 _QUOTED_ERROR = re.compile(rf"^pipeline\.errors\.({'|'.join(_ERRORS)}): (.+)$", re.MULTILINE)
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]$")
@@ -308,9 +308,8 @@ def _clear_dead_runs(spec: RunSpec) -> None:
             remove_folder(run_folder(spec.store.uri, run))
 
 
-def _stop_when_lost() -> None:
-    message = "another run took this output over, since this one's heartbeat did not get through"
-    stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", message))
+def _stop_when_lost(reason: str) -> None:
+    stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
 
 
 def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:

@@ -42,6 +42,7 @@ from pipeline.publishing.usage import UsagePart, count_paid_twice, list_usage_so
 from pipeline.reading import ShardSummary, stage_shard
 from pipeline.records import Failure, Usage
 from pipeline.report import summary_table
+from pipeline.store.claim import MARK_NAME
 from pipeline.store.events import Event, EventKind, write_events
 from pipeline.store.layout import list_parquet, new_run_name, segment_id, segments_folder
 from pipeline.store.run_files import note_uri, read_rows_at
@@ -152,6 +153,8 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
         "output": {"uri": f"{folder}/out"},
     }
     job = prepare_job(parse_config(raw), base_url="http://127.0.0.1:1/api/v3")
+    (folder / "out").mkdir()
+    (folder / "out" / MARK_NAME).write_bytes(orjson.dumps({"run": job.spec.run}))  # the claim, as the job holds it
     summaries, keys, texts = [], [], {}
     for shard in job.shards:
         *tables, summary = stage_shard(shard, job.spec)
@@ -425,8 +428,8 @@ class Steps:
         """Count blocks of a context manager; one that is killed before its end leaves nothing."""
 
         @contextmanager
-        def block(*arguments: Any) -> Iterator[Any]:
-            with function(*arguments) as given:
+        def block(*arguments: Any, **named: Any) -> Iterator[Any]:
+            with function(*arguments, **named) as given:
                 yield given
                 self.check(after=False)
             self.check(after=True)
@@ -449,7 +452,7 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
     """Publish as the transforms do, in parts of at most so many rows; `extra` rows are said to be read in addition."""
     spec = run.job.spec
     refs, failed = _settle(run, {})
-    begin_commit(spec.output_uri)
+    begin_commit(spec.output_uri, spec.run)
     published = [
         write_embeddings_part(part, rows, run.segments(), run.manifests, spec)
         for part, rows in _split(refs, "segment", rows_max)
@@ -538,7 +541,13 @@ def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
     few = _publish(run, rows_max=10**6)
     assert len(few["files"]) < len(many["files"])
     left = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    assert left == {file["path"] for file in few["files"]} | {SUCCESS, RUN_NOTE, "notes.parquet", "embeddings/README"}
+    assert left == {file["path"] for file in few["files"]} | {
+        SUCCESS,
+        RUN_NOTE,
+        MARK_NAME,
+        "notes.parquet",
+        "embeddings/README",
+    }
     assert orjson.loads((output / RUN_NOTE).read_bytes()) == orjson.loads(orjson.dumps(few))
 
 

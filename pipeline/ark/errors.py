@@ -70,8 +70,8 @@ class Verdict:
 class ApiError(ArkbeamError):
     """One call failed. `code` is stable; `message` is redacted and bounded.
 
-    `status` None means that no answer came; `paid` that an answer came which is billed but of no use, with what `usage`
-    and `model` could be read from it. `request_id` is the service's. `attempts_max` is a bound on all tries of the
+    `status` None means that no answer came, and then `lost` that the request had gone out, so that it may be billed; `paid`
+    that an answer came which is billed but of no use, with what `usage` and `model` could be read from it. `request_id` is the service's. `attempts_max` is a bound on all tries of the
     item, lower than the retry policy's. Survives pickling.
     """
 
@@ -86,6 +86,7 @@ class ApiError(ArkbeamError):
     usage: Usage | None = None
     model: str | None = None
     attempts_max: int | None = None
+    lost: bool = False
 
     def __str__(self) -> str:
         """Show the message alone."""

@@ -57,7 +57,9 @@ def _make_engine(spec: RunSpec) -> Engine:
     journal = open_journal(store.uri, spec.run, process)
     guard = Guard(spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model))
     return Engine(
-        EngineOptions(limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s),
+        EngineOptions(
+            limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s, store.timeout_s
+        ),
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: _make_pacer(spec, now_s),
         Recorder(target, segment_ids(), journal),

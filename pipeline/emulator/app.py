@@ -170,12 +170,12 @@ class Emulator:
         match admitted.fault:
             case Fault.ERROR_500:
                 await send_body(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
-            case Fault.RESET:
+            case Fault.RESET | Fault.RESET_PAID:
                 if self._reset_connection is None:
                     raise RuntimeError("the fault `reset` needs a server that can break connections: use serve()")
                 self._reset_connection(scope)
                 await wait_for_disconnect(receive)
-            case Fault.HANG:
+            case Fault.HANG | Fault.HANG_PAID:
                 await wait_for_disconnect(receive)
             case Fault.TRUNCATED:
                 await send_half(send, headers, await self._make_result(admitted, request_id))

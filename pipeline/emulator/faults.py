@@ -20,6 +20,8 @@ class Fault(StrEnum):
     BROKEN_JSON = "broken_json"
     WRONG_LENGTH = "wrong_length"
     NAN = "nan"
+    RESET_PAID = "reset_paid"
+    HANG_PAID = "hang_paid"
 
     @property
     def billed(self) -> bool:
@@ -27,7 +29,9 @@ class Fault(StrEnum):
         return self in _BILLED
 
 
-_BILLED = frozenset({Fault.TRUNCATED, Fault.BROKEN_JSON, Fault.WRONG_LENGTH, Fault.NAN})
+_BILLED = frozenset(
+    {Fault.TRUNCATED, Fault.BROKEN_JSON, Fault.WRONG_LENGTH, Fault.NAN, Fault.RESET_PAID, Fault.HANG_PAID}
+)
 
 
 class FaultChooser:

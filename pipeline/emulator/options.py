@@ -21,7 +21,7 @@ class QuotaWindow(StrEnum):
 class FaultShares:
     """Shares (0 to 1, together at most 1) of the admitted requests that go wrong, and how.
 
-    The last four are 200s that a client can't use: they are billed. The others are not.
+    From `truncated` on they are billed: 200s that a client can't use, and answers that never arrive. The others are not.
     """
 
     rate_429: float = 0.0
@@ -44,6 +44,10 @@ class FaultShares:
     """The vector is one value short."""
     nan: float = 0.0
     """One value of the vector is NaN."""
+    reset_paid: float = 0.0
+    """As `reset`, after the work was done."""
+    hang_paid: float = 0.0
+    """As `hang`, after the work was done."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a share outside 0..1, or a sum above 1."""

@@ -95,11 +95,24 @@ class Books:
         sent_s = now_s - attempt.latency_ms / 1000
         if error.paid:
             self._book_unusable(tracked, attempt, error, estimate, now_s)
+        elif may_be_billed(tracked, error):
+            self.book_lost(attempt, Failure(error.code, error.message))  # its tokens may be used: the estimate stands
         else:
             self.recorder.unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s, sent_s)
         if refused or error.status is not None:  # else no answer came, which says nothing of the pace
             self._pace(error.pressure, sent_s, now_s, error.retry_after_s)
+
+    def book_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
+        """Book a request that the end of the run cut off, if it had gone out."""
+        if self.recorder.is_open(attempt.client_request_id):
+            for counts in self._both(tracked):
+                counts.lost += 1
+            self.book_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
+
+    def book_lost(self, attempt: Attempt, failure: Failure) -> None:
+        """Book a request that went out and was not answered: taken as paid, since nobody can tell."""
+        self.recorder.event(Event(EventKind.LOST, attempt, failure))
 
     def give_up(self, tracked: Tracked, error: ApiError) -> None:
         """Book an item that ends as a failure. A refusal for good is remembered, so that it is not sent again."""

@@ -26,7 +26,7 @@ from pipeline.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
 from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Batch, Recorder
 from pipeline.engine.rejections import FirstRejections
-from pipeline.errors import ArkbeamError
+from pipeline.errors import ArkbeamError, StoreError
 from pipeline.pacing.budget import Pacer
 from pipeline.pacing.minutes import Minutes
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
@@ -49,6 +49,7 @@ class EngineOptions:
     multi: bool = False
     started_s: float | None = None
     """When the run began, in seconds since 1970: minutes are counted from there; None: from now."""
+    flush_timeout_s: float = 300.0
 
 
 class Engine:
@@ -84,7 +85,6 @@ class Engine:
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._in_flight = 0
-        self._abandoned = 0
         self._started_s: float | None = None
         self._stop: Stop | None = None
         self._fault: ArkbeamError | None = None
@@ -142,9 +142,10 @@ class Engine:
     def close(self) -> None:
         """End the thread. What is open is cancelled, what is bought is flushed."""
         self._call(self._leave_loop)
-        self._thread.join(timeout=self._options.limits.drain_s)
-        self._flush_pool.shutdown(wait=True)
-        self._recorder.close(complete=self._fault is None and self._abandoned == 0)
+        self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
+        ended = not self._thread.is_alive()
+        self._flush_pool.shutdown(wait=False, cancel_futures=True)  # a write that hangs is left behind, and said by now
+        self._recorder.close(complete=ended and self._fault is None)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> bool:
         """Run a function in the loop's thread; False when the loop has ended. What gets True is certain to be run."""
@@ -247,7 +248,7 @@ class Engine:
             books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
             raise
         except asyncio.CancelledError:
-            self._abandoned += 1  # it may be billed: the journal is kept for the next run
+            books.book_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
             raise
         finally:
             self._in_flight -= 1
@@ -403,8 +404,11 @@ class Engine:
 
     async def _flush(self, batch: Batch) -> None:
         try:
-            await self._loop.run_in_executor(self._flush_pool, batch.write)
+            timeout_s = self._options.flush_timeout_s
+            await asyncio.wait_for(self._loop.run_in_executor(self._flush_pool, batch.write), timeout_s)
             self._unwritten -= len(batch.bought)
+        except TimeoutError:
+            self._fail(StoreError(f"the store took longer than {timeout_s:g} s (store.timeout_s) to write a segment"))
         except ArkbeamError as fault:
             self._fail(fault)
         except Exception as error:  # noqa: BLE001 - the same

@@ -21,7 +21,9 @@ class LimitsOptions:
     refusals_max: int = 60
     """Refusals by the rate limit that one row may meet."""
     retries_paid: int = 2
-    """Further tries after a paid reply whose vector can't be used."""
+    """Further tries of a row after a paid reply whose vector can't be used."""
+    retries_lost: int = 2
+    """Further tries of a row after one that went out and was never answered (time-out, lost connection): it may be billed."""
     elapsed_s_max: float = 900.0
     """From a row's first try to its last."""
     rows_failed_in_a_row_max: int = 50
@@ -42,7 +44,7 @@ class LimitsOptions:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("refusals_max", "retries_paid", "elapsed_s_max", "drain_s"):
+        for name in ("refusals_max", "retries_paid", "retries_lost", "elapsed_s_max", "drain_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 0")
         self.count_failures_allowed(0)
@@ -55,6 +57,7 @@ class LimitsOptions:
             refusals_max=self.refusals_max,
             elapsed_s_max=self.elapsed_s_max,
             retries_paid_max=self.retries_paid,
+            retries_lost_max=self.retries_lost,
         )
 
     def count_failures_allowed(self, rows: int) -> int:

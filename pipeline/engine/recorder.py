@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from pipeline import faults
 from pipeline.engine.outcomes import Sink
 from pipeline.store.events import Event, write_events
 from pipeline.store.journal import Journal
@@ -40,6 +41,7 @@ class Batch:
 
         Raises: StoreError when the store can't be written; the lanes are told nothing then.
         """
+        faults.hit("store.flush")
         if self.events:
             write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
         if not self.bought:
@@ -49,6 +51,7 @@ class Batch:
         for key, sink in sinks.items():
             rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
             sink.deliver(index if len(rows) == index.num_rows else index.take(pa.array(rows)))
+        faults.hit("store.flushed")
 
     def _write_segment(self) -> pa.Table:
         segment = next(self.segments)
@@ -73,6 +76,7 @@ class Recorder:
     _events: list[Event] = field(default_factory=list)
     _oldest_s: float = math.inf
     _multi_bytes: int = 0
+    _open: set[str] = field(default_factory=set)
 
     def is_full(self, rows_max: int) -> bool:
         """Tell whether it is time to write: enough rows, or so many vectors of tokens that they weigh on memory."""
@@ -85,14 +89,23 @@ class Recorder:
     def sent(self, client_request_id: str, fingerprint: bytes) -> None:
         """Note a request that is about to go out."""
         self.journal.sent(client_request_id, fingerprint)
+        self._open.add(client_request_id)
+        faults.hit("embed.sending")
 
     def unpaid(self, client_request_id: str) -> None:
         """Note a request that ended without a bill."""
         self.journal.unpaid(client_request_id)
+        self._open.discard(client_request_id)
+
+    def is_open(self, client_request_id: str) -> bool:
+        """Tell whether a request has gone out and nothing more is known of it."""
+        return client_request_id in self._open
 
     def bought(self, bought: Bought, sink: Sink | None) -> None:
         """Keep a result until the next flush; without a sink it is stored for a later run and this one is not told."""
         reply = bought.reply
+        faults.hit("embed.answered")
+        self._open.discard(bought.attempt.client_request_id)
         self.journal.paid(bought.attempt.client_request_id, reply.id, reply.model, reply.created, reply.usage)
         self._oldest_s = min(self._oldest_s, time.monotonic())
         self._bought.append((bought, sink))
@@ -100,6 +113,7 @@ class Recorder:
 
     def event(self, event: Event) -> None:
         """Keep an event until the next flush."""
+        self._open.discard(event.attempt.client_request_id)
         if event.paid:
             self.journal.paid(
                 event.attempt.client_request_id, event.request_id, event.model, event.created, event.usage

@@ -18,6 +18,7 @@ class RetryPolicy:
     wait_s_first: float = 1.0
     wait_s_max: float = 30.0
     retries_paid_max: int = 2
+    retries_lost_max: int = 2
 
     def __post_init__(self) -> None:
         if self.attempts_max < 1:
@@ -26,16 +27,23 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """What one item has behind it. `faults` are answers that count as tries, `refusals` are 429s, `paid` unusable 200s."""
+    """What one item has behind it.
+
+    `faults` are answers that count as tries, `refusals` are 429s, `paid` unusable 200s, `lost` requests that went out and
+    brought no answer: they may be billed.
+    """
 
     faults: int = 0
     refusals: int = 0
     paid: int = 0
+    lost: int = 0
 
     def plus(self, error: ApiError) -> "Tries":
         """Return the tries after one more that ended in this error."""
         refused = error.pressure is not Pressure.NONE
-        return Tries(self.faults + (not refused), self.refusals + refused, self.paid + error.paid)
+        return Tries(
+            self.faults + (not refused), self.refusals + refused, self.paid + error.paid, self.lost + error.lost
+        )
 
     @property
     def total(self) -> int:
@@ -53,6 +61,8 @@ def next_wait_s(error: ApiError, tries: Tries, elapsed_s: float, jitter: float, 
     if error.action is not Action.RETRY or elapsed_s >= policy.elapsed_s_max:
         return None
     if error.paid and tries.paid > policy.retries_paid_max:
+        return None
+    if error.lost and tries.lost > policy.retries_lost_max:
         return None
     own_max = None if error.paid else error.attempts_max  # paid tries have the bound above
     attempts_max = min(policy.attempts_max, own_max or policy.attempts_max)

@@ -1,16 +1,19 @@
 """The commit: an output is complete when `_SUCCESS` is there, and that is written last.
 
 The order is what makes a kill between any two steps harmless: take `_SUCCESS` away, write the parts, remove files that are
-not in the plan, `run.json`, `_SUCCESS`. Whoever asks for `_SUCCESS` never sees half an output as complete.
+not in the plan, `run.json`, `_SUCCESS`. Whoever asks for `_SUCCESS` never sees half an output as complete. Before each step,
+and before each part takes its place, the claim on the output is looked at: a run that lost it changes nothing more.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
+from pipeline import faults
 from pipeline.ark.models import cost_cny
 from pipeline.engine.outcomes import Counts, LaneReport, Stop, StopKind
 from pipeline.errors import StoreError
@@ -23,6 +26,8 @@ from pipeline.publishing import embeddings, failures, multi, usage
 from pipeline.publishing.parts import PartFile
 from pipeline.publishing.usage import UsagePart, UsageTotals, count_paid_twice
 from pipeline.spec import RunSpec
+from pipeline.store.claim import check_claim
+from pipeline.store.damage import count_unreadable
 from pipeline.store.run_files import note_uri
 
 SUCCESS = "_SUCCESS"
@@ -48,9 +53,14 @@ def publishes(stop: Stop | None, spec: RunSpec) -> bool:
     return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
 
 
-def begin_commit(output_uri: str) -> None:
-    """Take the mark of completeness away before the first part is written."""
-    remove_file(join(output_uri, SUCCESS))
+def begin_commit(output_uri: str, run: str) -> None:
+    """Take the mark of completeness away before the first part is written.
+
+    Raises: OutputInUse when the output is not this run's any more.
+    """
+    faults.hit("publish.begin")
+    check_claim(output_uri, run)
+    remove_file(join(output_uri, SUCCESS), durable=True)
 
 
 def end_run(commit: Commit, spec: RunSpec) -> None:
@@ -62,17 +72,26 @@ def end_run(commit: Commit, spec: RunSpec) -> None:
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Check that every row is accounted for, remove what is not in the plan, mark the output complete; return `run.json`.
 
-    Raises: StoreError when rows in are not rows published plus rows failed.
+    Raises: StoreError when rows in are not rows published plus rows failed, OutputInUse when the claim is lost.
     """
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
     note = describe_run(commit, spec) | {"files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]}
     if note["rows"] != note["published"] + note["failed"]:
         counts = f"{note['rows']} rows in, {note['published']} published, {note['failed']} failed"
         raise StoreError(f"rows do not add up: {counts}; the output is not marked complete, run again")
-    _remove_others(spec.output_uri, {file.path for file in files})
-    write_bytes(join(spec.output_uri, RUN_NOTE), orjson.dumps(note, option=orjson.OPT_INDENT_2))
-    write_bytes(join(spec.output_uri, SUCCESS), b"")
+    _step("clean", spec, partial(_remove_others, spec.output_uri, {file.path for file in files}))
+    data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
+    _step("note", spec, partial(write_bytes, join(spec.output_uri, RUN_NOTE), data))
+    _step("success", spec, partial(write_bytes, join(spec.output_uri, SUCCESS), b""))
+    faults.hit("commit.done")
     return note
+
+
+def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:
+    """Take one step of the commit, if the output is still ours."""
+    faults.hit(f"commit.{name}")
+    check_claim(spec.output_uri, spec.run)
+    act()
 
 
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
@@ -109,6 +128,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "all_runs": {
             "requests_paid": all_runs.attempts,
             "paid_twice": count_paid_twice(commit.usage),
+            "files_unreadable": count_unreadable(spec.store.uri, spec.output_uri),
             "tokens": _tokens(all_runs),
             "cost_cny": round(all_runs.cost_cny, 6),
         },
@@ -171,7 +191,7 @@ def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
     """Return what the engine counted, for a run that published no `usage/`. All tokens are those of the prompt here."""
     counts = report.counts
     cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities)
-    paid, total = counts.bought + counts.unusable, counts.total_tokens
+    paid, total = counts.bought + counts.unusable + counts.lost, counts.total_tokens
     return UsageTotals(paid, total, total, counts.text_tokens, counts.image_tokens, cost)
 
 

@@ -4,15 +4,17 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema
+from pipeline import faults, schema
 from pipeline.files import join, writing
 from pipeline.spec import PART_ROWS, RunSpec
+from pipeline.store.claim import check_claim
 
 ROW_GROUP_ROWS = 4096
 
@@ -62,10 +64,14 @@ def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
-    """Write one part file from tables of one schema, in bounded memory, and hash it."""
+    """Write one part file from tables of one schema, in bounded memory, and hash it.
+
+    Raises: OutputInUse when the output is not this run's any more; nothing is changed then.
+    """
+    faults.hit("publish.part", folder)
     path = f"{folder}/part-{part:05d}.parquet"
     rows = 0
-    with writing(join(spec.output_uri, path)) as local:
+    with writing(join(spec.output_uri, path), check=partial(check_claim, spec.output_uri, spec.run)) as local:
         with pq.ParquetWriter(local, wanted, **schema.parquet_options(wanted)) as writer:
             for table in read_ahead(tables):
                 rows += table.num_rows

@@ -17,17 +17,24 @@ from pathlib import Path
 import filelock
 import orjson
 
+from pipeline import faults
 from pipeline.errors import OutputInUse, StoreError
 from pipeline.files import exists, is_local, join, read_bytes, remove_file, storage_errors, write_bytes
 
 LEASE_S = 10.0
 LOCK_NAME = ".lock"
 MARK_NAME = ".running.json"
+_lost: dict[str, str] = {}  # runs of this process whose claim is lost, and why
 
 
 @contextmanager
-def claim_output(output_uri: str, run: str, on_lost: Callable[[], None], *, lease_s: float = LEASE_S) -> Iterator[None]:
-    """Hold an output for the length of the block. `on_lost` is called, from another thread, if a mark is taken over.
+def claim_output(
+    output_uri: str, run: str, on_lost: Callable[[str], None], *, lease_s: float = LEASE_S
+) -> Iterator[None]:
+    """Hold an output for the length of the block.
+
+    `on_lost` is called with the reason, from another thread, when a mark was taken over, or could not be renewed for a lease,
+    so that another run may take it over.
 
     Raises: OutputInUse when another run holds it, naming that run.
     """
@@ -38,6 +45,20 @@ def claim_output(output_uri: str, run: str, on_lost: Callable[[], None], *, leas
     _wait_for_mark(output_uri, run, lease_s)
     with _heartbeat(output_uri, run, on_lost, lease_s):
         yield
+
+
+def check_claim(output_uri: str, run: str) -> None:
+    """Make sure that an output is still a run's, in whichever process this is.
+
+    Raises: OutputInUse when it is not, or when nobody can tell; StoreError when the storage does not answer.
+    """
+    faults.hit("commit.check")
+    if run in _lost:
+        raise OutputInUse(f"{output_uri} is left as it is: {_lost[run]}")
+    holder = _run_in(_read_mark(join(output_uri, MARK_NAME)))
+    if holder != run:
+        taken = f"run {holder} has taken it over" if holder else "the mark of this run's claim has gone"
+        raise OutputInUse(f"{output_uri} is left as it is: {taken}; run again")
 
 
 @contextmanager
@@ -54,7 +75,7 @@ def _local_lock(output_uri: str, run: str) -> Iterator[None]:
         raise StoreError(f"cannot lock {output_uri}: {error}") from error
     mark_uri = join(output_uri, MARK_NAME)
     try:
-        write_bytes(mark_uri, _mark(run, 0))
+        write_bytes(mark_uri, _mark(run, 0), durable=False)
         try:
             yield
         finally:
@@ -79,21 +100,30 @@ def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
 
 
 @contextmanager
-def _heartbeat(output_uri: str, run: str, on_lost: Callable[[], None], lease_s: float) -> Iterator[None]:
+def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_s: float) -> Iterator[None]:
     uri = join(output_uri, MARK_NAME)
     stop = threading.Event()
 
+    def lose(reason: str) -> None:
+        _lost[run] = reason
+        on_lost(reason)
+
     def beat() -> None:
-        number = 0
+        number, renewed_s = 0, time.monotonic()
         while not stop.wait(lease_s / 4):
-            number += 1
+            number, begun_s = number + 1, time.monotonic()
             try:
                 if _run_in(_read_mark(uri)) != run:  # a mark that has gone was taken over by a run that has ended since
-                    on_lost()
+                    lose("another run took this output over, since this one's heartbeat did not get through")
                     return
                 write_bytes(uri, _mark(run, number))
-            except StoreError:
-                continue  # a missed beat is made good by the next; a lease has four
+                renewed_s = begun_s
+            except StoreError as error:  # a missed beat is made good by the next; a lease has four
+                if time.monotonic() - renewed_s >= lease_s:
+                    lose(
+                        f"its mark could not be renewed for {lease_s:g} s, so that another run may take it over ({error})"
+                    )
+                    return
 
     thread = threading.Thread(target=beat, name="arkbeam-heartbeat", daemon=True)
     thread.start()
@@ -102,6 +132,7 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[], None], lease_s: 
     finally:
         stop.set()
         thread.join(timeout=lease_s)
+        _lost.pop(run, None)
         if _run_in(_read_mark(uri)) == run:
             remove_file(uri)
 

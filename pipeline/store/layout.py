@@ -33,10 +33,12 @@ class StoreOptions:
     """Results that a process holds before it writes them; a kill costs at most these and what is in flight."""
     flush_s: float = 10.0
     """For how long at most it holds them."""
+    timeout_s: float = 300.0
+    """A store that takes longer to write a segment ends the run; what is waiting then is lost."""
 
     def __post_init__(self) -> None:
-        if self.flush_rows < 1 or not self.flush_s > 0:
-            raise ConfigError("store.flush_rows must be at least 1 and store.flush_s above 0")
+        if self.flush_rows < 1 or not self.flush_s > 0 or not self.timeout_s > 0:
+            raise ConfigError("store.flush_rows must be at least 1, store.flush_s and store.timeout_s above 0")
 
 
 def new_run_name(output_uri: str, now_s: float, random_hex: str) -> str:

@@ -7,6 +7,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PCollection, TaggedOutput
 
+from pipeline import faults
 from pipeline.embedding import Block
 from pipeline.planning import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by
 from pipeline.reading import ShardSummary
@@ -72,6 +73,7 @@ class SettleRows(beam.PTransform):
 
 def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSpec) -> Iterator[Any]:
     bucket, tables = element
+    faults.hit("plan.bucket")
     plan = plan_bucket(
         list(tables["keys"]), list(tables["index"]), list(tables["refused"]), retry_refused=spec.retry_failed
     )
@@ -99,14 +101,17 @@ def _sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:
 
 def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[tuple[int, Block]]:
     shard, tables = element
+    faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))
     write_tables(buyers_uri(spec.store.uri, spec.run, shard), blocks, KEYS)
+    faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
         yield deal_lane(shard, number, spec.quota.lanes), Block(shard, number, block.num_rows)
 
 
 def _settle_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]]) -> Iterator[Any]:
     _, tables = element
+    faults.hit("plan.settle")
     refs, failed = settle_bucket(list(tables["waiting"]), list(tables["bought"]), list(tables["refused"]))
     if refs.num_rows:
         yield TaggedOutput(REFS, refs)

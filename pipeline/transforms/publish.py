@@ -121,7 +121,7 @@ def _merge_reports(_: None, reports: Iterable[LaneReport], spec: RunSpec) -> Lan
 def _begin(report: LaneReport, spec: RunSpec) -> bool:
     if not publishes(report.stop, spec):
         return False
-    begin_commit(spec.output_uri)
+    begin_commit(spec.output_uri, spec.run)
     return True
 
 

@@ -159,12 +159,16 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         flush_s: float = 10.0,
         rpm: int = 10**7,
         model: str | None = None,
+        timeout_s: float = 60.0,
+        flush_timeout_s: float = 60.0,
         **limits: Any,
     ) -> Rig:
         bounds = LimitsOptions(**({"requests_in_flight": 8, "drain_s": 10.0} | limits))
         engine = Engine(
-            EngineOptions(bounds, DIMENSIONS, flush_rows, flush_s),
-            lambda: ArkClient(ApiOptions(server.url), "any", connections_max=bounds.requests_in_flight),
+            EngineOptions(bounds, DIMENSIONS, flush_rows, flush_s, flush_timeout_s=flush_timeout_s),
+            lambda: ArkClient(
+                ApiOptions(server.url, timeout_text_s=timeout_s), "any", connections_max=bounds.requests_in_flight
+            ),
             lambda now_s: Pacer(rpm, 10**10, 1.0, now_s),
             Recorder(
                 StoreTarget(str(tmp_path), RUN, DIMENSIONS), ids, open_journal(str(tmp_path), RUN, str(len(rigs)))

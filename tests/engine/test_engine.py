@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +16,10 @@ from pipeline.emulator.options import FaultShares
 from pipeline.engine.core import Engine
 from pipeline.engine.items import ITEMS_MAX
 from pipeline.engine.outcomes import Sink, Stop, StopKind
+from pipeline.engine.recorder import Batch
 from pipeline.errors import ConfigError, StoreError
 from pipeline.pacing.budget import SLACK_S
-from pipeline.store.journal import book_lost_attempts
-from pipeline.store.layout import list_parquet, output_key, segments_folder
+from pipeline.store.layout import list_parquet, segments_folder
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -119,7 +119,7 @@ def test_lanes_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
 
 
 FAULTS = FaultShares(
-    rate_429=0.04, rate_429_retry_after=0.03, overload_429=0.04, error_500=0.05, reset=0.04, truncated=0.04,
+    rate_429=0.04, rate_429_retry_after=0.03, overload_429=0.04, error_500=0.05, reset_paid=0.04, truncated=0.04,
     broken_json=0.04, wrong_length=0.04, nan=0.04,
 )  # fmt: skip
 
@@ -140,9 +140,9 @@ def test_faults_are_retried_until_everything_is_settled(start_server: Start, mak
     assert counts.refused > 10
     assert counts.unusable > 10
     paid = [event for event in rig.events() if event["paid"]]
-    assert len(paid) == counts.unusable
+    assert Counter(event["kind"] for event in rig.events()) == {"unusable": counts.unusable, "lost": counts.lost}
+    assert len(paid) == counts.unusable + counts.lost
     assert len(paid) + len(index) == asked["paid"]
-    assert all(event["kind"] == "unusable" for event in rig.events())
     assert len({row["client_request_id"] for row in [*rig.stored().values(), *paid]}) == asked["paid"]
 
 
@@ -203,21 +203,60 @@ def test_stopping_drains_and_flushes(start_server: Start, make_rig: MakeRig) -> 
     assert rig.journals() == []
 
 
-def test_what_does_not_drain_is_left_to_the_journal(start_server: Start, make_rig: MakeRig, tmp_path: Path) -> None:
-    """Requests that never end are given up after `drain_s`, may be billed, and are booked as lost by the next run."""
-    rig = make_rig(start_server(faults=FaultShares(hang=1.0)), drain_s=0.2)
+def test_what_does_not_drain_is_booked_as_lost(start_server: Start, make_rig: MakeRig) -> None:
+    """Requests that never end are given up after `drain_s`; they may be billed, and are booked before the lane ends."""
+    rig = make_rig(start_server(faults=FaultShares(hang_paid=1.0)), drain_s=0.2)
     rig.engine.submit(rig.items(*_texts(20)), rig.sink)
     _wait_for(lambda: rig.engine.status().in_flight == 8 and rig.journals()[0].stat().st_size > 8 * 50)
     rig.engine.stop(INTERRUPT)
     report = rig.engine.finish(rig.sink)
-    assert report.stop == INTERRUPT
+    assert (report.stop, report.counts.lost) == (INTERRUPT, 8)
     assert rig.collect() == ({}, {})
+    events = rig.events()
+    assert [(event["kind"], event["code"], event["paid"]) for event in events] == [("lost", "abandoned", True)] * 8
+    assert {rig.texts[event["fingerprint"]] for event in events} <= set(_texts(20))
     rig.engine.close()
-    assert len(rig.journals()) == 1
-    run = rig.journals()[0].parent
-    run.rename(run.with_name("20250101T000000-" + output_key("/out") + "-00000000"))
-    assert book_lost_attempts(str(tmp_path), "/out", count(10**6)) == 8
-    assert {rig.texts[event["fingerprint"]] for event in rig.events()} <= set(_texts(20))
+    assert rig.journals() == []
+
+
+@pytest.mark.parametrize("fault", ["reset_paid", "hang_paid"])
+def test_an_answer_that_never_came_is_booked_and_paid_three_times_at_most(
+    start_server: Start, make_rig: MakeRig, fault: str
+) -> None:
+    """What went out may be billed: each try is an event of kind `lost`, and `retries_lost` bounds them."""
+    server = start_server(faults=FaultShares(**{fault: 1.0}))
+    before = server.stats()["paid"]
+    rig = make_rig(server, timeout_s=0.3)
+    report = rig.buy("a", "b")
+    assert server.stats()["paid"] - before == 6
+    assert (report.counts.lost, report.counts.bought) == (6, 0)
+    index, refused = rig.collect()
+    assert index == {}
+    assert {code for code, _ in refused.values()} == {"connection_lost" if fault == "reset_paid" else "timeout"}
+    assert [event["kind"] for event in rig.events()] == ["lost"] * 6
+
+
+def test_what_never_went_out_is_not_lost(make_rig: MakeRig) -> None:
+    """A connection that is refused costs nothing and is booked nowhere."""
+    rig = make_rig(SimpleNamespace(url="http://127.0.0.1:9/api/v3"), attempts_max=2)
+    report = rig.buy("a")
+    assert (report.counts.sent, report.counts.lost) == (2, 0)
+    assert rig.events() == []
+
+
+def test_a_store_that_hangs_ends_the_run(
+    start_server: Start, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that takes longer than `store.timeout_s` is an error that says so, and nothing waits for it."""
+    release = threading.Event()
+    monkeypatch.setattr(Batch, "write", lambda _: release.wait(30))
+    rig = make_rig(start_server(), flush_timeout_s=0.2)
+    rig.buy("a")
+    with pytest.raises(StoreError, match=r"longer than 0\.2 s \(store\.timeout_s\)"):
+        rig.collect()
+    rig.engine.close()
+    assert len(rig.journals()) == 1  # the next run of the output books what was paid
+    release.set()
 
 
 def test_closing_lets_waiting_lanes_go(start_server: Start, make_rig: MakeRig) -> None:

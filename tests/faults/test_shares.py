@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pipeline.emulator.options import FaultShares
 
 ROWS = 2_000
@@ -12,7 +14,7 @@ SHARES = FaultShares(
     rate_429_retry_after=0.004,
     overload_429=0.004,
     error_500=0.002,
-    reset=0.002,
+    reset_paid=0.002,
     truncated=0.0015,
     broken_json=0.0015,
     wrong_length=0.0015,
@@ -30,13 +32,30 @@ def test_faults_of_every_kind(make_emulator: Any, make_place: Any, assert_vector
     assert note["published"] >= ROWS - 1
     assert note["published"] + note["failed"] == ROWS
     assert note["requests_sent"] == stats["received"]
-    assert note["requests_paid"] == stats["paid"] == ROWS + note["unusable"]
+    assert note["requests_paid"] == stats["paid"] == ROWS + note["unusable"] + note["lost"]
     assert note["tokens"] == stats["tokens"]
-    assert (note["refused"] > 0, note["unusable"] > 0, note["retries"] > note["refused"]) == (True, True, True)
+    assert min(note["refused"], note["unusable"], note["lost"], note["retries"] - note["refused"]) > 0
     table = place.read("embeddings")
     assert_vectors(table, lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
     assert_bill(place, stats)
     assert place.leftovers == []
+
+
+def test_an_answer_that_is_lost(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
+    """`usage/` is the bill where lost requests were billed, and above it by exactly those that were not, which nobody can tell."""
+    for name, above in (("reset_paid", 0), ("reset", 1)):
+        emulator = make_emulator(faults=FaultShares(**{name: 0.1}), seed=5)
+        place = make_place(emulator.url)
+        place.settings |= {"store.uri": str(place.folder / name), "output.uri": str(place.folder / f"out-{name}")}
+        place.write_texts(60)
+        note = place.run({"limits.failures_allowed": 5})
+        lost, stats = note["lost"], emulator.stats
+        assert lost > 2
+        assert note["requests_paid"] == stats["paid"] + lost * above == note["published"] + lost
+        usage = pq.read_table(place.folder / f"out-{name}" / "usage")
+        assert usage["outcome"].to_pylist().count("lost") == lost
+        if note["failed"] == 0:
+            assert (note["tokens"] == stats["tokens"]) is (name == "reset_paid")
 
 
 def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:

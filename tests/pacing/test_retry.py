@@ -114,3 +114,14 @@ def test_a_policy_without_tries_is_refused() -> None:
     """The error names the key of the config."""
     with pytest.raises(ConfigError, match=r"limits\.attempts_max"):
         RetryPolicy(attempts_max=0)
+
+
+def test_requests_that_may_be_billed_have_a_bound_of_their_own() -> None:
+    """A service that never answers is sent a row three times, not `attempts_max` times; what never went out is not counted."""
+    lost = _error(lost=True)
+    tries = [Tries().plus(lost)]
+    for _ in range(2):
+        tries.append(tries[-1].plus(lost))
+    assert [one.lost for one in tries] == [1, 2, 3]
+    assert [_wait(lost, one) is None for one in tries] == [False, False, True]
+    assert _wait(FAULT, Tries(faults=3, lost=2)) is not None

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from pipeline.errors import OutputInUse, StoreError
 from pipeline.files import exists, read_bytes, remove_file, write_bytes
 from pipeline.store import claim
-from pipeline.store.claim import MARK_NAME, claim_output
+from pipeline.store.claim import MARK_NAME, check_claim, claim_output
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 0.4
@@ -24,13 +24,17 @@ LEASE_S = 0.4
 HOLDER = """
 import sys
 from pipeline.store.claim import claim_output
-with claim_output(sys.argv[1], "run-of-holder", lambda: None):
+with claim_output(sys.argv[1], "run-of-holder", print):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def _unexpected() -> None:
+def _setter(event: threading.Event) -> Callable[[str], None]:
+    return lambda _: event.set()
+
+
+def _unexpected(_: str) -> None:
     raise AssertionError("nobody took the output over")
 
 
@@ -157,7 +161,7 @@ def test_a_run_hears_that_its_output_was_taken_over(output: str, other: bytes | 
     """Another mark, or none, is noticed at the next beat; what the other run wrote there is left alone."""
     lost = threading.Event()
     uri = f"{output}/{MARK_NAME}"
-    with claim_output(output, "first", lost.set, lease_s=LEASE_S):
+    with claim_output(output, "first", _setter(lost), lease_s=LEASE_S):
         if other is None:
             remove_file(uri)
         else:
@@ -175,7 +179,7 @@ def test_a_beat_that_fails_is_made_good_by_the_next(output: str, monkeypatch: py
         failed.release()
         raise StoreError("cannot write: TimeoutError")
 
-    with claim_output(output, "first", lost.set, lease_s=LEASE_S):
+    with claim_output(output, "first", _setter(lost), lease_s=LEASE_S):
         before = _mark(output)["beat"]
         with monkeypatch.context() as patched:
             patched.setattr(claim, "write_bytes", fail)
@@ -199,3 +203,36 @@ def test_of_two_that_see_no_mark_one_wins(output: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(claim, "write_bytes", write_then_lose)
     with pytest.raises(OutputInUse, match="run other"), claim_output(output, "first", _unexpected, lease_s=LEASE_S):
         pytest.fail("two hold it")
+
+
+def test_a_run_that_can_not_renew_its_mark_for_a_lease_stops(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may take the output over by then: whoever holds it is told, and the commit is refused, mark or no mark."""
+    reasons: list[str] = []
+    lost = threading.Event()
+
+    def note(reason: str) -> None:
+        reasons.append(reason)
+        lost.set()
+
+    def fail(*_: object) -> None:
+        raise StoreError("cannot write: TimeoutError")
+
+    with claim_output(output, "first", note, lease_s=LEASE_S):
+        check_claim(output, "first")
+        monkeypatch.setattr(claim, "write_bytes", fail)
+        assert lost.wait(10)
+        assert "could not be renewed for 0.4 s" in reasons[0]
+        assert _mark(output)["run"] == "first"
+        with pytest.raises(OutputInUse, match="could not be renewed"):
+            check_claim(output, "first")
+
+
+@pytest.mark.parametrize("other", ["thief", None])
+def test_a_claim_is_checked_by_its_mark(tmp_path: Path, other: str | None) -> None:
+    """Whoever is named by the mark holds the output, and nobody else; without a mark nobody does."""
+    with claim_output(str(tmp_path), "first", _unexpected):
+        check_claim(str(tmp_path), "first")
+        mark = tmp_path / MARK_NAME
+        mark.unlink() if other is None else mark.write_bytes(orjson.dumps({"run": other}))
+        with pytest.raises(OutputInUse, match=other or "has gone"):
+            check_claim(str(tmp_path), "first")
