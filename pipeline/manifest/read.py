@@ -19,6 +19,7 @@ from pipeline.manifest.options import ManifestOptions
 from pipeline.manifest.rows import RowParser
 from pipeline.manifest.shards import Shard, folder_of
 from pipeline.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
+from pipeline.manifest.storage import check_unchanged
 from pipeline.media import MediaInfo, inspect_many
 from pipeline.records import Failure, Modality, Request
 from pipeline.redaction import redact
@@ -53,12 +54,14 @@ def read_shard(shard: Shard, options: ManifestOptions, context: ReadContext) -> 
     """Yield a shard's rows in order, in chunks of at most 4,096 rows or about 8 MB.
 
     `row` counts from the shard's first physical line or record; a CSV's header is not counted. A row that can't be read,
-    or whose media can't be sent, is a row of `unreadable`. Raises ManifestError when the file as a whole can't be read.
+    or whose media can't be sent, is a row of `unreadable`. Raises ManifestError when the file as a whole can't
+    be read, or is not any more what it was when it was cut.
     """
     parser = RowParser(options, context, folder_of(shard.manifest))
     multi = context.multi_embedding != "off"
     fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
     first_row = first_ordinal = 0
+    check_unchanged(shard.manifest, shard.version)
     for batch in read_batches(shard, options, parser.columns):
         chunk = _Chunk(batch, first_row)
         chunk.parse(parser, options)
@@ -66,6 +69,7 @@ def read_shard(shard: Shard, options: ManifestOptions, context: ReadContext) -> 
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
+    check_unchanged(shard.manifest, shard.version)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Finding manifests and cutting them into shards."""
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from fsspec.core import has_magic
 
 from pipeline.errors import ManifestError
 from pipeline.manifest.options import Format, ManifestOptions
-from pipeline.manifest.storage import manifest_errors
+from pipeline.manifest.storage import manifest_errors, version_of
 from pipeline.redaction import redact
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -39,6 +39,8 @@ class Manifest:
     compression: str | None
     bytes: int | None
     """None where the storage does not tell."""
+    version: str = ""
+    """Tells this state of the file from others; empty where the storage does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Shard:
     compression: str | None
     start: int
     end: int
+    version: str = ""
+    """The manifest's when it was cut: it must be the same when it is read."""
 
 
 def list_manifests(options: ManifestOptions) -> list[Manifest]:
@@ -66,13 +70,13 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
     Raises ManifestError for a missing file, a glob that finds nothing, a format that can't be told, and when all files
     together are empty.
     """
-    found: dict[str, int | None] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for uri in options.uris:
         found.update(_find(uri))
     if not found:
         raise ManifestError("manifest.uris is empty: name at least one file or glob")
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
-    manifests = [_describe(uri, size, root, options) for uri, size in sorted(found.items())]
+    manifests = [_describe(uri, found[uri], root, options) for uri in sorted(found)]
     if all(manifest.bytes == 0 for manifest in manifests):
         raise ManifestError(f"nothing to read: {redact(', '.join(found))} holds no bytes")
     return manifests
@@ -101,7 +105,16 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
         for start, end in cuts:
             number = len(shards)
             shards.append(
-                Shard(number, manifest.uri, manifest.label, manifest.format, manifest.compression, start, end)
+                Shard(
+                    number,
+                    manifest.uri,
+                    manifest.label,
+                    manifest.format,
+                    manifest.compression,
+                    start,
+                    end,
+                    manifest.version,
+                )
             )
     return shards
 
@@ -133,8 +146,8 @@ def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
     return [*cuts, (start, len(sizes))] if sizes else cuts
 
 
-def _find(uri: str) -> dict[str, int | None]:
-    """Return URI and size of what one configured URI names."""
+def _find(uri: str) -> dict[str, Mapping[str, Any]]:
+    """Return what the storage says of each file that one configured URI names."""
     if "::" in uri:
         raise ManifestError(f"chained URLs are not supported: {redact(uri)}")
     with manifest_errors(uri):
@@ -149,7 +162,7 @@ def _find(uri: str) -> dict[str, int | None]:
             entries = [filesystem.info(path)]
             if entries[0]["type"] == "directory":
                 raise ManifestError(f"{redact(uri)} is a folder: name files in it, such as {redact(uri)}/*.jsonl")
-        return {_full_uri(filesystem, entry["name"]): entry.get("size") for entry in entries}
+        return {_full_uri(filesystem, entry["name"]): entry for entry in entries}
 
 
 def _is_mark(name: str) -> bool:
@@ -178,7 +191,7 @@ def _fixed_folders(uris: Iterable[str]) -> list[str]:
     return folders if len(schemes) == 1 and len({folder.startswith("/") for folder in folders}) == 1 else []
 
 
-def _describe(uri: str, size: int | None, root: str | None, options: ManifestOptions) -> Manifest:
+def _describe(uri: str, info: Mapping[str, Any], root: str | None, options: ManifestOptions) -> Manifest:
     path = fsspec.core.url_to_fs(uri)[1]
     label = uri.partition("?")[0] if root is None else posixpath.relpath(path, root).partition("?")[0]
     stem, ending = posixpath.splitext(uri.partition("?")[0] if "://" in uri else uri)
@@ -190,4 +203,4 @@ def _describe(uri: str, size: int | None, root: str | None, options: ManifestOpt
         raise ManifestError(f"can't tell the format of {redact(uri)} by its name: set manifest.format")
     if format_ == "parquet" and compression is not None:
         raise ManifestError(f"{redact(uri)}: a Parquet file is compressed inside; unpack it")
-    return Manifest(uri, label, format_, compression, size)
+    return Manifest(uri, label, format_, compression, info.get("size"), version_of(info))

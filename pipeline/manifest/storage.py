@@ -1,7 +1,7 @@
 """The border between what storage and decoders raise and `ManifestError`."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
 
@@ -17,6 +17,10 @@ _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
 # A block of 128 kB takes 4 bytes when all its bytes are equal: so much input makes 32 MB at most, which bounds memory.
 _ZSTD_FEED_BYTES = 1024
 _ZSTD_WINDOW_BYTES_MAX = 2**27
+
+
+_ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
+_TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 class ByteSource(Protocol):
@@ -38,6 +42,30 @@ def manifest_errors(uri: str) -> Iterator[None]:
     except Exception as error:  # each fsspec backend and each decoder has errors of its own
         reason = f"{type(error).__name__}: {redact(str(error), 300)}"
         raise ManifestError(f"manifest {redact(uri)} can't be read: {reason}") from error
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Return what tells one state of a file from another: its etag, else size and time of change; empty if none is known."""
+    for key in _ETAG_KEYS:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    times = [str(info[key]) for key in _TIME_KEYS if info.get(key)]
+    return "-".join([str(info.get("size")), *times[:1]]) if info.get("size") is not None else ""
+
+
+def check_unchanged(uri: str, version: str) -> None:
+    """Make sure that a manifest is still the one that was cut into shards; an unknown version is not checked.
+
+    Raises: ManifestError when it has changed: its rows would be cut apart, doubled or lost.
+    """
+    if not version:
+        return
+    with manifest_errors(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem.invalidate_cache()
+        now = version_of(filesystem.info(path))
+    if now != version:
+        raise ManifestError(f"manifest {redact(uri)} has changed while it was read: run again")
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+"""What the fault tests share: rows to buy, and checks of what an output holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.places import Place
+
+COLUMNS = ["id", "manifest", "row", "sparse", "norm", "model", "total_tokens", "fingerprint"]
+
+
+def published_rows(place: Place) -> set[tuple[Any, ...]]:
+    """What is published, as a set of rows, vectors bit for bit; what a request happened to be called is left out."""
+    table = place.read("embeddings")
+    dimensions = table.schema.field("dense").type.list_size
+    dense = table["dense"].combine_chunks().values.to_numpy().reshape(-1, dimensions)
+    columns = [table[name].to_pylist() for name in COLUMNS]
+    rows = {(*row, vector.tobytes()) for *row, vector in zip(*columns, dense, strict=True)}
+    assert len(rows) == table.num_rows
+    return rows
+
+
+@pytest.fixture
+def read_published() -> Callable[[Place], set[tuple[Any, ...]]]:
+    """Reads what is published, as a set of rows."""
+    return published_rows
+
+
+@pytest.fixture
+def assert_not_complete() -> Callable[[Place], None]:
+    """Checks that an output that isn't complete does not look so: no `_SUCCESS`, and every part that is there is whole."""
+
+    def check(place: Place) -> None:
+        assert not (place.output / "_SUCCESS").exists()
+        for path in place.output.rglob("*.parquet"):
+            pq.read_table(path)
+
+    return check
+
+
+def text_of(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `write_texts` wrote for an id."""
+    return [("text", f"row number {row['id'].removeprefix('id-')}")]
+
+
+@pytest.fixture
+def parts_of() -> Callable[[dict[str, Any]], list[tuple[str, str]]]:
+    """Tells what a row of `write_texts` was."""
+    return text_of
+
+
+@pytest.fixture
+def figures(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Prints a line of figures past pytest's capture, for the table in README.md beside this file."""
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            print(line)  # noqa: T201 - this is what it is for
+
+    return say
+
+
+@pytest.fixture
+def mark_path() -> Callable[[Place], Path]:
+    """Tells where an output's claim is marked."""
+    return lambda place: place.output / ".running.json"

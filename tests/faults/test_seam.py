@@ -1,0 +1,65 @@
+"""The seam for named faults is not there unless it is asked for, and does what it says when it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import faults
+from pipeline.errors import ConfigError
+from pipeline.faults.injection import Injector, flip_bit
+
+ROOT = Path(__file__).parents[2]
+
+IMPORT = """
+import sys
+import pipeline.job, pipeline.cli
+from pipeline import faults, files
+print("pipeline.faults.injection" in sys.modules, faults.hit is faults.do_nothing, files.faults.hit.__name__)
+"""
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("", "False True do_nothing"), ("store.flush:kill:1", "True False hit")])
+def test_nothing_is_loaded_unless_it_is_asked_for(wanted: str, said: str) -> None:
+    """Without the variable every point is a function that does nothing, and the module that acts is never imported."""
+    environment = {name: value for name, value in os.environ.items() if name != faults.VARIABLE}
+    if wanted:
+        environment[faults.VARIABLE] = wanted
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == said
+
+
+def test_a_point_acts_at_the_hit_that_is_named() -> None:
+    """By number, from a number on, and only for paths that match."""
+    injector = Injector.parse("a:eio:2;b@*/segments/*:enospc:2+")
+    injector.hit("a")
+    with pytest.raises(OSError, match=os.strerror(5)):
+        injector.hit("a")
+    injector.hit("a")
+    for path in ("/x/events/1", "/x/segments/1"):
+        injector.hit("b", path)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            injector.hit("b", "/x/segments/2")
+    injector.hit("b", "/x/events/2")
+
+
+def test_files_are_damaged_as_told(tmp_path: Path) -> None:
+    """Cut to a length, or one bit turned over."""
+    path = tmp_path / "x"
+    path.write_bytes(b"\0" * 10)
+    Injector.parse("a:flip=3:1;a:truncate=5:2").hit("a", str(path))
+    assert path.read_bytes() == b"\0\0\0\1\0\0\0\0\0\0"
+    flip_bit(str(path), 79)
+    assert path.read_bytes()[9] == 0x80
+
+
+@pytest.mark.parametrize("entry", ["a", "a:kill", "a:kill:x", "a:explode:1", "a:sleep=x:1"])
+def test_what_can_not_be_understood_is_refused(entry: str) -> None:
+    """A test that injects nothing would show nothing."""
+    with pytest.raises(ConfigError, match="ARKBEAM_FAULTS"):
+        Injector.parse(entry)
