@@ -26,7 +26,7 @@ from pipeline.embedding.stops import write_stop
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import close_engine, stop_engines, telling_others
 from pipeline.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
-from pipeline.files import absolute, read_bytes, remove_folder, write_bytes
+from pipeline.files import absolute, read_bytes, remove_folder, remove_leftovers, write_bytes
 from pipeline.manifest.context import ReadContext
 from pipeline.manifest.shards import Shard, cut_shards, list_manifests, manifest_folders
 from pipeline.planning import PlanTotals, count_buckets
@@ -35,7 +35,14 @@ from pipeline.records import ServiceKind
 from pipeline.spec import RunSpec
 from pipeline.store.claim import claim_output
 from pipeline.store.journal import book_lost_attempts
-from pipeline.store.layout import new_run_name, run_folder, runs_of_output
+from pipeline.store.layout import (
+    events_folder,
+    multi_folder,
+    new_run_name,
+    run_folder,
+    runs_of_output,
+    segments_folder,
+)
 from pipeline.store.models import ModelRecord, read_model, write_model
 from pipeline.store.run_files import note_uri
 from pipeline.transforms.embed import EmbedLanes
@@ -305,6 +312,8 @@ def _clear_dead_runs(spec: RunSpec) -> None:
         _log.warning("an earlier run was killed: %d requests whose answers it could not keep are booked as paid", lost)
     for run in runs_of_output(run_folder(spec.store.uri), spec.output_uri):
         if not run.endswith(_PLAN):
+            for folder in (segments_folder, multi_folder, events_folder):
+                remove_leftovers(folder(spec.store.uri, run))
             remove_folder(run_folder(spec.store.uri, run))
 
 

@@ -87,6 +87,11 @@ def segments_folder(store_uri: str, run: str = "") -> str:
     return join(store_uri, "segments", run).rstrip("/")
 
 
+def multi_folder(store_uri: str, run: str = "") -> str:
+    """Return the folder of the vectors of tokens of a run's segments, or of all."""
+    return join(store_uri, "multi", run).rstrip("/")
+
+
 def events_folder(store_uri: str, run: str = "") -> str:
     """Return the folder of a run's events, or of all."""
     return join(store_uri, "events", run).rstrip("/")

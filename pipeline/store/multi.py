@@ -13,7 +13,7 @@ from pipeline import schema
 from pipeline.errors import StoreError
 from pipeline.files import exists, join, read_bytes, storage_errors, write_bytes
 from pipeline.redaction import redact
-from pipeline.store.layout import hash_content, run_of, segment_id, segment_name
+from pipeline.store.layout import hash_content, multi_folder, run_of, segment_id, segment_name
 from pipeline.store.segments import Bought, parquet_bytes, read_metadata
 
 _HASH = b"multi_hash"
@@ -42,7 +42,7 @@ def write_multi(store_uri: str, run: str, segment: int, table: pa.Table) -> dict
     Returns what the segment must carry as metadata: the hash of this file.
     """
     data = parquet_bytes(table)
-    write_bytes(join(store_uri, "multi", run, segment_name(segment)), data)
+    write_bytes(join(multi_folder(store_uri, run), segment_name(segment)), data)
     return {_HASH: hash_content(data).encode()}
 
 
@@ -77,4 +77,4 @@ def _is_other(data: bytes, metadata: Mapping[bytes, bytes]) -> bool:
 
 
 def _uri(store_uri: str, segment_uri: str) -> str:
-    return join(store_uri, "multi", run_of(segment_uri), segment_name(segment_id(segment_uri)))
+    return join(multi_folder(store_uri, run_of(segment_uri)), segment_name(segment_id(segment_uri)))

@@ -1,0 +1,178 @@
+"""Promise 1: a run that is killed at any moment is finished by the same command, and hardly anything is paid twice.
+
+All 50 points with ARKBEAM_KILLS=all in the environment; else two of each phase.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from tests.places import Emulator, Place
+
+ALL = os.environ.get("ARKBEAM_KILLS") == "all"
+POINTS_A_PHASE = 2  # in the bounded form
+ROWS = 300
+IN_FLIGHT = 8
+FLUSH_ROWS = 32
+SETTINGS = {
+    "limits.requests_in_flight": IN_FLIGHT,
+    "limits.failures_allowed": "10%",
+    "store.flush_rows": FLUSH_ROWS,
+    "manifest.shard_bytes_max": 4_096,
+    "manifest.keep": ["note"],
+}
+PAID = "paid"  # not a point of the seam: a signal once so many more were paid
+
+
+def draw_points(seed: int) -> dict[str, list[str]]:
+    """Draw the points of each phase: places in the code, and at which hit of it."""
+    chance = random.Random(seed)
+
+    def some(point: str, most: int, times: int) -> list[str]:
+        return [f"{point}:kill:{number}" for number in chance.sample(range(1, most + 1), times)]
+
+    files = ("file.write", "file.commit", "file.written")
+    return {
+        "read": [
+            *some("read.chunk", 5, 2),
+            *some("read.summary", 5, 2),
+            *(entry for name in files for entry in some(f"{name}@*/rows/*", 5, 1)),
+            *some("file.commit@*/unreadable/*", 2, 1),
+        ],
+        "plan": [
+            *some("plan.bucket", 1, 1),
+            *some("plan.deal", 5, 1),
+            *some("plan.dealt", 5, 1),
+            *some("plan.settle", 1, 1),
+            *(entry for name in files for entry in some(f"{name}@*/buyers/*", 5, 1)),
+        ],
+        "embed": [
+            *some("embed.sending", 250, 4),
+            *some("embed.answered", 250, 4),
+            *(f"{PAID}:kill:{number}" for number in chance.sample(range(1, 240), 4)),
+        ],
+        "flush": [
+            *some("store.flush", 7, 2),
+            *some("store.flushed", 7, 1),
+            *(entry for name in files for entry in some(f"{name}@*/segments/*", 7, 2)),
+        ],
+        "publish": [
+            *some("publish.begin", 1, 1),
+            *some("publish.part@usage", 1, 1),
+            *(entry for name in files for entry in some(f"{name}@*/out/embeddings/*", 1, 1)),
+            *some("file.commit@*/out/failures/*", 1, 1),
+            *(entry for name in files[1:] for entry in some(f"{name}@*/out/usage/*", 1, 1)),
+        ],
+        "commit": [
+            *some("commit.clean", 1, 1),
+            *some("commit.note", 1, 1),
+            *some("file.commit@*/run.json", 1, 1),
+            *some("commit.success", 1, 1),
+            *some("file.commit@*/_SUCCESS", 1, 1),
+            *some("file.written@*/_SUCCESS", 1, 1),
+        ],
+    }
+
+
+POINTS = draw_points(seed=7)
+
+
+@dataclass(frozen=True)
+class Yard:
+    """What all points share: a server, a manifest, and what an undisturbed run publishes."""
+
+    emulator: Emulator
+    manifest: Path
+    distinct: int
+    expected: set[tuple[Any, ...]]
+    failures: int
+
+    def place(self, folder: Path) -> Place:
+        """Make a place with a store and an output of its own."""
+        folder.mkdir(exist_ok=True)
+        return Place(folder, self.emulator.url, {**SETTINGS, "manifest.uris": [str(self.manifest)]})
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    """Run once without a fault; some rows repeat others, some are broken."""
+    folder = tmp_path_factory.mktemp("killed")
+    with ExitStack() as stack:
+        emulator = Emulator(stack.enter_context(start_emulator(EmulatorOptions(latency_ms=20, jitter_ms=20))))
+        maker = Place(folder, emulator.url)
+        rows: list[Any] = [{"id": f"id-{at}", "text": f"row number {at % 280}", "note": f"n{at}"} for at in range(ROWS)]
+        rows[70] = rows[210] = "{broken"
+        yard = Yard(emulator, maker.write_rows(rows), 0, set(), 0)
+        calm = yard.place(folder / "calm")
+        note = calm.run()
+        assert (note["published"], note["failed"]) == (ROWS - 2, 2)
+        assert note["to_buy"] == emulator.stats["paid"]
+        from tests.faults.conftest import published_rows  # noqa: PLC0415 - a fixture of another scope
+
+        yield Yard(emulator, yard.manifest, note["to_buy"], published_rows(calm), 2)
+
+
+def kill_at(point: str, place: Place, yard: Yard, start: Callable[..., Any]) -> None:
+    """Run until it dies at a point, which it must reach."""
+    if not point.startswith(PAID):
+        ended = start(*place.arguments("run"), ARKBEAM_FAULTS=point).wait()
+        assert ended.code == -signal.SIGKILL, f"{point} was not reached: {ended.err}"
+        return
+    before = yard.emulator.stats["paid"]
+    run = start(*place.arguments("run"))
+    yard.emulator.wait_for("paid", before + int(point.rpartition(":")[2]))
+    run.send(signal.SIGKILL)
+    assert run.wait().code == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("phase", POINTS)
+def test_killed(
+    phase: str, yard: Yard, tmp_path: Path, start: Any, read_published: Any, assert_bill: Any, figures: Any
+) -> None:
+    """The same command completes the output of an undisturbed run, pays at most in flight and one buffer twice, books the bill.
+
+    `usage/` may be above the bill by requests that were just being handed over: only where there were any in flight.
+    """
+    points = POINTS[phase] if ALL else random.Random(phase).sample(POINTS[phase], POINTS_A_PHASE)
+    for number, point in enumerate(points):
+        place = yard.place(tmp_path / str(number))
+        before = yard.emulator.stats
+        kill_at(point, place, yard, start)
+        assert (place.output / "_SUCCESS").exists() == point.startswith("file.written@*/_SUCCESS")
+        at_kill = yard.emulator.stats["paid"] - before["paid"]
+        note = place.run()
+        after = yard.emulator.stats
+        bill = {
+            "paid": after["paid"] - before["paid"],
+            "tokens": {name: count - before["tokens"][name] for name, count in after["tokens"].items()},
+        }
+        twice = bill["paid"] - yard.distinct
+        above = place.read("usage").num_rows - bill["paid"]
+        rows = read_published(place)
+        figures(
+            f"| {phase} | `{point.replace(':kill', '')}` | {at_kill} | {twice} | {above} | {len(rows)} of {len(yard.expected)} |"
+        )
+        assert twice <= IN_FLIGHT + FLUSH_ROWS
+        if phase not in ("embed", "flush"):
+            assert twice == 0
+        assert_bill(place, bill, above=IN_FLIGHT if phase in ("embed", "flush") else 0)
+        assert rows == yard.expected
+        assert note["failed"] == place.read("failures").num_rows == yard.failures
+        assert place.leftovers == []
+
+
+def test_the_points_cover_every_phase() -> None:
+    """Fifty in all, five or more of each phase."""
+    assert sum(map(len, POINTS.values())) == 50
+    assert min(map(len, POINTS.values())) >= 5
