@@ -5,6 +5,7 @@ not in the plan, `run.json`, `_SUCCESS`. Whoever asks for `_SUCCESS` never sees 
 and before each part takes its place, the claim on the output is looked at: a run that lost it changes nothing more.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from pipeline.store.claim import check_claim
 from pipeline.store.damage import count_unreadable
 from pipeline.store.run_files import note_uri
 
+_log = logging.getLogger(__name__)
 SUCCESS = "_SUCCESS"
 RUN_NOTE = "run.json"
 
@@ -79,12 +81,23 @@ def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     if note["rows"] != note["published"] + note["failed"]:
         counts = f"{note['rows']} rows in, {note['published']} published, {note['failed']} failed"
         raise StoreError(f"rows do not add up: {counts}; the output is not marked complete, run again")
+    _warn_of_missing_usage(commit)
     _step("clean", spec, partial(_remove_others, spec.output_uri, {file.path for file in files}))
     data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
     _step("note", spec, partial(write_bytes, join(spec.output_uri, RUN_NOTE), data))
     _step("success", spec, partial(write_bytes, join(spec.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
     return note
+
+
+def _warn_of_missing_usage(commit: Commit) -> None:
+    """Say when `usage/` holds fewer requests of this run than were counted: the listing of the store may lag."""
+    shown, counts = sum(part.this_run.attempts for part in commit.usage), commit.report.counts
+    paid = counts.bought + counts.unusable + counts.lost
+    if shown < paid:
+        _log.warning(
+            "usage/ shows %d requests of this run, %d were paid: the next run of this output adds them", shown, paid
+        )
 
 
 def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:

@@ -1,12 +1,15 @@
 """What the fault tests share: rows to buy, and checks of what an output holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import faults
+from pipeline.faults.injection import Injector
 from tests.places import Place
 
 COLUMNS = ["id", "manifest", "row", "sparse", "norm", "model", "total_tokens", "fingerprint"]
@@ -61,6 +64,19 @@ def figures(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             print(line)  # noqa: T201 - this is what it is for
 
     return say
+
+
+@pytest.fixture
+def inject() -> Callable[[str], AbstractContextManager[None]]:
+    """Lets named faults happen in this process for the length of a block."""
+
+    @contextmanager
+    def during(text: str) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(faults, "hit", Injector.parse(text).hit)
+            yield
+
+    return during
 
 
 @pytest.fixture

@@ -1,0 +1,356 @@
+"""Promise 7: storage that fails is a clear error or a repair with a warning, and no part reads as complete that isn't."""
+
+import logging
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import schema
+from pipeline.ark.wire import Reply
+from pipeline.errors import StoreError
+from pipeline.faults.injection import flip_bit
+from pipeline.publishing import commit, usage
+from pipeline.records import Failure, Usage
+from pipeline.store import damage, layout
+from pipeline.store.damage import is_whole, read_or_set_aside, set_aside
+from pipeline.store.events import Event, EventKind, write_events
+from pipeline.store.layout import list_parquet
+from pipeline.store.segments import Attempt, Bought, read_columns, read_index, segment_table, write_segment
+from pipeline.transforms import publish
+from tests.places import Place
+
+ROWS = 120
+SETTINGS = {"limits.requests_in_flight": 8, "store.flush_rows": 32}
+RUN = "20250101T000000-0123abcd-89ef4567"
+DIMENSIONS = 8
+
+
+@pytest.fixture
+def yard(place: Place) -> Place:
+    """A place with a manifest."""
+    place.settings |= SETTINGS
+    place.write_texts(ROWS)
+    return place
+
+
+def _limit_files(size: int) -> Callable[[], None]:
+    """Let no file of a process grow beyond a size: its disk is full, to all who write."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What must hold after a run that met a fault of storage, and after the next one."""
+
+    place: Place
+    emulator: Any
+    assert_not_complete: Callable[..., None]
+    assert_vectors: Callable[..., None]
+    assert_bill: Callable[..., None]
+    parts_of: Callable[..., Any]
+
+    def failed(self, ended: Any, says: str, about: str) -> None:
+        """One line says what failed and with which file; nothing looks complete."""
+        assert ended.code == 1, ended.err
+        (line,) = [line for line in ended.err.splitlines() if "error StoreError" in line]
+        assert says in ended.err
+        assert about in ended.err
+        assert "Traceback" not in ended.err
+        assert line
+        self.assert_not_complete(self.place)
+
+    def completed(self) -> None:
+        """The same command completes output and books; little was paid twice."""
+        note = self.place.run()
+        stats = self.emulator.stats
+        assert (note["published"], stats["paid_distinct"]) == (ROWS, ROWS)
+        assert stats["paid"] - ROWS <= 8 + 32
+        table = self.place.read("embeddings")
+        assert sorted(table["row"].to_pylist()) == list(range(ROWS))
+        self.assert_vectors(table, self.parts_of)
+        self.assert_bill(self.place, stats, above=8)
+        assert self.place.leftovers == []
+
+
+@pytest.fixture
+def checks(
+    yard: Place, emulator: Any, assert_not_complete: Any, assert_vectors: Any, assert_bill: Any, parts_of: Any
+) -> Checks:
+    """The checks of the place."""
+    return Checks(yard, emulator, assert_not_complete, assert_vectors, assert_bill, parts_of)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("file.write@*/rows/*:enospc:1", "No space left on device"),
+        ("file.write@*/segments/*:enospc:2+", "No space left on device"),
+        ("file.commit@*/segments/*:eio:2", "Input/output error"),  # all is written; the rename fails
+        ("file.write@*/out/embeddings/*:enospc:1", "No space left on device"),
+        ("file.commit@*/out/embeddings/*:eacces:1", "Permission denied"),
+        ("file.commit@*/out/usage/*:eio:1", "Input/output error"),
+        ("file.write@*/run.json:enospc:1", "No space left on device"),
+        ("file.commit@*/_SUCCESS:eio:1", "Input/output error"),
+        ("file.write@*/.running.json:erofs:1", "Read-only file system"),
+    ],
+)
+def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: str, says: str) -> None:
+    """One line says what failed and where, nothing looks complete, and the same command completes output and books."""
+    with inject(fault):
+        ended = call(*checks.place.arguments("run"))
+    about = fault.partition("@*")[2].split(":")[0].rstrip("*")
+    checks.failed(ended, says, about.removeprefix("/out") if "out" in about else about)
+    if "running" in fault:
+        assert checks.emulator.stats["received"] == 0
+    checks.completed()
+
+
+@pytest.mark.parametrize(("size", "about"), [(30_000, "/store/segments/"), (120_000, "/out/embeddings/")])
+def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, about: str) -> None:
+    """The same where the operating system refuses: no file of the process may grow beyond a size that the named one needs."""
+    ended = start(*checks.place.arguments("run"), before=_limit_files(size)).wait()
+    checks.failed(ended, "File too large", about)
+    checks.completed()
+
+
+def test_a_full_disk_in_publish_leaves_no_success_and_whole_parts(
+    yard: Place, inject: Any, call: Any, assert_not_complete: Any
+) -> None:
+    """An output that was complete is not any more once its first part may be replaced; every part in it is a whole one."""
+    yard.run()
+    yard.write_texts(ROWS - 20)
+    with inject("file.commit@*/out/failures/*:enospc:1"):
+        assert call(*yard.arguments("run")).code == 1
+    assert_not_complete(yard)
+    note = yard.run()
+    assert (note["published"], note["requests_sent"]) == (ROWS - 20, 0)
+
+
+def test_an_output_that_was_taken_over_in_mid_commit(yard: Place, start: Any, mark_path: Any, wait: Any) -> None:
+    """A run that lost its claim changes nothing more: it ends with 6 between two steps of its commit."""
+    run = start(*yard.arguments("run"), ARKBEAM_FAULTS="commit.note:sleep=1.5:1")
+    wait((yard.output / "usage/part-00000.parquet").exists)
+    mark_path(yard).write_bytes(b'{"run": "thief"}')
+    ended = run.wait()
+    assert ended.code == 6
+    assert "run thief has taken it over" in ended.err
+    assert not (yard.output / "run.json").exists()
+    assert not (yard.output / "_SUCCESS").exists()
+
+
+def _segments(place: Place) -> list[Path]:
+    return sorted((place.store / "segments").glob("*/*.parquet"))
+
+
+def _place_in(path: Path, where: str) -> int:
+    """Return a byte of a kind of place in a segment."""
+    metadata = pq.read_metadata(path)
+    columns = metadata.row_group(0)
+    dense = next(
+        columns.column(at) for at in range(columns.num_columns) if columns.column(at).path_in_schema.startswith("dense")
+    )
+    size = path.stat().st_size
+    return {
+        "magic": 1,
+        "page header": dense.data_page_offset + 6,
+        "dense page": dense.data_page_offset + dense.total_compressed_size - 9,
+        "fingerprints": columns.column(0).data_page_offset + columns.column(0).total_compressed_size - 3,
+        "footer": size - 8 - metadata.serialized_size // 2,
+        "footer length": size - 6,
+        "last byte": size - 1,
+    }[where]
+
+
+PLACES = ["magic", "page header", "dense page", "fingerprints", "footer", "footer length", "last byte"]
+
+
+@pytest.mark.parametrize("where", [*PLACES, "cut in half", "empty"])
+def test_a_damaged_segment_is_found_and_bought_again(
+    yard: Place, emulator: Any, caplog: Any, where: str, assert_vectors: Any, parts_of: Any
+) -> None:
+    """Whatever bit flips, the next run warns, buys anew, publishes what is right, and still knows what the old copy cost."""
+    yard.run()
+    path = _segments(yard)[0]
+    held = pq.read_metadata(path).num_rows
+    if where in PLACES:
+        flip_bit(str(path), _place_in(path, where) * 8 + 2)
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if where == "cut in half" else 0])
+    with caplog.at_level(logging.WARNING):
+        note = yard.run()
+    assert "damaged and set aside" in caplog.text
+    assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, held, ROWS - held)
+    assert_vectors(yard.read("embeddings"), parts_of)
+    usage_rows, stats = yard.read("usage"), emulator.stats
+    assert stats["paid"] == ROWS + held
+    assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) in ((ROWS + held, 0), (ROWS, 1))
+    if where in ("magic", "page header", "dense page"):
+        assert usage_rows.num_rows == ROWS + held
+        assert usage_rows["outcome"].to_pylist().count("lost") == held
+        assert note["all_runs"]["tokens"] == stats["tokens"]
+    assert yard.run()["requests_sent"] == 0
+
+
+def test_a_segment_that_breaks_later_is_found_when_it_is_published(
+    yard: Place, assert_not_complete: Any, assert_vectors: Any, parts_of: Any
+) -> None:
+    """Verified once does not mean trusted for ever: Publish reads nothing that is not as it was written."""
+    yard.run()
+    yard.run()  # verifies what is new
+    path = _segments(yard)[0]
+    flip_bit(str(path), _place_in(path, "dense page") * 8)
+    with pytest.raises(StoreError, match=r"damaged.*set aside as .*run again"):
+        yard.run()
+    assert_not_complete(yard)
+    note = yard.run()
+    assert note["published"] == ROWS
+    assert note["requests_sent"] > 0
+    assert_vectors(yard.read("embeddings"), parts_of)
+
+
+def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found whole is not read as a whole again to be planned with."""
+    from pipeline import reading  # noqa: PLC0415 - patched below
+
+    yard.run()
+    seen: list[str] = []
+    monkeypatch.setattr(reading, "is_whole", lambda store_uri, uri: seen.append(uri) or is_whole(store_uri, uri))
+    for expected in (len(_segments(yard)), 0):
+        seen.clear()
+        yard.run()
+        assert len(seen) == expected
+
+
+def test_vectors_of_tokens_that_are_damaged_are_bought_again(yard: Place) -> None:
+    """They are in a file beside their segment, which carries its hash; lost ones would keep the output from being published."""
+    yard.settings |= {"model.multi_embedding": "zstd"}
+    yard.write_texts(12)
+    assert yard.run()["published"] == 12
+    (path,) = (yard.store / "multi").glob("*/*.parquet")
+    flip_bit(str(path), path.stat().st_size * 4)
+    note = yard.run()
+    assert (note["published"], note["requests_sent"], note["all_runs"]["requests_paid"]) == (12, 12, 24)
+
+
+def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that a listing hides are bought again, or end the run with advice; hidden costs are warned of and come back."""
+    yard.run()
+    listed = layout.list_files
+
+    def lag(folder: str, suffix: str = "") -> list[str]:
+        found = listed(folder, suffix)
+        return found[:-1] if "/segments" in folder else found
+
+    with monkeypatch.context() as patched:  # when planning
+        patched.setattr("pipeline.reading.list_parquet", lambda folder: lag(folder, ".parquet"))
+        note = yard.run()
+        assert note["published"] == ROWS
+        assert 0 < note["requests_sent"] < ROWS
+    yard.write_texts(ROWS + 10)
+    with monkeypatch.context() as patched:  # when publishing
+        patched.setattr(publish, "list_parquet", lambda folder: lag(folder, ".parquet"))
+        with pytest.raises(StoreError, match=r"has gone from the store since it was planned: run again"):
+            yard.run()
+        assert not (yard.output / "_SUCCESS").exists()
+    yard.write_texts(ROWS + 20)
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):  # when adding up what was paid
+        patched.setattr(usage, "list_parquet", lambda folder: lag(folder, ".parquet"))
+        yard.run()
+    assert "usage/ shows 0 requests of this run, 10 were paid" in caplog.text
+    yard.run()
+    assert yard.read("usage").num_rows == emulator.stats["paid"]
+    assert commit.SUCCESS in {path.name for path in yard.output.iterdir()}
+
+
+# The store's files alone, at every place.
+
+
+def _bought(number: int) -> Bought:
+    values = np.random.default_rng(number).standard_normal(DIMENSIONS).astype(np.float32)
+    reply = Reply(f"r{number}", "m", 1_743_575_029, values, None, np.float32(1), Usage(9, 9, 5, 4), None, True)
+    return Bought(Attempt(number.to_bytes(16), f"client-{number}", 1, 1.0), reply)
+
+
+SEGMENT = [_bought(number) for number in range(6)]
+COLUMNS = schema.segment_schema(DIMENSIONS).names
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, bytes]:
+    """A store with one segment: its URI, the segment's, and its bytes."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = write_segment(str(folder), RUN, 5, segment_table(SEGMENT, DIMENSIONS))
+    return str(folder), uri, Path(uri).read_bytes()
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, bit: int) -> None:
+    """Wherever it is: no read returns, the check before Plan says so, and what can be salvaged was really paid for."""
+    store_uri, uri, whole = store
+    at = int(place * len(whole))
+    Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    Path(uri).write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+    assert not is_whole(store_uri, uri)
+    with pytest.raises(StoreError):
+        read_columns(uri, COLUMNS)
+    aside = set_aside(store_uri, uri)
+    booked = [
+        row
+        for name in list_parquet(f"{store_uri}/events")
+        for row in read_columns(name, ["client_request_id", "total_tokens", "kind"]).to_pylist()
+    ]
+    assert len(booked) in ((0,) if aside.endswith(damage.UNREADABLE) else (6,))
+    assert {row["total_tokens"] for row in booked} <= {9, None}
+    for name in list_parquet(f"{store_uri}/events"):
+        Path(name).unlink()
+    Path(uri).write_bytes(whole)
+    assert is_whole(store_uri, uri)
+    assert read_index(uri).num_rows == 6
+
+
+@given(length=st.floats(0, 1, exclude_max=True))
+def test_any_cut_is_found(store: tuple[str, str, bytes], length: float) -> None:
+    """A segment that ends too early, wherever, is none."""
+    store_uri, uri, whole = store
+    Path(uri).write_bytes(whole[: int(length * len(whole))])
+    try:
+        assert not is_whole(store_uri, uri)
+        with pytest.raises(StoreError):
+            read_columns(uri, COLUMNS)
+    finally:
+        Path(uri).write_bytes(whole)
+
+
+def test_what_a_journal_has_booked_is_not_salvaged_twice(tmp_path: Path) -> None:
+    """Each attempt is in `usage/` once, whether its segment broke before its run was found dead or after."""
+    store_uri = str(tmp_path)
+    uri = write_segment(store_uri, RUN, 5, segment_table(SEGMENT, DIMENSIONS))
+    write_events(store_uri, RUN, 6, [Event(EventKind.LOST, SEGMENT[0].attempt, Failure("lost", "it was"))])
+    flip_bit(uri, _place_in(Path(uri), "dense page") * 8)
+    set_aside(store_uri, uri)
+    booked = [
+        name
+        for one in list_parquet(f"{store_uri}/events")
+        for name in read_columns(one, ["client_request_id"])[0].to_pylist()
+    ]
+    assert sorted(booked) == sorted(item.attempt.client_request_id for item in SEGMENT)
+
+
+def test_a_storage_that_does_not_answer_is_not_damage(tmp_path: Path) -> None:
+    """What can't be read at all is left where it is, and the error says what happened."""
+    uri = write_segment(str(tmp_path), RUN, 5, segment_table(SEGMENT, DIMENSIONS))
+
+    def fail() -> Any:
+        raise StoreError("cannot read: TimeoutError")
+
+    with pytest.raises(StoreError, match=r"TimeoutError$"):
+        read_or_set_aside(str(tmp_path), uri, fail)
+    assert Path(uri).exists()
