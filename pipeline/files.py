@@ -176,7 +176,8 @@ def remove_folder(uri: str) -> None:
 def remove_leftovers(uri: str) -> None:
     """Remove the temporary files that a killed writer left below a local folder; objects have none."""
     for name in list_files(uri, _TEMPORARY_SUFFIX) if is_local(uri) else []:
-        remove_file(name)
+        if name.rpartition("/")[2].startswith("."):
+            remove_file(name)
 
 
 @contextmanager

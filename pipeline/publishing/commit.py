@@ -230,4 +230,4 @@ def _remove_others(output_uri: str, paths: set[str]) -> None:
         for uri in list_files(join(output_uri, folder), ".parquet"):
             if uri.rpartition("/")[2] not in keep:
                 remove_file(uri)
-        remove_leftovers(join(output_uri, folder))
+    remove_leftovers(output_uri)

@@ -50,10 +50,10 @@ def draw_points(seed: int) -> dict[str, list[str]]:
         ],
         "plan": [
             *some("plan.bucket", 1, 1),
-            *some("plan.deal", 5, 1),
-            *some("plan.dealt", 5, 1),
+            *some("plan.deal", 3, 1),
+            *some("plan.dealt", 3, 1),
             *some("plan.settle", 1, 1),
-            *(entry for name in files for entry in some(f"{name}@*/buyers/*", 5, 1)),
+            *(entry for name in files for entry in some(f"{name}@*/buyers/*", 3, 1)),
         ],
         "embed": [
             *some("embed.sending", 250, 4),
