@@ -221,9 +221,7 @@ class ArkClient:
         except Exception as exc:
             if sending.fault is not None:
                 raise sending.fault from exc
-            error = _classify_failure(exc, response, received)
-            error.lost = response is None and sending.told
-            raise self._mask(error) from exc
+            raise self._mask(_classify_failure(exc, response, received)) from exc
         raise self._mask(_classify_answer(response, received))
 
     async def aclose(self) -> None:
@@ -274,11 +272,9 @@ class _Sending:
 
     announce: Callable[[], None] | None
     fault: ArkbeamError | None = None
-    told: bool = False
 
     def tell(self) -> None:
         """Tell it, in the same step of the loop as the write."""
-        self.told = True
         if self.announce is None:
             return
         try:

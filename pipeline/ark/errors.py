@@ -70,7 +70,7 @@ class Verdict:
 class ApiError(ArkbeamError):
     """One call failed. `code` is stable; `message` is redacted and bounded.
 
-    `status` None means that no answer came, and then `lost` that the request had gone out, so that it may be billed; `paid`
+    `status` None means that no answer came; `lost`, which who sends it finds out, that it may have been served all the same and be billed; `paid`
     that an answer came which is billed but of no use, with what `usage` and `model` could be read from it. `request_id` is the service's. `attempts_max` is a bound on all tries of the
     item, lower than the retry policy's. Survives pickling.
     """

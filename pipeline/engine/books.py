@@ -88,14 +88,14 @@ class Books:
         for counts in self._both(tracked):
             counts.refused += refused
             counts.unusable += error.paid
-            counts.lost += may_be_billed(tracked, error)
+            counts.lost += error.lost
         self._count_elapsed(tracked, now_s)
         if refused:
             self.minutes.add(now_s, refused=1)
         sent_s = now_s - attempt.latency_ms / 1000
         if error.paid:
             self._book_unusable(tracked, attempt, error, estimate, now_s)
-        elif may_be_billed(tracked, error):
+        elif error.lost:
             self.book_lost(attempt, Failure(error.code, error.message))  # its tokens may be used: the estimate stands
         else:
             self.recorder.unpaid(attempt.client_request_id)

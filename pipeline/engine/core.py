@@ -244,6 +244,7 @@ class Engine:
             )
         except ApiError as error:
             now_s = time.monotonic()
+            error.lost = may_be_billed(tracked, error)
             self._pay_error(tracked, error)
             books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
             raise
@@ -280,7 +281,7 @@ class Engine:
         if error.paid:
             self._pay(tracked, error.usage or Usage())
         else:
-            self._pay(tracked, tracked.item.bound if may_be_billed(tracked, error) else NOTHING)
+            self._pay(tracked, tracked.item.bound if error.lost else NOTHING)
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
