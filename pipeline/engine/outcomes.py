@@ -51,7 +51,6 @@ class Counts:
     refused: int = 0
     retries: int = 0
     unusable: int = 0
-    lost: int = 0
     usage_missing: int = 0
     text_tokens: int = 0
     image_tokens: int = 0
