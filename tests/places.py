@@ -213,9 +213,9 @@ class Started:
         """Send a signal."""
         self.process.send_signal(number)
 
-    def wait(self) -> Ended:
+    def wait(self, timeout_s: float = WAIT_S) -> Ended:
         """Wait for its end."""
-        out, err = self.process.communicate(timeout=WAIT_S)
+        out, err = self.process.communicate(timeout=timeout_s)
         return Ended(self.process.returncode, out, err)
 
 
@@ -293,12 +293,6 @@ def real_service() -> Iterator[RealService]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-@pytest.fixture
-def say() -> Callable[[str], object]:
-    """Prints a figure that a test has measured: `pytest -s` shows it."""
-    return lambda figure: sys.stdout.write(f"{figure}\n")
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def parts_of() -> Callable[[dict[str, Any]], list[tuple[str, str]]]:
 def figures(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     """Prints a line of figures past pytest's capture, for the table in README.md beside this file."""
 
-    def say(line: str) -> None:
+    def figures(line: str) -> None:
         with capsys.disabled():
             print(line)  # noqa: T201 - this is what it is for
 

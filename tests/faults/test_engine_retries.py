@@ -31,7 +31,7 @@ def test_bundles_that_are_run_again(
 
 
 def test_a_worker_that_is_killed(
-    make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any, say: Any
+    make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any, figures: Any
 ) -> None:
     """When one of two worker processes is killed the run ends with 1 and says how to go on; little is paid twice."""
     emulator = make_emulator(latency_ms=100)
@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed(
     assert_vectors(table, lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
     assert_bill(place, stats, above=2)
     assert place.leftovers == []
-    say(f"promise 3: worker killed, paid twice {twice} of at most {2 * (IN_FLIGHT + FLUSH_ROWS)}")
+    figures(f"promise 3: worker killed, paid twice {twice} of at most {2 * (IN_FLIGHT + FLUSH_ROWS)}")
 
 
 def _buyer(pid: int) -> psutil.Process:

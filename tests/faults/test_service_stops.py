@@ -23,7 +23,7 @@ def good(count: int) -> list[dict[str, str]]:
     ],
 )
 def test_stop_in_mid_run(
-    make_emulator: Any, make_place: Any, call: Callable[..., Any], say: Any, code: str, advice: str
+    make_emulator: Any, make_place: Any, call: Callable[..., Any], figures: Any, code: str, advice: str
 ) -> None:
     """At the service's stop a run keeps what it paid, leaves the earlier output alone and ends with 4; the next goes on."""
     stopping = make_emulator(stop_after=60, stop_code=code, latency_ms=5)
@@ -42,7 +42,7 @@ def test_stop_in_mid_run(
     stats = stopping.stats
     assert stats["paid"] == 60
     assert stats["refused"] <= IN_FLIGHT
-    say(f"promise 5: {code}: {stats['refused']} sent after it, of at most {IN_FLIGHT} in flight")
+    figures(f"promise 5: {code}: {stats['refused']} sent after it, of at most {IN_FLIGHT} in flight")
     assert {path: path.read_bytes() for path in place.output.rglob("*") if path.is_file()} == earlier
     assert place.leftovers == []
 
