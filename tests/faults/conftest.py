@@ -56,11 +56,12 @@ def parts_of() -> Callable[[dict[str, Any]], list[tuple[str, str]]]:
 
 
 @pytest.fixture
-def figures(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """Prints a line of figures past pytest's capture, for the table in README.md beside this file."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
-    def figures(line: str) -> None:
-        with capsys.disabled():
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
             print(line)  # noqa: T201 - this is what it is for
 
     return say

@@ -1,6 +1,6 @@
 """Promise 1: a run that is killed at any moment is finished by the same command, and hardly anything is paid twice.
 
-All 50 points with ARKBEAM_KILLS=all in the environment; else two of each phase.
+All 50 points with ARKBEAM_PROMISES=all in the environment; else two of each phase.
 """
 
 import os
@@ -18,7 +18,7 @@ from pipeline.emulator.options import EmulatorOptions
 from pipeline.emulator.serve import start_emulator
 from tests.places import Emulator, Place
 
-ALL = os.environ.get("ARKBEAM_KILLS") == "all"
+ALL = os.environ.get("ARKBEAM_PROMISES") == "all"
 POINTS_A_PHASE = 2  # in the bounded form
 ROWS = 300
 IN_FLIGHT = 8
