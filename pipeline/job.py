@@ -21,7 +21,6 @@ from pipeline.ark.client import endpoint_url, is_stand_in, read_api_key
 from pipeline.ark.models import check_options, dimensions_published, dimensions_stored, notes
 from pipeline.ark.wire import wire_options
 from pipeline.config import Config, describe_config
-from pipeline.embedding import segment_ids
 from pipeline.embedding.stops import write_stop
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import close_engine, stop_engines, telling_others
@@ -41,8 +40,10 @@ from pipeline.store.layout import (
     new_run_name,
     run_folder,
     runs_of_output,
+    segment_ids,
     segments_folder,
 )
+from pipeline.store.media import compact_media
 from pipeline.store.models import ModelRecord, read_model, write_model
 from pipeline.store.run_files import note_uri
 from pipeline.transforms.embed import EmbedLanes
@@ -166,6 +167,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         read_api_key(spec.api.api_key_env)
     with claim_output(spec.output_uri, spec.run, _stop_when_lost):
         _clear_dead_runs(spec)
+        compact_media(spec.store.uri)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
         spec = replace(spec, shares_budget=_has_many_processes(beam_arguments))
         job = replace(job, spec=spec)

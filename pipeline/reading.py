@@ -4,6 +4,7 @@ Keys and index alone travel on.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +21,15 @@ from pipeline.schema import concat
 from pipeline.spec import RunSpec
 from pipeline.store.damage import is_whole, set_aside
 from pipeline.store.events import REFUSED_COLUMNS, read_refused
-from pipeline.store.layout import events_folder, list_parquet, segment_id, segments_folder
+from pipeline.store.layout import events_folder, list_parquet, segment_id, segment_ids, segments_folder
+from pipeline.store.media import MediaNotes
 from pipeline.store.run_files import PieceWriter, rows_folder, unreadable_folder
 from pipeline.store.segments import INDEX_COLUMNS, is_damaged, read_index
 from pipeline.store.verified import note_verified, read_verified
 
 STORE_FILES_PER_GROUP = 256
+_notes: dict[str, MediaNotes] = {}
+_notes_lock = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -58,9 +62,10 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     for folder in folders:
         remove_folder(folder)  # an earlier try may have cut its pieces elsewhere
     lines = over_context = 0
+    notes = media_notes(spec)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, spec.reading):
+        for chunk in read_shard(shard, spec.manifest, spec.reading, notes):
             lines += chunk.rows
             over_context += chunk.over_context
             staged.write(chunk.staged)
@@ -69,10 +74,20 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
                 kept[chunk.staged.schema.field("kept").type] = None
             yield chunk.keys
+    notes.flush()
     faults.hit("read.summary")
     yield ShardSummary(
         shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept), over_context
     )
+
+
+def media_notes(spec: RunSpec) -> MediaNotes:
+    """Return what this process knows of media in a run: read once, not once a shard."""
+    with _notes_lock:
+        if spec.run not in _notes:
+            _notes.clear()  # runs of a process follow each other
+            _notes[spec.run] = MediaNotes(spec.store.uri, segment_ids())
+        return _notes[spec.run]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Inline:
+    """The bytes of a medium and their type: sent as a data URI in place of the part's own URI."""
+
+    mime: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sample as a manifest row asks for it: all parts together become one vector.
 

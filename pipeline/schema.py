@@ -115,6 +115,15 @@ EVENTS = pa.schema(
     ]
 )
 
+# What is known of media by the hash of their URI: the version it holds for, and the facts as JSON (`media.known`).
+MEDIA = pa.schema(
+    [
+        pa.field("key", pa.binary(16), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("facts", pa.string(), nullable=False),
+    ]
+)
+
 FAILURES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

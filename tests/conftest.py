@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("arkbeam", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("arkbeam")
 
-pytest_plugins = ["tests.places", "tests.web", "tests.tos"]
+pytest_plugins = ["tests.places", "tests.s3", "tests.tos", "tests.web"]
 
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 

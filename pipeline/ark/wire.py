@@ -4,10 +4,14 @@ Pure functions over bytes. What a reply gets wrong is named, never guessed at: `
 could still be read, since an unusable reply is paid like any other.
 """
 
+import binascii
+import io
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, assert_never
 
 import numpy as np
@@ -17,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.ark.models import Capabilities, EncodingFormat, ModelOptions, MultiEmbedding, dimensions_sent
 from pipeline.ark.vectors import Flaw, FlawError, Sparse, decode_dense, decode_multi, decode_sparse
 from pipeline.errors import ArkbeamError
-from pipeline.records import Modality, Part, Request, Usage
+from pipeline.records import Inline, Modality, Part, Request, Usage
 from pipeline.redaction import redact
 
 EMBEDDINGS_PATH = "/embeddings/multimodal"
@@ -27,6 +31,8 @@ STAND_IN_HEADER = "x-arkbeam-stand-in"
 REQUEST_BYTES_MAX = 64_000_000
 """Largest body that the service takes (64 MB by the vendor's guide)."""
 
+_BASE64_BLOCK_BYTES = 3 * 256 * 1024  # a multiple of 3: only the last block is padded
+_NOTHING_INLINED: Mapping[int, Inline] = MappingProxyType({})
 _ID_CHARS_MAX = 256
 _INT64_MAX = 2**63 - 1
 
@@ -129,8 +135,11 @@ class ErrorReply(NamedTuple):
     request_id: str | None
 
 
-def encode_request(request: Request, options: WireOptions) -> bytes:
+def encode_request(request: Request, options: WireOptions, inlined: Mapping[int, Inline] = _NOTHING_INLINED) -> bytes:
     """Encode one sample. Parts keep their order; fields that are not set are absent.
+
+    `inlined` has the bytes of some parts by their position: they become base64 in the body itself, so that memory holds
+    them once as they are and once encoded.
 
     Raises UnencodableRequest when a string is no Unicode text or the body is larger than the service takes.
     """
@@ -149,12 +158,43 @@ def encode_request(request: Request, options: WireOptions) -> bytes:
     if multi is not None:
         body["multi_embedding"] = multi
     try:
-        encoded = orjson.dumps(body)
+        encoded = _splice(body, request, inlined) if inlined else orjson.dumps(body)
     except orjson.JSONEncodeError as error:
         raise UnencodableRequest(f"the request can't be written as JSON: {redact(str(error))}") from error
-    if len(encoded) > REQUEST_BYTES_MAX:
-        raise UnencodableRequest(f"the request is {len(encoded)} bytes long; the service takes {REQUEST_BYTES_MAX}")
+    _check_length(len(encoded))
     return encoded
+
+
+def _check_length(length: int) -> None:
+    if length > REQUEST_BYTES_MAX:
+        raise UnencodableRequest(f"the request is {length} bytes long; the service takes {REQUEST_BYTES_MAX}")
+
+
+def _splice(body: Mapping[str, Any], request: Request, inlined: Mapping[int, Inline]) -> bytes:
+    """Write a body with base64 in the place of some parts' URLs, in blocks and without a copy of the whole."""
+    before, after = {"model": body["model"]}, {name: body[name] for name in body if name not in ("model", "input")}
+    _check_length(sum(4 * ((len(inline.data) + 2) // 3) for inline in inlined.values()))
+    out = io.BytesIO()  # gives its buffer away without a copy
+    out.write(orjson.dumps(before)[:-1] + b',"input":[')
+    for position, part in enumerate(body["input"]):
+        out.write(b"," if position else b"")
+        inline = inlined.get(position)
+        if inline is None:
+            out.write(orjson.dumps(part))
+        else:
+            _write_inline(out, request.parts[position], inline)
+    out.write(b"]" + (b"," + orjson.dumps(after)[1:] if after else b"}"))
+    return out.getvalue()
+
+
+def _write_inline(out: io.BytesIO, part: Part, inline: Inline) -> None:
+    kind = f"{part.modality.value}_url"
+    out.write(f'{{"type":"{kind}","{kind}":{{"url":"data:{inline.mime};base64,'.encode("ascii"))
+    data = memoryview(inline.data)
+    for start in range(0, len(data), _BASE64_BLOCK_BYTES):
+        out.write(binascii.b2a_base64(data[start : start + _BASE64_BLOCK_BYTES], newline=False))
+    sampling = {} if part.sampling is None else part.sampling.set_fields()
+    out.write(b'"' + (b"," + orjson.dumps(sampling)[1:-1] if sampling else b"") + b"}}")
 
 
 def _encode_part(part: Part) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.embedding.requests import MEDIA_THREADS, Unsendable, batch_items, encode_rows
+from pipeline.embedding.requests import MEDIA_THREADS, Feed, Row, Unsendable, read_rows
 from pipeline.embedding.stops import read_stop, write_stop
 from pipeline.engine.core import Engine
-from pipeline.engine.items import Item
 from pipeline.engine.outcomes import LaneReport, Sink, StopKind
 from pipeline.schema import concat
 from pipeline.spec import RunSpec
@@ -53,7 +52,12 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
     engine.expect(sum(block.rows for block in blocks))
     sink, gathered = Sink(), _Gathered()
     with ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media") as pool:
-        for batch in batch_items(_items(blocks, spec, engine, sink, gathered, pool)):
+        for batch in Feed(spec, engine, pool).batches(_rows(blocks, spec, gathered)):
+            if isinstance(batch, Unsendable):
+                engine.expect(-1)  # it is not going to be sent
+                sink.add(1)
+                sink.refuse(batch.fingerprint, batch.failure.code, batch.failure.message)
+                continue
             if not engine.submit(batch, sink):
                 break
             yield from gathered.add(sink)
@@ -90,15 +94,8 @@ class _Gathered:
         return outcomes
 
 
-def _items(
-    blocks: Sequence[Block],
-    spec: RunSpec,
-    engine: Engine,
-    sink: Sink,
-    gathered: _Gathered,
-    pool: ThreadPoolExecutor,
-) -> Iterator[Item]:
-    """Encode the rows of the blocks in the order of the manifest, without those that this run has settled already."""
+def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[Row]:
+    """Read the rows of the blocks in the order of the manifest, without those that this run has settled already."""
     own = _own_outcomes(spec)
     for block in sorted(blocks, key=lambda block: (block.shard, block.number)):
         buyers = read_block(buyers_uri(spec.store.uri, spec.run, block.shard), block.number)
@@ -106,13 +103,7 @@ def _items(
         gathered.put(index, refused)
         for settled in (index, refused):
             buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
-        for encoded in encode_rows(buyers, block.shard, spec, pool):
-            if isinstance(encoded, Unsendable):
-                engine.expect(-1)  # it is not going to be sent
-                sink.add(1)
-                sink.refuse(encoded.fingerprint, encoded.failure.code, encoded.failure.message)
-            else:
-                yield encoded
+        yield from read_rows(buyers, block.shard, spec)
 
 
 def _own_outcomes(spec: RunSpec) -> Outcomes:

@@ -2,8 +2,6 @@
 
 import os
 import secrets
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.ark.client import ApiOptions, ArkClient, read_api_key
@@ -20,7 +18,7 @@ from pipeline.records import ServiceKind
 from pipeline.spec import RunSpec
 from pipeline.store.draws import Draws
 from pipeline.store.journal import open_journal
-from pipeline.store.layout import new_segment_id
+from pipeline.store.layout import segment_ids
 from pipeline.store.models import read_model, write_model
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024
@@ -32,14 +30,6 @@ def open_engine(spec: RunSpec) -> Engine:
     Raises: ConfigError when the API key is not in the environment.
     """
     return get_engine(spec.run, lambda: _start_engine(spec))
-
-
-def segment_ids() -> Iterator[int]:
-    """Give ids for this process's segments, ever larger."""
-    previous = 0
-    while True:
-        previous = new_segment_id(time.time(), secrets.randbits(22), previous)
-        yield previous
 
 
 def _start_engine(spec: RunSpec) -> Engine:

@@ -1,25 +1,29 @@
-"""Staged rows become requests as they are sent: media resolved, bodies encoded, in batches of bounded count and bytes."""
+"""Staged rows become requests as they are sent: media read, bodies encoded, in batches of bounded count and bytes."""
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.ark.tokens import bound_request
 from pipeline.ark.wire import UnencodableRequest, encode_request
+from pipeline.engine.core import Engine
 from pipeline.engine.items import Item
 from pipeline.manifest.staging import StagedRequest, request_from_json
-from pipeline.media import resolve
+from pipeline.media import encoded_length, fetch
 from pipeline.pacing.spending import NOTHING
-from pipeline.records import Failure, Modality
+from pipeline.records import Failure, Inline, Modality
 from pipeline.spec import RunSpec
 from pipeline.store.run_files import read_rows_at
 
 BATCH_ITEMS = 128
 BATCH_BYTES = 32 * 1024 * 1024
-MEDIA_THREADS = 16  # images read together: with 10 MB each, about 200 MB as base64
+MEDIA_THREADS = 16  # rows whose media are read together, as far as their bytes have room
+# While a medium is read and encoded there are its bytes beside their base64: 7/4 of what is sent.
+_HELD_QUARTERS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +35,27 @@ class Unsendable:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A row to be bought, as it was staged; `tokens` are estimated."""
+
     fingerprint: bytes
     staged: StagedRequest
     tokens: int
     image_tokens: int
 
+    @property
+    def reads(self) -> bool:
+        """Whether storage is asked for some of the row's media, or one is changed: both take their time."""
+        return any(version is not None for version in self.staged.versions) or bool(self.staged.fits)
 
-def encode_rows(buyers: pa.Table, shard: int, spec: RunSpec, pool: ThreadPoolExecutor) -> Iterator[Item | Unsendable]:
-    """Read the requests of a shard's buyers (KEYS, in order) and encode them.
-
-    Images are read many at a time in `pool`, videos one at a time, since each may be 50 MB.
-    """
-    for rows in _read_rows(buyers, shard, spec):
-        heaviest = {row.staged.request.modality for row in rows}
-        together = Modality.IMAGE in heaviest and Modality.VIDEO not in heaviest
-        yield from (pool.map if together else map)(lambda row: _encode_row(row, spec), rows)
-
-
-def batch_items(items: Iterator[Item]) -> Iterator[list[Item]]:
-    """Gather items into batches: our unit of submission, since the API takes one sample a request."""
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        batch.append(item)
-        size += len(item.body)
-        if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    @property
+    def held_bytes(self) -> int:
+        """What memory holds while the row's media are read and encoded."""
+        return self.staged.wire_bytes * _HELD_QUARTERS // 4
 
 
-def _read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[list[_Row]]:
+def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[Row]:
+    """Read the requests of a shard's buyers (KEYS, in order)."""
     image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
@@ -72,31 +64,129 @@ def _read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[list[_Ro
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
-        rows = zip(fingerprints[start:], bodies, *counts, strict=False)
-        staged = [_Row(name, request_from_json(body), *counted) for name, body, *counted in rows]
-        for first in range(0, len(staged), MEDIA_THREADS):
-            yield staged[first : first + MEDIA_THREADS]
+        for name, body, *counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
+            yield Row(name, request_from_json(body), *counted)
         start += len(bodies)
 
 
-def _encode_row(row: _Row, spec: RunSpec) -> Item | Unsendable:
+def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
+    """Make what is sent of a row; blocks while its media are read."""
     request = row.staged.request
-    parts = []
-    for index, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
+    parts, inlined = list(request.parts), {}
+    for position, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
         if part.modality is Modality.TEXT:
-            parts.append(part)
             continue
-        value = resolve(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(index))
-        if isinstance(value, Failure):
-            return Unsendable(row.fingerprint, value)
-        parts.append(replace(part, value=value))
-    length, length_max = sum(len(part.value) for part in parts), spec.reading.media.body_bytes_max
-    if length > length_max:
-        message = f"its parts have {length} bytes as sent; a request holds {length_max}"
+        fetched = fetch(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(position))
+        if isinstance(fetched, Failure):
+            return Unsendable(row.fingerprint, fetched)
+        if isinstance(fetched, Inline):
+            inlined[position] = fetched
+        else:
+            parts[position] = replace(part, value=fetched)
+    length = sum(
+        encoded_length(len(inlined[position].data), inlined[position].mime) if position in inlined else len(part.value)
+        for position, part in enumerate(parts)
+    )
+    if length > spec.reading.media.body_bytes_max:
+        message = f"its parts have {length} bytes as sent; a request holds {spec.reading.media.body_bytes_max}"
         return Unsendable(row.fingerprint, Failure("request_too_large", message))
     try:
-        body = encode_request(replace(request, parts=tuple(parts)), spec.wire)
+        body = encode_request(replace(request, parts=tuple(parts)), spec.wire, inlined)
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
     bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NOTHING
     return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound)
+
+
+@dataclass(slots=True)
+class Feed:
+    """From rows to batches of items, with media read ahead of them, in threads, as many as have room in the engine.
+
+    A row's room is taken before its media are read, so that what is read, waits and is in flight has one bound. Nothing that
+    is ready is held back while room is waited for: several feeds of one engine can't wait for each other.
+    """
+
+    spec: RunSpec
+    engine: Engine
+    pool: ThreadPoolExecutor
+    _pending: deque[tuple[int, Future[Item | Unsendable]]] = field(default_factory=deque)
+    _ready: list[Item] = field(default_factory=list)
+    _ready_bytes: int = 0
+    _unsendable: list[Unsendable] = field(default_factory=list)
+
+    def batches(self, rows: Iterator[Row]) -> Iterator[list[Item] | Unsendable]:
+        """Yield batches, our unit of submission, and rows that can't be sent. It ends early when the run stops."""
+        try:
+            for row in rows:
+                if not row.reads:
+                    self._take(encode_row(row, self.spec))
+                while row.reads and not self._start(row):
+                    if len(self._pending) >= MEDIA_THREADS:
+                        self._collect()
+                        continue
+                    if not self._pending and not self._ready:
+                        if not self.engine.reserve(row.held_bytes, wait=True):
+                            return
+                        self._read(row)
+                        break
+                    self._collect()
+                    yield from self._drain()
+                while self._pending and self._pending[0][1].done():
+                    self._collect()
+                if len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES or self._unsendable:
+                    yield from self._drain()
+            while self._pending:
+                self._collect()
+                if len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES:
+                    yield from self._drain()
+            yield from self._drain()
+        finally:
+            self._give_back()
+
+    def _start(self, row: Row) -> bool:
+        """Begin to read a row's media, if threads and the engine have room."""
+        if len(self._pending) >= MEDIA_THREADS or not self.engine.reserve(row.held_bytes, wait=False):
+            return False
+        self._read(row)
+        return True
+
+    def _read(self, row: Row) -> None:
+        self._pending.append((row.held_bytes, self.pool.submit(encode_row, row, self.spec)))
+
+    def _collect(self) -> None:
+        """Take the oldest row that is being read, and those behind it that are done."""
+        while self._pending:
+            held_bytes, future = self._pending.popleft()
+            encoded = future.result()
+            if isinstance(encoded, Item):
+                self.engine.fill(encoded, held_bytes)
+            else:
+                self.engine.give_back(held_bytes)
+            self._take(encoded)
+            if not (self._pending and self._pending[0][1].done()):
+                return
+
+    def _take(self, encoded: Item | Unsendable) -> None:
+        if isinstance(encoded, Unsendable):
+            self._unsendable.append(encoded)
+            return
+        self._ready.append(encoded)
+        self._ready_bytes += len(encoded.body)
+
+    def _drain(self) -> Iterator[list[Item] | Unsendable]:
+        unsendable, self._unsendable = self._unsendable, []
+        yield from unsendable
+        if self._ready:
+            ready, self._ready, self._ready_bytes = self._ready, [], 0
+            yield ready
+
+    def _give_back(self) -> None:
+        """Let go what was read and is not going to be sent, since the run stops."""
+        for held_bytes, future in self._pending:
+            future.cancel()
+            self.engine.give_back(held_bytes)
+        for item in self._ready:
+            if item.reserved:
+                self.engine.give_back(len(item.body))
+        self._pending.clear()
+        self._ready.clear()

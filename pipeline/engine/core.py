@@ -107,13 +107,31 @@ class Engine:
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
         """Hand over a batch; waits while the engine is full. False when the run stops and nothing was taken."""
-        if not self._room.enter(len(items), sum(len(item.body) for item in items)):
+        new = [len(item.body) for item in items if not item.reserved]
+        if new and not self._room.enter(len(new), sum(new)):
             return False
         sink.add(len(items))
         tracked = [Tracked(item, sink) for item in items]
         if not self._call(self._accept, tracked):
             self._drop(tracked)
         return True
+
+    def reserve(self, size: int, *, wait: bool) -> bool:
+        """Take the room of one item of so many bytes before it is made; without `wait`, only if there is some now.
+
+        False when there is none, or when the run stops.
+        """
+        return self._room.enter(1, size) if wait else self._room.try_enter(size)
+
+    def fill(self, item: Item, size: int) -> Item:
+        """Put an item into the room of so many bytes that was taken for it, and give back what it does not need."""
+        item.reserved = True
+        self._room.shrink(size - len(item.body))
+        return item
+
+    def give_back(self, size: int) -> None:
+        """Give back room that was taken for an item which was not made."""
+        self._room.leave(size)
 
     def finish(self, sink: Sink) -> LaneReport:
         """Wait until a lane's items are all settled and stored; return its report."""
@@ -292,7 +310,7 @@ class Engine:
             self._begin_stop(Stop(StopKind.SERVICE, fault.code, fault.message))
             return
         self._books.keep(tracked, bought, estimate, now_s)
-        self._room.leave(len(tracked.item.body))
+        self._release(tracked)
         self._unwritten += 1
         if self._recorder.is_full(self._flush_at_rows):
             self._flush_soon()
@@ -321,7 +339,7 @@ class Engine:
 
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
         self._books.give_up(tracked, error)
-        self._room.leave(len(tracked.item.body))
+        self._release(tracked)
         tracked.sink.refuse(tracked.item.fingerprint, error.code, error.message)
         in_a_row = self._books.failed_in_a_row
         if in_a_row >= self._options.limits.rows_failed_in_a_row_max:
@@ -375,8 +393,13 @@ class Engine:
 
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
-            self._room.leave(len(one.item.body))
+            self._release(one)
             one.sink.drop(1)
+
+    def _release(self, tracked: Tracked) -> None:
+        """Let a settled item's body go: many a variable still names the item."""
+        self._room.leave(len(tracked.item.body))
+        tracked.item.body = b""
 
     async def _flush_in_time(self) -> None:
         while True:

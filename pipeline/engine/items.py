@@ -23,6 +23,8 @@ class Item:
     bound: Amount = NOTHING
     tries: Tries = Tries()
     first_sent_s: float = 0.0
+    reserved: bool = False
+    """Its place was taken before it was made (`Engine.reserve`)."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,21 @@ class Room:
             self.items += items
             self.bytes += size
             return True
+
+    def try_enter(self, size: int) -> bool:
+        """Take an item's room if there is so much now."""
+        with self._changed:
+            if self.stopped or not self._fits(1, size):
+                return False
+            self.items += 1
+            self.bytes += size
+            return True
+
+    def shrink(self, size: int) -> None:
+        """Give back a part of an item's bytes."""
+        with self._changed:
+            self.bytes -= size
+            self._changed.notify()
 
     def leave(self, size: int) -> None:
         """Give one item's room back."""

@@ -13,7 +13,7 @@ class LimitsOptions:
     requests_in_flight: int = 256
     """The most requests that a process has open at once; within it, as many as the quota needs at the latency that is seen."""
     bytes_in_flight: int = 256 * 1024 * 1024
-    """Encoded bodies a process holds, waiting ones included."""
+    """Encoded bodies a process holds: those that wait and, with their bytes beside them, those whose media are being read."""
     failures_allowed: int | str = 0
     """Failure rows that still end with exit code 0: a number, or a share such as 1%."""
     attempts_max: int = 6

@@ -12,12 +12,13 @@ import re
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from pipeline.media import content_of
 from pipeline.records import Modality, Request, ServiceKind, VideoSampling
 from pipeline.schema import FINGERPRINT_BYTES
 
 _MAGIC = b"arkbeam\x01"
 _SERVICE, _MODEL, _DIMENSIONS, _MULTI, _INSTRUCTIONS, _SPARSE = b"K", b"M", b"D", b"E", b"P", b"S"
-_VERSION, _SAMPLING, _FIT = b"v", b"s", b"f"
+_VERSION, _CONTENT, _SAMPLING, _FIT = b"v", b"c", b"s", b"f"
 _TAGS = {Modality.TEXT: b"T", Modality.IMAGE: b"I", Modality.VIDEO: b"V"}
 
 # Parameters that sign a URL and say nothing of what it points at. Names, not prefixes: `x-tos-process` and `x-oss-process`
@@ -81,10 +82,14 @@ class Fingerprinter:
         """
         state = self._begin(request.instructions, request.sparse)
         for part, version, fit in zip(request.parts, versions, fits or (None,) * len(versions), strict=True):
-            value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)
-            state.update(_field(_TAGS[part.modality], value.encode()))
-            if version is not None:
-                state.update(_field(_VERSION, version.encode()))
+            content = content_of(version)
+            if content is not None:  # the bytes alone say what it is: an empty name, which no part has
+                state.update(_field(_TAGS[part.modality], b"") + _field(_CONTENT, content))
+            else:
+                value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)
+                state.update(_field(_TAGS[part.modality], value.encode()))
+                if version is not None:
+                    state.update(_field(_VERSION, version.encode()))
             if part.sampling is not None:
                 state.update(_field(_SAMPLING, _write_sampling(part.sampling)))
             if fit is not None:

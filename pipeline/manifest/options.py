@@ -63,8 +63,9 @@ class ManifestOptions:
     """`auto`: by the file's name, below `.gz` and `.zst`."""
     shard_bytes_max: int = 64 * MEBIBYTE
     """Plain JSONL and Parquet are cut into shards of about this size."""
-    line_bytes_max: int = 8 * MEBIBYTE
-    """A longer line or record is a failure row."""
+    line_bytes_max: int = 16 * MEBIBYTE
+    """A longer line or record is a failure row. The largest image the API takes fits as a data URI (13.4 MB); for videos
+    in data URIs raise it."""
     parts_max: int = 256
     """A row of more parts is a failure row."""
     expanded_bytes_max: int = 64 * 1024 * MEBIBYTE

@@ -20,7 +20,7 @@ from pipeline.manifest.rows import RowParser
 from pipeline.manifest.shards import Shard, folder_of
 from pipeline.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
 from pipeline.manifest.storage import check_unchanged
-from pipeline.media import MediaInfo, inspect_many
+from pipeline.media import MediaInfo, MediaMemory, inspect_many
 from pipeline.records import Failure, Modality, Request
 from pipeline.redaction import redact
 
@@ -50,12 +50,14 @@ class ShardChunk:
     """Staged rows whose estimate is above the model's context. They are sent whole: the service decides."""
 
 
-def read_shard(shard: Shard, options: ManifestOptions, context: ReadContext) -> Iterator[ShardChunk]:
+def read_shard(
+    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None = None
+) -> Iterator[ShardChunk]:
     """Yield a shard's rows in order, in chunks of at most 4,096 rows or about 8 MB.
 
     `row` counts from the shard's first physical line or record; a CSV's header is not counted. A row that can't be read,
-    or whose media can't be sent, is a row of `unreadable`. Raises ManifestError when the file as a whole can't
-    be read, or is not any more what it was when it was cut.
+    or whose media can't be sent, is a row of `unreadable`. Media that `memory` knows are not read again unless they have
+    changed. Raises ManifestError when the file as a whole can't be read, or is not any more what it was when it was cut.
     """
     parser = RowParser(options, context, folder_of(shard.manifest))
     multi = context.multi_embedding != "off"
@@ -65,7 +67,7 @@ def read_shard(shard: Shard, options: ManifestOptions, context: ReadContext) -> 
     for batch in read_batches(shard, options, parser.columns):
         chunk = _Chunk(batch, first_row)
         chunk.parse(parser, options)
-        chunk.identify(fingerprinter, context)
+        chunk.identify(fingerprinter, context, memory)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
@@ -118,7 +120,7 @@ class _Chunk:
         self.unreadable_ids.append(row_id)
         self.failures.append(failure)
 
-    def identify(self, fingerprinter: Fingerprinter, context: ReadContext) -> None:
+    def identify(self, fingerprinter: Fingerprinter, context: ReadContext, memory: MediaMemory | None) -> None:
         """Fill in fingerprints, staged JSON and estimates; rows whose media can't be sent move to the unreadable."""
         wanted = {
             (part.value, part.modality): None
@@ -127,7 +129,7 @@ class _Chunk:
             for part in request.parts
             if part.modality is not _TEXT
         }
-        looks = inspect_many(wanted, context.media) if wanted else {}
+        looks = inspect_many(wanted, context.media, memory) if wanted else {}
         known = {uri: look for (uri, _), look in looks.items() if isinstance(look, MediaInfo)}
         sizes = {uri: look.size_px for uri, look in known.items() if look.size_px}
         durations_s = {uri: look.duration_s for uri, look in known.items() if look.duration_s}
@@ -141,20 +143,23 @@ class _Chunk:
                 self.staged.append(text_to_json(parts[0].value, request.instructions, request.sparse))
                 self.changes.append(None)
             else:
-                self._identify_parts(request, looks, fingerprinter)
+                self._identify_parts(request, looks, fingerprinter, context.media.image_bytes_max)
             tokens = estimate_request(request, sizes, durations_s)
             self.text_tokens.append(tokens.text)
             self.image_tokens.append(tokens.image)
             if capabilities is not None and exceeds_context(tokens, capabilities):
                 self.over_context += 1
 
-    def _identify_parts(self, request: Request, looks: Looks, fingerprinter: Fingerprinter) -> None:
+    def _identify_parts(
+        self, request: Request, looks: Looks, fingerprinter: Fingerprinter, image_bytes_max: int
+    ) -> None:
         of_parts = [_look_of(looks, part.value, part.modality) for part in request.parts]
         versions = tuple(look.version for look in of_parts)
         fits = tuple(look.fit for look in of_parts)
         keys = [None if fit is None else fit.key for fit in fits]
         self.fingerprints.append(fingerprinter.of_request(request, versions, keys))
-        self.staged.append(request_to_json(StagedRequest(request, versions, fits)))
+        wire_bytes = sum(_bytes_as_sent(look, image_bytes_max) for look in of_parts)
+        self.staged.append(request_to_json(StagedRequest(request, versions, fits, wire_bytes)))
         self.changes.append(list_changes(fits))
 
     def _drop_unsendable(self, looks: Looks, context: ReadContext) -> None:
@@ -246,6 +251,14 @@ def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:
 def _look_of(looks: Looks, value: str, modality: Modality) -> MediaInfo:
     look = looks.get((value, modality), _PASSED)
     return look if isinstance(look, MediaInfo) else _PASSED
+
+
+def _bytes_as_sent(look: MediaInfo, image_bytes_max: int) -> int:
+    """About how long a medium is as sent, if it is read or changed for it; what is changed has 4 bytes a pixel at most."""
+    if look.fit is not None:
+        width, height = look.fit.size_px
+        return min(4 * width * height, image_bytes_max) * 4 // 3
+    return 0 if look.version is None else look.wire_bytes or 0
 
 
 def _find_unsendable(request: Request, looks: Looks, body_bytes_max: int) -> Failure | None:

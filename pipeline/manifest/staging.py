@@ -18,6 +18,8 @@ class StagedRequest:
     versions: tuple[str | None, ...]
     fits: tuple[Fit | None, ...] = ()
     """For each part, what is changed about its image before it is sent; empty: nothing about any."""
+    wire_bytes: int = 0
+    """About how long the media are as sent that are read or changed for it; 0 where none are."""
 
     def fit_of(self, index: int) -> Fit | None:
         """What is changed about a part."""
@@ -40,7 +42,7 @@ def request_to_json(staged: StagedRequest) -> bytes:
         _part_to_list(part, version, staged.fit_of(index))
         for index, (part, version) in enumerate(zip(staged.request.parts, staged.versions, strict=True))
     ]
-    return _dump(parts, staged.request.instructions, staged.request.sparse)
+    return _dump(parts, staged.request.instructions, staged.request.sparse, staged.wire_bytes)
 
 
 def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]:
@@ -52,12 +54,14 @@ def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]
     return [part.modality.value, part.value] if version is None else [part.modality.value, part.value, version]
 
 
-def _dump(parts: Sequence[Sequence[Any]], instructions: str | None, sparse: bool) -> bytes:
+def _dump(parts: Sequence[Sequence[Any]], instructions: str | None, sparse: bool, wire_bytes: int = 0) -> bytes:
     document: dict[str, Any] = {"parts": parts}
     if instructions is not None:
         document["instructions"] = instructions
     if sparse:
         document["sparse"] = True
+    if wire_bytes:
+        document["bytes"] = wire_bytes
     return orjson.dumps(document)
 
 
@@ -68,7 +72,7 @@ def request_from_json(data: bytes) -> StagedRequest:
     versions = tuple(part[2] if len(part) > 2 else None for part in document["parts"])
     request = Request(parts, document.get("instructions"), document.get("sparse", False))
     fits = tuple(_fit_from_list(*part[4]) if len(part) > 4 else None for part in document["parts"])
-    return StagedRequest(request, versions, fits if any(fits) else ())
+    return StagedRequest(request, versions, fits if any(fits) else (), document.get("bytes", 0))
 
 
 def _fit_from_list(width: int, height: int, mime: str, source: str) -> Fit:

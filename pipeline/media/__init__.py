@@ -5,10 +5,26 @@ whatever is wrong with one medium, or with the storage that holds it, is a `Fail
 """
 
 from pipeline.media.checks import MediaInfo
+from pipeline.media.data_uris import encoded_length
 from pipeline.media.fitting import Fit
-from pipeline.media.inspection import inspect, inspect_many
+from pipeline.media.identity import content_of
+from pipeline.media.inspection import inspect
+from pipeline.media.known import MediaMemory
 from pipeline.media.locations import make_absolute
 from pipeline.media.options import MediaOptions
-from pipeline.media.resolution import resolve
+from pipeline.media.resolution import fetch, resolve
+from pipeline.media.survey import inspect_many
 
-__all__ = ["Fit", "MediaInfo", "MediaOptions", "inspect", "inspect_many", "make_absolute", "resolve"]
+__all__ = [
+    "Fit",
+    "MediaInfo",
+    "MediaMemory",
+    "MediaOptions",
+    "content_of",
+    "encoded_length",
+    "fetch",
+    "inspect",
+    "inspect_many",
+    "make_absolute",
+    "resolve",
+]

@@ -1,10 +1,8 @@
 """Data URIs: `data:image/<format>;base64,<payload>`, as the API's contract page writes them."""
 
-import base64
 import binascii
 import re
 
-from pipeline.media.kinds import Kind
 from pipeline.media.refusal import Refusal
 
 _HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
@@ -27,9 +25,9 @@ def decode_data_uri(uri: str) -> tuple[str, bytes]:
     return head[1], data
 
 
-def encode_data_uri(data: bytes, kind: Kind) -> str:
+def encode_data_uri(data: bytes, mime: str) -> str:
     """Return the bytes as a data URI of their own type."""
-    return f"data:{kind.mime};base64,{base64.b64encode(data).decode('ascii')}"
+    return f"data:{mime};base64,{binascii.b2a_base64(data, newline=False).decode('ascii')}"
 
 
 def encoded_length(size: int, mime: str) -> int:

@@ -1,7 +1,5 @@
 """Looking at media before anything is paid for: are they there, are they what they should be, how large are they."""
 
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +7,7 @@ from pipeline.media.access import Access
 from pipeline.media.checks import MediaInfo, bytes_max, examine
 from pipeline.media.data_uris import decode_data_uri, is_data_uri
 from pipeline.media.files import look_at, read_range
+from pipeline.media.identity import content_version, digest_of
 from pipeline.media.kinds import detect_kind
 from pipeline.media.options import MediaOptions
 from pipeline.media.policy import check_passed, check_signed, route
@@ -28,23 +27,6 @@ def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | 
     `media_too_many_pixels`, `media_extension` (the service would take it for something else), and those of `media.http`.
     """
     return guard(uri, partial(_inspect, uri, modality, options))
-
-
-def inspect_many(
-    wanted: Collection[tuple[str, Modality]], options: MediaOptions
-) -> dict[tuple[str, Modality], MediaInfo | Failure]:
-    """Look at many media, `options.threads` at a time; what needs no storage is done in place."""
-    looks: dict[tuple[str, Modality], MediaInfo | Failure] = {}
-    stored = []
-    for uri, modality in wanted:
-        if route(uri, modality, options) is Access.PASS:
-            looks[uri, modality] = inspect(uri, modality, options)
-        else:
-            stored.append((uri, modality))
-    if stored:
-        with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
-            looks.update(zip(stored, pool.map(lambda one: inspect(one[0], one[1], options), stored), strict=True))
-    return looks
 
 
 def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
@@ -80,6 +62,8 @@ def _inspect_data_uri(uri: str, modality: Modality, options: MediaOptions) -> Me
     kind = detect_kind(data)
     if kind is not None and mime not in (kind.mime, *kind.also_named):
         raise Refusal("media_mime", f"the data URI says {mime}, its bytes are {kind.mime}")
+    if options.identity == "content":  # the same as a file of these bytes
+        info = replace(info, version=content_version(digest_of(data), ""))
     if info.fit is not None:
         return info
     if len(uri) > options.body_bytes_max:

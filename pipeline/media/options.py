@@ -80,8 +80,11 @@ class MediaOptions:
     """Longest http(s) URL and longest path."""
     header_bytes: int = 64 * 1024
     """Bytes read from the start of a medium to tell what it is."""
-    threads: int = 32
+    threads: int = 64
     """Media looked at together while manifests are read."""
+    identity: Literal["uri_version", "content"] = "uri_version"
+    """What makes two media that are read here the same: `uri_version`, name and etag (or size and time of change);
+    `content`, their bytes, so that one picture under two names is bought once, and all bytes are read while planning."""
     fit: FitOptions = FitOptions()
     """What may be changed about images."""
 

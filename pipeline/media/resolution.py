@@ -5,19 +5,20 @@ from functools import partial
 from pipeline.media.access import Access
 from pipeline.media.checks import bytes_max, prepare
 from pipeline.media.data_uris import decode_data_uri, encode_data_uri, is_data_uri
-from pipeline.media.files import look_at, read_again
+from pipeline.media.files import read_again, read_version
 from pipeline.media.fitting import Fit
+from pipeline.media.identity import check_unchanged
 from pipeline.media.options import MediaOptions
 from pipeline.media.policy import route
 from pipeline.media.refusal import Refusal, guard
 from pipeline.media.signing import sign_url
-from pipeline.records import Failure, Modality
+from pipeline.records import Failure, Inline, Modality
 
 
-def resolve(
+def fetch(
     uri: str, modality: Modality, version: str | None, options: MediaOptions, fit: Fit | None = None
-) -> str | Failure:
-    """Return what is sent for a medium: its URL, a signed URL of it, or a data URI of its bytes, as `route` says.
+) -> str | Inline | Failure:
+    """Return what is sent for a medium: its URL, a signed URL of it, or its bytes, as `route` says.
 
     The bytes must still be those of `version`, which the fingerprint was made of; else the row fails (`media_changed`)
     rather than get the vector of another picture. They are checked to their end and changed as `fit` says. Other codes
@@ -31,22 +32,28 @@ def resolve(
     return guard(uri, partial(_inline, uri, modality, version, options, fit))
 
 
+def resolve(
+    uri: str, modality: Modality, version: str | None, options: MediaOptions, fit: Fit | None = None
+) -> str | Failure:
+    """Return what `fetch` does, bytes as a data URI: for whoever wants to see it in one piece."""
+    fetched = fetch(uri, modality, version, options, fit)
+    return encode_data_uri(fetched.data, fetched.mime) if isinstance(fetched, Inline) else fetched
+
+
 def _sign(uri: str, version: str | None, options: MediaOptions) -> str:
     """The version is asked for once more; what is written between then and the service's download goes unnoticed."""
-    _require_version(look_at(uri, 1, options).version, version)
+    check_unchanged(version, read_version(uri, options), None)
     return sign_url(uri, options)
 
 
-def _require_version(found: str, version: str | None) -> None:
-    if version is not None and found != version:
-        raise Refusal("media_changed", f"it changed since it was read: version {version} then, {found} now")
-
-
-def _inline(uri: str, modality: Modality, version: str | None, options: MediaOptions, fit: Fit | None) -> str:
+def _inline(uri: str, modality: Modality, version: str | None, options: MediaOptions, fit: Fit | None) -> Inline:
     if is_data_uri(uri):
-        return encode_data_uri(*prepare(decode_data_uri(uri)[1], modality, fit, options))
-    found = read_again(uri, bytes_max(modality, options) + 1, options)
-    _require_version(found.version, version)
-    if found.size > len(found.head):
-        raise Refusal("media_too_large", f"it has {found.size} bytes; {len(found.head) - 1} are read at most")
-    return encode_data_uri(*prepare(found.head, modality, fit, options))
+        data = decode_data_uri(uri)[1]
+    else:
+        found = read_again(uri, bytes_max(modality, options) + 1, options)
+        check_unchanged(version, found.version, found.head if len(found.head) == found.size else None)
+        if found.size > len(found.head):
+            raise Refusal("media_too_large", f"it has {found.size} bytes; {len(found.head) - 1} are read at most")
+        data = found.head
+    sent, kind = prepare(data, modality, fit, options)
+    return Inline(kind.mime, sent)

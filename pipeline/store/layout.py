@@ -6,6 +6,7 @@
     <store>/journals/<run>/<process>.log              attempts not yet in one of the above (local stores only)
     <store>/verified/<name>.ids                       segments that were read whole and found as they were written
     <store>/damaged/<run>/                            files that were not
+    <store>/media/<segment>.parquet                   what was found out about media, by URI: may be deleted at any time
     <store>/runs/<run>/                               a run's staged rows and notes; removed when it ends
 
 <hash> is of the file's bytes: Parquet's checksums cover pages, but neither their headers nor the footer.
@@ -14,6 +15,9 @@ A run's name holds the key of its output, so that what an output has paid for ca
 """
 
 import hashlib
+import secrets
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -55,6 +59,14 @@ def output_key(output_uri: str) -> str:
 def new_segment_id(now_s: float, random_bits: int, previous: int) -> int:
     """Return a 64-bit id that grows with time: 42 bits of milliseconds and 22 random ones, above `previous` of this process."""
     return max((int(now_s * 1000) << 22) | (random_bits & ((1 << 22) - 1)), previous + 1)
+
+
+def segment_ids() -> Iterator[int]:
+    """Give ids for this process's segments, ever larger."""
+    previous = 0
+    while True:
+        previous = new_segment_id(time.time(), secrets.randbits(22), previous)
+        yield previous
 
 
 def segment_name(segment: int, content_hash: str = "") -> str:
@@ -100,6 +112,11 @@ def events_folder(store_uri: str, run: str = "") -> str:
 def journals_folder(store_uri: str, run: str = "") -> str:
     """Return the folder of a run's journals, or of all."""
     return join(store_uri, "journals", run).rstrip("/")
+
+
+def media_folder(store_uri: str) -> str:
+    """Return the folder of what is known of media."""
+    return join(store_uri, "media")
 
 
 def damaged_folder(store_uri: str, run: str = "") -> str:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import ArkbeamError
-from scripts.benchmarks import faults, fixed, kill, memory, planning, quota, throughput, volume
+from scripts.benchmarks import faults, fixed, kill, media, memory, planning, quota, throughput, volume
 from scripts.benchmarks.runs import BenchError
 from scripts.benchmarks.table import Bench, Figure, Measure, Size, describe_machine, figures_table
 
@@ -29,6 +29,9 @@ MEASURES: dict[str, Measure] = {
     "memory": memory.measure,
     "kill": kill.measure,
     "faults": faults.measure,
+    "media_plan": media.measure_plan,
+    "media_cpu": media.measure_cpu,
+    "media_memory": media.measure_memory,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

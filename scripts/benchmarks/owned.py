@@ -12,13 +12,12 @@ import numpy as np
 
 from pipeline.ark.client import new_client_request_id
 from pipeline.ark.wire import Reply
-from pipeline.embedding import segment_ids
 from pipeline.emulator.replies import STAND_IN_SUFFIX, make_request_id
 from pipeline.emulator.vectors import embed
 from pipeline.files import absolute
 from pipeline.manifest.fingerprint import Fingerprinter
 from pipeline.records import ServiceKind, Usage
-from pipeline.store.layout import new_run_name
+from pipeline.store.layout import new_run_name, segment_ids
 from pipeline.store.segments import Attempt, Bought, segment_table, write_segment
 from scripts.benchmarks.runs import MODEL, Site
 

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,17 @@ from hypothesis.extra import numpy as hnp
 from pipeline.ark import vectors, wire
 from pipeline.ark.models import EncodingFormat, ModelOptions, check_options
 from pipeline.ark.vectors import Flaw
-from pipeline.ark.wire import UnusableReply, UsageFlaw, WireOptions, decode_reply, encode_request, wire_options
-from pipeline.records import Modality, Part, Request, Usage, VideoSampling
+from pipeline.ark.wire import (
+    REQUEST_BYTES_MAX,
+    UnencodableRequest,
+    UnusableReply,
+    UsageFlaw,
+    WireOptions,
+    decode_reply,
+    encode_request,
+    wire_options,
+)
+from pipeline.records import Inline, Modality, Part, Request, Usage, VideoSampling
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "https://ark-project.tos-cn-beijing.volces.com/images/view.jpeg"
@@ -594,3 +604,28 @@ def test_error_is_bounded_and_redacted() -> None:
     assert len(kept) == 500
     assert "s3cr3t" not in kept
     assert "s3cr3t" not in wire.decode_error(400, message.encode()).message
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 100, 3 * 256 * 1024, 3 * 256 * 1024 + 1, 2_000_000])
+def test_inlined_bytes_are_the_data_uri_they_stand_for(size: int) -> None:
+    """Base64 that is written into the body in blocks gives the very body that the data URI as a part gives."""
+    data = bytes(range(256)) * (size // 256 + 1)
+    data = data[:size]
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    sampling = VideoSampling(fps=1.5, min_frames=7)
+    parts = (Part(Modality.TEXT, 'x"url":"y'), Part(Modality.IMAGE, "s3://a"), Part(Modality.VIDEO, "s3://b", sampling))
+    whole = replace(parts[1], value=uri), replace(parts[2], value=uri.replace("image/png", "video/mp4"))
+    inlined = {1: Inline("image/png", data), 2: Inline("video/mp4", data)}
+    options = [WireOptions("m"), WireOptions("m", 1024), WireOptions("m", None, EncodingFormat.ABSENT)]
+    for option in options:
+        for instructions in (None, "do"):
+            expected = encode_request(Request((parts[0], *whole), instructions), option)
+            assert encode_request(Request(parts, instructions), option, inlined) == expected
+
+
+def test_inlined_bytes_that_are_too_many_are_refused_before_they_are_encoded() -> None:
+    """The limit of a body holds for all parts together."""
+    data = bytes(REQUEST_BYTES_MAX // 8 * 3 + 3)
+    parts = (Part(Modality.VIDEO, "s3://a"), Part(Modality.VIDEO, "s3://b"))
+    with pytest.raises(UnencodableRequest, match="64000000"):
+        encode_request(Request(parts), WireOptions("m"), dict.fromkeys((0, 1), Inline("video/mp4", data)))

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.manifest.fingerprint import Fingerprinter, strip_signature
+from pipeline.media.identity import content_version, storage_version
 from pipeline.records import Modality, Part, Request, ServiceKind, VideoSampling
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
@@ -172,3 +173,17 @@ def test_a_text_that_looks_like_a_signed_url_is_text() -> None:
     """Signatures are taken out of media alone."""
     signed, bare = (ARK.of_text(f"https://h/a{query}", None, False) for query in ("?Signature=1", ""))
     assert signed != bare
+
+
+def test_bytes_alone_identify_a_medium_that_is_known_by_its_content() -> None:
+    """Name and etag make no difference then, bytes and modality do; no name of a medium passes for a hash."""
+    versions = [content_version(bytes([number]) * 16, etag) for number, etag in ((1, "a"), (1, "b:c"), (2, "a"))]
+
+    def of(modality: Modality, uri: str, version: str | None) -> str:
+        return ARK.of_request(Request((Part(modality, uri),)), (version,)).hex()
+
+    same = {of(IMAGE, uri, version) for uri in ("s3://b/1", "/d/2", "data:x") for version in versions[:2]}
+    assert same == {"d9f77905d370c55d4d58c78e3911fbd4"}
+    hostile = storage_version(versions[0])
+    others = {of(IMAGE, "s3://b/1", versions[2]), of(VIDEO, "s3://b/1", versions[0]), of(IMAGE, "s3://b/1", hostile)}
+    assert len(same | others) == 4

@@ -256,7 +256,7 @@ def test_data_uris_are_fitted_as_files_are() -> None:
     """The bytes are at hand, whoever inlined them."""
     kind = detect_kind(picture("TIFF"))
     assert kind is not None
-    uri = encode_data_uri(picture("TIFF"), kind)
+    uri = encode_data_uri(picture("TIFF"), kind.mime)
     options = MediaOptions(fit=ON)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
@@ -288,7 +288,7 @@ def test_larger_sources_are_read_where_they_become_smaller() -> None:
     data = picture("BMP", (200, 100))
     kind = detect_kind(data)
     assert kind is not None
-    uri = encode_data_uri(data, kind)
+    uri = encode_data_uri(data, kind.mime)
 
     def look(**fit: Any) -> MediaInfo | Failure:
         return inspect(uri, IMAGE, MediaOptions(image_bytes_max=10_000, pixels_max=10_000, fit=FitOptions(**fit)))
@@ -310,7 +310,7 @@ def test_a_fitted_picture_is_held_against_the_limits_too() -> None:
     data = save(noise, "TIFF")
     kind = detect_kind(data)
     assert kind is not None
-    uri = encode_data_uri(data, kind)
+    uri = encode_data_uri(data, kind.mime)
     options = MediaOptions(image_bytes_max=10_000, fit=ON)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)

@@ -302,7 +302,7 @@ def test_many_are_fetched_together(web: Web) -> None:
     for name, data in names.items():
         look = looks[web.url(f"good/{name}"), IMAGE]
         assert isinstance(look, MediaInfo)
-        assert look.wire_bytes == len(encode_data_uri(data, BMP))
+        assert look.wire_bytes == len(encode_data_uri(data, BMP.mime))
 
 
 def _resolve_as(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> None:

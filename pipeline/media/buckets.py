@@ -1,0 +1,204 @@
+"""Buckets of S3 through obstore, where it is installed.
+
+A call takes a twentieth of the processor time that it takes through s3fs, and there is no thread that all calls share. What
+the user configured for s3fs holds here too; a setting that can't be translated leaves the bucket to fsspec, as do keys that
+obstore can't name.
+
+Only S3 and what speaks it: there both ways tell the same etag. GCS's two interfaces tell different ones, so that a
+picture's identity would hang on which packages are installed, and the picture would be bought twice.
+"""
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import fsspec
+
+try:
+    import botocore.config
+    import botocore.session
+    import obstore as _library
+    from obstore.store import S3Store
+except ImportError:  # without the extra `s3`, or with s3fs alone
+    _library = None  # type: ignore[assignment]
+
+obstore: Any = _library
+_SCHEMES = ("s3", "s3a")
+_CREDENTIALS_TTL = timedelta(minutes=10)
+_TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(minutes=5)}
+_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(minutes=2)}
+_STORES_MAX = 256
+_AWS_HOST = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
+# Of what may be configured for s3fs: what is translated here, and what concerns caches and uploads alone.
+_SESSION = {"profile"}
+_CLIENT = {"endpoint_url", "use_ssl"}
+_SECRETS = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "token": "aws_session_token"}
+_SECRETS_ALSO = {"username": "aws_access_key_id", "password": "aws_secret_access_key"}
+_WITHOUT_EFFECT = {
+    "default_block_size", "default_fill_cache", "default_cache_type", "cache_regions", "max_concurrency",
+    "fixed_upload_size", "use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache",
+}  # fmt: skip
+_CLIENT_KWARGS = {"endpoint_url", "region_name", "use_ssl", *_SECRETS.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An object by its bucket's store and its key."""
+
+    store: Any
+    bucket: str
+    key: str
+
+
+def find_place(uri: str) -> Place | None:
+    """Return where an `s3://` URI points, or None for whatever is better left to fsspec."""
+    scheme, separator, rest = uri.partition("://")
+    if obstore is None or not separator or scheme.lower() not in _SCHEMES:
+        return None
+    bucket, _, key = rest.partition("/")
+    if not bucket or not _is_plain(key):
+        return None
+    store = _stores.get(bucket)
+    return None if store is None else Place(store, bucket, key)
+
+
+def _is_plain(key: str) -> bool:
+    """Tell whether obstore reads this very key: it drops slashes at the ends, and refuses empty and dotted segments."""
+    if "?versionId=" in key or not key.isprintable():
+        return False
+    return not any(segment in ("", ".", "..") for segment in key.split("/"))
+
+
+class _Stores:
+    """The stores of this process, one a bucket: settings and environment are those of its first use."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, bucket: str) -> Any:
+        made = self._made.get(bucket, self)
+        if made is not self:
+            return made
+        with self._lock:
+            if bucket not in self._made:
+                settings: dict[str, Any] = {}
+                for scheme in _SCHEMES:
+                    settings |= fsspec.config.conf.get(scheme, {})
+                while len(self._made) >= _STORES_MAX:
+                    self._made.pop(next(iter(self._made)))
+                self._made[bucket] = _make_store(bucket, settings)
+            return self._made[bucket]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._made.clear()
+
+
+def forget_stores() -> None:
+    """Make stores anew from now on, since the settings have changed."""
+    _stores.clear()
+
+
+def _make_store(bucket: str, settings: Mapping[str, Any]) -> Any:
+    """Make a bucket's store as s3fs would reach it; None where that takes what is not translated.
+
+    botocore itself works out endpoint, region and credentials from settings, environment and its files.
+    """
+    client = _make_client(settings)
+    if client is None:
+        return None
+    credentials = client._request_signer._credentials
+    anonymous = bool(settings.get("anon"))
+    if credentials is None and not anonymous:
+        return None
+    options: dict[str, Any] = {
+        "region": client.meta.region_name or "us-east-1",
+        "request_payer": bool(settings.get("requester_pays")),
+        "skip_signature": anonymous,
+        "client_options": {**_TIMEOUTS, "allow_http": client.meta.endpoint_url.startswith("http://")},
+        "retry_config": _RETRIES,
+        "virtual_hosted_style_request": False,
+        "endpoint": client.meta.endpoint_url,
+    }
+    if not anonymous:
+        options["credential_provider"] = _Credentials(credentials)
+    host = client.meta.endpoint_url.partition("://")[2]
+    if _AWS_HOST.fullmatch(host):
+        options["region"] = _find_region(client, bucket) or options["region"]
+        options["endpoint"] = f"https://s3.{options['region']}.amazonaws.com"
+    elif _addressing(settings) == "virtual":
+        options["endpoint"] = client.meta.endpoint_url.replace(host, f"{bucket}.{host}")
+        options["virtual_hosted_style_request"] = True
+    return S3Store(bucket, **options)
+
+
+def _make_client(settings: Mapping[str, Any]) -> Any:
+    """Make botocore's client of the settings; None where one of them is not understood here."""
+    client_kwargs = dict(settings.get("client_kwargs") or {})
+    config_kwargs = dict(settings.get("config_kwargs") or {})
+    named = {"anon", "requester_pays", "client_kwargs", "config_kwargs", *_SESSION, *_CLIENT, *_SECRETS, *_SECRETS_ALSO}
+    unknown = {name for name, value in settings.items() if value not in (None, False, {})} - named - _WITHOUT_EFFECT
+    if unknown or set(client_kwargs) - _CLIENT_KWARGS or not _understands(config_kwargs):
+        return None
+    for name, argument in {**_SECRETS_ALSO, **_SECRETS, **{name: name for name in _CLIENT}}.items():
+        if settings.get(name) is not None:
+            client_kwargs.setdefault(argument, settings[name])
+    session = botocore.session.Session(profile=settings.get("profile"))
+    config = botocore.config.Config(**config_kwargs)
+    if settings.get("anon"):
+        config = config.merge(botocore.config.Config(signature_version=botocore.UNSIGNED))
+    return session.create_client("s3", config=config, **client_kwargs)
+
+
+def _understands(config_kwargs: Mapping[str, Any]) -> bool:
+    """Of botocore's own settings: the style of addresses; what is about pools, time-outs and retries does no harm."""
+    harmless = {"max_pool_connections", "connect_timeout", "read_timeout", "retries", "tcp_keepalive"}
+    if set(config_kwargs) - harmless - {"s3", "signature_version", "region_name"}:
+        return False
+    return (
+        set(config_kwargs.get("s3") or {}) <= {"addressing_style"}
+        and config_kwargs.get("signature_version") in (None, "s3v4")
+        and _addressing({"config_kwargs": config_kwargs}) in ("path", "virtual", "auto")
+    )
+
+
+def _addressing(settings: Mapping[str, Any]) -> str:
+    config = settings.get("config_kwargs") or {}
+    return str((config.get("s3") or {}).get("addressing_style") or "auto")
+
+
+def _find_region(client: Any, bucket: str) -> str | None:
+    """Ask AWS in which region a bucket lies; it says so to whoever asks, also when it refuses all else."""
+    try:
+        answer = client.head_bucket(Bucket=bucket)
+    except botocore.exceptions.ClientError as error:
+        answer = error.response
+    except botocore.exceptions.BotoCoreError:
+        return None
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = headers.get("x-amz-bucket-region")
+    return str(region) if region else None
+
+
+class _Credentials:
+    """botocore's credentials, which renew themselves, in the shape that obstore asks for."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> dict[str, Any]:
+        """Give what is valid now."""
+        frozen = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_TTL,
+        }
+
+
+_stores = _Stores()

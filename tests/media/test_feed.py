@@ -1,0 +1,109 @@
+"""Reading media ahead of sending: what is held has one bound, and nothing that is ready waits for room."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ark.wire import WireOptions
+from pipeline.embedding import requests
+from pipeline.embedding.requests import BATCH_ITEMS, Feed, Row, Unsendable
+from pipeline.engine.items import Item, Room
+from pipeline.manifest.staging import StagedRequest
+from pipeline.media import MediaOptions
+from pipeline.records import Failure, Inline, Modality, Part, Request
+
+SPEC = cast(
+    Any,
+    SimpleNamespace(
+        reading=SimpleNamespace(media=MediaOptions()), wire=WireOptions("m"), budget=SimpleNamespace(is_set=False)
+    ),
+)
+BYTES_MAX = 10_000
+
+
+class Engine:
+    """An engine's room, and nothing else of it: what was submitted is sent when somebody waits."""
+
+    def __init__(self) -> None:
+        self.room = Room(BYTES_MAX)
+        self.submitted: list[Item] = []
+        self.most = 0
+
+    def reserve(self, size: int, *, wait: bool) -> bool:
+        """As the engine's own; waiting means that all that was submitted is sent."""
+        if wait:
+            assert self.room.items == len(self.submitted), "it waits while something ready is held back"
+            self.send()
+        entered = self.room.try_enter(size)
+        self.most = max(self.most, self.room.bytes if self.room.items > 1 else 0)
+        return entered
+
+    def fill(self, item: Item, size: int) -> None:
+        """As the engine's own."""
+        item.reserved = True
+        self.room.shrink(size - len(item.body))
+
+    def give_back(self, size: int) -> None:
+        """As the engine's own."""
+        self.room.leave(size)
+
+    def send(self) -> None:
+        """Settle all that was submitted."""
+        for item in self.submitted:
+            self.room.leave(len(item.body))
+        self.submitted = []
+
+
+def row(number: int, size: int) -> Row:
+    """A row of one picture of so many bytes, or of one text (0); sizes that end in 7 can't be read."""
+    name = number.to_bytes(16, "big")
+    if size == 0:
+        return Row(name, StagedRequest(Request((Part(Modality.TEXT, "text"),)), (None,)), 1, 0)
+    request = Request((Part(Modality.IMAGE, f"s3://bucket/{size}"),))
+    return Row(name, StagedRequest(request, ("v",), wire_bytes=4 * (size + 2) // 3 + 200), 1, 0)
+
+
+def read(uri: str, *_: Any) -> Inline | Failure:
+    """Bytes as many as the name says."""
+    size = int(uri.rpartition("/")[2])
+    return Failure("media_missing", "gone") if size % 10 == 7 else Inline("image/png", bytes(size))
+
+
+@given(st.lists(st.one_of(st.just(0), st.integers(1, 3_000), st.integers(9_000, 20_000)), max_size=60))
+def test_every_row_comes_out_once_and_memory_is_bounded(sizes: list[int]) -> None:
+    """Whatever the sizes are: no row is lost or repeated, what is held stays within the bound, all room is given back."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(requests, "fetch", read)
+        engine = Engine()
+        seen, failed = [], []
+        for batch in Feed(SPEC, cast(Any, engine), pool).batches(row(n, size) for n, size in enumerate(sizes)):
+            if isinstance(batch, Unsendable):
+                failed.append(batch.fingerprint)
+                continue
+            assert len(batch) <= BATCH_ITEMS
+            seen += [item.fingerprint for item in batch]
+            engine.submitted += [item for item in batch if item.reserved]
+        engine.send()
+    names = [number.to_bytes(16, "big") for number in range(len(sizes))]
+    assert sorted(seen + failed) == names
+    assert failed == [name for name, size in zip(names, sizes, strict=True) if size % 10 == 7]
+    assert engine.most <= BYTES_MAX
+    assert (engine.room.items, engine.room.bytes) == (0, 0)
+
+
+def test_a_run_that_stops_gives_back_what_was_read_ahead() -> None:
+    """What was read for nobody leaves no trace in the room."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(requests, "fetch", read)
+        engine = Engine()
+        batches: Iterator[Any] = Feed(SPEC, cast(Any, engine), pool).batches(row(n, 3_000) for n in range(9))
+        first = next(batches)
+        engine.submitted += first
+        batches.close()  # type: ignore[attr-defined]
+    engine.send()
+    assert (engine.room.items, engine.room.bytes) == (0, 0)

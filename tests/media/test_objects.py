@@ -1,0 +1,262 @@
+"""Media in S3: what a call of either library tells, which settings hold, and what a listing confirms."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from PIL import Image
+
+from pipeline.media import MediaInfo, MediaOptions, inspect, inspect_many, resolve
+from pipeline.media.buckets import find_place, forget_stores
+from pipeline.media.files import look_at, read_again, read_range, read_version
+from pipeline.media.known import KnownMedia, media_table, merge
+from pipeline.media.objects import WANTED_OF_PAGE_MIN, list_versions
+from pipeline.records import Failure, Modality
+from tests.s3 import BUCKET, S3
+
+IMAGE = Modality.IMAGE
+ODD_KEYS = ["a b/ü#%41+.png", "a%2Fb.png", "~x*'().png", "emoji😀.png", "x\\y.png", "q?id=1.png", "a|b^c.png"]
+NOT_FOR_OBSTORE = ["a//b.png", "x/./y.png", "x/../y.png", "end/", "old.png?versionId=3"]
+
+
+def picture(side: int = 20) -> bytes:
+    """A small PNG."""
+    stream = io.BytesIO()
+    Image.new("RGB", (side, 20)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+class Memory:
+    """What is known, kept in this process."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Any] = {}
+
+    def known(self) -> KnownMedia:
+        """What was learned so far."""
+        return KnownMedia(media_table(self.entries))
+
+    def learn(self, entries: Any) -> None:
+        """Remember."""
+        self.entries |= entries
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_both_libraries_tell_the_same_of_an_object(s3: S3, key: str, without_obstore: Callable[[], None]) -> None:
+    """Bytes, size and version are one, whichever is installed: no picture is bought twice because of that."""
+    uri, data = s3.put(key, picture()), picture()
+    assert find_place(uri) is not None
+    by_obstore = [look_at(uri, 10, MediaOptions()), read_again(uri, 1_000_000, MediaOptions())]
+    versions = {read_version(uri, MediaOptions())}
+    without_obstore()
+    assert find_place(uri) is None
+    assert by_obstore == [look_at(uri, 10, MediaOptions()), read_again(uri, 1_000_000, MediaOptions())]
+    versions.add(read_version(uri, MediaOptions()))
+    assert versions == {by_obstore[0].version}
+    assert [found.head for found in by_obstore] == [data[:10], data]
+    assert {found.size for found in by_obstore} == {len(data)}
+
+
+@pytest.mark.parametrize("key", NOT_FOR_OBSTORE)
+def test_a_key_that_obstore_would_take_for_another_is_left_to_fsspec(s3: S3, key: str) -> None:
+    """Slashes are dropped by obstore, and dots refused: such a key never reads another object."""
+    assert find_place(s3.uri(key)) is None
+
+
+def test_one_call_tells_everything(s3: S3, without_obstore: Callable[[], None]) -> None:
+    """Ranges end where the object does, an empty object is no error, and a missing one is missing."""
+    uri = s3.put("a.bin", bytes(range(100)))
+    empty = s3.put("empty.png", b"")
+    for _ in range(2):
+        assert read_range(uri, 90, 200, MediaOptions()) == bytes(range(90, 100))
+        assert look_at(empty, 10, MediaOptions()).size == 0
+        assert read_again(empty, 10, MediaOptions()).head == b""
+        missing = inspect(s3.uri("missing.png"), IMAGE, MediaOptions())
+        assert isinstance(missing, Failure)
+        assert missing.code == "media_missing"
+        without_obstore()
+
+
+def test_a_large_object_comes_whole(s3: S3) -> None:
+    """What is longer than a block is put together again."""
+    data = bytes(range(256)) * 20_000
+    uri = s3.put("large.bin", data)
+    assert read_again(uri, len(data) + 1, MediaOptions()).head == data
+    assert read_again(uri, 3_000_000, MediaOptions()).head == data[:3_000_000]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"endpoint_url": "{url}"},
+        {"client_kwargs": {"endpoint_url": "{url}", "region_name": "eu-west-1"}},
+        {"endpoint_url": "{url}", "key": "k", "secret": "s", "token": "t"},
+        {"endpoint_url": "{url}", "anon": True},
+        {"endpoint_url": "{url}", "config_kwargs": {"s3": {"addressing_style": "path"}, "max_pool_connections": 50}},
+        {"endpoint_url": "{url}", "default_cache_type": "none", "requester_pays": True},
+    ],
+)
+def test_settings_for_s3fs_hold(s3: S3, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user configured for fsspec reaches the same server without being configured again."""
+
+    def fill(value: Any) -> Any:
+        return (
+            {k: fill(v) for k, v in value.items()} if isinstance(value, dict) else s3.url if value == "{url}" else value
+        )
+
+    monkeypatch.setitem(fsspec.config.conf, "s3", fill(settings))
+    forget_stores()
+    uri = s3.put("a.png", picture())
+    s3.client.put_object_acl(Bucket=BUCKET, Key="a.png", ACL="public-read")
+    assert find_place(uri) is not None
+    assert read_again(uri, 1000, MediaOptions()).head == picture()
+
+
+def test_the_endpoint_of_the_environment_holds(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS_ENDPOINT_URL is heard as botocore hears it."""
+    monkeypatch.delitem(fsspec.config.conf, "s3")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    forget_stores()
+    assert look_at(s3.put("a.png", picture()), 10, MediaOptions()).size == len(picture())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"client_kwargs": {"verify": False}},
+        {"config_kwargs": {"proxies": {"https": "http://proxy"}}},
+        {"s3_additional_kwargs": {"SSECustomerKey": "x"}},
+        {"version_aware": True},
+    ],
+)
+def test_settings_that_are_not_understood_leave_the_bucket_to_fsspec(
+    s3: S3, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that a user asked for is dropped without a word."""
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": s3.url, **settings})
+    forget_stores()
+    assert find_place(s3.uri("a.png")) is None
+
+
+def test_an_overwrite_is_seen_at_once(s3: S3, without_obstore: Callable[[], None]) -> None:
+    """Neither library answers with an etag that it remembers, and no newer bytes pass for older ones."""
+    for _ in range(2):
+        uri = s3.put("a.png", picture())
+        info = inspect(uri, IMAGE, MediaOptions())
+        assert isinstance(info, MediaInfo)
+        s3.put("a.png", picture(30))
+        changed = resolve(uri, IMAGE, info.version, MediaOptions())
+        assert isinstance(changed, Failure)
+        assert changed.code == "media_changed"
+        without_obstore()
+
+
+def test_listing_finds_versions_and_leaps_over_gaps(s3: S3) -> None:
+    """Versions of listed keys are those that reading tells; what is sparse or missing is left to be asked for."""
+    dense = [f"a/{number:04d}.png" for number in range(60)]
+    sparse = [f"b/{number:04d}.png" for number in range(WANTED_OF_PAGE_MIN - 2)]
+    for key in (*dense, *sparse):
+        s3.put(key, key.encode())
+    place = find_place(s3.uri("x"))
+    assert place is not None
+    wanted = sorted([*dense, "a/0000-missing.png"])
+    found = list_versions(place.store, wanted)
+    assert found == {key: read_version(s3.uri(key), MediaOptions()) for key in dense}
+    assert list_versions(place.store, sparse) == {}
+
+
+def test_known_media_are_confirmed_and_not_read_again(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look asks for versions alone, and reads the one that was overwritten and the one that is new."""
+    uris = [s3.put(f"p/{number:03d}.png", picture(20 + number)) for number in range(WANTED_OF_PAGE_MIN + 8)]
+    wanted, memory = [(uri, IMAGE) for uri in uris], Memory()
+    first = inspect_many(wanted, MediaOptions(), memory)
+    assert first == inspect_many(wanted, MediaOptions())
+    s3.put("p/003.png", picture(99))
+    wanted.append((s3.put("p/new.png", picture()), IMAGE))
+    looked: list[str] = []
+
+    def look(uri: str, *rest: Any) -> Any:
+        looked.append(uri)
+        return inspect(uri, *rest)
+
+    monkeypatch.setattr("pipeline.media.survey.inspect", look)
+    second = inspect_many(wanted, MediaOptions(), memory)
+    assert sorted(looked) == sorted([uris[3], s3.uri("p/new.png")])
+    changed = second.pop(wanted[3])
+    assert isinstance(changed, MediaInfo)
+    assert changed.size_px == (99, 20)
+    second.pop(wanted[-1])
+    assert second == {one: look for one, look in first.items() if one != wanted[3]}
+
+
+def test_what_is_known_holds_for_the_same_rules_alone(s3: S3, tmp_path: Path) -> None:
+    """A picture that passed under one limit is looked at again under another; local files are confirmed as well."""
+    local = tmp_path / "a.png"
+    local.write_bytes(picture(40))
+    options = MediaOptions(allowed_roots=(str(tmp_path),))
+    wanted, memory = [(s3.put("a.png", picture(40)), IMAGE), (str(local), IMAGE)], Memory()
+    first = inspect_many(wanted, options, memory)
+    assert inspect_many(wanted, options, memory) == first
+    strict = MediaOptions(allowed_roots=(str(tmp_path),), side_px_min=30)
+    assert all(isinstance(look, Failure) for look in inspect_many(wanted, strict, memory).values())
+    forbidden = inspect_many(wanted, MediaOptions(schemes=()), memory)
+    assert {look.code for look in forbidden.values() if isinstance(look, Failure)} == {"media_forbidden"}
+    assert len(forbidden) == len(wanted)
+
+
+def test_without_a_right_to_list_each_object_is_asked_for(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing that fails costs time, not rows."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("AccessDenied")
+
+    wanted = [(s3.put(f"p/{number}.png", picture()), IMAGE) for number in range(WANTED_OF_PAGE_MIN)]
+    memory = Memory()
+    first = inspect_many(wanted, MediaOptions(), memory)
+    monkeypatch.setattr("pipeline.media.survey.list_versions", refuse)
+    monkeypatch.setattr("pipeline.media.survey.inspect", refuse)
+    assert inspect_many(wanted, MediaOptions(), memory) == first
+
+
+def test_the_newest_entry_of_a_key_counts() -> None:
+    """Files are put together newest first; looking up finds the first, and nothing for keys that were never learned."""
+    keys = [bytes([number]) * 16 for number in range(3)]
+    old, new = MediaInfo("v1", "image/png", (20, 20), 1), MediaInfo("v2", "image/png", (30, 20), 2)
+    tables = [media_table({keys[0]: ("v2", new)}), media_table({keys[0]: ("v1", old), keys[1]: ("v1", old)})]
+    for table in (merge(tables), merge([merge(tables), tables[1]])):
+        assert KnownMedia(table).find(keys) == [("v2", new), ("v1", old), None]
+
+
+@pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.VIDEO])
+def test_bytes_make_the_identity_where_that_is_asked_for(
+    s3: S3, modality: Modality, tmp_path: Path, without_obstore: Callable[[], None]
+) -> None:
+    """The version holds a hash of all bytes, whatever the storage and the library; the sender checks it."""
+    film = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + (5_000_000).to_bytes(4, "big") + b"mdat" + bytes(4_999_992)
+    data = picture() if modality is IMAGE else film
+    local = tmp_path / "a"
+    local.write_bytes(data)
+    fsspec.filesystem("memory").pipe_file("/identity/a", data)
+    options = MediaOptions(allowed_roots=(str(tmp_path),), identity="content")
+    uris = [s3.put("a", data), s3.put("b", data), str(local), "memory://identity/a"]
+    infos = [inspect(uri, modality, options) for uri in uris]
+    without_obstore()
+    infos.append(inspect(uris[0], modality, options))
+    hashes = {info.version.split(":")[1] for info in infos if isinstance(info, MediaInfo) and info.version}
+    assert len(hashes) == 1
+    version = infos[2].version if isinstance(infos[2], MediaInfo) else None
+    local.touch()
+    assert isinstance(resolve(str(local), modality, version, options), str), "another time, the same bytes"
+    local.write_bytes(data[:-1] + b"x")
+    changed = resolve(str(local), modality, version, options)
+    assert isinstance(changed, Failure)
+    assert changed.code == "media_changed"
+
+
+def test_buckets_are_those_of_the_scheme(s3: S3) -> None:
+    """Other schemes and the bucket itself are not obstore's."""
+    assert find_place(f"s3a://{BUCKET}/a.png") is not None
+    assert [find_place(uri) for uri in (f"gs://{BUCKET}/a.png", f"s3://{BUCKET}", "s3:///a.png", "a.png")] == [None] * 4
