@@ -26,7 +26,7 @@ ASKED_CPU_RATIO = 2.5
 ASKED_PEAK_BYTES = 1e9
 _MIXED = (("jpg", "JPEG", 0.6), ("png", "PNG", 0.2), ("webp", "WEBP", 0.2))
 _IMAGE_BYTES = 100_000
-_MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\0\0\0\x08free"
+_MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\0\0\0\x08moov"
 
 
 @dataclass(frozen=True, slots=True)

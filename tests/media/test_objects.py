@@ -235,7 +235,12 @@ def test_bytes_make_the_identity_where_that_is_asked_for(
     s3: S3, modality: Modality, tmp_path: Path, without_obstore: Callable[[], None]
 ) -> None:
     """The version holds a hash of all bytes, whatever the storage and the library; the sender checks it."""
-    film = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + (5_000_000).to_bytes(4, "big") + b"mdat" + bytes(4_999_992)
+    film = (
+        b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\x08moov"
+        + (5_000_000).to_bytes(4, "big")
+        + b"mdat"
+        + bytes(4_999_992)
+    )
     data = picture() if modality is IMAGE else film
     local = tmp_path / "a"
     local.write_bytes(data)
