@@ -155,6 +155,7 @@ def measure_memory(bench: Bench) -> list[Figure]:
         site.write_config(url)
         write_rows(site.manifest, rows)
         ended = run_child(site.command(), site.folder, **_credentials(endpoint))
+    bench.say(f"{sizes.videos} videos: {ended.wall_s:.0f} s, {ended.peak_bytes / 1e6:,.0f} MB")
     note = site.note()
     if note["published"] != sizes.videos:
         raise BenchError(f"{note['published']} of {sizes.videos} videos were published")
