@@ -26,7 +26,7 @@ from pipeline.manifest.options import ManifestOptions
 from pipeline.media import MediaOptions
 from pipeline.pacing.budget import QuotaOptions
 from pipeline.pacing.spending import BudgetOptions
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_uri
 from pipeline.schema import embeddings_schema
 from pipeline.store.layout import StoreOptions
 
@@ -123,7 +123,7 @@ def _redact_uris(value: Any) -> Any:
         return {key: _redact_uris(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_redact_uris(inner) for inner in value]
-    return redact(value, len(value) + 100) if isinstance(value, str) and "://" in value else value
+    return redact_uri(value) if isinstance(value, str) else value
 
 
 def list_keys() -> list[str]:

@@ -27,10 +27,12 @@ from pipeline.engine.registry import close_engine, stop_engines, telling_others
 from pipeline.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from pipeline.files import absolute, read_bytes, remove_folder, remove_leftovers, write_bytes
 from pipeline.manifest.context import ReadContext
-from pipeline.manifest.shards import Shard, cut_shards, list_manifests, manifest_folders
+from pipeline.manifest.retries import is_below
+from pipeline.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from pipeline.planning import PlanTotals, count_buckets
 from pipeline.reading import ShardSummary, StoreFiles, list_store_files
 from pipeline.records import ServiceKind
+from pipeline.redaction import redact
 from pipeline.spec import RunSpec
 from pipeline.store.claim import claim_output
 from pipeline.store.journal import book_lost_attempts
@@ -90,6 +92,7 @@ def prepare_job(
     media = config.media
     if not media.allowed_roots:
         media = replace(media, allowed_roots=manifest_folders(manifests))
+    _check_failures(manifests, config.output.uri)
     output_uri, started_s = absolute(config.output.uri), time.time()
     spec = RunSpec(
         run=new_run_name(output_uri, started_s, secrets.token_hex(4)),
@@ -129,6 +132,16 @@ def prepare_job(
         config=describe_config(config),
     )
     return Job(spec, tuple(shards), (*notes(model, capabilities), *_quota_notes(spec)))
+
+
+def _check_failures(manifests: Sequence[Manifest], output_uri: str) -> None:
+    """Refuse to retry failures into the output that holds them: its other rows would be gone, and so would they."""
+    for uri in sorted({uri for manifest in manifests for uri in manifest.failures}):
+        if is_below(uri, [absolute(output_uri)]):
+            raise ConfigError(
+                f"manifest.uris names the failures of this output, {redact(uri)}: name another output.uri, or run the"
+                " manifest itself again, which tries what failed and buys nothing twice"
+            )
 
 
 def _find_service(config: Config, base_url: str) -> ServiceKind:

@@ -52,6 +52,16 @@ def redact(text: str, chars_max: int = 500, *, secrets: Iterable[str] = ()) -> s
     return text if len(text) <= chars_max else text[: max(chars_max - 1, 0)] + "…"
 
 
+def redact_uri(uri: str) -> str:
+    """Mask what is secret in a URI that must stay whole, so that it can be found again; a path has no secret in it."""
+    return redact(uri, len(uri) + 100) if "://" in uri else uri
+
+
+def strip_user_info(uri: str) -> str:
+    """Return a URI without user and password."""
+    return _USER_INFO.sub("://", uri)
+
+
 def _bound_search(text: str) -> str:
     """Cut at a gap between words: a password whose `@` was cut off would not be recognised."""
     if len(text) <= _WINDOW_CHARS:

@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from pipeline.manifest.options import ManifestOptions
 from pipeline.records import Failure
+from pipeline.redaction import redact
 
 BATCH_ROWS_MAX = 4_096
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+_ORIGINAL_CHARS_MAX = 65_536
 
 Row = dict[str, Any] | Failure | None
 """Cells by column name, why they can't be read, or None for a blank line."""
@@ -25,6 +28,8 @@ class RowBatch:
     kept: pa.RecordBatch | None = None
     """The kept columns of these rows with their own types; None: they are cells of the rows."""
     size_bytes: int = 0
+    ids: dict[int, str] | None = None
+    """Ids as published of rows that are tried again, by position; None: rows have their own."""
 
     def add(self, row: Row, original: bytes | str | None, size_bytes: int) -> None:
         """Append one physical row."""
@@ -41,6 +46,21 @@ class RowBatch:
 def too_long(length: int, options: ManifestOptions) -> Failure:
     """The failure of a line or record above the limit."""
     return Failure("line_too_long", f"{length} bytes; manifest.line_bytes_max is {options.line_bytes_max}")
+
+
+def quote_row(batch: RowBatch, position: int) -> str | None:
+    """Return a row as it was read, or its cells as JSON: cut, and without secrets in URLs."""
+    original = batch.originals[position]
+    if original is None:
+        row = batch.rows[position]
+        if type(row) is not dict:
+            return None
+        original = orjson.dumps(row, default=str)
+    if type(original) is bytes:
+        text = original[:_ORIGINAL_CHARS_MAX].decode("utf-8", "replace")
+    else:
+        text = str(original)[:_ORIGINAL_CHARS_MAX].encode("utf-8", "replace").decode()
+    return redact(text, _ORIGINAL_CHARS_MAX) if "://" in text else text
 
 
 def is_utf8(text: str) -> bool:

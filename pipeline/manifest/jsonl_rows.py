@@ -1,6 +1,6 @@
 """Rows of JSON lines: one object a line."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import orjson
 
@@ -11,11 +11,15 @@ from pipeline.records import Failure
 from pipeline.redaction import redact
 
 
-def read_jsonl(lines: Iterator[bytes | LongLine], options: ManifestOptions) -> Iterator[RowBatch]:
-    """Yield a row for each line; blank lines are no rows but are counted."""
+def read_jsonl(
+    lines: Iterator[bytes | LongLine], options: ManifestOptions, wanted: Collection[int] | None = None
+) -> Iterator[RowBatch]:
+    """Yield a row for each line; blank lines are no rows but are counted, and so are those that are not `wanted`."""
     batch = RowBatch()
-    for line in lines:
-        if isinstance(line, LongLine):
+    for number, line in enumerate(lines):
+        if wanted is not None and number not in wanted:
+            batch.add(None, None, 0)
+        elif isinstance(line, LongLine):
             batch.add(too_long(line.length, options), line.head, len(line.head))
         else:
             batch.add(_parse_object(line), line, len(line))

@@ -63,6 +63,9 @@ class ManifestOptions:
     """`auto`: by the file's name, below `.gz` and `.zst`."""
     shard_bytes_max: int = 64 * MEBIBYTE
     """Plain JSONL and Parquet are cut into shards of about this size."""
+    roots: Names = ()
+    """Folders below which a table of failures, given as a manifest, may name manifests; none: the working directory and
+    the folder that the output with the failures lies in, or its bucket."""
     line_bytes_max: int = 16 * MEBIBYTE
     """A longer line or record is a failure row. The largest image the API takes fits as a data URI (13.4 MB); for videos
     in data URIs raise it."""
@@ -75,6 +78,6 @@ class ManifestOptions:
 
     def __post_init__(self) -> None:
         """Make tuples of what was written as one name; what is named twice counts once."""
-        for name in ("uris", "keep"):
+        for name in ("uris", "keep", "roots"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(dict.fromkeys(value)))

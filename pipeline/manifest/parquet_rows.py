@@ -1,34 +1,60 @@
 """Rows of Parquet: row groups, read as columns."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import ManifestError
 from pipeline.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, Row, RowBatch
 from pipeline.manifest.options import ManifestOptions
 from pipeline.manifest.shards import Shard
-from pipeline.manifest.storage import manifest_errors
+from pipeline.manifest.storage import check_row_groups, manifest_errors
 from pipeline.records import Failure
+from pipeline.redaction import redact
 
 
-def read_parquet(shard: Shard, options: ManifestOptions, columns: frozenset[str]) -> Iterator[RowBatch]:
-    """Yield the rows of a shard's row groups; of all columns only `columns` and the kept ones are read."""
+def read_parquet(
+    shard: Shard,
+    options: ManifestOptions,
+    columns: frozenset[str],
+    wanted: Callable[[int, int], bool] | None = None,
+) -> Iterator[RowBatch]:
+    """Yield the rows of a shard's row groups; of all columns only `columns` and the kept ones are read.
+
+    A row group of which `wanted` says that it wants no row from the first to the one behind the last is not read: its
+    rows come as blank ones.
+    """
     with manifest_errors(shard.manifest):
         filesystem, path = fsspec.core.url_to_fs(shard.manifest)
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(shard.manifest):
             file = pq.ParquetFile(stream)
+            check_row_groups(shard.manifest, file.metadata, [*columns, *options.keep], options)
             present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
-        for index in range(shard.start, shard.end):
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+            if not shard.failures and shard.end > len(groups):
+                raise ManifestError(f"manifest {redact(shard.manifest)} changed while it was read: run again")
+        first_row = 0
+        for index in range(shard.start, min(shard.end, len(groups))):
+            first_row += groups[index]
+            if wanted is not None and not wanted(first_row - groups[index], first_row):
+                yield from _blank_batches(groups[index])
+                continue
             with manifest_errors(shard.manifest):
                 rows_max = _batch_rows(file.metadata.row_group(index), present)
                 batches = file.iter_batches(rows_max, row_groups=[index], columns=present)
             while (batch := _next_batch(shard, batches)) is not None:
                 yield from _split_batch(batch, options, columns)
+
+
+def _blank_batches(rows: int) -> Iterator[RowBatch]:
+    for start in range(0, rows, BATCH_ROWS_MAX):
+        count = min(BATCH_ROWS_MAX, rows - start)
+        yield RowBatch([None] * count, [None] * count)
 
 
 def _batch_rows(group: pq.RowGroupMetaData, present: list[str]) -> int:

@@ -10,12 +10,14 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.ark.models import exceeds_context
 from pipeline.ark.tokens import estimate_request
-from pipeline.manifest.batches import RowBatch
+from pipeline.errors import ManifestError
+from pipeline.manifest.batches import RowBatch, quote_row
 from pipeline.manifest.context import ReadContext
 from pipeline.manifest.fingerprint import Fingerprinter
 from pipeline.manifest.formats import read_batches
 from pipeline.manifest.kept import build_kept, cast_kept, take_kept, unify_kept
 from pipeline.manifest.options import ManifestOptions
+from pipeline.manifest.retries import Retry, is_masked, read_retry
 from pipeline.manifest.rows import RowParser
 from pipeline.manifest.shards import Shard, folder_of
 from pipeline.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
@@ -26,7 +28,6 @@ from pipeline.redaction import redact
 
 __all__ = ["ReadContext", "ShardChunk", "cast_kept", "read_shard", "unify_kept"]
 
-_ORIGINAL_CHARS_MAX = 65_536
 _TEXT = Modality.TEXT
 _PASSED = MediaInfo()
 
@@ -57,21 +58,49 @@ def read_shard(
 
     `row` counts from the shard's first physical line or record; a CSV's header is not counted. A row that can't be read,
     or whose media can't be sent, is a row of `unreadable`. Media that `memory` knows are not read again unless they have
-    changed. Raises ManifestError when the file as a whole can't be read, or is not any more what it was when it was cut.
+    changed. Of a shard that was made of failures the rows that these name alone are read. Raises ManifestError when the
+    file as a whole can't be read, or is not any more what it was when it was cut.
     """
+    if shard.failures:
+        yield from _read_again(read_retry(shard.manifest, shard.failures, options), shard, options, context, memory)
+    else:
+        yield from _read_chunks(shard, options, context, memory, None)
+
+
+def _read_chunks(
+    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, retry: Retry | None
+) -> Iterator[ShardChunk]:
     parser = RowParser(options, context, folder_of(shard.manifest))
     multi = context.multi_embedding != "off"
     fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in read_batches(shard, options, parser.columns):
+    for batch in read_batches(shard, options, parser.columns, retry):
+        if retry is not None:
+            retry.pick(batch, first_row)
         chunk = _Chunk(batch, first_row)
         chunk.parse(parser, options)
         chunk.identify(fingerprinter, context, memory)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
+        if retry is not None and first_row >= retry.ends_at:
+            return
     check_unchanged(shard.manifest, shard.version)
+
+
+def _read_again(retry: Retry, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None) -> Iterator[ShardChunk]:
+    """Read the rows that failures name, in one pass over their manifest; then give those that can't be tried again."""
+    gone = is_masked(shard.manifest)
+    if not gone:
+        try:
+            yield from _read_chunks(shard, options, context, memory, retry)
+        except ManifestError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            gone = True
+    for table in retry.rest(gone=gone):
+        yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0, 0)
 
 
 @dataclass(slots=True)
@@ -98,14 +127,17 @@ class _Chunk:
     def parse(self, parser: RowParser, options: ManifestOptions) -> None:
         """Sort the batch's rows into readable, unreadable and blank."""
         keep = options.keep if self.batch.kept is None else ()
+        ids = self.batch.ids
         for position, row in enumerate(self.batch.rows):
             if row is None:
                 self.blank += 1
                 continue
             if isinstance(row, Failure):
-                self._fail(position, None, row)
+                self._fail(position, None if ids is None else ids[position], row)
                 continue
             row_id, outcome = parser.parse(row)
+            if ids is not None:
+                row_id = ids[position]
             if keep and isinstance(outcome, Request):
                 outcome = _check_kept(row, keep) or outcome
             if isinstance(outcome, Request):
@@ -183,7 +215,7 @@ class _Chunk:
             pa.array(self.fingerprints, schema.FINGERPRINT),
             pa.array(self.staged, pa.large_binary()),
             pa.array(self.changes, schema.MEDIA_CHANGES),
-            pa.array([self._original(position) for position in self.readable], pa.large_string()),
+            pa.array([quote_row(self.batch, position) for position in self.readable], pa.large_string()),
         ]
         staged = pa.table(columns, schema=schema.STAGED)
         if options.keep:
@@ -211,7 +243,7 @@ class _Chunk:
             pa.array([self.unreadable_ids[index] for index in order], pa.string()),
             pa.array([self.failures[index].code for index in order], pa.string()),
             pa.array([self.failures[index].message for index in order], pa.string()),
-            pa.array([self._original(self.unreadable[index]) for index in order], pa.large_string()),
+            pa.array([quote_row(self.batch, self.unreadable[index]) for index in order], pa.large_string()),
         ]
         return pa.table(columns, schema=schema.UNREADABLE)
 
@@ -220,20 +252,6 @@ class _Chunk:
             return take_kept(self.batch.kept, self.readable)
         rows: list[Any] = [self.batch.rows[position] for position in self.readable]
         return build_kept(names, [[row.get(name) for row in rows] for name in names])
-
-    def _original(self, position: int) -> str | None:
-        """Return a row as it was read, or its cells as JSON: cut, and without secrets in URLs."""
-        original = self.batch.originals[position]
-        if original is None:
-            row = self.batch.rows[position]
-            if type(row) is not dict:
-                return None
-            original = orjson.dumps(row, default=str)
-        if type(original) is bytes:
-            text = original[:_ORIGINAL_CHARS_MAX].decode("utf-8", "replace")
-        else:
-            text = str(original)[:_ORIGINAL_CHARS_MAX].encode("utf-8", "replace").decode()
-        return redact(text, _ORIGINAL_CHARS_MAX) if "://" in text else text
 
 
 def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:

@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
@@ -12,8 +12,9 @@ from fsspec.core import has_magic
 
 from pipeline.errors import ManifestError
 from pipeline.manifest.options import Format, ManifestOptions
+from pipeline.manifest.retries import is_failures, named_manifests
 from pipeline.manifest.storage import manifest_errors, version_of
-from pipeline.redaction import redact
+from pipeline.redaction import redact, strip_user_info
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS: dict[str, Format] = {
@@ -41,6 +42,8 @@ class Manifest:
     """None where the storage does not tell."""
     version: str = ""
     """Tells this state of the file from others; empty where the storage does not tell."""
+    failures: tuple[str, ...] = ()
+    """Tables of failures that name rows of this manifest, which alone are read; none: all rows are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Shard:
     """What one worker reads of a manifest.
 
     `start` and `end` are bytes for plain JSONL: the shard has the lines whose first byte lies in that range. For Parquet
-    they are row groups. For all else the shard is the whole file.
+    they are row groups. For all else, and where `failures` name the rows to read, the shard is the whole file.
     """
 
     number: int
@@ -60,6 +63,7 @@ class Shard:
     end: int
     version: str = ""
     """The manifest's when it was cut: it must be the same when it is read."""
+    failures: tuple[str, ...] = ()
 
 
 def list_manifests(options: ManifestOptions) -> list[Manifest]:
@@ -67,6 +71,7 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
 
     A label is the path below the folder that all of `options.uris` share, so that it does not change when a glob finds
     more files. A glob skips folders and names that start with `_` or `.`, which mark things such as `_SUCCESS`.
+    Tables of failures stand for the manifests that they name; a folder may be given that holds nothing else.
     Raises ManifestError for a missing file, a glob that finds nothing, a format that can't be told, and when all files
     together are empty.
     """
@@ -75,6 +80,9 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
         found.update(_find(uri))
     if not found:
         raise ManifestError("manifest.uris is empty: name at least one file or glob")
+    failures = _find_failures(found, options)
+    if failures:
+        return _list_retried(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
     manifests = [_describe(uri, found[uri], root, options) for uri in sorted(found)]
     if all(manifest.bytes == 0 for manifest in manifests):
@@ -114,12 +122,49 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
                     start,
                     end,
                     manifest.version,
+                    manifest.failures,
                 )
             )
     return shards
 
 
+def _find_failures(uris: Iterable[str], options: ManifestOptions) -> list[str]:
+    """Return those files that are tables of failures."""
+    tables = [uri for uri in uris if _FORMATS.get(posixpath.splitext(uri.partition("?")[0])[1].lower()) == "parquet"]
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        return [uri for uri, found in zip(tables, pool.map(_holds_failures, tables), strict=True) if found]
+
+
+def _holds_failures(uri: str) -> bool:
+    try:
+        with manifest_errors(uri):
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            with filesystem.open(path, "rb") as stream:
+                return is_failures(pq.read_schema(stream))
+    except ManifestError:  # no Parquet file after all: whoever reads its rows says so
+        return False
+
+
+def _list_retried(failures: Sequence[str], found: Mapping[str, Any], options: ManifestOptions) -> list[Manifest]:
+    """Describe the manifests that tables of failures name, in the order of their URIs."""
+    others = sorted(found.keys() - set(failures))
+    if others:
+        raise ManifestError(
+            f"manifest.uris names failures, such as {redact(failures[0])}, beside other manifests, such as"
+            f" {redact(others[0])}: give the one or the other"
+        )
+    naming: dict[str, list[str]] = {}
+    for uri in sorted(failures):
+        for name in named_manifests(uri, options):
+            naming.setdefault(name, []).append(uri)
+    return [
+        replace(_describe(name, {}, None, options), failures=tuple(uris)) for name, uris in sorted(naming.items())
+    ]
+
+
 def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:
+    if manifest.failures:
+        return [(0, _WHOLE)]
     if manifest.bytes == 0:
         return []
     if manifest.format == "parquet":
@@ -161,8 +206,18 @@ def _find(uri: str) -> dict[str, Mapping[str, Any]]:
         else:
             entries = [filesystem.info(path)]
             if entries[0]["type"] == "directory":
-                raise ManifestError(f"{redact(uri)} is a folder: name files in it, such as {redact(uri)}/*.jsonl")
+                entries = _list_failures(uri, filesystem, path)
         return {_full_uri(filesystem, entry["name"]): entry for entry in entries}
+
+
+def _list_failures(uri: str, filesystem: Any, path: str) -> list[Any]:
+    """Return the files of a folder of failures. Raises ManifestError for any other folder."""
+    entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_mark(entry["name"])]
+    files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
+    if not files or not _holds_failures(_full_uri(filesystem, files[0]["name"])):
+        folder = redact(uri).rstrip("/")
+        raise ManifestError(f"{folder} is a folder: name files in it, such as {folder}/*.jsonl")
+    return files
 
 
 def _is_mark(name: str) -> bool:
@@ -193,7 +248,8 @@ def _fixed_folders(uris: Iterable[str]) -> list[str]:
 
 def _describe(uri: str, info: Mapping[str, Any], root: str | None, options: ManifestOptions) -> Manifest:
     path = fsspec.core.url_to_fs(uri)[1]
-    label = uri.partition("?")[0] if root is None else posixpath.relpath(path, root).partition("?")[0]
+    bare = strip_user_info(uri if root is None else path).partition("?")[0]
+    label = bare if root is None else posixpath.relpath(bare, strip_user_info(root))
     stem, ending = posixpath.splitext(uri.partition("?")[0] if "://" in uri else uri)
     compression = _COMPRESSIONS.get(ending.lower())
     if compression is not None:

@@ -1,11 +1,12 @@
 """The border between what storage and decoders raise and `ManifestError`."""
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
 
 import fsspec
+import pyarrow.parquet as pq
 import zstandard
 
 from pipeline.errors import ArkbeamError, ManifestError
@@ -17,6 +18,7 @@ _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
 # A block of 128 kB takes 4 bytes when all its bytes are equal: so much input makes 32 MB at most, which bounds memory.
 _ZSTD_FEED_BYTES = 1024
 _ZSTD_WINDOW_BYTES_MAX = 2**27
+_GROUP_ROWS_MAX = 2**31 - 1
 
 
 _ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
@@ -123,6 +125,29 @@ class _ZstdFrames:
                 return out
 
 
+def check_row_groups(uri: str, footer: pq.FileMetaData, columns: Collection[str], options: ManifestOptions) -> None:
+    """Refuse a Parquet file whose columns expand beyond the limits by its own words, before one of them is read.
+
+    Raises: ManifestError.
+    """
+    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
+        if not 0 <= group.num_rows <= _GROUP_ROWS_MAX:
+            raise ManifestError(f"manifest {redact(uri)} can't be read: a row group of {group.num_rows} rows")
+        chunks = (group.column(number) for number in range(group.num_columns))
+        for chunk in chunks:
+            if chunk.path_in_schema.partition(".")[0] in columns:
+                _check_expansion(uri, chunk.total_uncompressed_size, chunk.total_compressed_size, options)
+
+
+def _check_expansion(uri: str, expanded: int, packed: int, limits: ManifestOptions) -> None:
+    by_ratio = max(_EXPAND_FREELY_BYTES, limits.expand_ratio_max * packed)
+    if expanded > min(limits.expanded_bytes_max, by_ratio):
+        raise ManifestError(
+            f"manifest {redact(uri)} expands to more than {expanded} bytes from {packed}:"
+            " unpack it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
+        )
+
+
 class _Source:
     """A manifest's bytes, with errors mapped and expansion bounded."""
 
@@ -139,14 +164,5 @@ class _Source:
             block = self._source.read(size)
             if self._packed is not None:
                 self._expanded += len(block)
-                self._check_expansion(self._packed.tell())
+                _check_expansion(self._uri, self._expanded, self._packed.tell(), self._options)
             return block
-
-    def _check_expansion(self, packed_bytes: int) -> None:
-        limits = self._options
-        by_ratio = max(_EXPAND_FREELY_BYTES, limits.expand_ratio_max * packed_bytes)
-        if self._expanded > min(limits.expanded_bytes_max, by_ratio):
-            raise ManifestError(
-                f"manifest {redact(self._uri)} expands to more than {self._expanded} bytes from {packed_bytes}:"
-                " unpack it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
-            )

@@ -10,7 +10,7 @@ from pipeline.media.fitting import Fit
 from pipeline.media.identity import content_of
 from pipeline.media.inspection import inspect
 from pipeline.media.known import MediaMemory
-from pipeline.media.locations import make_absolute
+from pipeline.media.locations import local_path, make_absolute, scheme_of
 from pipeline.media.options import MediaOptions
 from pipeline.media.resolution import fetch, resolve
 from pipeline.media.survey import inspect_many
@@ -25,6 +25,8 @@ __all__ = [
     "fetch",
     "inspect",
     "inspect_many",
+    "local_path",
     "make_absolute",
     "resolve",
+    "scheme_of",
 ]

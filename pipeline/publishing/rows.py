@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.manifest.kept import cast_kept, unify_kept
 from pipeline.reading import ShardSummary
-from pipeline.redaction import redact
+from pipeline.redaction import redact_uri
 from pipeline.spec import RunSpec
 from pipeline.store.run_files import read_rows_at, take_rows
 
@@ -29,7 +29,7 @@ class Manifests:
         uris, labels, first_rows, next_row = {}, {}, {}, dict[str, int]()
         kept: dict[pa.DataType, None] = {}
         for shard in sorted(summaries, key=lambda summary: summary.number):
-            uris[shard.number], labels[shard.number] = redact(shard.manifest), shard.label
+            uris[shard.number], labels[shard.number] = redact_uri(shard.manifest), shard.label
             first_rows[shard.number] = next_row.get(shard.manifest, 0)
             next_row[shard.manifest] = first_rows[shard.number] + shard.lines
             kept |= dict.fromkeys(shard.kept)
