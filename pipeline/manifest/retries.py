@@ -34,11 +34,10 @@ _BATCH_ROWS = 1024
 _DIGEST_BYTES = 16
 _UNSEEN, _CHANGED, _DONE = 0, 1, 2
 _REASONS = {
-    _UNSEEN: ("row_missing", "the manifest has no such row any more; give the manifest itself to embed what it holds"),
+    _UNSEEN: ("row_missing", "the manifest has no such row any more"),
     _CHANGED: (
         "row_changed",
-        "the row, or what manifest.columns reads of it, is not what it was when it failed; give the manifest itself to"
-        " embed it as it is",
+        "the row, or what manifest.columns reads of it, is not what it was when it failed; give the manifest itself",
     ),
 }
 _GONE = ("manifest_missing", "the manifest that the row came from is not there any more")
