@@ -42,10 +42,40 @@ def _infer(cells: Sequence[Any]) -> "pa.Array[Any]":
     return array
 
 
+class _NoValue:
+    """Equal to itself alone."""
+
+    def __repr__(self) -> str:
+        return "no value"
+
+
+NO_VALUE = _NoValue()
+"""What `to_python` gives for a cell that Python has no value for, such as a date beyond the year 9999."""
+
+
+def to_python(column: "pa.Array[Any]") -> list[Any]:
+    """Return the cells of a column as Python values."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_cell_to_python(column, index) for index in range(len(column))]
+    return values
+
+
+def _cell_to_python(column: "pa.Array[Any]", index: int) -> Any:
+    try:
+        return column[index].as_py()
+    except (ValueError, OverflowError):
+        return NO_VALUE
+
+
 def _to_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return orjson.dumps(value, default=_to_json_value, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(value, default=_to_json_value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # nested deeper than JSON writers go, or text that is none
+        return ascii(value)
 
 
 def _to_json_value(value: Any) -> Any:
@@ -113,7 +143,7 @@ def _cast(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
     if column.type.equals(target):
         return column
     if _is_text(target) and not (_is_text(column.type) or pa.types.is_null(column.type)):
-        return pa.array(map(_to_text, column.to_pylist()), target)
+        return pa.array(map(_to_text, to_python(column)), target)
     # An integer above 2^53 may lose its last digits as a float; that is what widening means here.
     return column.cast(target, safe=False)
 

@@ -17,14 +17,13 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import schema
 from pipeline.errors import ManifestError
 from pipeline.manifest.batches import RowBatch, quote_row
 from pipeline.manifest.options import ManifestOptions
-from pipeline.manifest.storage import check_row_groups, manifest_errors
+from pipeline.manifest.storage import manifest_errors, open_parquet
 from pipeline.media import local_path, scheme_of
 from pipeline.redaction import MASK, redact
 
@@ -116,9 +115,7 @@ def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterato
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(uri):
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
-            check_row_groups(uri, file.metadata, columns, options)
-            batches = file.iter_batches(_BATCH_ROWS, columns=list(columns))
+            batches = open_parquet(uri, stream, options).iter_batches(_BATCH_ROWS, columns=list(columns))
         wanted = pa.schema([schema.FAILURES.field(name) for name in columns])
         while True:
             with manifest_errors(uri):

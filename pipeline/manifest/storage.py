@@ -1,7 +1,8 @@
 """The border between what storage and decoders raise and `ManifestError`."""
 
 import gzip
-from collections.abc import Collection, Iterator, Mapping
+import io
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
 
@@ -125,18 +126,19 @@ class _ZstdFrames:
                 return out
 
 
-def check_row_groups(uri: str, footer: pq.FileMetaData, columns: Collection[str], options: ManifestOptions) -> None:
-    """Refuse a Parquet file whose columns expand beyond the limits by its own words, before one of them is read.
+def open_parquet(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
+    """Open a Parquet file whose row groups, by its own words, expand within the limits.
 
-    Raises: ManifestError.
+    Of the footer that is all that is asked: of a damaged one pyarrow's metadata of columns ends the process. Raises what
+    pyarrow raises, and ManifestError.
     """
-    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
+    packed = stream.seek(0, io.SEEK_END)
+    file = pq.ParquetFile(stream, page_checksum_verification=True)
+    for group in (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)):
         if not 0 <= group.num_rows <= _GROUP_ROWS_MAX:
             raise ManifestError(f"manifest {redact(uri)} can't be read: a row group of {group.num_rows} rows")
-        chunks = (group.column(number) for number in range(group.num_columns))
-        for chunk in chunks:
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                _check_expansion(uri, chunk.total_uncompressed_size, chunk.total_compressed_size, options)
+        _check_expansion(uri, group.total_byte_size, packed, options)
+    return file
 
 
 def _check_expansion(uri: str, expanded: int, packed: int, limits: ManifestOptions) -> None:
