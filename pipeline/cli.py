@@ -19,6 +19,7 @@ from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import stop_engines
 from pipeline.errors import ArkbeamError
+from pipeline.redaction import redact_uri
 
 app = typer.Typer(
     add_completion=False,
@@ -250,7 +251,7 @@ def _print_warnings(note: dict[str, Any]) -> None:
 
 
 def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None:
-    stopped = note["stopped"]
+    stopped, output_uri = note["stopped"], redact_uri(output_uri)
     if stopped is not None:
         _say(f"stopped ({stopped['code']}): {stopped['message']}")
         _say("what was paid for is in the store; the same command goes on from here")

@@ -86,7 +86,7 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+        raise ConfigError(f"{path} is no YAML: {redact(str(error))}") from None
     return parse_config(raw, settings)
 
 
@@ -144,11 +144,11 @@ def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
     """Return the document with one `key.path=value` in it; the value is read as YAML."""
     path, equals, text = setting.partition("=")
     if not equals or not path:
-        raise ConfigError(f"--set {setting}: write it as key.path=value, for example quota.rpm=600")
+        raise ConfigError(f"--set {redact(setting, 200)}: write it as key.path=value, for example quota.rpm=600")
     try:
         value = _load_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {path}: the value is no YAML: {error}") from None
+        raise ConfigError(f"--set {redact(path, 200)}: the value is no YAML: {redact(str(error))}") from None
     head, *rest = path.split(".", 1)
     if not rest:
         return {**raw, head: value}
@@ -188,7 +188,7 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
     same_name = [known for known in everywhere if known.rpartition(".")[2] == key.rpartition(".")[2]]
     swapped = [known for known in siblings if sorted(known) == sorted(key)]  # rmp is rpm, although ramp looks nearer
     nearest = (same_name or swapped or near or siblings)[0]
-    return f"unknown key {key}: did you mean {nearest}?"
+    return f"unknown key {redact(key, 200)}: did you mean {nearest}?"
 
 
 def _explain_all(error: ValidationError) -> str:
@@ -220,6 +220,6 @@ def _explain(problem: Any) -> str:
 def _show(value: Any) -> str:
     """Write a value of any size in bounded time."""
     try:
-        return (value if isinstance(value, str) else reprlib.repr(value))[:80]
+        return redact(value if isinstance(value, str) else reprlib.repr(value), 80)
     except ValueError:  # an integer of more digits than Python writes
         return "a number too long to show"

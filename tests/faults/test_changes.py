@@ -1,0 +1,107 @@
+"""Promise 9: what changes while a run goes on changes nothing of what was read, and no row gets another content's vector."""
+
+import gzip
+import io
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from PIL import Image
+
+ROWS = 40
+
+
+def texts(word: str) -> list[dict[str, str]]:
+    """Rows whose texts say which state of the manifest they are of."""
+    return [{"id": f"id-{number}", "text": f"{word} {number}"} for number in range(ROWS)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write rows in the format of the name, over what is there."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if path.suffix == ".parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=40)
+        path.write_bytes(sink.getvalue())
+    elif path.suffix in (".csv", ".tsv"):
+        between = "\t" if path.suffix == ".tsv" else ","
+        path.write_text(
+            "".join(between.join(record) + "\n" for record in [("id", "text"), *(row.values() for row in rows)])
+        )
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines))
+    else:
+        path.write_bytes(zstandard.compress(lines) if path.suffix == ".zst" else lines)
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "overwritten": lambda path: write(path, texts("another text")),
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 3),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.tsv", "a.parquet"])
+def test_the_manifest_changes_in_mid_run(
+    name: str, change: str, make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any
+) -> None:
+    """A manifest that is overwritten, cut or removed after the first answer: all rows are published as they were read."""
+    emulator = make_emulator(latency_ms=300)
+    place = make_place(emulator.url)
+    path = place.folder / name
+    write(path, texts("first text"))
+    settings = {"manifest.uris": [str(path)], "limits.requests_in_flight": 8, "manifest.shard_bytes_max": 500}
+    running = start(*place.arguments("run", settings))
+    emulator.wait_for("received", 4)
+    CHANGES[change](path)
+    ended = running.wait()
+    assert ended.code == 0, ended.err
+    table = place.read("embeddings")
+    assert sorted(table["id"].to_pylist()) == sorted(row["id"] for row in texts(""))
+    assert_vectors(table, lambda row: [("text", f"first text {row['id'].removeprefix('id-')}")])
+    assert place.leftovers == []
+
+
+def draw(seed: int) -> bytes:
+    """Make a picture of noise, which is large: 90 kB."""
+    data = io.BytesIO()
+    Image.frombytes("RGB", (200, 150), random.Random(seed).randbytes(200 * 150 * 3)).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_a_picture_changes_before_it_is_sent(make_emulator: Any, make_place: Any, start: Any) -> None:
+    """A picture that is another one when its turn comes is a failure row; the next run embeds what it is then."""
+    emulator = make_emulator(latency_ms=1_500)
+    place = make_place(emulator.url)
+    pictures = [place.folder / f"{number}.png" for number in range(10)]
+    for number, path in enumerate(pictures):
+        path.write_bytes(draw(number))
+    changed = [draw(number + 100) for number in range(10)]
+    place.write_rows([{"id": path.name, "image": path.name} for path in pictures])
+    running = start(*place.arguments("run", {"limits.requests_in_flight": 1, "limits.bytes_in_flight": 300_000}))
+    emulator.wait_for("received", 1)
+    for path, data in zip(pictures, changed, strict=True):
+        path.with_suffix(".new").write_bytes(data)
+        os.replace(path.with_suffix(".new"), path)
+    pictures[-1].unlink()
+    ended = running.wait()
+    assert ended.code == 3, ended.err
+    failures = {row["id"]: row["code"] for row in place.read("failures").to_pylist()}
+    published = place.read("embeddings")["id"].to_pylist()
+    assert len(failures) + len(published) == 10
+    assert failures["9.png"] == "media_missing"
+    assert {code for name, code in failures.items() if name != "9.png"} == {"media_changed"}
+    assert emulator.stats["received"] == len(published)
+
+    pictures[-1].write_bytes(changed[-1])
+    again = {"manifest.uris": [str(place.output / "failures")], "output.uri": str(place.folder / "again")}
+    note = place.run(again)
+    assert (note["rows"], note["published"]) == (len(failures), len(failures))
