@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import stop_engines
 from pipeline.errors import ArkbeamError
-from pipeline.redaction import redact_uri
+from pipeline.redaction import redact, redact_uri
 
 app = typer.Typer(
     add_completion=False,
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, into Parquet.",
 )
+_LOG_CHARS_MAX = 4_000
 out, err = Console(), Console(stderr=True)
 
 EXIT_CODES = """Exit codes: 0 all rows published, or no more failed than limits.failures_allowed; 1 a fault of ours or of
@@ -176,6 +178,7 @@ def main() -> NoReturn:
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_no_error_of_ours)
+        handler.addFilter(_redact_record)
     try:
         app(standalone_mode=True)
         _leave(ExitCode.OK)
@@ -271,6 +274,15 @@ def _say(text: str) -> None:
 def _is_no_error_of_ours(record: logging.LogRecord) -> bool:
     """Keep Beam from logging with a traceback what becomes one line in the end."""
     return record.exc_info is None or not isinstance(record.exc_info[1], (ArkbeamError, KeyboardInterrupt))
+
+
+def _redact_record(record: logging.LogRecord) -> bool:
+    """Mask what libraries log of URLs and of exceptions that quote them."""
+    record.msg, record.args = redact(record.getMessage(), _LOG_CHARS_MAX), ()
+    if record.exc_info and not record.exc_text:
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        record.exc_text = "\n".join(redact(line, _LOG_CHARS_MAX) for line in text.splitlines())
+    return True
 
 
 def _leave(code: int) -> NoReturn:

@@ -1,0 +1,232 @@
+"""Promise 11: keys, passwords and signatures stay where they came from."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.job import build_pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+
+KEY = "sk-THE-SECRET-KEY-7f3a"
+PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
+
+
+def find(folder: Path, words: list[str]) -> list[str]:
+    """Files below a folder whose bytes, or whose Parquet values, hold one of the words."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            if path.suffix == ".parquet":
+                table = pq.read_table(path)
+                columns = [name for name in table.column_names if name != "dense"]
+                data += repr(table.select(columns).to_pylist()).encode() + str(table.schema).encode()
+            found += [f"{word} in {path}" for word in words if word.encode() in data]
+    return found
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server for the folder `web`, which takes any password and any query."""
+    (tmp_path / "web").mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "web")))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_key(place: Any, real_service: Any, start: Any) -> None:
+    """The key goes to the service, and into no file and no line, also when the error that refuses a row quotes it."""
+    place.url = real_service.url
+    real_service.refused["two"] = f"no good for Bearer {KEY}"
+    place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
+    ended = start(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
+    assert ended.code == 3
+    assert real_service.authorizations == {f"Bearer {KEY}"}
+    assert place.read("embeddings")["id"].to_pylist() == ["a"]
+    assert {row["id"]: row["code"] for row in place.read("failures").to_pylist()}["b"] == "InvalidParameter"
+    assert KEY not in ended.out + ended.err
+    assert find(place.folder, [KEY]) == []
+
+
+def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any, wait: Any, make_emulator: Any) -> None:
+    """What opens a manifest or a medium is in no output, note or line; the run's staged rows may hold it, and are gone."""
+    emulator = make_emulator(latency_ms=300)
+    place.url = emulator.url
+    media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
+    rows = [{"id": "good", "text": "one"}, {"id": "medium", "image": media}, {"id": "bad", "image": [media, 5]}]
+    (place.folder / "web" / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + f'{{"image": "{media}\n'
+    )
+    uri = f"http://user:{PASSWORD}@{web}/rows.jsonl?X-Amz-Signature={SIGNATURE}"
+    ended = start(*place.arguments("run", {"manifest.uris": [uri], "manifest.format": "jsonl"})).wait()
+    assert ended.code == 3, ended.err
+    words = [PASSWORD, SIGNATURE, TOKEN]
+    assert [word for word in words if word in ended.out + ended.err] == []
+    (place.folder / "config.yaml").unlink()
+    (place.folder / "web" / "rows.jsonl").unlink()
+    assert find(place.folder, words) == []
+    assert place.read("embeddings")["id"].to_pylist() == ["good", "medium"]
+    assert place.read("failures").num_rows == 2
+    assert place.leftovers == []
+
+
+def test_a_manifest_that_is_not_there(place: Any, web: str, start: Any) -> None:
+    """The error for a missing manifest names it without its password and signature."""
+    uri = f"http://user:{PASSWORD}@{web}/none.jsonl?X-Amz-Signature={SIGNATURE}"
+    ended = start(*place.arguments("run", {"manifest.uris": [uri]})).wait()
+    assert ended.code == 2
+    assert "none.jsonl" in ended.err
+    assert [word for word in (PASSWORD, SIGNATURE) if word in ended.out + ended.err] == []
+
+
+LOUD = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+import pipeline.cli as cli
+set_level = logging.Logger.setLevel
+logging.Logger.setLevel = lambda self, level: set_level(self, logging.DEBUG)
+for name in ("httpx", "httpcore", "aiohttp", "fsspec", "apache_beam", "botocore", "urllib3", "asyncio", "pipeline", "s3fs"):
+    logging.getLogger(name).setLevel(logging.DEBUG)
+cli.main()
+"""
+"""The command line with every logger at its loudest."""
+
+
+def run_loud(place: Any, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line at log level DEBUG of everything, with its temporary files below the place's folder."""
+    temporary = place.folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", LOUD, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "400", **environment},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+@pytest.fixture
+def marked(place: Any, real_service: Any) -> Any:
+    """A place whose media are signed, whose service refuses some rows with the key in its words, and fails others."""
+    place.url = real_service.url
+    media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
+    real_service.refused = {"two": f"no good for Bearer {KEY}, from {media}", media: f"can't fetch {media}"}
+    rows = [
+        {"id": "a", "text": "one"},
+        {"id": "b", "text": "two"},
+        {"id": "c", "image": [media, 5]},
+        {"id": "d", "image": f"s3a://bucket/a.jpg?X-Amz-Signature={SIGNATURE}"},
+        {"id": "e", "text": "three", "title": media},
+        {"id": media, "text": f"{media} in a text"},
+        "{bad " + media,
+    ]
+    place.write_rows(rows)
+    place.settings |= {"api.api_key_env": "MY_KEY"}
+    return place
+
+
+WORDS = [KEY, PASSWORD, SIGNATURE, TOKEN]
+USERS = {"config.yaml", "rows.jsonl"}
+
+
+def leaks(place: Any, ended: Any, words: list[str]) -> list[str]:
+    """Where one of the words is: in what was printed, or in a file other than the user's own."""
+    found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.stdout + ended.stderr).splitlines() if word in line]  # fmt: skip
+    return found + [
+        place_ for place_ in find(place.folder, words) if Path(place_.partition(" in ")[2]).name not in USERS
+    ]
+
+
+@pytest.mark.parametrize("command", [("plan",), ("run",), ("run", "--publish-partial", "--retry-failed")])
+def test_at_the_loudest(command: tuple[str, ...], marked: Any) -> None:
+    """With every library's debug log on, what opens the account or a medium is in no line; in no file but by the user's wish.
+
+    The texts and ids of rows are the user's: a URL in one of them is published with the id as it is.
+    """
+    rows = (marked.folder / "rows.jsonl").read_text().splitlines()
+    (marked.folder / "rows.jsonl").write_text("\n".join(rows[:5] + rows[6:]) + "\n")
+    ended = run_loud(marked, *marked.arguments(command[0], {}, *command[1:]), MY_KEY=KEY)
+    assert ended.returncode in (0, 3), ended.stderr[-2000:]
+    assert "DEBUG" in ended.stderr
+    assert leaks(marked, ended, WORDS) == []
+
+
+def test_a_kept_column_is_the_users(marked: Any) -> None:
+    """A kept column is carried as it is, and is in no other file and no line."""
+    ended = run_loud(marked, *marked.arguments("run", {"manifest.keep": ["title"]}), MY_KEY=KEY)
+    assert ended.returncode == 3, ended.stderr[-2000:]
+    found = leaks(marked, ended, WORDS)
+    assert found
+    assert all("/embeddings/part-" in one for one in found), found
+
+
+@pytest.mark.parametrize("broken", ["api.base_url=http://user:{p}@127.0.0.1:9/api", "store.uri=nope://user:{p}@h/?X-Amz-Signature={s}", "output.uri=nope://user:{p}@h/?token={s}", "manifest.uris=[nope://user:{p}@h/a.jsonl?sig={s}]", "manifest.uris={{x: 's3://user:{p}@h/?sig={s}'}}", "quota.rpm='https://user:{p}@h/?sig={s}'", "https://user:{p}@h/?sig={s}", "quota.redis_url=redis://:{p}@127.0.0.1:9/0", "manifest.uris=[http://user:{p}@127.0.0.1:9/a.jsonl?sig={s}]"])  # fmt: skip
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_errors_show_no_secret(broken: str, command: str, place: Any, call: Any) -> None:
+    """Configs that can't work, with passwords and signatures in them, are explained without these."""
+    place.write_texts(2)
+    setting = broken.format(p=PASSWORD, s=SIGNATURE)
+    ended = call(*place.arguments(command), "--set", setting)
+    assert [word for word in WORDS if word in ended.out + ended.err] == []
+    assert "Traceback" not in ended.err
+
+
+def test_default_ids_hold_no_password(place: Any, web: str) -> None:
+    """Default ids name files, of several hosts too, without what opens them."""
+    (place.folder / "web" / "rows.jsonl").write_text('{"text": "one"}\n')
+    other = web.replace("127.0.0.1", "localhost")
+    uris = [f"http://user:{PASSWORD}@{host}/rows.jsonl?X-Amz-Signature={SIGNATURE}" for host in (web, other)]
+    note = place.run({"manifest.uris": uris, "manifest.format": "jsonl"})
+    assert note["published"] == 2
+    assert find(place.output, WORDS) == []
+    assert [word for word in WORDS if word in repr(place.read("embeddings")["id"].to_pylist())] == []
+
+
+def test_the_job_graph_holds_no_key(marked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pickled pipeline, as a cluster gets it, holds the name of the key's variable and not the key."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    job = marked.prepare()
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    build_pipeline(pipeline, job)
+    graph = pipeline.to_runner_api().SerializeToString()
+    assert b"MY_KEY" in graph + pickle.dumps(job)
+    assert [word for word in WORDS if word.encode() in graph or word.encode() in pickle.dumps(job)] == []
+
+
+def test_a_killed_run(place: Any, make_emulator: Any, start: Any) -> None:
+    """While a run lasts, and after `kill -9`, no file holds the key; staged rows hold the user's URLs until the next run."""
+    emulator = make_emulator(latency_ms=300)
+    place.url = emulator.url
+    place.write_texts(60)
+    running = start(*place.arguments("run", {"limits.requests_in_flight": 4, "api.api_key_env": "MY_KEY"}), MY_KEY=KEY)
+    emulator.wait_for("received", 6)
+    assert find(place.folder, [KEY]) == []
+    running.process.kill()
+    ended = running.wait()
+    assert find(place.folder, [KEY]) == []
+    assert KEY not in ended.out + ended.err
