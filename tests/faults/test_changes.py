@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from PIL import Image
 
 ROWS = 40
@@ -30,15 +29,14 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=40)
         path.write_bytes(sink.getvalue())
-    elif path.suffix in (".csv", ".tsv"):
-        between = "\t" if path.suffix == ".tsv" else ","
+    elif path.suffix == ".csv":
         path.write_text(
-            "".join(between.join(record) + "\n" for record in [("id", "text"), *(row.values() for row in rows)])
+            "".join(",".join(record) + "\n" for record in [("id", "text"), *(row.values() for row in rows)])
         )
     elif path.suffix == ".gz":
         path.write_bytes(gzip.compress(lines))
     else:
-        path.write_bytes(zstandard.compress(lines) if path.suffix == ".zst" else lines)
+        path.write_bytes(lines)
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
@@ -49,7 +47,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.tsv", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet"])
 def test_the_manifest_changes_in_mid_run(
     name: str, change: str, make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any
 ) -> None:

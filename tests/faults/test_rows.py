@@ -105,6 +105,9 @@ def test_half_the_manifest_is_broken(name: str, make_emulator: Any, make_place: 
     assert left.sort_by("row").to_pylist() == kept.sort_by("row").to_pylist()
 
     third = {"manifest.uris": [f"{place.folder}/again/failures/*.parquet"], "output.uri": str(place.folder / "third")}
+    third["limits.rows_rejected_first_max"] = (
+        ROWS  # all of these are rejected again, and nothing is wrong with the config
+    )
     assert place.run(third, retry_failed=True)["failed"] == ROWS // 4
     assert emulator.stats["received"] == sent + ROWS // 2
     assert place.leftovers == []
