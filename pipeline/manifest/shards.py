@@ -157,9 +157,7 @@ def _list_retried(failures: Sequence[str], found: Mapping[str, Any], options: Ma
     for uri in sorted(failures):
         for name in named_manifests(uri, options):
             naming.setdefault(name, []).append(uri)
-    return [
-        replace(_describe(name, {}, None, options), failures=tuple(uris)) for name, uris in sorted(naming.items())
-    ]
+    return [replace(_describe(name, {}, None, options), failures=tuple(uris)) for name, uris in sorted(naming.items())]
 
 
 def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:

@@ -62,7 +62,7 @@ def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         with capture.global_and_fixture_disabled():
-            print(line)  # noqa: T201 - this is what it is for
+            print(line)
 
     return say
 
