@@ -89,7 +89,9 @@ def _read_chunks(
     check_unchanged(shard.manifest, shard.version)
 
 
-def _read_again(retry: Retry, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None) -> Iterator[ShardChunk]:
+def _read_again(
+    retry: Retry, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None
+) -> Iterator[ShardChunk]:
     """Read the rows that failures name, in one pass over their manifest; then give those that can't be tried again."""
     gone = is_masked(shard.manifest)
     if not gone:
