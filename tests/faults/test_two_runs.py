@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 
 def good(count: int, first: int = 0) -> list[dict[str, str]]:
     """Rows that become vectors."""
@@ -60,3 +62,28 @@ def test_a_killed_runs_output(make_emulator: Any, make_place: Any, start: Any, c
     assert ended.code == 0
     assert place.note["published"] == 200
     assert place.leftovers == []
+
+
+@pytest.mark.slow
+def test_an_output_on_an_object_store(
+    make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any], s3: Any
+) -> None:
+    """On an object store a second run of an output ends with 6 after watching the first for a lease; a killed one's is free then."""
+    emulator = make_emulator(latency_ms=400)
+    place = make_place(emulator.url)
+    place.write_rows(good(400))
+    place.settings |= {"output.uri": s3.uri("out"), "limits.requests_in_flight": 8}
+    first = start(*place.arguments("run"))
+    emulator.wait_for("received", 8)
+    before = emulator.stats["received"]
+    ended = call(*place.arguments("run"))
+    assert ended.code == 6
+    assert "is in use by run" in ended.err
+    first.send(signal.SIGKILL)
+    first.wait()
+    assert before < emulator.stats["received"] < 400
+    ended = call(*place.arguments("run", {"limits.requests_in_flight": 200}))
+    assert ended.code == 0
+    stats = emulator.stats
+    assert stats["paid_distinct"] == 400
+    assert stats["paid"] <= 400 + 8 + 256
