@@ -1,5 +1,6 @@
 """The command line of the simulator."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -46,7 +47,7 @@ def main(
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(REGIMES)}")
     outcomes = {name: simulate(REGIMES[name], seed) for name in chosen}
-    Console(width=None).print(outcomes_table(outcomes))
+    Console(width=None if sys.stdout.isatty() else 160).print(outcomes_table(outcomes))
     raise typer.Exit(0 if all(outcome.meets(REGIMES[name]) for name, outcome in outcomes.items()) else 1)
 
 
