@@ -17,10 +17,11 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipeline.ark.client import endpoint_url, is_stand_in, read_api_key
-from pipeline.ark.models import check_options, dimensions_published, dimensions_stored, notes
+from pipeline.ark.client import endpoint_url, is_stand_in
+from pipeline.ark.models import MODEL_FAMILY, check_options, dimensions_published, dimensions_stored, notes
 from pipeline.ark.wire import wire_options
 from pipeline.config import Config, describe_config
+from pipeline.embedding import check_secrets
 from pipeline.embedding.stops import write_stop
 from pipeline.engine.outcomes import Stop, StopKind
 from pipeline.engine.registry import close_engine, stop_engines, telling_others
@@ -47,6 +48,7 @@ from pipeline.store.layout import (
 )
 from pipeline.store.media import compact_media
 from pipeline.store.models import ModelRecord, read_model, write_model
+from pipeline.store.quota_marks import quota_folder, remove_marks_of_output
 from pipeline.store.run_files import note_uri
 from pipeline.transforms.embed import EmbedLanes
 from pipeline.transforms.plan import DealLanes, PlanRows, SettleRows, SumTotals
@@ -120,6 +122,7 @@ def prepare_job(
         api=api,
         quota=config.quota,
         budget=config.budget,
+        quota_account=f"{service.value}-{config.quota.account}-{MODEL_FAMILY}",
         rpm=rpm,
         tpm=tpm,
         limits=config.limits,
@@ -176,8 +179,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     """
     spec = replace(job.spec, processes=_count_processes(beam_arguments, job.spec.quota.lanes))
     job = replace(job, spec=spec)
-    if spec.needs_key:
-        read_api_key(spec.api.api_key_env)
+    check_secrets(spec)
     with claim_output(spec.output_uri, spec.run, _stop_when_lost):
         _clear_dead_runs(spec)
         compact_media(spec.store.uri)
@@ -190,6 +192,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             note: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run, "result")))
         finally:
             close_engine(spec.run)
+            _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run))
         _book_lost(spec)
         return note
@@ -325,11 +328,20 @@ def _clear_dead_runs(spec: RunSpec) -> None:
     lost = _book_lost(spec)
     if lost:
         _log.warning("an earlier run was killed: %d requests whose answers it could not keep are booked as paid", lost)
+    _remove_marks(spec)
     for run in runs_of_output(run_folder(spec.store.uri), spec.output_uri):
         if not run.endswith(_PLAN):
             for folder in (segments_folder, multi_folder, events_folder):
                 remove_leftovers(folder(spec.store.uri, run))
             remove_folder(run_folder(spec.store.uri, run))
+
+
+def _remove_marks(spec: RunSpec) -> None:
+    """Remove the marks of this output's processes: of killed ones, and of workers that ended right after their last lane."""
+    try:
+        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.output_uri)
+    except StoreError as error:
+        _log.warning("marks of ended processes are left behind, which others count for some seconds: %s", error)
 
 
 def _stop_when_lost(reason: str) -> None:

@@ -26,7 +26,8 @@ class RunSpec:
     says whether tokens have vectors too.
     `model_owned` is the model whose vectors in the store are taken as owned, None for all.
     `shares_budget` says whether several processes may buy at once: each then draws its share of the budget.
-    `processes` is how many may send at once: each paces itself at its share of the quota.
+    `processes` is how many may send at once: more than one watch for each other's stops.
+    `quota_account` names what the quota belongs to, for those who share it: service, account, family of models.
     """
 
     run: str
@@ -55,6 +56,7 @@ class RunSpec:
     processes: int = 1
     budget: BudgetOptions = NO_BUDGET
     shares_budget: bool = False
+    quota_account: str = "default"
 
     @property
     def prices(self) -> Prices:

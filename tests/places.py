@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -146,7 +148,7 @@ class Place:
     @property
     def leftovers(self) -> list[str]:
         """What lies in the store beyond what was bought and what was refused, and unfinished files anywhere."""
-        passing = [path for name in ("runs", "journals") for path in (self.store / name).glob("*")]
+        passing = [path for name in ("runs", "journals", "quota/*") for path in self.store.glob(f"{name}/*")]
         return sorted(map(str, [*passing, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
 
 
@@ -293,6 +295,60 @@ def real_service() -> Iterator[RealService]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@dataclass(slots=True)
+class RedisServer:
+    """A Redis of its own, without files."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    password: str = ""
+
+    @property
+    def url(self) -> str:
+        """Its address, as `quota.redis_url` has it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def kill(self) -> None:
+        """End it, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def ask(self, *words: str) -> str:
+        """Send a command that has a one-line answer."""
+        command = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(f"*{len(words)}\r\n{command}".encode())
+            return connection.makefile().readline().strip()
+
+
+@pytest.fixture
+def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts real Redis servers on free loopback ports; skips where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    with ExitStack() as stack:
+
+        def make(password: str = "") -> RedisServer:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
+            secret = ["--requirepass", password] if password else []
+            process = subprocess.Popen([program, *options, *secret], stdout=subprocess.DEVNULL)
+            server = RedisServer(process, port, password)
+            stack.callback(server.kill)
+            wait_until(lambda: _listens(port))
+            return server
+
+        yield make
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The config: every key by its name, and every mistake named."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def _parse(key: str = "", value: Any = None) -> Config:
         ("quota.headroom", 0.5, 0.5),
         ("quota.headroom", 1, 1.0),
         ("quota.lanes", 4, 4),
+        ("quota.account", "team-a", "team-a"),
+        ("quota.redis_url", "rediss://user@host:6379/0", "rediss://user@host:6379/0"),
         ("limits.requests_in_flight", 8, 8),
         ("limits.failures_allowed", 5, 5),
         ("limits.failures_allowed", "1%", "1%"),
@@ -90,12 +93,23 @@ def test_the_keys_that_users_rely_on(key: str, value: Any, meant: Any) -> None:
     assert parse_config(SMALLEST, [f"{key}={yaml.safe_dump(value, default_flow_style=True)}"]) == config
 
 
-def test_a_shared_budget_is_refused_rather_than_ignored() -> None:
-    """`quota.redis_url` is a key whose work is not done yet: the quota would be exceeded without a word."""
-    assert "quota.redis_url" in list_keys()
-    assert _parse("quota.redis_url", None).quota.redis_url is None
-    with pytest.raises(ConfigError, match=r"quota\.redis_url"):
-        _parse("quota.redis_url", "redis://host")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quota.redis_url", "http://host"),
+        ("quota.redis_url", "redis://:s3cret-word@host:6379/0"),
+        ("quota.redis_url", "redis://host?password=s3cret-word"),
+        ("quota.redis_password_env", "REDIS_PASSWORD"),
+        ("quota.account", "a/b"),
+        ("quota.account", ""),
+        ("quota.unshared_s_max", 0),
+    ],
+)
+def test_what_a_quota_cannot_be_shared_by(key: str, value: Any) -> None:
+    """The key is named; a password in an address is refused and not repeated."""
+    with pytest.raises(ConfigError, match=re.escape(key)) as raised:
+        _parse(key, value)
+    assert "s3cret" not in str(raised.value)
 
 
 def test_what_is_left_out_has_its_default() -> None:

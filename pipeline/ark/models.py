@@ -20,6 +20,9 @@ from pipeline.ark.sampling import find_sampling_flaw, show_number
 from pipeline.errors import ConfigError
 from pipeline.records import Failure, Modality, Request, TokenEstimate, VideoSampling
 
+MODEL_FAMILY = "doubao-embedding-vision"
+"""All models of the table: an account's limits are those of the family."""
+
 ALLOWABLE = ("sparse", "instructions", "video_sampling", "multi_embedding")
 """What `model.allow` may name: capabilities that the vendor's guide gives to later versions."""
 

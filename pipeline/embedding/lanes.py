@@ -46,6 +46,11 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
     A lane that an engine runs again leaves out what its first try already bought. Once a run stops, here or in another
     process, the rest is left out too: whatever is in no outcome was not bought.
     """
+    with engine.lane():
+        yield from _embed(blocks, spec, engine)
+
+
+def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
     stopped = read_stop(spec)
     if stopped is not None:
         engine.stop(stopped)

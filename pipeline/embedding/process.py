@@ -3,6 +3,7 @@
 import gc
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.ark.client import ApiOptions, ArkClient, read_api_key
@@ -12,10 +13,13 @@ from pipeline.engine.guard import Guard
 from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Recorder, StoreTarget
 from pipeline.engine.registry import get_engine
-from pipeline.pacing.budget import Pacer
+from pipeline.errors import ConfigError
+from pipeline.pacing.budget import Pacer, QuotaOptions
 from pipeline.pacing.control import InFlight, Ramp
 from pipeline.pacing.spending import NOTHING, Spending, budget_amount
 from pipeline.records import ServiceKind
+from pipeline.sharing.base import Sharing
+from pipeline.sharing.leases import LeaseSharing
 from pipeline.spec import RunSpec
 from pipeline.store.draws import Draws
 from pipeline.store.journal import open_journal
@@ -31,6 +35,16 @@ def open_engine(spec: RunSpec) -> Engine:
     Raises: ConfigError when the API key is not in the environment.
     """
     return get_engine(spec.run, lambda: _start_engine(spec))
+
+
+def check_secrets(spec: RunSpec) -> None:
+    """Make sure that the environment holds what the run needs of it.
+
+    Raises: ConfigError that names the variable.
+    """
+    if spec.needs_key:
+        read_api_key(spec.api.api_key_env)
+    _read_redis_password(spec.quota)
 
 
 def _relax_collector() -> None:
@@ -64,6 +78,7 @@ def _make_engine(spec: RunSpec) -> Engine:
         Recorder(target, segment_ids(), journal),
         guard,
         _make_purse(spec, process),
+        _choose_sharing(spec),
     )
 
 
@@ -80,7 +95,35 @@ def _make_purse(spec: RunSpec, process: str) -> Purse | None:
 
 def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:
     in_flight, ramp = InFlight(spec.limits.requests_in_flight), Ramp() if spec.quota.ramp else None
-    return Pacer(spec.rpm, spec.tpm, spec.quota.headroom / spec.processes, now_s, in_flight, ramp)
+    return Pacer(spec.rpm, spec.tpm, spec.quota.headroom, now_s, in_flight, ramp)
+
+
+def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
+    """Share the quota through Redis where there is one, else by marks in the store."""
+    quota = spec.quota
+    if quota.redis_url is None:
+        return lambda pacer: LeaseSharing(
+            spec.store.uri, spec.quota_account, spec.run, pacer, unshared_s_max=quota.unshared_s_max
+        )
+    try:
+        from pipeline.sharing.redis_permits import RedisSharing, open_redis  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigError("quota.redis_url needs the package redis: pip install 'arkbeam[redis]'") from None
+    client = open_redis(quota.redis_url, _read_redis_password(quota))
+    return lambda pacer: RedisSharing(client, spec.quota_account, pacer, unshared_s_max=quota.unshared_s_max)
+
+
+def _read_redis_password(quota: QuotaOptions) -> str | None:
+    """Take the password of the Redis from the environment, if there is to be one.
+
+    Raises: ConfigError when the variable that the config names is not set.
+    """
+    if quota.redis_password_env is None:
+        return None
+    password = os.environ.get(quota.redis_password_env, "")
+    if not password:
+        raise ConfigError(f"quota.redis_password_env: the environment variable {quota.redis_password_env} is not set")
+    return password
 
 
 def _api_options(spec: RunSpec) -> ApiOptions:

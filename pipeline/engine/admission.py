@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pipeline.engine.items import Tracked
 from pipeline.engine.purse import Purse
 from pipeline.pacing.budget import Pacer
+from pipeline.sharing.base import Alone, Sharing
 
 CHECK_S = 0.2  # the longest sleep that nothing but a stop or an answer cuts short
 
@@ -31,6 +32,7 @@ class Admission:
     purse: Purse | None = None
     on_reached: Callable[[Tracked], None] | None = None
     """Told of the item that the budget has no room for any more."""
+    sharing: Sharing = field(default_factory=Alone)
     _again: deque[Tracked] = field(default_factory=deque)
     _fresh: deque[Tracked] = field(default_factory=deque)
     _closed: bool = False
@@ -71,11 +73,12 @@ class Admission:
                 if queue and not self._closed:
                     now_s = time.monotonic()
                     estimate = self.estimate(queue[0])
-                    wait_s = self.pacer.wait_s(now_s, estimate)
+                    wait_s = self._wait_s(estimate, now_s)
                     if wait_s <= 0 and not await self._reserve(queue[0]):
                         continue  # meanwhile there may be another to go first
                     if wait_s <= 0:
                         self.pacer.admit(estimate, now_s)
+                        self.sharing.take(estimate, now_s)
                         return Admitted(queue.popleft(), estimate, now_s)
                 await self._nap(wait_s)
 
@@ -86,6 +89,12 @@ class Admission:
         if not await self.purse.make_room(tracked.item.bound) and self.purse.is_reached and self.on_reached is not None:
             self.on_reached(tracked)
         return False
+
+    def _wait_s(self, tokens: float, now_s: float) -> float:
+        """Ask the others last: what they give is meant to be used at once."""
+        self.sharing.refresh(now_s)
+        wait_s = self.pacer.wait_s(now_s, tokens)
+        return wait_s if wait_s > 0 else self.sharing.wait_s(tokens, now_s)
 
     async def _nap(self, wait_s: float | None) -> None:
         """Sleep until something changes, at most so long."""

@@ -9,8 +9,9 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -32,6 +33,7 @@ from pipeline.pacing.minutes import Minutes
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
 from pipeline.pacing.spending import NOTHING, Amount
 from pipeline.records import Usage
+from pipeline.sharing.base import Alone, Sharing
 from pipeline.store.segments import Bought
 
 _IDLE_CHECK_S = 0.02
@@ -63,6 +65,7 @@ class Engine:
         recorder: Recorder,
         guard: Guard,
         purse: Purse | None = None,
+        make_sharing: Callable[[Pacer], Sharing] | None = None,
     ) -> None:
         self._options = options
         self._policy: RetryPolicy = options.limits.retry_policy
@@ -81,7 +84,8 @@ class Engine:
             rejections=FirstRejections(options.limits.rows_rejected_first_max),
             minutes=Minutes(time.monotonic() - age_s),
         )
-        self._admission = Admission(self._pacer, self._books.estimate, purse, self._stop_at_budget)
+        self._sharing = Alone() if make_sharing is None else make_sharing(self._pacer)
+        self._admission = Admission(self._pacer, self._books.estimate, purse, self._stop_at_budget, self._sharing)
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._in_flight = 0
@@ -100,6 +104,15 @@ class Engine:
         self._thread.start()
 
     # What lanes and the command line call.
+
+    @contextmanager
+    def lane(self) -> Iterator[None]:
+        """Take part in the quota for the length of the block."""
+        self._call(self._sharing.join)
+        try:
+            yield
+        finally:
+            self._call(self._sharing.leave)
 
     def expect(self, items: int) -> None:
         """Say how many items a lane is going to submit, for the progress display."""
@@ -200,15 +213,25 @@ class Engine:
     async def _serve(self) -> None:
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
         timer = asyncio.create_task(self._flush_in_time())
+        sharing = asyncio.create_task(self._share())
         try:
             await self._quit.wait()
         finally:
-            for task in (*workers, timer):
+            for task in (*workers, timer, sharing):
                 task.cancel()
-            await asyncio.gather(*workers, timer, return_exceptions=True)
+            await asyncio.gather(*workers, timer, sharing, return_exceptions=True)
             self._flush_soon()
             await asyncio.gather(*self._flushing, return_exceptions=True)
             await self._client.aclose()
+
+    async def _share(self) -> None:
+        try:
+            await self._sharing.run(self._admission.wake, self._stop_unshared)
+        except Exception as error:  # noqa: BLE001 - without it nothing would ever be sent again
+            self._fail(ArkbeamError(f"fault in the sharing of the quota: {type(error).__name__}: {error}"))
+
+    def _stop_unshared(self, message: str) -> None:
+        self._begin_stop(Stop(StopKind.SERVICE, "quota_not_shared", message))
 
     def _accept(self, tracked: list[Tracked]) -> None:
         if self._stop is not None:

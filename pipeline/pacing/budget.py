@@ -6,8 +6,10 @@ for a busy event loop that comes a little late. What bursts that leaves, and lar
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from urllib.parse import parse_qs, urlsplit
 
 from pipeline.ark.errors import Pressure
 from pipeline.errors import ConfigError
@@ -16,6 +18,7 @@ from pipeline.pacing.retry import RETRY_AFTER_S_MIN
 from pipeline.pacing.window import Window
 
 SLACK_S = 0.2
+_ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
 DENSE = 3  # refusals in a row, pauses between them, that chance does not explain
 FOUND_SHARE = 0.95  # a limit closer to the config's is not worth telling
@@ -36,8 +39,15 @@ class QuotaOptions:
     """Above 3 million tokens a minute, grow by at most 20 % in 3 minutes, as the vendor's burst rule asks for."""
     lanes: int = 1
     """Elements that the work is dealt over, for work that one process can't hold."""
+    account: str = "default"
+    """Names the account. Runs that share a store, or a Redis, share the quota of the accounts that they name alike."""
     redis_url: str | None = None
-    """Not supported yet: a budget shared by many processes."""
+    """A Redis that shares the quota out exactly, `redis://host:6379/0` or `rediss://…`; without one, processes share it
+    by marks in the store."""
+    redis_password_env: str | None = None
+    """The environment variable that holds the password of that Redis."""
+    unshared_s_max: float = 60.0
+    """How long a run waits, sending nothing, for a store or a Redis that the quota can't be shared through; then it stops."""
 
     def __post_init__(self) -> None:
         for name in ("rpm", "tpm"):
@@ -48,12 +58,31 @@ class QuotaOptions:
                 )
         if not 0 < self.headroom <= 1:
             raise ConfigError(f"quota.headroom is {self.headroom}; it must be above 0 and at most 1")
-        if self.redis_url is not None:
+        if not _ACCOUNT.fullmatch(self.account):
             raise ConfigError(
-                "quota.redis_url is not supported yet: leave it out; each lane then has its share of the quota"
+                "quota.account must be 1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
             )
+        if not self.unshared_s_max > 0:
+            raise ConfigError(f"quota.unshared_s_max is {self.unshared_s_max}; it must be above 0")
+        _check_redis(self.redis_url, self.redis_password_env)
         if self.lanes < 1:
             raise ConfigError(f"quota.lanes is {self.lanes}; it must be at least 1")
+
+
+def _check_redis(url: str | None, password_env: str | None) -> None:
+    """Refuse an address that can't be one, or that holds a password, without repeating it."""
+    if url is None:
+        if password_env is not None:
+            raise ConfigError("quota.redis_password_env is of no use without quota.redis_url")
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError("quota.redis_url must begin with redis://, rediss:// or unix://")
+    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
+        raise ConfigError(
+            "quota.redis_url holds a password: take it out, put it into an environment variable, and name that in "
+            "quota.redis_password_env"
+        )
 
 
 @dataclass(slots=True)
@@ -162,6 +191,7 @@ class Pacer:
     tokens: Meter = field(init=False)
     overload: Control = field(default_factory=lambda: Control(tolerance=0.2))
     share: float = 1.0
+    excess: float = 0.0
     paused_until_s: float = -math.inf
     refusals_in_a_row: int = 0
     use: "QuotaUse" = field(init=False)
@@ -229,11 +259,17 @@ class Pacer:
     def settle(self, estimated: float, actual: float, now_s: float, sent_s: float | None = None) -> None:
         """Replace the estimate of a request, sent at `sent_s`, by what the service counted; 0 for one that was refused."""
         self.tokens.budget.settle(actual - estimated)
+        self.excess += actual - estimated
         if self.share > 0:
             at_s = now_s if sent_s is None else sent_s
             self.tokens.sent.add((actual - estimated) / self.share, at_s, now_s)
             self.tokens.taken.add(actual / self.share, at_s, now_s)
         self.use = self.use.plus(tokens=actual, now_s=now_s)
+
+    def take_excess(self) -> float:
+        """Take what replies cost above their estimates since this was last asked."""
+        excess, self.excess = self.excess, 0.0
+        return excess
 
     def answered(
         self,

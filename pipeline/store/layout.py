@@ -6,6 +6,7 @@
     <store>/journals/<run>/<process>.log              attempts not yet in one of the above (local stores only)
     <store>/verified/<name>.ids                       segments that were read whole and found as they were written
     <store>/damaged/<run>/                            files that were not
+    <store>/quota/<account>/                          marks of the processes that share a quota, while they send
     <store>/media/<segment>.parquet                   what was found out about media, by URI: may be deleted at any time
     <store>/runs/<run>/                               a run's staged rows and notes; removed when it ends
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import ArkbeamError
-from scripts.benchmarks import faults, fixed, kill, media, memory, planning, quota, throughput, volume
+from scripts.benchmarks import faults, fixed, kill, media, memory, planning, quota, quota_many, throughput, volume
 from scripts.benchmarks.runs import BenchError
 from scripts.benchmarks.table import Bench, Figure, Measure, Size, describe_machine, figures_table
 
@@ -24,6 +24,8 @@ MEASURES: dict[str, Measure] = {
     "quota_sliding": quota.measure_sliding,
     "quota_spread": quota.measure_spread,
     "quota_fast": quota.measure_fast,
+    "quota_lanes": quota_many.measure_lanes,
+    "quota_redis": quota_many.measure_redis,
     "bytes": volume.measure,
     "plan": planning.measure,
     "memory": memory.measure,

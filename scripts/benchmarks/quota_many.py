@@ -1,0 +1,273 @@
+"""One quota among four processes, seen by the server: by marks in a store that speaks S3, and through Redis.
+
+Each process is a run of its own, with its own output; all buy for one account. With marks, one is killed at half of the time
+and comes back at three quarters. The first minute, in which all start, is not counted.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.emulator.options import EmulatorOptions
+from pipeline.emulator.serve import start_emulator
+from scripts.benchmarks.runs import UNLIMITED_TPM, BenchError, Site, read_stats, spawn
+from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most
+from scripts.benchmarks.texts import make_texts, write_texts
+
+PROCESSES = 4
+RPM = 600
+HEADROOM = 0.995
+LATENCY_MS = 200.0
+IN_FLIGHT = 8
+REFUSED_SHARE = 0.005
+_START_S = 120.0
+_BUCKET = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """How long it all lasts, and from when on it counts."""
+
+    total_s: int
+    counted_from_s: int
+
+
+LANES = {Size.FULL: _Times(240, 60), Size.QUICK: _Times(60, 15), Size.TINY: _Times(12, 6)}
+REDIS = {Size.FULL: _Times(180, 60), Size.QUICK: _Times(40, 10), Size.TINY: _Times(8, 4)}
+
+
+@dataclass(slots=True)
+class _Team:
+    """Runs at once, each a child process."""
+
+    bench: Bench
+    environment: Mapping[str, str]
+    sites: list[Site] = field(default_factory=list)
+    running: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def start(self, number: int) -> None:
+        """Start a run, for the first time or again."""
+        with (self.bench.folder / f"{number}.log").open("ab") as log:
+            self.running[number] = spawn(
+                self.sites[number].command(), self.sites[number].folder, log.fileno(), log.fileno(), **self.environment
+            )
+
+    def kill(self, number: int) -> None:
+        """End a run as a crash would."""
+        process = self.running.pop(number)
+        process.kill()
+        process.wait()
+
+    def check(self) -> None:
+        """Raise BenchError when a run has ended by itself."""
+        for number, process in self.running.items():
+            if process.poll() is not None:
+                said = (self.bench.folder / f"{number}.log").read_text("utf-8", "replace")
+                raise BenchError(f"run {number} ended with {process.returncode}: {said[-1000:]}")
+
+    def end(self) -> None:
+        """Interrupt all that run."""
+        for process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.running.values():
+            try:
+                process.wait(_START_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the server saw: a second each, from the first request on."""
+
+    received: Sequence[int]
+    paid: Sequence[int]
+    refused: Sequence[int]
+
+    @classmethod
+    def of(cls, stats: Mapping[str, Any]) -> "Seen":
+        """Take it out of an emulator's report."""
+        seconds = {one["second"]: one for one in stats["requests_by_second"]}
+        if not seconds:
+            raise BenchError("the server was sent nothing")
+        every = [seconds.get(second, {}) for second in range(min(seconds), max(seconds) + 1)]
+        return cls(*([one.get(name, 0) for one in every] for name in ("received", "paid", "refused")))
+
+    def utilisation(self, times: _Times) -> float:
+        """The paid share of the quota in the time that counts."""
+        paid = self.paid[times.counted_from_s : times.total_s]
+        return sum(paid) / (RPM / 60 * (times.total_s - times.counted_from_s))
+
+    @property
+    def refused_share(self) -> float:
+        """Refused requests by all that were sent."""
+        return sum(self.refused) / max(1, sum(self.received))
+
+    @property
+    def most_a_minute(self) -> int:
+        """Most requests in any 60 seconds."""
+        return max(sum(self.received[at : at + 60]) for at in range(len(self.received)))
+
+
+def measure_lanes(bench: Bench) -> list[Figure]:
+    """Share of 600 RPM that four processes use by marks in an S3 store, one of them killed for a quarter of the time."""
+    times = LANES[bench.size]
+    with _s3_server(bench) as environment:
+        seen = _measure(bench, times, environment, kill=True, store={"uri": f"s3://{_BUCKET}/store"})
+    return _figures("quota_lanes", seen, times, 0.93)
+
+
+def measure_redis(bench: Bench) -> list[Figure]:
+    """Share of 600 RPM that four processes use through Redis."""
+    times = REDIS[bench.size]
+    with _redis_server(bench) as url:
+        store = {"uri": str(bench.folder / "store")}
+        seen = _measure(bench, times, {}, kill=False, store=store, quota={"redis_url": url})
+    return _figures("quota_redis", seen, times, 0.95)
+
+
+def _measure(
+    bench: Bench,
+    times: _Times,
+    environment: Mapping[str, str],
+    *,
+    kill: bool,
+    store: Mapping[str, object],
+    quota: Mapping[str, object] = {},
+) -> Seen:
+    emulator = EmulatorOptions(rpm=RPM, refusals_count=True, latency_ms=LATENCY_MS)
+    with start_emulator(emulator) as url:
+        team = _Team(bench, environment)
+        for number in range(PROCESSES):
+            site = Site(bench.folder / f"run-{number}")
+            site.write_config(
+                url,
+                quota={"rpm": RPM, "tpm": UNLIMITED_TPM, "headroom": HEADROOM, **quota},
+                limits={"requests_in_flight": IN_FLIGHT},
+                store=store,
+            )
+            write_texts(site.manifest, make_texts(RPM * times.total_s // 60, seed=number))
+            team.sites.append(site)
+        try:
+            for number in range(PROCESSES):
+                team.start(number)
+            _wait_for_first(url, team)
+            _live(team, times.total_s, kill=kill)
+            return Seen.of(read_stats(url))
+        finally:
+            team.end()
+
+
+def _wait_for_first(url: str, team: _Team) -> None:
+    deadline_s = time.monotonic() + _START_S
+    while not read_stats(url)["received"]:
+        team.check()
+        if time.monotonic() > deadline_s:
+            raise BenchError("nothing was sent")
+        time.sleep(0.05)
+
+
+def _live(team: _Team, total_s: int, *, kill: bool) -> None:
+    """Let the time pass; kill a run at half of it and start it again at three quarters."""
+    began_s = time.monotonic()
+    killed = back = not kill
+    while (passed_s := time.monotonic() - began_s) < total_s:
+        team.check()
+        if not killed and passed_s >= total_s / 2:
+            killed = True
+            team.kill(0)
+            team.bench.say("one is killed")
+        if not back and passed_s >= total_s * 3 / 4:
+            back = True
+            team.start(0)
+            team.bench.say("and comes back")
+        time.sleep(0.1)
+
+
+def _figures(name: str, seen: Seen, times: _Times, asked: float) -> list[Figure]:
+    used, above = seen.utilisation(times), max(0, seen.most_a_minute - RPM)
+    counted = f"seconds {times.counted_from_s} to {times.total_s}, headroom {HEADROOM}, {PROCESSES} processes"
+    return [
+        Figure(name, f"used share of rpm {RPM}", f"{used:.1%}", f"≥ {asked:.0%}", at_least(used, asked), counted),
+        Figure(
+            name,
+            "share that is refused",
+            f"{seen.refused_share:.2%}",
+            f"≤ {REFUSED_SHARE:.1%}",
+            at_most(seen.refused_share, REFUSED_SHARE),
+            f"{sum(seen.refused)} of {sum(seen.received):,}",
+        ),
+        Figure(
+            name,
+            "most in 60 s above the quota",
+            f"{above}",
+            f"≤ {IN_FLIGHT}, one process's in flight",
+            at_most(above, IN_FLIGHT),
+            f"{seen.most_a_minute} requests",
+        ),
+    ]
+
+
+@contextmanager
+def _s3_server(bench: Bench) -> Iterator[dict[str, str]]:
+    """A server that speaks S3, with a bucket; give the environment in which s3fs finds it."""
+    port = _free_port()
+    code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with _server([sys.executable, "-c", code], bench, "s3", port):
+        make = f"import s3fs; s3fs.S3FileSystem().mkdir('{_BUCKET}')"
+        subprocess.run([sys.executable, "-c", make], env={**os.environ, **environment}, check=True, timeout=_START_S)
+        yield environment
+
+
+@contextmanager
+def _redis_server(bench: Bench) -> Iterator[str]:
+    """A Redis without files."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise BenchError("redis-server is not installed")
+    port = _free_port()
+    with _server([program, "--bind", "127.0.0.1", "--port", str(port), "--save", ""], bench, "redis", port):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def _server(command: Sequence[str], bench: Bench, name: str, port: int) -> Iterator[None]:
+    """A server in a process of its own, from when it listens to the end of the block."""
+    with (bench.folder / f"{name}.log").open("wb") as log:
+        process = spawn(command, bench.folder, log.fileno(), log.fileno())
+    try:
+        deadline_s = time.monotonic() + _START_S
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise BenchError(f"the {name} server did not start")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
