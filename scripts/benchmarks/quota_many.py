@@ -161,6 +161,7 @@ def _measure(
             for number in range(PROCESSES):
                 team.start(number)
             _wait_for_first(url, team)
+            bench.say(f"{PROCESSES} processes send")
             _live(team, times.total_s, kill=kill)
             return Seen.of(read_stats(url))
         finally:
