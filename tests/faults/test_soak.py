@@ -41,7 +41,7 @@ def test_soak(make_emulator: Any, make_place: Any, start: Any, figures: Any) -> 
     run = start(*place.arguments("run", {**settings, "limits.failures_allowed": "1%"}))
     emulator.wait_for("paid", PER_S * 2)
     samples = [*watch(run.process.pid, emulator)]
-    ended = run.wait()
+    ended = run.wait(SECONDS * 0.2 + 60)
     assert ended.code == 0, ended.err
     quarter = len(samples) // 4
     first, last = samples[quarter : 2 * quarter], samples[-quarter:]
