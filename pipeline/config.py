@@ -24,7 +24,7 @@ from pipeline.engine.options import LimitsOptions
 from pipeline.errors import ConfigError
 from pipeline.manifest.options import ManifestOptions
 from pipeline.media import MediaOptions
-from pipeline.pacing.budget import QuotaOptions
+from pipeline.pacing.options import QuotaOptions
 from pipeline.pacing.spending import BudgetOptions
 from pipeline.redaction import redact, redact_uri
 from pipeline.schema import embeddings_schema

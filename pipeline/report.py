@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.errors import ConfigError
 from pipeline.files import exists, join, list_files, open_filesystem, read_bytes, storage_errors
-from pipeline.pacing.budget import Found
+from pipeline.pacing.use import Found
 from pipeline.planning import Estimate, PlanTotals
 from pipeline.publishing import embeddings, failures
 from pipeline.publishing.commit import RUN_NOTE, SUCCESS

@@ -9,7 +9,7 @@ from pipeline.ark.wire import WireOptions
 from pipeline.engine.options import LimitsOptions
 from pipeline.manifest.context import ReadContext
 from pipeline.manifest.options import ManifestOptions
-from pipeline.pacing.budget import QuotaOptions
+from pipeline.pacing.options import QuotaOptions
 from pipeline.pacing.spending import NO_BUDGET, BudgetOptions, Prices
 from pipeline.records import ServiceKind
 from pipeline.store.layout import StoreOptions

@@ -28,7 +28,7 @@ from pipeline.engine.outcomes import Counts, LaneReport, Status, Stop, StopKind
 from pipeline.errors import StoreError
 from pipeline.job import Job, prepare_job
 from pipeline.manifest.staging import request_from_json
-from pipeline.pacing.budget import Found, QuotaUse
+from pipeline.pacing.use import Found, QuotaUse
 from pipeline.planning import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
 from pipeline.progress import Rates, describe_progress
 from pipeline.publishing import commit as commit_module

@@ -14,8 +14,9 @@ from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Recorder, StoreTarget
 from pipeline.engine.registry import get_engine
 from pipeline.errors import ConfigError
-from pipeline.pacing.budget import Pacer, QuotaOptions
 from pipeline.pacing.control import InFlight, Ramp
+from pipeline.pacing.options import QuotaOptions
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.spending import NOTHING, Spending, budget_amount
 from pipeline.records import ServiceKind
 from pipeline.sharing.base import Sharing

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline.engine.items import Tracked
 from pipeline.engine.purse import Purse
-from pipeline.pacing.budget import Pacer
+from pipeline.pacing.pacer import Pacer
 from pipeline.sharing.base import Alone, Sharing
 
 CHECK_S = 0.2  # the longest sleep that nothing but a stop or an answer cuts short

@@ -13,11 +13,12 @@ from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import Counts
 from pipeline.engine.recorder import Recorder
 from pipeline.engine.rejections import FirstRejections
-from pipeline.pacing.budget import EstimateRatio, Pacer, QuotaUse
 from pipeline.pacing.minutes import Minutes
-from pipeline.pacing.ratios import Ratios
+from pipeline.pacing.pacer import Pacer
+from pipeline.pacing.ratios import EstimateRatio, Ratios
 from pipeline.pacing.retry import RetryPolicy, backoff_s
 from pipeline.pacing.spending import Amount
+from pipeline.pacing.use import QuotaUse
 from pipeline.records import Failure, Modality, Usage
 from pipeline.store.events import Event, EventKind
 from pipeline.store.segments import Attempt, Bought

@@ -28,8 +28,8 @@ from pipeline.engine.purse import Purse
 from pipeline.engine.recorder import Batch, Recorder
 from pipeline.engine.rejections import FirstRejections
 from pipeline.errors import ArkbeamError, StoreError
-from pipeline.pacing.budget import Pacer
 from pipeline.pacing.minutes import Minutes
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
 from pipeline.pacing.spending import NOTHING, Amount
 from pipeline.records import Usage

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.errors import ArkbeamError
-from pipeline.pacing.budget import Found, QuotaUse
 from pipeline.pacing.minutes import Minutes
 from pipeline.pacing.ratios import Ratios
+from pipeline.pacing.use import Found, QuotaUse
 from pipeline.records import Modality
 
 

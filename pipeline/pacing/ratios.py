@@ -1,4 +1,4 @@
-"""How far estimates are off: counted over estimated tokens, in bins, so that any number of replies takes the same room."""
+"""How far estimates are off, counted over estimated tokens: the ratio that corrects the next ones, and the record of them all."""
 
 import math
 from collections import Counter
@@ -38,3 +38,21 @@ class Ratios:
             if seen >= wanted:
                 return float(2 ** (number / BINS_PER_DOUBLING))
         return 1.0
+
+
+@dataclass(slots=True)
+class EstimateRatio:
+    """The running ratio of counted to estimated tokens of one modality, which corrects the next estimates."""
+
+    ratio: float = 1.0
+    weight: float = 0.05  # of one reply: about the last 20 count
+
+    def correct(self, estimate: float) -> float:
+        """Return the estimate as the replies so far suggest it."""
+        return estimate * self.ratio
+
+    def learn(self, estimate: float, actual: float) -> None:
+        """Take one reply's count in; a single odd one moves the ratio little, and never beyond 1/8 … 8."""
+        if estimate > 0 and actual > 0:
+            observed = min(8.0, max(0.125, actual / estimate))
+            self.ratio += self.weight * (observed - self.ratio)

@@ -17,8 +17,8 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.files import is_local
-from pipeline.pacing.budget import Pacer
 from pipeline.pacing.leases import RENEW_S, Membership
+from pipeline.pacing.pacer import Pacer
 from pipeline.store.quota_marks import list_marks, new_mark_name, quota_folder, remove_mark, write_mark
 
 STALE_S = 600.0

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from pipeline.errors import ConfigError
-from pipeline.pacing.budget import Pacer
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.permits import Block, Permits
 from pipeline.redaction import redact
 

@@ -9,7 +9,7 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection
 
 from pipeline import schema
 from pipeline.engine.outcomes import Counts, LaneReport
-from pipeline.pacing.budget import QuotaUse
+from pipeline.pacing.use import QuotaUse
 from pipeline.planning import PlanTotals, split_by
 from pipeline.publishing.commit import Commit, begin_commit, end_run, publishes
 from pipeline.publishing.embeddings import write_embeddings_part

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from pipeline.emulator.options import QuotaWindow
-from pipeline.pacing.budget import Pacer
 from pipeline.pacing.control import InFlight
+from pipeline.pacing.pacer import Pacer
 from scripts.simulation.clock import Clock
 from scripts.simulation.service import Service, ServiceOptions
 from scripts.simulation.worker import Fate, Item, Marks, Worker

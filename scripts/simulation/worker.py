@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from pipeline.ark.errors import Action, ApiError, Pressure
-from pipeline.pacing.budget import Pacer
 from pipeline.pacing.leases import RENEW_S, Membership
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.retry import RetryPolicy, Tries, backoff_s, next_wait_s
 from scripts.simulation.clock import Clock
 from scripts.simulation.service import Answer, Service

@@ -27,7 +27,7 @@ from pipeline.engine.items import Item
 from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import LaneReport, Sink
 from pipeline.engine.recorder import Recorder, StoreTarget
-from pipeline.pacing.budget import Pacer
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.retry import RetryPolicy
 from pipeline.records import Modality, Part, Request
 from pipeline.store.journal import open_journal

@@ -10,8 +10,8 @@ import pytest
 from pipeline.engine.admission import Admission
 from pipeline.engine.items import Item, Tracked
 from pipeline.engine.outcomes import Sink
-from pipeline.pacing.budget import Pacer
 from pipeline.pacing.control import InFlight
+from pipeline.pacing.pacer import Pacer
 from pipeline.records import Modality
 
 pytestmark = pytest.mark.timeout(20)

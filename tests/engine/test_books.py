@@ -12,7 +12,7 @@ from pipeline.engine.books import Books
 from pipeline.engine.items import Item, Tracked
 from pipeline.engine.outcomes import Sink
 from pipeline.engine.recorder import Recorder, StoreTarget
-from pipeline.pacing.budget import Pacer
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.retry import RetryPolicy
 from pipeline.records import Modality, Usage
 from pipeline.store.journal import Journal

@@ -16,7 +16,7 @@ from pipeline.engine import registry
 from pipeline.engine.items import ITEMS_MAX, Room
 from pipeline.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
 from pipeline.errors import StoreError
-from pipeline.pacing.budget import Found, QuotaUse
+from pipeline.pacing.use import Found, QuotaUse
 
 pytestmark = pytest.mark.timeout(30)
 

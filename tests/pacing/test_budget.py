@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from pipeline.ark.errors import Pressure
 from pipeline.errors import ConfigError
-from pipeline.pacing.budget import SLACK_S, EstimateRatio, Found, Pacer, QuotaOptions, QuotaUse
+from pipeline.pacing.budget import SLACK_S
 from pipeline.pacing.control import Ramp
+from pipeline.pacing.options import QuotaOptions
+from pipeline.pacing.pacer import Pacer
+from pipeline.pacing.ratios import EstimateRatio
+from pipeline.pacing.use import Found, QuotaUse
 
 START_S = 1_000.0
 

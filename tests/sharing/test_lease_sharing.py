@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pacing.budget import Pacer
+from pipeline.pacing.pacer import Pacer
 from pipeline.sharing.leases import LeaseSharing
 
 WAIT_S = 30.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.pacing.budget import Pacer
+from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.permits import BLOCK_S, LATE_S
 
 pytest.importorskip("redis")
