@@ -269,7 +269,7 @@ CASES = (
     Case("bytes of no picture", {"input": [image(uri(b"no picture"))]}, NO_PICTURE, in_row("media_not_image")),
     Case("a picture 14 px high", {"input": [image(uri(picture(100, 14)))]}, INVALID, in_row("media_too_small")),
     Case("36 megapixels", {"input": [image(uri(picture(6_000, 6_000)))]}, INVALID, in_row("media_too_many_pixels")),
-    Case("a picture of 10 MiB", {"input": [image(LARGE)]}, INVALID, in_row("line_too_long")),
+    Case("a picture of 10 MiB", {"input": [image(LARGE)]}, INVALID, in_row("media_too_large")),
     Case("a video as an image", {"input": [image(uri(film(), "video/mp4"))]}, BAD_URL, in_row("media_not_image")),
     Case("an image as a video", {"input": [video(uri(picture()))]}, INVALID, in_row("media_not_video")),
     Case("an mp4 said to be avi", {"input": [video(uri(film(), "video/avi"))]}, INVALID, in_row("media_mime")),
