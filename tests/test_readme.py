@@ -16,9 +16,10 @@ from typing import Any, get_args, get_type_hints
 import duckdb
 import pyarrow as pa
 import pytest
+import yaml
 
 from pipeline.cli import ExitCode
-from pipeline.config import Config, load_config, section_of
+from pipeline.config import Config, parse_config, section_of
 from pipeline.schema import embeddings_schema
 
 ROOT = Path(__file__).parent.parent
@@ -117,12 +118,13 @@ def test_configuration_table_is_the_code() -> None:
             assert f"| `{key}` | {default} | {meaning} |" in README, f"| `{key}` | {default} | {meaning} |"
 
 
-def test_example_config_is_a_config(tmp_path: Path) -> None:
-    """The config that the README shows loads as it stands."""
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
-    file = tmp_path / "my.yaml"
-    file.write_text(example, "utf-8")
-    assert load_config(str(file)).model.dimensions == 1024
+def test_example_configs_are_configs() -> None:
+    """The config that the README shows loads as it stands, and with each of the sections that it shows elsewhere."""
+    example, *sections = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", README, re.S)]
+    assert parse_config(example).model.dimensions == 1024
+    assert len(sections) >= 2
+    for section in sections:
+        parse_config({**example, **section})
 
 
 def test_exit_codes_are_the_code() -> None:
