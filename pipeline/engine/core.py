@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,14 +20,15 @@ from pipeline.ark.client import ArkClient, new_client_request_id
 from pipeline.ark.errors import Action, ApiError, advise
 from pipeline.engine.admission import Admission, Admitted
 from pipeline.engine.books import Books, may_be_billed
+from pipeline.engine.flushing import Flusher
 from pipeline.engine.guard import Guard
 from pipeline.engine.items import Item, Room, Tracked
 from pipeline.engine.options import LimitsOptions
 from pipeline.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
 from pipeline.engine.purse import Purse
-from pipeline.engine.recorder import Batch, Recorder
+from pipeline.engine.recorder import Recorder
 from pipeline.engine.rejections import FirstRejections
-from pipeline.errors import ArkbeamError, StoreError
+from pipeline.errors import ArkbeamError
 from pipeline.pacing.minutes import Minutes
 from pipeline.pacing.pacer import Pacer
 from pipeline.pacing.retry import RetryPolicy, next_wait_s
@@ -93,13 +94,12 @@ class Engine:
         self._stop: Stop | None = None
         self._fault: ArkbeamError | None = None
         self._sinks: set[Sink] = set()
-        self._flush_pool = ThreadPoolExecutor(1, thread_name_prefix="arkbeam-flush")
-        self._flushing: set[asyncio.Task[None]] = set()
-        self._flush_at_rows = max(1, options.flush_rows * 3 // 4)  # the rest is room for what comes meanwhile
-        self._unwritten = 0
         self._quit = asyncio.Event()
         self._calls = threading.RLock()  # re-entrant: a signal handler may call while its own thread does
         self._loop = asyncio.new_event_loop()
+        self._flusher = Flusher(
+            recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._loop, self._fail
+        )
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
         self._thread.start()
 
@@ -175,7 +175,7 @@ class Engine:
         self._call(self._leave_loop)
         self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
         ended = not self._thread.is_alive()
-        self._flush_pool.shutdown(wait=False, cancel_futures=True)  # a write that hangs is left behind, and said by now
+        self._flusher.close()
         self._recorder.close(complete=ended and self._fault is None)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> bool:
@@ -212,7 +212,7 @@ class Engine:
 
     async def _serve(self) -> None:
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
-        timer = asyncio.create_task(self._flush_in_time())
+        timer = asyncio.create_task(self._flusher.keep_time())
         sharing = asyncio.create_task(self._share())
         try:
             await self._quit.wait()
@@ -220,8 +220,7 @@ class Engine:
             for task in (*workers, timer, sharing):
                 task.cancel()
             await asyncio.gather(*workers, timer, sharing, return_exceptions=True)
-            self._flush_soon()
-            await asyncio.gather(*self._flushing, return_exceptions=True)
+            await self._flusher.finish()
             await self._client.aclose()
 
     async def _share(self) -> None:
@@ -259,9 +258,7 @@ class Engine:
                 self._fail(fault)
             except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not one worker
                 self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
-            # A kill loses what is not written: `flush_rows` at most, and what is in flight.
-            while self._unwritten >= self._options.flush_rows and self._flushing:
-                await asyncio.wait(self._flushing, return_when=asyncio.FIRST_COMPLETED)
+            await self._flusher.wait_for_room()
 
     async def _try(self, admitted: Admitted) -> None:
         """Send one request once. Raises ApiError as the client does."""
@@ -334,9 +331,7 @@ class Engine:
             return
         self._books.keep(tracked, bought, estimate, now_s)
         self._release(tracked)
-        self._unwritten += 1
-        if self._recorder.is_full(self._flush_at_rows):
-            self._flush_soon()
+        self._flusher.note_result()
 
     def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
         """Decide what becomes of an item whose try failed: again, a failure, or the end of the run."""
@@ -391,7 +386,7 @@ class Engine:
             handle.cancel()
         self._drop([*unsent, *(tracked for _, tracked in self._waiting.values())])
         self._waiting.clear()
-        self._flush_soon()
+        self._flusher.start()
         self._loop.call_later(self._options.limits.drain_s, self._quit.set)
 
     def _fail(self, fault: ArkbeamError) -> None:
@@ -424,39 +419,13 @@ class Engine:
         self._room.leave(len(tracked.item.body))
         tracked.item.body = b""
 
-    async def _flush_in_time(self) -> None:
-        while True:
-            await asyncio.sleep(self._options.flush_s / 4)
-            if self._recorder.age_s(time.monotonic()) >= self._options.flush_s * 3 / 4:
-                self._flush_soon()
-
     def _flush_idle(self) -> None:
         """Flush when nothing that could fill the buffer is under way."""
         if self._room.items == 0:
-            self._flush_soon()
+            self._flusher.start()
 
     def _start_flush(self) -> list[asyncio.Task[None]]:
         """Flush what waits; return all flushes that are under way. A lane that ends in peace had bad rows, not a bad config."""
         if self._stop is None and len(self._sinks) <= 1:
             self._books.remember_rejections()
-        self._flush_soon()
-        return list(self._flushing)
-
-    def _flush_soon(self) -> None:
-        batch = self._recorder.take()
-        if batch is not None:
-            task = self._loop.create_task(self._flush(batch))
-            self._flushing.add(task)
-            task.add_done_callback(self._flushing.discard)
-
-    async def _flush(self, batch: Batch) -> None:
-        try:
-            timeout_s = self._options.flush_timeout_s
-            await asyncio.wait_for(self._loop.run_in_executor(self._flush_pool, batch.write), timeout_s)
-            self._unwritten -= len(batch.bought)
-        except TimeoutError:
-            self._fail(StoreError(f"the store took longer than {timeout_s:g} s (store.timeout_s) to write a segment"))
-        except ArkbeamError as fault:
-            self._fail(fault)
-        except Exception as error:  # noqa: BLE001 - the same
-            self._fail(ArkbeamError(f"fault in a flush: {type(error).__name__}: {error}"))
+        return self._flusher.start()
