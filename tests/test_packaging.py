@@ -231,6 +231,8 @@ def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> Non
     """Format, lint, types and tests all run; one that fails makes the exit code 1 and is named at the end."""
     code, did, said = checkout.run(script, FAKE_FAILING_CHECK="mypy")
     assert code == 1
-    assert did[1:] == ["check ruff", "check ruff", "check mypy", "check pytest"]
+    assert did[1:] == ["check ruff", "check ruff", "check mypy", "check pytest", "check pytest"]
     assert said.endswith("failed: types\n")
     assert checkout.run(script)[0] == 0
+    assert checkout.run(script, FAKE_FAILING_CHECK="pytest")[2].endswith("failed: tests faults\n")
+    assert checkout.run(script, "tests/ark")[1].count("check pytest") == 1
