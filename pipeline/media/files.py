@@ -36,23 +36,17 @@ def look_at(uri: str, bytes_max: int, options: MediaOptions) -> Found:
     """
     if options.identity == "content":
         return _look_through(uri, bytes_max, options)
-    path = local_path(uri)
-    if path is not None:
-        return _read_local(path, bytes_max, options)
-    if is_web(uri):
-        return _fetch(uri, bytes_max, options)
-    check_scheme(uri, options)
-    place = find_place(uri)
-    if place is not None:
-        return _complete(read_object(place, 0, bytes_max), bytes_max)
+    found = _read_at_once(uri, bytes_max, options)
+    if found is not None:
+        return found
     filesystem, path = fsspec.core.url_to_fs(uri)
     size, version = _remote_state(filesystem, path)
     head = bytes(filesystem.cat_file(path, start=0, end=bytes_max)) if size else b""
     return _complete(Found(head, size, version), bytes_max)
 
 
-def read_again(uri: str, bytes_max: int, options: MediaOptions) -> Found:
-    """Read at most `bytes_max` bytes, and size and version with or after them: no newer bytes pass for older ones."""
+def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> Found | None:
+    """Read where bytes and version come together: local files, http and S3. None elsewhere."""
     path = local_path(uri)
     if path is not None:
         return _read_local(path, bytes_max, options)
@@ -60,8 +54,14 @@ def read_again(uri: str, bytes_max: int, options: MediaOptions) -> Found:
         return _fetch(uri, bytes_max, options)
     check_scheme(uri, options)
     place = find_place(uri)
-    if place is not None:
-        return _complete(read_object(place, 0, bytes_max), bytes_max)
+    return None if place is None else _complete(read_object(place, 0, bytes_max), bytes_max)
+
+
+def read_again(uri: str, bytes_max: int, options: MediaOptions) -> Found:
+    """Read at most `bytes_max` bytes, and size and version with or after them: no newer bytes pass for older ones."""
+    found = _read_at_once(uri, bytes_max, options)
+    if found is not None:
+        return found
     filesystem, path = fsspec.core.url_to_fs(uri)
     try:
         head = bytes(filesystem.cat_file(path, start=0, end=bytes_max))
