@@ -21,15 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from pipeline import cli
-from pipeline.config import load_config
-from pipeline.emulator.app import API_PATH, STATS_PATH
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
-from pipeline.emulator.vectors import embed
-from pipeline.job import plan_job, prepare_job, run_job
-from pipeline.planning import PlanTotals
+from arkbeam.app import cli
+from arkbeam.app.config import load_config
+from arkbeam.app.job import plan_job, prepare_job, run_job
+from arkbeam.emulator.app import API_PATH, STATS_PATH
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+from arkbeam.emulator.vectors import embed
+from arkbeam.stages.plan import PlanTotals
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "doubao-embedding-vision-251215"
@@ -200,7 +199,7 @@ class Started:
     """A command line in a process of its own."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None):
-        command = [sys.executable, "-m", "pipeline", *arguments]
+        command = [sys.executable, "-m", "arkbeam", *arguments]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,

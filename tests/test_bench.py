@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.base.schema import dense_type
+from arkbeam.emulator.vectors import embed
 from rich.console import Console
 
-from pipeline.emulator.vectors import embed
-from pipeline.schema import dense_type
 from scripts.benchmarks.__main__ import MEASURES, run_measures
 from scripts.benchmarks.outputs import Checked, check_vectors
 from scripts.benchmarks.runs import ROOT, BenchError, run_child

@@ -1,6 +1,6 @@
 """Who may import whom: the order of the rooms is the architecture, and this test reads it from the imports.
 
-A room is a module or a folder directly below `pipeline/`. It imports from rooms above it in ROOMS and from itself.
+A room is a folder directly below `pipeline/arkbeam/`. A module imports from its own entry in ORDER and from those above it.
 """
 
 import ast
@@ -16,65 +16,66 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = "pipeline"
+PACKAGE = "arkbeam"
+SOURCE = ROOT / "pipeline" / PACKAGE
 
-ROOMS = (
-    "errors",
-    "records",
-    "schema",
-    "redaction",
-    "faults",
-    "files",
+ORDER = (
+    "base.errors",
+    "base.records",
+    "base.schema",
+    "base.redaction",
+    "base.fault_injection",
+    "base.faults",
+    "base.files",
     "ark",
     "emulator",
     "media",
     "manifest",
-    "pacing",
     "store",
-    "sharing",
+    "quota",
     "engine",
-    "spec",
-    "reading",
-    "planning",
-    "embedding",
-    "publishing",
-    "config",
-    "transforms",
-    "job",
-    "report",
-    "progress",
-    "cli",
+    "stages.spec",
+    "stages.read",
+    "stages.plan",
+    "stages.embed",
+    "stages.publish",
+    "beam",
+    "app.config",
+    "app.job",
+    "app.report",
+    "app.progress",
+    "app.cli",
 )
 
-# Stricter than the order: the emulator is a second reading of the contract, so it shares no code with the client.
-ONLY_FROM = {"emulator": ("pipeline.errors", "pipeline.records", "pipeline.ark.models", "pipeline.emulator")}
+# Stricter than the order: the emulator is a second reading of the contract. It takes the table of models from the client.
+ONLY_FROM = {"emulator": ("arkbeam.base.errors", "arkbeam.base.records", "arkbeam.ark.models", "arkbeam.emulator")}
 
 # And no run depends on it: the config holds its options, the command line starts it.
-ONLY_BY = {"emulator": {"emulator", "config", "cli"}}
+ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
 
-# Libraries that give a room its meaning, and the rooms that may use them.
+# Libraries that give a room its meaning, and the entries of ORDER that may use them.
 HOMES = {
-    "apache_beam": {"transforms", "job", "cli"},
-    "httpx": {"ark", "media"},
-    "httpx_aiohttp": {"ark", "media"},
-    "aiohttp": {"ark", "media"},
-    "pydantic": {"config"},
-    "rich": {"report", "progress", "cli"},
-    "redis": {"sharing"},
-    "typer": {"cli"},
-    "starlette": {"emulator"},
-    "uvicorn": {"emulator"},
+    "apache_beam": ("beam", "app.job", "app.cli"),
+    "httpx": ("ark", "media"),
+    "httpx_aiohttp": ("ark", "media"),
+    "aiohttp": ("ark", "media"),
+    "pydantic": ("app.config",),
+    "rich": ("app.report", "app.progress", "app.cli"),
+    "redis": ("quota",),
+    "typer": ("app.cli",),
+    "starlette": ("emulator",),
+    "uvicorn": ("emulator",),
 }
-STANDARD_LIBRARY_ONLY = {"errors", "records", "redaction"}
+STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.redaction")
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import, as a dotted name that is complete for modules (`from pipeline import schema` is `pipeline.schema`)."""
+    """One import: `place` is the importer's entry in ORDER, `target` a dotted name that is complete for modules."""
 
     file: str
     line: int
-    room: str
+    place: str
     target: str
 
     @property
@@ -82,28 +83,33 @@ class Import:
         """The first part of the name: the library, or this package."""
         return self.target.partition(".")[0]
 
-    @property
-    def target_room(self) -> str:
-        """The room that is imported, empty for the package itself."""
-        return [*self.target.split("."), ""][1]
-
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.room} imports {self.target}"
+        return f"{self.file}:{self.line}: {self.place or 'the package'} imports {self.target}"
 
 
-def room_of(path: Path, package: Path) -> str:
-    """The room a file lives in; the package's own two files are the entry, which is the command line's."""
-    first = path.relative_to(package).parts[0].removesuffix(".py")
-    return {"__main__": "cli", "__init__": "__init__"}.get(first, first)
+def place_of(name: str) -> str:
+    """The entry of ORDER that a module of this package belongs to; its own name where there is none.
+
+    `name` is dotted, without the package.
+    """
+    return next((entry for entry in ORDER if name == entry or name.startswith(f"{entry}.")), name)
+
+
+def module_name(path: Path, package: Path) -> str:
+    """The dotted name of a file, without the package; `__main__` is the command line's."""
+    parts = path.relative_to(package).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return "app.cli" if name == "__main__" else name
 
 
 def read_imports(package: Path) -> Iterator[Import]:
     """Every import of every module below `package`, those inside functions and type-checking blocks too."""
     for path in sorted(package.rglob("*.py")):
         here = (PACKAGE, *path.relative_to(package).parent.parts)
+        place = place_of(module_name(path, package))
         for node in ast.walk(ast.parse(path.read_bytes())):
             for target in imported_names(node, here, package):
-                yield Import(str(path.relative_to(package.parent)), node.lineno, room_of(path, package), target)  # type: ignore[attr-defined]
+                yield Import(str(path.relative_to(package.parent)), node.lineno, place, target)  # type: ignore[attr-defined]
 
 
 def imported_names(node: ast.AST, here: tuple[str, ...], package: Path) -> list[str]:
@@ -133,60 +139,65 @@ def why_forbidden(found: Import) -> str:
     """Why an import is forbidden, or an empty string."""
     if found.top == PACKAGE:
         return why_forbidden_inside(found)
-    if found.room in STANDARD_LIBRARY_ONLY and found.top not in sys.stdlib_module_names:
-        return "this room imports the standard library alone"
-    if found.top in HOMES and found.room not in HOMES[found.top]:
-        return f"{found.top} belongs to {', '.join(sorted(HOMES[found.top]))}"
+    if found.place in STANDARD_LIBRARY_ONLY and found.top not in sys.stdlib_module_names:
+        return "this module imports the standard library alone"
+    if found.top in HOMES and found.place not in HOMES[found.top]:
+        return f"{found.top} belongs to {', '.join(HOMES[found.top])}"
     return ""
 
 
 def why_forbidden_inside(found: Import) -> str:
     """The same, for an import from this package."""
-    if not found.target_room or found.room == "cli":
+    if found.target == PACKAGE:
         return ""
-    if found.room == "__init__":
-        return "the package imports nothing, so that any room can be imported alone"
-    if found.target_room not in ROOMS or found.room not in ROOMS:
-        return "no such room in ROOMS"
-    allowed = ONLY_FROM.get(found.room)
+    if found.place not in ORDER:
+        return "a package that holds entries of ORDER imports nothing, so that each can be imported alone"
+    target = place_of(found.target.removeprefix(f"{PACKAGE}."))
+    if target not in ORDER:
+        return f"no {target} in ORDER"
+    allowed = ONLY_FROM.get(found.place)
     if allowed and not any(found.target == name or found.target.startswith(f"{name}.") for name in allowed):
-        return f"{found.room} imports from {', '.join(allowed)} alone"
-    importers = ONLY_BY.get(found.target_room)
-    if importers and found.room not in importers:
-        return f"{found.target_room} is imported by {', '.join(sorted(importers))} alone"
-    if ROOMS.index(found.target_room) > ROOMS.index(found.room):
-        return f"{found.target_room} comes after {found.room}"
+        return f"{found.place} imports from {', '.join(allowed)} alone"
+    importers = ONLY_BY.get(target)
+    if importers and found.place not in importers:
+        return f"{target} is imported by {', '.join(importers)} alone"
+    if ORDER.index(target) > ORDER.index(found.place):
+        return f"{target} comes after {found.place}"
     return ""
 
 
 def test_imports_follow_the_order_of_the_rooms() -> None:
-    """No module imports from a room below its own, nor a library that belongs to another room."""
-    breaches = find_breaches(ROOT / PACKAGE)
+    """No module imports from an entry below its own, nor a library that belongs to another one."""
+    breaches = find_breaches(SOURCE)
     assert not breaches, "\n".join(breaches)
 
 
 def test_every_module_belongs_to_a_room() -> None:
-    """What lies directly below the package is in ROOMS, so that nothing escapes the order."""
-    rooms = {room_of(path, ROOT / PACKAGE) for path in (ROOT / PACKAGE).rglob("*.py")}
-    assert rooms <= {*ROOMS, "__init__"}
+    """Every module is in ORDER, so that none escapes it; packages that hold several entries are empty."""
+    names = {module_name(path, SOURCE) for path in SOURCE.rglob("*.py")}
+    holders = {entry.partition(".")[0] for entry in ORDER if "." in entry}
+    assert {place_of(name) for name in names} == {*ORDER, *holders, ""}
 
 
 @pytest.mark.parametrize(
     ("file", "code", "reason"),
     [
-        ("records.py", "from pipeline.schema import KEYS", "schema comes after records"),
-        ("ark/wire.py", "from pipeline import media", "media comes after ark"),
+        ("base/records.py", "from arkbeam.base.schema import KEYS", "schema comes after base.records"),
+        ("base/records.py", "from arkbeam.base import files", "files comes after base.records"),
+        ("ark/wire.py", "from arkbeam import media", "media comes after ark"),
         ("ark/wire.py", "from ..media import kinds", "media comes after ark"),
-        ("store/index.py", "def f():\n    import pipeline.engine.core", "engine comes after store"),
-        ("records.py", "import numpy as np", "standard library alone"),
+        ("store/index.py", "def f():\n    import arkbeam.engine.core", "engine comes after store"),
+        ("base/records.py", "import numpy as np", "standard library alone"),
         ("store/index.py", "import httpx", "httpx belongs to ark, media"),
-        ("planning.py", "from apache_beam.utils import shared", "apache_beam belongs to cli, job, transforms"),
-        ("emulator/server.py", "from pipeline.ark.wire import encode", "emulator imports from"),
-        ("emulator/server.py", "from pipeline.ark import wire", "emulator imports from"),
-        ("ark/client.py", "from pipeline.emulator import server", "emulator is imported by"),
-        ("job.py", "from pipeline.emulator import server", "emulator is imported by"),
-        ("job.py", "from pipeline.kitchen import knife", "no such room"),
-        ("__init__.py", "from pipeline.cli import main", "imports nothing"),
+        ("stages/plan.py", "from apache_beam.utils import shared", "apache_beam belongs to beam, app.job, app.cli"),
+        ("stages/plan.py", "from arkbeam.stages.embed import feed", "stages.embed comes after stages.plan"),
+        ("emulator/server.py", "from arkbeam.ark.wire import encode", "emulator imports from"),
+        ("emulator/server.py", "from arkbeam.ark import wire", "emulator imports from"),
+        ("ark/client.py", "from arkbeam.emulator import server", "emulator is imported by"),
+        ("app/job.py", "from arkbeam.emulator import server", "emulator is imported by"),
+        ("app/job.py", "from arkbeam.kitchen import knife", "no kitchen.knife in ORDER"),
+        ("__init__.py", "from arkbeam.app.cli import main", "imports nothing"),
+        ("base/__init__.py", "from arkbeam.base.files import join", "imports nothing"),
     ],
 )
 def test_breach_is_found(tmp_path: Path, file: str, code: str, reason: str) -> None:
@@ -201,15 +212,15 @@ def test_breach_is_found(tmp_path: Path, file: str, code: str, reason: str) -> N
     [
         (
             "ark/client.py",
-            "import httpx\nfrom pipeline.ark.wire import encode\nfrom pipeline import records, __version__",
+            "import httpx\nfrom arkbeam.ark.wire import encode\nfrom arkbeam.base import records\nfrom arkbeam import __version__",
         ),
         (
             "emulator/server.py",
-            "from pipeline.ark.models import MODELS\nfrom pipeline.ark import models\nimport starlette",
+            "from arkbeam.ark.models import MODELS\nfrom arkbeam.ark import models\nimport starlette",
         ),
-        ("cli.py", "from pipeline.emulator import server\nimport typer, rich, apache_beam"),
-        ("__main__.py", "from pipeline.cli import main"),
-        ("records.py", "import math\nfrom pipeline.errors import ConfigError"),
+        ("app/cli.py", "from arkbeam.emulator import server\nimport typer, rich, apache_beam"),
+        ("__main__.py", "from arkbeam.app.cli import main"),
+        ("base/records.py", "import math\nfrom arkbeam.base.errors import ConfigError"),
     ],
 )
 def test_allowed_import_is_no_breach(tmp_path: Path, file: str, code: str) -> None:
@@ -221,7 +232,19 @@ def make_package(folder: Path, files: dict[str, str]) -> Path:
     """A package of empty modules with some of them filled."""
     package = folder / PACKAGE
     empty = dict.fromkeys(
-        ("ark/wire.py", "ark/models.py", "media/kinds.py", "engine/core.py", "emulator/server.py"), ""
+        (
+            "ark/wire.py",
+            "ark/models.py",
+            "base/files.py",
+            "base/records.py",
+            "base/schema.py",
+            "media/kinds.py",
+            "engine/core.py",
+            "emulator/server.py",
+            "kitchen/knife.py",
+            "stages/embed/feed.py",
+        ),
+        "",
     )
     for name, code in (empty | files).items():
         path = package / name

@@ -10,12 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import arkbeam
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
-import pipeline
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", ".ci/run")
@@ -47,13 +46,13 @@ def test_names_stay() -> None:
     """Distribution, command and extras have the names that users type."""
     project = read_project()
     assert project["name"] == "arkbeam"
-    assert project["scripts"] == {"arkbeam": "pipeline.cli:main"}
+    assert project["scripts"] == {"arkbeam": "arkbeam.app.cli:main"}
     assert set(project["optional-dependencies"]) == EXTRAS
 
 
 def test_version_is_a_version() -> None:
     """The one place that holds the version holds a valid one."""
-    assert str(Version(pipeline.__version__)) == pipeline.__version__
+    assert str(Version(arkbeam.__version__)) == arkbeam.__version__
 
 
 @pytest.mark.parametrize("requirement", read_requirements(), ids=str)
@@ -77,12 +76,12 @@ def test_script_can_be_run(name: str) -> None:
 
 
 def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m pipeline` is the command: it ends with the command's exit code."""
-    cli = type(sys)("pipeline.cli")
+    """`python -m arkbeam` is the command: it ends with the command's exit code."""
+    cli = type(sys)("arkbeam.app.cli")
     cli.main = lambda: sys.exit(3)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.cli", cli)
+    monkeypatch.setitem(sys.modules, "arkbeam.app.cli", cli)
     with pytest.raises(SystemExit) as end:
-        runpy.run_module("pipeline", run_name="__main__")
+        runpy.run_module("arkbeam", run_name="__main__")
     assert end.value.code == 3
 
 

@@ -17,10 +17,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
-
-from pipeline.cli import ExitCode
-from pipeline.config import Config, parse_config, section_of
-from pipeline.schema import embeddings_schema
+from arkbeam.app.cli import ExitCode
+from arkbeam.app.config import Config, parse_config, section_of
+from arkbeam.base.schema import embeddings_schema
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -81,8 +80,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_command(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command of `arkbeam` as the README writes it, with this checkout's code."""
-    words = [sys.executable, "-m", "pipeline", *shlex.split(command)[1:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "arkbeam", *shlex.split(command)[1:]]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from arkbeam.base.errors import ArkbeamError
 from rich.console import Console
 
-from pipeline.errors import ArkbeamError
 from scripts.benchmarks import faults, fixed, kill, media, memory, planning, quota, quota_many, throughput, volume
 from scripts.benchmarks.runs import BenchError
 from scripts.benchmarks.table import Bench, Figure, Measure, Size, describe_machine, figures_table

@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import httpx
+from arkbeam.ark.client import ApiOptions, ArkClient, endpoint_url, new_client_request_id
+from arkbeam.ark.wire import WireOptions, decode_reply, encode_request
+from arkbeam.base.records import Modality, Part, Request
 from httpx_aiohttp import AiohttpTransport
 
-from pipeline.ark.client import ApiOptions, ArkClient, endpoint_url, new_client_request_id
-from pipeline.ark.wire import WireOptions, decode_reply, encode_request
-from pipeline.records import Modality, Part, Request
 from scripts.benchmarks.runs import DIMENSIONS, MODEL
 from scripts.benchmarks.texts import make_texts
 

@@ -2,8 +2,9 @@
 
 from statistics import median
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+
 from scripts.benchmarks.runs import Site
 from scripts.benchmarks.table import Bench, Figure, Size, at_most
 from scripts.benchmarks.texts import make_texts, write_texts

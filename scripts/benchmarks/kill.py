@@ -3,8 +3,9 @@
 import time
 from dataclasses import dataclass
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+
 from scripts.benchmarks.outputs import Checked, check_vectors, sum_usage
 from scripts.benchmarks.runs import BenchError, Site, read_stats, spawn, tail
 from scripts.benchmarks.table import Bench, Figure, Size, at_most

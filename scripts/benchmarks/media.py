@@ -10,10 +10,10 @@ from random import Random
 from statistics import median
 
 import numpy as np
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
 from PIL import Image
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
 from scripts.benchmarks.runs import BenchError, Ended, Site, run_child
 from scripts.benchmarks.s3_stand_in import read_calls, start_stand_in
 from scripts.benchmarks.table import Bench, Figure, Size, at_most

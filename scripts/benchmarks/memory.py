@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+
 from scripts.benchmarks.owned import own_texts
 from scripts.benchmarks.runs import BenchError, Ended, Site
 from scripts.benchmarks.table import Bench, Figure, Size, at_most

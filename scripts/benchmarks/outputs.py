@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from arkbeam.emulator.vectors import embed
+from arkbeam.store.segments import dense_values
 
-from pipeline.emulator.vectors import embed
-from pipeline.store.segments import dense_values
 from scripts.benchmarks.texts import row_number
 
 _BATCH_ROWS = 1_024

@@ -9,16 +9,16 @@ from itertools import islice
 from random import Random
 
 import numpy as np
+from arkbeam.ark.client import new_client_request_id
+from arkbeam.ark.wire import Reply
+from arkbeam.base.files import absolute
+from arkbeam.base.records import ServiceKind, Usage
+from arkbeam.emulator.replies import STAND_IN_SUFFIX, make_request_id
+from arkbeam.emulator.vectors import embed
+from arkbeam.manifest.fingerprint import Fingerprinter
+from arkbeam.store.layout import new_run_name, segment_ids
+from arkbeam.store.segments import Attempt, Bought, segment_table, write_segment
 
-from pipeline.ark.client import new_client_request_id
-from pipeline.ark.wire import Reply
-from pipeline.emulator.replies import STAND_IN_SUFFIX, make_request_id
-from pipeline.emulator.vectors import embed
-from pipeline.files import absolute
-from pipeline.manifest.fingerprint import Fingerprinter
-from pipeline.records import ServiceKind, Usage
-from pipeline.store.layout import new_run_name, segment_ids
-from pipeline.store.segments import Attempt, Bought, segment_table, write_segment
 from scripts.benchmarks.runs import MODEL, Site
 
 SEGMENT_ROWS = 256

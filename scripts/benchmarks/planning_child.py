@@ -19,13 +19,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from arkbeam.app.config import load_config
+from arkbeam.app.job import prepare_job
+from arkbeam.base import schema
+from arkbeam.beam.plan import PlanRows
+from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets
+from arkbeam.stages.spec import RunSpec
 
-from pipeline import schema
-from pipeline.config import load_config
-from pipeline.job import prepare_job
-from pipeline.planning import PlanTotals, plan_bucket, split_buckets
-from pipeline.spec import RunSpec
-from pipeline.transforms.plan import PlanRows
 from scripts.benchmarks.runs import BenchError
 
 KEYS_ROWS = 131_072  # as Read emits them

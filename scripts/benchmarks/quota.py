@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.parts import TextPart
-from pipeline.emulator.serve import start_emulator
-from pipeline.emulator.usage import count_parts
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.parts import TextPart
+from arkbeam.emulator.serve import start_emulator
+from arkbeam.emulator.usage import count_parts
+
 from scripts.benchmarks.runs import UNLIMITED_RPM, UNLIMITED_TPM, Ended, Site, read_stats
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most
 from scripts.benchmarks.texts import make_mixed_texts, make_spread_texts, make_texts, write_texts

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+
 from scripts.benchmarks.runs import UNLIMITED_TPM, BenchError, Site, read_stats, spawn
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most
 from scripts.benchmarks.texts import make_texts, write_texts

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-
-from pipeline.emulator.app import API_PATH, STATS_PATH
+from arkbeam.emulator.app import API_PATH, STATS_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "doubao-embedding-vision-251215"
@@ -84,7 +83,7 @@ class Site:
 
     def command(self, name: str = "run") -> list[str]:
         """The command line of `arkbeam run` or another command on this config."""
-        return [sys.executable, "-m", "pipeline", name, str(self.config)]
+        return [sys.executable, "-m", "arkbeam", name, str(self.config)]
 
     def run(self) -> Ended:
         """Run the pipeline in a child process to its end. Raises BenchError unless it exits with 0."""
@@ -124,7 +123,11 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
 def spawn(command: Sequence[str], folder: Path, out: int, err: int, **environment: str) -> "subprocess.Popen[bytes]":
     """Start a command in a folder, with this checkout's packages, and nothing of the user's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARK_", "ARKBEAM_"))}
-    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "TMPDIR": str(folder)}  # a killed run leaves temporary files
+    ours = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'pipeline'}",
+        "COLUMNS": "200",
+        "TMPDIR": str(folder),
+    }  # a killed run leaves temporary files
     return subprocess.Popen(
         command, cwd=folder, env=kept | ours | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
     )
@@ -142,7 +145,7 @@ def read_emulator_cpu_s() -> float:
     for children in Path("/proc/self/task").glob("*/children"):
         for pid in children.read_text().split():
             process = Path("/proc", pid)
-            if b"pipeline.emulator" in (process / "cmdline").read_bytes().split(b"\0"):
+            if b"arkbeam.emulator" in (process / "cmdline").read_bytes().split(b"\0"):
                 user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
                 ticks, found = ticks + int(user) + int(system), True
     return ticks / os.sysconf("SC_CLK_TCK") if found else float("nan")

@@ -7,8 +7,9 @@ Rounds are interleaved: what else the machine does falls on all sides alike. Wha
 from dataclasses import dataclass
 from statistics import median
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+
 from scripts.benchmarks.runs import BenchError, Site, read_emulator_cpu_s, run_module
 from scripts.benchmarks.table import Bench, Figure, Size, at_least
 from scripts.benchmarks.texts import make_texts, write_texts

@@ -4,13 +4,13 @@ import base64
 
 import httpx
 import numpy as np
+from arkbeam.ark.client import endpoint_url
+from arkbeam.ark.wire import WireOptions, encode_request
+from arkbeam.base.records import Modality, Part, Request
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
+from arkbeam.store.segments import dense_values
 
-from pipeline.ark.client import endpoint_url
-from pipeline.ark.wire import WireOptions, encode_request
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
-from pipeline.records import Modality, Part, Request
-from pipeline.store.segments import dense_values
 from scripts.benchmarks.outputs import check_vectors, count_bytes, read_batches
 from scripts.benchmarks.runs import DIMENSIONS, MODEL, Site
 from scripts.benchmarks.table import Bench, Figure, Size, at_most

@@ -1,1 +1,1 @@
-"""The controller of `pipeline.pacing` against models of the service and of its workers, in virtual time."""
+"""The controller of `arkbeam.quota` against models of the service and of its workers, in virtual time."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from pipeline.emulator.options import QuotaWindow
-from pipeline.pacing.control import InFlight
-from pipeline.pacing.pacer import Pacer
+from arkbeam.emulator.options import QuotaWindow
+from arkbeam.quota.control import InFlight
+from arkbeam.quota.pacer import Pacer
+
 from scripts.simulation.clock import Clock
 from scripts.simulation.service import Service, ServiceOptions
 from scripts.simulation.worker import Fate, Item, Marks, Worker

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from pipeline.ark.errors import Pressure
-from pipeline.emulator.options import QuotaWindow
-from pipeline.emulator.quota import Limit, QuotaMeter
+from arkbeam.ark.errors import Pressure
+from arkbeam.emulator.options import QuotaWindow
+from arkbeam.emulator.quota import Limit, QuotaMeter
 
 REFUSAL_S = 0.01
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from pipeline.ark.errors import Action, ApiError, Pressure
-from pipeline.pacing.leases import RENEW_S, Membership
-from pipeline.pacing.pacer import Pacer
-from pipeline.pacing.retry import RetryPolicy, Tries, backoff_s, next_wait_s
+from arkbeam.ark.errors import Action, ApiError, Pressure
+from arkbeam.quota.leases import RENEW_S, Membership
+from arkbeam.quota.pacer import Pacer
+from arkbeam.quota.retry import RetryPolicy, Tries, backoff_s, next_wait_s
+
 from scripts.simulation.clock import Clock
 from scripts.simulation.service import Answer, Service
 

@@ -19,8 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-
-from pipeline.ark.client import (
+from arkbeam.ark.client import (
     ApiOptions,
     ArkClient,
     endpoint_url,
@@ -29,10 +28,10 @@ from pipeline.ark.client import (
     new_client_request_id,
     read_api_key,
 )
-from pipeline.ark.errors import Action, ApiError, Pressure
-from pipeline.ark.wire import Reply
-from pipeline.errors import ConfigError
-from pipeline.records import Modality, Usage
+from arkbeam.ark.errors import Action, ApiError, Pressure
+from arkbeam.ark.wire import Reply
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Modality, Usage
 
 KEY = "test-key-0123456789"
 VECTOR = [0.5, -1.25, 3.0, -0.0625]

@@ -11,10 +11,7 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from pipeline.ark.errors import (
+from arkbeam.ark.errors import (
     RULES,
     Action,
     ApiError,
@@ -28,10 +25,12 @@ from pipeline.ark.errors import (
     parse_retry_after,
     read_retry_after,
 )
-from pipeline.ark.vectors import Flaw
-from pipeline.ark.wire import UnusableReply
-from pipeline.errors import ArkbeamError
-from pipeline.records import Usage
+from arkbeam.ark.vectors import Flaw
+from arkbeam.ark.wire import UnusableReply
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.records import Usage
+from hypothesis import given
+from hypothesis import strategies as st
 
 REJECT, STOP, RETRY = Verdict(Action.REJECT), Verdict(Action.STOP), Verdict(Action.RETRY)
 RPM, TPM = Verdict(Action.RETRY, Pressure.RPM), Verdict(Action.RETRY, Pressure.TPM)

@@ -4,12 +4,11 @@ import pickle
 from collections.abc import Collection
 
 import pytest
+from arkbeam.ark.instructions import SCENARIOS, WORDINGS, InstructionOptions, build_instructions
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Failure, Modality
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.ark.instructions import SCENARIOS, WORDINGS, InstructionOptions, build_instructions
-from pipeline.errors import ConfigError
-from pipeline.records import Failure, Modality
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 TASKS = tuple(scenario for scenario in SCENARIOS if scenario != "corpus")

@@ -4,9 +4,8 @@ import pickle
 from dataclasses import replace
 
 import pytest
-
-from pipeline.ark.instructions import InstructionOptions
-from pipeline.ark.models import (
+from arkbeam.ark.instructions import InstructionOptions
+from arkbeam.ark.models import (
     ALLOWABLE,
     VERSIONS,
     EncodingFormat,
@@ -22,8 +21,8 @@ from pipeline.ark.models import (
     find_misfit,
     notes,
 )
-from pipeline.errors import ConfigError
-from pipeline.records import Modality, Part, Request, TokenEstimate, VideoSampling
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Modality, Part, Request, TokenEstimate, VideoSampling
 
 NAME = "doubao-embedding-vision-"
 TEXT, IMAGE, VIDEO = Part(Modality.TEXT, "t"), Part(Modality.IMAGE, "i"), Part(Modality.VIDEO, "v")

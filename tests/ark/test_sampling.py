@@ -4,11 +4,10 @@ import pickle
 from typing import Any
 
 import pytest
+from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampling, overlay_sampling
+from arkbeam.base.records import VideoSampling
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampling, overlay_sampling
-from pipeline.records import VideoSampling
 
 SAMPLINGS = st.builds(
     VideoSampling,

@@ -3,14 +3,13 @@
 from typing import Any
 
 import pytest
+from arkbeam.ark import tokens
+from arkbeam.ark.tokens import bound_request, estimate_request, estimate_text, image_tokens, video_frames, video_tokens
+from arkbeam.base.records import Modality, Part, Request, TokenEstimate, VideoSampling
+from arkbeam.emulator import usage
+from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.ark import tokens
-from pipeline.ark.tokens import bound_request, estimate_request, estimate_text, image_tokens, video_frames, video_tokens
-from pipeline.emulator import usage
-from pipeline.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
-from pipeline.records import Modality, Part, Request, TokenEstimate, VideoSampling
 
 
 def text(value: str) -> Part:

@@ -14,14 +14,10 @@ import numpy as np
 import orjson
 import pytest
 import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
-from pipeline.ark import vectors, wire
-from pipeline.ark.models import EncodingFormat, ModelOptions, check_options
-from pipeline.ark.vectors import Flaw
-from pipeline.ark.wire import (
+from arkbeam.ark import vectors, wire
+from arkbeam.ark.models import EncodingFormat, ModelOptions, check_options
+from arkbeam.ark.vectors import Flaw
+from arkbeam.ark.wire import (
     REQUEST_BYTES_MAX,
     UnencodableRequest,
     UnusableReply,
@@ -31,7 +27,10 @@ from pipeline.ark.wire import (
     encode_request,
     wire_options,
 )
-from pipeline.records import Inline, Modality, Part, Request, Usage, VideoSampling
+from arkbeam.base.records import Inline, Modality, Part, Request, Usage, VideoSampling
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "https://ark-project.tos-cn-beijing.volces.com/images/view.jpeg"

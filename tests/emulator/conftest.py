@@ -8,10 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from arkbeam.emulator.app import EMBEDDINGS_PATH, STATS_PATH, make_app
+from arkbeam.emulator.options import EmulatorOptions
 from PIL import Image
-
-from pipeline.emulator.app import EMBEDDINGS_PATH, STATS_PATH, make_app
-from pipeline.emulator.options import EmulatorOptions
 
 
 class Server:

@@ -10,12 +10,11 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-
-from pipeline.emulator import app as app_module
-from pipeline.emulator.app import EMBEDDINGS_PATH
-from pipeline.emulator.options import EmulatorOptions, FaultShares, QuotaWindow
-from pipeline.emulator.vectors import embed
-from pipeline.errors import ConfigError
+from arkbeam.base.errors import ConfigError
+from arkbeam.emulator import app as app_module
+from arkbeam.emulator.app import EMBEDDINGS_PATH
+from arkbeam.emulator.options import EmulatorOptions, FaultShares, QuotaWindow
+from arkbeam.emulator.vectors import embed
 
 Server = Any
 MakeServer = Callable[[EmulatorOptions], Server]
@@ -170,7 +169,7 @@ def test_a_key_of_its_own(make_server: MakeServer, monkeypatch: pytest.MonkeyPat
 
 def test_a_body_that_is_too_large(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body above the limit is refused by its declared length, and by its real one where none is declared."""
-    monkeypatch.setattr("pipeline.emulator.asgi.BODY_BYTES_MAX", 1_000)
+    monkeypatch.setattr("arkbeam.emulator.asgi.BODY_BYTES_MAX", 1_000)
 
     async def chunks() -> Any:
         for _ in range(3):
@@ -367,7 +366,7 @@ def test_counts(make_server: MakeServer) -> None:
 
 def test_what_is_remembered_by_second_is_bounded(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the latest seconds are kept."""
-    monkeypatch.setattr("pipeline.emulator.ledger.SECONDS_KEPT", 3)
+    monkeypatch.setattr("arkbeam.emulator.ledger.SECONDS_KEPT", 3)
     server = make_server(EmulatorOptions())
     for _ in range(5):
         server.now_s += 1

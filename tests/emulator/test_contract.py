@@ -8,13 +8,12 @@ from typing import Any
 
 import orjson
 import pytest
+from arkbeam.emulator import contract
+from arkbeam.emulator.contract import NEWEST_MODEL, hash_content, parse_request
+from arkbeam.emulator.media import IMAGE_BYTES_MAX
+from arkbeam.emulator.parts import EmbeddingRequest, ImagePart, TextPart, TokenVectors, VideoPart
+from arkbeam.emulator.replies import ERRORS, ErrorReply, Refused
 from PIL import Image
-
-from pipeline.emulator import contract
-from pipeline.emulator.contract import NEWEST_MODEL, hash_content, parse_request
-from pipeline.emulator.media import IMAGE_BYTES_MAX
-from pipeline.emulator.parts import EmbeddingRequest, ImagePart, TextPart, TokenVectors, VideoPart
-from pipeline.emulator.replies import ERRORS, ErrorReply, Refused
 
 V251215 = "doubao-embedding-vision-251215"
 V250615 = "doubao-embedding-vision-250615"

@@ -11,12 +11,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from arkbeam.ark.errors import Action, error_from_status
+from arkbeam.emulator import download as download_module
+from arkbeam.emulator import media
+from arkbeam.emulator.download import is_loopback
 from PIL import Image
-
-from pipeline.ark.errors import Action, error_from_status
-from pipeline.emulator import download as download_module
-from pipeline.emulator import media
-from pipeline.emulator.download import is_loopback
 
 Server = Any
 

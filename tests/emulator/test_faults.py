@@ -4,11 +4,10 @@ import random
 from dataclasses import asdict
 
 import pytest
+from arkbeam.emulator.faults import Fault, FaultChooser
+from arkbeam.emulator.options import FaultShares
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.emulator.faults import Fault, FaultChooser
-from pipeline.emulator.options import FaultShares
 
 SHARES = st.lists(st.floats(0, 1), min_size=len(Fault), max_size=len(Fault)).map(
     lambda parts: FaultShares(

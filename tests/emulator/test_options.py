@@ -3,9 +3,8 @@
 import json
 
 import pytest
-
-from pipeline.emulator.options import EmulatorOptions, FaultShares, QuotaWindow, read_options, write_options
-from pipeline.errors import ConfigError
+from arkbeam.base.errors import ConfigError
+from arkbeam.emulator.options import EmulatorOptions, FaultShares, QuotaWindow, read_options, write_options
 
 
 def test_options_survive_json() -> None:

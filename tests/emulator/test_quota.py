@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import pytest
+from arkbeam.emulator.options import QuotaWindow
+from arkbeam.emulator.quota import MINUTE_S, Limit, QuotaMeter
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.emulator.options import QuotaWindow
-from pipeline.emulator.quota import MINUTE_S, Limit, QuotaMeter
 
 # Whole milliseconds as floats that add up exactly: eighths of a second.
 STEPS = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 50)), min_size=1, max_size=60)

@@ -14,10 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-
-from pipeline.emulator.options import EmulatorOptions, FaultShares, read_options
-from pipeline.emulator.serve import API_PATH, listen, make_banner, start_emulator
-from pipeline.errors import ArkbeamError
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.emulator.options import EmulatorOptions, FaultShares, read_options
+from arkbeam.emulator.serve import API_PATH, listen, make_banner, start_emulator
 
 BODY = {"model": "doubao-embedding-vision-251215", "input": [{"type": "text", "text": "hello"}]}
 HEADERS = {"Authorization": "Bearer k"}
@@ -91,8 +90,8 @@ def test_the_server_ends_with_its_parent() -> None:
     """When the process that started a server is killed outright, the server ends too."""
     program = (
         "import os, signal\n"
-        "from pipeline.emulator.options import EmulatorOptions\n"
-        "from pipeline.emulator.serve import start_emulator\n"
+        "from arkbeam.emulator.options import EmulatorOptions\n"
+        "from arkbeam.emulator.serve import start_emulator\n"
         "with start_emulator(EmulatorOptions()) as url:\n"
         "    print(url, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -108,8 +107,8 @@ def test_ctrl_c_reaches_the_client_alone() -> None:
     """A signal to the client's whole process group, as Ctrl-C sends it, leaves the server answering."""
     program = (
         "import os, signal, urllib.request\n"
-        "from pipeline.emulator.options import EmulatorOptions\n"
-        "from pipeline.emulator.serve import start_emulator\n"
+        "from arkbeam.emulator.options import EmulatorOptions\n"
+        "from arkbeam.emulator.serve import start_emulator\n"
         "signal.signal(signal.SIGINT, lambda *_: None)\n"
         "with start_emulator(EmulatorOptions(latency_ms=500)) as url:\n"
         "    os.killpg(0, signal.SIGINT)\n"
@@ -130,8 +129,8 @@ def test_ctrl_c_reaches_the_client_alone() -> None:
 
 
 def test_the_command() -> None:
-    """`python -m pipeline.emulator` says in its banner that it is a stand-in and where it listens, and ends on SIGINT."""
-    command = [sys.executable, "-m", "pipeline.emulator", "--options", json.dumps({"rpm": 7})]
+    """`python -m arkbeam.emulator` says in its banner that it is a stand-in and where it listens, and ends on SIGINT."""
+    command = [sys.executable, "-m", "arkbeam.emulator", "--options", json.dumps({"rpm": 7})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -146,7 +145,7 @@ def test_the_command() -> None:
 
 def test_a_wrong_option_on_the_command_line() -> None:
     """A wrong option ends the command with exit code 2 and one line."""
-    command = [sys.executable, "-m", "pipeline.emulator", "--options", '{"rmp": 7}']
+    command = [sys.executable, "-m", "arkbeam.emulator", "--options", '{"rmp": 7}']
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (2, "emulator: unknown emulator options: rmp\n")
 

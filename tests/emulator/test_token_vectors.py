@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-
-from pipeline.emulator.parts import ImagePart, TextPart, VideoPart
-from pipeline.emulator.token_vectors import TOKENS_MAX, embed_tokens
+from arkbeam.emulator.parts import ImagePart, TextPart, VideoPart
+from arkbeam.emulator.token_vectors import TOKENS_MAX, embed_tokens
 
 Server = Any
 PLAIN = {"type": "enabled"}

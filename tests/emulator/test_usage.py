@@ -1,12 +1,11 @@
 """The token formulas, against the figures that the vendor published."""
 
 import pytest
+from arkbeam.base.records import Usage
+from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
+from arkbeam.emulator.usage import count_parts, count_tokens, image_tokens, video_frames, video_tokens
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
-from pipeline.emulator.usage import count_parts, count_tokens, image_tokens, video_frames, video_tokens
-from pipeline.records import Usage
 
 URL = "https://example.com/a.jpg"
 

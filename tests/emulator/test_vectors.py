@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arkbeam.emulator.parts import TextPart
+from arkbeam.emulator.vectors import VOCABULARY, embed, embed_parts, embed_sparse, round_to_bfloat16
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-
-from pipeline.emulator.parts import TextPart
-from pipeline.emulator.vectors import VOCABULARY, embed, embed_parts, embed_sparse, round_to_bfloat16
 
 TEXTS = st.text(max_size=80)
 
@@ -47,7 +46,7 @@ def test_vectors_are_the_same_everywhere() -> None:
     digest = hashlib.sha256(embed([("text", "天很蓝，海很深 hello")]).tobytes()).hexdigest()[:16]
     assert digest == "fbacfbb9274a3e2a"
     program = (
-        "import hashlib; from pipeline.emulator.vectors import embed;"
+        "import hashlib; from arkbeam.emulator.vectors import embed;"
         "print(hashlib.sha256(embed([('text', '天很蓝，海很深 hello')]).tobytes()).hexdigest()[:16])"
     )
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -3,10 +3,9 @@
 import struct
 
 import pytest
+from arkbeam.emulator.video import detect_video, video_duration_s
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.emulator.video import detect_video, video_duration_s
 
 SCALE = 1_000
 UNKNOWN_32, UNKNOWN_64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF

@@ -13,26 +13,25 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-
-from pipeline import schema
-from pipeline.ark.client import ApiOptions, ArkClient
-from pipeline.ark.wire import WireOptions, encode_request
-from pipeline.emulator.app import API_PATH, STATS_PATH
-from pipeline.emulator.options import EmulatorOptions, write_options
-from pipeline.emulator.serve import start_emulator
-from pipeline.emulator.vectors import embed
-from pipeline.engine.core import Engine, EngineOptions
-from pipeline.engine.guard import Guard
-from pipeline.engine.items import Item
-from pipeline.engine.options import LimitsOptions
-from pipeline.engine.outcomes import LaneReport, Sink
-from pipeline.engine.recorder import Recorder, StoreTarget
-from pipeline.pacing.pacer import Pacer
-from pipeline.pacing.retry import RetryPolicy
-from pipeline.records import Modality, Part, Request
-from pipeline.store.journal import open_journal
-from pipeline.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
-from pipeline.store.segments import dense_values, read_columns
+from arkbeam.ark.client import ApiOptions, ArkClient
+from arkbeam.ark.wire import WireOptions, encode_request
+from arkbeam.base import schema
+from arkbeam.base.records import Modality, Part, Request
+from arkbeam.emulator.app import API_PATH, STATS_PATH
+from arkbeam.emulator.options import EmulatorOptions, write_options
+from arkbeam.emulator.serve import start_emulator
+from arkbeam.emulator.vectors import embed
+from arkbeam.engine.core import Engine, EngineOptions
+from arkbeam.engine.guard import Guard
+from arkbeam.engine.items import Item
+from arkbeam.engine.options import LimitsOptions
+from arkbeam.engine.outcomes import LaneReport, Sink
+from arkbeam.engine.recorder import Recorder, StoreTarget
+from arkbeam.quota.pacer import Pacer
+from arkbeam.quota.retry import RetryPolicy
+from arkbeam.store.journal import open_journal
+from arkbeam.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
+from arkbeam.store.segments import dense_values, read_columns
 
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 1024

@@ -6,13 +6,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-
-from pipeline.engine.admission import Admission
-from pipeline.engine.items import Item, Tracked
-from pipeline.engine.outcomes import Sink
-from pipeline.pacing.control import InFlight
-from pipeline.pacing.pacer import Pacer
-from pipeline.records import Modality
+from arkbeam.base.records import Modality
+from arkbeam.engine.admission import Admission
+from arkbeam.engine.items import Item, Tracked
+from arkbeam.engine.outcomes import Sink
+from arkbeam.quota.control import InFlight
+from arkbeam.quota.pacer import Pacer
 
 pytestmark = pytest.mark.timeout(20)
 

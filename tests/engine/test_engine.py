@@ -11,15 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from pipeline.emulator.options import FaultShares
-from pipeline.engine.core import Engine
-from pipeline.engine.items import ITEMS_MAX
-from pipeline.engine.outcomes import Sink, Stop, StopKind
-from pipeline.engine.recorder import Batch
-from pipeline.errors import ConfigError, StoreError
-from pipeline.pacing.budget import SLACK_S
-from pipeline.store.layout import list_parquet, segments_folder
+from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.emulator.options import FaultShares
+from arkbeam.engine.core import Engine
+from arkbeam.engine.items import ITEMS_MAX
+from arkbeam.engine.outcomes import Sink, Stop, StopKind
+from arkbeam.engine.recorder import Batch
+from arkbeam.quota.rate import SLACK_S
+from arkbeam.store.layout import list_parquet, segments_folder
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.engine import registry
+from arkbeam.engine.items import ITEMS_MAX, Room
+from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
+from arkbeam.quota.use import Found, QuotaUse
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline import schema
-from pipeline.engine import registry
-from pipeline.engine.items import ITEMS_MAX, Room
-from pipeline.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
-from pipeline.errors import StoreError
-from pipeline.pacing.use import Found, QuotaUse
 
 pytestmark = pytest.mark.timeout(30)
 

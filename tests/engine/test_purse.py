@@ -4,11 +4,10 @@ import asyncio
 import random
 from collections.abc import Callable
 
+from arkbeam.engine.purse import Purse
+from arkbeam.quota.budget import NOTHING, Amount, Prices, Spending
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.engine.purse import Purse
-from pipeline.pacing.spending import NOTHING, Amount, Prices, Spending
 
 PRICES = Prices(1, 1)
 

@@ -1,15 +1,14 @@
 """When rejections are the config's fault, and when the rows'."""
 
 import pytest
-
-from pipeline.ark.errors import Action, ApiError
-from pipeline.engine.books import may_be_billed
-from pipeline.engine.items import Item, Tracked
-from pipeline.engine.outcomes import Sink
-from pipeline.engine.rejections import FirstRejections
-from pipeline.records import Failure, Modality
-from pipeline.store.events import Event, EventKind
-from pipeline.store.segments import Attempt
+from arkbeam.ark.errors import Action, ApiError
+from arkbeam.base.records import Failure, Modality
+from arkbeam.engine.accounting import may_be_billed
+from arkbeam.engine.items import Item, Tracked
+from arkbeam.engine.outcomes import Sink
+from arkbeam.engine.rejections import FirstRejections
+from arkbeam.store.events import Event, EventKind
+from arkbeam.store.segments import Attempt
 
 
 def rejection(number: int, code: str = "InvalidParameter") -> Event:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from pipeline.engine.items import Room
+from arkbeam.engine.items import Room
 
 
 def test_room_is_taken_and_given_back_by_bytes() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.base import faults
+from arkbeam.base.fault_injection import Injector
 
-from pipeline import faults
-from pipeline.faults.injection import Injector
 from tests.places import Place
 
 COLUMNS = ["id", "manifest", "row", "sparse", "norm", "model", "total_tokens", "fingerprint"]

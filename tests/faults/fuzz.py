@@ -23,21 +23,20 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-
-from pipeline.ark.client import _decompress
-from pipeline.ark.errors import error_from_status, error_from_unusable
-from pipeline.ark.models import ModelOptions, check_options
-from pipeline.ark.wire import UnencodableRequest, UnusableReply, WireOptions, decode_reply, encode_request
-from pipeline.errors import ManifestError
-from pipeline.manifest.context import ReadContext
-from pipeline.manifest.kept import cast_kept, unify_kept
-from pipeline.manifest.options import ColumnMap, ManifestOptions
-from pipeline.manifest.read import read_shard
-from pipeline.manifest.shards import cut_shards, list_manifests
-from pipeline.manifest.staging import request_from_json
-from pipeline.media import MediaOptions
-from pipeline.records import ServiceKind
-from pipeline.store.run_files import PieceWriter
+from arkbeam.ark.client import _decompress
+from arkbeam.ark.errors import error_from_status, error_from_unusable
+from arkbeam.ark.models import ModelOptions, check_options
+from arkbeam.ark.wire import UnencodableRequest, UnusableReply, WireOptions, decode_reply, encode_request
+from arkbeam.base.errors import ManifestError
+from arkbeam.base.records import ServiceKind
+from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.kept import cast_kept, unify_kept
+from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.read import read_shard
+from arkbeam.manifest.shards import cut_shards, list_manifests
+from arkbeam.manifest.staging import request_from_json
+from arkbeam.media import MediaOptions
+from arkbeam.store.run_files import PieceWriter
 
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 64

@@ -22,19 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from arkbeam.app.config import load_config, parse_config
+from arkbeam.ark.errors import RETRY_AFTER_S_MAX, parse_retry_after, read_retry_after
+from arkbeam.ark.models import ModelOptions, check_options
+from arkbeam.ark.wire import Reply, UnusableReply, decode_error, decode_reply
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Failure, Request, ServiceKind
+from arkbeam.base.redaction import redact
+from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.rows import RowParser
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.ark.errors import RETRY_AFTER_S_MAX, parse_retry_after, read_retry_after
-from pipeline.ark.models import ModelOptions, check_options
-from pipeline.ark.wire import Reply, UnusableReply, decode_error, decode_reply
-from pipeline.config import load_config, parse_config
-from pipeline.errors import ConfigError
-from pipeline.manifest.context import ReadContext
-from pipeline.manifest.options import ColumnMap, ManifestOptions
-from pipeline.manifest.rows import RowParser
-from pipeline.records import Failure, Request, ServiceKind
-from pipeline.redaction import redact
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("ARKBEAM_PROMISES") == "all"
@@ -250,7 +249,7 @@ def run_bomb(path: Path, place: Any) -> tuple[Any, float]:
     """Run a manifest in a process of its own; return how it ended and the most memory that it held, in MB."""
     script = (
         "import sys\n"
-        "import pipeline.cli as cli\n"
+        "import arkbeam.app.cli as cli\n"
         "from tests.faults.fuzz import peak_mb\n"
         "def leave(code):\n"
         "    print('PEAK', round(peak_mb()), file=sys.stderr)\n"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
 
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
 from tests.places import Emulator, Place
 
 ALL = os.environ.get("ARKBEAM_PROMISES") == "all"

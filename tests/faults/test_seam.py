@@ -6,18 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from pipeline import faults
-from pipeline.errors import ConfigError
-from pipeline.faults.injection import Injector, flip_bit
+from arkbeam.base import faults
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.fault_injection import Injector, flip_bit
 
 ROOT = Path(__file__).parents[2]
 
 IMPORT = """
 import sys
-import pipeline.job, pipeline.cli
+import arkbeam.app.job, arkbeam.app.cli
 from pipeline import faults, files
-print("pipeline.faults.injection" in sys.modules, faults.hit is faults.do_nothing, files.faults.hit.__name__)
+print("arkbeam.base.fault_injection" in sys.modules, faults.hit is faults.do_nothing, files.faults.hit.__name__)
 """
 
 

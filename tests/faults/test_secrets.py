@@ -16,8 +16,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-from pipeline.job import build_pipeline
+from arkbeam.app.job import build_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,10 +104,10 @@ def test_a_manifest_that_is_not_there(place: Any, web: str, start: Any) -> None:
 LOUD = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-import pipeline.cli as cli
+import arkbeam.app.cli as cli
 set_level = logging.Logger.setLevel
 logging.Logger.setLevel = lambda self, level: set_level(self, logging.DEBUG)
-for name in ("httpx", "httpcore", "aiohttp", "fsspec", "apache_beam", "botocore", "urllib3", "asyncio", "pipeline", "s3fs"):
+for name in ("httpx", "httpcore", "aiohttp", "fsspec", "apache_beam", "botocore", "urllib3", "asyncio", "arkbeam", "s3fs"):
     logging.getLogger(name).setLevel(logging.DEBUG)
 cli.main()
 """

@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-
-from pipeline.emulator.options import FaultShares
+from arkbeam.emulator.options import FaultShares
 
 ROWS = 20_000 if os.environ.get("ARKBEAM_PROMISES") == "all" else 1_000
 SHARES = FaultShares(

@@ -11,8 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-
-from pipeline.emulator.options import FaultShares
+from arkbeam.emulator.options import FaultShares
 
 PER_S = 200
 SECONDS = 1_200 if os.environ.get("ARKBEAM_PROMISES") == "all" else 20

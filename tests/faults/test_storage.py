@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.ark.wire import Reply
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.fault_injection import flip_bit
+from arkbeam.base.records import Failure, Usage
+from arkbeam.beam import publish
+from arkbeam.stages.publish import commit, usage
+from arkbeam.store import damage, layout
+from arkbeam.store.damage import is_whole, read_or_set_aside, set_aside
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.layout import list_parquet
+from arkbeam.store.segments import Attempt, Bought, read_columns, read_index, segment_table, write_segment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import schema
-from pipeline.ark.wire import Reply
-from pipeline.errors import StoreError
-from pipeline.faults.injection import flip_bit
-from pipeline.publishing import commit, usage
-from pipeline.records import Failure, Usage
-from pipeline.store import damage, layout
-from pipeline.store.damage import is_whole, read_or_set_aside, set_aside
-from pipeline.store.events import Event, EventKind, write_events
-from pipeline.store.layout import list_parquet
-from pipeline.store.segments import Attempt, Bought, read_columns, read_index, segment_table, write_segment
-from pipeline.transforms import publish
 from tests.places import Place
 
 ROWS = 120
@@ -218,7 +218,7 @@ def test_a_segment_that_breaks_later_is_found_when_it_is_published(
 
 def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found whole is not read as a whole again to be planned with."""
-    from pipeline import reading  # noqa: PLC0415 - patched below
+    from arkbeam.stages import read as reading  # noqa: PLC0415 - patched below
 
     yard.run()
     seen: list[str] = []
@@ -250,7 +250,7 @@ def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatc
         return found[:-1] if "/segments" in folder else found
 
     with monkeypatch.context() as patched:  # when planning
-        patched.setattr("pipeline.reading.list_parquet", lambda folder: lag(folder, ".parquet"))
+        patched.setattr("arkbeam.stages.read.list_parquet", lambda folder: lag(folder, ".parquet"))
         note = yard.run()
         assert note["published"] == ROWS
         assert 0 < note["requests_sent"] < ROWS

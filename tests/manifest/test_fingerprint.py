@@ -1,12 +1,11 @@
 """Fingerprints: pinned, injective, and blind to what does not change the vector."""
 
 import pytest
+from arkbeam.base.records import Modality, Part, Request, ServiceKind, VideoSampling
+from arkbeam.manifest.fingerprint import Fingerprinter, strip_signature
+from arkbeam.media.identity import content_version, storage_version
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.manifest.fingerprint import Fingerprinter, strip_signature
-from pipeline.media.identity import content_version, storage_version
-from pipeline.records import Modality, Part, Request, ServiceKind, VideoSampling
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 ARK = Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048)

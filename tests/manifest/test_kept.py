@@ -8,10 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.manifest.kept import build_kept, cast_kept, unify_kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from pipeline.manifest.kept import build_kept, cast_kept, unify_kept
 
 
 def _kept(*cells: Any) -> pa.StructArray:

@@ -1,9 +1,8 @@
 """The manifest section of the config."""
 
 import pytest
+from arkbeam.manifest.options import ColumnMap, ManifestOptions
 from pydantic import TypeAdapter
-
-from pipeline.manifest.options import ColumnMap, ManifestOptions
 
 
 def test_one_name_or_a_list() -> None:

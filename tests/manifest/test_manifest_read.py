@@ -14,19 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from arkbeam.ark.models import VERSIONS
+from arkbeam.base import schema
+from arkbeam.base.errors import ManifestError
+from arkbeam.base.records import Modality, Part, Request, ServiceKind
+from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.read import ReadContext, ShardChunk, read_shard
+from arkbeam.manifest.shards import Shard, cut_shards, list_manifests
+from arkbeam.manifest.staging import request_from_json
+from arkbeam.media import MediaOptions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from pipeline import schema
-from pipeline.ark.models import VERSIONS
-from pipeline.errors import ManifestError
-from pipeline.manifest.options import ColumnMap, ManifestOptions
-from pipeline.manifest.read import ReadContext, ShardChunk, read_shard
-from pipeline.manifest.shards import Shard, cut_shards, list_manifests
-from pipeline.manifest.staging import request_from_json
-from pipeline.media import MediaOptions
-from pipeline.records import Modality, Part, Request, ServiceKind
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 CONTEXT = ReadContext(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048, capabilities=VERSIONS["251215"])

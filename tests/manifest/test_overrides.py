@@ -9,15 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from pipeline.ark.instructions import InstructionOptions
-from pipeline.ark.models import VERSIONS, EncodingFormat
-from pipeline.manifest.context import ReadContext
-from pipeline.manifest.options import ColumnMap, ManifestOptions
-from pipeline.manifest.read import ShardChunk, read_shard
-from pipeline.manifest.shards import cut_shards, list_manifests
-from pipeline.manifest.staging import request_from_json
-from pipeline.records import Modality, Part, Request, ServiceKind, VideoSampling
+from arkbeam.ark.instructions import InstructionOptions
+from arkbeam.ark.models import VERSIONS, EncodingFormat
+from arkbeam.base.records import Modality, Part, Request, ServiceKind, VideoSampling
+from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.read import ShardChunk, read_shard
+from arkbeam.manifest.shards import cut_shards, list_manifests
+from arkbeam.manifest.staging import request_from_json
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 CAPS = VERSIONS["251215"]

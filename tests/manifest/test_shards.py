@@ -10,12 +10,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from pipeline.errors import ManifestError
-from pipeline.manifest.options import ColumnMap, ManifestOptions
-from pipeline.manifest.read import ReadContext, read_shard
-from pipeline.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
-from pipeline.records import ServiceKind
+from arkbeam.base.errors import ManifestError
+from arkbeam.base.records import ServiceKind
+from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.read import ReadContext, read_shard
+from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 
 LINE = b'{"text": "a"}\n'
 

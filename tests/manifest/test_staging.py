@@ -1,10 +1,9 @@
 """Staged requests: what goes in comes out."""
 
+from arkbeam.base.records import Modality, Part, Request, VideoSampling
+from arkbeam.manifest.staging import StagedRequest, request_from_json, request_to_json, text_to_json
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.manifest.staging import StagedRequest, request_from_json, request_to_json, text_to_json
-from pipeline.records import Modality, Part, Request, VideoSampling
 
 _strings = st.text(st.characters(codec="utf-8"), max_size=20)
 _samplings = st.builds(VideoSampling, fps=st.none() | st.floats(0.2, 5), min_frames=st.none() | st.integers(5, 16))

@@ -8,9 +8,8 @@ from typing import Any
 
 import av
 import numpy as np
+from arkbeam.media.headers import can_read_heic
 from PIL import Image
-
-from pipeline.media.headers import can_read_heic
 
 Size = tuple[int, int]
 

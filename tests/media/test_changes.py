@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 import pytest
+from arkbeam.base.records import Modality, Part, Request, VideoSampling
+from arkbeam.manifest.staging import StagedRequest, list_changes, request_from_json, request_to_json
+from arkbeam.media import Fit
 
-from pipeline.manifest.staging import StagedRequest, list_changes, request_from_json, request_to_json
-from pipeline.media import Fit
-from pipeline.records import Modality, Part, Request, VideoSampling
 from tests.media.pictures import picture
 from tests.places import Emulator, Place
 

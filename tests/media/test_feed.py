@@ -6,16 +6,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from arkbeam.ark.wire import WireOptions
+from arkbeam.base.records import Failure, Inline, Modality, Part, Request
+from arkbeam.engine.items import Item, Room
+from arkbeam.manifest.staging import StagedRequest
+from arkbeam.media import MediaOptions
+from arkbeam.stages.embed import feed as requests
+from arkbeam.stages.embed.feed import BATCH_ITEMS, Feed, Row, Unsendable
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.ark.wire import WireOptions
-from pipeline.embedding import requests
-from pipeline.embedding.requests import BATCH_ITEMS, Feed, Row, Unsendable
-from pipeline.engine.items import Item, Room
-from pipeline.manifest.staging import StagedRequest
-from pipeline.media import MediaOptions
-from pipeline.records import Failure, Inline, Modality, Part, Request
 
 SPEC = cast(
     Any,

@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arkbeam.app.config import parse_config
+from arkbeam.ark.tokens import image_tokens
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Failure, Modality
+from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, resolve
+from arkbeam.media.checks import examine
+from arkbeam.media.data_uris import decode_data_uri, encode_data_uri
+from arkbeam.media.fitting import apply_fit, plan_fit, scale
+from arkbeam.media.headers import ImageFacts, read_header
+from arkbeam.media.kinds import JPEG, detect_kind
+from arkbeam.media.options import FitOptions
+from arkbeam.media.refusal import Refusal, guard
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.ark.tokens import image_tokens
-from pipeline.config import parse_config
-from pipeline.errors import ConfigError
-from pipeline.media import Fit, MediaInfo, MediaOptions, inspect, resolve
-from pipeline.media.checks import examine
-from pipeline.media.data_uris import decode_data_uri, encode_data_uri
-from pipeline.media.fitting import apply_fit, plan_fit, scale
-from pipeline.media.headers import ImageFacts, read_header
-from pipeline.media.kinds import JPEG, detect_kind
-from pipeline.media.options import FitOptions
-from pipeline.media.refusal import Refusal, guard
-from pipeline.records import Failure, Modality
 from tests.media.pictures import animation, deep_colour, deep_grey, paint, picture, rotated, save
 
 IMAGE = Modality.IMAGE

@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from arkbeam.base.records import Failure, Modality
+from arkbeam.media import MediaInfo, MediaOptions, http, inspect, inspect_many, resolve
+from arkbeam.media.access import Access
+from arkbeam.media.data_uris import encode_data_uri
+from arkbeam.media.http import REDIRECTS_MAX, TRIES
+from arkbeam.media.kinds import BMP
 from PIL import Image
 
-from pipeline.media import MediaInfo, MediaOptions, http, inspect, inspect_many, resolve
-from pipeline.media.access import Access
-from pipeline.media.data_uris import encode_data_uri
-from pipeline.media.http import REDIRECTS_MAX, TRIES
-from pipeline.media.kinds import BMP
-from pipeline.records import Failure, Modality
 from tests.web import Web
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO

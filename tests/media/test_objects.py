@@ -7,14 +7,14 @@ from typing import Any
 
 import fsspec
 import pytest
+from arkbeam.base.records import Failure, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, resolve
+from arkbeam.media.buckets import find_place, forget_stores
+from arkbeam.media.cache import KnownMedia, media_table, merge
+from arkbeam.media.files import look_at, read_again, read_range, read_version
+from arkbeam.media.objects import WANTED_OF_PAGE_MIN, list_versions
 from PIL import Image
 
-from pipeline.media import MediaInfo, MediaOptions, inspect, inspect_many, resolve
-from pipeline.media.buckets import find_place, forget_stores
-from pipeline.media.files import look_at, read_again, read_range, read_version
-from pipeline.media.known import KnownMedia, media_table, merge
-from pipeline.media.objects import WANTED_OF_PAGE_MIN, list_versions
-from pipeline.records import Failure, Modality
 from tests.s3 import BUCKET, S3
 
 IMAGE = Modality.IMAGE
@@ -182,7 +182,7 @@ def test_known_media_are_confirmed_and_not_read_again(s3: S3, monkeypatch: pytes
         looked.append(uri)
         return inspect(uri, *rest)
 
-    monkeypatch.setattr("pipeline.media.survey.inspect", look)
+    monkeypatch.setattr("arkbeam.media.lookup.inspect", look)
     second = inspect_many(wanted, MediaOptions(), memory)
     assert sorted(looked) == sorted([uris[3], s3.uri("p/new.png")])
     changed = second.pop(wanted[3])
@@ -216,8 +216,8 @@ def test_without_a_right_to_list_each_object_is_asked_for(s3: S3, monkeypatch: p
     wanted = [(s3.put(f"p/{number}.png", picture()), IMAGE) for number in range(WANTED_OF_PAGE_MIN)]
     memory = Memory()
     first = inspect_many(wanted, MediaOptions(), memory)
-    monkeypatch.setattr("pipeline.media.survey.list_versions", refuse)
-    monkeypatch.setattr("pipeline.media.survey.inspect", refuse)
+    monkeypatch.setattr("arkbeam.media.lookup.list_versions", refuse)
+    monkeypatch.setattr("arkbeam.media.lookup.inspect", refuse)
     assert inspect_many(wanted, MediaOptions(), memory) == first
 
 

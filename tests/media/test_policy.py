@@ -5,17 +5,16 @@ import itertools
 import pickle
 
 import pytest
+from arkbeam.app.config import Config, describe_config, parse_config
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Failure, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, resolve
+from arkbeam.media.access import Access
+from arkbeam.media.addresses import is_public, literal_address
+from arkbeam.media.options import SIGN_LIFETIME_S_MAX, SIGN_LIFETIME_S_MIN
+from arkbeam.media.policy import extension_of, route
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.config import Config, describe_config, parse_config
-from pipeline.errors import ConfigError
-from pipeline.media import MediaInfo, MediaOptions, inspect, resolve
-from pipeline.media.access import Access
-from pipeline.media.addresses import is_public, literal_address
-from pipeline.media.options import SIGN_LIFETIME_S_MAX, SIGN_LIFETIME_S_MIN
-from pipeline.media.policy import extension_of, route
-from pipeline.records import Failure, Modality
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 PASS, INLINE, SIGN = Access.PASS, Access.INLINE, Access.SIGN

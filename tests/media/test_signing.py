@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 import fsspec.config
 import pytest
+from arkbeam.base.records import Failure, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, resolve
+from arkbeam.media.access import Access
 from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from pipeline.media import MediaInfo, MediaOptions, inspect, resolve
-from pipeline.media.access import Access
-from pipeline.records import Failure, Modality
 from tests.tos import TosServer
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO

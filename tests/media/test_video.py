@@ -5,13 +5,13 @@ import sys
 
 import fsspec
 import pytest
+from arkbeam.base.records import Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect
+from arkbeam.media.kinds import detect_kind
+from arkbeam.media.video import BLOCK_BYTES, BYTES_MAX, READS_MAX, RangedFile, read_duration_s
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.media import MediaInfo, MediaOptions, inspect
-from pipeline.media.kinds import detect_kind
-from pipeline.media.video import BLOCK_BYTES, BYTES_MAX, READS_MAX, RangedFile, read_duration_s
-from pipeline.records import Modality
 from tests.media.pictures import boxes, film, pad_film, picture, without
 from tests.places import Emulator, Place
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from pipeline.ark.vectors import Sparse
-from pipeline.ark.wire import Reply
-from pipeline.records import Usage
-from pipeline.store.segments import Attempt, Bought
+from arkbeam.ark.vectors import Sparse
+from arkbeam.ark.wire import Reply
+from arkbeam.base.records import Usage
+from arkbeam.store.segments import Attempt, Bought
 
 DIMENSIONS = 8
 

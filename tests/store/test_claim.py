@@ -12,18 +12,17 @@ from pathlib import Path
 
 import orjson
 import pytest
-
-from pipeline.errors import OutputInUse, StoreError
-from pipeline.files import exists, read_bytes, remove_file, write_bytes
-from pipeline.store import claim
-from pipeline.store.claim import MARK_NAME, check_claim, claim_output
+from arkbeam.base.errors import OutputInUse, StoreError
+from arkbeam.base.files import exists, read_bytes, remove_file, write_bytes
+from arkbeam.store import claim
+from arkbeam.store.claim import MARK_NAME, check_claim, claim_output
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 0.4
 
 HOLDER = """
 import sys
-from pipeline.store.claim import claim_output
+from arkbeam.store.claim import claim_output
 with claim_output(sys.argv[1], "run-of-holder", print):
     print("held", flush=True)
     sys.stdin.read()
@@ -50,7 +49,7 @@ def _holder(output: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(output)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "pipeline")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pipeline import schema
-from pipeline.records import Failure, Usage
-from pipeline.store.events import Event, EventKind, read_refused, write_events
-from pipeline.store.layout import events_folder, list_parquet
-from pipeline.store.segments import Attempt, read_columns
+from arkbeam.base import schema
+from arkbeam.base.records import Failure, Usage
+from arkbeam.store.events import Event, EventKind, read_refused, write_events
+from arkbeam.store.layout import events_folder, list_parquet
+from arkbeam.store.segments import Attempt, read_columns
 
 RUN = "20250101T000000-0123abcd-89ef4567"
 

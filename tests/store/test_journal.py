@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arkbeam.base.errors import StoreError
+from arkbeam.base.records import Failure, Usage
+from arkbeam.store import journal as journal_module
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.journal import Journal, book_lost_attempts, open_journal, read_journal
+from arkbeam.store.layout import events_folder, journals_folder, list_parquet, new_run_name, output_key
+from arkbeam.store.segments import Attempt, Bought, read_columns, segment_table, write_segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from pipeline.errors import StoreError
-from pipeline.records import Failure, Usage
-from pipeline.store import journal as journal_module
-from pipeline.store.events import Event, EventKind, write_events
-from pipeline.store.journal import Journal, book_lost_attempts, open_journal, read_journal
-from pipeline.store.layout import events_folder, journals_folder, list_parquet, new_run_name, output_key
-from pipeline.store.segments import Attempt, Bought, read_columns, segment_table, write_segment
 
 OUTPUT = "/outputs/ours"
 DIMENSIONS = 8

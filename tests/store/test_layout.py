@@ -4,11 +4,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from pipeline.errors import ConfigError
-from pipeline.store.layout import (
+from arkbeam.base.errors import ConfigError
+from arkbeam.store.layout import (
     StoreOptions,
     events_folder,
     journals_folder,
@@ -23,6 +20,8 @@ from pipeline.store.layout import (
     segment_name,
     segments_folder,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @given(st.lists(st.tuples(st.floats(0, 4_000_000_000), st.integers(0, 2**64 - 1)), max_size=50))

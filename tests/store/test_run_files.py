@@ -7,13 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from pipeline import schema
-from pipeline.errors import StoreError
-from pipeline.store.layout import list_parquet
-from pipeline.store.run_files import (
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.store.layout import list_parquet
+from arkbeam.store.run_files import (
     PieceWriter,
     buyers_uri,
     open_writer,
@@ -24,6 +21,8 @@ from pipeline.store.run_files import (
     take_rows,
     write_tables,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 RUN, SHARD = "run", 3
 _KINDS = [pa.struct([("k", pa.int64())]), pa.struct([("k", pa.string())]), None]

@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-
-from pipeline import schema
-from pipeline.ark.vectors import Sparse
-from pipeline.errors import StoreError
-from pipeline.records import Usage
-from pipeline.store.damage import set_aside
-from pipeline.store.layout import segment_id
-from pipeline.store.segments import (
+from arkbeam.ark.vectors import Sparse
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.records import Usage
+from arkbeam.store.damage import set_aside
+from arkbeam.store.layout import segment_id
+from arkbeam.store.segments import (
     Bought,
     dense_values,
     is_damaged,
@@ -27,6 +23,9 @@ from pipeline.store.segments import (
     segment_table,
     write_segment,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 RUN = "20250101T000000-0123abcd-89ef4567"
 DIMENSIONS = 8

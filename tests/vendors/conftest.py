@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pipeline.ark.client import ApiOptions, ArkClient
-from pipeline.ark.wire import EncodingFormat, Reply, WireOptions, encode_request
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
-from pipeline.records import Modality, Part, Request
+from arkbeam.ark.client import ApiOptions, ArkClient
+from arkbeam.ark.wire import EncodingFormat, Reply, WireOptions, encode_request
+from arkbeam.base.records import Modality, Part, Request
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
 
 GOLDEN = Path(__file__).parent.parent / "ark" / "golden"
 

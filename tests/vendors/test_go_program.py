@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from pipeline.ark.wire import Reply
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.ark.wire import Reply
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
 
 SOURCE = Path(__file__).parent / "go"
 GO = shutil.which("go")

@@ -13,10 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-
-from pipeline.ark.wire import Reply, decode_reply
-from pipeline.emulator.options import EmulatorOptions
-from pipeline.emulator.serve import start_emulator
+from arkbeam.ark.wire import Reply, decode_reply
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.serve import start_emulator
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the packages warn of is not ours to mend
 

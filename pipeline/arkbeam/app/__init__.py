@@ -1,0 +1,1 @@
+"""What people use: the command line, the config, the job, reports and progress."""

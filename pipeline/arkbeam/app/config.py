@@ -1,0 +1,225 @@
+"""The YAML file: one section for each room that has options, and every key checked before anything is read or sent.
+
+An unknown key is an error that names the nearest known one. No value is a secret: keys are named by environment variable.
+"""
+
+import dataclasses
+import difflib
+import reprlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from arkbeam.ark.client import ApiOptions
+from arkbeam.ark.models import ModelOptions
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.redaction import redact, redact_uri
+from arkbeam.base.schema import embeddings_schema
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.engine.options import LimitsOptions
+from arkbeam.manifest.options import ManifestOptions
+from arkbeam.media import MediaOptions
+from arkbeam.quota.budget import BudgetOptions
+from arkbeam.quota.options import QuotaOptions
+from arkbeam.store.layout import StoreOptions
+
+CONFIG_BYTES_MAX = 1024 * 1024
+EMULATOR = "emulator"
+_Section = typing.TypeVar("_Section")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """The `output:` section of the config."""
+
+    uri: str
+    """Folder of the files that are published; one run at a time writes to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole config. Sections that are left out have their defaults."""
+
+    manifest: ManifestOptions
+    model: ModelOptions
+    store: StoreOptions
+    output: OutputOptions
+    api: ApiOptions = field(default_factory=ApiOptions)
+    quota: QuotaOptions = field(default_factory=QuotaOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    limits: LimitsOptions = field(default_factory=LimitsOptions)
+    media: MediaOptions = field(default_factory=MediaOptions)
+    emulator: EmulatorOptions = field(default_factory=EmulatorOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse kept columns that have the name of one of ours."""
+        ours = embeddings_schema(1, pa.struct([])).names
+        for name in self.manifest.keep:
+            if name in ours:
+                raise ConfigError(f"manifest.keep: {name!r} is a column of the output already; rename the manifest's")
+
+    @property
+    def starts_emulator(self) -> bool:
+        """Whether the run brings its own stand-in server."""
+        return self.api.base_url == EMULATOR
+
+
+def load_config(path: str, settings: Sequence[str] = ()) -> Config:
+    """Read a config file, with settings such as `quota.rpm=600` laid over it.
+
+    Raises: ConfigError that names the file or the key, and what to do.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > CONFIG_BYTES_MAX:
+            raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes: is it a config?")
+        raw = _load_yaml(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {redact(str(error))}") from None
+    return parse_config(raw, settings)
+
+
+def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
+    """Check a parsed YAML document and make a Config of it. Raises: ConfigError."""
+    if not isinstance(raw, dict):
+        raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
+    return _parse(Config, raw, settings)
+
+
+def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
+    """Make the emulator's options of settings such as `rpm=600`. Raises: ConfigError."""
+    return _parse(EmulatorOptions, {}, settings)
+
+
+def _parse(section: type[_Section], raw: dict[str, Any], settings: Sequence[str]) -> _Section:
+    for setting in settings:
+        raw = _set(raw, setting)
+    _check_keys(raw, section, "")
+    try:
+        return TypeAdapter(section).validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain_all(error)) from None
+
+
+def describe_config(config: Config) -> dict[str, Any]:
+    """Return the config as `run.json` repeats it."""
+    return typing.cast("dict[str, Any]", _redact_uris(TypeAdapter(Config).dump_python(config, mode="json")))
+
+
+def _redact_uris(value: Any) -> Any:
+    """Mask passwords and signatures, which URIs of manifests and stores may hold."""
+    if isinstance(value, dict):
+        return {key: _redact_uris(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_redact_uris(inner) for inner in value]
+    return redact_uri(value) if isinstance(value, str) else value
+
+
+def list_keys() -> list[str]:
+    """List every key that a config may have, dotted."""
+    return list(_walk_keys(Config, ""))
+
+
+def _walk_keys(section: type, prefix: str) -> typing.Iterator[str]:
+    for name, kind in typing.get_type_hints(section).items():
+        inner = section_of(kind)
+        if inner is None or str in typing.get_args(kind):  # a key that is either a text or a section
+            yield prefix + name
+        if inner is not None:
+            yield from _walk_keys(inner, f"{prefix}{name}.")
+
+
+def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
+    """Return the document with one `key.path=value` in it; the value is read as YAML."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {redact(setting, 200)}: write it as key.path=value, for example quota.rpm=600")
+    try:
+        value = _load_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {redact(path, 200)}: the value is no YAML: {redact(str(error))}") from None
+    head, *rest = path.split(".", 1)
+    if not rest:
+        return {**raw, head: value}
+    inner = raw.get(head)
+    return {**raw, head: _set(inner if isinstance(inner, dict) else {}, f"{rest[0]}={text}")}
+
+
+def _load_yaml(text: str) -> Any:
+    """Parse YAML. What PyYAML trips over itself, such as a thirteenth month, is a YAMLError as well."""
+    try:
+        return yaml.safe_load(text)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+
+
+def _check_keys(raw: Mapping[Any, Any], section: type, prefix: str) -> None:
+    hints = typing.get_type_hints(section)
+    for key, value in raw.items():
+        if key not in hints:
+            raise ConfigError(_unknown(f"{prefix}{key}", [prefix + name for name in hints]))
+        inner = section_of(hints[key])
+        if inner is not None and isinstance(value, dict):
+            _check_keys(value, inner, f"{prefix}{key}.")
+
+
+def section_of(kind: Any) -> type | None:
+    """Return the dataclass that a field holds, looking through `X | None`."""
+    if isinstance(kind, types.UnionType):
+        kinds = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+        kind = kinds[0] if kinds else None
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def _unknown(key: str, siblings: Sequence[str]) -> str:
+    everywhere = list_keys()
+    near = difflib.get_close_matches(key, [*siblings, *everywhere], n=1, cutoff=0.5)
+    same_name = [known for known in everywhere if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    swapped = [known for known in siblings if sorted(known) == sorted(key)]  # rmp is rpm, although ramp looks nearer
+    nearest = (same_name or swapped or near or siblings)[0]
+    return f"unknown key {redact(key, 200)}: did you mean {nearest}?"
+
+
+def _explain_all(error: ValidationError) -> str:
+    """Write what is wrong, a line for each key; a section is not told that it is no text as well, nor the reverse."""
+    problems = error.errors()
+    wanted = [one for one in problems if not _is_other_form(one)]
+    return "\n".join(_explain(problem) for problem in (wanted or problems)[:10])
+
+
+def _is_other_form(problem: Any) -> bool:
+    """Whether the problem is that a key, which may be a word or a mapping, is not the one of these that was not meant."""
+    if isinstance(problem["input"], dict):
+        return problem["type"] in ("string_type", "enum")
+    return problem["type"] == "dict_type" and any(str(step).startswith("dict[") for step in problem["loc"])
+
+
+def _explain(problem: Any) -> str:
+    steps = [str(step) for step in problem["loc"]]
+    key = ".".join(
+        step
+        for step in steps
+        if not step.startswith(("function", "union", "tuple[", "str", "dict[", "[key]")) and not step[0].isupper()
+    )
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing from the config"
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {_show(problem['input'])!r}"
+
+
+def _show(value: Any) -> str:
+    """Write a value of any size in bounded time."""
+    try:
+        return redact(value if isinstance(value, str) else reprlib.repr(value), 80)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number too long to show"

@@ -1,0 +1,189 @@
+"""What people read: the plan before a run, the summary after it, and what an output holds."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from arkbeam.base.errors import ConfigError
+from arkbeam.base.files import exists, join, list_files, open_filesystem, read_bytes, storage_errors
+from arkbeam.quota.use import Found
+from arkbeam.stages.plan import Estimate, PlanTotals
+from arkbeam.stages.publish import embeddings, failures
+from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS
+
+_CELL_CHARS_MAX = 40
+
+
+def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
+    """Lay out what a run would do, cost and last."""
+    rows = [
+        ("rows", f"{totals.rows + totals.unreadable:,}"),
+        ("unreadable", f"{totals.unreadable:,}"),
+        ("distinct", f"{totals.distinct:,}"),
+        ("owned", f"{totals.owned:,} rows"),
+        ("refused before", f"{totals.refused:,} rows"),
+        ("to buy", f"{totals.to_buy:,} requests"),
+        ("above the context", f"{totals.over_context:,} rows, by estimate"),
+        ("tokens", f"about {totals.tokens:,} ({totals.text_tokens:,} text, {totals.image_tokens:,} image)"),
+        ("cost", f"about {estimate.cost_cny:,.4f} CNY"),
+        ("time", f"at least {format_seconds(estimate.minutes * 60)} at the quota"),
+        ("binding limit", estimate.binding if totals.to_buy else "none: nothing to buy"),
+    ]
+    if estimate.covered is not None:
+        rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
+    return _two_columns("plan", rows)
+
+
+def summary_table(note: dict[str, Any]) -> Table:
+    """Lay out how a run went, from what `run.json` says."""
+    tokens, quota = note["tokens"], note["quota"]
+    rows = [
+        ("rows", f"{note['rows']:,}"),
+        ("published", f"{note['published']:,}"),
+        ("failed", f"{note['failed']:,}"),
+        ("owned", f"{note['owned']:,} rows, {note['duplicates']:,} duplicates"),
+        ("requests", f"{note['requests_sent']:,} sent, {note['requests_paid']:,} paid, {note['refused']:,} refused"),
+        ("retries", _describe_retries(note)),
+        ("tokens", f"{tokens['total']:,} ({tokens['text']:,} text, {tokens['image']:,} image)"),
+        ("cost", f"{note['cost_cny']:,.4f} CNY{' (stand-in: not billed)' if note['service'] == 'stand-in' else ''}"),
+        ("quota", f"{quota['utilisation']:.1%} of {quota['binding']}" if quota["binding"] else "unused"),
+        *_describe_minutes(quota.get("minutes", [])),
+        *_describe_estimates(quota.get("estimates", {})),
+        *_describe_budget(note.get("budget")),
+        ("time", format_seconds(note["elapsed_s"])),
+    ]
+    found = Found(quota.get("found_rpm"), quota.get("found_tpm"))
+    rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
+    return _two_columns(f"run {note['run']}", rows)
+
+
+def _describe_retries(note: dict[str, Any]) -> str:
+    text = f"{note['retries']:,}"
+    if note["unusable"]:
+        text += f", {note['unusable']:,} paid answers of no use ({note.get('unusable_tokens', 0):,} tokens)"
+    if note.get("lost"):
+        text += f", {note['lost']:,} answers lost"
+    if note["retries"] and "tries_max" in note:
+        text += f"; one row took {note['tries_max']} tries, one {format_seconds(note['row_s_max'])}"
+    return text
+
+
+def _describe_minutes(minutes: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Say how steady the pace was from the second minute on; the last one counts when most of it was in use."""
+    whole = [one for one in minutes[1:] if one["seconds"] >= 30]
+    if not whole:
+        return
+    shares = sorted(one["utilisation"] for one in whole)
+    requests = sum(one["requests"] for one in whole)
+    refused = sum(one["refused"] for one in whole)
+    spread = f"{shares[len(shares) // 2]:.1%} in the median, {shares[0]:.1%} to {shares[-1]:.1%}"
+    refused_share = refused / requests if requests else 0.0
+    yield "pace by minute", f"{spread}, {refused_share:.1%} refused (from the second minute on)"
+
+
+def _describe_estimates(estimates: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    parts = [
+        f"{kind} ×{one['ratio_median']:.2f} in the median, ×{one['ratio_p95']:.2f} at 95 %"
+        for kind, one in sorted(estimates.items())
+    ]
+    if parts:
+        yield "counted over estimated", "; ".join(parts)
+
+
+def _describe_budget(budget: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if budget is None:
+        return
+    parts = []
+    if budget["tokens"] is not None:
+        parts.append(f"{budget['tokens_used']:,} of {budget['tokens']:,} tokens")
+    if budget["cny"] is not None:
+        parts.append(f"{budget['cny_used']:,.4f} of {budget['cny']:,} CNY")
+    yield "budget", ", ".join(parts)
+
+
+def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
+    """Lay out what an output holds: its run, schema, failures by code, a few rows.
+
+    Raises: ConfigError when there is no complete output.
+    """
+    if not exists(join(output_uri, SUCCESS)):
+        raise ConfigError(f"{output_uri} holds no complete output: there is no {SUCCESS}")
+    yield summary_table(orjson.loads(read_bytes(join(output_uri, RUN_NOTE))))
+    parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
+    if parts:
+        yield _rows_table(_read_head(parts[0], rows_max))
+    yield _codes_table(list_files(join(output_uri, failures.FOLDER), ".parquet"))
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration for people: `8.3 s`, `12 min 4 s`, `3 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _rows_table(rows: pa.Table) -> Table:
+    """Lay out the schema with some rows beside it: one line for each column, since there are more columns than rows."""
+    heads = [f"row {number}" for number in range(1, rows.num_rows + 1)]
+    table = Table("column", "type", *heads, title="embeddings", title_justify="left")
+    for field, values in zip(rows.schema, rows.columns, strict=True):
+        table.add_row(field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist()))
+    return table
+
+
+def _name_type(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.value_type}[{kind.list_size}]"
+    return str(kind).replace("element: ", "")
+
+
+def _codes_table(uris: Sequence[str]) -> Table:
+    counts: dict[str, tuple[int, str]] = {}
+    for uri in uris:
+        for row in _read_columns(uri, ["code", "message"]).to_pylist():
+            count, message = counts.get(row["code"], (0, row["message"]))
+            counts[row["code"]] = (count + 1, message)
+    table = Table("code", "rows", "the first message", title="failures", title_justify="left")
+    for code, (count, message) in sorted(counts.items(), key=lambda item: -item[1][0]):
+        table.add_row(code, f"{count:,}", message)
+    return table
+
+
+def _read_head(uri: str, rows_max: int) -> pa.Table:
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        reader = pq.ParquetFile(file)
+        first = next(reader.iter_batches(batch_size=max(1, rows_max)), None)
+        return pa.Table.from_batches([first] if first is not None else [], reader.schema_arrow).slice(0, rows_max)
+
+
+def _read_columns(uri: str, names: Sequence[str]) -> pa.Table:
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        return pq.ParquetFile(file).read(columns=list(names))
+
+
+def _shorten(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list) and len(value) > 3:
+        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value[:3]) + ", …"
+    if isinstance(value, dict) and isinstance(value.get("indices"), list):
+        return f"{len(value['indices'])} active"
+    text = PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value)
+    return text if len(text) <= _CELL_CHARS_MAX else f"{text[: _CELL_CHARS_MAX - 1]}…"

@@ -1,0 +1,325 @@
+"""Why a call failed, and what happens then.
+
+    ApiError.action
+    ├── RETRY    the same request may work later: refused for now, timed out, cut off, or answered unusably
+    ├── REJECT   this row will never work: it becomes a failure row
+    └── STOP     no row will work: key, account, quota, model or address is wrong; the run keeps what it paid and ends
+
+One table, `RULES`, decides by (status, code, message); one function, `classify_exception`, by exception. The table is
+the vendor's list of error codes; the vendor's advice is to go by status and code, never by the message, with the one
+exception below, and to tolerate codes that are new.
+"""
+
+import asyncio
+import math
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+import aiohttp
+import httpx
+
+from arkbeam.ark.wire import UnusableReply, decode_error
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.records import Usage
+from arkbeam.base.redaction import redact
+
+RETRY_AFTER_S_MAX = 60.0
+"""Longest wait that a server can ask for: quotas are counted by the minute."""
+TRIES_500_MAX = 3
+"""Some bad requests are answered with a 500, so that it is not worth many tries."""
+TRIES_UNUSABLE_MAX = 3
+"""The first try and two more, since each is paid."""
+TRIES_FETCH_MAX = 3
+"""The service could not fetch the row's media: perhaps a fault of the moment, perhaps of the URL."""
+
+
+class Action(StrEnum):
+    """What happens to the row and to the run. The tree in the module's docstring says when."""
+
+    RETRY = "retry"
+    REJECT = "reject"
+    STOP = "stop"
+
+
+class Pressure(StrEnum):
+    """What a refusal says about pacing: which budget was overrun, that too many are open, or that the service is busy."""
+
+    NONE = "none"
+    RPM = "rpm"
+    TPM = "tpm"
+    IN_FLIGHT = "in_flight"
+    OVERLOAD = "overload"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about one kind of failure. `attempts_max` None leaves the bound to the retry policy."""
+
+    action: Action
+    pressure: Pressure = Pressure.NONE
+    attempts_max: int | None = None
+
+
+@dataclass(eq=False)
+class ApiError(ArkbeamError):
+    """One call failed. `code` is stable; `message` is redacted and bounded.
+
+    `status` None means that no answer came; `lost`, which who sends it finds out, that it may have been served all the same and be billed; `paid`
+    that an answer came which is billed but of no use, with what `usage` and `model` could be read from it. `request_id` is the service's. `attempts_max` is a bound on all tries of the
+    item, lower than the retry policy's. Survives pickling.
+    """
+
+    message: str
+    action: Action
+    code: str
+    pressure: Pressure = Pressure.NONE
+    status: int | None = None
+    request_id: str | None = None
+    retry_after_s: float | None = None
+    paid: bool = False
+    usage: Usage | None = None
+    model: str | None = None
+    attempts_max: int | None = None
+    lost: bool = False
+
+    def __str__(self) -> str:
+        """Show the message alone."""
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the fields: an exception's own way passes on positional arguments, and there are none."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table. `codes` are shell patterns; `message` None matches any."""
+
+    status: int
+    codes: tuple[str, ...]
+    verdict: Verdict
+    message: re.Pattern[str] | None = None
+
+    def matches(self, status: int, code: str, message: str) -> bool:
+        """Whether this row decides about the error."""
+        if status != self.status or not any(fnmatchcase(code, pattern) for pattern in self.codes):
+            return False
+        return self.message is None or self.message.search(message) is not None
+
+
+_RETRY = Verdict(Action.RETRY)
+_REJECT = Verdict(Action.REJECT)
+_STOP = Verdict(Action.STOP)
+_RPM = Verdict(Action.RETRY, Pressure.RPM)
+_TPM = Verdict(Action.RETRY, Pressure.TPM)
+_IN_FLIGHT = Verdict(Action.RETRY, Pressure.IN_FLIGHT)
+_OVERLOAD = Verdict(Action.RETRY, Pressure.OVERLOAD)
+_RETRY_500 = Verdict(Action.RETRY, attempts_max=TRIES_500_MAX)
+_RETRY_FETCH = Verdict(Action.RETRY, attempts_max=TRIES_FETCH_MAX)
+
+# The service fetches media itself and reports a fault of the network under the code of a wrong request.
+_FETCH_FAILED = re.compile(r"time-?out while downloading|error while (?:downloading|connecting)", re.IGNORECASE)
+
+RULES: tuple[Rule, ...] = (
+    Rule(400, ("InvalidParameter", "InvalidParameter.*"), _RETRY_FETCH, _FETCH_FAILED),
+    Rule(400, ("MissingParameter", "MissingParameter.*", "InvalidParameter", "InvalidParameter.*"), _REJECT),
+    Rule(400, ("InvalidArgumentError", "InvalidArgumentError.*", "InvalidImageURL", "InvalidImageURL.*"), _REJECT),
+    Rule(400, ("OutofContextError",), _REJECT),
+    Rule(400, ("SensitiveContentDetected", "SensitiveContentDetected.*"), _REJECT),
+    Rule(400, ("Input*SensitiveContentDetected", "Input*SensitiveContentDetected.*", "Input*RiskDetection"), _REJECT),
+    Rule(400, ("ContentSecurityDetectionError",), _RETRY),
+    Rule(400, ("InvalidEndpoint.ClosedEndpoint", "InvalidSubscription"), _STOP),
+    Rule(401, ("AuthenticationError", "InvalidAccountStatus"), _STOP),
+    Rule(403, ("AccountOverdueError", "OperationDenied", "OperationDenied.*", "AccessDenied"), _STOP),
+    Rule(404, ("InvalidEndpointOrModel", "InvalidEndpointOrModel.*", "ModelNotOpen", "UnsupportedModel"), _STOP),
+    Rule(404, ("NotFound", "NotFound.*"), _STOP),
+    Rule(429, ("QuotaExceeded", "QuotaExceeded.*", "SetLimitExceeded", "SetLimitExceeded.*"), _STOP),
+    Rule(429, ("RateLimitExceeded.EndpointRPMExceeded", "*RpmRateLimitExceeded", "AccountRateLimitExceeded"), _RPM),
+    Rule(429, ("RateLimitExceeded.Endpoint*TPMExceeded", "*TpmRateLimitExceeded"), _TPM),
+    Rule(429, ("InflightBatchsizeExceeded", "InflightBatchsizeExceeded.*"), _IN_FLIGHT),
+    Rule(429, ("ServerOverloaded", "RequestBurstTooFast"), _OVERLOAD),
+    Rule(500, ("*",), _RETRY_500),
+)
+"""The table; the first row that matches decides. Codes that are in none of them are decided by their status."""
+
+_STATUS_RETRIED = frozenset({408, 409, 425})
+# Of these no row is to blame: key, payment, permission, address, method, proxy.
+_STATUS_STOPPING = frozenset({401, 402, 403, 404, 405, 407, 410})
+
+
+def classify_status(status: int, code: str, message: str) -> Verdict:
+    """Decide about an answer that is no success, by the table or else by its status."""
+    for rule in RULES:
+        if rule.matches(status, code, message):
+            return rule.verdict
+    if status == 429:
+        return _classify_unknown_refusal(code)
+    if status in _STATUS_RETRIED or status >= 500:
+        return _RETRY
+    if status in _STATUS_STOPPING or status < 400:  # redirects are not followed: the base URL is wrong
+        return _STOP
+    return _REJECT
+
+
+def _classify_unknown_refusal(code: str) -> Verdict:
+    """A new code for a refusal most likely names what was overrun; one that does not slows down its own item alone."""
+    upper = code.upper()
+    if "TPM" in upper:
+        return _TPM
+    return _RPM if "RPM" in upper or "RATELIMIT" in upper else _OVERLOAD
+
+
+# What a person does about a stop; the first pattern that matches "<status> <code>".
+_ADVICE = (
+    ("401 *", "check the API key in the variable that api.api_key_env names"),
+    ("403 *Overdue*", "pay what the account owes, then run the same command"),
+    ("403 *", "give the key's account access to the model in the Ark console"),
+    ("404 *", "check model.name, and that the account has opened the model"),
+    ("429 *", "raise or wait for the account's quota in the Ark console, then run the same command"),
+    ("400 *", "check model.name and the endpoint in the Ark console"),
+    ("3?? *", "the address is wrong or has moved"),
+    ("4?? *", "check api.base_url, the account and its payment"),
+    ("None tls_certificate", "check api.base_url and this machine's certificates"),
+    ("None *", "check api.base_url"),
+)
+
+
+def advise(error: ApiError) -> str:
+    """Say what a person does about an error that stops the run."""
+    name = f"{error.status} {error.code}"
+    return next(
+        (advice for pattern, advice in _ADVICE if fnmatchcase(name, pattern)), "see the service's documentation"
+    )
+
+
+def error_from_status(status: int, body: bytes, headers: Mapping[str, str], now_s: float) -> ApiError:
+    """Make the error for an answer that is no success. `headers` ignore case; `now_s` is in seconds since 1970."""
+    code, message, request_id = decode_error(status, body)
+    verdict = classify_status(status, code, message)
+    if 300 <= status < 400:
+        message = redact(f"the service redirects to {headers.get('location')}: set api.base_url to the final address")
+    return ApiError(
+        message=message,
+        action=verdict.action,
+        code=code,
+        pressure=verdict.pressure,
+        status=status,
+        request_id=request_id or headers.get("x-request-id"),
+        retry_after_s=read_retry_after(headers, now_s),
+        attempts_max=verdict.attempts_max,
+    )
+
+
+def error_from_unusable(error: UnusableReply, status: int, request_id: str | None) -> ApiError:
+    """Make the error for a success that holds no usable vector: paid, and tried again at most twice."""
+    return ApiError(
+        message=error.message,
+        action=Action.RETRY,
+        code=error.flaw.value,
+        status=status,
+        request_id=error.id or request_id,
+        paid=True,
+        usage=error.usage,
+        model=error.model,
+        attempts_max=TRIES_UNUSABLE_MAX,
+    )
+
+
+# First match decides. aiohttp's own come first, since httpx-aiohttp 0.2.0 maps a refused and a reset connection alike
+# to httpx.ConnectTimeout: what really happened is in the exception's cause.
+_BY_EXCEPTION: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Verdict], ...] = (
+    ((aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError), "tls_certificate", _STOP),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects), "bad_address", _STOP),
+    ((aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout, httpx.PoolTimeout), "connect_timeout", _RETRY),
+    ((aiohttp.ServerTimeoutError, asyncio.TimeoutError), "timeout", _RETRY),
+    ((aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError), "proxy_failed", _RETRY),
+    (aiohttp.ClientConnectorError, "connect_failed", _RETRY),
+    ((aiohttp.ClientConnectionError, aiohttp.ClientPayloadError), "connection_lost", _RETRY),
+    (aiohttp.ClientError, "bad_answer", _RETRY),
+    ((httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects), "bad_address", _STOP),
+    (httpx.LocalProtocolError, "bad_request", _STOP),
+    (httpx.TimeoutException, "timeout", _RETRY),
+    (httpx.ProxyError, "proxy_failed", _RETRY),
+    (httpx.ConnectError, "connect_failed", _RETRY),
+    (httpx.TransportError, "connection_lost", _RETRY),
+    (httpx.HTTPError, "bad_answer", _RETRY),
+    ((OSError, EOFError), "connection_lost", _RETRY),
+)
+
+
+def classify_exception(exc: Exception) -> ApiError:
+    """Make the error for a call that ended in an exception, whichever library's it is.
+
+    Faults of the network are retried; what no retry can mend (address, certificate, and everything unknown, which is a
+    defect of this program) stops the run. The caller chains: `raise classify_exception(exc) from exc`.
+    """
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, httpx.HTTPStatusError):
+        status = exc.response.status_code
+        verdict = classify_status(status, "", "")
+        return _error_from_exception(exc, f"http_{status}", verdict, status)
+    for cause in _innermost_first(exc):
+        for kinds, code, verdict in _BY_EXCEPTION:
+            if isinstance(cause, kinds):
+                return _error_from_exception(cause, code, verdict)
+    return _error_from_exception(exc, "client_fault", _STOP)
+
+
+def _innermost_first(exc: BaseException) -> Iterator[BaseException]:
+    """The aiohttp exception behind an httpx one, where there is one, and then the exception itself."""
+    if isinstance(exc, httpx.HTTPError) and isinstance(exc.__cause__, aiohttp.ClientError):
+        yield exc.__cause__
+    yield exc
+
+
+def _error_from_exception(exc: BaseException, code: str, verdict: Verdict, status: int | None = None) -> ApiError:
+    text = str(exc)
+    name = type(exc).__name__
+    return ApiError(
+        message=redact(f"{name}: {text}" if text else name),
+        action=verdict.action,
+        code=code,
+        pressure=verdict.pressure,
+        status=status,
+        attempts_max=verdict.attempts_max,
+    )
+
+
+def read_retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
+    """Seconds that the server asks to wait: `retry-after-ms` where it is sent, else `retry-after`."""
+    ms = _parse_number(headers.get("retry-after-ms"))
+    if ms is not None:
+        return _clamp_wait(ms / 1000)
+    return parse_retry_after(headers.get("retry-after"), now_s)
+
+
+def parse_retry_after(value: str | None, now_s: float) -> float | None:
+    """Read a Retry-After header, seconds or an HTTP date, as seconds from now, clamped to 0..60; None if unreadable."""
+    if value is None or len(value) > 100:
+        return None
+    seconds = _parse_number(value)
+    if seconds is not None:
+        return _clamp_wait(seconds)
+    try:
+        return _clamp_wait(parsedate_to_datetime(value).timestamp() - now_s)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _parse_number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _clamp_wait(seconds: float) -> float:
+    return min(max(seconds, 0.0), RETRY_AFTER_S_MAX)

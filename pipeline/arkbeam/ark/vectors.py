@@ -1,0 +1,216 @@
+"""The numbers in a reply: JSON's lists and base64 to checked float32 vectors. What is wrong with them has a name."""
+
+import binascii
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from arkbeam.base.redaction import redact
+
+MULTI_TOKENS_MAX = 131_072
+"""Most vectors of tokens that are unpacked from one reply: the longest context that a model has."""
+
+_UINT32_MAX = 2**32 - 1
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class Flaw(StrEnum):
+    """What is wrong with a reply that can't be used. The values are stable: failure rows and reports carry them."""
+
+    NOT_JSON = "not_json"
+    CUT_OFF = "cut_off"
+    TOO_LARGE = "too_large"
+    OTHER_OBJECT = "other_object"
+    NO_DATA = "no_data"
+    SEVERAL_VECTORS = "several_vectors"
+    NO_EMBEDDING = "no_embedding"
+    EMBEDDING_MALFORMED = "embedding_malformed"
+    INVALID_BASE64 = "invalid_base64"
+    WRONG_LENGTH = "wrong_length"
+    NOT_FINITE = "not_finite"
+    ZERO_VECTOR = "zero_vector"
+    SPARSE_MISSING = "sparse_missing"
+    SPARSE_MALFORMED = "sparse_malformed"
+    SPARSE_INDEX_NEGATIVE = "sparse_index_negative"
+    SPARSE_INDEX_TOO_LARGE = "sparse_index_too_large"
+    SPARSE_INDEX_REPEATED = "sparse_index_repeated"
+    SPARSE_VALUE_NOT_FINITE = "sparse_value_not_finite"
+    SPARSE_VALUE_ZERO = "sparse_value_zero"
+    MULTI_MISSING = "multi_missing"
+    MULTI_MALFORMED = "multi_malformed"
+    MULTI_TOO_LARGE = "multi_too_large"
+    MULTI_WRONG_LENGTH = "multi_wrong_length"
+    MULTI_NOT_FINITE = "multi_not_finite"
+
+
+class FlawError(Exception):
+    """A vector can't be used. It stays within this room: `wire` adds what it knows of the reply (`UnusableReply`)."""
+
+    def __init__(self, flaw: Flaw, message: str) -> None:
+        """Name the flaw, for machines and for people."""
+        super().__init__(message)
+        self.flaw = flaw
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """A sparse vector: `indices` strictly increasing uint32, `values` float32 without zeros, equally long."""
+
+    indices: NDArray[np.uint32]
+    values: NDArray[np.float32]
+
+
+def decode_dense(embedding: object, dimensions: int) -> tuple[NDArray[np.float32], np.float32]:
+    """Decode `data.embedding`, a list of numbers or base64, to `dimensions` float32 values and their Euclidean norm.
+
+    The values are contiguous, little-endian and bit for bit what came. Raises FlawError.
+    """
+    if isinstance(embedding, str):
+        dense = _dense_from_base64(embedding)
+    elif isinstance(embedding, list):
+        dense = _dense_from_list(embedding)
+    elif embedding is None:
+        raise FlawError(Flaw.NO_EMBEDDING, "the reply has no embedding")
+    else:
+        raise FlawError(Flaw.EMBEDDING_MALFORMED, f"the embedding is a JSON {type(embedding).__name__}")
+    if len(dense) != dimensions:
+        raise FlawError(Flaw.WRONG_LENGTH, f"the vector has {len(dense)} values instead of {dimensions}")
+    # In float64 the squares of finite float32 values neither overflow nor vanish, so that one sum tells all three
+    # flaws.
+    wide = dense.astype(np.float64)
+    norm = math.sqrt(float(wide @ wide))
+    if not norm <= _FLOAT32_MAX:
+        raise FlawError(Flaw.NOT_FINITE, "the vector holds NaN, infinity or values too large for its length")
+    if norm == 0.0:
+        raise FlawError(Flaw.ZERO_VECTOR, "the vector is zero throughout")
+    return dense, np.float32(norm)
+
+
+def _dense_from_base64(text: str) -> NDArray[np.float32]:
+    try:
+        raw = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise FlawError(Flaw.INVALID_BASE64, f"the embedding is no base64: {redact(str(error), 200)}") from error
+    if len(raw) % 4:
+        raise FlawError(
+            Flaw.WRONG_LENGTH, f"the embedding is {len(raw)} bytes long, which is no number of float32 values"
+        )
+    return np.frombuffer(raw, dtype="<f4")
+
+
+def _dense_from_list(values: list[Any]) -> NDArray[np.float32]:
+    if not _only_numbers(values):
+        raise FlawError(Flaw.EMBEDDING_MALFORMED, "the embedding holds something else than numbers")
+    return _to_float32(values)
+
+
+def _only_numbers(values: Sequence[Any]) -> bool:
+    return {float, int}.issuperset(map(type, values))  # type() and not isinstance: JSON's true is no number
+
+
+def _to_float32(values: Sequence[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what float32 can't hold becomes infinity, which is then named
+        try:
+            return np.array(values, dtype=np.float64).astype("<f4")
+        except OverflowError:
+            return np.full(len(values), np.inf, dtype="<f4")
+
+
+def decode_sparse(entries: object) -> Sparse:
+    """Decode `data.sparse_embedding`, a list of index and value in any order; an empty one means nothing active.
+
+    Raises FlawError.
+    """
+    if entries is None:
+        raise FlawError(Flaw.SPARSE_MISSING, "a sparse vector was asked for and the reply has none")
+    try:
+        indices = [entry["index"] for entry in entries]  # type: ignore[attr-defined]
+        values = [entry["value"] for entry in entries]  # type: ignore[attr-defined]
+    except (TypeError, KeyError) as error:
+        raise FlawError(Flaw.SPARSE_MALFORMED, "the sparse vector is no list of index and value") from error
+    if not ({int}.issuperset(map(type, indices)) and _only_numbers(values)):
+        raise FlawError(
+            Flaw.SPARSE_MALFORMED, "the sparse vector holds an index that is no integer or a value that is no number"
+        )
+    if not indices:
+        return Sparse(np.empty(0, np.uint32), np.empty(0, "<f4"))
+    if min(indices) < 0:
+        raise FlawError(Flaw.SPARSE_INDEX_NEGATIVE, f"the sparse vector has the index {min(indices)}")
+    if max(indices) > _UINT32_MAX:
+        raise FlawError(Flaw.SPARSE_INDEX_TOO_LARGE, "the sparse vector has an index above 32 bits")
+    return _sort_sparse(np.array(indices, dtype=np.uint32), _to_float32(values))
+
+
+def _sort_sparse(indices: NDArray[np.uint32], values: NDArray[np.float32]) -> Sparse:
+    order = np.argsort(indices)
+    indices, values = indices[order], values[order]
+    repeated = indices[1:] == indices[:-1]
+    if repeated.any():
+        raise FlawError(Flaw.SPARSE_INDEX_REPEATED, f"the sparse vector has the index {indices[1:][repeated][0]} twice")
+    if not np.isfinite(values).all():
+        raise FlawError(Flaw.SPARSE_VALUE_NOT_FINITE, "the sparse vector holds NaN or infinity")
+    if not values.all():
+        raise FlawError(Flaw.SPARSE_VALUE_ZERO, "the sparse vector holds a zero, of which the service sends none")
+    return Sparse(indices, values)
+
+
+def decode_multi(multi: object, dimensions: int) -> NDArray[np.float16]:
+    """Decode `data.multi_embedding` to one float16 vector per token, [tokens, dimensions], tokens at least 1.
+
+    It comes as a list of lists of numbers, or as base64 of a zstd frame of little-endian float16. Numbers that float16
+    does not hold exactly are rounded to the nearest that it does; those beyond 65,504 are flaws. Raises FlawError.
+    """
+    if multi is None:
+        raise FlawError(Flaw.MULTI_MISSING, "vectors of tokens were asked for and the reply has none")
+    if isinstance(multi, str):
+        flat = _multi_from_zstd(multi, dimensions)
+    elif isinstance(multi, list):
+        flat = _multi_from_lists(multi, dimensions)
+    else:
+        raise FlawError(Flaw.MULTI_MALFORMED, f"the vectors of tokens are a JSON {type(multi).__name__}")
+    if not len(flat) or len(flat) % dimensions:
+        raise FlawError(
+            Flaw.MULTI_WRONG_LENGTH,
+            f"the vectors of tokens have {len(flat)} values, which is no number of {dimensions}",
+        )
+    if not np.isfinite(flat).all():
+        raise FlawError(Flaw.MULTI_NOT_FINITE, "the vectors of tokens hold NaN, infinity or values beyond 65,504")
+    return flat.reshape(-1, dimensions)
+
+
+def _multi_from_zstd(text: str, dimensions: int) -> NDArray[np.float16]:
+    bytes_max = MULTI_TOKENS_MAX * dimensions * 2
+    try:
+        packed = binascii.a2b_base64(text, strict_mode=True)
+        declared = zstandard.get_frame_parameters(packed).content_size
+        if declared != zstandard.CONTENTSIZE_UNKNOWN and declared > bytes_max:
+            raise FlawError(
+                Flaw.MULTI_TOO_LARGE, f"the vectors of tokens unpack to {declared} bytes, above {bytes_max}"
+            )
+        # In one piece: a frame that ends too early or too late is an error then, and none grows beyond the bound.
+        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=bytes_max, allow_extra_data=False)
+    except (ValueError, zstandard.ZstdError) as error:
+        message = f"the vectors of tokens are no zstd frame in base64: {redact(str(error), 200)}"
+        raise FlawError(Flaw.MULTI_MALFORMED, message) from error
+    if len(raw) % 2:
+        raise FlawError(Flaw.MULTI_WRONG_LENGTH, f"the vectors of tokens are {len(raw)} bytes, no number of float16")
+    return np.frombuffer(raw, dtype="<f2")
+
+
+def _multi_from_lists(rows: list[Any], dimensions: int) -> NDArray[np.float16]:
+    for row in rows:
+        if not isinstance(row, list) or not _only_numbers(row):
+            raise FlawError(Flaw.MULTI_MALFORMED, "the vectors of tokens are no list of lists of numbers")
+        if len(row) != dimensions:
+            raise FlawError(Flaw.MULTI_WRONG_LENGTH, f"a token's vector has {len(row)} values instead of {dimensions}")
+    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinity, which is then named
+        try:
+            return np.array(rows, dtype=np.float64).astype("<f2").reshape(-1)
+        except OverflowError:
+            return np.full(len(rows) * dimensions, np.inf, dtype="<f2")

@@ -1,0 +1,353 @@
+"""The API's JSON, both ways: requests to bytes, replies to vectors, error bodies to code and message.
+
+Pure functions over bytes. What a reply gets wrong is named, never guessed at: `UnusableReply` carries a `Flaw` and what
+could still be read, since an unusable reply is paid like any other.
+"""
+
+import binascii
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple, assert_never
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from arkbeam.ark.models import Capabilities, EncodingFormat, ModelOptions, MultiEmbedding, dimensions_sent
+from arkbeam.ark.vectors import Flaw, FlawError, Sparse, decode_dense, decode_multi, decode_sparse
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.records import Inline, Modality, Part, Request, Usage
+from arkbeam.base.redaction import redact
+
+EMBEDDINGS_PATH = "/embeddings/multimodal"
+"""What follows the base URL."""
+STAND_IN_HEADER = "x-arkbeam-stand-in"
+"""A server that sends this header, whatever its value, is a stand-in: its vectors never pass for real ones."""
+REQUEST_BYTES_MAX = 64_000_000
+"""Largest body that the service takes (64 MB by the vendor's guide)."""
+
+_BASE64_BLOCK_BYTES = 3 * 256 * 1024  # a multiple of 3: only the last block is padded
+_NOTHING_INLINED: Mapping[int, Inline] = MappingProxyType({})
+_ID_CHARS_MAX = 256
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class WireOptions:
+    """The fields that are the same in every request of a run. `dimensions` None leaves the field out."""
+
+    model: str
+    dimensions: int | None = None
+    encoding_format: EncodingFormat = EncodingFormat.BASE64
+    multi_embedding: MultiEmbedding = "off"
+
+
+def wire_options(options: ModelOptions, caps: Capabilities) -> WireOptions:
+    """Fix what the configured model is sent with every request; the options were checked (`models.check_options`)."""
+    return WireOptions(
+        model=options.name,
+        dimensions=dimensions_sent(options, caps),
+        encoding_format=options.encoding_format or EncodingFormat.NULL,
+        multi_embedding=options.multi_embedding or "off",
+    )
+
+
+def encode_multi(mode: MultiEmbedding) -> dict[str, str] | None:
+    """The object `multi_embedding` as it is sent; None: the field is not sent."""
+    match mode:
+        case "off":
+            return None
+        case "plain":
+            return {"type": "enabled"}
+        case "zstd":
+            return {"type": "enabled", "compression": "zstd"}
+        case _:
+            assert_never(mode)
+
+
+class UsageFlaw(StrEnum):
+    """What is wrong with a reply's usage. The vector is paid and kept all the same."""
+
+    MISSING = "usage_missing"
+    MALFORMED = "usage_malformed"
+    INCONSISTENT = "usage_inconsistent"
+
+
+class UnencodableRequest(ArkbeamError):
+    """The request can't be sent as it is: a fault of its row, found before anything was paid."""
+
+
+@dataclass(eq=False)
+class UnusableReply(ArkbeamError):
+    """A reply came and was paid, but holds no vector to rely on. `id`, `model` and `usage` are what could be read."""
+
+    flaw: Flaw
+    message: str
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+    def __str__(self) -> str:
+        """Show the message alone."""
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the fields: an exception's own way passes on positional arguments, and there are none."""
+        return type(self), (self.flaw, self.message, self.id, self.model, self.usage)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """One usable reply.
+
+    `dense` is contiguous little-endian float32 as received, `norm` its Euclidean length; `sparse` None where none was
+    asked for. `usage_flaw` None means that the usage is complete and adds up. `created` is in seconds since 1970.
+    `multi` has one float16 vector per token, [tokens, dimensions]; None where none were asked for.
+    """
+
+    id: str | None
+    model: str | None
+    created: int | None
+    dense: NDArray[np.float32]
+    sparse: Sparse | None
+    norm: np.float32
+    usage: Usage
+    usage_flaw: UsageFlaw | None
+    stand_in: bool
+    multi: NDArray[np.float16] | None = None
+
+    @property
+    def usage_missing(self) -> bool:
+        """Some of the four token counts are null: not there, not readable, or not to be believed."""
+        return self.usage_flaw is not None
+
+
+class ErrorReply(NamedTuple):
+    """What an error body says. `code` is `http_<status>` where it names none; `message` is redacted and bounded."""
+
+    code: str
+    message: str
+    request_id: str | None
+
+
+def encode_request(request: Request, options: WireOptions, inlined: Mapping[int, Inline] = _NOTHING_INLINED) -> bytes:
+    """Encode one sample. Parts keep their order; fields that are not set are absent.
+
+    `inlined` has the bytes of some parts by their position: they become base64 in the body itself, so that memory holds
+    them once as they are and once encoded.
+
+    Raises UnencodableRequest when a string is no Unicode text or the body is larger than the service takes.
+    """
+    body: dict[str, Any] = {"model": options.model, "input": [_encode_part(part) for part in request.parts]}
+    if options.encoding_format is EncodingFormat.NULL:
+        body["encoding_format"] = None
+    elif options.encoding_format is not EncodingFormat.ABSENT:
+        body["encoding_format"] = options.encoding_format.value
+    if options.dimensions is not None:
+        body["dimensions"] = options.dimensions
+    if request.instructions is not None:
+        body["instructions"] = request.instructions
+    if request.sparse:
+        body["sparse_embedding"] = {"type": "enabled"}
+    multi = encode_multi(options.multi_embedding)
+    if multi is not None:
+        body["multi_embedding"] = multi
+    try:
+        encoded = _splice(body, request, inlined) if inlined else orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise UnencodableRequest(f"the request can't be written as JSON: {redact(str(error))}") from error
+    _check_length(len(encoded))
+    return encoded
+
+
+def _check_length(length: int) -> None:
+    if length > REQUEST_BYTES_MAX:
+        raise UnencodableRequest(f"the request is {length} bytes long; the service takes {REQUEST_BYTES_MAX}")
+
+
+def _splice(body: Mapping[str, Any], request: Request, inlined: Mapping[int, Inline]) -> bytes:
+    """Write a body with base64 in the place of some parts' URLs, in blocks and without a copy of the whole."""
+    before, after = {"model": body["model"]}, {name: body[name] for name in body if name not in ("model", "input")}
+    _check_length(sum(4 * ((len(inline.data) + 2) // 3) for inline in inlined.values()))
+    out = io.BytesIO()  # gives its buffer away without a copy
+    out.write(orjson.dumps(before)[:-1] + b',"input":[')
+    for position, part in enumerate(body["input"]):
+        out.write(b"," if position else b"")
+        inline = inlined.get(position)
+        if inline is None:
+            out.write(orjson.dumps(part))
+        else:
+            _write_inline(out, request.parts[position], inline)
+    out.write(b"]" + (b"," + orjson.dumps(after)[1:] if after else b"}"))
+    return out.getvalue()
+
+
+def _write_inline(out: io.BytesIO, part: Part, inline: Inline) -> None:
+    kind = f"{part.modality.value}_url"
+    out.write(f'{{"type":"{kind}","{kind}":{{"url":"data:{inline.mime};base64,'.encode("ascii"))
+    data = memoryview(inline.data)
+    for start in range(0, len(data), _BASE64_BLOCK_BYTES):
+        out.write(binascii.b2a_base64(data[start : start + _BASE64_BLOCK_BYTES], newline=False))
+    sampling = {} if part.sampling is None else part.sampling.set_fields()
+    out.write(b'"' + (b"," + orjson.dumps(sampling)[1:-1] if sampling else b"") + b"}}")
+
+
+def _encode_part(part: Part) -> dict[str, Any]:
+    if part.modality is Modality.TEXT:
+        return {"type": "text", "text": part.value}
+    kind = f"{part.modality.value}_url"
+    sampling = {} if part.sampling is None else part.sampling.set_fields()
+    return {"type": kind, kind: {"url": part.value, **sampling}}
+
+
+def decode_reply(body: bytes, *, dimensions: int, sparse: bool, multi: bool = False, stand_in: bool = False) -> Reply:
+    """Decode the body of a 200.
+
+    `dimensions` is the length the vector must have; `sparse` and `multi` whether a sparse vector and vectors of tokens
+    were asked for (what was not is left out). `stand_in` is passed on.
+
+    A vector is paid and is not thrown away over bookkeeping: unknown fields are ignored, a missing `created`, `id` or
+    `model` is None, a usage that is missing or does not add up is null and said (`usage_flaw`). `object` is `list` and
+    `data.object` is `embedding` by the contract; where they are missing or merely worded otherwise they are bookkeeping
+    too, but one that names another thing (`error`, `chat.completion`) says that this is no embedding: `other_object`.
+
+    Raises UnusableReply.
+    """
+    reply = _parse_reply(body)
+    reply_id, model = _read_name(reply, "id"), _read_name(reply, "model")
+    usage, usage_flaw = decode_usage(reply.get("usage"))
+    try:
+        data = _read_data(reply)
+        dense, norm = decode_dense(data.get("embedding"), dimensions)
+        sparse_vector = decode_sparse(data.get("sparse_embedding")) if sparse else None
+        multi_vectors = decode_multi(data.get("multi_embedding"), dimensions) if multi else None
+    except FlawError as flawed:
+        raise UnusableReply(flawed.flaw, str(flawed), reply_id, model, usage) from flawed.__cause__
+    created = reply.get("created")
+    return Reply(
+        id=reply_id,
+        model=model,
+        created=created if _is_count(created) else None,
+        dense=dense,
+        sparse=sparse_vector,
+        norm=norm,
+        usage=usage,
+        usage_flaw=usage_flaw,
+        stand_in=stand_in,
+        multi=multi_vectors,
+    )
+
+
+def _parse_reply(body: bytes) -> dict[str, Any]:
+    try:
+        reply = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        reply = _parse_leniently(body, error)
+    if not isinstance(reply, dict):
+        raise UnusableReply(Flaw.NOT_JSON, f"the reply is a JSON {type(reply).__name__}, not an object")
+    return reply
+
+
+def _parse_leniently(body: bytes, error: orjson.JSONDecodeError) -> Any:
+    """Read NaN and Infinity, which are no JSON but which some servers write: the flaw is then named for what it is."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise salvage(body, Flaw.NOT_JSON, f"the reply is no JSON ({redact(str(error), 200)})") from error
+
+
+_NAME = re.compile(rb'"(id|model)"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]{1,256})"')
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\}){0,2000}\})')
+
+
+def salvage(body: bytes, flaw: Flaw, message: str) -> UnusableReply:
+    """Make the error for a broken reply, with whatever id, model and usage stand in it whole."""
+    names = {key.decode(): value.decode() for key, value in _NAME.findall(body)}
+    found = _USAGE.search(body)
+    try:
+        usage = decode_usage(orjson.loads(found[1]))[0] if found else None
+    except orjson.JSONDecodeError:
+        usage = None
+    return UnusableReply(flaw, message, names.get("id"), names.get("model"), usage)
+
+
+def _read_name(reply: dict[str, Any], key: str) -> str | None:
+    value = reply.get(key)
+    return value[:_ID_CHARS_MAX] if isinstance(value, str) and value else None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _INT64_MAX
+
+
+def _read_data(reply: dict[str, Any]) -> dict[str, Any]:
+    """`data` is an object by the contract; older guides show it as a list of one."""
+    _check_object("object", reply.get("object"))
+    data = reply.get("data")
+    if isinstance(data, list):
+        if len(data) > 1:
+            raise FlawError(Flaw.SEVERAL_VECTORS, f"the reply holds {len(data)} vectors for one sample")
+        data = data[0] if data else None
+    if not isinstance(data, dict):
+        raise FlawError(Flaw.NO_DATA, "the reply has no data")
+    _check_object("data.object", data.get("object"))
+    return data
+
+
+def _check_object(where: str, value: object) -> None:
+    """Refuse another kind of answer: an `object` that speaks of neither a list nor an embedding."""
+    if isinstance(value, str) and value and "list" not in value and "embedding" not in value:
+        raise FlawError(Flaw.OTHER_OBJECT, f"the reply is no embedding: its {where} is {redact(value, 100)!r}")
+
+
+def decode_usage(usage: object) -> tuple[Usage, UsageFlaw | None]:
+    """Read the token counts, each by itself: what is missing or malformed is None, and said.
+
+    Counts that do not add up are all None, since nothing tells which of them is wrong.
+    """
+    if not isinstance(usage, dict):
+        return Usage(), UsageFlaw.MISSING if usage is None else UsageFlaw.MALFORMED
+    details = usage.get("prompt_tokens_details")
+    inner = details if isinstance(details, dict) else {}
+    raw: list[Any] = [usage.get(key) for key in ("prompt_tokens", "total_tokens")]
+    raw += [inner.get(key) for key in ("text_tokens", "image_tokens")]
+    if all(map(_is_count, raw)):
+        read = Usage(*raw)
+        # There is no output, so that all three sums are the same.
+        consistent = read.prompt_tokens == read.total_tokens == sum(raw[2:])
+        return (read, None) if consistent else (Usage(), UsageFlaw.INCONSISTENT)
+    malformed = not (details is None or isinstance(details, dict)) or not all(v is None or _is_count(v) for v in raw)
+    counts = [value if _is_count(value) else None for value in raw]
+    return Usage(*counts), UsageFlaw.MALFORMED if malformed else UsageFlaw.MISSING
+
+
+_REQUEST_ID = re.compile(r"request[ _-]?id:?\s*([\w-]{1,128})", re.IGNORECASE)
+_BODY_CHARS_MAX = 20_000
+
+
+def decode_error(status: int, body: bytes) -> ErrorReply:
+    """Read an error body, `{"error": {"code", "message", "param", "type"}}` by the contract, whatever came instead."""
+    text = body[:_BODY_CHARS_MAX].decode("utf-8", "replace")
+    code, message = "", text
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if isinstance(parsed, dict):
+        error = parsed.get("error", parsed)
+        if isinstance(error, dict):
+            code = str(error.get("code") or "")
+            message = str(error.get("message") or text)
+        elif isinstance(error, str):
+            message = error
+    found = _REQUEST_ID.search(message)
+    return ErrorReply(
+        code=redact(code, 100) or f"http_{status}",
+        message=redact(message) or f"HTTP {status} without a message",
+        request_id=found[1] if found else None,
+    )

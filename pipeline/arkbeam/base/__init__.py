@@ -1,0 +1,1 @@
+"""What every room uses: errors, records, schemas, redaction, files, named faults."""

@@ -1,0 +1,40 @@
+"""Embed, as Beam sees it: a lane is one element; what leaves are refs, refusals and a report, never a vector."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection, TaggedOutput
+
+from arkbeam.engine.outcomes import LaneReport
+from arkbeam.stages.embed import Block, embed_lane, open_engine
+from arkbeam.stages.plan import split_buckets
+from arkbeam.stages.spec import RunSpec
+
+BOUGHT, REFUSED, REPORTS = "bought", "refused", "reports"
+
+
+class EmbedLanes(beam.PTransform):
+    """Buy what lanes miss; give `bought` (bucket, INDEX), `refused` (bucket, REFUSED) and `reports` (LaneReport)."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def expand(self, lanes: PCollection[tuple[int, Iterable[Block]]]) -> Any:
+        """Embed each lane."""
+        return lanes | "Embed" >> beam.ParDo(_EmbedLane(self._spec)).with_outputs(BOUGHT, REFUSED, REPORTS)
+
+
+class _EmbedLane(beam.DoFn):
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+
+    def process(self, lane: tuple[int, Iterable[Block]]) -> Iterator[Any]:
+        _, blocks = lane
+        for result in embed_lane(list(blocks), self._spec, open_engine(self._spec)):
+            if isinstance(result, LaneReport):
+                yield TaggedOutput(REPORTS, result)
+                continue
+            yield from (TaggedOutput(BOUGHT, element) for element in split_buckets(result.index, self._spec.buckets))
+            yield from (TaggedOutput(REFUSED, element) for element in split_buckets(result.refused, self._spec.buckets))

@@ -1,0 +1,119 @@
+"""Plan, as Beam sees it: keys meet the index by bucket; who buys is dealt over lanes. And the same join after Embed."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import PCollection, TaggedOutput
+
+from arkbeam.base import faults
+from arkbeam.base.schema import KEYS, concat
+from arkbeam.stages.embed import Block
+from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by
+from arkbeam.stages.read import ShardSummary
+from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
+from arkbeam.store.run_files import buyers_uri, write_tables
+
+OWNED, WAITING, BUYERS, REFUSED, TOTALS = "owned", "waiting", "buyers", "refused", "totals"
+REFS, FAILED = "refs", "failed"
+
+
+class PlanRows(beam.PTransform):
+    """Join `keys`, `index` and `refused` by bucket.
+
+    Gives `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED) and `totals`.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def expand(self, tables: Any) -> Any:
+        """Group by bucket, then plan each."""
+        plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(OWNED, WAITING, BUYERS, REFUSED, TOTALS)
+        return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> plan
+
+
+class SumTotals(beam.PTransform):
+    """Add up the totals of buckets and of shards (ShardSummary) into the one of the run."""
+
+    def expand(self, counted: Any) -> PCollection[PlanTotals]:
+        """Give one element, also when there is no bucket."""
+        totals, summaries = counted
+        unread = summaries | "Unread" >> beam.Map(_total_of_shard)
+        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(_sum_totals)
+
+
+class DealLanes(beam.PTransform):
+    """Write each shard's buyers as blocks and deal those over lanes: (shard, KEYS) in, (lane, [Block]) out."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, Iterable[Block]]]:
+        """Group by shard, cut, group by lane."""
+        return (
+            buyers
+            | "ByShard" >> beam.GroupByKey()
+            | "Cut" >> beam.FlatMap(_write_blocks, self._spec)
+            | "ByLane" >> beam.GroupByKey()
+        )
+
+
+class SettleRows(beam.PTransform):
+    """Join the rows that `waiting` holds with what was `bought` and what was `refused`; give `refs` and `failed`."""
+
+    def expand(self, tables: Any) -> Any:
+        """Group by bucket, then settle each."""
+        settle = beam.FlatMap(_settle_bucket).with_outputs(REFS, FAILED)
+        return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> settle
+
+
+def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSpec) -> Iterator[Any]:
+    bucket, tables = element
+    faults.hit("plan.bucket")
+    plan = plan_bucket(
+        list(tables["keys"]), list(tables["index"]), list(tables["refused"]), retry_refused=spec.retry_failed
+    )
+    yield TaggedOutput(TOTALS, plan.totals)
+    if plan.owned.num_rows:
+        yield TaggedOutput(OWNED, plan.owned)
+    if plan.refused.num_rows:
+        yield TaggedOutput(REFUSED, plan.refused)
+    if plan.waiting.num_rows:
+        yield TaggedOutput(WAITING, (bucket, plan.waiting))
+        for element in split_by(plan.buyers, plan.buyers["shard"].to_numpy()):
+            yield TaggedOutput(BUYERS, element)
+
+
+def _total_of_shard(summary: ShardSummary) -> PlanTotals:
+    return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context)
+
+
+def _sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:
+    result = PlanTotals()
+    for one in totals:
+        result = result.plus(one)
+    return result
+
+
+def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[tuple[int, Block]]:
+    shard, tables = element
+    faults.hit("plan.deal")
+    blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))
+    write_tables(buyers_uri(spec.store.uri, spec.run, shard), blocks, KEYS)
+    faults.hit("plan.dealt")
+    for number, block in enumerate(blocks):
+        yield deal_lane(shard, number, spec.quota.lanes), Block(shard, number, block.num_rows)
+
+
+def _settle_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]]) -> Iterator[Any]:
+    _, tables = element
+    faults.hit("plan.settle")
+    refs, failed = settle_bucket(list(tables["waiting"]), list(tables["bought"]), list(tables["refused"]))
+    if refs.num_rows:
+        yield TaggedOutput(REFS, refs)
+    if failed.num_rows:
+        yield TaggedOutput(FAILED, failed)

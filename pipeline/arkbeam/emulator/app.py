@@ -1,0 +1,283 @@
+"""The stand-in server as a Starlette application: the embeddings route, a greeting and the counts.
+
+The route is plain ASGI, since a benchmark's client shares the machine with it.
+"""
+
+import asyncio
+import hmac
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from arkbeam.base.errors import ConfigError
+from arkbeam.emulator.asgi import (
+    STAND_IN_HEADER,
+    Headers,
+    StandInMiddleware,
+    find_header,
+    read_body,
+    send_body,
+    send_half,
+    wait_for_disconnect,
+)
+from arkbeam.emulator.faults import Fault, FaultChooser
+from arkbeam.emulator.jobs import Job, JobReader, run
+from arkbeam.emulator.ledger import Ledger
+from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.emulator.parts import EmbeddingRequest
+from arkbeam.emulator.quota import Limit, QuotaMeter
+from arkbeam.emulator.replies import (
+    ErrorReply,
+    Refused,
+    encode_result,
+    encode_token_vectors,
+    encode_vector,
+    make_request_id,
+    refuse,
+)
+from arkbeam.emulator.token_vectors import embed_tokens
+from arkbeam.emulator.vectors import embed_parts, embed_sparse
+
+API_PATH = "/api/v3"
+EMBEDDINGS_PATH = f"{API_PATH}/embeddings/multimodal"
+STATS_PATH = "/emulator/stats"
+
+_CLIENT_ID_BYTES_MAX = 256
+ResetConnection = Callable[[Scope], None]
+
+_LIMIT_CODES = {
+    Limit.REQUESTS: "ModelAccountRpmRateLimitExceeded",
+    Limit.TOKENS: "ModelAccountTpmRateLimitExceeded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A job that was let in, and the fault that awaits it, if any."""
+
+    job: Job
+    fault: Fault | None
+
+
+class Emulator:
+    """One server's state, and its embeddings route as an ASGI application.
+
+    `reset_connection` breaks the connection of a scope at once; only the fault `reset` needs it.
+    """
+
+    def __init__(
+        self,
+        options: EmulatorOptions,
+        *,
+        clock: Callable[[], float] = time.time,
+        reset_connection: ResetConnection | None = None,
+    ) -> None:
+        """Start with empty counts. Raises ConfigError when the variable named by `api_key_env` is not set."""
+        self.options = options
+        self.ledger = Ledger()
+        self._clock = clock
+        self._reset_connection = reset_connection
+        self._meter = QuotaMeter(rpm=options.rpm, tpm=options.tpm, window=options.window)
+        self._faults = FaultChooser(options.faults)
+        self._fault_random = random.Random(options.seed)
+        self._jitter_random = random.Random(options.seed + 1)
+        self._jobs = JobReader(options)
+        self._authorization = _expected_authorization(options.api_key_env)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST of the embeddings route."""
+        now_s = self._clock()
+        request_id = make_request_id(int(now_s * 1000))
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        if client_id := find_header(scope, b"x-client-request-id"):
+            headers.append((b"x-client-request-id", client_id[:_CLIENT_ID_BYTES_MAX]))
+        with self.ledger.receive(now_s):
+            outcome = await self._decide(scope, receive)
+            if isinstance(outcome, ErrorReply):
+                await send_body(send, outcome.status, headers + _retry_after(outcome), outcome.to_bytes(request_id))
+                return
+            if self.options.latency_ms or self.options.jitter_ms:
+                jitter_ms = self.options.jitter_ms * self._jitter_random.random()
+                await asyncio.sleep((self.options.latency_ms + jitter_ms) / 1000)
+            await self._answer(outcome, request_id, headers, scope, receive, send)
+
+    async def _decide(self, scope: Scope, receive: Receive) -> Admitted | ErrorReply:
+        """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
+        try:
+            self._authorize(scope)
+            job = await self._jobs.read(await read_body(scope, receive))
+        except Refused as refused:
+            self.ledger.rejected += 1
+            if self.options.refusals_count and refused.reply.status == 400:
+                self._meter.add(1, 0, self._clock())
+            return refused.reply
+        return self._admit(job, self._clock())
+
+    def _authorize(self, scope: Scope) -> None:
+        sent = find_header(scope, b"authorization") or b""
+        scheme, _, key = sent.partition(b" ")
+        if scheme.lower() != b"bearer" or not key.strip():
+            raise refuse("AuthenticationError")
+        if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
+            raise refuse("AuthenticationError")
+
+    def _admit(self, job: Job, now_s: float) -> Admitted | ErrorReply:
+        options, tokens = self.options, job.usage.total_tokens or 0
+        if options.stop_after is not None and self.ledger.paid >= options.stop_after:
+            self.ledger.refuse(now_s)
+            return ErrorReply(options.stop_code)
+        if (limit := self._meter.find_limit(tokens, now_s)) is not None:
+            self.ledger.refuse(now_s)
+            if options.refusals_count:
+                self._meter.add(1, 0, now_s)
+            wait_s = self._meter.room_in_s(tokens, now_s) if options.retry_after else None
+            return ErrorReply(_LIMIT_CODES[limit], retry_after_s=None if wait_s is None else max(1, -int(-wait_s // 1)))
+        fault = self._faults.choose(self._fault_random.random()) if self._faults.any else None
+        if fault is not None:
+            self.ledger.faulted += 1
+        if fault is not None and not fault.billed:
+            self._meter.add(1, 0, now_s)
+        else:
+            self._meter.add(1, tokens, now_s)
+            self.ledger.bill(job.usage, job.content_hash, now_s)
+        return self._fail_at_once(fault) or Admitted(job, fault)
+
+    def _fail_at_once(self, fault: Fault | None) -> ErrorReply | None:
+        if fault is Fault.RATE_429:
+            return ErrorReply(_LIMIT_CODES[Limit.REQUESTS])
+        if fault is Fault.RATE_429_RETRY_AFTER:
+            return ErrorReply(_LIMIT_CODES[Limit.REQUESTS], retry_after_s=self.options.retry_after_s)
+        return ErrorReply("ServerOverloaded") if fault is Fault.OVERLOAD_429 else None
+
+    async def _answer(
+        self, admitted: Admitted, request_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        match admitted.fault:
+            case Fault.ERROR_500:
+                await send_body(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
+            case Fault.RESET | Fault.RESET_PAID:
+                if self._reset_connection is None:
+                    raise RuntimeError("the fault `reset` needs a server that can break connections: use serve()")
+                self._reset_connection(scope)
+                await wait_for_disconnect(receive)
+            case Fault.HANG | Fault.HANG_PAID:
+                await wait_for_disconnect(receive)
+            case Fault.TRUNCATED:
+                await send_half(send, headers, await self._make_result(admitted, request_id))
+            case Fault.BROKEN_JSON:
+                body = await self._make_result(admitted, request_id)
+                await send_body(send, 200, headers, body[: len(body) // 2])
+            case None | Fault.WRONG_LENGTH | Fault.NAN:
+                await send_body(send, 200, headers, await self._make_result(admitted, request_id))
+            case Fault.RATE_429 | Fault.RATE_429_RETRY_AFTER | Fault.OVERLOAD_429:
+                raise AssertionError("answered on admission")
+            case _:
+                assert_never(admitted.fault)
+
+    async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
+        created_s = int(self._clock())
+        large = admitted.job.large or admitted.job.request.token_vectors is not None
+        return await run(large, _encode, admitted, request_id, created_s)
+
+
+def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
+    request = admitted.job.request
+    vector = embed_parts(request.parts, request.dimensions, request.instructions)
+    if admitted.fault is Fault.WRONG_LENGTH:
+        vector = vector[:-1]
+    elif admitted.fault is Fault.NAN:
+        vector[len(vector) // 2] = np.nan
+    return encode_result(
+        request_id=request_id,
+        created_s=created_s,
+        model=request.model,
+        embedding=encode_vector(vector, request.encoding_format),
+        sparse=embed_sparse(request.parts) if request.sparse else None,
+        usage=admitted.job.usage,
+        token_vectors=_encode_tokens(request),
+    )
+
+
+def _encode_tokens(request: EmbeddingRequest) -> str | npt.NDArray[np.float64] | None:
+    if request.token_vectors is None:
+        return None
+    return encode_token_vectors(embed_tokens(request.parts, request.dimensions), request.token_vectors)
+
+
+def _expected_authorization(api_key_env: str | None) -> bytes | None:
+    if api_key_env is None:
+        return None
+    key = os.environ.get(api_key_env, "").strip()
+    if not key:
+        raise ConfigError(f"emulator.api_key_env names {api_key_env}, which is not set")
+    return key.encode()
+
+
+def _retry_after(reply: ErrorReply) -> Headers:
+    return [] if reply.retry_after_s is None else [(b"retry-after", str(reply.retry_after_s).encode())]
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _error(reply: ErrorReply) -> Response:
+    request_id = make_request_id(int(time.time() * 1000))
+    response = Response(reply.to_bytes(request_id), reply.status, media_type="application/json")
+    response.headers["x-request-id"] = request_id
+    return response
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    code = "MethodNotAllowed" if isinstance(error, HTTPException) and error.status_code == 405 else "NotFound"
+    return _error(ErrorReply(code, detail=request.url.path))
+
+
+async def _answer_defect(_request: Request, error: Exception) -> Response:
+    """Say that the 500 is no fault on purpose: the server keeps no log. The middleware below does not see it."""
+    traceback.print_exception(error)
+    response = _error(ErrorReply("InternalServiceError", detail=f" This is a defect of the stand-in: {error!r}."))
+    response.raw_headers.append(STAND_IN_HEADER)
+    return response
+
+
+def make_app(
+    options: EmulatorOptions,
+    *,
+    clock: Callable[[], float] = time.time,
+    reset_connection: ResetConnection | None = None,
+) -> Starlette:
+    """Build the application of one server. The arguments are those of `Emulator`."""
+    emulator = Emulator(options, clock=clock, reset_connection=reset_connection)
+
+    async def greet(_request: Request) -> Response:
+        return _json({"service": "arkbeam emulator", "stand_in": True, "embeddings": EMBEDDINGS_PATH})
+
+    async def report(_request: Request) -> Response:
+        return _json(emulator.ledger.report())
+
+    routes: Sequence[Route] = [
+        Route(EMBEDDINGS_PATH, emulator, methods=["POST"]),
+        Route("/", greet),
+        Route(STATS_PATH, report),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(StandInMiddleware)],
+        exception_handlers={HTTPException: _answer_http_error, Exception: _answer_defect},
+    )

@@ -1,0 +1,81 @@
+"""The HTTP of the plain-ASGI route: headers, a bounded body, whole and broken answers. Every response says stand-in."""
+
+from collections.abc import Awaitable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from arkbeam.emulator.contract import BODY_BYTES_MAX
+from arkbeam.emulator.replies import Refused, refuse
+
+STAND_IN_HEADER = (b"x-arkbeam-stand-in", b"1")
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def find_header(scope: Scope, name: bytes) -> bytes | None:
+    """Find a request header by its lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """Read a whole body, within the bound. The server discards what is left of a longer one. Raises Refused."""
+    declared = find_header(scope, b"content-length")
+    if declared is not None and int(declared) > BODY_BYTES_MAX:
+        raise _too_long()
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise refuse("InvalidParameter", "body", "the client left before its body was complete")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > BODY_BYTES_MAX:
+            raise _too_long()
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_long() -> Refused:
+    return refuse("InvalidParameter", "body", f"the request body has more than {BODY_BYTES_MAX} bytes")
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_body(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_half(send: Send, headers: Headers, body: bytes) -> None:
+    """Promise a whole body and send half: the server closes the connection of an answer that stays incomplete."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+
+
+class StandInMiddleware:
+    """Says on every response that this is no real service."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass everything on, with one more header on the response."""
+
+        def send_marked(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), STAND_IN_HEADER]
+            return send(message)
+
+        return self._app(scope, receive, send_marked)

@@ -1,0 +1,163 @@
+"""What the stand-in answers: the error bodies and the result body of the contract, as bytes.
+
+Status, code and body shape of errors are the vendor's error table; messages follow the samples that are known. The
+result body has the keys of the contract page's example, in its order.
+"""
+
+import base64
+import os
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import zstandard
+
+from arkbeam.base.records import Usage
+from arkbeam.emulator.parts import TokenVectors
+
+Float32s = npt.NDArray[np.float32]
+
+STAND_IN_SUFFIX = "-stand-in"
+"""What every `model` of a reply ends with, so that no vector of ours passes for a real one."""
+
+ERRORS: dict[str, tuple[int, str]] = {
+    "InvalidParameter": (400, "The parameter `{param}` specified in the request are not valid: {detail}."),
+    "InvalidParameter.UnsupportedParameter": (400, "The parameter `{param}` is not supported: {detail}."),
+    "InvalidParameter.UnsupportedImageFormat": (400, "The image of `{param}` can't be read: {detail}."),
+    "InvalidImageURL.EmptyURL": (400, "The request failed because the image URL of `{param}` is empty."),
+    "InvalidImageURL.InvalidFormat": (400, "The image URL of `{param}` has an invalid format: {detail}."),
+    "MissingParameter": (400, "The request failed because it is missing `{param}` parameter."),
+    "OutofContextError": (400, "Total tokens of image and text exceed max message tokens: {detail}."),
+    "SensitiveContentDetected": (400, "The request failed because the input text may contain sensitive information."),
+    "AuthenticationError": (401, "The API key or AK/SK in the request is missing or invalid."),
+    "InvalidAccountStatus": (401, "The account associated with the API key is not in a valid state."),
+    "AccountOverdueError": (403, "The request failed because your account has an overdue balance."),
+    "OperationDenied.ServiceOverdue": (403, "The operation is denied because your account has an overdue balance."),
+    "OperationDenied.ServiceNotOpen": (403, "The operation is denied because the model service is not open."),
+    "AccessDenied": (403, "The request failed because you do not have access to the requested resource."),
+    "InvalidEndpointOrModel.NotFound": (
+        404,
+        "The model or endpoint {detail} does not exist or you do not have access to it.",
+    ),
+    "ModelNotOpen": (404, "Your account has not activated the model."),
+    "NotFound": (404, "The requested path does not exist: {detail}."),
+    "MethodNotAllowed": (405, "The method is not allowed on this path."),
+    "ModelAccountRpmRateLimitExceeded": (429, "The account exceeded its RPM limit of the model. Try again later."),
+    "ModelAccountTpmRateLimitExceeded": (429, "The account exceeded its TPM limit of the model. Try again later."),
+    "ServerOverloaded": (429, "The service is currently overloaded. Try again later."),
+    "QuotaExceeded": (429, "Your account has exhausted its free quota of the model."),
+    "SetLimitExceeded": (429, "Your account has reached the set inference limit of the model."),
+    "InternalServiceError": (500, "The service encountered an unexpected internal error.{detail}"),
+}
+"""Code → status and wording. `{param}` and `{detail}` are filled in."""
+
+_TYPES = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed"}
+_TYPES |= {429: "TooManyRequests", 500: "InternalServerError"}
+
+_DETAIL_CHARS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An answer that is no vector. `code` is a key of `ERRORS`; `param` names the field at fault, or is empty."""
+
+    code: str
+    param: str = ""
+    detail: str = ""
+    retry_after_s: int | None = None
+    message: str | None = None
+    """Says it all, in place of the wording that the code has."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the code."""
+        return ERRORS[self.code][0]
+
+    def to_bytes(self, request_id: str) -> bytes:
+        """The documented body; its message ends with the request's id."""
+        status, wording = ERRORS[self.code]
+        message = wording.format(param=self.param, detail=self.detail[:_DETAIL_CHARS_MAX])
+        if self.message is not None:
+            message = self.message[:_DETAIL_CHARS_MAX]
+        error = {
+            "code": self.code,
+            "message": f"{message} Request id: {request_id}",
+            "param": self.param,
+            "type": _TYPES[status],
+        }
+        return orjson.dumps({"error": error})
+
+
+class Refused(Exception):
+    """A request that the contract refuses. It never leaves this room: the server answers with its `reply`."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        """Keep what to answer."""
+        super().__init__(reply)
+        self.reply = reply
+
+
+def refuse(code: str, param: str = "", detail: str = "") -> Refused:
+    """Make the exception to raise for a request that the contract refuses."""
+    return Refused(ErrorReply(code, param, detail))
+
+
+def make_request_id(created_ms: int) -> str:
+    """Make an id as the contract's example has them: `02`, 13 digits of milliseconds, 38 hex digits."""
+    return f"02{created_ms:013d}{os.urandom(19).hex()}"
+
+
+def encode_vector(vector: Float32s, encoding_format: str) -> str | npt.NDArray[np.float64]:
+    """Make of a vector what the request wants: base64 of little-endian float32, or numbers.
+
+    Numbers are doubles, so that they show the exact value, as in the contract's example. JSON has no NaN: it becomes
+    null there, and stays NaN in base64.
+    """
+    if encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
+    return vector.astype(np.float64)
+
+
+def encode_token_vectors(vectors: npt.NDArray[np.float16], written: TokenVectors) -> str | npt.NDArray[np.float64]:
+    """Make of token vectors what the request wants: rows of numbers, or base64 of zstd of little-endian float16."""
+    match written:
+        case TokenVectors.PLAIN:
+            return vectors.astype(np.float64)
+        case TokenVectors.ZSTD:
+            packed = zstandard.ZstdCompressor().compress(vectors.astype("<f2", copy=False).tobytes())
+            return base64.b64encode(packed).decode("ascii")
+        case _:
+            assert_never(written)
+
+
+def encode_result(
+    *,
+    request_id: str,
+    created_s: int,
+    model: str,
+    embedding: str | npt.NDArray[np.float64],
+    sparse: list[dict[str, Any]] | None,
+    usage: Usage,
+    token_vectors: str | npt.NDArray[np.float64] | None = None,
+) -> bytes:
+    """Write the contract's result body. `sparse` None and `token_vectors` None leave their fields out."""
+    data: dict[str, Any] = {"embedding": embedding, "object": "embedding"}
+    if sparse is not None:
+        data["sparse_embedding"] = sparse
+    if token_vectors is not None:
+        data["multi_embedding"] = token_vectors
+    body = {
+        "created": created_s,
+        "data": data,
+        "id": request_id,
+        "model": model + STAND_IN_SUFFIX,
+        "object": "list",
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "prompt_tokens_details": {"image_tokens": usage.image_tokens, "text_tokens": usage.text_tokens},
+            "total_tokens": usage.total_tokens,
+        },
+    }
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,431 @@
+"""The async engine: one event loop in a thread of its own, shared by all lanes of a process.
+
+Lanes submit encoded requests and collect what came of them, in order of completion. Between the two an item waits for the
+budgets, is sent, perhaps waits and is sent again, and ends in the store or as a failure. It carries its fingerprint all the
+way, so that no order is ever relied on.
+"""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from arkbeam.ark.client import ArkClient, new_client_request_id
+from arkbeam.ark.errors import Action, ApiError, advise
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.records import Usage
+from arkbeam.engine.accounting import Books, may_be_billed
+from arkbeam.engine.admission import Admission, Admitted
+from arkbeam.engine.flushing import Flusher
+from arkbeam.engine.guard import Guard
+from arkbeam.engine.items import Item, Room, Tracked
+from arkbeam.engine.options import LimitsOptions
+from arkbeam.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
+from arkbeam.engine.purse import Purse
+from arkbeam.engine.recorder import Recorder
+from arkbeam.engine.rejections import FirstRejections
+from arkbeam.quota.budget import NOTHING, Amount
+from arkbeam.quota.minutes import Minutes
+from arkbeam.quota.pacer import Pacer
+from arkbeam.quota.retry import RetryPolicy, next_wait_s
+from arkbeam.quota.sharing import Alone, Sharing
+from arkbeam.store.segments import Bought
+
+_IDLE_CHECK_S = 0.02
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine needs to know beyond its parts."""
+
+    limits: LimitsOptions
+    dimensions: int
+    flush_rows: int
+    flush_s: float
+    multi: bool = False
+    started_s: float | None = None
+    """When the run began, in seconds since 1970: minutes are counted from there; None: from now."""
+    flush_timeout_s: float = 300.0
+
+
+class Engine:
+    """See the module. Public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        make_client: Callable[[], ArkClient],
+        make_pacer: Callable[[float], Pacer],
+        recorder: Recorder,
+        guard: Guard,
+        purse: Purse | None = None,
+        make_sharing: Callable[[Pacer], Sharing] | None = None,
+    ) -> None:
+        self._options = options
+        self._policy: RetryPolicy = options.limits.retry_policy
+        self._recorder = recorder
+        self._guard = guard
+        self._random = random.Random()
+        self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
+        self._pacer = make_pacer(time.monotonic())
+        self._purse = purse
+        age_s = 0.0 if options.started_s is None else time.time() - options.started_s
+        self._books = Books(
+            self._pacer,
+            recorder,
+            self._policy,
+            self._random,
+            rejections=FirstRejections(options.limits.rows_rejected_first_max),
+            minutes=Minutes(time.monotonic() - age_s),
+        )
+        self._sharing = Alone() if make_sharing is None else make_sharing(self._pacer)
+        self._admission = Admission(self._pacer, self._books.estimate, purse, self._stop_at_budget, self._sharing)
+        self._room = Room(options.limits.bytes_in_flight)
+        self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
+        self._in_flight = 0
+        self._started_s: float | None = None
+        self._stop: Stop | None = None
+        self._fault: ArkbeamError | None = None
+        self._sinks: set[Sink] = set()
+        self._quit = asyncio.Event()
+        self._calls = threading.RLock()  # re-entrant: a signal handler may call while its own thread does
+        self._loop = asyncio.new_event_loop()
+        self._flusher = Flusher(
+            recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._loop, self._fail
+        )
+        self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
+        self._thread.start()
+
+    # What lanes and the command line call.
+
+    @contextmanager
+    def lane(self) -> Iterator[None]:
+        """Take part in the quota for the length of the block."""
+        self._call(self._sharing.join)
+        try:
+            yield
+        finally:
+            self._call(self._sharing.leave)
+
+    def expect(self, items: int) -> None:
+        """Say how many items a lane is going to submit, for the progress display."""
+        self._books.counts.expected += items
+
+    def submit(self, items: Sequence[Item], sink: Sink) -> bool:
+        """Hand over a batch; waits while the engine is full. False when the run stops and nothing was taken."""
+        new = [len(item.body) for item in items if not item.reserved]
+        if new and not self._room.enter(len(new), sum(new)):
+            return False
+        sink.add(len(items))
+        tracked = [Tracked(item, sink) for item in items]
+        if not self._call(self._accept, tracked):
+            self._drop(tracked)
+        return True
+
+    def reserve(self, size: int, *, wait: bool) -> bool:
+        """Take the room of one item of so many bytes before it is made; without `wait`, only if there is some now.
+
+        False when there is none, or when the run stops.
+        """
+        return self._room.enter(1, size) if wait else self._room.try_enter(size)
+
+    def fill(self, item: Item, size: int) -> Item:
+        """Put an item into the room of so many bytes that was taken for it, and give back what it does not need."""
+        item.reserved = True
+        self._room.shrink(size - len(item.body))
+        return item
+
+    def give_back(self, size: int) -> None:
+        """Give back room that was taken for an item which was not made."""
+        self._room.leave(size)
+
+    def finish(self, sink: Sink) -> LaneReport:
+        """Wait until a lane's items are all settled and stored; return its report."""
+        while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
+            self._call(self._flush_idle)
+        flushes = self._ask(self._start_flush)  # of events: no sink waits for those
+        while self._thread.is_alive() and not all(flush.done() for flush in flushes):
+            time.sleep(_IDLE_CHECK_S)
+        report = self._ask(lambda: self._report(sink))
+        self._ask(self._take_leftovers)()
+        return report
+
+    def stop(self, stop: Stop) -> None:
+        """Admit nothing more; what is in flight may finish within `drain_s`. The first reason stays."""
+        self._call(self._begin_stop, stop)
+
+    def status(self) -> Status:
+        """Return this moment's numbers."""
+        now_s = time.monotonic()
+        seconds = now_s - self._started_s if self._started_s is not None else 0.0
+        paused_s = max(0.0, self._pacer.paused_until_s - now_s)
+        counts = replace(self._books.counts)
+        pacer = self._pacer
+        return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found)
+
+    def close(self) -> None:
+        """End the thread. What is open is cancelled, what is bought is flushed."""
+        self._call(self._leave_loop)
+        self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
+        ended = not self._thread.is_alive()
+        self._flusher.close()
+        self._recorder.close(complete=ended and self._fault is None)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Run a function in the loop's thread; False when the loop has ended. What gets True is certain to be run."""
+        with self._calls:
+            if self._loop.is_closed():
+                return False
+            self._loop.call_soon_threadsafe(function, *arguments)
+            return True
+
+    def _ask(self, function: Callable[[], _Answer]) -> _Answer:
+        """Run a function in the loop's thread and return its answer; in this one when the loop has ended."""
+        answer: Future[_Answer] = Future()
+        self._call(lambda: answer.set_result(function()))
+        while self._thread.is_alive() and not answer.done():
+            wait([answer], timeout=_IDLE_CHECK_S)
+        return answer.result() if answer.done() else function()
+
+    # The loop's thread.
+
+    def _leave_loop(self) -> None:
+        """End the loop. Lanes that still wait, since another stage has failed, are let go."""
+        self._begin_stop(Stop(StopKind.FAULT, "closed", "the engine was closed before the work was done"))
+        self._quit.set()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            with self._calls:
+                self._loop.run_until_complete(asyncio.sleep(0))  # what was called since
+                self._loop.close()
+
+    async def _serve(self) -> None:
+        workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
+        timer = asyncio.create_task(self._flusher.keep_time())
+        sharing = asyncio.create_task(self._share())
+        try:
+            await self._quit.wait()
+        finally:
+            for task in (*workers, timer, sharing):
+                task.cancel()
+            await asyncio.gather(*workers, timer, sharing, return_exceptions=True)
+            await self._flusher.finish()
+            await self._client.aclose()
+
+    async def _share(self) -> None:
+        try:
+            await self._sharing.run(self._admission.wake, self._stop_unshared)
+        except Exception as error:  # noqa: BLE001 - without it nothing would ever be sent again
+            self._fail(ArkbeamError(f"fault in the sharing of the quota: {type(error).__name__}: {error}"))
+
+    def _stop_unshared(self, message: str) -> None:
+        self._begin_stop(Stop(StopKind.SERVICE, "quota_not_shared", message))
+
+    def _accept(self, tracked: list[Tracked]) -> None:
+        if self._stop is not None:
+            self._drop(tracked)
+            return
+        self._admission.add(tracked)
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                admitted = await self._admission.take()
+            except ArkbeamError as fault:  # a budget that is shared can't be drawn from
+                self._fail(fault)
+                continue
+            tracked = admitted.tracked
+            self._sinks.add(tracked.sink)
+            try:
+                await self._try(admitted)
+            except ApiError as error:
+                self._settle_error(tracked, error)
+            except asyncio.CancelledError:
+                self._drop([tracked])
+                raise
+            except ArkbeamError as fault:
+                self._fail(fault)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not one worker
+                self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
+            await self._flusher.wait_for_room()
+
+    async def _try(self, admitted: Admitted) -> None:
+        """Send one request once. Raises ApiError as the client does."""
+        tracked, estimate, sent_s = admitted.tracked, admitted.estimate, admitted.sent_s
+        item, books = tracked.item, self._books
+        item.first_sent_s = item.first_sent_s or sent_s
+        self._started_s = self._started_s or sent_s
+        client_id = new_client_request_id(time.time(), self._random)
+        attempt = books.begin(tracked, client_id, sent_s)
+        tracked.is_sent = False
+        self._in_flight += 1
+        try:
+            reply = await self._client.embed(
+                item.body,
+                modality=item.modality,
+                client_request_id=client_id,
+                dimensions=self._options.dimensions,
+                sparse=item.sparse,
+                multi=self._options.multi,
+                on_sending=partial(self._note_sent, tracked, client_id),
+            )
+        except ApiError as error:
+            now_s = time.monotonic()
+            error.lost = may_be_billed(tracked, error)
+            self._pay_error(tracked, error)
+            books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
+            raise
+        except asyncio.CancelledError:
+            books.book_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
+            raise
+        finally:
+            self._in_flight -= 1
+            self._pacer.leave()
+            self._admission.wake()
+        now_s = time.monotonic()
+        bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
+        self._pay(tracked, reply.usage)
+        self._settle_reply(tracked, bought, estimate, now_s)
+
+    def _note_sent(self, tracked: Tracked, client_id: str) -> None:
+        tracked.is_sent = True
+        self._recorder.sent(client_id, tracked.item.fingerprint)
+
+    def _stop_at_budget(self, tracked: Tracked) -> None:
+        """End the run: the budget has no room for the most that the next request can cost."""
+        if self._purse is not None:
+            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._purse.describe(tracked.item.bound)))
+
+    def _pay(self, tracked: Tracked, usage: Usage | Amount) -> None:
+        """Settle a reservation with what the service counted, or with an amount that is known without it."""
+        if self._purse is not None:
+            bound = tracked.item.bound
+            actual = usage if isinstance(usage, Amount) else self._purse.prices.of_usage(usage, bound)
+            self._purse.settle(bound, actual)
+            self._books.count_budget(tracked, actual)
+
+    def _pay_error(self, tracked: Tracked, error: ApiError) -> None:
+        if error.paid:
+            self._pay(tracked, error.usage or Usage())
+        else:
+            self._pay(tracked, tracked.item.bound if error.lost else NOTHING)
+
+    def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
+        """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
+        fault = self._guard.find_fault(bought.reply)
+        if fault is not None:
+            self._books.refuse_reply(tracked, bought, fault, estimate, now_s)
+            self._drop([tracked])
+            self._begin_stop(Stop(StopKind.SERVICE, fault.code, fault.message))
+            return
+        self._books.keep(tracked, bought, estimate, now_s)
+        self._release(tracked)
+        self._flusher.note_result()
+
+    def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
+        """Decide what becomes of an item whose try failed: again, a failure, or the end of the run."""
+        item = tracked.item
+        if error.action is Action.STOP:
+            self._drop([tracked])
+            self._begin_stop(Stop(StopKind.SERVICE, error.code, f"{error.message} ({advise(error)})"))
+            return
+        item.tries = item.tries.plus(error)
+        elapsed_s = time.monotonic() - item.first_sent_s
+        wait_s = next_wait_s(error, item.tries, elapsed_s, self._random.random(), self._policy)
+        if wait_s is None:
+            self._give_up(tracked, error)
+        elif self._stop is not None:
+            self._drop([tracked])
+        else:
+            handle = self._loop.call_later(wait_s, self._retry, id(tracked))
+            self._waiting[id(tracked)] = (handle, tracked)
+
+    def _retry(self, key: int) -> None:
+        _, tracked = self._waiting.pop(key)
+        self._admission.add_again(tracked)
+
+    def _give_up(self, tracked: Tracked, error: ApiError) -> None:
+        self._books.give_up(tracked, error)
+        self._release(tracked)
+        tracked.sink.refuse(tracked.item.fingerprint, error.code, error.message)
+        in_a_row = self._books.failed_in_a_row
+        if in_a_row >= self._options.limits.rows_failed_in_a_row_max:
+            message = f"{in_a_row} rows in a row failed after all their tries, the last with: {error.message}"
+            self._begin_stop(Stop(StopKind.SERVICE, "service_unavailable", message))
+        if self._books.rejections.is_tripped:
+            rows = self._options.limits.rows_rejected_first_max
+            message = (
+                f"the service rejected the first {rows} rows, all with {error.code}, and took none: the config is likely "
+                f"wrong (model, instructions, dimensions). The last: {error.message}. The rejections are not remembered; "
+                "if the rows themselves are to blame, raise limits.rows_rejected_first_max"
+            )
+            self._begin_stop(Stop(StopKind.SERVICE, "all_rejected", message))
+
+    # Stopping and flushing.
+
+    def _begin_stop(self, stop: Stop) -> None:
+        if self._stop is not None:
+            return
+        self._stop = stop
+        unsent = self._admission.close()
+        if self._purse is not None:
+            self._purse.close()
+        self._room.close()
+        for handle, _ in self._waiting.values():
+            handle.cancel()
+        self._drop([*unsent, *(tracked for _, tracked in self._waiting.values())])
+        self._waiting.clear()
+        self._flusher.start()
+        self._loop.call_later(self._options.limits.drain_s, self._quit.set)
+
+    def _fail(self, fault: ArkbeamError) -> None:
+        """End the run for a fault of ours or of storage: every lane hears of it."""
+        self._fault = self._fault or fault
+        for sink in self._sinks:
+            sink.fail(self._fault)
+        self._begin_stop(Stop(StopKind.FAULT, "fault", str(self._fault)))
+
+    def _report(self, sink: Sink) -> LaneReport:
+        self._sinks.discard(sink)
+        offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
+        minutes, ratios = self._books.take_record()
+        use = self._books.take_use(offset_s)
+        return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
+
+    def _take_leftovers(self) -> Callable[[], None]:
+        """Take back what no lane of this process will use of a shared budget; the returned function tells the others."""
+        if self._purse is None or self._sinks:
+            return lambda: None
+        return self._purse.give_back()
+
+    def _drop(self, tracked: Sequence[Tracked]) -> None:
+        for one in tracked:
+            self._release(one)
+            one.sink.drop(1)
+
+    def _release(self, tracked: Tracked) -> None:
+        """Let a settled item's body go: many a variable still names the item."""
+        self._room.leave(len(tracked.item.body))
+        tracked.item.body = b""
+
+    def _flush_idle(self) -> None:
+        """Flush when nothing that could fill the buffer is under way."""
+        if self._room.items == 0:
+            self._flusher.start()
+
+    def _start_flush(self) -> list[asyncio.Task[None]]:
+        """Flush what waits; return all flushes that are under way. A lane that ends in peace had bad rows, not a bad config."""
+        if self._stop is None and len(self._sinks) <= 1:
+            self._books.remember_rejections()
+        return self._flusher.start()

@@ -1,0 +1,187 @@
+"""What leaves the engine: refs and refusals as tables, counts, and why a run stopped. Stopping is data, not an exception."""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+import pyarrow as pa
+
+from arkbeam.base import schema
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.records import Modality
+from arkbeam.quota.minutes import Minutes
+from arkbeam.quota.ratios import Ratios
+from arkbeam.quota.use import Found, QuotaUse
+
+
+class StopKind(StrEnum):
+    """Who ended a run before its work was done; the order is that of the exit codes."""
+
+    INTERRUPTED = "interrupted"
+    SERVICE = "service"
+    BUDGET = "budget"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run buys no more: a code for machines, a message that says what to do."""
+
+    kind: StopKind
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done so far. `sent` counts requests, `bought` and `failed` items, `refused` answers with 429.
+
+    `unusable_tokens` were paid for answers without a usable vector; `lost` are requests whose answer never came;
+    `tries_max` and `elapsed_s_max` are one item's, from its first try to its end. `budget_tokens` and `budget_pcny` are
+    what a budget counts: lost answers at their bounds.
+    """
+
+    expected: int = 0
+    sent: int = 0
+    bought: int = 0
+    failed: int = 0
+    refused: int = 0
+    retries: int = 0
+    unusable: int = 0
+    usage_missing: int = 0
+    text_tokens: int = 0
+    image_tokens: int = 0
+    total_tokens: int = 0
+    unusable_tokens: int = 0
+    lost: int = 0
+    tries_max: int = 0
+    elapsed_s_max: float = 0.0
+    budget_tokens: int = 0
+    budget_pcny: int = 0
+
+    def plus(self, other: "Counts") -> "Counts":
+        """Add two counts; of those named `max` the larger stands."""
+        pairs = ((f.name.endswith("_max"), getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Counts(*(max(mine, theirs) if is_max else mine + theirs for is_max, mine, theirs in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReport:
+    """What a lane says when it ends."""
+
+    counts: Counts
+    use: QuotaUse
+    stop: Stop | None = None
+    minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
+    ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
+    found: Found = Found()
+
+    def merge(self, other: "LaneReport") -> "LaneReport":
+        """Join two lanes' reports; an interrupt outweighs the service's stop, which outweighs a budget's."""
+        stops = [stop for stop in (self.stop, other.stop) if stop is not None]
+        order = list(StopKind)
+        return LaneReport(
+            self.counts.plus(other.counts),
+            self.use.merge(other.use),
+            min(stops, key=lambda stop: order.index(stop.kind)) if stops else None,
+            self.minutes.merge(other.minutes),
+            {kind: self._ratios(kind).merge(other._ratios(kind)) for kind in {**self.ratios, **other.ratios}},
+            self.found.merge(other.found),
+        )
+
+    def _ratios(self, kind: Modality) -> Ratios:
+        return self.ratios.get(kind, Ratios())
+
+
+@dataclass(slots=True, eq=False)
+class Sink:
+    """One lane's mailbox: the engine's thread delivers, the lane's thread collects."""
+
+    counts: Counts = field(default_factory=Counts)
+    open_items: int = 0
+    _tables: deque[pa.Table] = field(default_factory=deque)
+    _refused: list[tuple[bytes, str, str]] = field(default_factory=list)
+    _fault: ArkbeamError | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def add(self, count: int) -> None:
+        """Note items that are under way."""
+        with self._changed:
+            self.open_items += count
+
+    def deliver(self, index: pa.Table) -> None:
+        """Hand over INDEX rows of a segment that is written: their items are done."""
+        with self._changed:
+            self._tables.append(index)
+            self._close(index.num_rows)
+
+    def refuse(self, fingerprint: bytes, code: str, message: str) -> None:
+        """Hand over an item that failed."""
+        with self._changed:
+            self.counts.failed += 1  # under the lock: the lane's thread refuses items as well
+            self._refused.append((fingerprint, code, message))
+            self._close(1)
+
+    def drop(self, count: int) -> None:
+        """Give up items that were not sent, because the run stops."""
+        with self._changed:
+            self._close(count)
+
+    def fail(self, fault: ArkbeamError) -> None:
+        """Tell the lane that its results can't be kept."""
+        with self._changed:
+            self._fault = fault
+            self._changed.notify_all()
+
+    def collect(self) -> tuple[list[pa.Table], pa.Table]:
+        """Take what was delivered so far: INDEX tables, and a REFUSED table.
+
+        Raises: the fault that keeps results from being stored.
+        """
+        with self._changed:
+            if self._fault is not None:
+                raise self._fault
+            tables, self._tables = list(self._tables), deque()
+            refused, self._refused = self._refused, []
+        columns = list(zip(*refused, strict=True)) or [(), (), ()]
+        return tables, pa.table(
+            [pa.array(c, t.type) for c, t in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED
+        )
+
+    def wait_until_done(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing is under way any more, or until results can't be kept; False when the time is up first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.open_items == 0 or self._fault is not None, timeout_s)
+
+    def _close(self, count: int) -> None:
+        self.open_items -= count
+        if self.open_items <= 0:
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A moment of an engine, for those who watch."""
+
+    counts: Counts
+    in_flight: int
+    paused_s: float
+    rpm: int
+    tpm: int
+    seconds: float
+    stop: Stop | None
+    found: Found = Found()
+
+    @property
+    def per_s(self) -> float:
+        """Items bought a second since the first request."""
+        return self.counts.bought / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds until all expected items are done, at the rate so far; infinite before the first."""
+        left = self.counts.expected - self.counts.bought - self.counts.failed
+        return left / self.per_s if self.per_s > 0 else math.inf

@@ -1,0 +1,136 @@
+"""The identity of a request: what would be paid for twice if it were bought twice.
+
+    fingerprint = BLAKE2b-128( "arkbeam" version  field field … )
+    field       = tag (1 byte)  length (8 bytes, little endian)  bytes
+
+Fields come in one fixed order and those that are unset are absent, so the encoding can be read back in one way only: two
+requests have one encoding exactly when they are the same as sent. A field of the future takes a tag of its own and leaves
+every old fingerprint as it is. Not in it: the service's address, the encoding of the answer, and signatures in URLs.
+"""
+
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from arkbeam.base.records import Modality, Request, ServiceKind, VideoSampling
+from arkbeam.base.schema import FINGERPRINT_BYTES
+from arkbeam.media import content_of
+
+_MAGIC = b"arkbeam\x01"
+_SERVICE, _MODEL, _DIMENSIONS, _MULTI, _INSTRUCTIONS, _SPARSE = b"K", b"M", b"D", b"E", b"P", b"S"
+_VERSION, _CONTENT, _SAMPLING, _FIT = b"v", b"c", b"s", b"f"
+_TAGS = {Modality.TEXT: b"T", Modality.IMAGE: b"I", Modality.VIDEO: b"V"}
+
+# Parameters that sign a URL and say nothing of what it points at. Names, not prefixes: `x-tos-process` and `x-oss-process`
+# make another picture. Sources: the vendors' pages on presigned URLs, version 4 and the ones before.
+_SIGNATURE_V4 = ("algorithm", "credential", "date", "expires", "signedheaders", "signature", "security-token")
+_SIGNING_ANY_CASE = frozenset(
+    [f"x-{vendor}-{name}" for vendor in ("amz", "tos", "goog") for name in _SIGNATURE_V4]
+    + [
+        f"x-oss-{name}"
+        for name in ("signature-version", "credential", "date", "expires", "signature", "security-token")
+    ]
+    + ["x-oss-additional-headers", "x-amz-content-sha256", "x-tos-content-sha256", "x-tos-policy", "x-amz-user-agent"]
+)
+_SIGNING = frozenset(
+    ["Signature", "Expires", "AWSAccessKeyId", "OSSAccessKeyId", "GoogleAccessId", "Key-Pair-Id", "security-token"]
+)
+# Azure's shared access signatures use names so short that they count only beside a `sig`.
+_SIGNING_AZURE = frozenset(
+    {"sig", "sv", "ss", "srt", "sp", "st", "se", "sip", "spr", "sr", "si", "sdd", "ses", "suoid", "scid"}
+    | {"skoid", "sktid", "skt", "ske", "sks", "skv", "saoid"}
+)
+_HAS_QUERY = re.compile(r"https?://[^#]*\?", re.IGNORECASE)
+
+
+class Fingerprinter:
+    """Makes the fingerprints of one run: what all its requests share is hashed once.
+
+    `multi` says that vectors of tokens are asked for; in which encoding they come makes no difference.
+    """
+
+    def __init__(self, service: ServiceKind, model: str, dimensions: int | None, multi: bool = False) -> None:
+        start = blake2b(_MAGIC, digest_size=FINGERPRINT_BYTES)
+        start.update(_field(_SERVICE, service.value.encode()))
+        start.update(_field(_MODEL, model.encode()))
+        if dimensions is not None:
+            start.update(_field(_DIMENSIONS, str(dimensions).encode()))
+        if multi:
+            start.update(_field(_MULTI, b""))
+        self._start = start
+        # What the last single text began with: most often the run's own instructions, row after row.
+        self._last_instructions: str | None = None
+        self._last_sparse = False
+        self._last = start
+
+    def of_text(self, text: str, instructions: str | None, sparse: bool) -> bytes:
+        """Return the fingerprint of a request that is one text: the same as `of_request` gives, sooner."""
+        if instructions is not self._last_instructions or sparse is not self._last_sparse:
+            self._last = self._begin(instructions, sparse)
+            self._last_instructions, self._last_sparse = instructions, sparse
+        data = text.encode()
+        state = self._last.copy()
+        state.update(b"T" + len(data).to_bytes(8, "little") + data)
+        return state.digest()
+
+    def of_request(self, request: Request, versions: Sequence[str | None], fits: Sequence[str | None] = ()) -> bytes:
+        """Return the 16 bytes that identify a request; `versions` has one entry for each part.
+
+        So has `fits`, unless it is empty: what is made of an image before it is sent, None where it goes out as it is.
+
+        Raises UnicodeEncodeError when a text holds a lone surrogate.
+        """
+        state = self._begin(request.instructions, request.sparse)
+        for part, version, fit in zip(request.parts, versions, fits or (None,) * len(versions), strict=True):
+            content = content_of(version)
+            if content is not None:  # the bytes alone say what it is: an empty name, which no part has
+                state.update(_field(_TAGS[part.modality], b"") + _field(_CONTENT, content))
+            else:
+                value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)
+                state.update(_field(_TAGS[part.modality], value.encode()))
+                if version is not None:
+                    state.update(_field(_VERSION, version.encode()))
+            if part.sampling is not None:
+                state.update(_field(_SAMPLING, _write_sampling(part.sampling)))
+            if fit is not None:
+                state.update(_field(_FIT, fit.encode()))
+        return state.digest()
+
+    def _begin(self, instructions: str | None, sparse: bool) -> blake2b:
+        state = self._start.copy()
+        if instructions is not None:
+            state.update(_field(_INSTRUCTIONS, instructions.encode()))
+        if sparse:
+            state.update(_field(_SPARSE, b""))
+        return state
+
+
+def strip_signature(uri: str) -> str:
+    """Return a URL without the known parameters that sign it; all else, order and encoding included, stays."""
+    if not _HAS_QUERY.match(uri):
+        return uri
+    address, hash_, fragment = uri.partition("#")
+    address, _, query = address.partition("?")
+    parameters = query.split("&")
+    names = {parameter.partition("=")[0] for parameter in parameters}
+    azure = _SIGNING_AZURE if {"sig", "sv"} <= names else frozenset()
+    kept = [
+        parameter
+        for parameter in parameters
+        if (name := parameter.partition("=")[0]) not in _SIGNING
+        and name not in azure
+        and name.lower() not in _SIGNING_ANY_CASE
+    ]
+    if len(kept) == len(parameters):
+        return uri
+    return address + ("?" + "&".join(kept) if kept else "") + hash_ + fragment
+
+
+def _write_sampling(sampling: VideoSampling) -> bytes:
+    """Set arguments alone, so that one of the future changes no old fingerprint; a number has one form."""
+    arguments = sampling.set_fields().items()
+    return ",".join(f"{name}={float(value)!r}" for name, value in arguments).encode()
+
+
+def _field(tag: bytes, data: bytes) -> bytes:
+    return tag + len(data).to_bytes(8, "little") + data

@@ -1,0 +1,72 @@
+"""Physical lines of a byte stream, each bounded in length."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from arkbeam.manifest.storage import ByteSource
+
+BLOCK_BYTES = 1024 * 1024
+BOM = b"\xef\xbb\xbf"
+# What is kept of a line that is too long, to show in its failure row.
+_SHOWN_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """A line above the limit: what it starts with and, in bytes, how long it is."""
+
+    head: bytes
+    length: int
+
+
+def iter_lines(source: ByteSource, start: int, end: int, line_bytes_max: int) -> Iterator[bytes | LongLine]:
+    """Yield the lines whose first byte lies in [start, end) of the stream, without their line feed.
+
+    `source` must stand at `start`, or at `start - 1` where that is not negative: the line that byte belongs to is another
+    shard's. A byte order mark is cut off at the stream's start. At most one line and one block are held.
+    """
+    position = max(start - 1, 0)
+    foreign = start > 0
+    pending = _Pending(line_bytes_max, BOM if start == 0 else b"")
+    while block := source.read(min(BLOCK_BYTES, end - position) if position < end else BLOCK_BYTES):
+        behind = position >= end
+        position += len(block)
+        pieces = block.split(b"\n")
+        pending.add(pieces[0])
+        if len(pieces) > 1:
+            line = pending.take()
+            if not foreign:
+                yield line
+            if behind:
+                return
+            foreign = False
+            for index in range(1, len(pieces) - 1):
+                line = pieces[index]
+                yield line if len(line) <= line_bytes_max else LongLine(line[:_SHOWN_BYTES], len(line))
+            pending.add(pieces[-1])
+        if position >= end and (foreign or not pending.length):
+            return
+    if pending.length and not foreign:
+        yield pending.take()
+
+
+class _Pending:
+    """A line whose end has not been read yet; what is above the limit is counted and dropped."""
+
+    def __init__(self, bytes_max: int, mark: bytes) -> None:
+        self._bytes_max = bytes_max
+        self._mark = mark
+        self._pieces: list[bytes] = []
+        self.length = 0
+
+    def add(self, piece: bytes) -> None:
+        if self.length <= self._bytes_max:
+            self._pieces.append(piece)
+        self.length += len(piece)
+
+    def take(self) -> bytes | LongLine:
+        line = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if self._mark:
+            line, self._mark = line.removeprefix(self._mark), b""
+        length, self._pieces, self.length = self.length, [], 0
+        return line if length <= self._bytes_max else LongLine(line[:_SHOWN_BYTES], length)

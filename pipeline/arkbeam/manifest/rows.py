@@ -1,0 +1,211 @@
+"""What a row asks for: from cells to a request, or the reason why not.
+
+A row has one of three forms: cells in mapped columns; an `input` list as in the API's contract; or, as in files for the
+vendor's batch service, a `body` that holds a whole request.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+from arkbeam.ark.instructions import InstructionOptions, build_instructions
+from arkbeam.ark.models import Capabilities, find_misfit
+from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
+from arkbeam.base.records import Failure, Modality, Part, Request
+from arkbeam.manifest.batches import is_utf8
+from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.overrides import NOTHING, Overrides, decode_cell, read_body_fields, read_columns, read_sampling
+from arkbeam.manifest.refusal import BadRow, refuse, refuse_unknown
+from arkbeam.media import make_absolute
+
+_ID_COLUMNS = ("id", "custom_id")
+_ID_CHARS_MAX = 1_024
+_EXACT_FLOAT = 2**53
+_TEXT, _IMAGE, _VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
+_PART_FIELDS = {"text": _TEXT, "image_url": _IMAGE, "video_url": _VIDEO}
+
+Kinds = frozenset[Modality]
+
+
+class RowParser:
+    """Reads the rows of one manifest. Relative paths of media start at `folder`, the manifest's own."""
+
+    def __init__(self, options: ManifestOptions, context: ReadContext, folder: str) -> None:
+        columns = options.columns
+        self._options = options
+        self._context = context
+        self._folder = folder
+        self._ids = (columns.id,) if columns.id is not None else _ID_COLUMNS
+        self._has_body = columns.is_default
+        self._own = tuple(filter(None, (columns.instructions, columns.sparse, columns.video_sampling)))
+        self._instructions = _instructions_by_kinds(context.instructions)
+        text_instructions = self._instructions[frozenset({_TEXT})]
+        self._text_instructions = None if isinstance(text_instructions, Failure) else text_instructions
+        self._input = "input" if columns.is_default else columns.input
+        if columns.is_default:
+            self._mapped = [("text", _TEXT), ("image", _IMAGE), ("video", _VIDEO)]
+        else:
+            groups = ((columns.text, _TEXT), (columns.image, _IMAGE), (columns.video, _VIDEO))
+            self._mapped = [(name, modality) for names, modality in groups for name in names]
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """All columns that can matter to a row's request or id."""
+        names = {*self._ids, *self._own, *(name for name, _ in self._mapped)}
+        return frozenset(names | ({self._input} if self._input else set()) | ({"body"} if self._has_body else set()))
+
+    def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
+        """Return a row's own id, None where it has none, and its request or why it has none.
+
+        Codes: `bad_id`, `no_input`, `bad_text` (not a string, or not UTF-8), `bad_part`, `bad_field`, `too_many_parts`,
+        `bad_json`, `line_too_long`, `no_wording`, and those of `ark.models.find_misfit`.
+        """
+        row_id: str | None = None
+        try:
+            row_id = self._read_id(row)
+            return row_id, self._read_request(row)
+        except BadRow as bad:
+            return row_id, bad.failure
+
+    def _read_id(self, row: Mapping[str, Any]) -> str | None:
+        for name in self._ids:
+            value = row.get(name)
+            if value is not None:
+                break
+        else:
+            return None
+        if type(value) is not str:
+            value = _number_to_id(value)
+        if len(value) > _ID_CHARS_MAX:
+            refuse("bad_id", f"the id has {len(value)} characters, {_ID_CHARS_MAX} are allowed")
+        return value or None
+
+    def _read_request(self, row: Mapping[str, Any]) -> Request:
+        parts: list[Part] = []
+        for name, modality in self._mapped:
+            cell = row.get(name)
+            if cell is not None:
+                self._add_cell(parts, name, modality, cell)
+        own = read_columns(row, self._options.columns) if self._own else NOTHING
+        given = None if self._input is None else decode_cell(row.get(self._input), "[")
+        body = row.get("body") if self._has_body else None
+        if type(body) is str and not parts:
+            body = decode_cell(body, "{")
+        if not isinstance(body, dict):
+            body = None
+        if given is None and body is None:
+            if not parts:
+                wanted = self.columns.difference(self._ids, self._own)
+                refuse("no_input", f"the row has nothing in {', '.join(sorted(wanted))}")
+            return self._finish(parts, own)
+        if parts or (given is not None and body is not None):
+            refuse("bad_field", "the row has an input list or a body beside other inputs: map one of them")
+        if body is not None:
+            body = {name: value for name, value in body.items() if value is not None}
+            own = read_body_fields(body, own, self._context)
+            given = body.get("input")
+        return self._finish(self._read_input(given), own)
+
+    def _add_cell(self, parts: list[Part], name: str, modality: Modality, cell: Any) -> None:
+        for value in cell if type(cell) is list else (cell,):
+            if value is None:
+                continue
+            if type(value) is not str:
+                refuse("bad_text", f"column {name} holds a {type(value).__name__}, not text")
+            if value and not value.isspace():
+                parts.append(self._make_part(modality, value))
+
+    def _make_part(self, modality: Modality, value: str) -> Part:
+        if not is_utf8(value):
+            refuse("bad_text", "the text is not valid UTF-8: it holds a lone surrogate")
+        if len(value) > self._options.line_bytes_max:
+            refuse(
+                "line_too_long", f"{len(value)} characters; manifest.line_bytes_max is {self._options.line_bytes_max}"
+            )
+        return Part(modality, value if modality is _TEXT else make_absolute(value.strip(), self._folder))
+
+    def _read_input(self, given: Any) -> list[Part]:
+        """Read a list as the contract has it; its order is kept."""
+        if type(given) is not list:
+            refuse("bad_field", f"input must be a list of parts, not a {type(given).__name__}")
+        if not given:
+            refuse("no_input", "the input list is empty")
+        return [self._read_part(index, element) for index, element in enumerate(given)]
+
+    def _read_part(self, index: int, element: Any) -> Part:
+        where = f"input[{index}]"
+        if type(element) is not dict:
+            refuse("bad_part", f"{where} must be an object")
+        # Columns of Parquet hold null for what an element does not have.
+        element = {name: value for name, value in element.items() if value is not None}
+        kind = element.get("type")
+        if type(kind) is not str or kind not in _PART_FIELDS:
+            refuse("bad_part", f"{where}.type must be text, image_url or video_url")
+        refuse_unknown("bad_part", where, element, {"type", kind})
+        value = element.get(kind)
+        if kind == "text":
+            return self._make_part(_TEXT, _require_text(where, "text", value))
+        where = f"{where}.{kind}"
+        if type(value) is not dict:
+            refuse("bad_part", f"{where} must be an object with a url")
+        value = {name: inner for name, inner in value.items() if inner is not None}
+        refuse_unknown("bad_part", where, value, {"url", *SAMPLING_RANGES} if kind == "video_url" else {"url"})
+        part = self._make_part(_PART_FIELDS[kind], _require_text(where, "url", value.pop("url", None)))
+        return replace(part, sampling=read_sampling("bad_part", where, value)) if value else part
+
+    def _finish(self, parts: list[Part], own: Overrides) -> Request:
+        if len(parts) > self._options.parts_max:
+            refuse("too_many_parts", f"{len(parts)} parts; manifest.parts_max is {self._options.parts_max}")
+        context = self._context
+        if own is NOTHING and len(parts) == 1 and parts[0].modality is _TEXT:
+            # The config was checked against the model before: such a row adds nothing to it.
+            return Request(tuple(parts), self._text_instructions, context.sparse)
+        kinds = frozenset(part.modality for part in parts)
+        instructions = self._instructions[kinds] if own.instructions is None else own.instructions
+        if isinstance(instructions, Failure):
+            raise BadRow(instructions)
+        if _VIDEO in kinds:
+            parts = [self._sample(part, own) for part in parts]
+        # The run's wish is for rows of text; a row's own wish is held against the rules.
+        sparse = context.sparse and kinds == {_TEXT} if own.sparse is None else own.sparse
+        request = Request(tuple(parts), instructions, sparse)
+        self._check(request, context.capabilities)
+        return request
+
+    def _sample(self, part: Part, own: Overrides) -> Part:
+        """Lay a video's own arguments over its row's, and those over the run's."""
+        if part.modality is not _VIDEO:
+            return part
+        return replace(part, sampling=overlay_sampling(self._context.video, own.sampling, part.sampling))
+
+    def _check(self, request: Request, capabilities: Capabilities | None) -> None:
+        misfit = None if capabilities is None else find_misfit(request, capabilities)
+        if misfit is not None:
+            raise BadRow(misfit)
+
+
+def _number_to_id(value: Any) -> str:
+    """Ids that are numbers become text, unless the file's format can't have kept their last digit."""
+    if type(value) is int:
+        return str(value)
+    if type(value) is float and abs(value) < _EXACT_FLOAT:
+        return repr(value)
+    refuse("bad_id", f"the id must be text or an exact number, not {type(value).__name__} {str(value)[:100]}")
+
+
+def _instructions_by_kinds(
+    instructions: str | InstructionOptions | None,
+) -> dict[Kinds, str | Failure | None]:
+    """Build the instructions of each mix of parts once."""
+    mixes = [frozenset(mix) for count in (1, 2, 3) for mix in combinations(Modality, count)]
+    if isinstance(instructions, InstructionOptions):
+        return {kinds: build_instructions(instructions, kinds) for kinds in mixes}
+    return dict.fromkeys(mixes, instructions)
+
+
+def _require_text(where: str, name: str, value: Any) -> str:
+    if type(value) is not str or not value or value.isspace():
+        refuse("bad_part", f"{where} has no {name}")
+    return value

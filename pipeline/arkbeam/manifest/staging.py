@@ -1,0 +1,89 @@
+"""Requests as they are kept between reading and sending: compact JSON, in which unset fields are absent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from arkbeam.base.records import Modality, Part, Request, VideoSampling
+from arkbeam.media import Fit
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRequest:
+    """A request with, for each part, the version of the medium that its fingerprint was made of."""
+
+    request: Request
+    versions: tuple[str | None, ...]
+    fits: tuple[Fit | None, ...] = ()
+    """For each part, what is changed about its image before it is sent; empty: nothing about any."""
+    wire_bytes: int = 0
+    """About how long the media are as sent that are read or changed for it; 0 where none are."""
+
+    def fit_of(self, index: int) -> Fit | None:
+        """What is changed about a part."""
+        return self.fits[index] if self.fits else None
+
+
+def list_changes(fits: Sequence[Fit | None]) -> list[str] | None:
+    """Tell what is changed about a request's parts, for the output; None: nothing."""
+    return [f"parts[{index}]: {fit}" for index, fit in enumerate(fits) if fit is not None] or None
+
+
+def text_to_json(text: str, instructions: str | None, sparse: bool) -> bytes:
+    """Return the JSON of a request that is one text: what `request_to_json` gives, sooner."""
+    return _dump([("text", text)], instructions, sparse)
+
+
+def request_to_json(staged: StagedRequest) -> bytes:
+    """Return a staged request as JSON, the same bytes for the same request."""
+    parts = [
+        _part_to_list(part, version, staged.fit_of(index))
+        for index, (part, version) in enumerate(zip(staged.request.parts, staged.versions, strict=True))
+    ]
+    return _dump(parts, staged.request.instructions, staged.request.sparse, staged.wire_bytes)
+
+
+def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]:
+    """Modality and value; then version, sampling and fit, where there is one of them or one behind it."""
+    if fit is not None:
+        return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source]]
+    if part.sampling is not None:
+        return [part.modality.value, part.value, version, part.sampling.set_fields()]
+    return [part.modality.value, part.value] if version is None else [part.modality.value, part.value, version]
+
+
+def _dump(parts: Sequence[Sequence[Any]], instructions: str | None, sparse: bool, wire_bytes: int = 0) -> bytes:
+    document: dict[str, Any] = {"parts": parts}
+    if instructions is not None:
+        document["instructions"] = instructions
+    if sparse:
+        document["sparse"] = True
+    if wire_bytes:
+        document["bytes"] = wire_bytes
+    return orjson.dumps(document)
+
+
+def request_from_json(data: bytes) -> StagedRequest:
+    """Return the staged request that `request_to_json` wrote."""
+    document = orjson.loads(data)
+    parts = tuple(_part_from_list(*part) for part in document["parts"])
+    versions = tuple(part[2] if len(part) > 2 else None for part in document["parts"])
+    request = Request(parts, document.get("instructions"), document.get("sparse", False))
+    fits = tuple(_fit_from_list(*part[4]) if len(part) > 4 else None for part in document["parts"])
+    return StagedRequest(request, versions, fits if any(fits) else (), document.get("bytes", 0))
+
+
+def _fit_from_list(width: int, height: int, mime: str, source: str) -> Fit:
+    return Fit((width, height), mime, source)
+
+
+def _part_from_list(
+    modality: str,
+    value: str,
+    _version: str | None = None,
+    sampling: dict[str, Any] | None = None,
+    _fit: list[Any] | None = None,
+) -> Part:
+    return Part(Modality(modality), value, None if sampling is None else VideoSampling(**sampling))

@@ -1,0 +1,170 @@
+"""The border between what storage and decoders raise and `ManifestError`."""
+
+import gzip
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, Protocol, cast
+
+import fsspec
+import pyarrow.parquet as pq
+import zstandard
+
+from arkbeam.base.errors import ArkbeamError, ManifestError
+from arkbeam.base.redaction import redact
+from arkbeam.manifest.options import ManifestOptions
+
+# A compressed file may always expand to this, whatever its ratio: small files of equal rows compress very well.
+_EXPAND_FREELY_BYTES = 64 * 1024 * 1024
+# A block of 128 kB takes 4 bytes when all its bytes are equal: so much input makes 32 MB at most, which bounds memory.
+_ZSTD_FEED_BYTES = 1024
+_ZSTD_WINDOW_BYTES_MAX = 2**27
+_GROUP_ROWS_MAX = 2**31 - 1
+
+
+_ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
+_TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+
+
+class ByteSource(Protocol):
+    """What can be read from the start to the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes; none at the end."""
+
+
+@contextmanager
+def manifest_errors(uri: str) -> Iterator[None]:
+    """Turn whatever storage, a decompressor or a file format raises into a ManifestError that names the manifest."""
+    try:
+        yield
+    except ArkbeamError:
+        raise
+    except FileNotFoundError as error:
+        raise ManifestError(f"there is no manifest {redact(uri)}") from error
+    except Exception as error:  # each fsspec backend and each decoder has errors of its own
+        reason = f"{type(error).__name__}: {redact(str(error), 300)}"
+        raise ManifestError(f"manifest {redact(uri)} can't be read: {reason}") from error
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Return what tells one state of a file from another: its etag, else size and time of change; empty if none is known."""
+    for key in _ETAG_KEYS:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    times = [str(info[key]) for key in _TIME_KEYS if info.get(key)]
+    return "-".join([str(info.get("size")), *times[:1]]) if info.get("size") is not None else ""
+
+
+def check_unchanged(uri: str, version: str) -> None:
+    """Make sure that a manifest is still the one that was cut into shards; an unknown version is not checked.
+
+    Raises: ManifestError when it has changed: its rows would be cut apart, doubled or lost.
+    """
+    if not version:
+        return
+    with manifest_errors(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem.invalidate_cache()
+        now = version_of(filesystem.info(path))
+    if now != version:
+        raise ManifestError(f"manifest {redact(uri)} has changed while it was read: run again")
+
+
+@contextmanager
+def open_manifest(uri: str, compression: str | None, start: int, options: ManifestOptions) -> Iterator[ByteSource]:
+    """Open a manifest at byte `start` for one pass, unpacked within the configured limits.
+
+    Reading raises ManifestError when the storage fails, when the compressed data are damaged or cut off, and when they
+    expand beyond the limits.
+    """
+    with manifest_errors(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        raw: IO[bytes] = filesystem.open(path, "rb")
+    try:
+        with manifest_errors(uri):
+            source: ByteSource = _unpack(raw, compression)
+            if start:
+                raw.seek(start)
+        yield _Source(uri, source, raw if compression else None, options)
+    finally:
+        raw.close()
+
+
+def _unpack(raw: IO[bytes], compression: str | None) -> ByteSource:
+    if compression == "gzip":
+        return cast(ByteSource, gzip.GzipFile(fileobj=raw))
+    if compression == "zstd":
+        return cast(ByteSource, _ZstdFrames(raw))
+    return raw
+
+
+class _ZstdFrames:
+    """A zstd stream of any number of frames; unlike the library's own reader it notices a frame that is cut off."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._frame: Any = None
+        self._packed = b""
+
+    def read(self, size: int) -> bytes:
+        """Return some unpacked bytes, none at the end; `size` is only how much is fetched at a time."""
+        while True:
+            if not self._packed:
+                self._packed = self._raw.read(size)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the last zstd frame is cut off")
+                return b""
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX).decompressobj()
+            out: bytes = self._frame.decompress(self._packed[:_ZSTD_FEED_BYTES])
+            self._packed = self._packed[_ZSTD_FEED_BYTES:]
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data + self._packed, None
+            if out:
+                return out
+
+
+def open_parquet(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
+    """Open a Parquet file whose row groups, by its own words, expand within the limits.
+
+    Of the footer that is all that is asked: of a damaged one pyarrow's metadata of columns ends the process. Raises what
+    pyarrow raises, and ManifestError.
+    """
+    packed = stream.seek(0, io.SEEK_END)
+    file = pq.ParquetFile(stream, page_checksum_verification=True)
+    for group in (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)):
+        if not 0 <= group.num_rows <= _GROUP_ROWS_MAX:
+            raise ManifestError(f"manifest {redact(uri)} can't be read: a row group of {group.num_rows} rows")
+        _check_expansion(uri, group.total_byte_size, packed, options)
+    return file
+
+
+def _check_expansion(uri: str, expanded: int, packed: int, limits: ManifestOptions) -> None:
+    by_ratio = max(_EXPAND_FREELY_BYTES, limits.expand_ratio_max * packed)
+    if expanded > min(limits.expanded_bytes_max, by_ratio):
+        raise ManifestError(
+            f"manifest {redact(uri)} expands to more than {expanded} bytes from {packed}:"
+            " unpack it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
+        )
+
+
+class _Source:
+    """A manifest's bytes, with errors mapped and expansion bounded."""
+
+    def __init__(self, uri: str, source: ByteSource, packed: IO[bytes] | None, options: ManifestOptions) -> None:
+        self._uri = uri
+        self._source = source
+        self._packed = packed
+        self._options = options
+        self._expanded = 0
+
+    def read(self, size: int) -> bytes:
+        """Return bytes as they come; none at the end."""
+        with manifest_errors(self._uri):
+            block = self._source.read(size)
+            if self._packed is not None:
+                self._expanded += len(block)
+                _check_expansion(self._uri, self._expanded, self._packed.tell(), self._options)
+            return block

@@ -1,0 +1,128 @@
+"""What earlier runs found out about media, by URI: worth as much as the version that the storage tells now.
+
+An entry says: under these rules, this URI in this version is a medium of this type and size. URIs are kept as hashes, so
+that no secret in one is kept; what limits there are is in the hash, so that an entry never outlives a change of rules.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from arkbeam import __version__
+from arkbeam.base.records import Modality
+from arkbeam.base.schema import MEDIA
+from arkbeam.media.checks import MediaInfo
+from arkbeam.media.options import MediaOptions
+
+KEY_BYTES = 16
+# Who may read what is asked before; how many at once changes nothing; limits and fitting decide what is found.
+_WITHOUT_EFFECT = {"allowed_roots", "schemes", "threads", "allowed_hosts", "sign_lifetime_s", "http_timeout_s"}
+
+Entry = tuple[str, MediaInfo]
+"""The version, and what was found out about it."""
+
+
+def rules_of(options: MediaOptions) -> bytes:
+    """Return what all that is found out depends on: the options that matter, and this package's version."""
+    fields = dataclasses.asdict(options)
+    kept = sorted((name, value) for name, value in fields.items() if name not in _WITHOUT_EFFECT)
+    return blake2b(repr((__version__, kept)).encode(), digest_size=KEY_BYTES).digest()
+
+
+def key_of(uri: str, modality: Modality, rules: bytes) -> bytes:
+    """Return what a URI is found by."""
+    data = f"{modality.value} {uri}".encode("utf-8", "surrogatepass")
+    return blake2b(data, digest_size=KEY_BYTES, key=rules).digest()
+
+
+class MediaMemory(Protocol):
+    """What is known of media from earlier runs, and who remembers what is new."""
+
+    def known(self) -> "KnownMedia":
+        """Return what is known."""
+        ...
+
+    def learn(self, entries: Mapping[bytes, Entry]) -> None:
+        """Remember what was found out, by key."""
+        ...
+
+
+def media_table(entries: Mapping[bytes, Entry]) -> pa.Table:
+    """Write entries as a MEDIA table."""
+    columns = [
+        pa.array(list(entries), MEDIA.field("key").type),
+        pa.array([version for version, _ in entries.values()], pa.string()),
+        pa.array([orjson.dumps(info).decode() for _, info in entries.values()], pa.string()),
+    ]
+    return pa.table(columns, schema=MEDIA)
+
+
+class KnownMedia:
+    """A MEDIA table to look things up in; of several entries of one key the first counts."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self._keys = _words(self._table["key"])
+        self._order = np.argsort(self._keys[:, 0], kind="stable")
+        self._sorted = self._keys[self._order, 0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known at all."""
+        return len(self._keys) == 0
+
+    def find(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """Look up many keys; None for those that nothing is known of."""
+        if self.is_empty or not keys:
+            return [None] * len(keys)
+        wanted = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+        places = np.minimum(np.searchsorted(self._sorted, wanted[:, 0]), len(self._sorted) - 1)
+        rows = self._order[places]
+        hits = (self._keys[rows] == wanted).all(axis=1)
+        found = self._table.select(["version", "facts"]).take(pa.array(rows[hits]))
+        entries = iter(zip(found["version"].to_pylist(), found["facts"].to_pylist(), strict=True))
+        return [_read_entry(*next(entries)) if hit else None for hit in hits.tolist()]
+
+
+def merge(tables: Iterable[pa.Table]) -> pa.Table:
+    """Put MEDIA tables together, the newest first, and keep the first entry of each key."""
+    table = pa.concat_tables([MEDIA.empty_table(), *tables]).combine_chunks()
+    keys = _words(table["key"])
+    _, first = np.unique(keys, axis=0, return_index=True)
+    return table.take(pa.array(np.sort(first)))
+
+
+def _words(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """View 16-byte keys as pairs of numbers."""
+    array = column.combine_chunks()
+    if len(array) == 0:
+        return np.empty((0, 2), np.uint64)
+    words = np.frombuffer(array.buffers()[1], "<u8").reshape(-1, 2)
+    return words[array.offset : array.offset + len(array)]
+
+
+def _read_entry(version: str, facts: str) -> Entry | None:
+    """Read what was kept; None for what another version of this package wrote in another way."""
+    try:
+        info: MediaInfo = _from_json(MediaInfo, orjson.loads(facts))
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return version, info
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """Make a dataclass of JSON again, and the tuples in it."""
+    if isinstance(kind, types.UnionType):
+        kind = next((one for one in typing.get_args(kind) if one is not types.NoneType), None)
+    if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _from_json(hints.get(name), inner) for name, inner in value.items()})  # type: ignore[operator]
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,135 @@
+"""A share of the quota by leases: this process's mark in the store, kept while lanes are under way.
+
+The store is asked in a thread of its own, one call at a time: a store that hangs stops the sending by the clock alone.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import is_local
+from arkbeam.quota.leases import RENEW_S, Membership
+from arkbeam.quota.marks import list_marks, new_mark_name, quota_folder, remove_mark, write_mark
+from arkbeam.quota.pacer import Pacer
+
+STALE_S = 600.0
+LINGER_S = 2.0  # after the last lane: the next may follow at once, and joining anew takes a lease
+REMOVE_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class LeaseSharing:
+    """Sets the pacer's share. `unshared_s_max`: how long it may be without one before `on_gone` is called."""
+
+    store_uri: str
+    account: str
+    run_name: str
+    pacer: Pacer
+    unshared_s_max: float
+    _folder: str = field(init=False)
+    _member: Membership | None = None
+    _number: int = 0
+    _lanes: int = 0
+    _left_s: float = math.inf
+    _warned: bool = False
+    _joined: asyncio.Event = field(default_factory=asyncio.Event)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "arkbeam-quota"))
+
+    def __post_init__(self) -> None:
+        self._folder = quota_folder(self.store_uri, self.account)
+
+    def refresh(self, now_s: float) -> None:
+        """Give the pacer the share of this moment: none without a mark."""
+        self.pacer.set_share(0.0 if self._member is None else self._member.share(now_s), now_s)
+
+    def wait_s(self, tokens: float, now_s: float) -> float:
+        """The pacer waits."""
+        return 0.0
+
+    def take(self, tokens: float, now_s: float) -> None:
+        """The pacer books it."""
+
+    def join(self) -> None:
+        """Write a mark, if there is none."""
+        self._lanes += 1
+        self._joined.set()
+
+    def leave(self) -> None:
+        """Keep the mark a little, since another lane may follow."""
+        self._lanes -= 1
+        self._left_s = time.monotonic()
+
+    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+        """Keep a mark whenever lanes are under way."""
+        try:
+            while True:
+                await self._joined.wait()
+                await self._keep_mark(on_changed, on_gone)
+        finally:
+            self._pool.shutdown(wait=False)
+
+    async def _keep_mark(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+        name = new_mark_name(self.run_name, secrets.token_hex(6))
+        self._member = member = Membership(name, time.monotonic(), wait=not is_local(self.store_uri))
+        self._number, told = 0, False
+        try:
+            while self._lanes > 0 or time.monotonic() - self._left_s < LINGER_S:
+                began_s = time.monotonic()
+                await self._renew(member)
+                on_changed()
+                if not told and member.blocked_s(time.monotonic()) >= self.unshared_s_max:
+                    told = True
+                    on_gone(self._explain())
+                await asyncio.sleep(max(0.0, began_s + RENEW_S - time.monotonic()))
+        finally:
+            self._member = None  # nothing is sent without a mark
+            if self._lanes <= 0:
+                self._joined.clear()
+            await self._remove(name)
+
+    async def _renew(self, member: Membership) -> None:
+        """Write the mark, then list all: of two processes that join, the later sees the earlier."""
+        details = {"run": self.run_name, "host": socket.gethostname(), "pid": str(os.getpid())}
+        try:
+            started_s = time.monotonic()
+            await self._ask(write_mark, self._folder, member.name, self._number, details)
+            self._number += 1
+            member.renewed(started_s, time.monotonic())
+            started_s = time.monotonic()
+            marks = await self._ask(list_marks, self._folder)
+            member.observe(marks, time.monotonic(), started_s)
+            self._warned = False
+            for name in member.find_dead(STALE_S):
+                await self._ask(remove_mark, self._folder, name)
+        except StoreError as error:
+            if not self._warned:
+                _log.warning("the quota can't be shared right now, so nothing is sent: %s", error)
+            self._warned = True
+
+    async def _remove(self, name: str) -> None:
+        """Let the others have this process's share at once. They find out by themselves if it can't be said."""
+        try:
+            await asyncio.wait_for(self._ask(remove_mark, self._folder, name), REMOVE_S)
+        except (StoreError, TimeoutError) as error:
+            _log.warning("a mark in %s is left behind: %s", self._folder, error)
+
+    async def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    def _explain(self) -> str:
+        return (
+            f"the marks in {self._folder}, by which runs share the quota, could not be renewed for "
+            f"{self.unshared_s_max:.0f} s: see that the store can be written and listed within a second, then run the "
+            "same command again"
+        )

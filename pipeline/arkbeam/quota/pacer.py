@@ -1,0 +1,192 @@
+"""Admission by two limits at once, requests and tokens a minute, and by what refusals taught about them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from arkbeam.ark.errors import Pressure
+from arkbeam.quota.control import Control, InFlight, Ramp
+from arkbeam.quota.rate import Budget, Meter
+from arkbeam.quota.retry import RETRY_AFTER_S_MIN
+from arkbeam.quota.use import Found, QuotaUse
+
+PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
+DENSE = 3  # refusals in a row, pauses between them, that chance does not explain
+ROUNDING_S = 1e-6
+
+
+@dataclass(slots=True)
+class Pacer:
+    """Both limits, the shared pause, what refusals taught, and the record of how the quota was used.
+
+    One a process, one thread. Without `in_flight` any number of requests may be open.
+    """
+
+    rpm: int
+    tpm: int
+    headroom: float
+    now_s: float
+    in_flight: InFlight | None = None
+    ramp: Ramp | None = None
+    requests: Meter = field(init=False)
+    tokens: Meter = field(init=False)
+    overload: Control = field(default_factory=lambda: Control(tolerance=0.2))
+    share: float = 1.0
+    excess: float = 0.0
+    paused_until_s: float = -math.inf
+    refusals_in_a_row: int = 0
+    use: QuotaUse = field(init=False)
+    _probing: bool = False
+    _probe_until_s: float = -math.inf
+    _held_since_s: float | None = None
+    _tokens_mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.requests, self.tokens = (
+            Meter(limit, Budget(limit * self.headroom / 60, self.now_s, self.now_s), Control(tolerance=0.002))
+            for limit in (self.rpm, self.tpm)
+        )
+        self.use = QuotaUse(self.rpm, self.tpm)
+
+    @property
+    def found(self) -> Found:
+        """What the service was seen to allow, where that is less than the config says."""
+        return Found(self.requests.found, self.tokens.found)
+
+    def wait_s(self, now_s: float, tokens: float = 0.0) -> float:
+        """Return the seconds until a request of so many tokens may be sent, 0 when it may be now.
+
+        Infinite while only an answer, or a new share, can change that. Books nothing.
+        """
+        if self.share <= 0:
+            return math.inf
+        if now_s < self.paused_until_s:
+            return self.paused_until_s - now_s
+        if self._probing and now_s < self._probe_until_s:
+            return self._probe_until_s - now_s
+        if self.in_flight is not None and not self.in_flight.has_room:
+            return math.inf
+        if self.ramp is not None:
+            self._set_rates(now_s)
+        wait_s = max(self.requests.budget.wait_s(now_s), self.tokens.budget.wait_s(now_s))
+        if wait_s > ROUNDING_S:
+            return wait_s
+        wait_s = max(self.requests.room_in_s(1 / self.share, now_s), self.tokens.room_in_s(tokens / self.share, now_s))
+        if wait_s > 0 and self._held_since_s is None:
+            self._held_since_s = now_s
+        return wait_s
+
+    def admit(self, tokens: float, now_s: float) -> None:
+        """Book one request of so many estimated tokens as sent now; call it when `wait_s` is 0."""
+        held_s = 0.0 if self._held_since_s is None else now_s - self._held_since_s
+        self._held_since_s = None
+        self.requests.budget.take(1.0, now_s)
+        self.tokens.budget.take(tokens, now_s, held_s)
+        self.requests.sent.add(1 / self.share, now_s, now_s)
+        self.tokens.sent.add(tokens / self.share, now_s, now_s)
+        self._tokens_mean += (tokens - self._tokens_mean) * (0.05 if self._tokens_mean else 1.0)
+        if self.in_flight is not None:
+            self.in_flight.open += 1
+        if self._probing:
+            latency_s = self.in_flight.latency_s if self.in_flight is not None else 0.0
+            self._probe_until_s = now_s + max(1.0, 3 * latency_s)
+        self.use = self.use.plus(requests=1, now_s=now_s)
+
+    def leave(self) -> None:
+        """Note that a request is not open any more, whatever became of it."""
+        if self.in_flight is not None:
+            self.in_flight.open -= 1
+
+    def settle(self, estimated: float, actual: float, now_s: float, sent_s: float | None = None) -> None:
+        """Replace the estimate of a request, sent at `sent_s`, by what the service counted; 0 for one that was refused."""
+        self.tokens.budget.settle(actual - estimated)
+        self.excess += actual - estimated
+        if self.share > 0:
+            at_s = now_s if sent_s is None else sent_s
+            self.tokens.sent.add((actual - estimated) / self.share, at_s, now_s)
+            self.tokens.taken.add(actual / self.share, at_s, now_s)
+        self.use = self.use.plus(tokens=actual, now_s=now_s)
+
+    def take_excess(self) -> float:
+        """Take what replies cost above their estimates since this was last asked."""
+        excess, self.excess = self.excess, 0.0
+        return excess
+
+    def answered(
+        self,
+        pressure: Pressure,
+        sent_s: float,
+        now_s: float,
+        *,
+        backoff_s: Callable[[int], float],
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Learn from one answer, a refusal or not. `backoff_s` gives the pause after so many refusals in a row."""
+        refused = pressure in (Pressure.RPM, Pressure.TPM)
+        if sent_s >= self.paused_until_s:
+            if refused:
+                self._note_refusal(pressure, now_s, backoff_s, retry_after_s)
+            elif pressure is Pressure.NONE:
+                self.refusals_in_a_row, self._probing = 0, False
+        if not refused and self.share > 0:
+            self.requests.taken.add(1 / self.share, sent_s, now_s)
+        self._learn(pressure, sent_s, now_s)
+
+    def note_latency(self, latency_s: float) -> None:
+        """Take in how long the service took for an answer that was no refusal."""
+        if self.in_flight is not None:
+            per_s = self.requests.budget.per_s
+            if self._tokens_mean > 0:
+                per_s = min(per_s, self.tokens.budget.per_s / self._tokens_mean)
+            self.in_flight.answered(latency_s, per_s)
+
+    def set_share(self, share: float, now_s: float) -> None:
+        """Go on with this share of both limits, 0 to admit nothing. Debts stay, and nothing is caught up."""
+        if share != self.share:
+            self.share = share
+            self._set_rates(now_s)
+
+    def pause(self, pause_s: float, now_s: float) -> None:
+        """Admit nothing for a while, and one request after it whose answer decides; the end of a pause is no burst."""
+        self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
+        for meter in (self.requests, self.tokens):
+            meter.budget.since_s = self.paused_until_s
+        self._held_since_s = None
+
+    def _note_refusal(
+        self, pressure: Pressure, now_s: float, backoff_s: Callable[[int], float], retry_after_s: float | None
+    ) -> None:
+        self.refusals_in_a_row += 1
+        meter = self.requests if pressure is Pressure.RPM else self.tokens
+        number = self.refusals_in_a_row - meter.control.patience + 1
+        if number >= 1:
+            own_s = min(PAUSE_S_MAX, backoff_s(number))
+            told = retry_after_s is not None and retry_after_s >= RETRY_AFTER_S_MIN
+            self.pause(retry_after_s if told and retry_after_s is not None else own_s, now_s)
+            self._probing, self._probe_until_s = True, -math.inf
+
+    def _learn(self, pressure: Pressure, sent_s: float, now_s: float) -> None:
+        changed = False
+        for meter, kind in ((self.requests, Pressure.RPM), (self.tokens, Pressure.TPM)):
+            meter.taken.forget(now_s)
+            changed |= meter.control.answered(
+                refused=pressure is kind,
+                sent_s=sent_s,
+                now_s=now_s,
+                taken=meter.taken.total / (meter.limit * self.headroom),
+                dense=self.refusals_in_a_row >= max(DENSE, meter.control.patience + 1),
+            )
+        changed |= self.overload.answered(refused=pressure is Pressure.OVERLOAD, sent_s=sent_s, now_s=now_s)
+        if self.in_flight is not None:
+            taken = max(1, self.in_flight.open) / self.in_flight.most
+            self.in_flight.control.answered(
+                refused=pressure is Pressure.IN_FLIGHT, sent_s=sent_s, now_s=now_s, taken=taken
+            )
+        if changed:
+            self._set_rates(now_s)
+
+    def _set_rates(self, now_s: float) -> None:
+        tpm = self.tpm if self.ramp is None else min(self.tpm, self.ramp.allow_tpm(now_s))
+        for meter, limit in ((self.requests, self.rpm), (self.tokens, tpm)):
+            rate = limit * self.headroom / 60 * self.share * meter.control.factor * self.overload.factor
+            meter.budget.set_rate(rate, now_s)

@@ -1,0 +1,192 @@
+"""Staged rows become requests as they are sent: media read, bodies encoded, in batches of bounded count and bytes."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from arkbeam.ark.tokens import bound_request
+from arkbeam.ark.wire import UnencodableRequest, encode_request
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.engine.core import Engine
+from arkbeam.engine.items import Item
+from arkbeam.manifest.staging import StagedRequest, request_from_json
+from arkbeam.media import encoded_length, fetch
+from arkbeam.quota.budget import NOTHING
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.run_files import read_rows_at
+
+BATCH_ITEMS = 128
+BATCH_BYTES = 32 * 1024 * 1024
+MEDIA_THREADS = 16  # rows whose media are read together, as far as their bytes have room
+# While a medium is read and encoded there are its bytes beside their base64: 7/4 of what is sent.
+_HELD_QUARTERS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Unsendable:
+    """A row that can't be sent, and why: its medium is gone or has changed, or the request is too large."""
+
+    fingerprint: bytes
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row to be bought, as it was staged; `tokens` are estimated."""
+
+    fingerprint: bytes
+    staged: StagedRequest
+    tokens: int
+    image_tokens: int
+
+    @property
+    def reads(self) -> bool:
+        """Whether storage is asked for some of the row's media, or one is changed: both take their time."""
+        return any(version is not None for version in self.staged.versions) or bool(self.staged.fits)
+
+    @property
+    def held_bytes(self) -> int:
+        """What memory holds while the row's media are read and encoded."""
+        return self.staged.wire_bytes * _HELD_QUARTERS // 4
+
+
+def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[Row]:
+    """Read the requests of a shard's buyers (KEYS, in order)."""
+    image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
+    tokens = buyers["text_tokens"].to_numpy() + image_tokens
+    fingerprints = buyers["fingerprint"].to_pylist()
+    start = 0
+    for table in read_rows_at(spec.store.uri, spec.run, shard, buyers["ordinal"].to_numpy(), ["request"]):
+        bodies = table["request"].to_pylist()
+        end = start + len(bodies)
+        counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
+        for name, body, *counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
+            yield Row(name, request_from_json(body), *counted)
+        start += len(bodies)
+
+
+def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
+    """Make what is sent of a row; blocks while its media are read."""
+    request = row.staged.request
+    parts, inlined = list(request.parts), {}
+    for position, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
+        if part.modality is Modality.TEXT:
+            continue
+        fetched = fetch(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(position))
+        if isinstance(fetched, Failure):
+            return Unsendable(row.fingerprint, fetched)
+        if isinstance(fetched, Inline):
+            inlined[position] = fetched
+        else:
+            parts[position] = replace(part, value=fetched)
+    length = sum(
+        encoded_length(len(inlined[position].data), inlined[position].mime) if position in inlined else len(part.value)
+        for position, part in enumerate(parts)
+    )
+    if length > spec.reading.media.body_bytes_max:
+        message = f"its parts have {length} bytes as sent; a request holds {spec.reading.media.body_bytes_max}"
+        return Unsendable(row.fingerprint, Failure("request_too_large", message))
+    try:
+        body = encode_request(replace(request, parts=tuple(parts)), spec.wire, inlined)
+    except UnencodableRequest as error:
+        return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
+    bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NOTHING
+    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound)
+
+
+@dataclass(slots=True)
+class Feed:
+    """From rows to batches of items, with media read ahead of them, in threads, as many as have room in the engine.
+
+    A row's room is taken before its media are read, so that what is read, waits and is in flight has one bound. Nothing that
+    is ready is held back while room is waited for: several feeds of one engine can't wait for each other.
+    """
+
+    spec: RunSpec
+    engine: Engine
+    pool: ThreadPoolExecutor
+    _pending: deque[tuple[int, Future[Item | Unsendable]]] = field(default_factory=deque)
+    _ready: list[Item] = field(default_factory=list)
+    _ready_bytes: int = 0
+    _unsendable: list[Unsendable] = field(default_factory=list)
+
+    def batches(self, rows: Iterator[Row]) -> Iterator[list[Item] | Unsendable]:
+        """Yield batches, our unit of submission, and rows that can't be sent. It ends early when the run stops."""
+        try:
+            for row in rows:
+                if not row.reads:
+                    self._take(encode_row(row, self.spec))
+                while row.reads and not self._start(row):
+                    if len(self._pending) >= MEDIA_THREADS:
+                        self._collect()
+                        continue
+                    if not self._pending and not self._ready:
+                        if not self.engine.reserve(row.held_bytes, wait=True):
+                            return
+                        self._read(row)
+                        break
+                    self._collect()
+                    yield from self._drain()
+                while self._pending and self._pending[0][1].done():
+                    self._collect()
+                if len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES or self._unsendable:
+                    yield from self._drain()
+            while self._pending:
+                self._collect()
+                if len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES:
+                    yield from self._drain()
+            yield from self._drain()
+        finally:
+            self._give_back()
+
+    def _start(self, row: Row) -> bool:
+        """Begin to read a row's media, if threads and the engine have room."""
+        if len(self._pending) >= MEDIA_THREADS or not self.engine.reserve(row.held_bytes, wait=False):
+            return False
+        self._read(row)
+        return True
+
+    def _read(self, row: Row) -> None:
+        self._pending.append((row.held_bytes, self.pool.submit(encode_row, row, self.spec)))
+
+    def _collect(self) -> None:
+        """Take the oldest row that is being read, and those behind it that are done."""
+        while self._pending:
+            held_bytes, future = self._pending.popleft()
+            encoded = future.result()
+            if isinstance(encoded, Item):
+                self.engine.fill(encoded, held_bytes)
+            else:
+                self.engine.give_back(held_bytes)
+            self._take(encoded)
+            if not (self._pending and self._pending[0][1].done()):
+                return
+
+    def _take(self, encoded: Item | Unsendable) -> None:
+        if isinstance(encoded, Unsendable):
+            self._unsendable.append(encoded)
+            return
+        self._ready.append(encoded)
+        self._ready_bytes += len(encoded.body)
+
+    def _drain(self) -> Iterator[list[Item] | Unsendable]:
+        unsendable, self._unsendable = self._unsendable, []
+        yield from unsendable
+        if self._ready:
+            ready, self._ready, self._ready_bytes = self._ready, [], 0
+            yield ready
+
+    def _give_back(self) -> None:
+        """Let go what was read and is not going to be sent, since the run stops."""
+        for held_bytes, future in self._pending:
+            future.cancel()
+            self.engine.give_back(held_bytes)
+        for item in self._ready:
+            if item.reserved:
+                self.engine.give_back(len(item.body))
+        self._pending.clear()
+        self._ready.clear()

@@ -1,0 +1,130 @@
+"""One lane, from its blocks of missing rows to refs and failures."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.base import schema
+from arkbeam.base.schema import concat
+from arkbeam.engine.core import Engine
+from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
+from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, Row, Unsendable, read_rows
+from arkbeam.stages.embed.stops import read_stop, write_stop
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.events import read_refused
+from arkbeam.store.layout import events_folder, list_parquet, segments_folder
+from arkbeam.store.models import read_model
+from arkbeam.store.run_files import buyers_uri, read_block
+from arkbeam.store.segments import read_index
+
+_EMIT_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a lane's work: one row group of a shard's buyers."""
+
+    shard: int
+    number: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What came of some of a lane's items: INDEX rows of those with a vector, REFUSED rows of the others."""
+
+    index: pa.Table
+    refused: pa.Table
+
+
+def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
+    """Buy what a lane's blocks miss; give outcomes as they gather and the lane's report at the end.
+
+    A lane that an engine runs again leaves out what its first try already bought. Once a run stops, here or in another
+    process, the rest is left out too: whatever is in no outcome was not bought.
+    """
+    with engine.lane():
+        yield from _embed(blocks, spec, engine)
+
+
+def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
+    stopped = read_stop(spec)
+    if stopped is not None:
+        engine.stop(stopped)
+    engine.expect(sum(block.rows for block in blocks))
+    sink, gathered = Sink(), _Gathered()
+    with ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media") as pool:
+        for batch in Feed(spec, engine, pool).batches(_rows(blocks, spec, gathered)):
+            if isinstance(batch, Unsendable):
+                engine.expect(-1)  # it is not going to be sent
+                sink.add(1)
+                sink.refuse(batch.fingerprint, batch.failure.code, batch.failure.message)
+                continue
+            if not engine.submit(batch, sink):
+                break
+            yield from gathered.add(sink)
+    report = engine.finish(sink)
+    if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # others may still have some of their share
+        write_stop(spec, report.stop)
+    yield from gathered.add(sink)
+    yield gathered.take()
+    yield report
+
+
+class _Gathered:
+    """Outcomes until they are worth an element: a table for each segment would be thousands of small ones."""
+
+    def __init__(self) -> None:
+        self._index: list[pa.Table] = []
+        self._refused: list[pa.Table] = []
+        self._rows = 0
+
+    def put(self, index: pa.Table, refused: pa.Table) -> None:
+        self._index.append(index)
+        self._refused.append(refused)
+        self._rows += index.num_rows + refused.num_rows
+
+    def add(self, sink: Sink) -> Iterator[Outcomes]:
+        index, refused = sink.collect()
+        self.put(concat(index, schema.INDEX), refused)
+        if self._rows >= _EMIT_ROWS:
+            yield self.take()
+
+    def take(self) -> Outcomes:
+        outcomes = Outcomes(concat(self._index, schema.INDEX), concat(self._refused, schema.REFUSED))
+        self._index, self._refused, self._rows = [], [], 0
+        return outcomes
+
+
+def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[Row]:
+    """Read the rows of the blocks in the order of the manifest, without those that this run has settled already."""
+    own = _own_outcomes(spec)
+    for block in sorted(blocks, key=lambda block: (block.shard, block.number)):
+        buyers = read_block(buyers_uri(spec.store.uri, spec.run, block.shard), block.number)
+        index, refused = (_only(table, buyers) for table in (own.index, own.refused))
+        gathered.put(index, refused)
+        for settled in (index, refused):
+            buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
+        yield from read_rows(buyers, block.shard, spec)
+
+
+def _own_outcomes(spec: RunSpec) -> Outcomes:
+    """Read what this very run has in the store: nothing, unless a lane is run again or another went before."""
+    segments = list_parquet(segments_folder(spec.store.uri, spec.run))
+    events = list_parquet(events_folder(spec.store.uri, spec.run))
+    model = read_model(spec.store.uri, spec.service, spec.wire.model).resolved  # the first try may have met another
+    return Outcomes(
+        concat([read_index(uri, model) for uri in segments], schema.INDEX),
+        concat([read_refused(uri) for uri in events], schema.REFUSED),
+    )
+
+
+def _only(table: pa.Table, buyers: pa.Table) -> pa.Table:
+    return table.filter(_is_in(table, buyers))
+
+
+def _is_in(table: pa.Table, others: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(table["fingerprint"], value_set=others["fingerprint"].combine_chunks())

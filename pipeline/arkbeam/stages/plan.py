@@ -1,0 +1,221 @@
+"""Plan: which rows have a vector, which need one, which of those buys it. Pure functions over Arrow tables.
+
+Everything is decided by fingerprint, in buckets of it. A fingerprint is looked up with `index_in`, which takes the first of
+several owners; what is looked up in is sorted, so that a plan made again, of tables in another order, is the same plan.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.ark.models import Capabilities, cost_cny
+from arkbeam.base import schema
+from arkbeam.base.schema import concat
+from arkbeam.quota.budget import NO_BUDGET, BudgetOptions
+
+BUCKETS_MAX = 256
+BUCKET_BYTES = 8 * 1024 * 1024  # of manifest, which is about 1 MB of keys
+NOT_BOUGHT = "not_bought"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTotals:
+    """What a plan comes to. Rows = unreadable + readable; readable = owned + refused + waiting rows."""
+
+    rows: int = 0
+    unreadable: int = 0
+    distinct: int = 0
+    duplicates: int = 0  # rows whose fingerprint an earlier row has
+    owned: int = 0  # rows whose vector the store holds
+    refused: int = 0  # rows whose request the service refused for good in an earlier run
+    to_buy: int = 0  # distinct requests
+    text_tokens: int = 0  # of what is to be bought, estimated
+    image_tokens: int = 0
+    over_context: int = 0  # rows whose estimate is above what the model takes: sent all the same, perhaps refused
+
+    def plus(self, other: "PlanTotals") -> "PlanTotals":
+        """Add two plans' totals."""
+        return PlanTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of what is to be bought."""
+        return self.text_tokens + self.image_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPlan:
+    """One bucket's decisions: REFS of owned rows, KEYS of rows that wait, KEYS of those who buy, FAILED rows."""
+
+    owned: pa.Table
+    waiting: pa.Table
+    buyers: pa.Table
+    refused: pa.Table
+    totals: PlanTotals
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a plan will cost and how long the quota makes it last."""
+
+    cost_cny: float
+    minutes: float
+    binding: str
+    covered: float | None = None
+    """The share of what is to be bought that the budget reaches for; None without a budget."""
+
+
+def count_buckets(manifest_bytes: int) -> int:
+    """Return how many buckets keep each of them, and each element of the shuffle, small."""
+    return max(1, min(BUCKETS_MAX, -(-manifest_bytes // BUCKET_BYTES)))
+
+
+def split_buckets(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    """Split a table by its fingerprints' first two bytes; every piece is a copy (`take`), since a slice pickles its parent."""
+    if table.num_rows == 0:
+        return
+    if buckets == 1:
+        yield 0, table.take(pa.array(np.arange(table.num_rows))).combine_chunks()
+        return
+    numbers = _bucket_numbers(table.column("fingerprint"), buckets)
+    yield from split_by(table, numbers)
+
+
+def split_by(table: pa.Table, numbers: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+    """Split a table into copies by a number per row, in the order of the numbers; rows keep their order."""
+    order = np.argsort(numbers, kind="stable")
+    values, starts = np.unique(numbers[order], return_index=True)
+    for value, positions in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+        yield value, table.take(pa.array(positions)).combine_chunks()
+
+
+def plan_bucket(
+    keys: Sequence[pa.Table], index: Sequence[pa.Table], refused: Sequence[pa.Table], *, retry_refused: bool = False
+) -> BucketPlan:
+    """Join one bucket's keys with what the store knows.
+
+    Args:
+        keys: KEYS tables, in any order: the plan does not depend on it.
+        index: INDEX tables; a fingerprint may occur more than once.
+        refused: REFUSED tables; a vector that is owned wins over a refusal.
+        retry_refused: whether requests that were refused for good are bought again.
+    """
+    rows = _sorted(concat(keys, schema.KEYS), ("shard", "ordinal"))
+    known = _sorted(concat(index, schema.INDEX), ("segment", "row"))
+    at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
+    owned = _refs(rows, known, at)
+    rest = rows.filter(pc.is_null(at))
+    failed, waiting = _split_refused(rest, concat([] if retry_refused else refused, schema.REFUSED))
+    buyers = waiting.take(pa.array(first_positions(waiting["fingerprint"])))
+    distinct = len(first_positions(rows["fingerprint"]))
+    totals = PlanTotals(
+        rows=rows.num_rows,
+        distinct=distinct,
+        duplicates=rows.num_rows - distinct,
+        owned=owned.num_rows,
+        refused=failed.num_rows,
+        to_buy=buyers.num_rows,
+        text_tokens=pc.sum(buyers["text_tokens"]).as_py() or 0,
+        image_tokens=pc.sum(buyers["image_tokens"]).as_py() or 0,
+    )
+    return BucketPlan(owned, waiting.select(["fingerprint", "shard", "ordinal"]), buyers, failed, totals)
+
+
+def settle_bucket(
+    waiting: Sequence[pa.Table], bought: Sequence[pa.Table], refused: Sequence[pa.Table]
+) -> tuple[pa.Table, pa.Table]:
+    """Join the rows that waited with what was bought: REFS of those with a vector, FAILED of those without.
+
+    A row of which the run knows neither a vector nor a refusal was not bought: the run stopped before.
+    """
+    rows = concat(waiting, _WAITING)
+    known = _sorted(concat(bought, schema.INDEX), ("segment", "row"))
+    at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
+    refs = _refs(rows, known, at)
+    failed, missing = _split_refused(rows.filter(pc.is_null(at)), concat(refused, schema.REFUSED))
+    return refs, pa.concat_tables([failed, _failed(missing, NOT_BOUGHT, "the run ended before this was bought")])
+
+
+def cut_blocks(buyers: pa.Table, rows_max: int) -> Iterator[pa.Table]:
+    """Cut one shard's buyers, in the order of the manifest, into blocks of bounded size."""
+    ordered = _sorted(buyers, ("ordinal",))
+    for start in range(0, ordered.num_rows, rows_max):
+        yield ordered.slice(start, rows_max)
+
+
+def deal_lane(shard: int, block: int, lanes: int) -> int:
+    """Return the lane of a block: neighbours go to different lanes."""
+    return (shard + block) % lanes
+
+
+def estimate(
+    totals: PlanTotals,
+    capabilities: Capabilities,
+    *,
+    rpm: int,
+    tpm: int,
+    headroom: float,
+    budget: BudgetOptions = NO_BUDGET,
+) -> Estimate:
+    """Price a plan and say how long it takes at the quota, and which of the two limits decides that."""
+    by_requests = totals.to_buy / (rpm * headroom)
+    by_tokens = totals.tokens / (tpm * headroom)
+    cost = cost_cny(totals.text_tokens, totals.image_tokens, capabilities)
+    return Estimate(
+        cost_cny=cost,
+        minutes=max(by_requests, by_tokens),
+        binding="rpm" if by_requests >= by_tokens else "tpm",
+        covered=_cover(totals.tokens, cost, budget) if budget.is_set else None,
+    )
+
+
+def _cover(tokens: int, cost: float, budget: BudgetOptions) -> float:
+    by_tokens = 1.0 if budget.tokens is None or tokens == 0 else budget.tokens / tokens
+    by_cost = 1.0 if budget.cny is None or cost == 0 else budget.cny / cost
+    return min(1.0, by_tokens, by_cost)
+
+
+def first_positions(fingerprints: pa.ChunkedArray) -> np.ndarray:
+    """Return the position of the first occurrence of each distinct fingerprint, in order."""
+    codes = fingerprints.combine_chunks().dictionary_encode().indices.to_numpy()
+    return np.sort(np.unique(codes, return_index=True)[1])
+
+
+_WAITING = pa.schema([schema.KEYS.field(name) for name in ("fingerprint", "shard", "ordinal")])
+
+
+def _bucket_numbers(fingerprints: pa.ChunkedArray, buckets: int) -> np.ndarray:
+    array = fingerprints.combine_chunks()
+    flat = np.frombuffer(array.buffers()[1], np.uint8)
+    first = flat.reshape(-1, schema.FINGERPRINT_BYTES)[array.offset : array.offset + len(array), :2]
+    prefix = first[:, 0].astype(np.uint32) * 256 + first[:, 1]
+    return prefix * np.uint32(buckets) >> np.uint32(16)
+
+
+def _sorted(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    order = np.lexsort([table.column(name).to_numpy() for name in reversed(names)])
+    return table.take(pa.array(order))
+
+
+def _refs(rows: pa.Table, known: pa.Table, at: pa.ChunkedArray) -> pa.Table:
+    have = pc.is_valid(at)
+    rows, positions = rows.filter(have), pc.drop_null(at)
+    columns = [known["segment"].take(positions), known["row"].take(positions), rows["shard"], rows["ordinal"]]
+    return pa.table(columns, schema=schema.REFS)
+
+
+def _split_refused(rows: pa.Table, refused: pa.Table) -> tuple[pa.Table, pa.Table]:
+    refused = refused.sort_by([("code", "ascending"), ("message", "ascending")])
+    at = pc.index_in(rows["fingerprint"], value_set=refused["fingerprint"].combine_chunks())
+    have, positions = rows.filter(pc.is_valid(at)), pc.drop_null(at)
+    columns = [have["shard"], have["ordinal"], refused["code"].take(positions), refused["message"].take(positions)]
+    return pa.table(columns, schema=schema.FAILED), rows.filter(pc.is_null(at))
+
+
+def _failed(rows: pa.Table, code: str, message: str) -> pa.Table:
+    count = rows.num_rows
+    columns = [rows["shard"], rows["ordinal"], pa.array([code] * count), pa.array([message] * count)]
+    return pa.table(columns, schema=schema.FAILED)

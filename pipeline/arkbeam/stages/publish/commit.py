@@ -1,0 +1,233 @@
+"""The commit: an output is complete when `_SUCCESS` is there, and that is written last.
+
+The order is what makes a kill between any two steps harmless: take `_SUCCESS` away, write the parts, remove files that are
+not in the plan, `run.json`, `_SUCCESS`. Whoever asks for `_SUCCESS` never sees half an output as complete. Before each step,
+and before each part takes its place, the claim on the output is looked at: a run that lost it changes nothing more.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+
+from arkbeam.ark.models import cost_cny
+from arkbeam.base import faults
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import join, list_files, remove_file, remove_leftovers, write_bytes
+from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind
+from arkbeam.quota.budget import Amount
+from arkbeam.quota.minutes import Minutes
+from arkbeam.quota.ratios import Ratios
+from arkbeam.stages.plan import PlanTotals
+from arkbeam.stages.publish import embeddings, failures, multi, usage
+from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.claim import check_claim
+from arkbeam.store.damage import count_unreadable
+from arkbeam.store.run_files import note_uri
+
+_log = logging.getLogger(__name__)
+SUCCESS = "_SUCCESS"
+RUN_NOTE = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """All that a commit is made of. `embeddings` holds the parts of `multi/` as well."""
+
+    totals: PlanTotals
+    report: LaneReport
+    embeddings: Sequence[PartFile]
+    failures: Sequence[PartFile]
+    usage: Sequence[UsagePart]
+
+
+def publishes(stop: Stop | None, spec: RunSpec) -> bool:
+    """Whether a run replaces its output.
+
+    One that used its budget up does; any other that stopped leaves an earlier output as it was, unless told otherwise.
+    """
+    return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
+
+
+def begin_commit(output_uri: str, run: str) -> None:
+    """Take the mark of completeness away before the first part is written.
+
+    Raises: OutputInUse when the output is not this run's any more.
+    """
+    faults.hit("publish.begin")
+    check_claim(output_uri, run)
+    remove_file(join(output_uri, SUCCESS), durable=True)
+
+
+def end_run(commit: Commit, spec: RunSpec) -> None:
+    """Commit, or leave the output alone if the run stopped; note in the run's folder how it ended, for who waits for it."""
+    note = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
+    write_bytes(note_uri(spec.store.uri, spec.run, "result"), orjson.dumps(note))
+
+
+def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
+    """Check that every row is accounted for, remove what is not in the plan, mark the output complete; return `run.json`.
+
+    Raises: StoreError when rows in are not rows published plus rows failed, OutputInUse when the claim is lost.
+    """
+    files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
+    note = describe_run(commit, spec) | {"files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]}
+    if note["rows"] != note["published"] + note["failed"]:
+        counts = f"{note['rows']} rows in, {note['published']} published, {note['failed']} failed"
+        raise StoreError(f"rows do not add up: {counts}; the output is not marked complete, run again")
+    _warn_of_missing_usage(commit)
+    _step("clean", spec, partial(_remove_others, spec.output_uri, {file.path for file in files}))
+    data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
+    _step("note", spec, partial(write_bytes, join(spec.output_uri, RUN_NOTE), data))
+    _step("success", spec, partial(write_bytes, join(spec.output_uri, SUCCESS), b""))
+    faults.hit("commit.done")
+    return note
+
+
+def _warn_of_missing_usage(commit: Commit) -> None:
+    """Say when `usage/` holds fewer requests of this run than were counted: the listing of the store may lag."""
+    shown, counts = sum(part.this_run.attempts for part in commit.usage), commit.report.counts
+    paid = counts.bought + counts.unusable + counts.lost
+    if shown < paid:
+        _log.warning(
+            "usage/ shows %d requests of this run, %d were paid: the next run of this output adds them", shown, paid
+        )
+
+
+def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:
+    """Take one step of the commit, if the output is still ours."""
+    faults.hit(f"commit.{name}")
+    check_claim(spec.output_uri, spec.run)
+    act()
+
+
+def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
+    """Return what `run.json` says of a run, its files aside."""
+    totals, counts, use = commit.totals, commit.report.counts, commit.report.use
+    this_run = _sum([part.this_run for part in commit.usage]) if commit.usage else _counted(commit.report, spec)
+    all_runs = _sum([part.all_runs for part in commit.usage])
+    return {
+        "run": spec.run,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.started_s)),
+        "elapsed_s": round(time.time() - spec.started_s, 3),
+        "service": spec.service.value,
+        "rows": totals.rows + totals.unreadable,
+        "published": sum(file.rows for file in commit.embeddings if file.path.startswith(f"{embeddings.FOLDER}/")),
+        "failed": sum(file.rows for file in commit.failures),
+        "distinct": totals.distinct,
+        "duplicates": totals.duplicates,
+        "owned": totals.owned,
+        "to_buy": totals.to_buy,
+        "requests_sent": counts.sent,
+        "requests_paid": this_run.attempts,
+        "refused": counts.refused,
+        "refused_share": round(counts.refused / counts.sent, 6) if counts.sent else 0.0,
+        "retries": counts.retries,
+        "unusable": counts.unusable,
+        "unusable_tokens": counts.unusable_tokens,
+        "lost": counts.lost,
+        "tries_max": counts.tries_max,
+        "row_s_max": round(counts.elapsed_s_max, 3),
+        "over_context": totals.over_context,
+        "usage_missing": counts.usage_missing,
+        "tokens": _tokens(this_run),
+        "cost_cny": round(this_run.cost_cny, 6),
+        "all_runs": {
+            "requests_paid": all_runs.attempts,
+            "paid_twice": count_paid_twice(commit.usage),
+            "files_unreadable": count_unreadable(spec.store.uri, spec.output_uri),
+            "tokens": _tokens(all_runs),
+            "cost_cny": round(all_runs.cost_cny, 6),
+        },
+        "quota": {
+            "rpm": spec.rpm,
+            "tpm": spec.tpm,
+            "headroom": spec.quota.headroom,
+            "utilisation": round(use.utilisation, 4),
+            "binding": use.binding if counts.sent else None,
+            "minutes": describe_minutes(commit.report.minutes, spec),
+            "estimates": {kind.value: describe_ratios(ratios) for kind, ratios in commit.report.ratios.items()},
+            "found_rpm": commit.report.found.rpm,
+            "found_tpm": commit.report.found.tpm,
+        },
+        "prices": {
+            "text_cny_per_million": spec.capabilities.price_text_cny_per_million,
+            "image_cny_per_million": spec.capabilities.price_image_cny_per_million,
+        },
+        "budget": describe_budget(counts, spec),
+        "stopped": asdict(commit.report.stop) if commit.report.stop else None,
+        "config": spec.config,
+    }
+
+
+def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
+    """Return how the quota was used, minute by minute; `utilisation` is of the limit that binds in the whole run."""
+    entries = list(minutes.entries())
+    used = [sum(entry.shares(spec.rpm, spec.tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
+    binding = 0 if used[0] >= used[1] else 1
+    return [
+        {
+            "minute": entry.minute,
+            "minutes": entry.minutes,
+            "seconds": round(entry.seconds, 1),
+            "requests": entry.requests,
+            "refused": entry.refused,
+            "tokens": entry.tokens,
+            "utilisation": round(entry.shares(spec.rpm, spec.tpm)[binding], 4),
+            "refused_share": round(entry.refused_share, 4),
+        }
+        for entry in entries
+    ]
+
+
+def describe_ratios(ratios: Ratios) -> dict[str, float]:
+    """Return by which factors the service's count was off the estimate that a request was admitted with."""
+    quantiles = {"ratio_p05": 0.05, "ratio_median": 0.5, "ratio_p95": 0.95}
+    return {"replies": ratios.replies} | {name: round(ratios.quantile(at), 3) for name, at in quantiles.items()}
+
+
+def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
+    """Return the budget and what was taken of it, lost answers at the most they can have cost; None without a budget."""
+    if not spec.budget.is_set:
+        return None
+    used = Amount(counts.budget_tokens, counts.budget_pcny)
+    return asdict(spec.budget) | {"tokens_used": used.tokens, "cny_used": round(used.cny, 9)}
+
+
+def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
+    """Return what the engine counted, for a run that published no `usage/`. All tokens are those of the prompt here."""
+    counts = report.counts
+    cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities)
+    paid, total = counts.bought + counts.unusable + counts.lost, counts.total_tokens
+    return UsageTotals(paid, total, total, counts.text_tokens, counts.image_tokens, cost)
+
+
+def _tokens(totals: UsageTotals) -> dict[str, int]:
+    return {
+        "prompt": totals.prompt_tokens,
+        "total": totals.total_tokens,
+        "text": totals.text_tokens,
+        "image": totals.image_tokens,
+    }
+
+
+def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
+    result = UsageTotals()
+    for one in totals:
+        result = result.plus(one)
+    return result
+
+
+def _remove_others(output_uri: str, paths: set[str]) -> None:
+    for folder in (embeddings.FOLDER, multi.FOLDER, failures.FOLDER, usage.FOLDER):
+        keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
+        for uri in list_files(join(output_uri, folder), ".parquet"):
+            if uri.rpartition("/")[2] not in keep:
+                remove_file(uri)
+    remove_leftovers(output_uri)

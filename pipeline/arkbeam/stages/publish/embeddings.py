@@ -1,0 +1,115 @@
+"""The parts of `embeddings/`: one row for each manifest row that has a vector."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, PartFile, write_part
+from arkbeam.stages.publish.rows import Manifests, gather_rows
+from arkbeam.stages.spec import PART_ROWS, RunSpec
+from arkbeam.store.damage import read_or_set_aside
+from arkbeam.store.run_files import take_rows
+from arkbeam.store.segments import dense_values, read_columns
+
+FOLDER = "embeddings"
+_VECTOR_COLUMNS = [
+    "fingerprint",
+    "dense",
+    "sparse",
+    "norm",
+    "model",
+    "request_id",
+    *(f.name for f in schema.USAGE_FIELDS),
+]
+
+
+def write_embeddings_part(
+    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
+) -> PartFile:
+    """Write one part of `embeddings/` from its REFS; `segments` tells each segment's URI.
+
+    Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
+    """
+    wanted = schema.embeddings_schema(spec.dimensions_published or spec.dimensions, manifests.kept)
+    refs = sort_refs(refs)
+    slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
+    tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
+    return write_part(FOLDER, part, tables, wanted, spec)
+
+
+def _embeddings_tables(
+    refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
+) -> Iterator[pa.Table]:
+    """Gather the rows of a slice at once, since they lie anywhere, and its vectors, which are large, by row group."""
+    rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "media_changes", "kept"])
+    for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
+        vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
+        yield _embeddings_table(rows.slice(start, ROW_GROUP_ROWS), vectors, manifests, wanted)
+
+
+def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
+    if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
+        raise StoreError("a segment of the store does not hold the fingerprints that its index named: run again")
+    columns = {name: vectors[name] for name in vectors.column_names} | {
+        name: rows[name] for name in ("id", "manifest", "row", "media_changes")
+    }
+    kept = (
+        dict(zip(manifests.kept.names, rows["kept"].combine_chunks().flatten(), strict=True))
+        if manifests.kept.names
+        else {}
+    )
+    return pa.table([(columns | kept)[name] for name in wanted.names], schema=wanted)
+
+
+def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
+    """Read the vectors of refs that are sorted by segment, each segment once."""
+    pieces = []
+    for segment, rows in split_segments(refs):
+        uri = find_segment(segments, segment)
+        vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
+        if rows[-1] >= vectors.num_rows:
+            raise StoreError(f"segment {segment:016x} is shorter than its index says: run again")
+        pieces.append(_cut(take_rows(vectors, rows), spec.dimensions_published))
+    return pa.concat_tables(pieces)
+
+
+def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
+    """Cut dense vectors to their first values and normalise them, as the vendor's guide says for models that return 2,048."""
+    if not dimensions or dimensions == vectors.schema.field("dense").type.list_size:
+        return vectors
+    cut = dense_values(vectors["dense"])[:, :dimensions]
+    norms = np.linalg.norm(cut, axis=1, keepdims=True)
+    unit = np.divide(cut, norms, where=norms > 0, out=np.zeros_like(cut))
+    dense = pa.FixedSizeListArray.from_arrays(pa.array(unit.reshape(-1)), type=schema.dense_type(dimensions))
+    lengths = pa.array(np.linalg.norm(unit, axis=1).astype(np.float32))
+    vectors = vectors.set_column(vectors.column_names.index("dense"), "dense", dense)
+    return vectors.set_column(vectors.column_names.index("norm"), "norm", lengths)
+
+
+def sort_refs(refs: pa.Table) -> pa.Table:
+    """Sort REFS as they are published: by segment, so that each is read once."""
+    names = ("segment", "segment_row", "shard", "ordinal")
+    return refs.take(pa.array(np.lexsort([refs.column(name).to_numpy() for name in reversed(names)])))
+
+
+def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Give each segment of sorted REFS and the rows that are wanted of it."""
+    numbers = refs["segment"].to_numpy()
+    positions = refs["segment_row"].to_numpy().astype(np.int64)
+    starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
+    for rows, start in zip(np.split(positions, starts[1:]), starts, strict=True):
+        yield int(numbers[start]), rows
+
+
+def find_segment(segments: Mapping[int, str], segment: int) -> str:
+    """Return a segment's URI. Raises: StoreError when it is gone."""
+    try:
+        return segments[segment]
+    except KeyError:
+        raise StoreError(f"segment {segment:016x} has gone from the store since it was planned: run again") from None

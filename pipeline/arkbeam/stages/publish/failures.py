@@ -1,0 +1,38 @@
+"""The parts of `failures/`: one row for each manifest row that has no vector, with the reason and the original row."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+
+from arkbeam.base import schema
+from arkbeam.stages.publish.parts import PartFile, write_part
+from arkbeam.stages.publish.rows import Manifests, gather_rows, name_rows
+from arkbeam.stages.spec import PART_ROWS, RunSpec
+from arkbeam.store.run_files import read_tables, unreadable_folder
+
+FOLDER = "failures"
+
+
+def write_failures_part(
+    part: int, failed: pa.Table, unreadable: Iterable[int], manifests: Manifests, spec: RunSpec
+) -> PartFile:
+    """Write one part of `failures/`: shards' unreadable rows, and FAILED rows with what was staged of them."""
+    failed = failed.take(pa.array(np.lexsort([failed.column(name).to_numpy() for name in ("ordinal", "shard")])))
+    slices = (failed.slice(start, PART_ROWS) for start in range(0, failed.num_rows, PART_ROWS))
+    read = _unreadable_tables(sorted(unreadable), manifests, spec)
+    tables = chain(read, (_failures_table(one, manifests, spec) for one in slices))
+    return write_part(FOLDER, part, tables, schema.FAILURES, spec)
+
+
+def _unreadable_tables(shards: Iterable[int], manifests: Manifests, spec: RunSpec) -> Iterator[pa.Table]:
+    for shard in shards:
+        for table in read_tables(unreadable_folder(spec.store.uri, spec.run, shard)):
+            yield name_rows(table, shard, manifests).select(schema.FAILURES.names).cast(schema.FAILURES)
+
+
+def _failures_table(failed: pa.Table, manifests: Manifests, spec: RunSpec) -> pa.Table:
+    rows = gather_rows(failed, manifests, spec, ["row", "id", "original"])
+    columns = {name: rows[name] for name in rows.column_names} | {name: failed[name] for name in ("code", "message")}
+    return pa.table([columns[name] for name in schema.FAILURES.names], schema=schema.FAILURES)

@@ -1,0 +1,132 @@
+"""The parts of `usage/`: one row for each attempt that this output has paid for, in all of its runs.
+
+Summed, it is the bill. Attempts whose answer died with their process are booked as `lost`, and those whose answer was cut
+off as `unusable`: they count as paid, with the tokens that the same request cost when it was bought again.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.ark.models import Capabilities, cost_cny
+from arkbeam.base import schema
+from arkbeam.stages.publish.parts import PartFile, write_part
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.damage import read_or_set_aside
+from arkbeam.store.layout import events_folder, list_parquet, run_of, runs_of_output, segments_folder
+from arkbeam.store.segments import read_columns
+
+FOLDER = "usage"
+FILES_PER_PART = 64
+BOUGHT = "ok"
+_TOKENS = [field.name for field in schema.USAGE_FIELDS]
+_COMMON = ["request_id", "client_request_id", "fingerprint", "model", "created", *_TOKENS, "attempts", "latency_ms"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """What attempts come to."""
+
+    attempts: int = 0
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+    text_tokens: int = 0
+    image_tokens: int = 0
+    cost_cny: float = 0.0
+
+    def plus(self, other: "UsageTotals") -> "UsageTotals":
+        """Add two totals."""
+        return UsageTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePart:
+    """A part of `usage/`: its file, and the totals of this run and of all runs in it."""
+
+    file: PartFile
+    this_run: UsageTotals
+    all_runs: UsageTotals
+    fingerprints: pa.Array
+
+
+def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[str, ...]]]:
+    """List the segment and event files that this output's runs wrote, cut into numbered groups: one for each part."""
+    uris = []
+    for folder in (segments_folder(store_uri), events_folder(store_uri)):
+        for run in runs_of_output(folder, output_uri):
+            uris += list_parquet(f"{folder}/{run}")
+    groups = [tuple(uris[start : start + FILES_PER_PART]) for start in range(0, len(uris), FILES_PER_PART)]
+    return list(enumerate(groups or [()]))
+
+
+def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart:
+    """Write one part of `usage/` from segment and event files.
+
+    Raises: StoreError when the store can't be read or the output can't be written.
+    """
+    tables = [_read_attempts(uri, spec) for uri in uris]
+    table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
+    table = _fill_lost(table, spec)
+    file = write_part(FOLDER, part, [table], schema.USAGE, spec)
+    this_run = table.filter(pc.equal(table["run"], spec.run))
+    return UsagePart(file, _totals(this_run), _totals(table), table["fingerprint"].combine_chunks())
+
+
+def count_paid_twice(parts: Iterable[UsagePart]) -> int:
+    """Count the paid attempts beyond one for each fingerprint."""
+    fingerprints = pa.chunked_array([part.fingerprints for part in parts], schema.FINGERPRINT)
+    return len(fingerprints) - int(pc.count_distinct(fingerprints).as_py()) if len(fingerprints) else 0
+
+
+def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
+    is_event = uri.rsplit("/", 3)[1] == "events"
+    names = [*_COMMON, "kind", "paid"] if is_event else _COMMON
+    table = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, names))
+    if is_event:
+        table = table.filter(table["paid"])
+    outcome = table["kind"] if is_event else pa.array([BOUGHT] * table.num_rows, pa.string())
+    columns = {name: table[name] for name in _COMMON} | {
+        "cost_cny": _costs(table, spec.capabilities),
+        "outcome": outcome,
+        "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
+    }
+    return pa.table([columns[name] for name in schema.USAGE.names], schema=schema.USAGE)
+
+
+def _costs(table: pa.Table, capabilities: Capabilities) -> pa.Array:
+    per_token = [cost_cny(1, 0, capabilities), cost_cny(0, 1, capabilities)]
+    text, image = (table[name].cast(pa.float64()) for name in ("text_tokens", "image_tokens"))
+    return pc.add(pc.multiply(text, per_token[0]), pc.multiply(image, per_token[1]))
+
+
+def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
+    """Give attempts whose count was lost the tokens of the same request's bought one; null when it was never bought."""
+    unknown = pc.and_(pc.not_equal(table["outcome"], BOUGHT), pc.is_null(table["total_tokens"]))
+    if not pc.any(unknown).as_py():
+        return table
+    bought = _bought_again(table.filter(unknown)["fingerprint"], spec)
+    at = pc.index_in(table["fingerprint"], value_set=bought["fingerprint"].combine_chunks())
+    for name in [*_TOKENS, "model"]:
+        filled = pc.if_else(unknown, bought[name].combine_chunks().take(at.combine_chunks()), table[name])
+        table = table.set_column(table.column_names.index(name), schema.USAGE.field(name), filled)
+    costs = _costs(table, spec.capabilities)
+    return table.set_column(table.column_names.index("cost_cny"), schema.USAGE.field("cost_cny"), costs)
+
+
+def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
+    names = ["fingerprint", "model", *_TOKENS]
+    wanted = fingerprints.combine_chunks()
+    found = []
+    for uri in list_parquet(segments_folder(spec.store.uri)):
+        table = read_columns(uri, names, whole=False)
+        found.append(table.filter(pc.is_in(table["fingerprint"], value_set=wanted)))
+    empty = pa.schema([schema.USAGE.field(name) for name in names]).empty_table()
+    return pa.concat_tables([empty, *(table.cast(empty.schema) for table in found)])
+
+
+def _totals(table: pa.Table) -> UsageTotals:
+    prompt, total, text, image = (int(pc.sum(table[name]).as_py() or 0) for name in _TOKENS)
+    return UsageTotals(table.num_rows, prompt, total, text, image, float(pc.sum(table["cost_cny"]).as_py() or 0.0))

@@ -1,0 +1,149 @@
+"""Read: a shard becomes staged rows, rows that can't be read, and keys; a store's files become its index.
+
+Keys and index alone travel on.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from arkbeam.base import faults, schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import remove_folder
+from arkbeam.base.redaction import redact
+from arkbeam.base.schema import concat
+from arkbeam.manifest.read import read_shard
+from arkbeam.manifest.shards import Shard
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.damage import is_whole, set_aside
+from arkbeam.store.events import REFUSED_COLUMNS, read_refused
+from arkbeam.store.layout import events_folder, list_parquet, segment_id, segment_ids, segments_folder
+from arkbeam.store.media_cache import MediaNotes
+from arkbeam.store.run_files import PieceWriter, rows_folder, unreadable_folder
+from arkbeam.store.segments import INDEX_COLUMNS, is_damaged, read_index
+from arkbeam.store.verified import note_verified, read_verified
+
+STORE_FILES_PER_GROUP = 256
+_notes: dict[str, MediaNotes] = {}
+_notes_lock = threading.Lock()
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What a shard turned out to hold. `lines` are physical ones, blank ones included: the next shard's rows begin after."""
+
+    number: int
+    manifest: str
+    label: str
+    lines: int
+    staged: int
+    unreadable: int
+    kept: tuple[pa.DataType, ...]
+    over_context: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the manifest: each becomes a published row or a failure row."""
+        return self.staged + self.unreadable
+
+
+def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
+    """Read a shard once and write its rows to the run's folder; give its KEYS as they come, then what it holds.
+
+    Raises: ManifestError when the manifest can't be read, StoreError when the run's folder can't be written.
+    """
+    store_uri, run = spec.store.uri, spec.run
+    folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
+    for folder in folders:
+        remove_folder(folder)  # an earlier try may have cut its pieces elsewhere
+    lines = over_context = 0
+    notes = media_notes(spec)
+    kept: dict[pa.DataType, None] = {}
+    with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
+        for chunk in read_shard(shard, spec.manifest, spec.reading, notes):
+            lines += chunk.rows
+            over_context += chunk.over_context
+            staged.write(chunk.staged)
+            unreadable.write(chunk.unreadable)
+            faults.hit("read.chunk")
+            if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
+                kept[chunk.staged.schema.field("kept").type] = None
+            yield chunk.keys
+    notes.flush()
+    faults.hit("read.summary")
+    yield ShardSummary(
+        shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept), over_context
+    )
+
+
+def media_notes(spec: RunSpec) -> MediaNotes:
+    """Return what this process knows of media in a run: read once, not once a shard."""
+    with _notes_lock:
+        if spec.run not in _notes:
+            _notes.clear()  # runs of a process follow each other
+            _notes[spec.run] = MediaNotes(spec.store.uri, segment_ids())
+        return _notes[spec.run]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFiles:
+    """Some of a store's segments and event files: one element's worth. `unverified` are segments never read whole so far."""
+
+    segments: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    unverified: frozenset[str] = frozenset()
+
+
+def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
+    """List all that a store holds, in groups."""
+    size = STORE_FILES_PER_GROUP
+    segments, events = list_parquet(segments_folder(store_uri)), list_parquet(events_folder(store_uri))
+    ids = np.array([segment_id(uri) for uri in segments], np.uint64)
+    known = np.isin(ids, read_verified(store_uri, run))
+    unverified = frozenset(uri for uri, verified in zip(segments, known.tolist(), strict=True) if not verified)
+    groups = [tuple(segments[start : start + size]) for start in range(0, len(segments), size)]
+    return [
+        *(StoreFiles(segments=group, unverified=unverified.intersection(group)) for group in groups),
+        *(StoreFiles(events=tuple(events[start : start + size])) for start in range(0, len(events), size)),
+    ]
+
+
+def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
+    """Read the INDEX of segments and the REFUSED rows of events. A damaged file is set aside: what it held is bought again.
+
+    A segment is verified as a whole when it is read for the first time, later only in what is read of it here: Publish
+    verifies what it takes anyhow.
+    """
+
+    def read_segment(uri: str) -> pa.Table:
+        if uri in files.unverified and not is_whole(spec.store.uri, uri):
+            raise StoreError(f"{redact(uri)} is not as it was written")
+        return read_index(uri, spec.model_owned)
+
+    index = _read_all(files.segments, read_segment, INDEX_COLUMNS, spec)
+    refused = _read_all(files.events, read_refused, REFUSED_COLUMNS, spec)
+    whole = [segment_id(uri) for uri in index if uri in files.unverified]
+    if whole:
+        note_verified(spec.store.uri, f"{spec.run}-{whole[0]:016x}", whole)
+    return concat(index.values(), schema.INDEX), concat(refused.values(), schema.REFUSED)
+
+
+def _read_all(
+    uris: Sequence[str], read: Callable[[str], pa.Table], columns: Sequence[str], spec: RunSpec
+) -> dict[str, pa.Table]:
+    tables = {}
+    for uri in uris:
+        try:
+            tables[uri] = read(uri)
+        except StoreError as error:
+            # Only if the file failed and not the storage: buying again would be wrong else.
+            if not is_damaged(uri, columns) and is_whole(spec.store.uri, uri):
+                tables[uri] = read(uri)
+                continue
+            _log.warning("damaged and set aside as %s: %s", set_aside(spec.store.uri, uri), error)
+    return tables

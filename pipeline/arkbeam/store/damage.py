@@ -1,0 +1,127 @@
+"""Files of the store that are not as they were written: found, set aside, and what they cost kept.
+
+What a damaged segment held is bought again. That it was paid for must not be forgotten: whatever can still be read of its
+attempts is booked as events of kind `lost`, in the run that paid for them. A file of which nothing can be read is set aside
+under a name that ends in `.unreadable`, so that it can be told how much `usage/` may be short.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import join, list_files, move_file, read_bytes
+from arkbeam.base.records import Failure, Usage
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.layout import damaged_folder, events_folder, list_parquet, run_of, runs_of_output, segment_id
+from arkbeam.store.multi import is_multi_damaged
+from arkbeam.store.segments import Attempt, is_damaged, read_columns
+
+UNREADABLE = ".unreadable"
+_TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
+_log = logging.getLogger(__name__)
+
+
+def is_whole(store_uri: str, uri: str) -> bool:
+    """Tell whether a segment and its vectors of tokens are, byte by byte, what was written.
+
+    Raises: StoreError when the storage does not answer, which says nothing about them.
+    """
+    return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
+
+
+def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
+    """Read a segment that is known to be needed. One that is damaged leaves the store, or no later run could ever publish.
+
+    Raises: StoreError, saying where the file is now if it was set aside.
+    """
+    try:
+        return read()
+    except StoreError as error:
+        if is_whole(store_uri, uri):
+            raise
+        advice = f"set aside as {set_aside(store_uri, uri)}: run again to buy what it held"
+        raise StoreError(f"{error}; {advice}") from error
+
+
+def set_aside(store_uri: str, uri: str) -> str:
+    """Move a damaged file out of the store's folders, so that what it held is bought again; return where it is now.
+
+    What can be read of its attempts is booked before. Safe to repeat after a kill between the two.
+
+    Raises: StoreError when it can't be moved.
+    """
+    run, name = run_of(uri), uri.rpartition("/")[2]
+    events = _salvage(read_bytes(uri))
+    if events is None:
+        name += UNREADABLE
+        _log.warning("nothing can be read of %s: usage/ will be short by what it cost", uri)
+    elif events:
+        booked = _booked(store_uri, run, apart_from=uri)
+        events = [event for event in events if event.attempt.client_request_id not in booked]
+        if events:
+            write_events(store_uri, run, segment_id(uri), events)
+    target = join(damaged_folder(store_uri, run), name)
+    move_file(uri, target)
+    return target
+
+
+def count_unreadable(store_uri: str, output_uri: str) -> int:
+    """Count the files of an output's runs that were set aside without anything known of what they cost."""
+    runs = runs_of_output(damaged_folder(store_uri), output_uri)
+    return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE)) for run in runs)
+
+
+def _booked(store_uri: str, run: str, *, apart_from: str) -> set[str]:
+    """Return the client request ids that a run's events hold: a journal may have booked them already."""
+    names: set[str] = set()
+    for uri in list_parquet(events_folder(store_uri, run)):
+        if uri != apart_from and not is_damaged(uri):
+            names.update(read_columns(uri, ["client_request_id"])[0].to_pylist())
+    return names
+
+
+def _salvage(data: bytes) -> list[Event] | None:
+    """Return a `lost` event for each paid attempt that damaged bytes still tell of; None when they tell of none."""
+    columns = _readable_columns(data)
+    fingerprints, names = columns.get("fingerprint"), columns.get("client_request_id")
+    if fingerprints is None or names is None or len(fingerprints) != len(names):
+        return None
+    if not all(isinstance(one, bytes) and len(one) == schema.FINGERPRINT_BYTES for one in fingerprints):
+        return None
+    paid = columns.get("paid") or [True] * len(names)
+    nothing = [None] * len(names)
+    tokens = zip(*(columns.get(name) or nothing for name in _TOKENS), strict=True)
+    failure = Failure("damaged", "the store's copy of the answer was damaged")
+    return [
+        Event(EventKind.LOST, Attempt(fingerprint, name, 1, 0.0), failure, _plausible(Usage(*counts)))
+        for fingerprint, name, counts, was_paid in zip(fingerprints, names, tokens, paid, strict=True)
+        if was_paid and name
+    ]
+
+
+def _readable_columns(data: bytes) -> dict[str, list[Any]]:
+    """Read every column of use that can be read, checksums verified."""
+    found: dict[str, list[Any]] = {}
+    try:
+        reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        for name in ("fingerprint", "client_request_id", "paid", *_TOKENS):
+            try:
+                found[name] = reader.read(columns=[name], use_threads=False).column(0).to_pylist()
+            except (pa.ArrowException, OSError, ValueError, IndexError, KeyError):
+                continue
+    except (pa.ArrowException, OSError, ValueError):
+        return {}
+    return found
+
+
+def _plausible(usage: Usage) -> Usage:
+    """Keep counts that add up; others are left to what the same request cost when it was bought again."""
+    counts = (usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens)
+    if None in counts or min(counts) < 0 or usage.text_tokens + usage.image_tokens != usage.total_tokens:  # type: ignore[type-var, operator]
+        return Usage()
+    return usage

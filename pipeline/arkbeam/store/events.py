@@ -1,0 +1,72 @@
+"""Events: what was paid for without bringing a vector, and what the service refused for good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.base import schema
+from arkbeam.base.records import Failure, Usage
+from arkbeam.store.layout import events_folder
+from arkbeam.store.segments import Attempt, attempt_columns, read_columns, usage_columns, write_hashed
+
+REFUSED_COLUMNS = ("kind", *schema.REFUSED.names)
+
+
+class EventKind(StrEnum):
+    """Why an event was booked."""
+
+    UNUSABLE = "unusable"  # a 200 whose vector can't be used: paid
+    REFUSED = "refused"  # the service will never take this request: not paid, not sent again
+    LOST = (
+        "lost"  # sent, and the answer did not come, died with its process, or was damaged in the store: taken as paid
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing to remember about a fingerprint that brought no vector."""
+
+    kind: EventKind
+    attempt: Attempt
+    failure: Failure
+    usage: Usage = Usage()
+    request_id: str | None = None
+    model: str | None = None
+    created: int | None = None
+
+    @property
+    def paid(self) -> bool:
+        """Whether the account is billed for it."""
+        return self.kind is not EventKind.REFUSED
+
+
+def events_table(events: Sequence[Event]) -> pa.Table:
+    """Build an EVENTS table."""
+    columns = {
+        "fingerprint": pa.array([event.attempt.fingerprint for event in events], schema.FINGERPRINT),
+        "kind": [event.kind.value for event in events],
+        "paid": [event.paid for event in events],
+        "code": [event.failure.code for event in events],
+        "message": [event.failure.message for event in events],
+        "request_id": [event.request_id for event in events],
+        "model": [event.model for event in events],
+        "created": pa.array([event.created for event in events], schema.CREATED.type),
+        **attempt_columns([event.attempt for event in events]),
+        **usage_columns([event.usage for event in events]),
+    }
+    return pa.table([columns[name] for name in schema.EVENTS.names], schema=schema.EVENTS)
+
+
+def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]) -> None:
+    """Write events as a file of their own, complete or not at all."""
+    write_hashed(events_folder(store_uri, run), segment, events_table(events))
+
+
+def read_refused(uri: str) -> pa.Table:
+    """Read the refusals in an event file, as a REFUSED table."""
+    table = read_columns(uri, REFUSED_COLUMNS)
+    refused = table.filter(pc.equal(table.column("kind"), EventKind.REFUSED.value))
+    return refused.select(schema.REFUSED.names).cast(schema.REFUSED)

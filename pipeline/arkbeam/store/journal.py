@@ -1,0 +1,138 @@
+"""The journal: what was sent since the last flush, so that the bill is known even after a kill.
+
+One line when a request is sent and one when its answer is known, appended without buffering: what was written survives the
+process. It holds no vectors. The next run of the same output books what a dead run's journal knows beyond its segments. An
+object can't be appended to, so only local stores have journals; elsewhere a kill leaves `usage/` short by what was in flight
+and in the open buffer.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import is_local, join, list_files, read_bytes, remove_folder, storage_errors
+from arkbeam.base.records import Failure, Usage
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.layout import events_folder, journals_folder, list_parquet, runs_of_output, segments_folder
+from arkbeam.store.segments import Attempt, is_damaged, read_columns
+
+
+class Journal:
+    """An append-only file of one process. Without a path (object stores) it keeps nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._file: int | None = None
+        if path is not None:
+            with storage_errors("create", path):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def sent(self, client_request_id: str, fingerprint: bytes) -> None:
+        """Note a request that is about to be sent."""
+        self._append(f"s {client_request_id} {fingerprint.hex()}\n".encode())
+
+    def unpaid(self, client_request_id: str) -> None:
+        """Note that a sent request was answered with an error, which costs nothing."""
+        self._append(f"u {client_request_id}\n".encode())
+
+    def paid(
+        self, client_request_id: str, request_id: str | None, model: str | None, created: int | None, usage: Usage
+    ) -> None:
+        """Note what a paid request cost; its vector is in the buffer and may still be lost."""
+        if self._file is not None:
+            cost = [usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens]
+            line = orjson.dumps([request_id, model, created, cost])
+            self._append(b"p %s %s\n" % (client_request_id.encode(), line))
+
+    def close(self, *, keep: bool) -> None:
+        """Close the file; `keep` it when it knows of something that the store does not."""
+        if self._file is not None and self._path is not None:
+            os.close(self._file)
+            self._file = None
+            if not keep:
+                Path(self._path).unlink(missing_ok=True)
+
+    def _append(self, line: bytes) -> None:
+        if self._file is not None:
+            try:
+                os.write(self._file, line)
+            except OSError as error:
+                raise StoreError(f"cannot write {self._path}: {error}") from error
+
+
+def open_journal(store_uri: str, run: str, process: str) -> Journal:
+    """Open this process's journal of a run."""
+    local = is_local(store_uri)
+    return Journal(join(journals_folder(store_uri, run), f"{process}.log") if local else None)
+
+
+def book_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[int]) -> int:
+    """Book what dead runs of this output paid for and could not keep; return how many attempts that was.
+
+    Only the holder of the output may call it: every earlier run of the output is then dead. Safe to repeat after a kill,
+    since what is already booked is known by its client request id.
+    """
+    booked = 0
+    for run in runs_of_output(journals_folder(store_uri), output_uri):
+        lines = [line for uri in list_files(journals_folder(store_uri, run)) for line in read_bytes(uri).splitlines()]
+        lost = list(read_journal(lines))
+        if lost:  # else there is nothing to look up: the journal of an orderly run is empty or gone
+            known = _known_client_ids(store_uri, run)
+            lost = [event for event in lost if event.attempt.client_request_id not in known]
+        if lost:
+            write_events(store_uri, run, next(new_segment), lost)
+            booked += len(lost)
+        remove_folder(journals_folder(store_uri, run))
+    return booked
+
+
+def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Return an event for each request that was sent and not answered with an error. A cut last line is ignored."""
+    sent: dict[str, bytes] = {}
+    paid: dict[str, Any] = {}
+    for line in lines:
+        kind, _, rest = line.partition(b" ")
+        client_id, _, details = rest.partition(b" ")
+        name = client_id.decode(errors="replace")
+        try:
+            if kind == b"s" and len(details) == 2 * schema.FINGERPRINT_BYTES:
+                sent[name] = bytes.fromhex(details.decode())
+            elif kind == b"u":
+                sent.pop(name, None)
+            elif kind == b"p" and details.endswith(b"]]"):
+                paid[name] = orjson.loads(details)
+        except ValueError:  # a cut line may look whole; one that a power cut garbled must not end every further run
+            continue
+    for name, fingerprint in sent.items():
+        yield _lost(name, fingerprint, paid.get(name))
+
+
+def _lost(client_request_id: str, fingerprint: bytes, paid: list[Any] | None) -> Event:
+    request_id, model, created, tokens = paid or (None, None, None, [None] * 4)
+    failure = Failure("lost", "the process ended before it could keep the answer")
+    attempt = Attempt(fingerprint, client_request_id, 1, 0.0)
+    return Event(EventKind.LOST, attempt, failure, Usage(*tokens), request_id, model, created)
+
+
+def _known_client_ids(store_uri: str, run: str) -> set[str]:
+    folders = (segments_folder(store_uri, run), events_folder(store_uri, run))
+    uris = [uri for folder in folders for uri in list_parquet(folder)]
+    return {name for uri in uris for name in _client_ids(uri)}
+
+
+def _client_ids(uri: str) -> list[str]:
+    """Read who asked for what a file holds. A damaged one holds nothing: it is set aside before Plan."""
+    try:
+        table = read_columns(uri, ["client_request_id"])
+    except StoreError:
+        if is_damaged(uri, ["client_request_id"]):
+            return []
+        raise
+    names: list[str] = table.column(0).to_pylist()
+    return names

@@ -1,0 +1,145 @@
+"""A run's own files, below `<store>/runs/<run>/`: gone when the run ends.
+
+    rows/<shard>/<ordinal>.parquet  readable rows as they were read, from this ordinal on
+    unreadable/<shard>/<n>.parquet  rows that could not be read
+    buyers/<shard>.parquet          KEYS of the rows that buy; one row group is one block
+    budget/<process>                what a process has drawn of a shared budget (`store.draws`)
+    plan.json, stop.json, result.json
+
+A stage that is run again writes the same files again, so a retry changes nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import join, open_filesystem, storage_errors, writing
+from arkbeam.store.layout import SUFFIX, list_parquet, run_folder
+
+
+def rows_folder(store_uri: str, run: str, shard: int) -> str:
+    """Return the folder of a shard's staged rows."""
+    return join(run_folder(store_uri, run), "rows", f"{shard:06d}")
+
+
+def unreadable_folder(store_uri: str, run: str, shard: int) -> str:
+    """Return the folder of a shard's unreadable rows; it is empty when there are none."""
+    return join(run_folder(store_uri, run), "unreadable", f"{shard:06d}")
+
+
+def buyers_uri(store_uri: str, run: str, shard: int) -> str:
+    """Return where the keys of a shard's buying rows are."""
+    return join(run_folder(store_uri, run), "buyers", f"{shard:06d}{SUFFIX}")
+
+
+def note_uri(store_uri: str, run: str, name: str) -> str:
+    """Return where one of a run's JSON notes is: `plan`, `stop` or `result`."""
+    return join(run_folder(store_uri, run), f"{name}.json")
+
+
+def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> None:
+    """Write tables one after the other, each as one row group. The memory is that of one table."""
+    with open_writer(uri, wanted) as write:
+        for table in tables:
+            write(table)
+
+
+@contextmanager
+def open_writer(uri: str, wanted: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Give a function that appends a table as one row group to a file, which is there, complete, after the block."""
+    options = schema.parquet_options(wanted) | {"use_dictionary": False, "write_statistics": False}
+    with writing(uri, durable=False) as path, pq.ParquetWriter(path, wanted, **options) as writer:
+        yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+@dataclass(slots=True)
+class PieceWriter:
+    """Appends tables to pieces below a folder; a new piece begins where the schema changes, named by its first row."""
+
+    folder: str
+    rows: int = 0
+    _schema: pa.Schema | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
+    _write: Callable[[pa.Table], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)  # an error reaches the open file, which is then dropped
+
+    def write(self, table: pa.Table) -> None:
+        """Append a table; none of no rows."""
+        if table.num_rows == 0:
+            return
+        if self._write is None or table.schema != self._schema:
+            self._open.close()
+            uri = join(self.folder, f"{self.rows:010d}{SUFFIX}")
+            self._write = self._open.enter_context(open_writer(uri, table.schema))
+            self._schema = table.schema
+        self._write(table)
+        self.rows += table.num_rows
+
+
+@contextmanager
+def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for reads of single row groups, page checksums verified."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
+        yield pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def read_block(uri: str, block: int) -> pa.Table:
+    """Read one row group."""
+    with open_parquet(uri) as file:
+        return file.read_row_group(block, use_threads=False)
+
+
+def read_tables(folder: str) -> Iterator[pa.Table]:
+    """Read all pieces below a folder, one row group at a time."""
+    for uri in list_parquet(folder):
+        with open_parquet(uri) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, use_threads=False)
+
+
+def read_rows_at(
+    store_uri: str, run: str, shard: int, ordinals: npt.NDArray[np.uint32], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Read a shard's staged rows by their ordinals, ascending: a table for each row group that holds some of them."""
+    pieces = list_parquet(rows_folder(store_uri, run, shard))
+    firsts = [int(uri.rpartition("/")[2].removesuffix(SUFFIX)) for uri in pieces]
+    if len(ordinals) and not pieces:
+        raise StoreError(f"the rows of {rows_folder(store_uri, run, shard)} have gone while the run needs them")
+    bounds = np.searchsorted(ordinals, [*firsts, 2**32][1:])
+    low = 0
+    for uri, first, high in zip(pieces, firsts, bounds.tolist(), strict=True):
+        if high > low:
+            yield from _read_piece(uri, ordinals[low:high].astype(np.int64) - first, columns)
+        low = high
+
+
+def _read_piece(uri: str, positions: npt.NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
+    with open_parquet(uri) as file:
+        names = [name for name in columns if name in file.schema_arrow.names]
+        groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        ends = np.cumsum(groups)
+        for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
+            start = int(ends[group]) - groups[group]
+            low, high = np.searchsorted(positions, [start, ends[group]])
+            yield take_rows(file.read_row_group(group, columns=names, use_threads=False), positions[low:high] - start)
+
+
+def take_rows(table: pa.Table, rows: npt.NDArray[np.integer]) -> pa.Table:
+    """Take rows by position; all of them in order cost nothing."""
+    if len(rows) == table.num_rows and (rows == np.arange(len(rows))).all():
+        return table
+    return table.take(pa.array(rows))

@@ -1,6 +1,0 @@
-"""Embed: a lane's missing rows become requests, go through the engine, and come back as refs or failures."""
-
-from pipeline.embedding.lanes import Block, Outcomes, embed_lane
-from pipeline.embedding.process import check_secrets, open_engine
-
-__all__ = ["Block", "Outcomes", "check_secrets", "embed_lane", "open_engine"]

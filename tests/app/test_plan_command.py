@@ -1,0 +1,83 @@
+"""`plan` says what a run would do, and does nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arkbeam.stages.plan import estimate
+
+ROWS = [
+    {"id": "a", "text": "one"},
+    {"id": "b", "text": "two"},
+    {"id": "c", "text": "one"},
+    "broken",
+    {"id": "d", "text": "three three three"},
+]
+
+
+def list_files(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder, with its content; but for what a store remembers of its own segments."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent.name != "verified"}
+
+
+def test_before_and_after_a_run(place: Any, emulator: Any) -> None:
+    """The plan's counts are those of the run that follows, and afterwards everything is owned; nothing is sent for either."""
+    place.write_rows(ROWS)
+    totals = place.plan()
+    assert (totals.rows, totals.unreadable, totals.distinct, totals.duplicates) == (4, 1, 3, 1)
+    assert (totals.owned, totals.to_buy) == (0, 3)
+    assert emulator.stats["received"] == 0
+    assert list_files(place.store) == {}
+    assert not place.output.exists()
+
+    note = place.run()
+    assert note["requests_sent"] == totals.to_buy
+    assert totals.tokens == pytest.approx(note["tokens"]["total"], rel=0.5)
+    before = list_files(place.folder)
+    totals = place.plan()
+    assert (totals.rows, totals.owned, totals.to_buy, totals.tokens) == (4, 4, 0, 0)
+    assert emulator.stats["received"] == 3
+    assert list_files(place.folder) == before
+    assert place.leftovers == []
+
+
+def test_refused_before(make_emulator: Any, make_place: Any) -> None:
+    """A request that was refused for good is not planned to be bought, unless it is to be tried again."""
+    place = make_place(make_emulator(poison="three").url)
+    place.write_rows(ROWS)
+    place.run({"limits.failures_allowed": 2})
+    assert (place.plan().refused, place.plan().to_buy) == (1, 0)
+
+
+@pytest.mark.parametrize(("rpm", "tpm", "binding"), [(60, 10_000_000, "rpm"), (1_000_000, 600, "tpm")])
+def test_the_table(place: Any, emulator: Any, call: Callable[..., Any], rpm: int, tpm: int, binding: str) -> None:
+    """The command prints counts, tokens, cost, the time at the quota and which limit binds, and ends with 0."""
+    place.write_rows([{"text": f"this is text number {number}"} for number in range(120)])
+    settings = {"quota.rpm": rpm, "quota.tpm": tpm, "quota.headroom": 0.5}
+    ended = call(*place.arguments("plan", settings))
+    assert ended.code == 0
+    totals = place.plan(settings)
+    expected = estimate(totals, place.prepare().spec.capabilities, rpm=rpm, tpm=tpm, headroom=0.5)
+    assert expected.minutes == max(120 / (rpm * 0.5), totals.tokens / (tpm * 0.5))
+    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in ended.out.splitlines() if "│" in line}
+    assert (lines["rows"], lines["distinct"], lines["to buy"]) == ("120", "120", "120 requests")
+    assert f"{totals.tokens:,}" in lines["tokens"]
+    assert f"{expected.cost_cny:.4f} CNY" in lines["cost"]
+    assert lines["binding limit"] == binding == expected.binding
+    assert lines["time"].startswith("at least ")
+    assert emulator.stats["received"] == 0
+
+
+def test_no_server_is_needed(place: Any, call: Callable[..., Any]) -> None:
+    """A plan against the built-in emulator starts none, and one against the real service needs no key."""
+    place.write_rows(ROWS)
+    for base_url in ("emulator", "https://ark.example.invalid/api/v3"):
+        assert call(*place.arguments("plan", {"api.base_url": base_url})).code == 0
+
+
+def test_vendors_limits_are_the_default(place: Any) -> None:
+    """Without a quota the model's own holds."""
+    place.write_rows(ROWS)
+    spec = place.prepare({"quota": {}}).spec
+    assert (spec.rpm, spec.tpm) == (spec.capabilities.rpm, spec.capabilities.tpm)

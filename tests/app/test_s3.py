@@ -1,0 +1,123 @@
+"""The whole job on an S3 server: manifest, pictures, store and output, and what it does when pictures change."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from arkbeam.base.files import list_files, open_filesystem, write_bytes
+from arkbeam.stages.embed import feed as requests
+from arkbeam.stages.plan import PlanTotals
+from arkbeam.store.layout import media_folder
+from PIL import Image
+
+from tests.places import Emulator, Place
+from tests.s3 import S3
+
+
+def picture(number: int) -> bytes:
+    """A PNG that differs from the others."""
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 20 + number), (number, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+class S3Place(Place):
+    """A place whose files are all in the bucket."""
+
+    def put_manifest(self, s3: S3, uris: list[str]) -> None:
+        """Write the manifest into the bucket and take everything from there."""
+        rows = [orjson.dumps({"id": str(number), "image": uri}) for number, uri in enumerate(uris)]
+        manifest = s3.put("manifest/rows.jsonl", b"\n".join(rows) + b"\n")
+        self.settings |= {"manifest.uris": [manifest], "store.uri": s3.uri("store"), "output.uri": s3.uri("out")}
+
+    def published(self, s3: S3, name: str = "embeddings") -> list[dict[str, Any]]:
+        """Read what lies in the bucket."""
+        rows: list[dict[str, Any]] = []
+        for uri in list_files(s3.uri(f"out/{name}"), ".parquet"):
+            filesystem, path = open_filesystem(uri)
+            rows += pq.read_table(io.BytesIO(filesystem.cat_file(path))).to_pylist()
+        return rows
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, emulator: Emulator) -> S3Place:
+    """A place in the bucket, against the server without faults."""
+    return S3Place(tmp_path, emulator.url)
+
+
+def test_the_job_runs_on_s3_and_buys_nothing_twice(
+    s3: S3, bucket: S3Place, emulator: Emulator, without_obstore: Callable[[], None]
+) -> None:
+    """A second run sends nothing, one without obstore neither; a picture that was overwritten is bought anew."""
+    uris = [s3.put(f"pictures/{number}.png", picture(number)) for number in range(6)]
+    bucket.put_manifest(s3, uris)
+    first = bucket.run()
+    assert (first["published"], first["requests_paid"]) == (6, 6)
+    vectors = {row["id"]: row["dense"] for row in bucket.published(s3)}
+    assert bucket.run()["requests_sent"] == 0
+    s3.put("pictures/3.png", picture(40))
+    third = bucket.run()
+    assert (third["published"], third["requests_sent"]) == (6, 1)
+    again = {row["id"]: row["dense"] for row in bucket.published(s3)}
+    assert {name for name in vectors if vectors[name] != again[name]} == {"3"}
+    without_obstore()
+    assert bucket.run()["requests_sent"] == 0
+    assert emulator.stats["paid"] == 7
+    assert list_files(media_folder(s3.uri("store")), ".parquet")
+
+
+def test_a_picture_that_changes_between_plan_and_send_fails(
+    s3: S3, bucket: S3Place, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row gets `media_changed` rather than another picture's vector, and the next run buys it as it is then."""
+    uris = [s3.put(f"pictures/{number}.png", picture(number)) for number in range(3)]
+    bucket.put_manifest(s3, uris)
+
+    def overwrite(*arguments: Any) -> Any:
+        s3.put("pictures/1.png", picture(50))
+        return requests.read_rows(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("arkbeam.stages.embed.lanes.read_rows", overwrite)
+        note = bucket.run()
+    assert (note["published"], note["failed"]) == (2, 1)
+    (failure,) = bucket.published(s3, "failures")
+    assert (failure["id"], failure["code"]) == ("1", "media_changed")
+    assert emulator.stats["paid"] == 2
+    assert bucket.run()["published"] == 3
+    assert emulator.stats["paid"] == 3
+
+
+def test_one_picture_under_two_names_is_bought_once_by_its_content(s3: S3, bucket: S3Place, emulator: Emulator) -> None:
+    """With `media.identity: content` the bytes count: in S3, on disk, or as a data URI; by default the name does."""
+    (bucket.folder / "c.png").write_bytes(picture(1))
+    uris = [s3.put("a.png", picture(1)), s3.put("b.png", picture(1)), str(bucket.folder / "c.png")]
+    bucket.put_manifest(s3, [*uris, "data:image/png;base64," + base64.b64encode(picture(1)).decode()])
+    bucket.settings |= {"media.allowed_roots": [str(bucket.folder)]}
+    by_content: PlanTotals = bucket.plan({"media.identity": "content"})
+    assert (by_content.rows, by_content.to_buy) == (4, 1)
+    assert bucket.plan().to_buy == 4
+    note = bucket.run({"media.identity": "content"})
+    assert (note["published"], note["requests_paid"]) == (4, 1)
+    s3.put("b.png", picture(2))
+    assert bucket.run({"media.identity": "content"})["requests_sent"] == 1
+    assert bucket.run({"media.identity": "content"})["requests_sent"] == 0
+    assert emulator.stats["paid"] == 2
+
+
+def test_a_damaged_note_about_media_is_left_out(
+    s3: S3, bucket: S3Place, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs one more look at the pictures, and a warning; nothing is bought for it."""
+    bucket.put_manifest(s3, [s3.put(f"{number}.png", picture(number)) for number in range(3)])
+    assert bucket.run()["published"] == 3
+    for uri in list_files(media_folder(s3.uri("store"))):
+        write_bytes(uri, b"PAR1 no more")
+    note = bucket.run()
+    assert (note["published"], note["requests_sent"]) == (3, 0)
+    assert "what is known of media is not all read" in caplog.text

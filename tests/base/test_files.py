@@ -1,0 +1,232 @@
+"""Files and objects: complete or absent, and never a foreign exception."""
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from arkbeam.base import files
+from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.files import (
+    absolute,
+    exists,
+    is_local,
+    join,
+    list_files,
+    list_folders,
+    move_file,
+    read_bytes,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+    storage_errors,
+    write_bytes,
+    writing,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder on disk, and one in memory: what works on one works on the other."""
+    return str(tmp_path) if request.param == "local" else f"memory://files-test/{uuid.uuid4().hex}"
+
+
+def _names(folder: str, suffix: str = "") -> list[str]:
+    """List the files below a folder by their paths in it."""
+    base = fsspec.core.url_to_fs(folder)[1]
+    return [fsspec.core.url_to_fs(uri)[1].removeprefix(base) for uri in list_files(folder, suffix)]
+
+
+def test_what_is_written_can_be_read(folder: str) -> None:
+    """Folders on the way are made; a second write replaces the first."""
+    uri = join(folder, "a", "b", "c.bin")
+    for data in (b"first", b"", b"second \0"):
+        write_bytes(uri, data)
+        assert read_bytes(uri) == data
+    assert exists(uri)
+    assert _names(folder) == ["/a/b/c.bin"]
+
+
+def test_a_file_that_is_written_in_pieces_is_put_at_once(folder: str) -> None:
+    """It is not there, nor is the old one gone, before the block has ended."""
+    uri = join(folder, "a/x.bin")
+    write_bytes(uri, b"old")
+    with writing(uri) as path:
+        path.write_bytes(b"new")
+        assert read_bytes(uri) == b"old"
+        assert _names(folder, ".bin") == ["/a/x.bin"]
+    assert read_bytes(uri) == b"new"
+
+
+@pytest.mark.parametrize("error", [ConfigError("ours"), ValueError("foreign"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [b"old", None])
+def test_a_writer_that_fails_changes_nothing(folder: str, error: BaseException, before: bytes | None) -> None:
+    """The file is the old one or absent, and no temporary file is left; our own exceptions pass unchanged."""
+    uri = join(folder, "x.bin")
+    if before is not None:
+        write_bytes(uri, before)
+    expected: type[BaseException] = StoreError if isinstance(error, ValueError) else type(error)
+
+    def fail() -> None:
+        with writing(uri) as path:
+            path.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(expected):
+        fail()
+    assert _names(folder) == (["/x.bin"] if before is not None else [])
+    assert before is None or read_bytes(uri) == before
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full in the middle of a small write does not harm what is there."""
+    uri = str(tmp_path / "x")
+    write_bytes(uri, b"old")
+
+    def fail(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(StoreError, match="No space left"):
+        write_bytes(uri, b"newer")
+    assert _names(str(tmp_path)) == ["/x"]
+    assert read_bytes(uri) == b"old"
+
+
+def test_what_is_missing_is_missing(folder: str) -> None:
+    """Nothing is listed or found where nothing is, and removing it is fine; reading it is an error."""
+    for uri in (folder, join(folder, "a/b")):
+        assert not exists(join(uri, "none"))
+        assert list_files(join(uri, "none")) == []
+        assert list_folders(join(uri, "none")) == []
+        remove_file(join(uri, "none"))
+        remove_folder(join(uri, "none"))
+        remove_leftovers(join(uri, "none"))
+        with pytest.raises(StoreError, match="none"):
+            read_bytes(join(uri, "none"))
+        with pytest.raises(StoreError, match="none"):
+            move_file(join(uri, "none"), join(uri, "other"))
+
+
+def test_lists_are_sorted_and_deep(folder: str) -> None:
+    """Files of all depths by name, folders of one depth, and what another process wrote since."""
+    for name in ("b/2.parquet", "a/9.parquet", "a/c/1.parquet", "a/note.json"):
+        write_bytes(join(folder, name), b"x")
+    assert _names(folder, ".parquet") == ["/a/9.parquet", "/a/c/1.parquet", "/b/2.parquet"]
+    assert list_folders(folder) == ["a", "b"]
+    assert [read_bytes(uri) for uri in list_files(folder)] == [b"x"] * 4
+    write_bytes(join(folder, "0/x"), b"x")
+    assert list_folders(folder) == ["0", "a", "b"]
+
+
+def test_files_and_folders_are_removed_and_moved(folder: str) -> None:
+    """A file goes alone, a folder with all below it, and a moved file is in its new place only."""
+    for name in ("a/1", "a/2", "a/b/3", "c/4"):
+        write_bytes(join(folder, name), name.encode())
+    remove_file(join(folder, "a/1"))
+    move_file(join(folder, "c/4"), join(folder, "new/d/4"))
+    assert _names(folder) == ["/a/2", "/a/b/3", "/new/d/4"]
+    assert read_bytes(join(folder, "new/d/4")) == b"c/4"
+    remove_folder(join(folder, "a"))
+    assert _names(folder) == ["/new/d/4"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    """A store that can't be listed is an error: were it taken for empty, everything would be bought again."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(StoreError, match="loop"):
+        list_files(str(loop))
+    write_bytes(str(tmp_path / "file"), b"")
+    with pytest.raises(StoreError, match="file"):
+        list_files(str(tmp_path / "file"))
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may end in the middle: what remains is listed all the same."""
+    for name in ("a/1", "b/2", "c/3"):
+        write_bytes(str(tmp_path / name), b"")
+    scan = os.scandir
+
+    def scan_late(path: str) -> Any:
+        if str(path).endswith("/b"):
+            remove_folder(str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    assert _names(str(tmp_path)) == ["/a/1", "/c/3"]
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    """What a kill leaves beside a file is known by its name, and goes; the file stays."""
+    with writing(str(tmp_path / "a/x.parquet")) as path:
+        path.write_bytes(b"half")
+        os.link(path, path.with_name(path.name.replace("x.parquet", "y.parquet")))  # what a kill would leave
+    write_bytes(str(tmp_path / "a/x.parquet"), b"whole")
+    assert len(_names(str(tmp_path))) == 2
+    remove_leftovers(str(tmp_path))
+    assert _names(str(tmp_path)) == ["/a/x.parquet"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        exists,
+        list_files,
+        list_folders,
+        read_bytes,
+        remove_file,
+        remove_folder,
+        lambda uri: write_bytes(uri, b""),
+        lambda uri: move_file(uri, uri + "2"),
+        lambda uri: writing(uri).__enter__(),
+    ],
+)
+def test_backends_raise_store_errors(monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]) -> None:
+    """Whatever a storage library raises names the URI and the cause, and tells no secret of either."""
+    with pytest.raises(StoreError, match="Protocol not known"):
+        call("no-such-scheme://bucket/key")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("403 for https://u:hunter2@host/k?X-Amz-Signature=abcdef123456")
+
+    memory = type(fsspec.filesystem("memory"))
+    for name in ("find", "ls", "cat_file", "rm_file", "pipe_file", "mv", "put_file", "invalidate_cache"):
+        monkeypatch.setattr(memory, name, fail)
+    monkeypatch.setattr(files.tempfile, "TemporaryDirectory", fail)
+    with pytest.raises(StoreError, match="RuntimeError: 403") as caught:
+        call("memory://bucket/key?X-Tos-Signature=secretsecret")
+    for secret in ("hunter2", "abcdef123456", "secretsecret"):
+        assert secret not in str(caught.value)
+
+
+def test_storage_errors_let_ours_and_interrupts_pass() -> None:
+    """They say more than a StoreError about them could."""
+    for error in (ConfigError("x"), KeyboardInterrupt(), SystemExit()):
+        with pytest.raises(type(error)), storage_errors("read", "x"):
+            raise error
+
+
+def test_local_paths_are_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths are made absolute, since workers have folders of their own; URIs stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    assert absolute("a/b/") == f"{tmp_path}/a/b"
+    assert absolute(f"file://{tmp_path}/a") == f"{tmp_path}/a"
+    assert absolute("memory://a/b/") == "memory://a/b"
+    assert [is_local(uri) for uri in ("a", "/a", "file:///a", "memory://a")] == [True, True, True, False]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=30), min_size=1, max_size=4))
+def test_the_last_write_wins(folder: str, contents: list[bytes]) -> None:
+    """Whatever is written, what is read is the last of it, whole."""
+    for data in contents:
+        write_bytes(join(folder, "x"), data)
+    assert read_bytes(join(folder, "x")) == contents[-1]

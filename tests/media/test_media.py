@@ -1,0 +1,414 @@
+"""Media: what is accepted, what is refused and by which code, and what goes on the wire."""
+
+import base64
+import io
+import os
+import pickle
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import pytest
+from arkbeam.base.records import Failure, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, make_absolute, resolve
+from arkbeam.media.headers import read_header
+from arkbeam.media.kinds import detect_kind
+from arkbeam.media.truncation import find_cut
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
+INDEX = b"\0\0\0\x48moov" + b"\0" * 64
+MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + INDEX
+MOV = b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + INDEX
+AVI = b"RIFF\x40\0\0\0AVI LIST" + b"\0" * 64
+
+
+def _picture(pillow_format: str = "PNG", size: tuple[int, int] = (32, 20)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(stream, pillow_format)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> MediaOptions:
+    """Options under which the test's own folder may be read."""
+    return MediaOptions(allowed_roots=(str(tmp_path),))
+
+
+def _put(folder: Path, name: str, data: bytes) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def _code_of(outcome: MediaInfo | str | Failure) -> str:
+    assert isinstance(outcome, Failure), outcome
+    assert len(outcome.message) <= 500
+    return outcome.code
+
+
+@pytest.mark.parametrize(
+    ("pillow_format", "mime"),
+    [
+        ("JPEG", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("GIF", "image/gif"),
+        ("WEBP", "image/webp"),
+        ("BMP", "image/bmp"),
+        ("DIB", "image/bmp"),
+        ("TIFF", "image/tiff"),
+        ("ICO", "image/x-icon"),
+        ("ICNS", "image/icns"),
+        ("SGI", "image/sgi"),
+        ("JPEG2000", "image/jp2"),
+    ],
+)
+def test_every_image_format_of_the_api_is_inlined_with_its_own_type(
+    pillow_format: str, mime: str, tmp_path: Path, options: MediaOptions
+) -> None:
+    """Type and size in pixels come from the bytes, whatever the file is called."""
+    size = (1024, 1024) if pillow_format == "ICNS" else (32, 32)
+    data = _picture(pillow_format, size)
+    uri = _put(tmp_path, "picture.of_unknown_kind", data)
+    info = inspect(uri, IMAGE, options)
+    assert isinstance(info, MediaInfo)
+    assert (info.mime, info.size_px) == (mime, size)
+    sent = resolve(uri, IMAGE, info.version, options)
+    assert sent == f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    assert info.wire_bytes == len(sent)
+
+
+@pytest.mark.parametrize(
+    ("data", "mime"),
+    [(MP4, "video/mp4"), (MOV, "video/quicktime"), (AVI, "video/avi"), (b"\0\0\0\x08moov" * 4, "video/quicktime")],
+)
+def test_videos_are_inlined_with_exactly_the_three_types_of_the_api(
+    data: bytes, mime: str, tmp_path: Path, options: MediaOptions
+) -> None:
+    """mp4, avi and mov are told apart by their bytes."""
+    uri = _put(tmp_path, "clip", data)
+    info = inspect(uri, VIDEO, options)
+    assert isinstance(info, MediaInfo)
+    assert str(resolve(uri, VIDEO, info.version, options)).startswith(f"data:{mime};base64,")
+
+
+@pytest.mark.parametrize(
+    ("data", "modality", "code"),
+    [
+        (b"", IMAGE, "media_empty"),
+        (b"no picture at all", IMAGE, "media_not_image"),
+        (b"\x89PNG\r\n\x1a\nbut nothing behind it", IMAGE, "media_truncated"),
+        (b"\xff\xd8\xff" + b"\0" * 200_000, IMAGE, "media_truncated"),
+        (b"\xff\xd8\xff" + b"\0" * 200_000 + b"\xff\xd9", IMAGE, "media_damaged"),
+        (MP4, IMAGE, "media_not_image"),
+        (_picture(), VIDEO, "media_not_video"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 64, VIDEO, "media_not_video"),
+        (_picture(size=(14, 200)), IMAGE, "media_too_small"),
+    ],
+)
+def test_what_the_api_would_refuse_is_a_failure(
+    data: bytes, modality: Modality, code: str, tmp_path: Path, options: MediaOptions
+) -> None:
+    """Files that are no such medium never get as far as being sent."""
+    assert _code_of(inspect(_put(tmp_path, "medium.png", data), modality, options)) == code
+
+
+def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> None:
+    """An image must be below its limit, a video may reach it, and the message says what was measured and allowed."""
+    image, video = _picture(), MP4
+    image_uri, video_uri = _put(tmp_path, "a.png", image), _put(tmp_path, "a.mp4", video)
+
+    def limits(image_bytes: int, video_bytes: int) -> MediaOptions:
+        return MediaOptions(allowed_roots=(str(tmp_path),), image_bytes_max=image_bytes, video_bytes_max=video_bytes)
+
+    assert isinstance(inspect(image_uri, IMAGE, limits(len(image) + 1, 0)), MediaInfo)
+    refused = inspect(image_uri, IMAGE, limits(len(image), 0))
+    assert _code_of(refused) == "media_too_large"
+    assert isinstance(refused, Failure)
+    assert refused.message.count(str(len(image))) == 2
+    assert isinstance(inspect(video_uri, VIDEO, limits(0, len(video))), MediaInfo)
+    assert _code_of(inspect(video_uri, VIDEO, limits(0, len(video) - 1))) == "media_too_large"
+
+
+def test_a_video_that_base64_makes_too_long_for_a_body_is_refused(tmp_path: Path) -> None:
+    """50 MB of video are allowed, but not as base64 in a 64 MB body: the encoded length is what counts."""
+    uri = _put(tmp_path, "a.mp4", MP4)
+    small = MediaOptions(allowed_roots=(str(tmp_path),), body_bytes_max=len(MP4) * 4 // 3)
+    assert _code_of(inspect(uri, VIDEO, small)) == "media_body_too_large"
+
+
+def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
+    """36 million pixels and more are refused, from the header, without decoding them."""
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    for side in (6_000, 60_000):
+        size = struct.pack(">II", side, side)
+        body = b"IHDR" + size + b"\x08\x02\0\0\0"
+        data = head[:12] + body + struct.pack(">I", zlib.crc32(body)) + b"\0\0\0\0IDAT"
+        assert _code_of(inspect(_put(tmp_path, f"{side}.png", data), IMAGE, options)) == "media_too_many_pixels"
+
+
+def test_an_image_whose_size_stands_far_behind_is_still_measured(tmp_path: Path) -> None:
+    """TIFF keeps its directory behind the pixels, beyond the header bytes that are read at first."""
+    uri = _put(tmp_path, "a.tiff", _picture("TIFF", (300, 200)))
+    options = MediaOptions(allowed_roots=(str(tmp_path),), header_bytes=1_000)
+    info = inspect(uri, IMAGE, options)
+    assert isinstance(info, MediaInfo)
+    assert info.size_px == (300, 200)
+
+
+def test_urls_pass_and_are_not_looked_at(options: MediaOptions) -> None:
+    """http(s) URLs go to the service as they are, version and size unknown."""
+    url = "https://pictures.example/a.png?id=1"
+    assert inspect(url, IMAGE, options) == MediaInfo()
+    assert resolve(url, IMAGE, None, options) == url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "https:///a.png", "https://a b/c.png", "https://a/\n.png", "https://a/" + "x" * 9_000]
+)
+def test_urls_that_can_not_be_one_are_refused(url: str, options: MediaOptions) -> None:
+    """White space, a missing host and absurd length are seen without a request."""
+    assert _code_of(inspect(url, IMAGE, options)) == "media_bad_uri"
+
+
+def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
+    """A data URI as the contract has it is sent as it is; its size in pixels serves the estimate."""
+    uri = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+    info = inspect(uri, IMAGE, options)
+    assert info == MediaInfo(None, "image/png", (32, 20), len(uri))
+    assert resolve(uri, IMAGE, None, options) == uri
+
+
+@pytest.mark.parametrize(
+    ("head", "data", "code"),
+    [
+        ("data:image/PNG;base64,", _picture(), "media_bad_data_uri"),
+        ("DATA:image/png;base64,", _picture(), "media_bad_data_uri"),
+        ("data:image/png,", _picture(), "media_bad_data_uri"),
+        ("data:text/plain;base64,", _picture(), "media_bad_data_uri"),
+        ("data:image/png;base64,*", _picture(), "media_bad_data_uri"),
+        ("data:image/png;base64,\n", _picture(), "media_bad_data_uri"),
+        ("data:image/png;base64,=", _picture(), "media_bad_data_uri"),
+        ("data:image/png;charset=utf-8;base64,", _picture(), "media_bad_data_uri"),
+        ("data:image/;base64,", _picture(), "media_bad_data_uri"),
+        ("data:image/png;BASE64,", _picture(), "media_bad_data_uri"),
+        (" data:image/png;base64,", _picture(), "media_forbidden"),
+        ("data:image/jpeg;base64,", _picture(), "media_mime"),
+        ("data:image/png;base64,", b"", "media_empty"),
+        ("data:image/png;base64,", b"text", "media_not_image"),
+        ("data:video/mp4;base64,", MP4, "media_not_image"),
+    ],
+)
+def test_bad_data_uris_are_refused(head: str, data: bytes, code: str, options: MediaOptions) -> None:
+    """Upper case, other types, broken base64, and a type that is not that of the bytes."""
+    outcome = inspect(head + base64.b64encode(data).decode(), IMAGE, options)
+    assert _code_of(outcome) == code
+
+
+def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
+    """Base64 that ends within a group of four is not valid."""
+    uri = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+    assert _code_of(inspect(uri[:-1], IMAGE, options)) == "media_bad_data_uri"
+
+
+@pytest.mark.parametrize(
+    ("head", "data", "code"),
+    [
+        ("data:video/mp4;base64,", MP4, None),
+        ("data:video/avi;base64,", AVI, None),
+        ("data:video/quicktime;base64,", MOV, None),
+        ("data:video/mov;base64,", MOV, "media_mime"),
+        ("data:video/MP4;base64,", MP4, "media_bad_data_uri"),
+        ("data:video/avi;base64,", MP4, "media_mime"),
+        ("data:video/mp4;base64,", MOV, "media_mime"),
+        ("data:video/webm;base64,", b"\x1a\x45\xdf\xa3" + bytes(30), "media_not_video"),
+        ("data:image/png;base64,", _picture(), "media_not_video"),
+    ],
+)
+def test_data_uris_of_videos(head: str, data: bytes, code: str | None, options: MediaOptions) -> None:
+    """Three formats, in lower case, each under its own type; the bytes decide."""
+    outcome = inspect(head + base64.b64encode(data).decode(), VIDEO, options)
+    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("{root}/missing.png", "media_missing"),
+        ("{root}", "media_not_a_file"),
+        ("{root}/a.png/b.png", "media_not_a_file"),
+        ("{root}/fifo", "media_not_a_file"),
+        ("{root}/../outside.png", "media_forbidden"),
+        ("/etc/passwd", "media_forbidden"),
+        ("file:///etc/passwd", "media_forbidden"),
+        ("local:///etc/passwd", "media_forbidden"),
+        ("{root}-sibling/a.png", "media_forbidden"),
+        ("{root}/link.png", "media_forbidden"),
+        ("{root}/nul\0.png", "media_bad_uri"),
+        ("ftp://host/a.png", "media_forbidden"),
+        ("sftp://host/a.png", "media_forbidden"),
+        ("simplecache::file:///etc/passwd", "media_forbidden"),
+        ("memory://x::file:///etc/passwd", "media_forbidden"),
+        ("memory://nothing/there.png", "media_missing"),
+        ("nosuchscheme://a/b.png", "media_forbidden"),
+    ],
+)
+def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, options: MediaOptions) -> None:
+    """Paths outside the allowed folders, links that leave them, pipes and other schemes are refused, in both steps."""
+    _put(tmp_path, "a.png", _picture())
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link.png").symlink_to("/etc/passwd")
+    (tmp_path.parent / f"{tmp_path.name}-sibling").mkdir()
+    _put(tmp_path.parent / f"{tmp_path.name}-sibling", "a.png", _picture())
+    uri = uri.format(root=tmp_path)
+    assert _code_of(inspect(uri, IMAGE, options)) == code
+    assert _code_of(resolve(uri, IMAGE, "1-1", options)) == code
+
+
+def test_no_local_file_may_be_read_unless_a_folder_is_allowed(tmp_path: Path) -> None:
+    """Without allowed folders every local path is refused."""
+    assert _code_of(inspect(_put(tmp_path, "a.png", _picture()), IMAGE, MediaOptions())) == "media_forbidden"
+
+
+def test_links_within_an_allowed_folder_work(tmp_path: Path, options: MediaOptions) -> None:
+    """A symbolic link is judged by what it points at."""
+    _put(tmp_path, "a.png", _picture())
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    assert isinstance(inspect(str(tmp_path / "b.png"), IMAGE, options), MediaInfo)
+
+
+def test_a_file_that_changed_is_not_sent_under_its_old_version(tmp_path: Path, options: MediaOptions) -> None:
+    """Bytes other than those the fingerprint was made of are a failure, even when they are as many."""
+    uri = _put(tmp_path, "a.bmp", _picture("BMP"))
+    info = inspect(uri, IMAGE, options)
+    assert isinstance(info, MediaInfo)
+    _put(tmp_path, "a.bmp", bytes(reversed(_picture("BMP"))))
+    os.utime(uri, ns=(0, 0))
+    assert _code_of(resolve(uri, IMAGE, info.version, options)) == "media_changed"
+
+
+def test_media_in_an_object_store_are_read_with_their_version() -> None:
+    """Other fsspec schemes give size, version and bytes as local files do, and an overwrite is noticed."""
+    store = fsspec.filesystem("memory")
+    uri = "memory://media-test/a.png"
+    store.pipe_file("/media-test/a.png", _picture())
+    info = inspect(uri, IMAGE, MediaOptions())
+    assert isinstance(info, MediaInfo)
+    assert str(resolve(uri, IMAGE, info.version, MediaOptions())).startswith("data:image/png;base64,")
+    time.sleep(0.001)
+    store.pipe_file("/media-test/a.png", _picture(size=(20, 32)))
+    assert _code_of(resolve(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
+    store.pipe_file("/media-test/a.png", b"")
+    assert _code_of(inspect(uri, IMAGE, MediaOptions())) == "media_empty"
+    assert _code_of(inspect("memory://media-test", IMAGE, MediaOptions())) == "media_not_a_file"
+
+
+class CachingStore(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """An object store whose listings are cached, as s3fs caches them: stale until told otherwise."""
+
+    protocol = "cachingstore"
+    objects: ClassVar[dict[str, tuple[str, bytes]]] = {}
+    seen: ClassVar[dict[str, dict[str, object]]] = {}
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget what was listed."""
+        self.seen.clear()
+
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
+        """Answer from the cache while it lasts."""
+        if path not in self.seen:
+            etag, data = self.objects[path]
+            self.seen[path] = {"name": path, "size": len(data), "type": "file", "ETag": f'"{etag}"'}
+        return self.seen[path]
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: object) -> bytes:
+        """Return bytes, or fail as a careless plugin does."""
+        if path == "broken":
+            raise KeyError("what a plugin may raise: token=hunter2 https://u:pw@host/x?Signature=abc")
+        return self.objects[path][1][start:end]
+
+
+def test_versions_are_read_past_the_listing_cache() -> None:
+    """An etag that a backend still remembers does not hide an overwrite, and a plugin's own error is a failure."""
+    fsspec.register_implementation("cachingstore", CachingStore, clobber=True)
+    options = MediaOptions(schemes=("cachingstore",))
+    CachingStore.objects.update({"a": ("v1", _picture()), "broken": ("v1", _picture())})
+    first = inspect("cachingstore://a", IMAGE, options)
+    CachingStore.objects["a"] = ("v2", _picture())
+    second = inspect("cachingstore://a", IMAGE, options)
+    assert isinstance(first, MediaInfo)
+    assert isinstance(second, MediaInfo)
+    assert (first.version, second.version) == ("v1", "v2")
+    assert _code_of(resolve("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
+    broken = inspect("cachingstore://broken", IMAGE, options)
+    assert _code_of(broken) == "media_unreadable"
+    assert isinstance(broken, Failure)
+    assert "pw" not in broken.message
+    assert "abc" not in broken.message
+
+
+def test_many_media_are_looked_at_together(tmp_path: Path, options: MediaOptions) -> None:
+    """Each URI gets its own result, whatever order they are done in."""
+    wanted = [(_put(tmp_path, f"{index}.png", _picture(size=(20 + index, 20))), IMAGE) for index in range(80)]
+    wanted += [("https://a.example/b.png", IMAGE), (str(tmp_path / "missing"), IMAGE)]
+    looks = inspect_many(wanted, options)
+    assert [getattr(looks[one], "size_px", None) for one in wanted[:80]] == [(20 + index, 20) for index in range(80)]
+    assert looks["https://a.example/b.png", IMAGE] == MediaInfo()
+    assert _code_of(looks[str(tmp_path / "missing"), IMAGE]) == "media_missing"
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder", "absolute"),
+    [
+        ("a.png", "/data/m", "/data/m/a.png"),
+        ("./x/../a.png", "/data/m", "/data/m/a.png"),
+        ("../a.png", "s3://bucket/m", "s3://bucket/a.png"),
+        ("a.png", "memory:///m", "memory:///m/a.png"),
+        ("/abs//a.png", "/data/m", "/abs/a.png"),
+        ("file:///abs/./a.png", "s3://b", "/abs/a.png"),
+        ("s3://b/x/../a.png", "/data", "s3://b/x/../a.png"),
+        ("https://h/a?b#c", "/data", "https://h/a?b#c"),
+        ("data:image/png;base64,AA", "/data", "data:image/png;base64,AA"),
+    ],
+)
+def test_relative_paths_start_at_the_manifests_folder(uri: str, folder: str, absolute: str) -> None:
+    """One file has one name, wherever its manifest lies; URLs stay as they are."""
+    assert make_absolute(uri, folder) == absolute
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    head=st.sampled_from(
+        [b"", *(_picture(kind)[:60] for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "SGI"))]
+    ),
+    tail=st.binary(max_size=200),
+)
+def test_hostile_bytes_raise_nothing(head: bytes, tail: bytes) -> None:
+    """Whatever the bytes are, the answer is a kind or none, a size or none."""
+    kind = detect_kind(head + tail)
+    if kind is not None and kind.modality is IMAGE:
+        for whole in (False, True):
+            facts = read_header(head + tail, kind, whole=whole)
+            assert facts is None or len(facts.size_px) == 2
+        find_cut(head + tail, 10**6, kind)
+        find_cut(head + tail, len(head + tail), kind)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_hostile_uris_raise_nothing(uri: str) -> None:
+    """Any string in a media cell gives information or a failure whose message can be written as UTF-8."""
+    outcome = inspect(uri, IMAGE, MediaOptions())
+    if isinstance(outcome, Failure):
+        outcome.message.encode()
+
+
+def test_options_survive_pickling() -> None:
+    """Options travel to workers."""
+    assert pickle.loads(pickle.dumps(MediaOptions(threads=3))) == MediaOptions(threads=3)

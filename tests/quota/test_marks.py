@@ -1,0 +1,38 @@
+"""Marks of the processes that share a quota, as files."""
+
+from pathlib import Path
+
+from arkbeam.quota.marks import list_marks, new_mark_name, quota_folder, remove_mark, remove_marks_of_output, write_mark
+from arkbeam.store.layout import new_run_name
+
+
+def test_a_mark_has_a_new_token_after_each_renewal(tmp_path: Path) -> None:
+    """A listing alone tells that its process lives, and no more than two files of it are ever there."""
+    folder = quota_folder(str(tmp_path), "ark-default")
+    assert list_marks(folder) == {}
+    tokens = []
+    for number in range(12):
+        write_mark(folder, "run.a", number, {"host": "h"})
+        tokens.append(list_marks(folder)["run.a"])
+        assert len(list(Path(folder).iterdir())) == min(2, number + 1)
+    assert len(set(tokens)) == 12
+    write_mark(folder, "run.b", 0, {})
+    (Path(folder) / ".run.c.1.0123.tmp").write_bytes(b"")
+    assert list_marks(folder) == {"run.a": "11", "run.b": "0"}
+    remove_mark(folder, "run.a")
+    remove_mark(folder, "run.a")
+    assert list_marks(folder) == {"run.b": "0"}
+
+
+def test_marks_of_dead_runs_of_an_output_are_removed(tmp_path: Path) -> None:
+    """Those of other outputs stay."""
+    folder = quota_folder(str(tmp_path), "ark-default")
+    names = [
+        new_mark_name(new_run_name(output, 1.0, "89abcdef"), hexes)
+        for output, hexes in (("/a", "1"), ("/a", "2"), ("/b", "1"))
+    ]
+    for name in names:
+        write_mark(folder, name, 0, {})
+        write_mark(folder, name, 1, {})
+    remove_marks_of_output(folder, "/a")
+    assert list_marks(folder) == {names[2]: "1"}

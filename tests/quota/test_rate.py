@@ -1,0 +1,362 @@
+"""Admission by two budgets, on a simulated clock."""
+
+import math
+import random
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from arkbeam.ark.errors import Pressure
+from arkbeam.base.errors import ConfigError
+from arkbeam.quota.control import Ramp
+from arkbeam.quota.options import QuotaOptions
+from arkbeam.quota.pacer import Pacer
+from arkbeam.quota.rate import SLACK_S
+from arkbeam.quota.ratios import EstimateRatio
+from arkbeam.quota.use import Found, QuotaUse
+from hypothesis import given
+from hypothesis import strategies as st
+
+START_S = 1_000.0
+
+
+@dataclass
+class Simulation:
+    """A pacer, a clock that only moves forward, and what was admitted when."""
+
+    pacer: Pacer
+    now_s: float = START_S
+    sent: list[tuple[float, float]] = field(default_factory=list)  # time, tokens
+
+    def send(self, tokens: float, lateness_s: float = 0.0) -> None:
+        """Wait as long as the pacer says, and then a little longer, as a busy event loop does."""
+        wait_s = self.pacer.wait_s(self.now_s, tokens)
+        if wait_s > 0:
+            self.now_s += wait_s + lateness_s
+        while (wait_s := self.pacer.wait_s(self.now_s, tokens)) > 0:
+            self.now_s = max(self.now_s + wait_s, math.nextafter(self.now_s, math.inf))
+        self.pacer.admit(tokens, self.now_s)
+        self.sent.append((self.now_s, tokens))
+
+    def most_above_rate(self, requests_per_s: float, tokens_per_s: float) -> tuple[float, float]:
+        """Return by how much, at most, any window's requests and tokens exceed its length times the rate.
+
+        A window is closed and runs from one request to a later one. The excess is a greatest sum of neighbours.
+        """
+        worst = [0.0, 0.0]
+        running = [0.0, 0.0]
+        before_s = self.sent[0][0] if self.sent else 0.0
+        for at_s, tokens in self.sent:
+            for index, (rate, cost) in enumerate(((requests_per_s, 1.0), (tokens_per_s, tokens))):
+                running[index] = max(0.0, running[index] - rate * (at_s - before_s)) + cost
+                worst[index] = max(worst[index], running[index])
+            before_s = at_s
+        return worst[0], worst[1]
+
+
+def _simulate(rpm: int, tpm: int, headroom: float = 1.0) -> Simulation:
+    return Simulation(Pacer(rpm, tpm, headroom, START_S))
+
+
+_ARRIVALS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.0, 0.001, 0.05, 0.3, 5.0]), st.floats(0, 5_000), st.floats(0, 0.5)), max_size=60
+)
+
+
+@given(st.integers(1, 5_000), st.integers(1, 100_000), st.floats(0.1, 1), _ARRIVALS)
+def test_no_window_holds_more_than_its_share_of_the_quota(
+    rpm: int, tpm: int, headroom: float, arrivals: list[tuple[float, float, float]]
+) -> None:
+    """In any T seconds at most rate x (T + slack) are admitted, and one more request, whatever came when.
+
+    Of tokens two more: a request that had to wait for room in the minute has paid before, the next one pays after.
+    """
+    run = _simulate(rpm, tpm, headroom)
+    for idle_s, tokens, lateness_s in arrivals:
+        run.now_s += idle_s
+        run.send(tokens, lateness_s)
+    requests_per_s, tokens_per_s = rpm * headroom / 60, tpm * headroom / 60
+    requests, tokens_above = run.most_above_rate(requests_per_s, tokens_per_s)
+    assert requests <= SLACK_S * requests_per_s + 1 + 1e-6
+    largest = max((tokens for _, tokens, _ in arrivals), default=0.0)
+    assert tokens_above <= SLACK_S * tokens_per_s + 2 * largest + 1e-3
+
+
+def test_a_run_does_not_open_with_a_burst() -> None:
+    """The first requests are a period apart, however many wait."""
+    run = _simulate(600, 10**9)
+    for _ in range(20):
+        run.send(1)
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(run.sent)]
+    assert gaps == pytest.approx([0.1] * 19)
+
+
+def test_idleness_earns_no_more_than_the_slack() -> None:
+    """After an hour without requests no more than 0.2 s worth of them go out at once."""
+    run = _simulate(600, 10**9)
+    run.now_s += 3_600
+    idle_until_s = run.now_s
+    for _ in range(10):
+        run.send(1)
+    assert sum(at_s - idle_until_s < 1e-6 for at_s, _ in run.sent) == 3  # two of the slack, and the one that is due
+
+
+def test_a_cost_above_a_minute_of_quota_goes_through() -> None:
+    """It is sent when its turn comes, and what follows waits until it is paid off."""
+    run = _simulate(10_000, 600)
+    run.send(1_800)
+    assert run.pacer.wait_s(run.now_s) == pytest.approx(180)
+    run.send(1)
+    assert run.sent[1][0] == pytest.approx(START_S + 180)
+
+
+def test_a_debt_delays_and_a_refund_hastens() -> None:
+    """What a request used above its estimate is waited off; what it used less is there for the next at once."""
+    waits = []
+    for actual in (100.0, 40.0, 160.0, 0.0):
+        run = _simulate(10**9, 6_000)  # 100 tokens a second
+        run.send(100)
+        run.pacer.settle(100, actual, run.now_s)
+        waits.append(run.pacer.wait_s(run.now_s))
+    assert waits == pytest.approx([1.0, 0.4, 1.6, 0.0], abs=1e-6)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=30), st.integers(2, 30))
+def test_refunds_make_no_burst(differences: list[float], requests: int) -> None:
+    """Whatever is refunded, what can be caught up is the slack alone."""
+    run = _simulate(10**9, 6_000)
+    for difference in differences:
+        run.pacer.settle(0, difference, run.now_s)
+    for _ in range(requests):
+        run.send(10)
+    _, above = run.most_above_rate(1.0, 100)
+    assert above <= SLACK_S * 100 + 10 + 1e-3
+
+
+def test_a_pause_admits_nothing_and_ends_without_a_burst() -> None:
+    """Nobody is admitted before its end, and then at the usual pace, however long the pause was."""
+    run = _simulate(600, 10**9)
+    run.send(1)
+    run.pacer.pause(30, run.now_s)
+    assert run.pacer.wait_s(run.now_s + 29.5) == pytest.approx(0.5)
+    run.pacer.pause(5, run.now_s)  # a shorter one takes nothing back
+    for _ in range(20):
+        run.send(1)
+    after = [at_s for at_s, _ in run.sent[1:]]
+    assert after[0] == pytest.approx(START_S + 30)
+    assert [later - earlier for earlier, later in pairwise(after)] == pytest.approx([0.1] * 19)
+
+
+@pytest.mark.parametrize(("rpm", "tpm", "tokens"), [(600, 10**9, 1.0), (15_000, 10**9, 1.0), (10**9, 60_000, 100.0)])
+def test_a_busy_loop_loses_nothing(rpm: int, tpm: int, tokens: float) -> None:
+    """With endless demand and a loop that comes up to 200 ms late, at least 99 % of the quota is used, and no more."""
+    chance = random.Random(7)
+    run = _simulate(rpm, tpm)
+    while run.now_s < START_S + 120:
+        run.send(tokens, chance.uniform(0, SLACK_S))
+    elapsed_s = run.now_s - START_S
+    used = max(len(run.sent) / (rpm / 60), sum(cost for _, cost in run.sent) / (tpm / 60)) / elapsed_s
+    assert 0.99 <= used <= 1.01
+
+
+def test_the_tighter_budget_decides() -> None:
+    """Both budgets must have room; the one that was idle has no more credit than the slack."""
+    run = _simulate(60, 600)  # 1 request, 10 tokens a second
+    run.send(5)
+    assert run.pacer.wait_s(run.now_s) == pytest.approx(1.0)
+    run.send(50)
+    assert run.pacer.wait_s(run.now_s) == pytest.approx(5.0 - SLACK_S)
+
+
+def test_headroom_is_a_share_of_both_quotas() -> None:
+    """At half of the quota everything takes twice as long."""
+    run = _simulate(60, 600, 0.5)
+    run.send(10)
+    assert run.pacer.wait_s(run.now_s) == pytest.approx(2.0)
+
+
+_SHARES = st.lists(st.tuples(st.floats(0, 20), st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=12)
+_SIZES = st.lists(st.one_of(st.integers(1, 50), st.integers(1, 3_000)), min_size=1, max_size=150)
+
+
+@given(st.integers(10, 300), st.integers(3_000, 30_000), _SIZES, st.floats(0.5, 1))
+def test_no_minute_holds_more_than_the_quota(rpm: int, tpm: int, sizes: list[int], headroom: float) -> None:
+    """In any 60 s, half open as the service counts them, no more is sent than the limits; a very large one may cost half."""
+    run = _simulate(rpm, tpm, headroom)
+    for size in sizes:
+        run.send(size)
+    for at_s, _ in run.sent:
+        minute = [tokens for sent_s, tokens in run.sent if at_s - 60 < sent_s <= at_s]
+        assert len(minute) <= rpm
+        assert sum(minute) <= tpm + max(0.0, max(minute) - tpm / 2) + 1e-6
+
+
+@given(st.integers(3_000, 30_000), _SIZES)
+def test_a_large_request_neither_starves_nor_blocks(tpm: int, sizes: list[int]) -> None:
+    """Each is sent in its turn: it waits until those before it are paid off and the minute has room, a minute at most.
+
+    Up to a quarter of a minute it waits no longer than two of its size need. With sizes up to a tenth of a minute, the whole takes no more than a seventh longer than the tokens need.
+    """
+    run = _simulate(10**9, tpm)
+    for size in sizes:
+        paid_s = run.now_s + run.pacer.tokens.budget.wait_s(run.now_s)
+        run.send(size)
+        assert run.now_s <= max(paid_s, START_S) + 60.3
+        if max(sizes) <= tpm / 4:
+            assert run.now_s <= paid_s + 2 * max(sizes) * 60 / tpm + 1
+    if max(sizes) <= tpm / 10:
+        assert run.now_s - START_S <= sum(sizes) * 60 / tpm * 8 / 7 + 1
+
+
+@given(st.integers(30, 6_000), _SHARES)
+def test_a_change_of_the_share_makes_no_burst(rpm: int, shares: list[tuple[float, float]]) -> None:
+    """Between two changes no more is sent than the share's rate x (time + slack), and one; with none, nothing."""
+    run = _simulate(rpm, 10**9)
+    for lasts_s, share in shares:
+        run.pacer.set_share(share, run.now_s)
+        began_s, sent = run.now_s, 0
+        while (wait_s := run.pacer.wait_s(run.now_s, 1)) <= began_s + lasts_s - run.now_s:
+            run.now_s += wait_s + 1e-6
+            if run.pacer.wait_s(run.now_s, 1) <= 0:
+                run.pacer.admit(1, run.now_s)
+                sent += 1
+        run.now_s = began_s + lasts_s
+        assert sent <= share * rpm / 60 * (lasts_s + SLACK_S + 0.01) + (share > 0)
+        assert share > 0 or (sent == 0 and math.isinf(run.pacer.wait_s(run.now_s)))
+
+
+def test_less_of_a_quota_is_not_paid_for_twice() -> None:
+    """Who had all of it for a minute and has half of it now goes on at half the pace at once."""
+    run = _simulate(600, 10**9)
+    while run.now_s < START_S + 61:
+        run.send(1)
+    run.pacer.set_share(0.5, run.now_s)
+    at_s = run.now_s
+    for _ in range(100):
+        run.send(1)
+    assert run.now_s - at_s == pytest.approx(20, abs=0.5)
+
+
+def _answer(run: Simulation, pressure: Pressure, sent_s: float, **fields: float) -> None:
+    run.pacer.answered(pressure, sent_s, run.now_s, backoff_s=lambda number: 2.0 ** (number - 1), **fields)
+
+
+def test_after_a_pause_one_request_asks_whether_it_is_over() -> None:
+    """No second one goes out before its answer, or a second without one; a good answer lets the others follow."""
+    run = _simulate(60_000, 10**9)
+    for answer in (Pressure.RPM, None, Pressure.NONE):
+        run.send(1)
+        _answer(run, Pressure.RPM, run.now_s)
+        run.send(1)
+        probe_s = run.now_s
+        assert run.pacer.wait_s(probe_s + 0.5) == pytest.approx(0.5)
+        run.now_s += 0.5
+        if answer is None:
+            run.send(1)
+            assert run.now_s == pytest.approx(probe_s + 1)
+            continue
+        _answer(run, answer, probe_s)
+        paused_s = run.pacer.wait_s(run.now_s)
+        assert paused_s > 1 if answer is Pressure.RPM else paused_s == 0
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 0.0, 0.4])
+def test_a_short_retry_after_is_no_hot_loop(retry_after_s: float | None) -> None:
+    """Without a word, or told to come back at once, a refused run waits longer and longer, up to 5 s."""
+    run = _simulate(6_000, 10**9)
+    pauses = []
+    for _ in range(5):
+        run.send(1)
+        _answer(run, Pressure.TPM, run.now_s, **({} if retry_after_s is None else {"retry_after_s": retry_after_s}))
+        pauses.append(run.pacer.paused_until_s - run.now_s)
+    assert pauses == pytest.approx([1, 2, 4, 5, 5])
+
+
+def test_a_retry_after_is_kept() -> None:
+    """Where the service says how long to wait, that is the pause."""
+    run = _simulate(6_000, 10**9)
+    run.send(1)
+    _answer(run, Pressure.RPM, run.now_s, retry_after_s=17.0)
+    assert run.pacer.wait_s(run.now_s) == pytest.approx(17)
+
+
+@pytest.mark.parametrize("pressure", [Pressure.OVERLOAD, Pressure.IN_FLIGHT])
+def test_a_busy_service_pauses_nobody(pressure: Pressure) -> None:
+    """The refused item waits, the others go on."""
+    run = _simulate(6_000, 10**9)
+    run.send(1)
+    _answer(run, pressure, run.now_s, retry_after_s=9.0)
+    assert run.pacer.wait_s(run.now_s) < 1
+
+
+def test_found_limits_are_told_in_words() -> None:
+    """Each limit that was found is told beside the config's; of two processes' the lower."""
+    found = Found(rpm=412).merge(Found(rpm=430, tpm=1_000)).merge(Found())
+    assert list(found.describe(600, 2_000)) == [
+        "the service allows about 412 requests/min; the config says 600",
+        "the service allows about 1,000 tokens/min; the config says 2,000",
+    ]
+    assert list(Found().describe(600, 2_000)) == []
+
+
+def test_a_ramp_holds_tokens_back() -> None:
+    """Above 3 M tokens a minute a run begins at 3 M."""
+    run = Simulation(Pacer(10**9, 12_000_000, 1.0, START_S, None, Ramp()))
+    run.send(600_000)
+    run.send(1)
+    assert run.now_s == pytest.approx(START_S + 12, rel=0.001)
+
+
+@given(st.lists(st.tuples(st.floats(1, 1_000), st.floats(0, 1e6)), max_size=200), st.floats(0.01, 100))
+def test_estimates_approach_what_is_counted(noise: list[tuple[float, float]], ratio: float) -> None:
+    """Whatever was learnt before, steady replies bring the estimate to what they say, between 1/8 and 8 of the first."""
+    learnt = EstimateRatio()
+    for estimated, actual in noise:
+        learnt.learn(estimated, actual)
+        assert 0.125 <= learnt.ratio <= 8
+    for _ in range(300):
+        learnt.learn(40, 40 * ratio)
+    assert learnt.correct(1_000) == pytest.approx(1_000 * min(8, max(0.125, ratio)), rel=1e-3)
+
+
+def test_one_odd_reply_moves_the_estimate_little() -> None:
+    """A single reply, however odd, moves the ratio by no more than a twentieth of the way to the bound."""
+    learnt = EstimateRatio()
+    learnt.learn(1, 10**9)
+    assert learnt.ratio == pytest.approx(1.35)
+    for useless in ((0, 5), (5, 0), (-1, 5)):
+        learnt.learn(*useless)
+    assert learnt.ratio == pytest.approx(1.35)
+
+
+def test_use_of_the_quota_is_measured_against_both_limits() -> None:
+    """Utilisation is that of the nearer limit over the time from the first request to the last reply."""
+    run = _simulate(60, 600)
+    for _ in range(60):
+        run.send(2)
+        run.pacer.settle(2, 2, run.now_s + 1)
+    use = run.pacer.use
+    assert (use.requests, use.tokens, use.last_s - use.first_s) == (60, 120, pytest.approx(60))
+    assert use.shares == pytest.approx((1.0, 0.2))
+    assert (use.binding, use.utilisation) == ("rpm", pytest.approx(1.0))
+    assert QuotaUse(60, 600).utilisation == 0
+
+
+def test_the_use_of_several_processes_adds_up_on_one_clock() -> None:
+    """Two processes that shared the quota used the sum of both over the time that they span together."""
+    first = QuotaUse(60, 600, 30, 300, 0.0, 30.0)
+    second = QuotaUse(60, 600, 30, 300, 130.0, 160.0).shift(-100)
+    merged = first.merge(second)
+    assert (merged.requests, merged.tokens, merged.first_s, merged.last_s) == (60, 600, 0.0, 60.0)
+    assert merged.merge(QuotaUse(60, 600)) == merged
+    assert merged.utilisation == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rpm": 0}, {"tpm": -1}, {"headroom": 0.0}, {"headroom": 1.01}, {"headroom": math.nan}, {"lanes": 0}],
+)
+def test_quotas_that_admit_nothing_are_refused(wrong: dict[str, float]) -> None:
+    """The error names the key."""
+    with pytest.raises(ConfigError, match=f"quota.{next(iter(wrong))}"):
+        QuotaOptions(**wrong)

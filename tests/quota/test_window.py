@@ -1,0 +1,43 @@
+"""The last minute, against a list of everything that was used."""
+
+from arkbeam.quota.window import BUCKET_S, SPAN_S, Window
+from hypothesis import given
+from hypothesis import strategies as st
+
+_STEPS = st.lists(st.tuples(st.floats(0, 25), st.floats(0, 70), st.floats(-50, 100)), max_size=60)
+
+
+@given(st.floats(0, 1e6), _STEPS)
+def test_it_holds_what_is_younger_than_a_minute_and_nothing_older(
+    start_s: float, steps: list[tuple[float, float, float]]
+) -> None:
+    """Whatever was added or taken back, for whatever time: what is between 60.1 and 60.2 s old may be in or out."""
+    window, now_s = Window(), start_s
+    added: list[tuple[float, float]] = []
+    for later_s, ago_s, amount in steps:
+        now_s += later_s
+        at_s = max(0.0, now_s - ago_s)
+        window.add(amount, at_s, now_s)
+        added.append((at_s, amount))
+        certain = sum(one for at, one in added if now_s - at < SPAN_S - 1e-6)
+        doubtful = [one for at, one in added if SPAN_S - 1e-6 <= now_s - at <= SPAN_S + BUCKET_S + 1e-6]
+        lowest = certain + sum(min(0.0, one) for one in doubtful)
+        highest = certain + sum(max(0.0, one) for one in doubtful)
+        assert lowest - 1e-6 <= window.total <= highest + 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 100)), min_size=1, max_size=60), st.floats(0, 1))
+def test_it_tells_when_there_will_be_room(steps: list[tuple[float, float]], share: float) -> None:
+    """After the time that it names at least so much has left; a tenth of a second earlier less had."""
+    window, now_s = Window(), 1_000.0
+    for later_s, amount in steps:
+        now_s += later_s
+        window.add(amount, now_s, now_s)
+    before, wanted = window.total, window.total * share
+    wait_s = window.drop_in_s(wanted, now_s)
+    assert 0 <= wait_s <= SPAN_S + 2 * BUCKET_S
+    if wait_s > 2 * BUCKET_S and wanted > 1e-6:
+        window.forget(now_s + wait_s - 2 * BUCKET_S)
+        assert before - window.total < wanted
+    window.forget(now_s + wait_s)
+    assert before - window.total >= wanted - 1e-6

@@ -1,0 +1,284 @@
+"""Planning against a plain oracle: dictionaries, one row at a time."""
+
+import hashlib
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from arkbeam.ark.models import VERSIONS
+from arkbeam.base import schema
+from arkbeam.stages.plan import (
+    BUCKETS_MAX,
+    NOT_BOUGHT,
+    BucketPlan,
+    PlanTotals,
+    count_buckets,
+    cut_blocks,
+    deal_lane,
+    estimate,
+    plan_bucket,
+    settle_bucket,
+    split_buckets,
+    split_by,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Key(NamedTuple):
+    """A row of KEYS."""
+
+    fingerprint: bytes
+    shard: int
+    ordinal: int
+    text: int
+    image: int
+
+
+class Held(NamedTuple):
+    """A row of INDEX."""
+
+    fingerprint: bytes
+    segment: int
+    row: int
+
+
+class Refusal(NamedTuple):
+    """A row of REFUSED."""
+
+    fingerprint: bytes
+    code: str
+    message: str
+
+
+def _name(number: int) -> bytes:
+    return hashlib.blake2b(number.to_bytes(4), digest_size=16).digest()
+
+
+_FINGERPRINTS = st.integers(0, 11).map(_name)
+_PLACES = st.tuples(st.integers(0, 3), st.integers(0, 30))
+_KEYS = st.lists(
+    st.builds(
+        lambda name, place, text, image: Key(name, *place, text, image),
+        _FINGERPRINTS,
+        _PLACES,
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
+    ),
+    unique_by=lambda key: (key.shard, key.ordinal),
+    max_size=40,
+)
+_INDEX = st.lists(st.builds(Held, _FINGERPRINTS, st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)), max_size=10)
+_REFUSED = st.lists(
+    st.builds(Refusal, _FINGERPRINTS, st.sampled_from(["A", "B"]), st.sampled_from(["no", "nein"])), max_size=10
+)
+
+
+def _table(rows: Sequence[tuple[Any, ...]], wanted: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(wanted)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, wanted, strict=True)], wanted)
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _pieces(rows: Sequence[tuple[Any, ...]], wanted: pa.Schema, chance: random.Random) -> list[pa.Table]:
+    """Deal rows over tables in any order, empty tables among them."""
+    dealt: list[list[tuple[Any, ...]]] = [[] for _ in range(chance.randint(1, 4))]
+    for row in chance.sample(list(rows), len(rows)):
+        chance.choice(dealt).append(row)
+    return [_table(part, wanted) for part in dealt]
+
+
+def _plan(keys: list[Key], index: list[Held], refused: list[Refusal], seed: int, *, retry: bool) -> BucketPlan:
+    chance = random.Random(seed)
+    tables = [
+        _pieces(rows, wanted, chance)
+        for rows, wanted in ((keys, schema.KEYS), (index, schema.INDEX), (refused, schema.REFUSED))
+    ]
+    return plan_bucket(*tables, retry_refused=retry)
+
+
+@given(_KEYS, _INDEX, _REFUSED, st.booleans())
+def test_plan_agrees_with_an_oracle(
+    keys: list[Key], index: list[Held], refused: list[Refusal], retry_refused: bool
+) -> None:
+    """Every row is owned, waiting or refused, and of those that share a missing fingerprint the first one buys."""
+    plan = _plan(keys, index, refused, 1, retry=retry_refused)
+    owners = {held.fingerprint: held[1:] for held in sorted(index, key=lambda held: held[1:], reverse=True)}
+    reasons = {} if retry_refused else {one.fingerprint: one[1:] for one in sorted(refused, key=lambda r: r[1:])[::-1]}
+    in_order = sorted(keys, key=lambda key: (key.shard, key.ordinal))
+    missing = [key for key in in_order if key.fingerprint not in owners]
+    waiting = [key for key in missing if key.fingerprint not in reasons]
+    buyers = list({key.fingerprint: key for key in reversed(waiting)}.values())
+
+    assert _rows(plan.owned) == [
+        (*owners[key.fingerprint], key.shard, key.ordinal) for key in in_order if key.fingerprint in owners
+    ]
+    assert _rows(plan.waiting) == [(key.fingerprint, key.shard, key.ordinal) for key in waiting]
+    assert _rows(plan.refused) == [
+        (key.shard, key.ordinal, *reasons[key.fingerprint]) for key in missing if key.fingerprint in reasons
+    ]
+    assert _rows(plan.buyers) == sorted(buyers, key=lambda key: (key.shard, key.ordinal))
+    assert plan.totals == PlanTotals(
+        rows=len(keys),
+        distinct=len({key.fingerprint for key in keys}),
+        duplicates=len(keys) - len({key.fingerprint for key in keys}),
+        owned=plan.owned.num_rows,
+        refused=plan.refused.num_rows,
+        to_buy=len(buyers),
+        text_tokens=sum(key.text for key in buyers),
+        image_tokens=sum(key.image for key in buyers),
+    )
+
+
+@given(_KEYS, _INDEX, _REFUSED, st.integers(0, 2**32), st.booleans())
+def test_plan_does_not_depend_on_the_order_of_its_input(
+    keys: list[Key], index: list[Held], refused: list[Refusal], seed: int, retry_refused: bool
+) -> None:
+    """A plan that is made again from the same rows, in other tables and another order, is the same plan."""
+    first = _plan(keys, index, refused, 0, retry=retry_refused)
+    again = _plan(keys, index, refused, seed, retry=retry_refused)
+    for name in ("owned", "waiting", "buyers", "refused"):
+        assert _rows(getattr(first, name)) == _rows(getattr(again, name))
+    assert first.totals == again.totals
+
+
+@given(_KEYS, _INDEX, _REFUSED, st.integers(0, 2**32))
+def test_settling_agrees_with_an_oracle(keys: list[Key], bought: list[Held], refused: list[Refusal], seed: int) -> None:
+    """Every row that waited gets its own fingerprint's vector, or that one's reason, or `not_bought`."""
+    chance = random.Random(seed)
+    waiting = [(key.fingerprint, key.shard, key.ordinal) for key in keys]
+    refs, failed = settle_bucket(
+        _pieces(waiting, pa.schema([schema.KEYS.field(index) for index in range(3)]), chance),
+        _pieces(bought, schema.INDEX, chance),
+        _pieces(refused, schema.REFUSED, chance),
+    )
+    owners = {held.fingerprint: held[1:] for held in sorted(bought, key=lambda held: held[1:], reverse=True)}
+    reasons = {one.fingerprint: one[1:] for one in sorted(refused, key=lambda r: r[1:])[::-1]}
+    assert refs.schema == schema.REFS
+    assert failed.schema == schema.FAILED
+    assert sorted(_rows(refs)) == sorted(
+        (*owners[key.fingerprint], key.shard, key.ordinal) for key in keys if key.fingerprint in owners
+    )
+    unbought = (NOT_BOUGHT, "the run ended before this was bought")
+    assert sorted(_rows(failed)) == sorted(
+        (key.shard, key.ordinal, *reasons.get(key.fingerprint, unbought))
+        for key in keys
+        if key.fingerprint not in owners
+    )
+
+
+def _many_keys(count: int, seed: int = 0) -> pa.Table:
+    names = pa.py_buffer(np.random.default_rng(seed).bytes(16 * count))
+    numbers = np.arange(count, dtype=np.uint32)
+    column = pa.FixedSizeBinaryArray.from_buffers(schema.FINGERPRINT, count, [None, names])
+    return pa.table([column, *[numbers] * 4], schema=schema.KEYS)
+
+
+@given(st.integers(0, 300), st.integers(0, 50), st.integers(1, BUCKETS_MAX), st.integers(1, 3))
+def test_buckets_hold_every_row_once(rows: int, start: int, buckets: int, chunks: int) -> None:
+    """The pieces together are the table, each bucket once, and a fingerprint is always in the same bucket."""
+    table = pa.concat_tables([_many_keys(rows + start, seed % 2).slice(start) for seed in range(chunks)])
+    pieces = list(split_buckets(table, buckets))
+    numbers = [number for number, _ in pieces]
+    assert numbers == sorted(set(numbers))
+    assert set(numbers) <= set(range(buckets))
+    assert all(piece.num_rows for _, piece in pieces)
+    assert sorted(row for _, piece in pieces for row in _rows(piece)) == sorted(_rows(table))
+    places = {(row[0], number) for number, piece in pieces for row in _rows(piece)}
+    assert len(places) == len(set(table["fingerprint"].to_pylist()))
+    for number, piece in pieces:
+        assert list(split_buckets(piece, buckets)) == [(number, piece)]
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 7, BUCKETS_MAX])
+def test_pieces_do_not_carry_their_parent(buckets: int) -> None:
+    """An element of the shuffle is as large as its rows: a slice would be pickled with the table it was cut from."""
+    parent = _many_keys(100_000)
+    for _, piece in split_buckets(parent.slice(50_000, 40), buckets):
+        assert len(pickle.dumps(piece)) < 5_000
+
+
+def test_buckets_are_of_about_one_size() -> None:
+    """Hashes fill all buckets evenly, whatever the number of them."""
+    for buckets in (1, 3, 100, BUCKETS_MAX):
+        sizes = [piece.num_rows for _, piece in split_buckets(_many_keys(100_000), buckets)]
+        assert len(sizes) == buckets
+        assert max(sizes) < 1.5 * 100_000 / buckets
+
+
+def test_number_of_buckets_is_bounded() -> None:
+    """An empty manifest has one bucket, a huge one no more than the most."""
+    mebibyte = 2**20
+    assert [count_buckets(size) for size in (0, 1, 8 * mebibyte, 8 * mebibyte + 1, 2**50)] == [1, 1, 1, 2, BUCKETS_MAX]
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=50))
+def test_splitting_keeps_the_order_of_rows(numbers: list[int]) -> None:
+    """Rows of one number stay together in the order they had."""
+    table = _many_keys(len(numbers))
+    pieces = dict(split_by(table, np.array(numbers)))
+    assert list(pieces) == sorted(set(numbers))
+    for value, piece in pieces.items():
+        assert piece["ordinal"].to_pylist() == [place for place, number in enumerate(numbers) if number == value]
+
+
+@given(st.permutations(range(25)), st.integers(1, 30))
+def test_blocks_are_in_the_order_of_the_manifest(ordinals: list[int], rows_max: int) -> None:
+    """Blocks put together are the shard's buyers by ordinal, each full but the last."""
+    buyers = _table([Key(_name(ordinal), 4, ordinal, 1, 0) for ordinal in ordinals], schema.KEYS)
+    blocks = list(cut_blocks(buyers, rows_max))
+    assert [number for block in blocks for number in block["ordinal"].to_pylist()] == list(range(25))
+    assert [block.num_rows for block in blocks[:-1]] == [rows_max] * (len(blocks) - 1)
+    assert 0 < blocks[-1].num_rows <= rows_max
+
+
+def _neighbours(lanes: int) -> Iterator[tuple[int, int]]:
+    for shard in range(5):
+        for block in range(5):
+            yield deal_lane(shard, block, lanes), deal_lane(shard, block + 1, lanes)
+            yield deal_lane(shard, block, lanes), deal_lane(shard + 1, block, lanes)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 8])
+def test_lanes_are_dealt_evenly(lanes: int) -> None:
+    """Neighbours of a shard go to different lanes, all lanes have work, and none is beyond their number."""
+    pairs = list(_neighbours(lanes))
+    assert {lane for pair in pairs for lane in pair} == set(range(lanes))
+    assert lanes == 1 or all(left != right for left, right in pairs)
+
+
+def test_estimate_names_the_limit_that_binds() -> None:
+    """Time is that of the nearer limit, at the share of the quota that a run uses, and money is by kind of token."""
+    caps = VERSIONS["251215"]
+    short = estimate(PlanTotals(to_buy=1_000, text_tokens=20_000), caps, rpm=100, tpm=10_000, headroom=0.5)
+    assert (short.binding, short.minutes) == ("rpm", pytest.approx(20))
+    assert short.cost_cny == pytest.approx(20_000 / 1e6 * caps.price_text_cny_per_million)
+    large = estimate(
+        PlanTotals(to_buy=10, text_tokens=500, image_tokens=13_000), caps, rpm=100, tpm=10_000, headroom=0.5
+    )
+    assert (large.binding, large.minutes) == ("tpm", pytest.approx(2.7))
+    money = 500 / 1e6 * caps.price_text_cny_per_million + 13_000 / 1e6 * caps.price_image_cny_per_million
+    assert large.cost_cny == pytest.approx(money)
+
+
+def test_nothing_to_buy_costs_nothing() -> None:
+    """A run that owns all its vectors is estimated at no money and no time."""
+    nothing = estimate(PlanTotals(rows=5, owned=5), VERSIONS["251215"], rpm=1, tpm=1, headroom=1.0)
+    assert (nothing.cost_cny, nothing.minutes) == (0, 0)
+
+
+@given(st.lists(st.lists(st.integers(0, 10**9), min_size=9, max_size=9), min_size=2, max_size=4))
+def test_totals_of_buckets_add_up(numbers: list[list[int]]) -> None:
+    """The sum of plans is the sum of each of their numbers."""
+    total = PlanTotals()
+    for fields in numbers:
+        total = total.plus(PlanTotals(*fields))
+    assert total == PlanTotals(*map(sum, zip(*numbers, strict=True)))
+    assert total.tokens == total.text_tokens + total.image_tokens

@@ -1,0 +1,595 @@
+"""Publishing: files against a brute-force join, and a commit that may be killed anywhere."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import StringIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from arkbeam.app.config import parse_config
+from arkbeam.app.job import Job, prepare_job
+from arkbeam.app.progress import Rates, describe_progress
+from arkbeam.app.report import summary_table
+from arkbeam.ark.models import cost_cny
+from arkbeam.ark.vectors import Sparse
+from arkbeam.ark.wire import Reply
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.records import Failure, Usage
+from arkbeam.engine.outcomes import Counts, LaneReport, Status, Stop, StopKind
+from arkbeam.manifest.staging import request_from_json
+from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.stages.plan import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
+from arkbeam.stages.publish import commit as commit_module
+from arkbeam.stages.publish import embeddings, failures, parts
+from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS, Commit, begin_commit, describe_run, end_run, finish_commit
+from arkbeam.stages.publish.embeddings import write_embeddings_part
+from arkbeam.stages.publish.failures import write_failures_part
+from arkbeam.stages.publish.parts import PartFile, assign_parts, count_by, part_numbers
+from arkbeam.stages.publish.rows import Manifests
+from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, write_usage_part
+from arkbeam.stages.read import ShardSummary, stage_shard
+from arkbeam.store.claim import MARK_NAME
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.layout import list_parquet, new_run_name, segment_id, segments_folder
+from arkbeam.store.run_files import note_uri, read_rows_at
+from arkbeam.store.segments import Attempt, Bought, read_index, segment_table, write_segment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+DIMENSIONS = 1024
+OLD_SECONDS = 1_743_575_029
+
+
+def _vector(text: str) -> Any:
+    """The vector that a text has in these tests; its first values alone differ between texts."""
+    values = np.zeros(DIMENSIONS, np.float32)
+    values[:4] = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=4).digest(), np.uint8)
+    values[4] = 1.0
+    return values
+
+
+def _bought(fingerprint: bytes, text: str, number: int, **usage: Any) -> Bought:
+    sparse = Sparse(np.array([number], np.uint32), np.array([0.5], np.float32)) if number % 2 else None
+    reply = Reply(
+        id=f"request-{number}",
+        model="doubao-embedding-vision-251215",
+        created=OLD_SECONDS + number,
+        dense=_vector(text),
+        sparse=sparse,
+        norm=np.float32(np.linalg.norm(_vector(text))),
+        usage=usage.get("usage", Usage(10 + number, 10 + number, 10, number)),
+        usage_flaw=None,
+        stand_in=True,
+    )
+    return Bought(Attempt(fingerprint, f"client-{number}", 1, 1.0), reply)
+
+
+@dataclass
+class Run:
+    """Manifests that are staged, a store with vectors, and what every line of the manifests should become."""
+
+    job: Job
+    summaries: list[ShardSummary]
+    keys: pa.Table
+    texts: dict[bytes, str]
+    lines: dict[tuple[str, int], dict[str, Any] | None]
+    """By manifest and physical line, what the line says; None where it can't be read. Blank lines are in neither."""
+
+    @property
+    def manifests(self) -> Manifests:
+        """What publishing is told of the manifests."""
+        return Manifests.of(self.summaries)
+
+    @property
+    def unreadable(self) -> list[int]:
+        """The shards that have rows which can't be read."""
+        return [summary.number for summary in self.summaries if summary.unreadable]
+
+    def fill_store(self, chance: random.Random, share: float, segments: int = 3) -> None:
+        """Buy about so many of the texts, some of them twice, into so many segments."""
+        numbers = count()
+        for segment in range(1, segments + 1):
+            wanted = [name for name in self.texts if chance.random() < share] or [next(iter(self.texts))]
+            chance.shuffle(wanted)
+            bought = [_bought(name, self.texts[name], next(numbers)) for name in wanted]
+            spec = self.job.spec
+            write_segment(spec.store.uri, spec.run, segment, segment_table(bought, DIMENSIONS))
+
+    def segments(self) -> dict[int, str]:
+        """The segments of the store by their ids."""
+        return {segment_id(uri): uri for uri in list_parquet(segments_folder(self.job.spec.store.uri))}
+
+    def refs(self) -> pa.Table:
+        """The REFS of all rows whose vector the store has."""
+        return plan_bucket([self.keys], [read_index(uri) for uri in self.segments().values()], []).owned
+
+
+def _write_lines(path: Path, chance: random.Random, rows: int, texts: int, cell: Callable[[], Any]) -> list[Any]:
+    """Write a manifest with duplicates, blank and broken lines; return what each line says, "" where it is blank."""
+    said: list[Any] = []
+    with path.open("wb") as file:
+        for number in range(rows):
+            kind = chance.random()
+            if kind < 0.1:
+                said.append("")
+                file.write(b"\n")
+            elif kind < 0.2:
+                said.append(None)
+                file.write(b'{"text": broken %d\n' % number)
+            else:
+                row = {"text": f"文本 {chance.randrange(texts)}", "price": cell()}
+                if chance.random() < 0.5:
+                    row["id"] = f"id-{number}"
+                said.append(row)
+                file.write(orjson.dumps(row) + b"\n")
+    return said
+
+
+def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
+    """Stage two manifests of several shards each, whose kept columns are of different types."""
+    chance = random.Random(seed)
+    (folder / "in").mkdir()
+    manifests = {
+        str(folder / "in/a.jsonl"): _write_lines(folder / "in/a.jsonl", chance, rows, 15, lambda: chance.randrange(9)),
+        str(folder / "in/b.jsonl"): _write_lines(folder / "in/b.jsonl", chance, rows, 15, lambda: chance.choice("xyz")),
+    }
+    raw = {
+        "manifest": {"uris": f"{folder}/in/*.jsonl", "keep": ["price", "nowhere"], "shard_bytes_max": 600},
+        "model": {"name": "doubao-embedding-vision-251215", "dimensions": DIMENSIONS},
+        "api": {"base_url": "emulator"},
+        "store": {"uri": f"{folder}/store"},
+        "output": {"uri": f"{folder}/out"},
+    }
+    job = prepare_job(parse_config(raw), base_url="http://127.0.0.1:1/api/v3")
+    (folder / "out").mkdir()
+    (folder / "out" / MARK_NAME).write_bytes(orjson.dumps({"run": job.spec.run}))  # the claim, as the job holds it
+    summaries, keys, texts = [], [], {}
+    for shard in job.shards:
+        *tables, summary = stage_shard(shard, job.spec)
+        assert isinstance(summary, ShardSummary)
+        summaries.append(summary)
+        keys += [table for table in tables if isinstance(table, pa.Table)]
+        everything = np.arange(summary.staged, dtype=np.uint32)
+        for table in read_rows_at(
+            job.spec.store.uri, job.spec.run, shard.number, everything, ["fingerprint", "request"]
+        ):
+            for name, request in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                texts[name] = request_from_json(request).request.parts[0].value
+    lines = {(uri, at): row for uri, said in manifests.items() for at, row in enumerate(said) if row != ""}
+    return Run(job, summaries, schema.concat(keys, schema.KEYS), texts, lines)
+
+
+def _read(run: Run, file: PartFile) -> pa.Table:
+    """Read a published file, and check that it is what its entry in `run.json` says."""
+    path = Path(run.job.spec.output_uri) / file.path
+    table = pq.read_table(path)
+    assert (file.rows, file.bytes) == (table.num_rows, path.stat().st_size)
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    return table
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32), st.sampled_from([1, 3, 16_384]))
+def test_each_row_has_the_vector_of_its_own_text(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, slice_rows: int
+) -> None:
+    """Whatever the shards, duplicates, segments and slices: id, manifest, row, vector and kept columns of each line."""
+    run = _stage(tmp_path_factory.mktemp("run"), seed)
+    run.fill_store(random.Random(seed), 0.6)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(embeddings, "PART_ROWS", slice_rows)
+        table = _read(run, write_embeddings_part(4, run.refs(), run.segments(), run.manifests, run.job.spec))
+    owned = {run.texts[name] for uri in run.segments().values() for name in read_index(uri)["fingerprint"].to_pylist()}
+    expected = {place: row for place, row in run.lines.items() if row is not None and row["text"] in owned}
+    published = {(row["manifest"], row["row"]): row for row in table.to_pylist()}
+    assert table.num_rows == len(published)
+    assert set(published) == set(expected)
+    for (manifest, number), row in published.items():
+        line = expected[manifest, number]
+        assert row["id"] == line.get("id", f"{Path(manifest).name}:{number}")
+        assert row["dense"] == _vector(line["text"]).tolist()
+        assert run.texts[row["fingerprint"]] == line["text"]
+        assert (row["price"], row["nowhere"]) == (str(line["price"]), None)
+        request = int(row["request_id"].removeprefix("request-"))
+        assert row["sparse"] == ({"indices": [request], "values": [0.5]} if request % 2 else None)
+        assert (row["prompt_tokens"], row["image_tokens"]) == (10 + request, request)
+
+
+def test_a_part_is_written_again_byte_for_byte(tmp_path: Path) -> None:
+    """The order in which refs arrive does not matter."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.9)
+    refs = run.refs()
+    first = write_embeddings_part(0, refs, run.segments(), run.manifests, run.job.spec)
+    shuffled = refs.take(pa.array(np.random.default_rng(1).permutation(refs.num_rows)))
+    assert write_embeddings_part(0, shuffled, run.segments(), run.manifests, run.job.spec) == first
+
+
+def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None:
+    """A ref that names another fingerprint's row, a row beyond the segment, or no segment at all, ends the run."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 1.0, segments=1)
+    refs = run.refs()
+    wrong_row = refs["segment_row"].to_numpy().copy()
+    wrong_row[0] = (wrong_row[0] + 1) % len(run.texts)
+    for name, values in (
+        ("segment_row", wrong_row),
+        ("segment_row", np.full(refs.num_rows, 10**6, np.uint32)),
+        ("segment", np.full(refs.num_rows, 77, np.uint64)),
+    ):
+        index = refs.column_names.index(name)
+        wrong = refs.set_column(index, refs.schema.field(name), pa.array(values))
+        with pytest.raises(StoreError, match="run again"):
+            write_embeddings_part(0, wrong, run.segments(), run.manifests, run.job.spec)
+    assert not list(Path(run.job.spec.output_uri).rglob("*.parquet"))
+
+
+def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) -> None:
+    """What is found while publishing is set aside, so that the next run buys it instead of failing the same way."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 1.0, segments=1)
+    refs = run.refs()
+    path = Path(run.segments()[1])
+    metadata = pq.read_metadata(path).row_group(0)
+    dense = next(metadata.column(at) for at in range(9) if metadata.column(at).path_in_schema.startswith("dense"))
+    data = bytearray(path.read_bytes())
+    data[dense.data_page_offset + dense.total_compressed_size - 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"damaged.* set aside as .*run again"):
+        write_embeddings_part(0, refs, {1: str(path)}, run.manifests, run.job.spec)
+    assert run.segments() == {}
+    assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run / path.name).read_bytes() == data
+
+
+def _settle(run: Run, refused: Mapping[str, tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
+    """Give refs of what is owned, and FAILED rows of all other rows."""
+    rows = [(name, *refused[text]) for name, text in run.texts.items() if text in refused]
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED)
+    waiting = run.keys.select(["fingerprint", "shard", "ordinal"])
+    return settle_bucket([waiting], [read_index(uri) for uri in run.segments().values()], [table])
+
+
+@pytest.mark.parametrize("slice_rows", [1, 4, 16_384])
+def test_each_failed_row_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_rows: int) -> None:
+    """Unreadable rows and those without a vector, with manifest, row, id, reason and the line as it was."""
+    run = _stage(tmp_path, rows=60)
+    reasons = {"文本 3": ("SensitiveContentDetected", "no"), "文本 4": ("OutofContextError", "long")}
+    _, failed = _settle(run, reasons)
+    monkeypatch.setattr(failures, "PART_ROWS", slice_rows)
+    table = _read(run, write_failures_part(2, failed, run.unreadable, run.manifests, run.job.spec))
+    assert table.schema.remove_metadata() == schema.FAILURES
+    found = {(row["manifest"], row["row"]): row for row in table.to_pylist()}
+    assert table.num_rows == len(found)
+    assert set(found) == set(run.lines)  # nothing is owned here
+    for (manifest, number), line in run.lines.items():
+        row = found[manifest, number]
+        if line is None:
+            assert row["original"] == f'{{"text": broken {number}'
+            assert (row["id"], row["code"]) == (f"{Path(manifest).name}:{number}", "bad_json")
+            continue
+        assert row["id"] == line.get("id", f"{Path(manifest).name}:{number}")
+        assert orjson.loads(row["original"])["text"] == line["text"]
+        assert (row["code"], row["message"]) == reasons.get(
+            line["text"], (NOT_BOUGHT, "the run ended before this was bought")
+        )
+
+
+@given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(1, 50), max_size=30), st.integers(1, 60))
+def test_parts_are_numbered_without_gaps(counts: dict[int, int], rows_max: int) -> None:
+    """From 0, in the order of their keys, none above the most rows unless one key alone is, none needlessly small."""
+    numbered = assign_parts(counts, rows_max)
+    assert numbered == assign_parts(dict(reversed(counts.items())), rows_max)
+    assert set(numbered) == set(counts)
+    in_order = [numbered[key] for key in sorted(counts)]
+    assert in_order == sorted(in_order)
+    assert sorted(set(in_order)) == list(range(len(set(in_order))))
+    sizes = {part: [counts[key] for key in sorted(counts) if numbered[key] == part] for part in in_order}
+    for part, size in sizes.items():
+        assert sum(size) <= rows_max or len(size) == 1
+        assert part + 1 not in sizes or sum(size) + sizes[part + 1][0] > rows_max
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+def test_rows_find_their_part_by_their_key(keys: list[int]) -> None:
+    """Counting and numbering agree, whatever the order of rows."""
+    table = pa.table({"segment": pa.array(keys, pa.uint64())})
+    counts = count_by(table, "segment")
+    assert counts == {key: keys.count(key) for key in set(keys)}
+    assigned = assign_parts(counts, 7)
+    assert part_numbers(table, "segment", assigned).tolist() == [assigned[key] for key in keys]
+
+
+def test_rows_are_numbered_through_a_manifests_shards() -> None:
+    """A shard's first row follows the last line of the one before it in the same manifest, blank lines counted."""
+    shards = [("a", 5), ("a", 0), ("b", 3), ("b", 4), ("a", 7)]
+    summaries = [ShardSummary(n, uri, uri, lines, 0, 0, ()) for n, (uri, lines) in enumerate(shards)]
+    assert Manifests.of(reversed(summaries)).first_rows == {0: 0, 1: 5, 2: 0, 3: 3, 4: 5}
+
+
+def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
+    """Fill a store with what several runs paid; return text and image tokens, outcome and run of all that are ours."""
+    spec = run.job.spec
+    names = list(run.texts)
+    dead = new_run_name(spec.output_uri, OLD_SECONDS, "0" * 8)
+    other = new_run_name(spec.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    ids = count(1)
+
+    def event(kind: EventKind, name: bytes, client_id: str, usage: Usage = Usage()) -> Event:
+        return Event(kind, Attempt(name, client_id, 1, 1.0), Failure("x", "x"), usage)
+
+    for owner, first in ((spec.run, 0), (dead, 3), (other, 5)):
+        bought = [_bought(name, run.texts[name], first + at) for at, name in enumerate(names[first : first + 2])]
+        write_segment(spec.store.uri, owner, next(ids), segment_table(bought, DIMENSIONS))
+    write_events(
+        spec.store.uri,
+        spec.run,
+        next(ids),
+        [event(EventKind.UNUSABLE, names[0], "nan", Usage(5, 5, 2, 3)), event(EventKind.REFUSED, names[7], "no")],
+    )
+    lost = [
+        event(EventKind.LOST, names[1], "lost-then-bought"),
+        event(EventKind.LOST, names[5], "lost-then-bought-by-another"),
+        event(EventKind.LOST, names[8], "lost-for-ever"),
+        event(EventKind.LOST, names[9], "lost-but-counted", Usage(7, 7, 7, 0)),
+    ]
+    write_events(spec.store.uri, dead, next(ids), lost)
+    write_events(spec.store.uri, other, next(ids), [event(EventKind.UNUSABLE, names[0], "theirs", Usage(9, 9, 9, 0))])
+    return {
+        **{f"client-{number}": (10, number, "ok", spec.run) for number in (0, 1)},
+        **{f"client-{number}": (10, number, "ok", dead) for number in (3, 4)},
+        "nan": (2, 3, "unusable", spec.run),
+        "lost-then-bought": (10, 1, "lost", dead),
+        "lost-then-bought-by-another": (10, 5, "lost", dead),
+        "lost-for-ever": (None, None, "lost", dead),
+        "lost-but-counted": (7, 0, "lost", dead),
+    }
+
+
+def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every paid attempt of all its runs, no refusal and nobody else's; lost ones with the tokens of their like."""
+    folder = tmp_path / "events"  # a store may lie anywhere
+    folder.mkdir()
+    run = _stage(folder)
+    spec = run.job.spec
+    paid = _pay(run)
+    monkeypatch.setattr("arkbeam.stages.publish.usage.FILES_PER_PART", 2)
+    sources = list_usage_sources(spec.store.uri, spec.output_uri)
+    assert [number for number, _ in sources] == list(range(len(sources)))
+    assert len(sources) == 2
+    written = [write_usage_part(part, uris, spec) for part, uris in sources]
+    rows = [row for part in written for row in _read(run, part.file).to_pylist()]
+    found = {row["client_request_id"]: row for row in rows}
+    assert len(found) == len(rows)
+    got = {name: (row["text_tokens"], row["image_tokens"], row["outcome"], row["run"]) for name, row in found.items()}
+    assert got == paid
+    for name, (text, image, _, _) in paid.items():
+        cost = None if text is None or image is None else pytest.approx(cost_cny(text, image, spec.capabilities))
+        assert found[name]["cost_cny"] == cost
+    _check_totals(written, paid, spec.run)
+    assert count_paid_twice(written) == 2  # names[0] was unusable once, names[1] lost once
+
+
+def _check_totals(
+    written: Sequence[UsagePart], paid: Mapping[str, tuple[int | None, int | None, str, str]], run: str
+) -> None:
+    for runs, totals in (({run}, [part.this_run for part in written]), (None, [part.all_runs for part in written])):
+        mine = [(text or 0, image or 0) for text, image, _, owner in paid.values() if runs is None or owner in runs]
+        assert sum(one.attempts for one in totals) == len(mine)
+        assert sum(one.text_tokens for one in totals) == sum(text for text, _ in mine)
+        assert sum(one.image_tokens for one in totals) == sum(image for _, image in mine)
+
+
+def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None:
+    """Readers find the schema all the same."""
+    run = _stage(tmp_path)
+    ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.output_uri)
+    written = write_usage_part(part, uris, run.job.spec)
+    assert _read(run, written.file).schema.names == schema.USAGE.names
+    assert (written.file.rows, count_paid_twice([written])) == (0, 0)
+
+
+class Killed(BaseException):
+    """Ends a test's publication as a kill would: nothing after it runs."""
+
+
+@dataclass
+class Steps:
+    """Counts the file operations of a publication, and kills it just before or just after one of them."""
+
+    fatal: int
+    after: bool
+    done: int = 0
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Count calls of a function."""
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.check(after=False)
+            result = function(*arguments, **named)
+            self.check(after=True)
+            return result
+
+        return call
+
+    def wrap_block(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Count blocks of a context manager; one that is killed before its end leaves nothing."""
+
+        @contextmanager
+        def block(*arguments: Any, **named: Any) -> Iterator[Any]:
+            with function(*arguments, **named) as given:
+                yield given
+                self.check(after=False)
+            self.check(after=True)
+
+        return block
+
+    def check(self, *, after: bool) -> None:
+        """Kill if this is the moment."""
+        if self.done == self.fatal and after == self.after:
+            raise Killed
+        self.done += after
+
+
+def _split(table: pa.Table, key: str, rows_max: int) -> list[tuple[int, pa.Table]]:
+    numbered = part_numbers(table, key, assign_parts(count_by(table, key), rows_max))
+    return [(part, table.filter(pa.array(numbered == part))) for part in np.unique(numbered).tolist()]
+
+
+def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
+    """Publish as the transforms do, in parts of at most so many rows; `extra` rows are said to be read in addition."""
+    spec = run.job.spec
+    refs, failed = _settle(run, {})
+    begin_commit(spec.output_uri, spec.run)
+    published = [
+        write_embeddings_part(part, rows, run.segments(), run.manifests, spec)
+        for part, rows in _split(refs, "segment", rows_max)
+    ]
+    rejected = [
+        write_failures_part(part, rows, [] if part else run.unreadable, run.manifests, spec)
+        for part, rows in _split(failed, "shard", rows_max) or [(0, failed)]
+    ]
+    used = [write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.output_uri)]
+    return finish_commit(_commit(run, published, rejected, used, extra), spec)
+
+
+def _commit(
+    run: Run, published: Sequence[PartFile], failed: Sequence[PartFile], used: Sequence[UsagePart], extra: int = 0
+) -> Commit:
+    unreadable = sum(summary.unreadable for summary in run.summaries)
+    totals = PlanTotals(rows=run.keys.num_rows + extra, unreadable=unreadable)
+    return Commit(totals, LaneReport(Counts(), QuotaUse(1, 1)), published, failed, used)
+
+
+def _is_complete(output: Path) -> bool:
+    """Whether the parts are exactly those that `run.json` names, each as it says."""
+    files = {file["path"]: file for file in orjson.loads((output / RUN_NOTE).read_bytes())["files"]}
+    found = {str(path.relative_to(output)): path for path in output.glob("*/*.parquet")}
+    return set(files) == set(found) and all(
+        hashlib.sha256(found[name].read_bytes()).hexdigest() == file["sha256"] for name, file in files.items()
+    )
+
+
+def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
+    """What the service allows, where that is less than the config says, is in `run.json`, the summary and the progress."""
+    run = _stage(tmp_path, rows=3)
+    spec = run.job.spec
+    commit = _commit(run, [], [], [])
+    for found in (Found(rpm=412), Found()):
+        note = describe_run(replace(commit, report=replace(commit.report, found=found)), spec)
+        assert (note["quota"]["found_rpm"], note["quota"]["found_tpm"]) == (found.rpm, None)
+        console = Console(file=StringIO(), width=200)
+        console.print(summary_table(note))
+        status = Status(Counts(), 0, 0.0, spec.rpm, spec.tpm, 1.0, None, found)
+        line = describe_progress(status, Rates(), spec)
+        words = f"the service allows about 412 requests/min; the config says {spec.rpm:,}"
+        for told in (line, console.file.getvalue()):  # type: ignore[attr-defined]
+            assert (words in told) == (found.rpm is not None)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_commit_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    """Around every file operation: either there is no `_SUCCESS`, or the output is whole; and a repeat completes it."""
+    run = _stage(tmp_path, rows=25)
+    run.fill_store(random.Random(2), 0.4)
+    output = Path(run.job.spec.output_uri)
+    _publish(run, rows_max=5)
+    finished, partial = False, 0
+    for fatal in range(100):
+        steps = Steps(fatal, after)
+        with monkeypatch.context() as patched:
+            for name in ("remove_file", "write_bytes", "remove_leftovers"):
+                patched.setattr(commit_module, name, steps.wrap(getattr(commit_module, name)))
+            patched.setattr(parts, "writing", steps.wrap_block(parts.writing))
+            try:
+                _publish(run, rows_max=1_000)
+                finished = True
+            except Killed:
+                pass
+        partial += not (output / SUCCESS).exists()
+        assert not (output / SUCCESS).exists() or _is_complete(output)
+        if finished:
+            break
+        _publish(run, rows_max=5)
+        assert (output / SUCCESS).exists()
+        assert _is_complete(output)
+    assert finished
+    assert partial >= 5
+
+
+def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
+    """Only those: files that are not ours to name stay, and so does nothing that a killed writer left."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.4)
+    output = Path(run.job.spec.output_uri)
+    many = _publish(run, rows_max=5)
+    (output / "embeddings/.part-00000.parquet.0a0b0c0d.tmp").touch()
+    (output / "notes.parquet").touch()
+    (output / "embeddings/README").touch()
+    few = _publish(run, rows_max=10**6)
+    assert len(few["files"]) < len(many["files"])
+    left = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert left == {file["path"] for file in few["files"]} | {
+        SUCCESS,
+        RUN_NOTE,
+        MARK_NAME,
+        "notes.parquet",
+        "embeddings/README",
+    }
+    assert orjson.loads((output / RUN_NOTE).read_bytes()) == orjson.loads(orjson.dumps(few))
+
+
+@pytest.mark.parametrize("extra", [-1, 1])
+def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -> None:
+    """A row more or less than was read: no `_SUCCESS`, and an error with the counts."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.5)
+    note = _publish(run, rows_max=50)
+    assert note["rows"] == note["published"] + note["failed"] == len(run.lines)
+    with pytest.raises(StoreError, match=f"{note['rows'] + extra} rows in, {note['published']} published"):
+        _publish(run, rows_max=50, extra=extra)
+    assert not (Path(run.job.spec.output_uri) / SUCCESS).exists()
+
+
+STOP = Stop(StopKind.SERVICE, "AccountOverdueError", "pay first")
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_run_that_stopped_leaves_the_output_alone_unless_told_otherwise(tmp_path: Path, partial: bool) -> None:
+    """How it ended is noted in the run's folder either way, with the reason."""
+    run = _stage(tmp_path)
+    spec = replace(run.job.spec, publish_partial=partial)
+    everything = PartFile("failures/part-00000.parquet", len(run.lines), 1, "0")
+    stopped = _commit(run, [], [everything], [])
+    end_run(replace(stopped, report=replace(stopped.report, stop=STOP)), spec)
+    assert (Path(spec.output_uri) / SUCCESS).exists() is partial
+    note = orjson.loads(Path(note_uri(spec.store.uri, spec.run, "result")).read_bytes())
+    assert note["stopped"] == {"kind": "service", "code": "AccountOverdueError", "message": "pay first"}
+
+
+def test_the_run_note_says_what_people_ask_for(tmp_path: Path) -> None:
+    """The keys that `run.json` promises are there, and hold the totals of this run and of all runs."""
+    run = _stage(tmp_path)
+    _pay(run)
+    note = _publish(run, rows_max=50)
+    promised = {
+        "rows", "published", "failed", "owned", "duplicates", "requests_paid", "requests_sent", "refused", "retries",
+        "tokens", "cost_cny", "elapsed_s", "quota", "files", "config",
+    }  # fmt: skip
+    assert promised <= set(note)
+    assert set(note["tokens"]) == {"prompt", "total", "text", "image"}
+    assert {"rpm", "tpm", "utilisation", "binding"} <= set(note["quota"])
+    assert all(set(file) == {"path", "rows", "bytes", "sha256"} for file in note["files"])
+    assert (note["requests_paid"], note["all_runs"]["requests_paid"]) == (3, 9)
+    assert note["tokens"]["text"] == 10 + 10 + 2

@@ -1,0 +1,240 @@
+"""Reading: a shard's rows end in the run's folder, a store's files in its index."""
+
+import logging
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from arkbeam.app.config import parse_config
+from arkbeam.app.job import Job, prepare_job
+from arkbeam.ark.wire import Reply
+from arkbeam.base import schema
+from arkbeam.base.errors import ManifestError, StoreError
+from arkbeam.base.records import Failure, Usage
+from arkbeam.manifest.staging import request_from_json
+from arkbeam.stages import read as reading
+from arkbeam.stages.read import (
+    STORE_FILES_PER_GROUP,
+    ShardSummary,
+    StoreFiles,
+    list_store_files,
+    read_store_files,
+    stage_shard,
+)
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.layout import events_folder, list_parquet, segment_name, segments_folder
+from arkbeam.store.run_files import read_rows_at, read_tables, rows_folder, unreadable_folder
+from arkbeam.store.segments import Attempt, Bought, segment_table, write_segment
+
+OLD_RUN = "20250101T000000-0123abcd-89ef4567"
+DIMENSIONS = 1024
+
+
+def _job(folder: Path, lines: Sequence[bytes], **manifest: Any) -> Job:
+    (folder / "rows.jsonl").write_bytes(b"".join(lines))
+    raw = {
+        "manifest": {"uris": str(folder / "rows.jsonl"), **manifest},
+        "model": {"name": "doubao-embedding-vision-251215", "dimensions": DIMENSIONS},
+        "api": {"base_url": "emulator"},
+        "store": {"uri": str(folder / "store")},
+        "output": {"uri": str(folder / "out")},
+    }
+    return prepare_job(parse_config(raw), base_url="http://127.0.0.1:1/api/v3")
+
+
+def _line(**fields: Any) -> bytes:
+    return orjson.dumps(fields) + b"\n"
+
+
+def _stage(job: Job) -> tuple[list[ShardSummary], pa.Table]:
+    """Stage all shards; return their summaries and all keys."""
+    summaries, keys = [], []
+    for shard in job.shards:
+        *tables, summary = stage_shard(shard, job.spec)
+        assert isinstance(summary, ShardSummary)
+        summaries.append(summary)
+        keys += [table for table in tables if isinstance(table, pa.Table)]
+    return summaries, schema.concat(keys, schema.KEYS)
+
+
+def _staged(job: Job, shard: int, rows: int) -> list[dict[str, Any]]:
+    ordinals = np.arange(rows, dtype=np.uint32)
+    columns = ["row", "id", "fingerprint", "request", "kept"]
+    return [
+        row
+        for table in read_rows_at(job.spec.store.uri, job.spec.run, shard, ordinals, columns)
+        for row in table.to_pylist()
+    ]
+
+
+def test_every_line_is_staged_or_unreadable_or_blank(tmp_path: Path) -> None:
+    """Ordinals count what is staged, rows count physical lines, and a key says where its row is."""
+    lines = [_line(text="a", id="1"), b"\n", b"{broken\n", _line(text="b"), _line(text="a", id="3")]
+    job = _job(tmp_path, lines)
+    (summary,), keys = _stage(job)
+    assert (summary.lines, summary.staged, summary.unreadable, summary.rows) == (5, 3, 1, 4)
+    staged = _staged(job, 0, 3)
+    assert [(row["row"], row["id"]) for row in staged] == [(0, "1"), (3, None), (4, "3")]
+    assert [request_from_json(row["request"]).request.parts[0].value for row in staged] == ["a", "b", "a"]
+    assert keys.select(["shard", "ordinal"]).to_pylist() == [{"shard": 0, "ordinal": number} for number in range(3)]
+    assert keys["fingerprint"].to_pylist() == [row["fingerprint"] for row in staged]
+    assert keys["fingerprint"][0] == keys["fingerprint"][2] != keys["fingerprint"][1]
+    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run, 0))
+    assert unreadable["row"].to_pylist() == [2]
+
+
+def test_shards_of_a_manifest_hold_its_lines_once(tmp_path: Path) -> None:
+    """Whatever the cuts, the shards' lines add up to the manifest's, in order."""
+    lines = [_line(text=f"text {number}", id=str(number)) for number in range(500)]
+    job = _job(tmp_path, lines, shard_bytes_max=2_000)
+    summaries, keys = _stage(job)
+    assert len(summaries) > 5
+    assert [summary.number for summary in summaries] == list(range(len(summaries)))
+    assert sum(summary.lines for summary in summaries) == 500
+    found = [row["id"] for summary in summaries for row in _staged(job, summary.number, summary.staged)]
+    assert found == [str(number) for number in range(500)]
+    assert keys.num_rows == 500
+
+
+def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry, whose first try was cut elsewhere or died in the middle, leaves one copy of every row."""
+    lines = [_line(text=f"text {number}", price=number if number % 2 else str(number)) for number in range(20)] + [
+        b"{\n"
+    ]
+    job = _job(tmp_path, lines, keep=["price"])
+    read = reading.read_shard
+
+    def die_midway(*arguments: Any) -> Any:
+        yield from read(*arguments)
+        raise ManifestError("the storage went away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, "read_shard", die_midway)
+        with pytest.raises(ManifestError, match="went away"):
+            _stage(job)
+    first = _stage(job)
+    for folder in (rows_folder, unreadable_folder):  # what a try left that was cut elsewhere
+        path = Path(folder(job.spec.store.uri, job.spec.run, 0))
+        (path / "0000000007.parquet").write_bytes((path / "0000000000.parquet").read_bytes())
+    again = _stage(job)
+    assert first == again
+    assert [row["row"] for row in _staged(job, 0, 20)] == list(range(20))
+    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run, 0))
+    assert unreadable.num_rows == 1
+
+
+def test_the_kinds_of_kept_columns_are_summed_up(tmp_path: Path) -> None:
+    """Each type that a shard's kept columns have is told once; without any the summary has none."""
+    plain = _job(tmp_path, [_line(text="a")])
+    assert _stage(plain)[0][0].kept == ()
+    job = _job(tmp_path, [_line(text="a", price=1), _line(text="b", price=2)], keep=["price"])
+    assert _stage(job)[0][0].kept == (pa.struct([("price", pa.int64())]),)
+    assert [row["kept"] for row in _staged(job, 0, 2)] == [{"price": 1}, {"price": 2}]
+
+
+def _bought(*numbers: int) -> list[Bought]:
+    made = []
+    for number in numbers:
+        dense = np.full(DIMENSIONS, number, np.float32)
+        reply = Reply(f"r{number}", "m", 0, dense, None, np.float32(1), Usage(1, 1, 1, 0), None, True)
+        made.append(Bought(Attempt(number.to_bytes(16), f"c{number}", 1, 1.0), reply))
+    return made
+
+
+def _fill_store(job: Job) -> list[str]:
+    """Write three segments of two vectors each, and an event file with a refusal; return the segments."""
+    uri, ids = job.spec.store.uri, count(1)
+    for first in (0, 10, 20):
+        write_segment(uri, OLD_RUN, next(ids), segment_table(_bought(first, first + 1), DIMENSIONS))
+    refusal = Event(EventKind.REFUSED, Attempt((99).to_bytes(16), "", 1, 0.0), Failure("code", "why"))
+    write_events(uri, OLD_RUN, next(ids), [refusal])
+    return list_parquet(segments_folder(uri))
+
+
+def _read_all(job: Job) -> tuple[set[int], set[int]]:
+    """Return the numbers that the store owns and those that it knows to be refused."""
+    found: tuple[set[int], set[int]] = (set(), set())
+    for group in list_store_files(job.spec.store.uri, job.spec.run):
+        for numbers, table in zip(found, read_store_files(group, job.spec), strict=True):
+            numbers.update(int.from_bytes(name) for name in table["fingerprint"].to_pylist())
+    return found
+
+
+def test_a_store_is_read_as_index_and_refusals(tmp_path: Path) -> None:
+    """All segments of all runs, and all refusals; an empty store has neither."""
+    job = _job(tmp_path, [_line(text="a")])
+    assert _read_all(job) == (set(), set())
+    _fill_store(job)
+    assert _read_all(job) == ({0, 1, 10, 11, 20, 21}, {99})
+
+
+def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
+    """A store of many files is read by many workers, each file once."""
+    job = _job(tmp_path, [_line(text="a")])
+    uri = job.spec.store.uri
+    for folder, files in (
+        (segments_folder(uri, OLD_RUN), 2 * STORE_FILES_PER_GROUP + 1),
+        (events_folder(uri, OLD_RUN), 3),
+    ):
+        Path(folder).mkdir(parents=True)
+        for number in range(files):
+            (Path(folder) / segment_name(number)).touch()
+    groups = list_store_files(uri, OLD_RUN)
+    assert [(len(group.segments), len(group.events)) for group in groups] == [(256, 0), (256, 0), (1, 0), (0, 3)]
+    assert [name for group in groups for name in group.segments] == list_parquet(segments_folder(uri))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"x" * 3_000, None])
+def test_a_damaged_segment_is_set_aside_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
+) -> None:
+    """What it held is not owned any more, the rest is, and the file is kept where no run looks."""
+    job = _job(tmp_path, [_line(text="a")])
+    path = Path(_fill_store(job)[1])
+    if damage is None:
+        data = path.read_bytes()
+        damage = data[:20] + bytes([data[20] ^ 1]) + data[21:]
+    path.write_bytes(damage)
+    with caplog.at_level(logging.WARNING):
+        assert _read_all(job) == ({0, 1, 20, 21}, {99})
+    assert path.name in caplog.text
+    assert not path.exists()
+    (aside,) = (tmp_path / "store/damaged" / OLD_RUN).iterdir()
+    assert aside.name.startswith(path.name)
+    assert aside.read_bytes() == damage
+    assert _read_all(job) == ({0, 1, 20, 21}, {99})
+
+
+def test_damaged_events_are_set_aside_too(tmp_path: Path) -> None:
+    """Their refusals are asked for again; the run goes on."""
+    job = _job(tmp_path, [_line(text="a")])
+    _fill_store(job)
+    (uri,) = list_parquet(events_folder(job.spec.store.uri))
+    Path(uri).write_bytes(Path(uri).read_bytes()[:-9])
+    assert _read_all(job) == ({0, 1, 10, 11, 20, 21}, set())
+    assert list_parquet(events_folder(job.spec.store.uri)) == []
+
+
+def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound segment stays where it is: set aside for a time-out, all it holds would be paid for again."""
+    job = _job(tmp_path, [_line(text="a")])
+    segments = _fill_store(job)
+    read, fails = reading.read_index, [1]
+
+    def read_or_fail(uri: str, model: str | None) -> pa.Table:
+        if uri == segments[1] and fails.pop(0):
+            raise StoreError(f"cannot read {uri}: TimeoutError")
+        return read(uri, model)
+
+    monkeypatch.setattr(reading, "read_index", read_or_fail)
+    fails[:] = [1, 0]
+    assert _read_all(job)[0] == {0, 1, 10, 11, 20, 21}  # once is made good by a second try
+    fails[:] = [1, 1]
+    with pytest.raises(StoreError, match="TimeoutError"):
+        read_store_files(StoreFiles(segments=tuple(segments)), job.spec)
+    assert list_parquet(segments_folder(job.spec.store.uri)) == segments
