@@ -10,9 +10,9 @@ from random import Random
 
 import numpy as np
 from arkbeam.ark.client import new_client_request_id
-from arkbeam.ark.wire import Reply
 from arkbeam.base.files import absolute
 from arkbeam.base.records import ServiceKind, Usage
+from arkbeam.base.replies import Reply
 from arkbeam.emulator.replies import STAND_IN_SUFFIX, make_request_id
 from arkbeam.emulator.vectors import embed
 from arkbeam.manifest.fingerprint import Fingerprinter

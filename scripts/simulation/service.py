@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from arkbeam.ark.errors import Pressure
+from arkbeam.base.replies import Pressure
 from arkbeam.emulator.options import QuotaWindow
 from arkbeam.emulator.quota import Limit, QuotaMeter
 

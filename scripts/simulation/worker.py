@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from arkbeam.ark.errors import Action, ApiError, Pressure
+from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.quota.leases import RENEW_S, Membership
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.retry import RetryPolicy, Tries, backoff_s, next_wait_s

@@ -28,10 +28,9 @@ from arkbeam.ark.client import (
     new_client_request_id,
     read_api_key,
 )
-from arkbeam.ark.errors import Action, ApiError, Pressure
-from arkbeam.ark.wire import Reply
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Modality, Usage
+from arkbeam.base.replies import Action, ApiError, Pressure, Reply
 
 KEY = "test-key-0123456789"
 VECTOR = [0.5, -1.25, 3.0, -0.0625]

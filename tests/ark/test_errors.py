@@ -13,9 +13,6 @@ import httpx
 import pytest
 from arkbeam.ark.errors import (
     RULES,
-    Action,
-    ApiError,
-    Pressure,
     Verdict,
     advise,
     classify_exception,
@@ -29,6 +26,7 @@ from arkbeam.ark.vectors import Flaw
 from arkbeam.ark.wire import UnusableReply
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Usage
+from arkbeam.base.replies import Action, ApiError, Pressure
 from hypothesis import given
 from hypothesis import strategies as st
 

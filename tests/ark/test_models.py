@@ -8,19 +8,17 @@ from arkbeam.ark.instructions import InstructionOptions
 from arkbeam.ark.models import (
     ALLOWABLE,
     VERSIONS,
-    EncodingFormat,
     ModelOptions,
     PriceOptions,
     check_options,
-    cost_cny,
     dimensions_published,
     dimensions_sent,
     dimensions_stored,
-    exceeds_context,
     find_capabilities,
     find_misfit,
     notes,
 )
+from arkbeam.base.capabilities import EncodingFormat, cost_cny, exceeds_context
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Modality, Part, Request, TokenEstimate, VideoSampling
 

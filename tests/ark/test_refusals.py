@@ -20,9 +20,10 @@ import httpx
 import orjson
 import pytest
 from arkbeam.ark.client import read_api_key
-from arkbeam.ark.models import ModelOptions, check_options, exceeds_context, find_capabilities
+from arkbeam.ark.models import ModelOptions, check_options, find_capabilities
 from arkbeam.ark.tokens import estimate_request
 from arkbeam.ark.wire import EMBEDDINGS_PATH, encode_request, wire_options
+from arkbeam.base.capabilities import exceeds_context
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Failure, Request, ServiceKind, VideoSampling
 from arkbeam.emulator.contract import parse_request

@@ -15,19 +15,20 @@ import orjson
 import pytest
 import zstandard
 from arkbeam.ark import vectors, wire
-from arkbeam.ark.models import EncodingFormat, ModelOptions, check_options
+from arkbeam.ark.models import ModelOptions, check_options
 from arkbeam.ark.vectors import Flaw
 from arkbeam.ark.wire import (
     REQUEST_BYTES_MAX,
     UnencodableRequest,
     UnusableReply,
-    UsageFlaw,
     WireOptions,
     decode_reply,
     encode_request,
     wire_options,
 )
+from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import Inline, Modality, Part, Request, Usage, VideoSampling
+from arkbeam.base.replies import UsageFlaw
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from arkbeam.ark.errors import Action, error_from_status
+from arkbeam.ark.errors import error_from_status
+from arkbeam.base.replies import Action
 from arkbeam.emulator import download as download_module
 from arkbeam.emulator import media
 from arkbeam.emulator.download import is_loopback

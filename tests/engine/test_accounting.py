@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arkbeam.ark.errors import Action, ApiError, Pressure
-from arkbeam.ark.wire import Reply, UsageFlaw
 from arkbeam.base.records import Modality, Usage
+from arkbeam.base.replies import Action, ApiError, Pressure, Reply, UsageFlaw
 from arkbeam.engine.accounting import Books
 from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink

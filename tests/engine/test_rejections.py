@@ -1,8 +1,8 @@
 """When rejections are the config's fault, and when the rows'."""
 
 import pytest
-from arkbeam.ark.errors import Action, ApiError
 from arkbeam.base.records import Failure, Modality
+from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import may_be_billed
 from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink

@@ -25,10 +25,11 @@ import zstandard
 from arkbeam.app.config import load_config, parse_config
 from arkbeam.ark.errors import RETRY_AFTER_S_MAX, parse_retry_after, read_retry_after
 from arkbeam.ark.models import ModelOptions, check_options
-from arkbeam.ark.wire import Reply, UnusableReply, decode_error, decode_reply
+from arkbeam.ark.wire import UnusableReply, decode_error, decode_reply
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Failure, Request, ServiceKind
 from arkbeam.base.redaction import redact
+from arkbeam.base.replies import Reply
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap, ManifestOptions
 from arkbeam.manifest.rows import RowParser

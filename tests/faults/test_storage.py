@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from arkbeam.ark.wire import Reply
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.base.fault_injection import flip_bit
 from arkbeam.base.records import Failure, Usage
+from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
 from arkbeam.store import damage, layout

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.ark.instructions import InstructionOptions
-from arkbeam.ark.models import VERSIONS, EncodingFormat
+from arkbeam.ark.models import VERSIONS
+from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import Modality, Part, Request, ServiceKind, VideoSampling
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap, ManifestOptions

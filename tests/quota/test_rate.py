@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
-from arkbeam.ark.errors import Pressure
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.replies import Pressure
 from arkbeam.quota.control import Ramp
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer

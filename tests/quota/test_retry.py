@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from arkbeam.ark.errors import Action, ApiError, Pressure
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.quota.retry import RETRY_AFTER_S_MIN, RetryPolicy, Tries, backoff_s, next_wait_s
 from hypothesis import given
 from hypothesis import strategies as st

@@ -19,12 +19,11 @@ from arkbeam.app.config import parse_config
 from arkbeam.app.job import Job, prepare_job
 from arkbeam.app.progress import Rates, describe_progress
 from arkbeam.app.report import summary_table
-from arkbeam.ark.models import cost_cny
-from arkbeam.ark.vectors import Sparse
-from arkbeam.ark.wire import Reply
 from arkbeam.base import schema
+from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Failure, Usage
+from arkbeam.base.replies import Reply, Sparse
 from arkbeam.engine.outcomes import Counts, LaneReport, Status, Stop, StopKind
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.quota.use import Found, QuotaUse

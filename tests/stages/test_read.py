@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from arkbeam.app.config import parse_config
 from arkbeam.app.job import Job, prepare_job
-from arkbeam.ark.wire import Reply
 from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError, StoreError
 from arkbeam.base.records import Failure, Usage
+from arkbeam.base.replies import Reply
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages import read as reading
 from arkbeam.stages.read import (

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arkbeam.ark.vectors import Sparse
-from arkbeam.ark.wire import Reply
 from arkbeam.base.records import Usage
+from arkbeam.base.replies import Reply, Sparse
 from arkbeam.store.segments import Attempt, Bought
 
 DIMENSIONS = 8

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from arkbeam.ark.vectors import Sparse
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Usage
+from arkbeam.base.replies import Sparse
 from arkbeam.store.damage import set_aside
 from arkbeam.store.layout import segment_id
 from arkbeam.store.segments import (

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from arkbeam.ark.client import ApiOptions, ArkClient
-from arkbeam.ark.wire import EncodingFormat, Reply, WireOptions, encode_request
+from arkbeam.ark.wire import WireOptions, encode_request
+from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import Modality, Part, Request
+from arkbeam.base.replies import Reply
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arkbeam.ark.wire import Reply
+from arkbeam.base.replies import Reply
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
 

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from arkbeam.ark.wire import Reply, decode_reply
+from arkbeam.ark.wire import decode_reply
+from arkbeam.base.replies import Reply
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
 

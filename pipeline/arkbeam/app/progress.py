@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from arkbeam.app.report import format_seconds
-from arkbeam.ark.models import cost_cny
+from arkbeam.base.capabilities import cost_cny
 from arkbeam.engine.outcomes import Status
 from arkbeam.engine.registry import find_engine
 from arkbeam.quota.budget import Amount, share_used

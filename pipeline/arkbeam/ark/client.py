@@ -26,12 +26,13 @@ from aiohttp.abc import AbstractStreamWriter
 from httpx_aiohttp import AiohttpTransport
 
 from arkbeam import __version__
-from arkbeam.ark.errors import ApiError, classify_exception, error_from_status, error_from_unusable
+from arkbeam.ark.errors import classify_exception, error_from_status, error_from_unusable
 from arkbeam.ark.vectors import Flaw
-from arkbeam.ark.wire import EMBEDDINGS_PATH, STAND_IN_HEADER, Reply, UnusableReply, decode_reply, salvage
+from arkbeam.ark.wire import EMBEDDINGS_PATH, STAND_IN_HEADER, UnusableReply, decode_reply, salvage
 from arkbeam.base.errors import ArkbeamError, ConfigError
 from arkbeam.base.records import Modality
 from arkbeam.base.redaction import redact
+from arkbeam.base.replies import ApiError, Reply
 
 _ERROR_BYTES_MAX = 65_536
 _SLICE_BYTES = 262_144

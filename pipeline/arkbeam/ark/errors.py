@@ -15,19 +15,16 @@ import math
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any
 
 import aiohttp
 import httpx
 
 from arkbeam.ark.wire import UnusableReply, decode_error
-from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.records import Usage
 from arkbeam.base.redaction import redact
+from arkbeam.base.replies import Action, ApiError, Pressure
 
 RETRY_AFTER_S_MAX = 60.0
 """Longest wait that a server can ask for: quotas are counted by the minute."""
@@ -39,24 +36,6 @@ TRIES_FETCH_MAX = 3
 """The service could not fetch the row's media: perhaps a fault of the moment, perhaps of the URL."""
 
 
-class Action(StrEnum):
-    """What happens to the row and to the run. The tree in the module's docstring says when."""
-
-    RETRY = "retry"
-    REJECT = "reject"
-    STOP = "stop"
-
-
-class Pressure(StrEnum):
-    """What a refusal says about pacing: which budget was overrun, that too many are open, or that the service is busy."""
-
-    NONE = "none"
-    RPM = "rpm"
-    TPM = "tpm"
-    IN_FLIGHT = "in_flight"
-    OVERLOAD = "overload"
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to do about one kind of failure. `attempts_max` None leaves the bound to the retry policy."""
@@ -64,37 +43,6 @@ class Verdict:
     action: Action
     pressure: Pressure = Pressure.NONE
     attempts_max: int | None = None
-
-
-@dataclass(eq=False)
-class ApiError(ArkbeamError):
-    """One call failed. `code` is stable; `message` is redacted and bounded.
-
-    `status` None means that no answer came; `lost`, which who sends it finds out, that it may have been served all the same and be billed; `paid`
-    that an answer came which is billed but of no use, with what `usage` and `model` could be read from it. `request_id` is the service's. `attempts_max` is a bound on all tries of the
-    item, lower than the retry policy's. Survives pickling.
-    """
-
-    message: str
-    action: Action
-    code: str
-    pressure: Pressure = Pressure.NONE
-    status: int | None = None
-    request_id: str | None = None
-    retry_after_s: float | None = None
-    paid: bool = False
-    usage: Usage | None = None
-    model: str | None = None
-    attempts_max: int | None = None
-    lost: bool = False
-
-    def __str__(self) -> str:
-        """Show the message alone."""
-        return self.message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the fields: an exception's own way passes on positional arguments, and there are none."""
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)

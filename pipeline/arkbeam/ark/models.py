@@ -12,68 +12,19 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
-from enum import StrEnum
 from typing import Any, Literal
 
 from arkbeam.ark.instructions import InstructionOptions, check_utf8
 from arkbeam.ark.sampling import find_sampling_flaw, show_number
+from arkbeam.base.capabilities import Capabilities, EncodingFormat
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.records import Failure, Modality, Request, TokenEstimate, VideoSampling
+from arkbeam.base.records import Failure, Modality, Request, VideoSampling
 
 MODEL_FAMILY = "doubao-embedding-vision"
 """All models of the table: an account's limits are those of the family."""
 
 ALLOWABLE = ("sparse", "instructions", "video_sampling", "multi_embedding")
 """What `model.allow` may name: capabilities that the vendor's guide gives to later versions."""
-
-MultiEmbedding = Literal["off", "plain", "zstd"]
-
-
-class EncodingFormat(StrEnum):
-    """How the dense vector is to be written in the reply. NULL sends JSON null, ABSENT leaves the field out."""
-
-    BASE64 = "base64"
-    FLOAT = "float"
-    NULL = "null"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What one version of the model takes, returns, costs and allows per minute."""
-
-    version: str
-    """Six digits, yymmdd."""
-    dimensions: tuple[int, ...]
-    """Lengths a dense vector can have; the first is the default."""
-    dimensions_field: bool
-    """Whether a request may carry `dimensions` at all."""
-    sparse: bool
-    """Whether a sparse vector can be asked for, on requests of text alone."""
-    instructions: bool
-    """Whether a request may carry `instructions`."""
-    video: bool
-    """Whether a part may be a video."""
-    mixed: bool
-    """Any mix and number of parts; False: at most one text and one image."""
-    video_sampling: bool
-    """Whether a video part may carry sampling arguments (`fps` and others)."""
-    multi_embedding: bool
-    """Whether one vector per token can be asked for."""
-    context_tokens: int
-    """Most tokens of one request."""
-    price_text_cny_per_million: float
-    """CNY for a million text tokens."""
-    price_image_cny_per_million: float
-    """CNY for a million image tokens, frames of videos included."""
-    rpm: int
-    """Requests per minute that an account may send to the model's whole family."""
-    tpm: int
-    """Tokens per minute, shared in the same way."""
-    notes: tuple[str, ...] = ()
-    """What the user should be told about how this row was chosen; empty for a live, known version."""
-    cuts: tuple[int, ...] = ()
-    """Lengths that a vector may be cut to when it is published, where the service makes no shorter ones itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +278,6 @@ def dimensions_published(options: ModelOptions, caps: Capabilities) -> int:
     return options.dimensions or caps.dimensions[0]
 
 
-def exceeds_context(estimate: TokenEstimate, caps: Capabilities) -> bool:
-    """Whether a request looks longer than the model's context.
-
-    An estimate refuses nothing and nothing is cut: it is a warning, and what the service then refuses is a failure row.
-    """
-    return estimate.text + estimate.image > caps.context_tokens
-
-
 def find_misfit(request: Request, caps: Capabilities) -> Failure | None:
     """Why the model can't take this one request, or None; the same rules as `check_options`, row by row."""
     kinds = [part.modality for part in request.parts]
@@ -355,10 +298,3 @@ def find_misfit(request: Request, caps: Capabilities) -> Failure | None:
     if not caps.video_sampling and any(part.sampling is not None for part in request.parts):
         return Failure("sampling_unsupported", f"model version {caps.version} takes no sampling of videos")
     return None
-
-
-def cost_cny(usage_text_tokens: int, usage_image_tokens: int, caps: Capabilities) -> float:
-    """Price in CNY of tokens as the service bills them: text and image apart, output free."""
-    text = usage_text_tokens * caps.price_text_cny_per_million
-    image = usage_image_tokens * caps.price_image_cny_per_million
-    return (text + image) / 1_000_000

@@ -3,7 +3,6 @@
 import binascii
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +11,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from arkbeam.base.redaction import redact
+from arkbeam.base.replies import Sparse
 
 MULTI_TOKENS_MAX = 131_072
 """Most vectors of tokens that are unpacked from one reply: the longest context that a model has."""
@@ -56,14 +56,6 @@ class FlawError(Exception):
         """Name the flaw, for machines and for people."""
         super().__init__(message)
         self.flaw = flaw
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sparse:
-    """A sparse vector: `indices` strictly increasing uint32, `values` float32 without zeros, equally long."""
-
-    indices: NDArray[np.uint32]
-    values: NDArray[np.float32]
 
 
 def decode_dense(embedding: object, dimensions: int) -> tuple[NDArray[np.float32], np.float32]:

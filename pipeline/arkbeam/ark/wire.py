@@ -10,19 +10,18 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple, assert_never
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from arkbeam.ark.models import Capabilities, EncodingFormat, ModelOptions, MultiEmbedding, dimensions_sent
-from arkbeam.ark.vectors import Flaw, FlawError, Sparse, decode_dense, decode_multi, decode_sparse
+from arkbeam.ark.models import ModelOptions, dimensions_sent
+from arkbeam.ark.vectors import Flaw, FlawError, decode_dense, decode_multi, decode_sparse
+from arkbeam.base.capabilities import Capabilities, EncodingFormat, MultiEmbedding
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Inline, Modality, Part, Request, Usage
 from arkbeam.base.redaction import redact
+from arkbeam.base.replies import Reply, UsageFlaw
 
 EMBEDDINGS_PATH = "/embeddings/multimodal"
 """What follows the base URL."""
@@ -70,14 +69,6 @@ def encode_multi(mode: MultiEmbedding) -> dict[str, str] | None:
             assert_never(mode)
 
 
-class UsageFlaw(StrEnum):
-    """What is wrong with a reply's usage. The vector is paid and kept all the same."""
-
-    MISSING = "usage_missing"
-    MALFORMED = "usage_malformed"
-    INCONSISTENT = "usage_inconsistent"
-
-
 class UnencodableRequest(ArkbeamError):
     """The request can't be sent as it is: a fault of its row, found before anything was paid."""
 
@@ -99,32 +90,6 @@ class UnusableReply(ArkbeamError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the fields: an exception's own way passes on positional arguments, and there are none."""
         return type(self), (self.flaw, self.message, self.id, self.model, self.usage)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reply:
-    """One usable reply.
-
-    `dense` is contiguous little-endian float32 as received, `norm` its Euclidean length; `sparse` None where none was
-    asked for. `usage_flaw` None means that the usage is complete and adds up. `created` is in seconds since 1970.
-    `multi` has one float16 vector per token, [tokens, dimensions]; None where none were asked for.
-    """
-
-    id: str | None
-    model: str | None
-    created: int | None
-    dense: NDArray[np.float32]
-    sparse: Sparse | None
-    norm: np.float32
-    usage: Usage
-    usage_flaw: UsageFlaw | None
-    stand_in: bool
-    multi: NDArray[np.float16] | None = None
-
-    @property
-    def usage_missing(self) -> bool:
-        """Some of the four token counts are null: not there, not readable, or not to be believed."""
-        return self.usage_flaw is not None
 
 
 class ErrorReply(NamedTuple):

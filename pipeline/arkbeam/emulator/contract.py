@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from arkbeam.ark.models import VERSIONS, Capabilities, ModelOptions, find_capabilities
+from arkbeam.ark.models import VERSIONS, ModelOptions, find_capabilities
+from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.errors import ConfigError
 from arkbeam.emulator.media import read_image, read_video
 from arkbeam.emulator.parts import EmbeddingRequest, ImagePart, Part, Sampling, TextPart, TokenVectors, VideoPart

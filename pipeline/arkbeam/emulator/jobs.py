@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-from arkbeam.ark.models import Capabilities
+from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Usage
 from arkbeam.emulator.contract import hash_content, parse_request
 from arkbeam.emulator.download import is_loopback

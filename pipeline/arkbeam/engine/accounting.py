@@ -6,8 +6,8 @@ Used by the engine's thread alone. Each answer is booked once, whatever becomes 
 from dataclasses import dataclass, field
 from random import Random
 
-from arkbeam.ark.errors import Action, ApiError, Pressure
 from arkbeam.base.records import Failure, Modality, Usage
+from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.engine.guard import MODEL_CHANGED
 from arkbeam.engine.items import Tracked
 from arkbeam.engine.options import LimitsOptions

@@ -17,9 +17,10 @@ from functools import partial
 from typing import TypeVar
 
 from arkbeam.ark.client import ArkClient, new_client_request_id
-from arkbeam.ark.errors import Action, ApiError, advise
+from arkbeam.ark.errors import advise
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Usage
+from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import Books, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
 from arkbeam.engine.flushing import Flusher

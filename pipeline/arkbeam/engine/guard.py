@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from arkbeam.ark.wire import Reply
 from arkbeam.base.records import Failure
+from arkbeam.base.replies import Reply
 
 MODEL_CHANGED = "model_changed"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from arkbeam.ark.instructions import InstructionOptions
-from arkbeam.ark.models import Capabilities, EncodingFormat, MultiEmbedding
+from arkbeam.base.capabilities import Capabilities, EncodingFormat, MultiEmbedding
 from arkbeam.base.records import ServiceKind, VideoSampling
 from arkbeam.media import MediaOptions
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from arkbeam.ark.models import EncodingFormat
 from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampling
 from arkbeam.ark.wire import encode_multi
+from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling
 from arkbeam.manifest.batches import is_utf8
 from arkbeam.manifest.context import ReadContext

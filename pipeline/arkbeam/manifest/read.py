@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from arkbeam.ark.models import exceeds_context
 from arkbeam.ark.tokens import estimate_request
 from arkbeam.base import schema
+from arkbeam.base.capabilities import exceeds_context
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact

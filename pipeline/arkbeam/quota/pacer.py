@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from arkbeam.ark.errors import Pressure
+from arkbeam.base.replies import Pressure
 from arkbeam.quota.control import Control, InFlight, Ramp
 from arkbeam.quota.rate import Budget, Meter
 from arkbeam.quota.retry import RETRY_AFTER_S_MIN

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from arkbeam.ark.errors import Action, ApiError, Pressure
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.replies import Action, ApiError, Pressure
 
 RETRY_AFTER_S_MIN = 0.5
 

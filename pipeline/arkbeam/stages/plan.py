@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arkbeam.ark.models import Capabilities, cost_cny
 from arkbeam.base import schema
+from arkbeam.base.capabilities import Capabilities, cost_cny
 from arkbeam.base.schema import concat
 from arkbeam.quota.budget import NO_BUDGET, BudgetOptions
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arkbeam.ark.client import ApiOptions
-from arkbeam.ark.models import Capabilities
 from arkbeam.ark.wire import WireOptions
+from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.options import LimitsOptions
 from arkbeam.manifest.context import ReadContext

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from arkbeam.ark.wire import Reply
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, open_filesystem, read_bytes, storage_errors, write_bytes
 from arkbeam.base.records import Usage
 from arkbeam.base.redaction import redact
+from arkbeam.base.replies import Reply
 from arkbeam.store.layout import hash_content, hash_in_name, segment_id, segment_name, segments_folder
 
 INDEX_COLUMNS = ("fingerprint", "model")

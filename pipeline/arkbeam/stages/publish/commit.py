@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from arkbeam.ark.models import cost_cny
 from arkbeam.base import faults
+from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, list_files, remove_file, remove_leftovers, write_bytes
 from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind

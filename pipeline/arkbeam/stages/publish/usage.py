@@ -11,8 +11,8 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arkbeam.ark.models import Capabilities, cost_cny
 from arkbeam.base import schema
+from arkbeam.base.capabilities import Capabilities, cost_cny
 from arkbeam.stages.publish.parts import PartFile, write_part
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.damage import read_or_set_aside
