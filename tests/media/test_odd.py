@@ -2,10 +2,10 @@
 
 import base64
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scripts.make_docs import MEDIA_PAGE, read_table
 from tests.media.pictures import (
     FAKES,
     animation,
@@ -22,9 +22,8 @@ from tests.media.pictures import (
     wide,
     without,
 )
-from tests.places import Place
+from tests.places import Emulator, Place
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 FIT = {"media.fit.resize_max_pixels": 1_028_608, "media.fit.transcode": True}
 _BROKEN = bytearray(picture("PNG"))
 _BROKEN[60] ^= 0xFF
@@ -154,26 +153,23 @@ def _outcomes(place: Place) -> dict[str, str]:
     return said
 
 
-def test_odd_media_become_what_the_readme_says(
-    make_place: Callable[[str], Place], make_emulator: Callable[..., Any]
-) -> None:
-    """Each becomes a row or a failure that says why; with `media.fit` what can be helped is changed and told.
+def run_odd_media(place: Place, emulator: Emulator) -> str:
+    """Run the job over all inputs, as they are and with `media.fit`; return the README's table of what they become.
 
-    The service refuses one alone, whose pixels only a decoder finds damaged; nothing that fails here is paid for.
+    Checks that nothing that fails here is paid for, and that what `media.fit` does not change is not bought again. The
+    service refuses one alone, whose pixels only a decoder finds damaged.
     """
-    emulator = make_emulator()
-    place = make_place(emulator.url)
     rows = _write(place.folder)
     place.write_rows(rows)
     settings = {"manifest.line_bytes_max": 64_000_000, "limits.failures_allowed": "100%"}
     place.run(settings)
     plain = _outcomes(place)
-    assert emulator.stats["paid"] == place.read("usage").num_rows
     bought = emulator.stats["paid"]
+    assert bought == place.read("usage").num_rows
     place.run({**settings, **FIT})
     fitted = _outcomes(place)
     changed = {name for name, outcome in fitted.items() if "→" in outcome}
-    assert emulator.stats["paid"] == bought + len(changed)  # what is not changed is not bought again
+    assert emulator.stats["paid"] == bought + len(changed)
     refused = {
         row["id"] for row in place.read("failures").to_pylist() if not row["code"].startswith(("media_", "request_"))
     }
@@ -185,5 +181,9 @@ def test_odd_media_become_what_the_readme_says(
     lines += [
         f"| {name} | {plain[name]} | {'the same' if fitted[name] == plain[name] else fitted[name]} |" for name in names
     ]
-    print("\n".join(lines))  # noqa: T201 - for whoever brings the README up to date, with `pytest -s`
-    assert "\n".join(lines) in README
+    return "\n".join(lines)
+
+
+def test_odd_media_become_what_the_readme_says(place: Place, emulator: Emulator) -> None:
+    """Each becomes a row or a failure that says why, as the table says; `python -m scripts.make_docs --media` writes it."""
+    assert run_odd_media(place, emulator) == read_table(MEDIA_PAGE, "odd media")
