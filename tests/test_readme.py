@@ -1,78 +1,106 @@
-"""The README is true: its commands run, its queries give the answers printed, its tables say what the code says."""
+"""The documentation is true: commands run, queries give the answers printed, tables say what the code says, links lead somewhere."""
 
-import ast
-import dataclasses
-import inspect
+import importlib.util
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from enum import StrEnum
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
 
 import duckdb
 import pyarrow as pa
 import pytest
 import yaml
 from arkbeam.app.cli import ExitCode
-from arkbeam.app.config import Config, parse_config, section_of
-from arkbeam.base.schema import embeddings_schema
+from arkbeam.app.config import parse_config
+from arkbeam.base import schema
+
+from scripts.make_docs import CONFIG_PAGE, MEDIA_PAGE, make_config_table, make_emulator_table, read_table
+from tests.test_layers import ORDER
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
-QUERIES = re.findall(r"```sql\n(.*?)```\n\n(\|.*?)\n\n", README, re.S)
+CODE = ROOT / "pipeline" / "arkbeam"
+README = ROOT / "README.md"
+CHINESE = ROOT / "README.zh-CN.md"
+OUTPUT_PAGE = CODE / "stages" / "publish" / "README.md"
+QUOTA_PAGE = CODE / "quota" / "README.md"
+LINES_MAX = 200
+COLUMNS_MAX = 120
+
+Table = list[list[str]]
 
 
-def describe_keys(section: type = Config, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Give each key of the config, its default as people write it, and what the field's docstring says."""
-    docs = _field_docs(section)
-    kinds = get_type_hints(section)
-    for field in dataclasses.fields(section):
-        inner = section_of(kinds[field.name])
-        if inner is None or str in get_args(kinds[field.name]):
-            yield prefix + field.name, _write_default(field), docs.get(field.name, "")
-        if inner is not None:
-            yield from describe_keys(inner, f"{prefix}{field.name}.")
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What can be checked of a Markdown file. Rows of `tables` include the head; `blocks` are pairs of language and text."""
+
+    text: str
+    headings: list[tuple[int, str]]
+    blocks: list[tuple[str, str]]
+    tables: list[Table]
+    links: list[str]
 
 
-def _field_docs(section: type) -> dict[str, str]:
-    (node,) = ast.parse(inspect.getsource(section)).body
-    assert isinstance(node, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(node.body, node.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-            assert isinstance(statement.target, ast.Name)
-            assert isinstance(following.value, ast.Constant)
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs
+@cache
+def read_page(path: Path) -> Page:
+    """Take a Markdown file apart."""
+    text = path.read_text("utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M)
+    prose = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.S | re.M)
+    headings = [(len(marks), title) for marks, title in re.findall(r"^(#+) (.+)$", prose, re.M)]
+    tables = [
+        [split_row(line) for line in table.splitlines() if not re.fullmatch(r"[|\- ]+", line)]
+        for table in re.findall(r"(?:^\|.*\|\n)+", prose + "\n", re.M)
+    ]
+    links = re.findall(r"\[[^\]]*\]\(([^)]+)\)", re.sub(r"`[^`\n]*`", "", prose))
+    return Page(text, headings, blocks, tables, links)
 
 
-def _write_default(field: dataclasses.Field[Any]) -> str:
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    if value is dataclasses.MISSING:
-        return "required"
-    if value in (None, (), {}):
-        return ""
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def split_row(line: str) -> list[str]:
+    """Return the cells of a row of a table."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
+
+
+def find_table(path: Path, *head: str) -> Table:
+    """Return the rows of the one table of a page whose head begins with these cells."""
+    (found,) = [table for table in read_page(path).tables if table[0][: len(head)] == list(head)]
+    return found[1:]
+
+
+def quoted(cell: str) -> list[str]:
+    """Return what a cell quotes as code."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def names_in(table: Table) -> list[str]:
+    """Return what the first column of a table quotes as code."""
+    return [name for row in table for name in quoted(row[0])]
+
+
+PAGES = sorted(
+    path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+ORIGINAL = [page for page in PAGES if page != CHINESE]  # its commands and queries are the README's: see below
+COMMANDS = sorted(
+    {line for page in ORIGINAL for kind, text in read_page(page).blocks if kind == "sh" for line in text.splitlines()}
+)
+QUERIES = [
+    pytest.param(*found, id=str(page.relative_to(ROOT)))
+    for page in ORIGINAL
+    for found in re.findall(r"```sql\n(.*?)```\n\n(\|.*?)\n\n", page.read_text("utf-8"), re.S)
+]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which the README's demo has run."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "configs", folder / "configs")
     run = run_command("arkbeam run configs/demo.yaml", folder)
     assert run.returncode == 0, run.stderr
     return folder
@@ -88,13 +116,16 @@ def run_command(command: str, folder: Path) -> "subprocess.CompletedProcess[str]
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_readme_works(command: str, demo: Path) -> None:
     """Commands of `arkbeam` end with code 0; scripts are there and can be run."""
-    name = shlex.split(command)[0]
-    if name == "arkbeam":
+    words = shlex.split(command)
+    if words[0] == "arkbeam":
         ended = run_command(command, demo)
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.strip()
-    else:
-        assert os.access(ROOT / name, os.X_OK)  # what the scripts do is tested in test_packaging and test_bench
+    elif words[:2] == [".venv/bin/python", "-m"]:
+        assert importlib.util.find_spec(words[2])
+    else:  # what the scripts do is tested in test_packaging and test_bench
+        assert os.access(ROOT / words[0], os.X_OK)
+        assert all((ROOT / word).exists() for word in words[1:] if "/" in word)
 
 
 @pytest.mark.parametrize(("query", "answer"), QUERIES)
@@ -103,43 +134,123 @@ def test_every_query_of_the_readme_gives_its_answer(
 ) -> None:
     """The printed tables are what DuckDB answers over the demo's output."""
     monkeypatch.chdir(demo)
-    rows = [[str(cell) for cell in row] for row in duckdb.sql(query).fetchall()]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in answer.strip().splitlines()]
-    assert rows == lines[2:]
+    relation = duckdb.sql(query)
+    assert relation is not None
+    rows = [[str(cell) for cell in row] for row in relation.fetchall()]
+    assert rows == [split_row(line) for line in answer.splitlines()[2:]]
 
 
 def test_configuration_table_is_the_code() -> None:
-    """Every key of the config stands in the README with its default and meaning."""
-    for key, default, meaning in describe_keys():
-        if key.startswith("emulator."):
-            assert f"`{key.removeprefix('emulator.')}`" in README, key
-        else:
-            assert f"| `{key}` | {default} | {meaning} |" in README, f"| `{key}` | {default} | {meaning} |"
+    """Every key of the config, and of the emulator's options, stands in the reference with its default and meaning."""
+    assert read_table(CONFIG_PAGE, "config") == make_config_table()
+    assert read_table(CONFIG_PAGE, "emulator") == make_emulator_table()
 
 
 def test_example_configs_are_configs() -> None:
-    """The config that the README shows loads as it stands, and with each of the sections that it shows elsewhere."""
-    example, *sections = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", README, re.S)]
+    """The config that the README shows loads as it stands, and with each of the sections that other pages show."""
+    shown = [yaml.safe_load(text) for page in ORIGINAL for kind, text in read_page(page).blocks if kind == "yaml"]
+    (example,) = [one for one in shown if "manifest" in one]
     assert parse_config(example).model.dimensions == 1024
-    assert len(sections) >= 2
-    for section in sections:
+    assert len(shown) >= 4
+    for section in shown:
         parse_config({**example, **section})
 
 
 def test_exit_codes_are_the_code() -> None:
     """The README's table of exit codes has exactly the codes of the command line."""
-    (table,) = re.findall(r"\| exit code \| meaning \|\n\|[-|]+\|\n(.*?)\n\n", README, re.S)
-    assert [int(line.split("|")[1]) for line in table.splitlines()] == [code.value for code in ExitCode]
+    assert [int(code) for code, _ in find_table(README, "exit code", "meaning")] == [code.value for code in ExitCode]
 
 
 def test_columns_are_the_schema() -> None:
-    """Every column of the output stands in the README, and no other."""
-    (table,) = re.findall(r"\| column of `embeddings/`.*?\n\|[-|]+\|\n(.*?)\n\n", README, re.S)
-    named = [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])]
-    assert sorted(named) == sorted(embeddings_schema(8, pa.struct([])).names)
+    """Every column of the output stands in its table, and no other."""
+    embeddings = names_in(find_table(OUTPUT_PAGE, "column of `embeddings/`"))
+    assert sorted(embeddings) == sorted([*schema.embeddings_schema(8, pa.struct([])).names, "manifest.keep"])
+    assert names_in(find_table(OUTPUT_PAGE, "column of `failures/`")) == schema.FAILURES.names
+    assert sorted(names_in(find_table(OUTPUT_PAGE, "column of `usage/`"))) == sorted(schema.USAGE.names)
+    (multi,) = re.findall(r"^`multi/` has (.+?):", read_page(OUTPUT_PAGE).text, re.M)
+    assert quoted(multi) == schema.multi_embeddings_schema(8).names
+
+
+def test_keys_of_run_json_are_told(demo: Path) -> None:
+    """Every key of `run.json` stands in its table, and no other; so do those of its part about the quota."""
+    note = json.loads((demo / "out" / "demo" / "run.json").read_bytes())
+    assert sorted(names_in(find_table(OUTPUT_PAGE, "key of `run.json`"))) == sorted(note)
+    told = names_in(find_table(QUOTA_PAGE, "key of `run.json`"))
+    assert sorted(told) == sorted(f"quota.{name}" for name in note["quota"])
+
+
+def test_codes_of_media_are_the_code() -> None:
+    """Each failure code that the pages on media and on manifests explain is one that the code gives."""
+    code = "\n".join(path.read_text("utf-8") for path in CODE.rglob("*.py"))
+    told = {
+        *names_in(find_table(MEDIA_PAGE, "code")),
+        *names_in(find_table(CODE / "manifest" / "README.md", "code")),
+    }
+    assert len(told) > 15
+    assert sorted(name for name in told if f'"{name}"' not in code) == []
+
+
+@pytest.mark.parametrize(
+    "page", [README, ROOT / "pipeline" / "README.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_rooms_are_the_code(page: Path) -> None:
+    """The table of rooms has the folders of the code, in the order in which they may import."""
+    rooms = list(dict.fromkeys(entry.partition(".")[0] for entry in ORDER))
+    assert [f"{room}/" for room in rooms] == names_in([row[:1] for row in find_table(page, "room")])
 
 
 def test_limits_of_the_promise_are_told() -> None:
     """What can't be promised stands in the README: lost answers, URLs by name, the sound of videos, access keys."""
-    for words in ("no idempotency", "identified by the URL", "ignores the sound of videos", "AK/SK, are not supported"):
-        assert words in README.replace("\n", " "), words
+    words = " ".join(read_page(README).text.split())
+    for phrase in (
+        "no idempotency",
+        "identified by the URL",
+        "ignores the sound of videos",
+        "AK/SK, are not supported",
+    ):
+        assert phrase in words, phrase
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link to a file finds it, and each link to a heading too."""
+    for link in read_page(page).links:
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in {anchor_of(title) for _, title in read_page(target).headings}, link
+
+
+def anchor_of(title: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-")
+
+
+def test_readme_is_short() -> None:
+    """A newcomer reads it to the end: no more than 200 lines, in either language."""
+    for page in (README, CHINESE):
+        assert len(page.read_text("utf-8").splitlines()) <= LINES_MAX
+    for line in README.read_text("utf-8").splitlines():
+        assert len(line) <= COLUMNS_MAX or line.startswith("|"), line
+
+
+def test_translation_has_the_same_headings_commands_and_tables() -> None:
+    """The Chinese README has the headings, code, tables and links of the English one; only comments and words differ."""
+    ours, theirs = read_page(README), read_page(CHINESE)
+    assert [level for level, _ in ours.headings] == [level for level, _ in theirs.headings]
+    assert [kind for kind, _ in ours.blocks] == [kind for kind, _ in theirs.blocks]
+    for (kind, text), (_, translated) in zip(ours.blocks, theirs.blocks, strict=True):
+        if kind == "yaml":  # its comments are translated
+            assert yaml.safe_load(text) == yaml.safe_load(translated)
+        else:
+            assert text == translated
+    assert [shape_of(table) for table in ours.tables] == [shape_of(table) for table in theirs.tables]
+    assert (ours.links[0], theirs.links[0]) == (CHINESE.name, README.name)
+    assert ours.links[1:] == theirs.links[1:]
+
+
+def shape_of(table: Table) -> list[list[list[str]]]:
+    """Return what a translation may not change of a table: its rows and columns, and what its cells quote as code."""
+    return [[sorted(quoted(cell)) for cell in row] for row in table]
