@@ -82,9 +82,8 @@ def names_in(table: Table) -> list[str]:
     return [name for row in table for name in quoted(row[0])]
 
 
-PAGES = sorted(
-    path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
-)
+FOLDERS = ("configs", "pipeline", "scripts", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 ORIGINAL = [page for page in PAGES if page != CHINESE]  # its commands and queries are the README's: see below
 COMMANDS = sorted(
     {line for page in ORIGINAL for kind, text in read_page(page).blocks if kind == "sh" for line in text.splitlines()}
