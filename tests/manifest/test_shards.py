@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
+from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap, ManifestOptions
-from arkbeam.manifest.read import ReadContext, read_shard
+from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 
 LINE = b'{"text": "a"}\n'

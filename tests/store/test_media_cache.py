@@ -9,7 +9,7 @@ from arkbeam.media import MediaInfo
 from arkbeam.media.cache import KnownMedia
 from arkbeam.store import media_cache as media
 from arkbeam.store.layout import media_folder
-from arkbeam.store.media_cache import MediaNotes, compact_media, read_media
+from arkbeam.store.media_cache import StoredMediaCache, compact_media, read_media
 
 INFO = MediaInfo("v1", "image/png", (30, 20), 100)
 
@@ -26,19 +26,19 @@ def files(store: Path) -> list[str]:
 
 def test_what_is_learned_is_known_to_the_next_process(tmp_path: Path) -> None:
     """Entries come back as they were, and nothing is written where nothing was learned."""
-    notes = MediaNotes(str(tmp_path), count(1))
+    notes = StoredMediaCache(str(tmp_path), count(1))
     assert notes.known().find([key(1)]) == [None]
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
     notes.flush()
     assert len(files(tmp_path)) == 1
-    assert MediaNotes(str(tmp_path), count(9)).known().find([key(1), key(2)]) == [("v1", INFO), None]
+    assert StoredMediaCache(str(tmp_path), count(9)).known().find([key(1), key(2)]) == [("v1", INFO), None]
 
 
 def test_much_is_written_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process holds unwritten is bounded."""
     monkeypatch.setattr(media, "LEARNED_MAX", 3)
-    notes = MediaNotes(str(tmp_path), count(1))
+    notes = StoredMediaCache(str(tmp_path), count(1))
     for number in range(7):
         notes.learn({key(number): ("v1", INFO)})
     assert len(files(tmp_path)) == 2
@@ -49,7 +49,7 @@ def test_many_files_become_one_that_knows_the_newest(tmp_path: Path, monkeypatch
     monkeypatch.setattr(media, "FILES_MAX", 3)
     for number in range(5):
         assert compact_media(str(tmp_path)) == (number == 4)
-        notes = MediaNotes(str(tmp_path), count(100 * (number + 1)))
+        notes = StoredMediaCache(str(tmp_path), count(100 * (number + 1)))
         notes.learn({key(0): (f"v{number}", INFO), key(number + 1): ("v", INFO)})
         notes.flush()
     assert len(files(tmp_path)) == 2
@@ -64,7 +64,7 @@ def test_memory_is_bounded_by_the_newest(tmp_path: Path, monkeypatch: pytest.Mon
     """More entries than may be held: the oldest are left out."""
     monkeypatch.setattr(media, "ENTRIES_MAX", 2)
     for number in range(3):
-        notes = MediaNotes(str(tmp_path), count(number + 1))
+        notes = StoredMediaCache(str(tmp_path), count(number + 1))
         notes.learn({key(number): ("v", INFO)})
         notes.flush()
     assert KnownMedia(read_media(files(tmp_path))).find([key(n) for n in range(3)]) == [None, *[("v", INFO)] * 2]
@@ -74,7 +74,7 @@ def test_damaged_files_are_left_out_and_go_when_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A cache that can't be read is no reason to stop, nor to warn for ever."""
-    notes = MediaNotes(str(tmp_path), count(1))
+    notes = StoredMediaCache(str(tmp_path), count(1))
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
     for number in (7, 8):
@@ -89,7 +89,7 @@ def test_damaged_files_are_left_out_and_go_when_put_together(
 def test_a_store_that_can_not_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is said, and what was learned is dropped."""
     Path(tmp_path, "media").write_bytes(b"a file where the folder should be")
-    notes = MediaNotes(str(tmp_path), count(1))
+    notes = StoredMediaCache(str(tmp_path), count(1))
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
     assert "not kept" in caplog.text

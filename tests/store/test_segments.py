@@ -12,7 +12,7 @@ from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Usage
 from arkbeam.base.replies import Sparse
-from arkbeam.store.damage import set_aside
+from arkbeam.store.integrity import set_aside
 from arkbeam.store.layout import segment_id
 from arkbeam.store.segments import (
     Bought,

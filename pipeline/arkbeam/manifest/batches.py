@@ -14,7 +14,7 @@ BATCH_ROWS_MAX = 4_096
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 _ORIGINAL_CHARS_MAX = 65_536
 
-Row = dict[str, Any] | Failure | None
+RawRow = dict[str, Any] | Failure | None
 """Cells by column name, why they can't be read, or None for a blank line."""
 
 
@@ -22,7 +22,7 @@ Row = dict[str, Any] | Failure | None
 class RowBatch:
     """Consecutive physical rows of a shard."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[RawRow] = field(default_factory=list)
     originals: list[bytes | str | None] = field(default_factory=list)
     """Each row as it was read, whole or cut; None: make it of the cells."""
     kept: pa.RecordBatch | None = None
@@ -31,7 +31,7 @@ class RowBatch:
     ids: dict[int, str] | None = None
     """Ids as published of rows that are tried again, by position; None: rows have their own."""
 
-    def add(self, row: Row, original: bytes | str | None, size_bytes: int) -> None:
+    def add(self, row: RawRow, original: bytes | str | None, size_bytes: int) -> None:
         """Append one physical row."""
         self.rows.append(row)
         self.originals.append(original)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import Row, RowBatch, is_utf8, too_long
+from arkbeam.manifest.batches import RawRow, RowBatch, is_utf8, too_long
 from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import ManifestOptions
 
@@ -61,7 +61,7 @@ def _bad_record(error: Exception, feed: "_Feed", options: ManifestOptions) -> Fa
     return Failure("bad_record", f"the record can't be split into cells: {error}")
 
 
-def _name_cells(header: list[str], cells: list[str]) -> Row:
+def _name_cells(header: list[str], cells: list[str]) -> RawRow:
     if not cells:
         return None
     if len(cells) != len(header):

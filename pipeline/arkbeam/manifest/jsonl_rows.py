@@ -6,7 +6,7 @@ import orjson
 
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import Row, RowBatch, too_long
+from arkbeam.manifest.batches import RawRow, RowBatch, too_long
 from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import ManifestOptions
 
@@ -30,7 +30,7 @@ def read_jsonl(
         yield batch
 
 
-def _parse_object(line: bytes) -> Row:
+def _parse_object(line: bytes) -> RawRow:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:

@@ -142,13 +142,14 @@ def cast_kept(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
 def _cast(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
     if column.type.equals(target):
         return column
-    if _is_text(target) and not (_is_text(column.type) or pa.types.is_null(column.type)):
+    if is_text(target) and not (is_text(column.type) or pa.types.is_null(column.type)):
         return pa.array(map(_to_text, to_python(column)), target)
     # An integer above 2^53 may lose its last digits as a float; that is what widening means here.
     return column.cast(target, safe=False)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """True if a column of this type holds strings, in any of Arrow's layouts."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 

@@ -42,10 +42,10 @@ class Overrides:
     sampling: VideoSampling | None = None
 
 
-NOTHING = Overrides()
+NO_OVERRIDES = Overrides()
 
 
-def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
+def read_override_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
     """Read the mapped columns; an empty cell says nothing. Raises BadRow (`bad_field`, `bad_json`)."""
     instructions = sparse = sampling = None
     if columns.instructions is not None:
@@ -59,7 +59,7 @@ def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
             refuse("bad_field", f"{where} must hold an object of {', '.join(SAMPLING_RANGES)}")
         sampling = None if value is None else read_sampling("bad_field", where, value)
     if instructions is None and sparse is None and sampling is None:
-        return NOTHING
+        return NO_OVERRIDES
     return Overrides(instructions, sparse, sampling)
 
 

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, Row, RowBatch, too_long
+from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, RawRow, RowBatch, too_long
 from arkbeam.manifest.kept import NO_VALUE, to_python
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.shards import Shard
-from arkbeam.manifest.storage import manifest_errors, open_parquet
+from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 
+# Types of dictionary values whose lengths Arrow can measure.
+_BYTES_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 # However wide rows are: most of their columns may not be read at all.
 _BATCH_ROWS_MIN = 16
 
@@ -37,7 +39,7 @@ def read_parquet(
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(shard.manifest):
-            file = open_parquet(shard.manifest, stream, options)
+            file = open_parquet_manifest(shard.manifest, stream, options)
             present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
             reader = _read_dictionaries(stream, file)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
@@ -114,7 +116,7 @@ def _split_batch(batch: pa.RecordBatch, options: ManifestOptions) -> Iterator[pa
 def _plain_bytes(array: "pa.Array[Any]") -> int:
     """Bytes of an array without dictionaries."""
     if isinstance(array, pa.DictionaryArray):
-        if not (pa.types.is_binary(kind := array.type.value_type) or _is_text(kind)):
+        if array.type.value_type not in _BYTES_TYPES:
             return int(array.nbytes)
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return 8 * len(array) + int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
@@ -126,10 +128,6 @@ def _plain_bytes(array: "pa.Array[Any]") -> int:
     if isinstance(array, pa.StructArray):
         return sum(map(_plain_bytes, array.flatten()))
     return int(array.nbytes)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind))
 
 
 def _decode_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -170,18 +168,18 @@ def _parquet_rows(batch: pa.RecordBatch, options: ManifestOptions, columns: froz
         else batch
     )
     cells = [to_python(good.column(name)) for name in names]
-    found: Iterator[Row] = (_name_cells(names, row) for row in zip(*cells, strict=True))
+    found: Iterator[RawRow] = (_name_cells(names, row) for row in zip(*cells, strict=True))
     if not names:
         found = ({} for _ in range(good.num_rows))
     failure = Failure("bad_text", "the row holds text that is not UTF-8")
-    rows: list[Row] = (
+    rows: list[RawRow] = (
         [failure if index in bad else next(found) for index in range(batch.num_rows)] if bad else list(found)
     )
     kept = _kept_columns(batch, options) if options.keep else None
     return RowBatch(rows, [None] * len(rows), kept, batch.nbytes)
 
 
-def _name_cells(names: list[str], cells: tuple[Any, ...]) -> Row:
+def _name_cells(names: list[str], cells: tuple[Any, ...]) -> RawRow:
     if NO_VALUE in cells:
         return Failure(
             "bad_field", f"column {names[cells.index(NO_VALUE)]} holds a value that can't be read, such as a date"

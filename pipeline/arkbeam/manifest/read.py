@@ -15,18 +15,19 @@ from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.csv_rows import read_csv
+from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
-from arkbeam.manifest.formats import read_batches
-from arkbeam.manifest.kept import build_kept, cast_kept, take_kept, unify_kept
+from arkbeam.manifest.jsonl_rows import read_jsonl
+from arkbeam.manifest.kept import build_kept, take_kept
+from arkbeam.manifest.lines import iter_lines
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.retries import Retry, is_masked, read_retry
+from arkbeam.manifest.parquet_rows import read_parquet
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
-from arkbeam.manifest.storage import check_unchanged
+from arkbeam.manifest.storage import check_unchanged, open_manifest
 from arkbeam.media import MediaInfo, MediaMemory, inspect_many
-
-__all__ = ["ReadContext", "ShardChunk", "cast_kept", "read_shard", "unify_kept"]
 
 _TEXT = Modality.TEXT
 _PASSED = MediaInfo()
@@ -46,7 +47,6 @@ class ShardChunk:
     """`schema.UNREADABLE`."""
     rows: int
     """Physical rows, blank ones included: the next chunk's begin after them."""
-    blank: int
     over_context: int = 0
     """Staged rows whose estimate is above the model's context. They are sent whole: the service decides."""
 
@@ -62,47 +62,70 @@ def read_shard(
     file as a whole can't be read, or is not any more what it was when it was cut.
     """
     if shard.failures:
-        yield from _read_again(read_retry(shard.manifest, shard.failures, options), shard, options, context, memory)
+        yield from _read_failed_rows(
+            list_failed_rows(shard.manifest, shard.failures, options), shard, options, context, memory
+        )
     else:
         yield from _read_chunks(shard, options, context, memory, None)
 
 
 def _read_chunks(
-    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, retry: Retry | None
+    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, failed: FailedRows | None
 ) -> Iterator[ShardChunk]:
     parser = RowParser(options, context, folder_of(shard.manifest))
     multi = context.multi_embedding != "off"
     fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in read_batches(shard, options, parser.columns, retry):
-        if retry is not None:
-            retry.pick(batch, first_row)
+    for batch in _read_batches(shard, options, parser.columns, failed):
+        if failed is not None:
+            failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row)
         chunk.parse(parser, options)
         chunk.identify(fingerprinter, context, memory)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
-        if retry is not None and first_row >= retry.ends_at:
+        if failed is not None and first_row >= failed.ends_at:
             return
     check_unchanged(shard.manifest, shard.version)
 
 
-def _read_again(
-    retry: Retry, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None
+def _read_failed_rows(
+    failed: FailedRows, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None
 ) -> Iterator[ShardChunk]:
     """Read the rows that failures name, in one pass over their manifest; then give those that can't be tried again."""
     gone = is_masked(shard.manifest)
     if not gone:
         try:
-            yield from _read_chunks(shard, options, context, memory, retry)
+            yield from _read_chunks(shard, options, context, memory, failed)
         except ManifestError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             gone = True
-    for table in retry.rest(gone=gone):
-        yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0, 0)
+    for table in failed.rest(gone=gone):
+        yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0)
+
+
+def _read_batches(
+    shard: Shard, options: ManifestOptions, columns: frozenset[str], failed: FailedRows | None
+) -> Iterator[RowBatch]:
+    """Yield all physical rows of a shard in order.
+
+    `columns` are those that are needed beside the kept ones; Parquet reads no others. With `failed`, rows that it does not
+    want may come as blank ones. Raises ManifestError when the file
+    as a whole can't be read, which for CSV includes its header.
+    """
+    if shard.format == "parquet":
+        yield from read_parquet(shard, options, columns, None if failed is None else failed.wants)
+        return
+    start = max(shard.start - 1, 0)
+    with open_manifest(shard.manifest, shard.compression, start, options) as source:
+        lines = iter_lines(source, shard.start, shard.end, options.line_bytes_max)
+        if shard.format == "jsonl":
+            yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
+        else:
+            yield from read_csv(lines, shard.manifest, "\t" if shard.format == "tsv" else ",", options)
 
 
 @dataclass(slots=True)
@@ -123,7 +146,6 @@ class _Chunk:
     changes: list[list[str] | None] = field(default_factory=list)
     text_tokens: list[int] = field(default_factory=list)
     image_tokens: list[int] = field(default_factory=list)
-    blank: int = 0
     over_context: int = 0
 
     def parse(self, parser: RowParser, options: ManifestOptions) -> None:
@@ -132,7 +154,6 @@ class _Chunk:
         ids = self.batch.ids
         for position, row in enumerate(self.batch.rows):
             if row is None:
-                self.blank += 1
                 continue
             if isinstance(row, Failure):
                 self._fail(position, None if ids is None else ids[position], row)
@@ -234,7 +255,6 @@ class _Chunk:
             pa.table(keys, schema=schema.KEYS),
             self._build_unreadable(),
             len(self.batch.rows),
-            self.blank,
             self.over_context,
         )
 

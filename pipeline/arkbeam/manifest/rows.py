@@ -17,7 +17,14 @@ from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.manifest.batches import is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.overrides import NOTHING, Overrides, decode_cell, read_body_fields, read_columns, read_sampling
+from arkbeam.manifest.overrides import (
+    NO_OVERRIDES,
+    Overrides,
+    decode_cell,
+    read_body_fields,
+    read_override_columns,
+    read_sampling,
+)
 from arkbeam.manifest.refusal import BadRow, refuse, refuse_unknown
 from arkbeam.media import make_absolute
 
@@ -89,7 +96,7 @@ class RowParser:
             cell = row.get(name)
             if cell is not None:
                 self._add_cell(parts, name, modality, cell)
-        own = read_columns(row, self._options.columns) if self._own else NOTHING
+        own = read_override_columns(row, self._options.columns) if self._own else NO_OVERRIDES
         given = None if self._input is None else decode_cell(row.get(self._input), "[")
         body = row.get("body") if self._has_body else None
         if type(body) is str and not parts:
@@ -160,7 +167,7 @@ class RowParser:
         if len(parts) > self._options.parts_max:
             refuse("too_many_parts", f"{len(parts)} parts; manifest.parts_max is {self._options.parts_max}")
         context = self._context
-        if own is NOTHING and len(parts) == 1 and parts[0].modality is _TEXT:
+        if own is NO_OVERRIDES and len(parts) == 1 and parts[0].modality is _TEXT:
             # The config was checked against the model before: such a row adds nothing to it.
             return Request(tuple(parts), self._text_instructions, context.sparse)
         kinds = frozenset(part.modality for part in parts)

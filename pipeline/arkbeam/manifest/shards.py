@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from fsspec.core import has_magic
 
 from arkbeam.base.errors import ManifestError
+from arkbeam.base.files import full_uri
 from arkbeam.base.redaction import redact, strip_user_info
+from arkbeam.manifest.failures import is_failures, named_manifests
 from arkbeam.manifest.options import Format, ManifestOptions
-from arkbeam.manifest.retries import is_failures, named_manifests
 from arkbeam.manifest.storage import manifest_errors, version_of
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -82,7 +83,7 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
         raise ManifestError("manifest.uris is empty: name at least one file or glob")
     failures = _find_failures(found, options)
     if failures:
-        return _list_retried(failures, found, options)
+        return _list_named_by_failures(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
     manifests = [_describe(uri, found[uri], root, options) for uri in sorted(found)]
     if all(manifest.bytes == 0 for manifest in manifests):
@@ -145,7 +146,9 @@ def _holds_failures(uri: str) -> bool:
         return False
 
 
-def _list_retried(failures: Sequence[str], found: Mapping[str, Any], options: ManifestOptions) -> list[Manifest]:
+def _list_named_by_failures(
+    failures: Sequence[str], found: Mapping[str, Any], options: ManifestOptions
+) -> list[Manifest]:
     """Describe the manifests that tables of failures name, in the order of their URIs."""
     others = sorted(found.keys() - set(failures))
     if others:
@@ -205,14 +208,14 @@ def _find(uri: str) -> dict[str, Mapping[str, Any]]:
             entries = [filesystem.info(path)]
             if entries[0]["type"] == "directory":
                 entries = _list_failures(uri, filesystem, path)
-        return {_full_uri(filesystem, entry["name"]): entry for entry in entries}
+        return {full_uri(filesystem, entry["name"]): entry for entry in entries}
 
 
 def _list_failures(uri: str, filesystem: Any, path: str) -> list[Any]:
     """Return the files of a folder of failures. Raises ManifestError for any other folder."""
     entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_mark(entry["name"])]
     files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
-    if not files or not _holds_failures(_full_uri(filesystem, files[0]["name"])):
+    if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
         folder = redact(uri).rstrip("/")
         raise ManifestError(f"{folder} is a folder: name files in it, such as {folder}/*.jsonl")
     return files
@@ -220,10 +223,6 @@ def _list_failures(uri: str, filesystem: Any, path: str) -> list[Any]:
 
 def _is_mark(name: str) -> bool:
     return name.rpartition("/")[2].startswith(("_", "."))
-
-
-def _full_uri(filesystem: Any, path: str) -> str:
-    return path if "file" in _protocols(filesystem) else str(filesystem.unstrip_protocol(path))
 
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ class _ZstdFrames:
                 return out
 
 
-def open_parquet(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
+def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
     """Open a Parquet file whose row groups, by its own words, expand within the limits.
 
     Of the footer that is all that is asked: of a damaged one pyarrow's metadata of columns ends the process. Raises what

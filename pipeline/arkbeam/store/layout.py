@@ -125,6 +125,11 @@ def damaged_folder(store_uri: str, run: str = "") -> str:
     return join(store_uri, "damaged", run).rstrip("/")
 
 
+def verified_folder(store_uri: str) -> str:
+    """Return the folder of the records of verified segments."""
+    return join(store_uri, "verified")
+
+
 def run_folder(store_uri: str, run: str = "") -> str:
     """Return the folder of what a run needs only while it lasts, or of all runs."""
     return join(store_uri, "runs", run).rstrip("/")

@@ -22,7 +22,7 @@ FILES_MAX = 64
 _log = logging.getLogger(__name__)
 
 
-class MediaNotes:
+class StoredMediaCache:
     """What one process knows of media and learns while it reads shards. Nothing is read before it is asked for."""
 
     def __init__(self, store_uri: str, file_ids: Iterator[int]) -> None:

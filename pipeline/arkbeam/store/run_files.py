@@ -90,7 +90,7 @@ class PieceWriter:
 
 
 @contextmanager
-def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+def open_run_file(uri: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file for reads of single row groups, page checksums verified."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
@@ -99,14 +99,14 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
 
 def read_block(uri: str, block: int) -> pa.Table:
     """Read one row group."""
-    with open_parquet(uri) as file:
+    with open_run_file(uri) as file:
         return file.read_row_group(block, use_threads=False)
 
 
 def read_tables(folder: str) -> Iterator[pa.Table]:
     """Read all pieces below a folder, one row group at a time."""
     for uri in list_parquet(folder):
-        with open_parquet(uri) as file:
+        with open_run_file(uri) as file:
             for group in range(file.metadata.num_row_groups):
                 yield file.read_row_group(group, use_threads=False)
 
@@ -128,7 +128,7 @@ def read_rows_at(
 
 
 def _read_piece(uri: str, positions: npt.NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
-    with open_parquet(uri) as file:
+    with open_run_file(uri) as file:
         names = [name for name in columns if name in file.schema_arrow.names]
         groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         ends = np.cumsum(groups)

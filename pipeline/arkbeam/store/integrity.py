@@ -6,22 +6,34 @@ under a name that ends in `.unreadable`, so that it can be told how much `usage/
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, move_file, read_bytes
+from arkbeam.base.files import join, list_files, move_file, read_bytes, remove_file, write_bytes
 from arkbeam.base.records import Failure, Usage
 from arkbeam.store.events import Event, EventKind, write_events
-from arkbeam.store.layout import damaged_folder, events_folder, list_parquet, run_of, runs_of_output, segment_id
+from arkbeam.store.layout import (
+    damaged_folder,
+    events_folder,
+    list_parquet,
+    run_of,
+    runs_of_output,
+    segment_id,
+    verified_folder,
+)
 from arkbeam.store.multi import is_multi_damaged
 from arkbeam.store.segments import Attempt, is_damaged, read_columns
 
 UNREADABLE = ".unreadable"
+_VERIFIED_SUFFIX = ".ids"
+_VERIFIED_FILES_MAX = 32  # more are put together
 _TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
 _log = logging.getLogger(__name__)
 
@@ -32,6 +44,26 @@ def is_whole(store_uri: str, uri: str) -> bool:
     Raises: StoreError when the storage does not answer, which says nothing about them.
     """
     return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
+
+
+def read_verified(store_uri: str, merged_name: str) -> npt.NDArray[np.uint64]:
+    """Return the ids of all segments that are verified; put many records together into one of this name."""
+    uris = list_files(verified_folder(store_uri), _VERIFIED_SUFFIX)
+    records = [_decode_ids(read_bytes(uri)) for uri in uris]
+    ids = np.unique(np.concatenate([np.empty(0, np.uint64), *records]))
+    if len(uris) > _VERIFIED_FILES_MAX:
+        note_verified(store_uri, merged_name, ids.tolist())
+        for uri in uris:
+            if not uri.endswith(f"/{merged_name}{_VERIFIED_SUFFIX}"):
+                remove_file(uri)
+    return ids
+
+
+def note_verified(store_uri: str, name: str, ids: Iterable[int]) -> None:
+    """Note segments as verified; whoever writes the same name again has the same segments or more."""
+    array = np.fromiter(ids, np.dtype("<u8"))
+    if len(array):
+        write_bytes(join(verified_folder(store_uri), f"{name}{_VERIFIED_SUFFIX}"), array.tobytes(), durable=False)
 
 
 def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
@@ -125,3 +157,8 @@ def _plausible(usage: Usage) -> Usage:
     if None in counts or min(counts) < 0 or usage.text_tokens + usage.image_tokens != usage.total_tokens:  # type: ignore[type-var, operator]
         return Usage()
     return usage
+
+
+def _decode_ids(data: bytes) -> npt.NDArray[np.uint64]:
+    """Read whole ids. A record that was cut short has fewer; one with a bit flipped names a segment that there is not."""
+    return np.frombuffer(data[: len(data) // 8 * 8], np.dtype("<u8"))

@@ -23,8 +23,9 @@ from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.redaction import MASK, redact
 from arkbeam.manifest.batches import RowBatch, quote_row
+from arkbeam.manifest.kept import is_text
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.storage import manifest_errors, open_parquet
+from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 from arkbeam.media import local_path, scheme_of
 
 _FOLDER = "failures"
@@ -48,11 +49,7 @@ def is_failures(found: pa.Schema) -> bool:
     if sorted(found.names) != sorted(schema.FAILURES.names):
         return False
     wanted = pa.types.is_integer
-    return all(wanted(found.field(n).type) if n == "row" else _is_text(found.field(n).type) for n in found.names)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return all(wanted(found.field(n).type) if n == "row" else is_text(found.field(n).type) for n in found.names)
 
 
 def named_manifests(uri: str, options: ManifestOptions) -> list[str]:
@@ -115,7 +112,7 @@ def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterato
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(uri):
-            batches = open_parquet(uri, stream, options).iter_batches(_BATCH_ROWS, columns=list(columns))
+            batches = open_parquet_manifest(uri, stream, options).iter_batches(_BATCH_ROWS, columns=list(columns))
         wanted = pa.schema([schema.FAILURES.field(name) for name in columns])
         while True:
             with manifest_errors(uri):
@@ -136,7 +133,7 @@ def _rows_of(manifest: str, uri: str, options: ManifestOptions) -> Iterator[pa.T
 
 
 @dataclass(slots=True)
-class Retry:
+class FailedRows:
     """The rows of one manifest that are tried again, by their number: ids as published, and what the rows were."""
 
     manifest: str
@@ -206,7 +203,7 @@ class Retry:
         return at
 
 
-def read_retry(manifest: str, files: Sequence[str], options: ManifestOptions) -> Retry:
+def list_failed_rows(manifest: str, files: Sequence[str], options: ManifestOptions) -> FailedRows:
     """Read which rows of a manifest some tables of failures name. Of each row some bytes are held, not what it was."""
     rows: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     ids: list[str] = []
@@ -220,7 +217,7 @@ def read_retry(manifest: str, files: Sequence[str], options: ManifestOptions) ->
     kept = first.tolist()
     states = np.zeros(len(unique), np.uint8)
     ids, digests = [ids[at] for at in kept], [digests[at] for at in kept]
-    return Retry(manifest, tuple(files), options, unique, ids, digests, states)
+    return FailedRows(manifest, tuple(files), options, unique, ids, digests, states)
 
 
 def _digest(original: str | None) -> bytes:
