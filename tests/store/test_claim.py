@@ -233,5 +233,5 @@ def test_a_claim_is_checked_by_its_mark(tmp_path: Path, other: str | None) -> No
         check_claim(str(tmp_path), "first")
         mark = tmp_path / MARK_NAME
         mark.unlink() if other is None else mark.write_bytes(orjson.dumps({"run": other}))
-        with pytest.raises(OutputInUse, match=other or "has gone"):
+        with pytest.raises(OutputInUse, match=other or "is missing"):
             check_claim(str(tmp_path), "first")

@@ -80,7 +80,7 @@ def test_damaged_files_are_left_out_and_go_when_put_together(
     for number in (7, 8):
         Path(media_folder(str(tmp_path)), f"{number:016x}.parquet").write_bytes(b"PAR1")
     assert KnownMedia(read_media(files(tmp_path))).find([key(1)]) == [("v1", INFO)]
-    assert caplog.text.count("not all read") == 2
+    assert caplog.text.count("a file of the media cache is skipped") == 2
     monkeypatch.setattr(media, "FILES_MAX", 1)
     assert compact_media(str(tmp_path))
     assert len(files(tmp_path)) == 1
@@ -92,4 +92,4 @@ def test_a_store_that_can_not_be_written_ends_no_run(tmp_path: Path, caplog: pyt
     notes = StoredMediaCache(str(tmp_path), count(1))
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
-    assert "not kept" in caplog.text
+    assert "are not stored" in caplog.text

@@ -1,8 +1,11 @@
-"""Files of the store that are not as they were written: found, set aside, and what they cost kept.
+"""Check that files of the store are as they were written, and set damaged ones aside without losing their cost.
 
-What a damaged segment held is bought again. That it was paid for must not be forgotten: whatever can still be read of its
-attempts is booked as events of kind `lost`, in the run that paid for them. A file of which nothing can be read is set aside
-under a name that ends in `.unreadable`, so that it can be told how much `usage/` may be short.
+The vectors of a damaged segment are bought again, but their first purchase must stay in the books: all attempts that can
+still be read from it are booked as events of kind `lost`, in the run that paid for them. A file from which nothing can be
+read is set aside under a name that ends in `.unreadable`; their number shows by how much `usage/` may be too low.
+
+Each segment is verified once, not on every run. The records of verified segments hold 8 bytes per segment. A damaged or
+missing record only costs another verification.
 """
 
 import logging
@@ -33,21 +36,21 @@ from arkbeam.store.segments import Attempt, is_damaged, read_columns
 
 UNREADABLE = ".unreadable"
 _VERIFIED_SUFFIX = ".ids"
-_VERIFIED_FILES_MAX = 32  # more are put together
+_VERIFIED_FILES_MAX = 32  # more files than this are merged into one
 _TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
 _log = logging.getLogger(__name__)
 
 
 def is_whole(store_uri: str, uri: str) -> bool:
-    """Tell whether a segment and its vectors of tokens are, byte by byte, what was written.
+    """True if a segment and its per-token vectors are byte for byte as they were written.
 
-    Raises: StoreError when the storage does not answer, which says nothing about them.
+    Raise StoreError if they can't be read from the storage, so that nothing is known about them.
     """
     return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
 
 
 def read_verified(store_uri: str, merged_name: str) -> npt.NDArray[np.uint64]:
-    """Return the ids of all segments that are verified; put many records together into one of this name."""
+    """Return the ids of all verified segments. If there are many record files, merge them into one named `merged_name`."""
     uris = list_files(verified_folder(store_uri), _VERIFIED_SUFFIX)
     records = [_decode_ids(read_bytes(uri)) for uri in uris]
     ids = np.unique(np.concatenate([np.empty(0, np.uint64), *records]))
@@ -60,38 +63,37 @@ def read_verified(store_uri: str, merged_name: str) -> npt.NDArray[np.uint64]:
 
 
 def note_verified(store_uri: str, name: str, ids: Iterable[int]) -> None:
-    """Note segments as verified; whoever writes the same name again has the same segments or more."""
+    """Record segments as verified. A record that is written again under the same name must hold the same segments or more."""
     array = np.fromiter(ids, np.dtype("<u8"))
     if len(array):
         write_bytes(join(verified_folder(store_uri), f"{name}{_VERIFIED_SUFFIX}"), array.tobytes(), durable=False)
 
 
 def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
-    """Read a segment that is known to be needed. One that is damaged leaves the store, or no later run could ever publish.
+    """Call `read` for a segment that is needed. A damaged segment is set aside, since no run could publish otherwise.
 
-    Raises: StoreError, saying where the file is now if it was set aside.
+    Raise StoreError if it can't be read; the message says where the file is now if it was set aside.
     """
     try:
         return read()
     except StoreError as error:
         if is_whole(store_uri, uri):
             raise
-        advice = f"set aside as {set_aside(store_uri, uri)}: run again to buy what it held"
+        advice = f"set aside as {set_aside(store_uri, uri)}: run again to buy its vectors again"
         raise StoreError(f"{error}; {advice}") from error
 
 
 def set_aside(store_uri: str, uri: str) -> str:
-    """Move a damaged file out of the store's folders, so that what it held is bought again; return where it is now.
+    """Move a damaged segment to `damaged/`, so that its vectors are bought again; return its new URI.
 
-    What can be read of its attempts is booked before. Safe to repeat after a kill between the two.
-
-    Raises: StoreError when it can't be moved.
+    The attempts that can be read from it are booked first. It is safe to repeat this after a kill in between. Raise
+    StoreError if the file can't be moved.
     """
     run, name = run_of(uri), uri.rpartition("/")[2]
     events = _salvage(read_bytes(uri))
     if events is None:
         name += UNREADABLE
-        _log.warning("nothing can be read of %s: usage/ will be short by what it cost", uri)
+        _log.warning("nothing can be read from %s: its cost is missing from usage/", uri)
     elif events:
         booked = _booked(store_uri, run, apart_from=uri)
         events = [event for event in events if event.attempt.client_request_id not in booked]
@@ -103,13 +105,13 @@ def set_aside(store_uri: str, uri: str) -> str:
 
 
 def count_unreadable(store_uri: str, output_uri: str) -> int:
-    """Count the files of an output's runs that were set aside without anything known of what they cost."""
+    """Count the files of an output's runs that were set aside with unknown cost."""
     runs = runs_of_output(damaged_folder(store_uri), output_uri)
     return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE)) for run in runs)
 
 
 def _booked(store_uri: str, run: str, *, apart_from: str) -> set[str]:
-    """Return the client request ids that a run's events hold: a journal may have booked them already."""
+    """Return the client request ids in a run's events, which may have been booked from its journal."""
     names: set[str] = set()
     for uri in list_parquet(events_folder(store_uri, run)):
         if uri != apart_from and not is_damaged(uri):
@@ -118,7 +120,7 @@ def _booked(store_uri: str, run: str, *, apart_from: str) -> set[str]:
 
 
 def _salvage(data: bytes) -> list[Event] | None:
-    """Return a `lost` event for each paid attempt that damaged bytes still tell of; None when they tell of none."""
+    """Return a `lost` event for each paid attempt that can be read from a damaged file; None if none can be read."""
     columns = _readable_columns(data)
     fingerprints, names = columns.get("fingerprint"), columns.get("client_request_id")
     if fingerprints is None or names is None or len(fingerprints) != len(names):
@@ -128,7 +130,7 @@ def _salvage(data: bytes) -> list[Event] | None:
     paid = columns.get("paid") or [True] * len(names)
     nothing = [None] * len(names)
     tokens = zip(*(columns.get(name) or nothing for name in _TOKENS), strict=True)
-    failure = Failure("damaged", "the store's copy of the answer was damaged")
+    failure = Failure("damaged", "the store's copy of the reply was damaged")
     return [
         Event(EventKind.LOST, Attempt(fingerprint, name, 1, 0.0), failure, _plausible(Usage(*counts)))
         for fingerprint, name, counts, was_paid in zip(fingerprints, names, tokens, paid, strict=True)
@@ -137,7 +139,7 @@ def _salvage(data: bytes) -> list[Event] | None:
 
 
 def _readable_columns(data: bytes) -> dict[str, list[Any]]:
-    """Read every column of use that can be read, checksums verified."""
+    """Return the columns with attempts and usage that can be read, with verified checksums."""
     found: dict[str, list[Any]] = {}
     try:
         reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -152,7 +154,7 @@ def _readable_columns(data: bytes) -> dict[str, list[Any]]:
 
 
 def _plausible(usage: Usage) -> Usage:
-    """Keep counts that add up; others are left to what the same request cost when it was bought again."""
+    """Return the counts if they add up, else none: they are then estimated from the second purchase of the same request."""
     counts = (usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens)
     if None in counts or min(counts) < 0 or usage.text_tokens + usage.image_tokens != usage.total_tokens:  # type: ignore[type-var, operator]
         return Usage()
@@ -160,5 +162,5 @@ def _plausible(usage: Usage) -> Usage:
 
 
 def _decode_ids(data: bytes) -> npt.NDArray[np.uint64]:
-    """Read whole ids. A record that was cut short has fewer; one with a bit flipped names a segment that there is not."""
+    """Return the ids of a record. A cut record has fewer ids; a flipped bit gives the id of a segment that does not exist."""
     return np.frombuffer(data[: len(data) // 8 * 8], np.dtype("<u8"))
