@@ -14,12 +14,12 @@ BATCH_ROWS_MAX = 4_096
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 _ORIGINAL_CHARS_MAX = 65_536
 _TYPE_NAMES = {
-    dict: "object",
-    list: "list",
-    str: "string",
-    bool: "boolean",
-    int: "number",
-    float: "number",
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
     type(None): "null",
 }
 
@@ -56,7 +56,8 @@ def too_long(length: int, options: ManifestOptions) -> Failure:
     """Return the failure for a row of `length` bytes, which is above the limit."""
     limit = options.line_bytes_max
     return Failure(
-        "line_too_long", f"the row has {length} bytes; at most {limit} are allowed: raise manifest.line_bytes_max"
+        "line_too_long",
+        f"the row has {length} bytes; at most {limit} are allowed: shorten it, or raise manifest.line_bytes_max",
     )
 
 
@@ -78,9 +79,9 @@ def quote_row(batch: RowBatch, position: int) -> str | None:
     return redact(text, _ORIGINAL_CHARS_MAX) if "://" in text else text
 
 
-def name_type(value: object) -> str:
-    """Return the JSON name of a value's type, for messages; Python's own name for types that JSON does not have."""
-    return _TYPE_NAMES.get(type(value), type(value).__name__)
+def describe_type(value: object) -> str:
+    """Return the JSON type of a value for a message, such as "a list"; types that JSON lacks have their Python name."""
+    return _TYPE_NAMES.get(type(value), f"a {type(value).__name__}")
 
 
 def is_utf8(text: str) -> bool:

@@ -37,17 +37,17 @@ _REASONS = {
     _UNSEEN: ("row_missing", "the manifest no longer has this row"),
     _CHANGED: (
         "row_changed",
-        "the row, or the part of it that manifest.columns reads, has changed since it failed: name its manifest in manifest.uris",
+        "the row, or the part of it that manifest.columns reads, has changed since it failed: to embed it as it is now, name its manifest in manifest.uris",
     ),
 }
 _GONE = ("manifest_missing", "the manifest of this row no longer exists")
 _MASKED = (
     "manifest_missing",
-    "the manifest's URI had a password or signature, which failure tables do not keep: name it in manifest.uris",
+    "the manifest's URI had a password or signature, which failure tables do not keep: name the manifest in manifest.uris",
 )
 
 
-def is_failures(found: pa.Schema) -> bool:
+def is_failure_table(found: pa.Schema) -> bool:
     """True if a Parquet schema has the columns of a failure table, wherever the file lies."""
     if sorted(found.names) != sorted(schema.FAILURES.names):
         return False
@@ -55,7 +55,7 @@ def is_failures(found: pa.Schema) -> bool:
     return all(wanted(found.field(n).type) if n == "row" else is_text(found.field(n).type) for n in found.names)
 
 
-def named_manifests(uri: str, options: ManifestOptions) -> list[str]:
+def list_named_manifests(uri: str, options: ManifestOptions) -> list[str]:
     """Return the manifests that a failure table names. Raise ManifestError if one of them may not be read."""
     names: dict[str, None] = {}
     for table in _read(uri, ["manifest"], options):

@@ -6,7 +6,7 @@ import orjson
 
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import RawRow, RowBatch, name_type, too_long
+from arkbeam.manifest.batches import RawRow, RowBatch, describe_type, too_long
 from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import ManifestOptions
 
@@ -39,7 +39,7 @@ def _parse_object(line: bytes) -> RawRow:
         return _explain(line, error)
     if type(value) is dict:
         return value
-    return Failure("not_an_object", f"the line holds a JSON {name_type(value)}; expected a JSON object")
+    return Failure("not_an_object", f"the line holds {describe_type(value)}; expected a JSON object")
 
 
 def _explain(line: bytes, error: ValueError) -> Failure:

@@ -14,7 +14,7 @@ from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampl
 from arkbeam.ark.wire import encode_multi
 from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling
-from arkbeam.manifest.batches import is_utf8, name_type
+from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap
 from arkbeam.manifest.refusal import refuse, refuse_unknown
@@ -57,7 +57,7 @@ def read_override_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrid
         value = decode_cell(where, _cell(row, columns.video_sampling), "{")
         if value is not None and type(value) is not dict:
             names = ", ".join(SAMPLING_RANGES)
-            refuse("bad_field", f"{where} must hold an object with any of {names}; found a {name_type(value)}")
+            refuse("bad_field", f"{where} must hold an object with any of {names}; found {describe_type(value)}")
         sampling = None if value is None else read_sampling("bad_field", where, value)
     if instructions is None and sparse is None and sampling is None:
         return NO_OVERRIDES
@@ -109,7 +109,7 @@ def _cell(row: Mapping[str, Any], name: str) -> Any:
 def _read_instructions(where: str, value: Any) -> str | None:
     if value is None or (type(value) is str and is_utf8(value)):
         return value
-    refuse("bad_field", f"{where} must be a string; found a {name_type(value)}")
+    refuse("bad_field", f"{where} must be a string; found {describe_type(value)}")
 
 
 def _read_boolean(where: str, value: Any) -> bool | None:

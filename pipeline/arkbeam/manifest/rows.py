@@ -14,7 +14,7 @@ from arkbeam.ark.models import find_misfit
 from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Failure, Modality, Part, Request
-from arkbeam.manifest.batches import is_utf8, name_type
+from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import (
@@ -124,7 +124,9 @@ class RowParser:
             if value is None:
                 continue
             if type(value) is not str:
-                refuse("bad_text", f"column {name} holds a {name_type(value)}; expected a string or a list of strings")
+                refuse(
+                    "bad_text", f"column {name} holds {describe_type(value)}; expected a string or a list of strings"
+                )
             if value and not value.isspace():
                 parts.append(self._make_part(modality, value))
 
@@ -138,14 +140,14 @@ class RowParser:
             limit = self._options.line_bytes_max
             refuse(
                 "line_too_long",
-                f"a part has {len(value)} characters; at most {limit} are allowed: raise manifest.line_bytes_max",
+                f"a part has {len(value)} characters; at most {limit} are allowed: shorten it, or raise manifest.line_bytes_max",
             )
         return Part(modality, value if modality is _TEXT else make_absolute(value.strip(), self._folder))
 
     def _read_input(self, given: Any) -> list[Part]:
         """Read a list of parts in the form of the API's contract; their order is kept."""
         if type(given) is not list:
-            refuse("bad_field", f"input must be a list of parts; found a {name_type(given)}")
+            refuse("bad_field", f"input must be a list of parts; found {describe_type(given)}")
         if not given:
             refuse("no_input", "the input list is empty")
         return [self._read_part(index, element) for index, element in enumerate(given)]
@@ -153,7 +155,7 @@ class RowParser:
     def _read_part(self, index: int, element: Any) -> Part:
         where = f"input[{index}]"
         if type(element) is not dict:
-            refuse("bad_part", f"{where} must be an object; found a {name_type(element)}")
+            refuse("bad_part", f"{where} must be an object; found {describe_type(element)}")
         # In Parquet, a struct has all fields in every element: those that an element lacks are null.
         element = {name: value for name, value in element.items() if value is not None}
         kind = element.get("type")
@@ -166,7 +168,7 @@ class RowParser:
             return self._make_part(_TEXT, _require_text(f"{where}.text", value))
         where = f"{where}.{kind}"
         if type(value) is not dict:
-            refuse("bad_part", f"{where} must be an object with a url; found a {name_type(value)}")
+            refuse("bad_part", f"{where} must be an object with a url; found {describe_type(value)}")
         value = {name: inner for name, inner in value.items() if inner is not None}
         refuse_unknown("bad_part", where, value, {"url", *SAMPLING_RANGES} if kind == "video_url" else {"url"})
         part = self._make_part(_PART_FIELDS[kind], _require_text(f"{where}.url", value.pop("url", None)))
@@ -177,7 +179,7 @@ class RowParser:
             limit = self._options.parts_max
             refuse(
                 "too_many_parts",
-                f"the row has {len(parts)} parts; at most {limit} are allowed: raise manifest.parts_max",
+                f"the row has {len(parts)} parts; at most {limit} are allowed: split the row, or raise manifest.parts_max",
             )
         context = self._context
         if own is NO_OVERRIDES and len(parts) == 1 and parts[0].modality is _TEXT:
@@ -213,7 +215,10 @@ def _number_to_id(value: Any) -> str:
         return str(value)
     if type(value) is float and abs(value) < _EXACT_FLOAT:
         return repr(value)
-    refuse("bad_id", f"the id must be a string or a number below 2^53; found a {name_type(value)}: {str(value)[:100]}")
+    refuse(
+        "bad_id",
+        f"the id must be a string, an integer, or a float below 2^53; found {describe_type(value)}: {str(value)[:100]}",
+    )
 
 
 def _instructions_by_kinds(

@@ -13,7 +13,7 @@ from fsspec.core import has_magic
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import full_uri
 from arkbeam.base.redaction import redact, strip_user_info
-from arkbeam.manifest.failures import is_failures, named_manifests
+from arkbeam.manifest.failures import is_failure_table, list_named_manifests
 from arkbeam.manifest.options import Format, ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, version_of
 
@@ -81,7 +81,7 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
         found.update(_find(uri))
     if not found:
         raise ManifestError("manifest.uris is empty: name at least one file or glob")
-    failures = _find_failures(found, options)
+    failures = _find_failure_tables(found, options)
     if failures:
         return _list_named_by_failures(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
@@ -129,7 +129,7 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     return shards
 
 
-def _find_failures(uris: Iterable[str], options: ManifestOptions) -> list[str]:
+def _find_failure_tables(uris: Iterable[str], options: ManifestOptions) -> list[str]:
     """Return the files that are failure tables."""
     tables = [uri for uri in uris if _FORMATS.get(posixpath.splitext(uri.partition("?")[0])[1].lower()) == "parquet"]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -141,7 +141,7 @@ def _holds_failures(uri: str) -> bool:
         with manifest_errors(uri):
             filesystem, path = fsspec.core.url_to_fs(uri)
             with filesystem.open(path, "rb") as stream:
-                return is_failures(pq.read_schema(stream))
+                return is_failure_table(pq.read_schema(stream))
     except ManifestError:  # not a valid Parquet file: the error is reported when its rows are read
         return False
 
@@ -158,7 +158,7 @@ def _list_named_by_failures(
         )
     naming: dict[str, list[str]] = {}
     for uri in sorted(failures):
-        for name in named_manifests(uri, options):
+        for name in list_named_manifests(uri, options):
             naming.setdefault(name, []).append(uri)
     return [replace(_describe(name, {}, None, options), failures=tuple(uris)) for name, uris in sorted(naming.items())]
 
@@ -209,11 +209,11 @@ def _find(uri: str) -> dict[str, Mapping[str, Any]]:
         else:
             entries = [filesystem.info(path)]
             if entries[0]["type"] == "directory":
-                entries = _list_failures(uri, filesystem, path)
+                entries = _list_failure_tables(uri, filesystem, path)
         return {full_uri(filesystem, entry["name"]): entry for entry in entries}
 
 
-def _list_failures(uri: str, filesystem: Any, path: str) -> list[Any]:
+def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
     """Return the files of a folder of failure tables. Raise ManifestError for any other folder."""
     entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_mark(entry["name"])]
     files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
