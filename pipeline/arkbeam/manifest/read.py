@@ -319,5 +319,5 @@ def _find_unsendable(request: Request, looks: Looks, body_bytes_max: int) -> Fai
         return None
     return Failure(
         "request_too_large",
-        f"the parts have {length} bytes as sent; a request may have {body_bytes_max} (media.body_bytes_max)",
+        f"the parts have {length} bytes as sent; a request may have at most {body_bytes_max} (media.body_bytes_max)",
     )
