@@ -120,4 +120,4 @@ def test_a_damaged_note_about_media_is_left_out(
         write_bytes(uri, b"PAR1 no more")
     note = bucket.run()
     assert (note["published"], note["requests_sent"]) == (3, 0)
-    assert "what is known of media is not all read" in caplog.text
+    assert "a file of the media cache is skipped" in caplog.text

@@ -30,8 +30,9 @@ from arkbeam.emulator.contract import parse_request
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.replies import Refused
 from arkbeam.emulator.serve import start_emulator
+from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.read import ReadContext, read_shard
+from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
 from hypothesis import HealthCheck, given, settings

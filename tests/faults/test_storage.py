@@ -17,9 +17,9 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
-from arkbeam.store import damage, layout
-from arkbeam.store.damage import is_whole, read_or_set_aside, set_aside
+from arkbeam.store import integrity, layout
 from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
 from arkbeam.store.layout import list_parquet
 from arkbeam.store.segments import Attempt, Bought, read_columns, read_index, segment_table, write_segment
 from hypothesis import given
@@ -307,7 +307,7 @@ def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, b
         for name in list_parquet(f"{store_uri}/events")
         for row in read_columns(name, ["client_request_id", "total_tokens", "kind"]).to_pylist()
     ]
-    assert len(booked) in ((0,) if aside.endswith(damage.UNREADABLE) else (6,))
+    assert len(booked) in ((0,) if aside.endswith(integrity.UNREADABLE) else (6,))
     assert {row["total_tokens"] for row in booked} <= {9, None}
     for name in list_parquet(f"{store_uri}/events"):
         Path(name).unlink()

@@ -1,4 +1,4 @@
-"""Fingerprints: pinned, injective, and blind to what does not change the vector."""
+"""Fingerprints: pinned, injective, and independent of what does not change the vector."""
 
 import pytest
 from arkbeam.base.records import Modality, Part, Request, ServiceKind, VideoSampling
@@ -55,12 +55,12 @@ FULL = Request(
 def test_fingerprints_are_pinned(
     fingerprinter: Fingerprinter, request_: Request, versions: tuple[str | None, ...], golden: str
 ) -> None:
-    """A change of these bytes would buy every vector of every store again."""
+    """If these bytes change, every vector of every store is bought again."""
     assert fingerprinter.of_request(request_, versions).hex() == golden
 
 
 def test_what_is_made_of_an_image_is_pinned() -> None:
-    """An image that is changed is another purchase, each change its own; without any, nothing is as before but the same."""
+    """A changed image has another fingerprint, and so has each different change; without a change the fingerprint stays."""
     versions = (None, None, "12-34", "etag")
     fit = (None, None, "1 1014x1014 image/jpeg", None)
     names = {
@@ -105,13 +105,13 @@ def _identify(world: World) -> bytes:
 
 @given(_worlds, _worlds)
 def test_equal_fingerprints_mean_equal_requests(left: World, right: World) -> None:
-    """Two requests share a fingerprint exactly when nothing that is sent differs."""
+    """Two requests have the same fingerprint exactly if everything that is sent is equal."""
     assert (_identify(left) == _identify(right)) == (left == right)
 
 
 @given(st.lists(_strings, min_size=1, max_size=3))
 def test_where_one_part_ends_matters(texts: list[str]) -> None:
-    """The same characters cut into other parts are another request."""
+    """The same characters split into different parts are a different request."""
     world = (ServiceKind.ARK, "m", None, [(Part(TEXT, text), None) for text in texts], None, False, False)
     joined = (ServiceKind.ARK, "m", None, [(Part(TEXT, "".join(texts)), None)], None, False, False)
     assert (_identify(world) == _identify(joined)) == (len(texts) == 1)
@@ -119,7 +119,7 @@ def test_where_one_part_ends_matters(texts: list[str]) -> None:
 
 @given(st.lists(st.tuples(_strings, st.none() | _strings, st.booleans()), max_size=6))
 def test_the_short_cut_for_texts_gives_the_same(rows: list[tuple[str, str | None, bool]]) -> None:
-    """`of_text` agrees with `of_request`, whatever came before it."""
+    """`of_text` agrees with `of_request`, whatever was hashed before."""
     fingerprinter = Fingerprinter(ServiceKind.ARK, "m", 1024)
     for text, instructions, sparse in rows:
         request = Request((Part(TEXT, text),), instructions, sparse)
@@ -141,7 +141,7 @@ def test_the_short_cut_for_texts_gives_the_same(rows: list[tuple[str, str | None
     ],
 )  # fmt: skip
 def test_signatures_are_no_part_of_a_picture(signed: str, bare: str) -> None:
-    """A URL that is signed anew points at the same picture."""
+    """A URL with a new signature points at the same picture."""
     assert strip_signature(signed) == bare
     first, second = (ARK.of_request(Request((Part(IMAGE, url),)), [None]) for url in (signed, bare))
     assert first == second
@@ -164,18 +164,18 @@ def test_signatures_are_no_part_of_a_picture(signed: str, bare: str) -> None:
     ],
 )
 def test_all_else_in_a_url_is_part_of_it(url: str) -> None:
-    """Other parameters name other pictures, those that process a picture above all."""
+    """Other parameters may name another picture, above all those that process a picture."""
     assert strip_signature(url) == url
 
 
 def test_a_text_that_looks_like_a_signed_url_is_text() -> None:
-    """Signatures are taken out of media alone."""
+    """Signatures are removed from media only."""
     signed, bare = (ARK.of_text(f"https://h/a{query}", None, False) for query in ("?Signature=1", ""))
     assert signed != bare
 
 
 def test_bytes_alone_identify_a_medium_that_is_known_by_its_content() -> None:
-    """Name and etag make no difference then, bytes and modality do; no name of a medium passes for a hash."""
+    """With a content hash, name and etag make no difference, but content and modality do; no media URI can imitate a hash."""
     versions = [content_version(bytes([number]) * 16, etag) for number, etag in ((1, "a"), (1, "b:c"), (2, "a"))]
 
     def of(modality: Modality, uri: str, version: str | None) -> str:

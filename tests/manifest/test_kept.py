@@ -40,7 +40,7 @@ def _values(array: pa.StructArray) -> list[Any]:
     ],
 )
 def test_types_are_inferred(cells: list[Any], kind: pa.DataType) -> None:
-    """JSON values keep their kind, nested ones too, and come back equal."""
+    """JSON values keep their type, also when nested, and are read back equal."""
     assert _type(*cells) == kind
     assert _values(_kept(*cells)) == cells
 
@@ -57,7 +57,7 @@ def test_types_are_inferred(cells: list[Any], kind: pa.DataType) -> None:
     ],
 )
 def test_values_that_share_no_type_become_text(cells: list[Any], texts: list[str | None]) -> None:
-    """Text stays as it is, anything else becomes its JSON; so does what Parquet has no form for."""
+    """Strings stay as they are, other values become their JSON; so do values that Parquet can't store."""
     assert _values(_kept(*cells)) == texts
 
 
@@ -94,21 +94,21 @@ _I, _F, _S, _L = pa.int64(), pa.float64(), pa.string(), pa.large_string()
     ],
 )
 def test_types_of_shards_are_brought_together(left: pa.DataType, right: pa.DataType, unified: pa.DataType) -> None:
-    """Nulls give way, numbers widen, structs merge; what can't be without loss becomes text."""
+    """Nulls unify with anything, numbers widen, structs merge; types that don't unify without loss become text."""
     kinds = [pa.struct([("x", kind)]) for kind in (left, right)]
     assert unify_kept(kinds) == pa.struct([("x", unified)])
     assert unify_kept([pa.schema(list(kind)) for kind in kinds]) == pa.struct([("x", unified)])
 
 
 def test_a_column_that_a_shard_lacks_is_null_there() -> None:
-    """Columns come in the order they are first seen."""
+    """Columns keep the order in which they first appear."""
     kind = unify_kept([pa.struct([("x", _I)]), pa.struct([("y", _S), ("x", _I)])])
     assert kind == pa.struct([("x", _I), ("y", _S)])
     assert cast_kept(_kept(1), kind).to_pylist() == [{"x": 1, "y": None}]
 
 
 def test_no_kept_columns_are_a_struct_of_none() -> None:
-    """The length stays right even without a column."""
+    """The length is right even without a column."""
     kind = unify_kept([])
     assert kind.num_fields == 0
     assert len(cast_kept(pa.nulls(3, kind), kind)) == 3
@@ -125,7 +125,7 @@ def test_no_kept_columns_are_a_struct_of_none() -> None:
     ],
 )
 def test_what_becomes_text_is_json(value: Any, text: str) -> None:
-    """Values of any Parquet type have a text form, so that a conflict never fails a run."""
+    """Values of any Parquet type can be written as text, so that a type conflict never fails a run."""
     assert _values(cast_kept(_kept(value), pa.struct([("x", _L)]))) == [text]
 
 
@@ -140,7 +140,7 @@ _json = st.recursive(
 @settings(deadline=None)
 @given(st.lists(st.lists(_json, min_size=1, max_size=4), min_size=1, max_size=4))
 def test_any_json_of_any_shards_ends_in_one_table(shards: list[list[Any]]) -> None:
-    """Whatever shards hold, their columns take one type, no row is lost, nulls stay nulls, and Parquet writes it."""
+    """Whatever shards hold: their columns get one type, no row is lost, nulls stay null, and Parquet can write it."""
     arrays = [build_kept(["x"], [cells]) for cells in shards]
     kind = unify_kept([array.type for array in arrays])
     cast = [cast_kept(array, kind) for array in arrays]

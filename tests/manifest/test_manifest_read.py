@@ -18,8 +18,10 @@ from arkbeam.ark.models import VERSIONS
 from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Modality, Part, Request, ServiceKind
+from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.lines import BOM
 from arkbeam.manifest.options import ColumnMap, ManifestOptions
-from arkbeam.manifest.read import ReadContext, ShardChunk, read_shard
+from arkbeam.manifest.read import ShardChunk, read_shard
 from arkbeam.manifest.shards import Shard, cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.media import MediaOptions
@@ -38,7 +40,7 @@ def _text(value: str) -> Request:
 def _chunks(
     uri: str | Path, context: ReadContext = CONTEXT, shard_bytes: int = 2**30, **options: Any
 ) -> list[ShardChunk]:
-    """Read all shards of a manifest, rows numbered through as the job numbers them."""
+    """Read all shards of a manifest."""
     chosen = ManifestOptions(str(uri), **options)
     return [
         chunk
@@ -55,7 +57,7 @@ def _read(
     bad: list[tuple[int, str]] = []
     base = 0
     for chunk in _chunks(uri, *args, **options):
-        assert chunk.staged.num_rows + chunk.unreadable.num_rows + chunk.blank == chunk.rows
+        assert chunk.staged.num_rows + chunk.unreadable.num_rows <= chunk.rows
         assert chunk.keys["fingerprint"].to_pylist() == chunk.staged["fingerprint"].to_pylist()
         for row in chunk.staged.to_pylist():
             good.append((base + row["row"], row["id"], request_from_json(row["request"]).request))
@@ -99,7 +101,7 @@ def lines(tmp_path: Path) -> Callable[..., Path]:
     ],
 )  # fmt: skip
 def test_the_forms_of_a_row(row: dict[str, Any], parts: list[tuple[Modality, str]], lines: Callable[..., Path]) -> None:
-    """Mapped cells give text, image, video, each in its own order; an input list keeps its order; a body is a request."""
+    """Mapped cells give text, image, video, in this order; an input list keeps its order; a body is a whole request."""
     assert _read(lines(row)) == ([(0, None, Request(tuple(Part(*part) for part in parts)))], [])
 
 
@@ -164,7 +166,7 @@ def test_rows_that_ask_for_nothing_that_can_be_sent(row: dict[str, Any], code: s
 def test_a_body_may_override_what_belongs_to_a_row(
     body: dict[str, Any], request_: Request, lines: Callable[..., Path]
 ) -> None:
-    """Instructions and sparse are the row's to set; what it says of the run must be so."""
+    """A row may set instructions and sparse; fields of the run must equal the run's."""
     body = {"input": [{"type": "text", "text": "a"}]} | body
     assert _read(lines({"custom_id": "r1", "body": body})) == ([(0, "r1", request_)], [])
 
@@ -198,7 +200,7 @@ def test_a_body_that_is_not_this_runs_is_a_failure(body: dict[str, Any], says: s
 
 
 def test_sparse_is_asked_for_on_rows_of_text_alone(lines: Callable[..., Path]) -> None:
-    """The API takes it with text only, one or several."""
+    """The API allows it for one or several texts, without media."""
     context = ReadContext(ServiceKind.ARK, "m", instructions="I", sparse=True)
     path = lines({"text": "a"}, {"text": ["a", "b"]}, {"text": "a", "image": "https://h/1"})
     good, _ = _read(path, context)
@@ -210,7 +212,7 @@ def test_sparse_is_asked_for_on_rows_of_text_alone(lines: Callable[..., Path]) -
 
 
 def test_what_the_model_can_not_do_is_a_failure(lines: Callable[..., Path]) -> None:
-    """Rows are held against the model's capabilities before anything is sent."""
+    """Rows are checked against the model's capabilities before anything is sent."""
     context = ReadContext(ServiceKind.ARK, "m", capabilities=VERSIONS["250328"])
     path = lines({"video": "https://h/v.mp4"}, {"text": ["a", "b"]}, {"text": "a", "image": "https://h/1"})
     assert _read(path, context)[1] == [(0, "video_unsupported"), (1, "too_many_parts")]
@@ -230,12 +232,12 @@ def test_what_the_model_can_not_do_is_a_failure(lines: Callable[..., Path]) -> N
     ],
 )
 def test_ids_are_text(row: dict[str, Any], row_id: str | None, lines: Callable[..., Path]) -> None:
-    """Numbers become text; a row without an id has none, and gets one when it is published."""
+    """Numbers become text; a row without an id gets one when it is published."""
     assert _read(lines(row | {"text": "a"}))[0] == [(0, row_id, _text("a"))]
 
 
 def test_columns_can_be_mapped(lines: Callable[..., Path]) -> None:
-    """With a mapping only the columns it names are read, in its order."""
+    """With a mapping, only the mapped columns are read, in the order of the mapping."""
     columns = ColumnMap(id="key", text=("title", "caption"), image="pic")
     path = lines({"key": 1, "caption": "c", "title": "t", "pic": "https://h/1", "text": "not this", "id": "nor this"})
     parts = (Part(TEXT, "t"), Part(TEXT, "c"), Part(IMAGE, "https://h/1"))
@@ -272,17 +274,17 @@ def test_lines_that_are_no_object(line: bytes, code: str, lines: Callable[..., P
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("last", [b"", None])
 def test_line_ends_marks_and_blank_lines(bom: bytes, end: bytes, last: bytes | None, tmp_path: Path) -> None:
-    """Byte order mark, CRLF, and a last line without its end change nothing; blank lines are counted, not read."""
+    """A byte order mark, CRLF and a missing last line end make no difference; blank lines count as rows but are not read."""
     rows = [b'{"text": "\xe5\xa4\xa9"}', b"", b"  \t", b'{"text": "b"}', b"oops", b'{"text": "c"}']
     path = tmp_path / "m.jsonl"
     path.write_bytes(bom + end.join(rows) + (end if last is None else last))
     assert _read(path) == ([(0, None, _text("天")), (3, None, _text("b")), (5, None, _text("c"))], [(4, "bad_json")])
     (chunk,) = _chunks(path)
-    assert (chunk.rows, chunk.blank) == (6, 2)
+    assert (chunk.rows, chunk.staged.num_rows, chunk.unreadable.num_rows) == (6, 3, 1)
 
 
 def test_lines_of_five_megabytes_are_read_and_longer_ones_than_allowed_are_failures(tmp_path: Path) -> None:
-    """The limit is a line's bytes: at it a line is read, one past it is a failure, and memory never holds more."""
+    """A line at the limit is read, one byte more is a failure, and memory never holds more than the limit."""
     path = tmp_path / "m.jsonl"
     long = "海" * 1_700_000
     line = json.dumps({"text": long}, ensure_ascii=False).encode()
@@ -308,7 +310,7 @@ def test_lines_of_five_megabytes_are_read_and_longer_ones_than_allowed_are_failu
     shard_bytes=st.integers(1, 120),
 )
 def test_cutting_a_file_changes_no_row(rows: list[bytes], bom: bool, ended: bool, shard_bytes: int) -> None:
-    """At any cut each line is read by exactly one shard, under the number it has in the whole file."""
+    """Wherever the file is cut, each line is read by exactly one shard, with its number in the whole file."""
     data = b"\xef\xbb\xbf" * bom + b"\n".join(rows) + b"\n" * ended
     fsspec.filesystem("memory").pipe_file("/cut/m.jsonl", data or b"\n")
     options = ManifestOptions("memory://cut/m.jsonl", line_bytes_max=40)
@@ -357,7 +359,7 @@ _hostile = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_hostile, min_size=1, max_size=8))
 def test_no_line_raises(rows: list[bytes]) -> None:
-    """Whatever lines hold, each is staged, a failure or blank, and all tables can be written."""
+    """Whatever a line holds, it is staged, a failure or blank, and all tables can be written."""
     fsspec.filesystem("memory").pipe_file("/hostile/m.jsonl", b"\n".join(rows) + b"\n")
     good, bad = 0, 0
     for chunk in _chunks("memory://hostile/m.jsonl", keep=("keep", "text")):
@@ -366,7 +368,8 @@ def test_no_line_raises(rows: list[bytes]) -> None:
             pq.write_table(table, io.BytesIO())
         good, bad = good + chunk.staged.num_rows, bad + chunk.unreadable.num_rows
         assert chunk.rows == len(rows)
-        assert good + bad + chunk.blank == len(rows)
+        lines = [rows[0].removeprefix(BOM), *rows[1:]]
+        assert good + bad == len([line for line in lines if line and not line.isspace()])
 
 
 # Other formats
@@ -384,7 +387,7 @@ def _zstd(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(("ending", "pack"), [("gz", _gzip), ("zst", _zstd)])
 def test_packed_lines_are_streamed(ending: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    """Compressed files, of several members too, hold the same rows."""
+    """Compressed files, also with several members, hold the same rows."""
     data = b"".join(b'{"text": "%d"}\n' % index for index in range(20_000))
     path = tmp_path / f"m.jsonl.{ending}"
     path.write_bytes(pack(data))
@@ -399,7 +402,7 @@ def test_packed_lines_are_streamed(ending: str, pack: Callable[[bytes], bytes], 
 def test_packed_files_that_are_cut_off_or_damaged_stop_the_run(
     ending: str, pack: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
-    """Rows that can't be reached are never silently missing."""
+    """Rows that can't be reached are an error, never silently missing."""
     packed = pack(bytes(json.dumps({"text": list(range(9_999))}), "ascii") + b"\n")
     path = tmp_path / f"m.jsonl.{ending}"
     for data in (packed[:-20], b"no such format", packed[:30] + b"\xff" * 30 + packed[60:]):
@@ -412,7 +415,7 @@ def test_packed_files_that_are_cut_off_or_damaged_stop_the_run(
 def test_packed_files_that_expand_without_end_stop_the_run(
     ending: str, pack: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
-    """Both the size and, above 64 MiB, the ratio are limited; below them the same file is read."""
+    """The size is limited, and above 64 MiB the ratio; within the limits the same file is read."""
     path = tmp_path / f"m.jsonl.{ending}"
     path.write_bytes(pack(b" " * 70_000_000))
     with pytest.raises(ManifestError, match="expands"):
@@ -424,7 +427,7 @@ def test_packed_files_that_expand_without_end_stop_the_run(
 
 @pytest.mark.parametrize(("name", "delimiter"), [("m.csv", ","), ("m.tsv", "\t"), ("m.csv.gz", ",")])
 def test_records_under_a_header(name: str, delimiter: str, tmp_path: Path) -> None:
-    """Cells may hold line ends, quotes and Chinese; records are counted, whatever number of lines they take."""
+    """Cells may contain line ends, quotes and Chinese; rows are counted by record, not by line."""
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter=delimiter)
     writer.writerows(
@@ -440,7 +443,7 @@ def test_records_under_a_header(name: str, delimiter: str, tmp_path: Path) -> No
     assert bad == []
     (chunk,) = _chunks(tmp_path / name, keep=("tag", "missing"))
     assert chunk.staged["kept"].to_pylist() == [{"tag": "x", "missing": None}, {"tag": "", "missing": None}]
-    assert (chunk.rows, chunk.blank) == (3, 1)
+    assert (chunk.rows, chunk.staged.num_rows, chunk.unreadable.num_rows) == (3, 2, 0)
     assert json.loads(chunk.staged["original"][1].as_py()) == {
         "id": "3",
         "text": "天",
@@ -450,7 +453,7 @@ def test_records_under_a_header(name: str, delimiter: str, tmp_path: Path) -> No
 
 
 def test_bad_records_are_failures_and_the_next_line_is_read(tmp_path: Path) -> None:
-    """Too few or many cells, broken quotes, bytes that are not UTF-8, and records beyond the limit."""
+    """Failures: too few or too many cells, broken quotes, invalid UTF-8, and records above the limit."""
     path = tmp_path / "m.csv"
     records = [
         b"id,text",
@@ -472,9 +475,9 @@ def test_bad_records_are_failures_and_the_next_line_is_read(tmp_path: Path) -> N
     assert _read(path) == ([(0, "1", _text("a"))], [(1, "bad_record")])
 
 
-@pytest.mark.parametrize(("data", "says"), [(b"id,text,id\n1,a,2\n", "'id' twice"), (b'"id', "header")])
+@pytest.mark.parametrize(("data", "says"), [(b"id,text,id\n1,a,2\n", "'id' more than once"), (b'"id', "header")])
 def test_a_header_that_can_not_be_used_stops_the_run(data: bytes, says: str, tmp_path: Path) -> None:
-    """Without column names no row means anything."""
+    """Without column names no row can be read."""
     (tmp_path / "m.csv").write_bytes(data)
     with pytest.raises(ManifestError, match=says):
         _chunks(tmp_path / "m.csv")
@@ -489,14 +492,14 @@ def test_csv_holds_lists_as_json(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from('a,"\r\n\t天\0'), max_size=60), st.sampled_from(["csv", "tsv"]))
 def test_no_record_raises(text: str, ending: str) -> None:
-    """Under a good header any bytes are rows, failures or blank."""
+    """Below a valid header, any bytes give rows, failures or blank rows."""
     fsspec.filesystem("memory").pipe_file(f"/hostile/m.{ending}", b"text,a\n" + text.encode())
     for chunk in _chunks(f"memory://hostile/m.{ending}", line_bytes_max=30):
-        assert chunk.staged.num_rows + chunk.unreadable.num_rows + chunk.blank == chunk.rows
+        assert chunk.staged.num_rows + chunk.unreadable.num_rows <= chunk.rows
 
 
 def test_parquet_keeps_types_and_numbers_rows_by_record(tmp_path: Path) -> None:
-    """Row groups are read as columns; lists, structs, dictionaries and numbers as ids work, kept columns keep types."""
+    """Lists, structs, dictionaries and numeric ids are read from row groups; kept columns keep their types."""
     kinds = pa.struct([("n", pa.int8()), ("l", pa.list_(pa.float32()))])
     table = pa.table(
         {
@@ -529,7 +532,7 @@ def test_parquet_keeps_types_and_numbers_rows_by_record(tmp_path: Path) -> None:
 
 
 def test_parquet_rows_of_the_contracts_form(tmp_path: Path) -> None:
-    """An input column of structs holds null for what an element has not."""
+    """An input column of structs holds null for fields that an element does not have."""
     rows = [{"input": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "https://h/1"}}]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
     expected = Request((Part(TEXT, "a"), Part(IMAGE, "https://h/1")))
@@ -537,7 +540,7 @@ def test_parquet_rows_of_the_contracts_form(tmp_path: Path) -> None:
 
 
 def test_parquet_text_that_is_not_utf8_is_a_failure(tmp_path: Path) -> None:
-    """Writers don't check; the row is a failure and its neighbours are read."""
+    """Parquet writers don't check UTF-8: the row is a failure, and its neighbours are read."""
     offsets, data = pa.array([0, 1, 2, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xffc")
     pq.write_table(
         pa.table({"text": pa.StringArray.from_buffers(3, offsets, data), "n": [0, 1, 2]}), tmp_path / "m.parquet"
@@ -548,13 +551,13 @@ def test_parquet_text_that_is_not_utf8_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_parquet_without_any_column_that_matters(tmp_path: Path) -> None:
-    """Every row is a failure that names the columns looked for."""
+    """Every row is a failure that names the columns that were looked for."""
     pq.write_table(pa.table({"other": [1, 2]}), tmp_path / "m.parquet")
     assert _read(tmp_path / "m.parquet")[1] == [(0, "no_input"), (1, "no_input")]
 
 
 def test_a_parquet_file_that_is_damaged_inside_stops_the_run(tmp_path: Path) -> None:
-    """The footer may be whole while the pages are not."""
+    """The footer may be valid while the pages are damaged."""
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"text": [f"text {index}" for index in range(9_999)]}), path, compression="zstd")
     data = bytearray(path.read_bytes())
@@ -565,7 +568,7 @@ def test_a_parquet_file_that_is_damaged_inside_stops_the_run(tmp_path: Path) -> 
 
 
 def test_parquet_chunks_are_bounded_in_bytes(tmp_path: Path) -> None:
-    """Rows of many bytes come in smaller chunks, also where a dictionary hides their size."""
+    """Large rows come in smaller chunks, also if a dictionary hides their size."""
     text = "x" * 100_000
     pq.write_table(pa.table({"text": [text] * 600}), tmp_path / "m.parquet")
     chunks = _chunks(tmp_path / "m.parquet")
@@ -574,7 +577,7 @@ def test_parquet_chunks_are_bounded_in_bytes(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_vanishes_stops_the_run(tmp_path: Path) -> None:
-    """The shard's file is named."""
+    """The error names the shard's file."""
     for format_ in ("jsonl", "csv", "parquet"):
         shard = Shard(0, str(tmp_path / "gone"), "gone", format_, None, 0, 10)  # type: ignore[arg-type]
         with pytest.raises(ManifestError, match="gone"):
@@ -585,7 +588,7 @@ def test_a_manifest_that_vanishes_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_tables_have_the_declared_schemas(lines: Callable[..., Path]) -> None:
-    """Staged rows, keys and failures are written as `schema` declares them, from empty chunks too."""
+    """Staged rows, keys and failures have the schemas that `schema` declares, also in empty chunks."""
     for rows in ([{"text": "a"}, b"bad"], [b""], [b"bad"], [{"text": "a"}]):
         (chunk,) = _chunks(lines(*rows))
         assert chunk.staged.schema == schema.STAGED
@@ -596,7 +599,7 @@ def test_tables_have_the_declared_schemas(lines: Callable[..., Path]) -> None:
 
 
 def test_kept_columns_of_json(lines: Callable[..., Path]) -> None:
-    """Nested values come along for the readable rows alone; cells too deep to be written are a failure."""
+    """Nested values are kept for readable rows only; a cell that is nested too deeply to be written is a failure."""
     deep: Any = []
     for _ in range(300):
         deep = [deep]
@@ -608,7 +611,7 @@ def test_kept_columns_of_json(lines: Callable[..., Path]) -> None:
 
 
 def test_originals_show_the_line_without_secrets(lines: Callable[..., Path]) -> None:
-    """What was read is shown as it was, except for credentials in URLs."""
+    """The original is shown unchanged, except for credentials in URLs."""
     plain = '{"text":  "天  a"}'
     path = lines(plain.encode(), {"image": "https://user:pass@h/1?X-Amz-Signature=secret&id=1"}, b"bad https://u:p@h/")
     (chunk,) = _chunks(path)
@@ -637,7 +640,7 @@ def _picture(width: int, height: int) -> bytes:
 
 
 def test_media_are_looked_at_and_versioned(tmp_path: Path) -> None:
-    """Files beside the manifest are staged by absolute path with their version; the missing and forbidden are failures."""
+    """Files beside the manifest are staged by absolute path and version; missing and forbidden files are failures."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m/a.png").write_bytes(_picture(280, 28))
     (tmp_path / "secret.png").write_bytes(_picture(30, 30))
@@ -674,7 +677,7 @@ def test_a_changed_picture_is_another_item(tmp_path: Path) -> None:
 
 
 def test_parts_that_are_too_large_together_are_a_failure(tmp_path: Path) -> None:
-    """Each medium may fit a request's body and all of them not."""
+    """Each medium fits into a request body, but together they don't."""
     picture = _picture(30, 30)
     (tmp_path / "a.png").write_bytes(picture)
     (tmp_path / "m.jsonl").write_text('{"image": "a.png"}\n{"image": ["a.png", "a.png"]}\n')
@@ -683,7 +686,7 @@ def test_parts_that_are_too_large_together_are_a_failure(tmp_path: Path) -> None
 
 
 def test_media_beside_a_manifest_in_an_object_store() -> None:
-    """Relative paths stay in the store that the manifest came from."""
+    """Relative paths are resolved in the storage of the manifest."""
     store = fsspec.filesystem("memory")
     store.pipe_file("/media-read/m.jsonl", b'{"image": "pics/a.png"}\n')
     store.pipe_file("/media-read/pics/a.png", _picture(28, 28))

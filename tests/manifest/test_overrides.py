@@ -1,4 +1,4 @@
-"""What a row says for itself: instructions, sparse and the sampling of its videos, over what the config says."""
+"""Settings of a row: instructions, sparse and video sampling, which take precedence over the config."""
 
 import json
 from collections.abc import Callable
@@ -48,13 +48,13 @@ def read(tmp_path: Path) -> Reader:
 
 
 def _requests(chunk: ShardChunk) -> list[Request]:
-    """The good rows' requests; there must be no bad row."""
+    """Return the requests of the good rows; there must be no bad row."""
     assert chunk.unreadable.to_pylist() == []
     return [request_from_json(data).request for data in chunk.staged["request"].to_pylist()]
 
 
 def _failures(chunk: ShardChunk) -> list[tuple[str, str]]:
-    """Code and message of the bad rows; there must be no good row."""
+    """Return code and message of the bad rows; there must be no good row."""
     assert chunk.staged.num_rows == 0
     return [(row["code"], row["message"]) for row in chunk.unreadable.to_pylist()]
 
@@ -67,7 +67,7 @@ def _video(sampling: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_corpus_instructions_are_each_rows_own(read: Reader) -> None:
-    """The template names what the row itself is made of, for all three forms of a row."""
+    """The template names the modalities of the row, for all three forms of a row."""
     body = {"input": [{"type": "image_url", "image_url": {"url": URLS["image"]}}]}
     rows = (
         {"text": "a"},
@@ -85,7 +85,7 @@ def test_corpus_instructions_are_each_rows_own(read: Reader) -> None:
 
 
 def test_a_row_without_a_wording_is_a_failure_unless_it_brings_its_own(read: Reader) -> None:
-    """Text, image and video together are no documented corpus item; the row's own words are sent."""
+    """There is no documented wording for text, image and video together; a row's own instructions are sent."""
     row = {"text": "a", **URLS}
     context = replace(CONTEXT, instructions=CORPUS)
     ((code, message),) = _failures(read(row, context=context))
@@ -98,7 +98,7 @@ def test_a_row_without_a_wording_is_a_failure_unless_it_brings_its_own(read: Rea
 
 @pytest.mark.parametrize("scenario", ["query", "clustering", "classification", "sts"])
 def test_other_scenarios_send_one_string(scenario: Any, read: Reader) -> None:
-    """All rows have the same instructions, whatever they are made of."""
+    """All rows have the same instructions, whatever their modalities."""
     context = replace(CONTEXT, instructions=InstructionOptions(scenario, "text/image", "Find it"))
     chunk = read({"text": "a"}, {"image": URLS["image"]}, {"text": "a", **URLS}, context=context)
     expected = "Target_modality: text/image.\nInstruction:Find it\nQuery:"
@@ -106,7 +106,7 @@ def test_other_scenarios_send_one_string(scenario: Any, read: Reader) -> None:
 
 
 def test_instructions_are_part_of_the_fingerprint_as_they_are_sent(read: Reader) -> None:
-    """A built string and the same string verbatim buy one vector; other words, or none, another."""
+    """A built string and the same string verbatim have one fingerprint; other instructions, or none, have another."""
     built = read({"text": "a"}, context=replace(CONTEXT, instructions=CORPUS))
     same = "Instruction:Compress the text into one word.\nQuery:"
     verbatim = read({"text": "a"}, context=replace(CONTEXT, instructions=same))
@@ -118,7 +118,7 @@ def test_instructions_are_part_of_the_fingerprint_as_they_are_sent(read: Reader)
 
 
 def test_a_rows_own_instructions_count_before_the_configs(read: Reader) -> None:
-    """Column and body are sent verbatim; an empty cell takes the config's; a body counts before a column."""
+    """Column and body are sent unchanged; an empty cell means the config's; a body takes precedence over a column."""
     body = {"input": [{"type": "text", "text": "a"}], "instructions": "from the body"}
     rows = ({"text": "a", "p": " as is \n"}, {"text": "a", "p": " "}, {"text": "a"}, {"body": body, "p": "column"})
     chunk = read(*rows, context=replace(CONTEXT, instructions="config"), instructions="p")
@@ -126,7 +126,7 @@ def test_a_rows_own_instructions_count_before_the_configs(read: Reader) -> None:
 
 
 def test_instructions_that_are_no_text_or_not_taken_are_failures(read: Reader) -> None:
-    """The message names the column; a model without instructions is named as such."""
+    """The message names the column; a model without instructions has its own code."""
     ((code, message),) = _failures(read({"text": "a", "p": 5}, instructions="p"))
     assert (code, "column p" in message) == ("bad_field", True)
     old = replace(CONTEXT, capabilities=VERSIONS["250615"])
@@ -142,7 +142,7 @@ def test_instructions_that_are_no_text_or_not_taken_are_failures(read: Reader) -
     [(True, True), ("true", True), (" TRUE ", True), (False, False), ("false", False), (None, True), ("", True)],
 )
 def test_a_column_says_whether_a_row_asks_for_sparse(cell: Any, asked: bool, read: Reader) -> None:
-    """True and false count before the config's; an empty cell takes it."""
+    """True and false take precedence over the config; an empty cell means the config's setting."""
     context = replace(CONTEXT, sparse=True)
     assert [one.sparse for one in _requests(read({"text": "a", "s": cell}, context=context, sparse="s"))] == [asked]
 
@@ -155,7 +155,7 @@ def test_a_column_that_is_neither_true_nor_false_is_a_failure(cell: Any, read: R
 
 
 def test_sparse_goes_out_on_text_alone(read: Reader) -> None:
-    """By the config it is asked for where the API gives it; a row with media that asks for it itself is a failure."""
+    """The config's setting applies to text rows only; a row with media that asks for sparse itself is a failure."""
     enabled = {"sparse_embedding": {"type": "enabled"}}
     image = {"type": "image_url", "image_url": {"url": URLS["image"]}}
     text = {"type": "text", "text": "a"}
@@ -172,7 +172,7 @@ def test_sparse_goes_out_on_text_alone(read: Reader) -> None:
 
 
 def test_sampling_is_laid_over_argument_by_argument(read: Reader) -> None:
-    """The part's own arguments count before the row's column, and that before the config's."""
+    """The arguments of a part take precedence over the row's column, and those over the config."""
     context = replace(CONTEXT, video=VideoSampling(fps=1.0, min_frames=8, max_video_tokens=20_480))
     row = {"input": [_video({"fps": 2}), _video({}), {"type": "text", "text": "a"}], "how": {"fps": 3, "min_frames": 5}}
     (request,) = _requests(read(row, context=context, video_sampling="how"))
@@ -200,7 +200,7 @@ def test_sampling_is_laid_over_argument_by_argument(read: Reader) -> None:
     ],
 )
 def test_sampling_outside_the_documented_ranges_is_a_failure(given: dict[str, Any], says: str, read: Reader) -> None:
-    """In a part and in a column the message names the argument, and the range where there is one."""
+    """For a part and for a column the message names the argument and, if there is one, its range."""
     ((code, message),) = _failures(read({"input": [_video(given)]}))
     assert (code, message.startswith(f"input[0].video_url.{says}")) == ("bad_part", True)
     ((code, message),) = _failures(read({"video": URLS["video"], "how": given}, video_sampling="how"))
@@ -208,7 +208,7 @@ def test_sampling_outside_the_documented_ranges_is_a_failure(given: dict[str, An
 
 
 def test_a_sampling_column_holds_an_object(read: Reader) -> None:
-    """As CSV has it, as JSON; anything else is a failure that names the column. Empty means the config's."""
+    """JSON in a text cell works as in CSV; other values are failures that name the column. Empty means the config's."""
     good = read(
         {"video": URLS["video"], "how": ' {"fps": 2}'}, {"video": URLS["video"], "how": " "}, video_sampling="how"
     )
@@ -219,7 +219,7 @@ def test_a_sampling_column_holds_an_object(read: Reader) -> None:
 
 
 def test_a_model_without_sampling_is_told(read: Reader) -> None:
-    """Version 250615 takes videos, but no arguments for them."""
+    """Version 250615 takes videos, but no sampling arguments."""
     old = replace(CONTEXT, capabilities=VERSIONS["250615"])
     assert [code for code, _ in _failures(read({"input": [_video({"fps": 1})]}, context=old))] == [
         "sampling_unsupported"
@@ -228,7 +228,7 @@ def test_a_model_without_sampling_is_told(read: Reader) -> None:
 
 
 def test_sampling_changes_fingerprint_and_estimate(read: Reader) -> None:
-    """Other frames are another vector and another price."""
+    """Other frames give another vector and another price."""
     chunk = read(
         {"input": [_video({})]}, {"input": [_video({"min_frames": 5})]}, {"input": [_video({"min_frames": 6})]}
     )
@@ -278,7 +278,7 @@ def test_sampling_changes_fingerprint_and_estimate(read: Reader) -> None:
 def test_a_body_may_repeat_what_the_run_says_and_no_more(
     context: ReadContext, good: dict[str, Any], bad: dict[str, Any], read: Reader
 ) -> None:
-    """The same is taken, as is a null; another value, or a field that is not known, is a failure that names it."""
+    """The same value or null is accepted; another value or an unknown field is a failure that names it."""
     text = {"input": [{"type": "text", "text": "a"}]}
     assert len(_requests(read({"body": text | good}, context=context))) == 1
     assert len(_requests(read({"body": text | dict.fromkeys(good)}, context=context))) == 1
@@ -287,7 +287,7 @@ def test_a_body_may_repeat_what_the_run_says_and_no_more(
 
 
 def test_vectors_of_tokens_are_another_purchase(read: Reader) -> None:
-    """Whether they are asked for is in the fingerprint, how they travel is not; nor is the encoding format."""
+    """Whether per-token vectors are requested is in the fingerprint; their encoding and the encoding format are not."""
     contexts = (
         CONTEXT,
         replace(CONTEXT, encoding_format=EncodingFormat.FLOAT),
@@ -306,7 +306,7 @@ def test_vectors_of_tokens_are_another_purchase(read: Reader) -> None:
 
 
 def test_rows_above_the_context_are_counted_and_staged_whole(read: Reader) -> None:
-    """An estimate above the model's context is counted; nothing is cut, nothing is refused."""
+    """A row with an estimate above the model's context is counted, but neither cut nor refused."""
     caps = replace(CAPS, context_tokens=1_400)
     rows = ({"text": "天" * 3_000}, {"text": "short"}, {"text": "天" * 200, "image": URLS["image"]}, {"text": 5})
     chunk = read(*rows, context=replace(CONTEXT, capabilities=caps))
@@ -321,7 +321,7 @@ def test_rows_above_the_context_are_counted_and_staged_whole(read: Reader) -> No
 
 
 def test_overrides_in_csv_and_parquet(tmp_path: Path) -> None:
-    """Text cells and typed columns say the same; mapped columns are read from Parquet though they hold no input."""
+    """Text cells and typed columns give the same; Parquet reads the mapped columns of settings too."""
     columns = ColumnMap(text="t", video="v", instructions="p", sparse="s", video_sampling="how")
     (tmp_path / "m.csv").write_text(
         't,v,p,s,how\na,,words,TRUE,\nb,https://h/v.mp4,,,"{""fps"": 2, ""min_frames"": 8}"\nc,,,,\n'

@@ -1,4 +1,4 @@
-"""Finding manifests, naming them, and cutting them."""
+"""Finding manifests, labelling them, and cutting them into shards."""
 
 import gzip
 import os
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
+from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap, ManifestOptions
-from arkbeam.manifest.read import ReadContext, read_shard
+from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 
 LINE = b'{"text": "a"}\n'
@@ -31,13 +32,13 @@ def _labels(*uris: str | Path) -> list[str]:
 
 
 def test_a_single_manifest_is_labelled_by_its_file_name(tmp_path: Path) -> None:
-    """The folders above say nothing that is needed."""
+    """The folders above it are not part of the label."""
     _put(tmp_path, "deep/down/items.jsonl")
     assert _labels(tmp_path / "deep/down/items.jsonl") == ["items.jsonl"]
 
 
 def test_manifests_of_equal_names_have_labels_of_their_own(tmp_path: Path) -> None:
-    """Labels are paths below what the URIs share, in sorted order, and do not change when a glob finds more."""
+    """Labels are paths below the common folder, sorted, and do not change when a glob matches more files."""
     _put(tmp_path, "day=1/part-0.jsonl")
     assert _labels(tmp_path / "day=*/*.jsonl") == ["day=1/part-0.jsonl"]
     _put(tmp_path, "day=2/part-0.jsonl")
@@ -49,7 +50,7 @@ def test_manifests_of_equal_names_have_labels_of_their_own(tmp_path: Path) -> No
 
 
 def test_a_manifest_that_is_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Globs may overlap, and one file has one URI however it is written."""
+    """Globs may overlap, and a file has one URI however it is written."""
     _put(tmp_path, "a.jsonl", "b.jsonl")
     monkeypatch.chdir(tmp_path)
     found = list_manifests(ManifestOptions((f"{tmp_path}/*.jsonl", "a.jsonl", f"file://{tmp_path}/a.jsonl")))
@@ -58,20 +59,20 @@ def test_a_manifest_that_is_named_twice_is_read_once(tmp_path: Path, monkeypatch
 
 
 def test_globs_skip_marks_and_folders(tmp_path: Path) -> None:
-    """A glob over another job's output takes its parts alone."""
+    """A glob over the output of another job matches only its data files."""
     _put(tmp_path, "_SUCCESS", ".part-0.crc", "part-0.jsonl", "sub/part-1.jsonl")
     assert _labels(tmp_path / "*") == ["part-0.jsonl"]
     assert _labels(tmp_path / "**") == ["part-0.jsonl", "sub/part-1.jsonl"]
 
 
 def test_a_file_whose_name_holds_wildcards_is_found(tmp_path: Path) -> None:
-    """A path that exists is that path, whatever characters it is made of."""
+    """A path that exists is used as it is, even if it contains wildcard characters."""
     _put(tmp_path, "a[1].jsonl", "a1.jsonl")
     assert _labels(tmp_path / "a[1].jsonl") == ["a[1].jsonl"]
 
 
 def test_object_stores_are_listed() -> None:
-    """Any fsspec scheme is listed, labelled and described as local files are."""
+    """Files of any fsspec scheme are listed and labelled like local files."""
     store = fsspec.filesystem("memory")
     for day in (1, 2):
         store.pipe_file(f"/shards-test/day={day}/part.csv.gz", b"x")
@@ -83,7 +84,7 @@ def test_object_stores_are_listed() -> None:
 
 
 def test_manifests_of_several_stores_are_labelled_by_their_uris(tmp_path: Path) -> None:
-    """Where there is no common folder the whole URI tells them apart."""
+    """Without a common folder the label is the whole URI."""
     fsspec.filesystem("memory").pipe_file("/mixed/a.jsonl", LINE)
     _put(tmp_path, "a.jsonl")
     assert _labels(tmp_path / "a.jsonl", "memory://mixed/a.jsonl") == [f"{tmp_path}/a.jsonl", "memory:///mixed/a.jsonl"]
@@ -96,15 +97,15 @@ def test_manifests_of_several_stores_are_labelled_by_their_uris(tmp_path: Path) 
         (("{root}/good.jsonl", "{root}/none-*.jsonl"), "no file matches {root}/none-*.jsonl"),
         (("{root}",), "is a folder"),
         (("{root}/data.bin",), "set manifest.format"),
-        (("{root}/empty.jsonl",), "holds no bytes"),
-        (("{root}/a.parquet.gz",), "compressed inside"),
+        (("{root}/empty.jsonl",), "all manifests are empty files"),
+        (("{root}/a.parquet.gz",), "compressed as a whole"),
         (("nosuchscheme://a/b.jsonl",), "nosuchscheme://a/b.jsonl"),
         (("simplecache::file://{root}/good.jsonl",), "chained"),
         ((), "manifest.uris is empty"),
     ],
 )
 def test_what_can_not_be_listed_stops_the_run_and_is_named(uris: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    """A missing file, an empty glob and the like are errors before anything is read."""
+    """A missing file, a glob without a match and similar errors are reported before anything is read."""
     _put(tmp_path, "good.jsonl", "data.bin", "a.parquet.gz")
     _put(tmp_path, "empty.jsonl", data=b"")
     with pytest.raises(ManifestError) as caught:
@@ -114,7 +115,7 @@ def test_what_can_not_be_listed_stops_the_run_and_is_named(uris: tuple[str, ...]
 
 
 def test_an_empty_file_among_others_has_no_shard(tmp_path: Path) -> None:
-    """Jobs that write parts leave empty ones; they are no error."""
+    """Jobs that write part files leave empty ones; they are not an error."""
     _put(tmp_path, "a.jsonl", data=b"")
     _put(tmp_path, "b.jsonl")
     shards = cut_shards(list_manifests(ManifestOptions(f"{tmp_path}/*.jsonl")), 100)
@@ -133,21 +134,21 @@ def test_an_empty_file_among_others_has_no_shard(tmp_path: Path) -> None:
     ],
 )
 def test_the_format_is_told_by_the_name(name: str, format_: str, compression: str | None, tmp_path: Path) -> None:
-    """Endings decide, below those of compression."""
+    """The ending decides, after the ending of the compression is removed."""
     _put(tmp_path, name)
     (found,) = list_manifests(ManifestOptions(str(tmp_path / name)))
     assert (found.format, found.compression) == (format_, compression)
 
 
 def test_the_config_may_name_the_format(tmp_path: Path) -> None:
-    """`manifest.format` is for names that say nothing; compression is still told by the name."""
+    """`manifest.format` is for names without a known ending; compression is still taken from the name."""
     _put(tmp_path, "a.data.gz")
     (found,) = list_manifests(ManifestOptions(str(tmp_path / "a.data.gz"), format="csv"))
     assert (found.format, found.compression) == ("csv", "gzip")
 
 
 def test_plain_jsonl_is_cut_by_size_and_numbered_through(tmp_path: Path) -> None:
-    """Ranges cover each file once; numbers run on, and the shards of one manifest are neighbours."""
+    """Ranges cover each file exactly once; shard numbers are consecutive, and those of one manifest are adjacent."""
     _put(tmp_path, "a.jsonl", data=b"x" * 250)
     _put(tmp_path, "b.jsonl.gz", data=b"x" * 250)
     _put(tmp_path, "c.jsonl", data=b"x" * 100)
@@ -163,7 +164,7 @@ def test_plain_jsonl_is_cut_by_size_and_numbered_through(tmp_path: Path) -> None
 
 
 def test_parquet_is_cut_between_row_groups(tmp_path: Path) -> None:
-    """Small row groups share a shard, and each belongs to exactly one."""
+    """Small row groups share a shard, and each belongs to exactly one shard."""
     table = pa.table({"text": [f"text number {index}" for index in range(1_000)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
     manifests = list_manifests(ManifestOptions(str(tmp_path / "a.parquet")))
@@ -174,14 +175,14 @@ def test_parquet_is_cut_between_row_groups(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_parquet_stops_the_run(tmp_path: Path) -> None:
-    """The footer is read when the file is cut; the error names the file."""
+    """The footer is read when the file is cut, and the error names the file."""
     _put(tmp_path, "a.parquet", data=b"no parquet")
     with pytest.raises(ManifestError, match=r"a\.parquet"):
         cut_shards(list_manifests(ManifestOptions(str(tmp_path / "a.parquet"))), 100)
 
 
 def test_a_shard_is_small_to_send() -> None:
-    """Shards are elements of the pipeline: a few hundred bytes each."""
+    """Shards are elements of the Beam pipeline, so they must be small."""
     shard = Shard(3, "/data/items.jsonl", "items.jsonl", "jsonl", None, 0, 100)
     assert len(pickle.dumps(shard)) < 300
 
@@ -189,7 +190,7 @@ def test_a_shard_is_small_to_send() -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet"])
 @pytest.mark.parametrize("moment", ["before", "meanwhile"])
 def test_a_manifest_that_changes_after_it_was_cut_ends_the_run(tmp_path: Path, name: str, moment: str) -> None:
-    """Other bytes under the same name, of the same size even, would cut rows apart, double or lose them."""
+    """Other bytes under the same name, even of the same size, would cut rows apart, double or lose them."""
     path = tmp_path / name
     if name.endswith("parquet"):
         pq.write_table(pa.table({"text": ["a", "b"]}), path)

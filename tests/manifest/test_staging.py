@@ -1,4 +1,4 @@
-"""Staged requests: what goes in comes out."""
+"""Staged requests: what is written is read back."""
 
 from arkbeam.base.records import Modality, Part, Request, VideoSampling
 from arkbeam.manifest.staging import StagedRequest, request_from_json, request_to_json, text_to_json
@@ -14,7 +14,7 @@ _parts = st.tuples(st.builds(Part, st.sampled_from(Modality), _strings, st.none(
 def test_a_staged_request_survives_json(
     parts: list[tuple[Part, str | None]], instructions: str | None, sparse: bool
 ) -> None:
-    """Parts, versions, sampling, instructions and sparse come back as they were."""
+    """Parts, versions, sampling, instructions and sparse are read back unchanged."""
     staged = StagedRequest(
         Request(tuple(part for part, _ in parts), instructions, sparse), tuple(version for _, version in parts)
     )
@@ -22,7 +22,7 @@ def test_a_staged_request_survives_json(
 
 
 def test_unset_fields_are_absent() -> None:
-    """The JSON holds what is set and no more."""
+    """The JSON holds only what is set."""
     staged = StagedRequest(Request((Part(Modality.TEXT, "蓝"), Part(Modality.IMAGE, "/a.png"))), (None, "1-2"))
     assert request_to_json(staged) == '{"parts":[["text","蓝"],["image","/a.png","1-2"]]}'.encode()
     video = StagedRequest(Request((Part(Modality.VIDEO, "/v.mp4", VideoSampling(min_frames=8)),)), (None,))

@@ -1,4 +1,4 @@
-"""Bought vectors to store, made of a seed."""
+"""Bought vectors for the store tests, generated from a seed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ DIMENSIONS = 8
 
 @pytest.fixture
 def make_bought() -> Callable[..., Bought]:
-    """Makes one result; what is not said is made of its number."""
+    """Return a function that builds one result; fields that are not given are derived from its number."""
 
     def make(number: int, *, dense: Any = None, sparse: Sparse | None = None, **fields: Any) -> Bought:
         values = np.random.default_rng(number).standard_normal(DIMENSIONS) if dense is None else dense

@@ -1,4 +1,4 @@
-"""One output, one run: by a lock on local files, by a mark with a heartbeat elsewhere."""
+"""One run per output: by a lock on local files, by a mark with a heartbeat in other storages."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
 
 
 def test_an_output_is_free_after_its_run(tmp_path: Path) -> None:
-    """The folder is made, the mark is there for as long as the run, and a run that fails lets go as well."""
+    """The folder is created, the mark exists only during the run, and a run that fails releases its claim too."""
     output = tmp_path / "deep/output"
     for _ in range(2):
         with pytest.raises(StoreError, match="failed"):
@@ -85,7 +85,7 @@ def test_an_output_is_free_after_its_run(tmp_path: Path) -> None:
 
 
 def test_a_process_refuses_itself(tmp_path: Path) -> None:
-    """Two runs in one process are two runs."""
+    """Two runs in one process exclude each other too."""
     with claim_output(str(tmp_path), "first", _unexpected):
         with pytest.raises(OutputInUse, match="run first"), claim_output(str(tmp_path), "second", _unexpected):
             pytest.fail("two hold it")
@@ -93,7 +93,7 @@ def test_a_process_refuses_itself(tmp_path: Path) -> None:
 
 
 def test_the_mark_goes_before_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever gets the lock next would lose its own mark otherwise, and could not be named to a third."""
+    """Otherwise the next holder of the lock would lose its mark, and no message could name it."""
     held = []
 
     def remove(uri: str) -> None:
@@ -108,7 +108,7 @@ def test_the_mark_goes_before_the_lock(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_output_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
-    """A file where the folder should be is named."""
+    """The error names the file that is where the folder should be."""
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="file/output"), claim_output(f"{tmp_path}/file/output", "r", _unexpected):
         pytest.fail("it was claimed")
@@ -116,7 +116,7 @@ def test_an_output_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def output() -> str:
-    """A folder of a storage without locks, as object stores are."""
+    """Return a folder in a storage without locks, like an object store."""
     return f"memory://claims/{uuid.uuid4().hex}"
 
 
@@ -126,7 +126,7 @@ def _mark(output: str) -> dict[str, object]:
 
 
 def test_a_mark_that_changes_holds_an_output(output: str) -> None:
-    """The holder's beat is seen within a lease, and the second run is told who it is; then the mark goes."""
+    """The holder's beat is seen within a lease, the error names the holder, and the mark is removed at the end."""
     with claim_output(output, "first", _unexpected, lease_s=LEASE_S):
         with pytest.raises(OutputInUse, match="run first"):  # noqa: SIM117
             with claim_output(output, "second", _unexpected, lease_s=LEASE_S):
@@ -136,7 +136,7 @@ def test_a_mark_that_changes_holds_an_output(output: str) -> None:
 
 
 def test_a_dead_runs_mark_is_taken_over_after_a_lease(output: str) -> None:
-    """A mark that nobody changes for a lease is nobody's."""
+    """A mark that does not change for a lease belongs to a dead run."""
     write_bytes(f"{output}/{MARK_NAME}", orjson.dumps({"run": "dead", "host": "h", "pid": 1, "beat": 5}))
     begun_s = time.monotonic()
     with claim_output(output, "second", _unexpected, lease_s=LEASE_S):
@@ -145,7 +145,7 @@ def test_a_dead_runs_mark_is_taken_over_after_a_lease(output: str) -> None:
 
 
 def test_a_run_that_ends_while_it_is_watched_leaves_its_output_free(output: str) -> None:
-    """A mark that goes away is no mark that changes."""
+    """A mark that disappears does not count as one that changes."""
     uri = f"{output}/{MARK_NAME}"
     write_bytes(uri, b"whatever")
     timer = threading.Timer(LEASE_S / 4, remove_file, (uri,))
@@ -157,7 +157,7 @@ def test_a_run_that_ends_while_it_is_watched_leaves_its_output_free(output: str)
 
 @pytest.mark.parametrize("other", [b'{"run": "thief"}', b"[1]", b"no JSON", None])
 def test_a_run_hears_that_its_output_was_taken_over(output: str, other: bytes | None) -> None:
-    """Another mark, or none, is noticed at the next beat; what the other run wrote there is left alone."""
+    """Another mark, or a missing one, is noticed at the next beat; the other run's mark is left unchanged."""
     lost = threading.Event()
     uri = f"{output}/{MARK_NAME}"
     with claim_output(output, "first", _setter(lost), lease_s=LEASE_S):
@@ -191,7 +191,7 @@ def test_a_beat_that_fails_is_made_good_by_the_next(output: str, monkeypatch: py
 
 
 def test_of_two_that_see_no_mark_one_wins(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both write; the later mark stands, and the earlier run sees it before it sends anything."""
+    """Both write; the later mark stays, and the earlier run sees it before it sends anything."""
     writes = claim.write_bytes
 
     def write_then_lose(uri: str, data: bytes) -> None:
@@ -205,7 +205,7 @@ def test_of_two_that_see_no_mark_one_wins(output: str, monkeypatch: pytest.Monke
 
 
 def test_a_run_that_can_not_renew_its_mark_for_a_lease_stops(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run may take the output over by then: whoever holds it is told, and the commit is refused, mark or no mark."""
+    """Another run may have taken the output over: the run is told, and the commit is refused, whatever the mark says."""
     reasons: list[str] = []
     lost = threading.Event()
 
@@ -228,10 +228,10 @@ def test_a_run_that_can_not_renew_its_mark_for_a_lease_stops(output: str, monkey
 
 @pytest.mark.parametrize("other", ["thief", None])
 def test_a_claim_is_checked_by_its_mark(tmp_path: Path, other: str | None) -> None:
-    """Whoever is named by the mark holds the output, and nobody else; without a mark nobody does."""
+    """The run that the mark names holds the output; without a mark no run does."""
     with claim_output(str(tmp_path), "first", _unexpected):
         check_claim(str(tmp_path), "first")
         mark = tmp_path / MARK_NAME
         mark.unlink() if other is None else mark.write_bytes(orjson.dumps({"run": other}))
-        with pytest.raises(OutputInUse, match=other or "has gone"):
+        with pytest.raises(OutputInUse, match=other or "is missing"):
             check_claim(str(tmp_path), "first")

@@ -1,4 +1,4 @@
-"""Events: what was paid without a vector, and what is never sent again."""
+"""Events: attempts that were paid without a vector, and requests that are never sent again."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def _write(folder: Path, events: list[Event]) -> str:
 
 
 def test_only_refusals_for_good_are_refused(tmp_path: Path) -> None:
-    """What was paid in vain, or lost, may be sent again; a refusal keeps its code and message."""
+    """Requests with unusable or lost replies may be sent again; a refusal keeps its code and message."""
     uri = _write(tmp_path, [_event(kind, number) for number, kind in enumerate(EventKind)])
     refused = read_refused(uri)
     number = list(EventKind).index(EventKind.REFUSED)
@@ -34,7 +34,7 @@ def test_only_refusals_for_good_are_refused(tmp_path: Path) -> None:
 
 
 def test_events_say_what_was_paid(tmp_path: Path) -> None:
-    """A refusal costs nothing; the others are paid, with the tokens that were read, null where none were."""
+    """A refusal costs nothing; the others are paid, with the tokens that are known, else null."""
     uri = _write(tmp_path, [_event(EventKind.UNUSABLE, 1, Usage(5, 5, 2, 3)), *map(_event, EventKind, (1, 2, 3))])
     names = ["kind", "paid", "client_request_id", "request_id", "attempts", "prompt_tokens", "image_tokens", "created"]
     table = read_columns(uri, names)
@@ -51,5 +51,5 @@ def test_events_say_what_was_paid(tmp_path: Path) -> None:
 
 
 def test_a_file_without_refusals_has_none(tmp_path: Path) -> None:
-    """The table is empty and of the right schema."""
+    """The table is empty and has the right schema."""
     assert read_refused(_write(tmp_path, [_event(EventKind.LOST, 1)])) == schema.REFUSED.empty_table()

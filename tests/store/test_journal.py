@@ -1,4 +1,4 @@
-"""The journal knows what was sent when nobody else does any more."""
+"""The journal holds the requests that were sent and are not yet in the store."""
 
 import itertools
 import os
@@ -60,7 +60,7 @@ def _journals(draw: Any) -> tuple[dict[str, Any], list[str]]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_journals())
 def test_a_journal_tells_what_may_have_been_paid(tmp_path: Path, written: tuple[dict[str, Any], list[str]]) -> None:
-    """However the lines of several requests interleave: all but those that an error answered, with what is known."""
+    """However the lines interleave: all requests except those answered with an error, with what is known of them."""
     lives, order = written
     events = {
         event.attempt.client_request_id: event for event in read_journal(_write(tmp_path / "j", *written).splitlines())
@@ -77,7 +77,7 @@ def test_a_journal_tells_what_may_have_been_paid(tmp_path: Path, written: tuple[
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_journals(), st.integers(0, 2_000))
 def test_a_torn_last_line_is_no_line(tmp_path: Path, written: tuple[dict[str, Any], list[str]], length: int) -> None:
-    """A file that ends anywhere reads as its whole lines do; only a paid answer cut at its very end may count as well."""
+    """A file that ends anywhere reads like its complete lines; only a paid reply cut at its very end may count too."""
     data = _write(tmp_path / "j", *written)[:length]
     whole = data[: data.rfind(b"\n") + 1]
     torn = {event.attempt.client_request_id: event for event in read_journal(data.splitlines())}
@@ -90,7 +90,7 @@ def test_a_torn_last_line_is_no_line(tmp_path: Path, written: tuple[dict[str, An
 
 @given(st.lists(st.binary(max_size=60), max_size=20))
 def test_garbage_is_not_fatal(lines: list[bytes]) -> None:
-    """What a power cut left in a journal must not end every further run of the output."""
+    """Whatever a power cut left in a journal must not stop later runs of the output."""
     good = b"s client-1 " + b"ab" * 16
     prefixed = [
         prefix + line for line, prefix in zip(lines, itertools.cycle([b"", b"s x ", b"p x ", b"u "]), strict=False)
@@ -100,7 +100,7 @@ def test_garbage_is_not_fatal(lines: list[bytes]) -> None:
 
 
 def test_a_journal_of_an_object_store_keeps_nothing() -> None:
-    """Objects can't be appended to; the calls are the same."""
+    """Objects can't be appended to, so the same calls write nothing."""
     journal = open_journal("memory://journal-test/store", "run", "1")
     journal.sent("a", bytes(16))
     journal.paid("a", "r", "m", 1, Usage())
@@ -109,7 +109,7 @@ def test_a_journal_of_an_object_store_keeps_nothing() -> None:
 
 
 def test_a_journal_survives_its_process_only_if_it_is_needed(tmp_path: Path) -> None:
-    """What was written is in the file at once; a run that stored all it knows takes the file away."""
+    """Lines are in the file at once; the file is removed unless it is to be kept."""
     for keep in (True, False):
         journal = open_journal(str(tmp_path), "run", "1")
         journal.sent("a", bytes(16))
@@ -120,7 +120,7 @@ def test_a_journal_survives_its_process_only_if_it_is_needed(tmp_path: Path) -> 
 
 
 def test_a_journal_that_cannot_be_written_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk and a folder that can't be made are faults of the store, and say where."""
+    """A full disk, or a folder that can't be created, is an error of the store that names the path."""
     journal = open_journal(str(tmp_path), "run", "1")
 
     def fail(*_: object) -> int:
@@ -138,7 +138,7 @@ def test_a_journal_that_cannot_be_written_is_a_store_error(tmp_path: Path, monke
 
 @pytest.fixture
 def segments() -> Iterator[int]:
-    """Ids for new files, far from those that the tests choose."""
+    """Yield ids for new files that differ from those in the tests."""
     return itertools.count(1_000)
 
 
@@ -163,7 +163,7 @@ OTHER = new_run_name("/outputs/theirs", 0, "00000000")
 def test_what_a_dead_run_lost_is_booked_once(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
 ) -> None:
-    """Attempts that neither segments nor events know are booked as paid; repeating it changes nothing."""
+    """Attempts that are in neither segments nor events are booked as paid; repeating it changes nothing."""
     _send(tmp_path, RUN, "stored", "booked", "lost", "refused", unpaid=("refused",))
     write_segment(str(tmp_path), RUN, 1, segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS))
     known = Event(EventKind.UNUSABLE, Attempt(bytes(16), "booked", 1, 0.0), Failure("nan", "x"))
@@ -175,7 +175,7 @@ def test_what_a_dead_run_lost_is_booked_once(
 
 
 def test_booking_that_was_killed_is_repeated_without_double_entries(tmp_path: Path, segments: Iterator[int]) -> None:
-    """A journal that is still there after its attempts were booked adds nothing."""
+    """A journal that still exists after its attempts were booked adds nothing."""
     _send(tmp_path, RUN, "lost-1", "lost-2")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "journals", copy)
@@ -195,7 +195,7 @@ def test_runs_of_other_outputs_may_be_alive(tmp_path: Path, segments: Iterator[i
 
 
 def test_several_processes_of_a_run_are_booked_together(tmp_path: Path, segments: Iterator[int]) -> None:
-    """Each has a journal; a torn line of one does not run into the next one's first."""
+    """Each process has a journal; an incomplete line of one does not join the first line of the next."""
     folder = Path(journals_folder(str(tmp_path), RUN))
     folder.mkdir(parents=True)
     (folder / "1.log").write_bytes(b"s a " + b"00" * 16 + b"\ns torn 0000")
@@ -207,7 +207,7 @@ def test_several_processes_of_a_run_are_booked_together(tmp_path: Path, segments
 def test_a_damaged_segment_does_not_hinder_the_booking(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
 ) -> None:
-    """What it held is lost, so that it is booked as such; else no run of this output could ever begin again."""
+    """Its attempts are booked as lost; otherwise no run of this output could ever start again."""
     _send(tmp_path, RUN, "stored")
     table = segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS)
     Path(write_segment(str(tmp_path), RUN, 1, table)).write_bytes(b"PAR1 cut short")
@@ -218,7 +218,7 @@ def test_a_damaged_segment_does_not_hinder_the_booking(
 def test_a_segment_that_cannot_be_reached_stops_the_booking(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A storage that fails says nothing about what is stored: nothing is booked, and the journal stays."""
+    """If the storage fails, nothing is known about the segment: nothing is booked, and the journal stays."""
     _send(tmp_path, RUN, "stored")
     table = segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS)
     write_segment(str(tmp_path), RUN, 1, table)

@@ -1,4 +1,4 @@
-"""Names in a store: they sort by time, and say whose they are."""
+"""Names in a store: they sort by time and contain their run and output."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 @given(st.lists(st.tuples(st.floats(0, 4_000_000_000), st.integers(0, 2**64 - 1)), max_size=50))
 def test_segment_ids_of_a_process_grow(calls: list[tuple[float, int]]) -> None:
-    """Each is above the one before, whatever the clock does, and fits 64 bits."""
+    """Each id is above the one before, whatever the clock does, and fits into 64 bits."""
     ids = [0]
     for now_s, bits in calls:
         ids.append(new_segment_id(now_s, bits, ids[-1]))
@@ -35,19 +35,19 @@ def test_segment_ids_of_a_process_grow(calls: list[tuple[float, int]]) -> None:
 
 @given(st.integers(0, 4_000_000_000_000), st.integers(1, 10**9), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_segment_ids_of_a_later_millisecond_are_larger(now_ms: int, later_ms: int, bits: int, more_bits: int) -> None:
-    """Ids of different processes are in the order of their clocks, random bits or not."""
+    """Ids of different processes sort by their clocks, whatever the random bits."""
     assert new_segment_id(now_ms / 1000, bits, 0) < new_segment_id((now_ms + later_ms + 1) / 1000, more_bits, 0)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_segment_names_round_trip_and_sort(left: int, right: int) -> None:
-    """A file name gives its id back, and names sort as ids do."""
+    """A file name gives its id back, and names sort like ids."""
     assert segment_id(f"s3://bucket/segments/run/{segment_name(left)}") == left
     assert (segment_name(left) < segment_name(right)) == (left < right)
 
 
 def test_a_run_is_found_by_its_output(tmp_path: Path) -> None:
-    """A run's name holds its start and its output's key; runs of other outputs are not found by it."""
+    """The name of a run contains its start and the key of its output; runs of other outputs do not match."""
     ours, theirs = "s3://bucket/ours", "s3://bucket/theirs"
     key = output_key(ours)
     names = [
@@ -66,7 +66,7 @@ def test_a_run_is_found_by_its_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", [segments_folder, events_folder, journals_folder, run_folder])
 @pytest.mark.parametrize("store", ["/data/store", "/data/store/", "s3://bucket/store"])
 def test_folders_lie_below_the_store(folder: object, store: str) -> None:
-    """A run's folder lies in that of all runs, which lies in the store, and a file in it says whose it is."""
+    """A run's folder lies in the folder of all runs, which lies in the store; a file's path gives its run."""
     assert callable(folder)
     everything, one = folder(store), folder(store, "run")
     assert everything.startswith(store.rstrip("/") + "/")
@@ -75,7 +75,7 @@ def test_folders_lie_below_the_store(folder: object, store: str) -> None:
 
 
 def test_only_parquet_files_are_listed_oldest_first(tmp_path: Path) -> None:
-    """What a killed writer left, and other files, are no segments."""
+    """Leftovers of a killed writer and other files are not segments."""
     for name in ("run-b/2.parquet", "run-a/3.parquet", "run-a/.3.parquet.00aa.tmp", "run-a/note.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""What is known of media: kept, read once, put together, and never in the way."""
+"""The media cache: stored, loaded once, merged, and never a reason to stop a run."""
 
 from itertools import count
 from pathlib import Path
@@ -9,47 +9,47 @@ from arkbeam.media import MediaInfo
 from arkbeam.media.cache import KnownMedia
 from arkbeam.store import media_cache as media
 from arkbeam.store.layout import media_folder
-from arkbeam.store.media_cache import MediaNotes, compact_media, read_media
+from arkbeam.store.media_cache import StoredMediaCache, compact_media, read_media
 
 INFO = MediaInfo("v1", "image/png", (30, 20), 100)
 
 
 def key(number: int) -> bytes:
-    """A key like a hash."""
+    """Return a key that looks like a hash."""
     return number.to_bytes(16, "little")
 
 
 def files(store: Path) -> list[str]:
-    """The files about media."""
+    """Return the files of the media cache."""
     return list_files(media_folder(str(store)), ".parquet")
 
 
 def test_what_is_learned_is_known_to_the_next_process(tmp_path: Path) -> None:
-    """Entries come back as they were, and nothing is written where nothing was learned."""
-    notes = MediaNotes(str(tmp_path), count(1))
+    """Entries are read back unchanged, and nothing is written without new entries."""
+    notes = StoredMediaCache(str(tmp_path), count(1))
     assert notes.known().find([key(1)]) == [None]
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
     notes.flush()
     assert len(files(tmp_path)) == 1
-    assert MediaNotes(str(tmp_path), count(9)).known().find([key(1), key(2)]) == [("v1", INFO), None]
+    assert StoredMediaCache(str(tmp_path), count(9)).known().find([key(1), key(2)]) == [("v1", INFO), None]
 
 
 def test_much_is_written_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process holds unwritten is bounded."""
+    """The number of unwritten entries is limited."""
     monkeypatch.setattr(media, "LEARNED_MAX", 3)
-    notes = MediaNotes(str(tmp_path), count(1))
+    notes = StoredMediaCache(str(tmp_path), count(1))
     for number in range(7):
         notes.learn({key(number): ("v1", INFO)})
     assert len(files(tmp_path)) == 2
 
 
 def test_many_files_become_one_that_knows_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Putting together keeps every key once, its newest entry, and leaves few files as they are."""
+    """A merge keeps the newest entry of every key, and happens only if there are many files."""
     monkeypatch.setattr(media, "FILES_MAX", 3)
     for number in range(5):
         assert compact_media(str(tmp_path)) == (number == 4)
-        notes = MediaNotes(str(tmp_path), count(100 * (number + 1)))
+        notes = StoredMediaCache(str(tmp_path), count(100 * (number + 1)))
         notes.learn({key(0): (f"v{number}", INFO), key(number + 1): ("v", INFO)})
         notes.flush()
     assert len(files(tmp_path)) == 2
@@ -61,10 +61,10 @@ def test_many_files_become_one_that_knows_the_newest(tmp_path: Path, monkeypatch
 
 
 def test_memory_is_bounded_by_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More entries than may be held: the oldest are left out."""
+    """Above the limit of entries, the oldest are dropped."""
     monkeypatch.setattr(media, "ENTRIES_MAX", 2)
     for number in range(3):
-        notes = MediaNotes(str(tmp_path), count(number + 1))
+        notes = StoredMediaCache(str(tmp_path), count(number + 1))
         notes.learn({key(number): ("v", INFO)})
         notes.flush()
     assert KnownMedia(read_media(files(tmp_path))).find([key(n) for n in range(3)]) == [None, *[("v", INFO)] * 2]
@@ -73,23 +73,23 @@ def test_memory_is_bounded_by_the_newest(tmp_path: Path, monkeypatch: pytest.Mon
 def test_damaged_files_are_left_out_and_go_when_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A cache that can't be read is no reason to stop, nor to warn for ever."""
-    notes = MediaNotes(str(tmp_path), count(1))
+    """A damaged cache file does not stop the run, and a merge removes it, so that the warning ends."""
+    notes = StoredMediaCache(str(tmp_path), count(1))
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
     for number in (7, 8):
         Path(media_folder(str(tmp_path)), f"{number:016x}.parquet").write_bytes(b"PAR1")
     assert KnownMedia(read_media(files(tmp_path))).find([key(1)]) == [("v1", INFO)]
-    assert caplog.text.count("not all read") == 2
+    assert caplog.text.count("a file of the media cache is skipped") == 2
     monkeypatch.setattr(media, "FILES_MAX", 1)
     assert compact_media(str(tmp_path))
     assert len(files(tmp_path)) == 1
 
 
 def test_a_store_that_can_not_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is said, and what was learned is dropped."""
+    """The failure is logged, and the new entries are dropped."""
     Path(tmp_path, "media").write_bytes(b"a file where the folder should be")
-    notes = MediaNotes(str(tmp_path), count(1))
+    notes = StoredMediaCache(str(tmp_path), count(1))
     notes.learn({key(1): ("v1", INFO)})
     notes.flush()
-    assert "not kept" in caplog.text
+    assert "are not stored" in caplog.text

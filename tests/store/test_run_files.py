@@ -1,4 +1,4 @@
-"""A run's own files: rows by ordinal, over pieces and row groups."""
+"""The files of a run: rows by ordinal, across pieces and row groups."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def _staged(start: int, count: int, kind: pa.DataType | None) -> pa.Table:
 
 
 def _write(folder: Path, chunks: list[tuple[int, int]]) -> list[pa.Table]:
-    """Stage chunks of some rows each, whose kept columns are of the kind that the second number names."""
+    """Stage chunks of (rows, number of the type of their kept columns)."""
     tables, start = [], 0
     with PieceWriter(rows_folder(str(folder), RUN, SHARD)) as writer:
         for count, kind in chunks:
@@ -56,7 +56,7 @@ def _write(folder: Path, chunks: list[tuple[int, int]]) -> list[pa.Table]:
 def test_rows_are_read_by_ordinal(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[tuple[int, int]], data: Any
 ) -> None:
-    """Over pieces and row groups of any size, what is read is what a take of all rows would give."""
+    """For pieces and row groups of any size, the rows read are those that a take from all rows gives."""
     folder = tmp_path_factory.mktemp("rows")
     tables = _write(folder, chunks)
     whole = [row for table in tables for row in table.to_pylist()]
@@ -69,7 +69,7 @@ def test_rows_are_read_by_ordinal(
 
 
 def test_a_piece_ends_where_the_type_of_kept_columns_changes(tmp_path: Path) -> None:
-    """Pieces are named by their first row, and each has one schema; empty tables leave no trace."""
+    """Pieces are named by their first row, and each has one schema; empty tables write nothing."""
     _write(tmp_path, [(2, 0), (0, 1), (3, 0), (1, 1), (1, 2)])
     uris = list_parquet(rows_folder(str(tmp_path), RUN, SHARD))
     assert [Path(uri).name for uri in uris] == ["0000000000.parquet", "0000000005.parquet", "0000000006.parquet"]
@@ -79,7 +79,7 @@ def test_a_piece_ends_where_the_type_of_kept_columns_changes(tmp_path: Path) -> 
 
 
 def test_a_piece_whose_writer_failed_is_absent(tmp_path: Path) -> None:
-    """A shard that can't be read to its end leaves no half piece behind."""
+    """A shard that can't be read to its end leaves no incomplete piece."""
     folder = rows_folder(str(tmp_path), RUN, SHARD)
 
     def fail() -> None:
@@ -93,7 +93,7 @@ def test_a_piece_whose_writer_failed_is_absent(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_written_again_replaces_the_first(tmp_path: Path) -> None:
-    """A stage that is run again leaves what one run would have left."""
+    """A stage that runs again leaves the same files as a single run."""
     uri = str(tmp_path / "x.parquet")
     for count in (5, 2):
         with open_writer(uri, _staged(0, 0, None).schema) as write:
@@ -110,14 +110,14 @@ def test_a_block_is_a_row_group(tmp_path: Path) -> None:
 
 
 def test_rows_that_have_gone_are_an_error(tmp_path: Path) -> None:
-    """A folder that somebody removed under a run is named."""
+    """The error names the folder if it was removed during a run."""
     assert list(read_rows_at(str(tmp_path), RUN, SHARD, np.array([], np.uint32), ["row"])) == []
     with pytest.raises(StoreError, match="rows/000003"):
         list(read_rows_at(str(tmp_path), RUN, SHARD, np.array([1], np.uint32), ["row"]))
 
 
 def test_a_damaged_piece_is_an_error(tmp_path: Path) -> None:
-    """Page checksums are verified here too."""
+    """Page checksums are verified in these files too."""
     _write(tmp_path, [(200, 2)])
     (uri,) = list_parquet(rows_folder(str(tmp_path), RUN, SHARD))
     data = bytearray(Path(uri).read_bytes())
@@ -130,7 +130,7 @@ def test_a_damaged_piece_is_an_error(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 9), max_size=12))
 def test_rows_are_taken_by_position(rows: list[int]) -> None:
-    """In any order, with repeats; all in order give the table itself."""
+    """In any order, with repeats; all rows in order give the table itself."""
     table = _staged(0, 10, None)
     assert take_rows(table, np.array(rows, np.int64))["row"].to_pylist() == rows
     assert take_rows(table, np.arange(10)) is table

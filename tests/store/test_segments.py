@@ -1,4 +1,4 @@
-"""Segments hold what was bought bit for bit, or say that they don't."""
+"""Segments return vectors bit for bit as they were bought, or raise an error."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Usage
 from arkbeam.base.replies import Sparse
-from arkbeam.store.damage import set_aside
+from arkbeam.store.integrity import set_aside
 from arkbeam.store.layout import segment_id
 from arkbeam.store.segments import (
     Bought,
@@ -53,14 +53,14 @@ def _read(uri: str) -> Any:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_BITS)
 def test_dense_vectors_are_kept_bit_for_bit(tmp_path: Path, make_bought: MakeBought, vectors: Any) -> None:
-    """Every pattern of 32 bits comes back: subnormals, both zeros, infinities, whatever NaN there is."""
+    """Every pattern of 32 bits is read back: subnormals, both zeros, infinities, and any NaN."""
     uri = _write(tmp_path, [make_bought(number, dense=vector) for number, vector in enumerate(vectors)])
     back = dense_values(_read(uri)["dense"])
     assert np.array_equal(back.view(np.uint32), vectors.view(np.uint32))
 
 
 def test_the_odd_floats_are_among_them(tmp_path: Path, make_bought: MakeBought) -> None:
-    """The least subnormal, -0.0 and the largest float, by name."""
+    """Among others the smallest subnormal, -0.0 and the largest float."""
     odd = np.array([1e-45, -1e-45, -0.0, 0.0, 1.1754942e-38, 3.4028235e38, -1.0, 1 / 3], np.float32)
     back = dense_values(_read(_write(tmp_path, [make_bought(1, dense=odd)]))["dense"])[0]
     assert back.view(np.uint32).tolist() == odd.view(np.uint32).tolist()
@@ -71,7 +71,7 @@ def test_the_odd_floats_are_among_them(tmp_path: Path, make_bought: MakeBought) 
 def test_sparse_vectors_are_null_or_empty_or_filled(
     tmp_path: Path, make_bought: MakeBought, sparse: list[Sparse | None]
 ) -> None:
-    """Null is not asked for, empty is nothing active, and values come back bit for bit under their indices."""
+    """Null means not requested, empty means no active entry; indices and values are read back bit for bit."""
     bought = [make_bought(number, sparse=one) for number, one in enumerate(sparse)]
     for row, one in zip(_read(_write(tmp_path, bought))["sparse"].to_pylist(), sparse, strict=True):
         if one is None:
@@ -82,7 +82,7 @@ def test_sparse_vectors_are_null_or_empty_or_filled(
 
 
 def test_what_a_vector_cost_is_beside_it(tmp_path: Path, make_bought: MakeBought) -> None:
-    """Ids, model, time, attempts and the four counts come back; what the service did not say is null."""
+    """Ids, model, time, attempts and the four token counts are read back; what the service did not report is null."""
     uri = _write(
         tmp_path,
         [
@@ -112,7 +112,7 @@ def test_what_a_vector_cost_is_beside_it(tmp_path: Path, make_bought: MakeBought
 
 
 def test_the_schema_is_the_declared_one(tmp_path: Path, make_bought: MakeBought) -> None:
-    """Names, types and nullability of the file are those of `schema`; Parquet keeps seconds as milliseconds."""
+    """Names, types and nullability in the file are those in `schema`; Parquet stores seconds as milliseconds."""
     found = pq.read_schema(_write(tmp_path, [make_bought(1)])).remove_metadata()
     declared = schema.segment_schema(DIMENSIONS)
     assert found.names == declared.names
@@ -122,7 +122,7 @@ def test_the_schema_is_the_declared_one(tmp_path: Path, make_bought: MakeBought)
 
 
 def test_a_segment_is_one_row_group_with_compact_vectors(tmp_path: Path, make_bought: MakeBought) -> None:
-    """Vectors are split by byte and have neither dictionary nor statistics; all pages are compressed by zstd."""
+    """Vectors use BYTE_STREAM_SPLIT without dictionary or statistics; all pages are compressed with zstd."""
     metadata = pq.read_metadata(_write(tmp_path, [make_bought(number) for number in range(300)]))
     assert metadata.num_row_groups == 1
     columns = {
@@ -137,7 +137,7 @@ def test_a_segment_is_one_row_group_with_compact_vectors(tmp_path: Path, make_bo
 
 
 def test_the_index_says_where_each_fingerprint_is(tmp_path: Path, make_bought: MakeBought) -> None:
-    """One row for each vector, in the order of the file, under the id that the file name holds."""
+    """One row per vector, in the order of the file, with the segment id from the file name."""
     uri = _write(tmp_path, [make_bought(number) for number in (9, 4, 4)], segment=2**63 + 17)
     index = read_index(uri)
     assert index.schema == schema.INDEX
@@ -150,13 +150,13 @@ def test_the_index_says_where_each_fingerprint_is(tmp_path: Path, make_bought: M
 
 
 def test_the_index_can_be_that_of_one_model(tmp_path: Path, make_bought: MakeBought) -> None:
-    """Vectors of another model are left out, and rows keep their numbers; who names no model counts as the same."""
+    """Vectors of other models are left out, and rows keep their numbers; vectors without a model are included."""
     uri = _write(tmp_path, [make_bought(number, model=model) for number, model in enumerate(("a", "b", None, "a"))])
     assert read_index(uri, "a")["row"].to_pylist() == [0, 2, 3]
 
 
 def test_no_flipped_bit_passes_for_what_was_written(tmp_path: Path, make_bought: MakeBought) -> None:
-    """A bit that flips anywhere in a segment, pages, their headers or footer, is an error on read."""
+    """A flipped bit anywhere in a segment, in pages, page headers or footer, is an error on read."""
     bought = [make_bought(number, sparse=_sparse([(number, 0.5)])) for number in range(4)]
     uri = _write(tmp_path, bought)
     path, whole = Path(uri), Path(uri).read_bytes()
@@ -167,7 +167,7 @@ def test_no_flipped_bit_passes_for_what_was_written(tmp_path: Path, make_bought:
 
 
 def test_a_flipped_bit_in_a_page_is_an_error(tmp_path: Path, make_bought: MakeBought) -> None:
-    """The checksum covers each byte of the vectors' page."""
+    """The checksum covers every byte of the vectors' page."""
     uri = _write(tmp_path, [make_bought(number) for number in range(64)])
     path, whole = Path(uri), Path(uri).read_bytes()
     metadata = pq.read_metadata(uri).row_group(0)
@@ -184,7 +184,7 @@ def test_a_flipped_bit_in_a_page_is_an_error(tmp_path: Path, make_bought: MakeBo
 
 
 def test_a_cut_file_is_an_error(tmp_path: Path, make_bought: MakeBought) -> None:
-    """Half a segment is none, wherever it ends."""
+    """A segment that is cut off anywhere is an error."""
     uri = _write(tmp_path, [make_bought(number) for number in range(3)])
     whole = Path(uri).read_bytes()
     for length in range(0, len(whole), 97):
@@ -195,14 +195,14 @@ def test_a_cut_file_is_an_error(tmp_path: Path, make_bought: MakeBought) -> None
 
 
 def test_a_column_that_is_not_there_is_an_error(tmp_path: Path, make_bought: MakeBought) -> None:
-    """A damaged footer can lose a column's name; that is no table without it."""
+    """A damaged footer can lose a column's name; the table is not returned without it."""
     uri = _write(tmp_path, [make_bought(1)])
     with pytest.raises(StoreError, match=r"0000000000000005-\w{16}\.parquet.*no column"):
         read_columns(uri, ["fingerprint", "colour"])
 
 
 def test_damage_is_told_from_a_storage_that_fails(tmp_path: Path, make_bought: MakeBought) -> None:
-    """A sound file is not damaged, and one whose bytes can't be had is an error rather than an answer."""
+    """An undamaged file is not reported as damaged; if its bytes can't be read, that is an error."""
     uri = _write(tmp_path, [make_bought(1)])
     assert not is_damaged(uri, ["fingerprint", "dense"])
     with pytest.raises(StoreError):
@@ -210,7 +210,7 @@ def test_damage_is_told_from_a_storage_that_fails(tmp_path: Path, make_bought: M
 
 
 def test_a_damaged_segment_is_set_aside_not_lost(tmp_path: Path, make_bought: MakeBought) -> None:
-    """It leaves the folder that is listed, under its run's and its own name, with every byte that it had."""
+    """The segment is moved to `damaged/` under its run and name, with all of its bytes."""
     uri = _write(tmp_path, [make_bought(1)])
     whole = Path(uri).read_bytes()
     aside = set_aside(str(tmp_path), uri)
@@ -220,6 +220,6 @@ def test_a_damaged_segment_is_set_aside_not_lost(tmp_path: Path, make_bought: Ma
 
 
 def test_segments_can_lie_in_memory(make_bought: MakeBought) -> None:
-    """Any fsspec scheme will do."""
+    """Any fsspec scheme works."""
     uri = write_segment("memory://segments-test/store", RUN, 1, segment_table([make_bought(3)], DIMENSIONS))
     assert read_index(uri)["fingerprint"].to_pylist() == [(3).to_bytes(16)]

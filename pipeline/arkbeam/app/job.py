@@ -32,7 +32,7 @@ from arkbeam.beam.read import ReadShards, ReadStore
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, stop_engines, telling_others
 from arkbeam.manifest.context import ReadContext
-from arkbeam.manifest.retries import is_below
+from arkbeam.manifest.failures import is_below
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed import check_secrets
@@ -52,7 +52,7 @@ from arkbeam.store.layout import (
     segments_folder,
 )
 from arkbeam.store.media_cache import compact_media
-from arkbeam.store.models import ModelRecord, read_model, write_model
+from arkbeam.store.model_record import ModelRecord, read_model, write_model
 from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)

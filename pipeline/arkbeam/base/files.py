@@ -44,6 +44,11 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         return filesystem, path.rstrip("/")
 
 
+def full_uri(filesystem: Any, path: str) -> str:
+    """Return the URI of a path in an fsspec filesystem; local paths stay as they are."""
+    return path if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(path))
+
+
 def is_local(uri: str) -> bool:
     """Tell whether a URI is a path of this machine: renames are atomic and locks work there."""
     return isinstance(open_filesystem(uri)[0], LocalFileSystem)
@@ -77,7 +82,7 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
             found = _walk_local(path) if isinstance(filesystem, LocalFileSystem) else filesystem.find(path)
         except FileNotFoundError:
             return []
-        return sorted(_full_uri(filesystem, name) for name in found if name.endswith(suffix))
+        return sorted(full_uri(filesystem, name) for name in found if name.endswith(suffix))
 
 
 def list_folders(uri: str) -> list[str]:
@@ -237,7 +242,3 @@ def _walk_local(path: str) -> list[str]:
 
     walk = os.walk(path, onerror=fail, followlinks=True)
     return [f"{folder}/{name}" for folder, _, names in walk for name in names]
-
-
-def _full_uri(filesystem: Any, name: str) -> str:
-    return name if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(name))

@@ -1,6 +1,8 @@
-"""Manifests: from URIs to staged rows.
+"""Manifests: from the URIs in the config to staged rows.
 
-`shards` finds manifests and cuts them, `read` turns a shard into tables, and the modules between them do one step each:
-`lines` and `formats` give rows as they stand in a file, `rows` the request a row asks for, `fingerprint` its identity,
-`staging` its JSON, `kept` the columns carried along. A bad row is a row of the failures, never an exception.
+`shards` finds the manifests and cuts them into shards; `read` turns a shard into tables. The other modules do one step
+each. `csv_rows`, `jsonl_rows` and `parquet_rows` read rows from a file in batches (`batches`). `rows` turns a row into a
+request, with the settings that the row gives itself (`overrides`). `fingerprint` computes the request's identity,
+`staging` its JSON, and `kept` the columns that are carried to the output. `failures` reads failure tables that are given
+as manifests. A bad row becomes a failure row and never raises.
 """

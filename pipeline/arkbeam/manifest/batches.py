@@ -1,4 +1,4 @@
-"""Rows as they stand in a file, a batch at a time, in one shape for all formats."""
+"""Rows as they were read from a file, in batches that look the same for all formats."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,25 +13,34 @@ from arkbeam.manifest.options import ManifestOptions
 BATCH_ROWS_MAX = 4_096
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 _ORIGINAL_CHARS_MAX = 65_536
+_TYPE_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
 
-Row = dict[str, Any] | Failure | None
-"""Cells by column name, why they can't be read, or None for a blank line."""
+RawRow = dict[str, Any] | Failure | None
+"""Cells by column name; a Failure if the row can't be read; None for a blank line."""
 
 
 @dataclass(slots=True)
 class RowBatch:
     """Consecutive physical rows of a shard."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[RawRow] = field(default_factory=list)
     originals: list[bytes | str | None] = field(default_factory=list)
-    """Each row as it was read, whole or cut; None: make it of the cells."""
+    """Each row as it was read, whole or cut off; None: it is rebuilt from the cells."""
     kept: pa.RecordBatch | None = None
-    """The kept columns of these rows with their own types; None: they are cells of the rows."""
+    """The kept columns of these rows in the types of the file; None: the kept values are among the cells of `rows`."""
     size_bytes: int = 0
     ids: dict[int, str] | None = None
-    """Ids as published of rows that are tried again, by position; None: rows have their own."""
+    """Published ids by position, for rows that a failure table names; None: each row has its own id."""
 
-    def add(self, row: Row, original: bytes | str | None, size_bytes: int) -> None:
+    def add(self, row: RawRow, original: bytes | str | None, size_bytes: int) -> None:
         """Append one physical row."""
         self.rows.append(row)
         self.originals.append(original)
@@ -39,17 +48,24 @@ class RowBatch:
 
     @property
     def is_full(self) -> bool:
-        """Whether the bounds of a batch are reached."""
+        """True if the batch has reached its limit of rows or bytes."""
         return len(self.rows) >= BATCH_ROWS_MAX or self.size_bytes >= BATCH_BYTES_MAX
 
 
 def too_long(length: int, options: ManifestOptions) -> Failure:
-    """The failure of a line or record above the limit."""
-    return Failure("line_too_long", f"{length} bytes; manifest.line_bytes_max is {options.line_bytes_max}")
+    """Return the failure for a row of `length` bytes, which is above the limit."""
+    limit = options.line_bytes_max
+    return Failure(
+        "line_too_long",
+        f"the row has {length} bytes; at most {limit} are allowed: shorten it, or raise manifest.line_bytes_max",
+    )
 
 
 def quote_row(batch: RowBatch, position: int) -> str | None:
-    """Return a row as it was read, or its cells as JSON: cut, and without secrets in URLs."""
+    """Return a row as it was read, or its cells as JSON; None if it has neither.
+
+    The text is cut to 65,536 characters, and secrets in URLs are masked.
+    """
     original = batch.originals[position]
     if original is None:
         row = batch.rows[position]
@@ -63,8 +79,13 @@ def quote_row(batch: RowBatch, position: int) -> str | None:
     return redact(text, _ORIGINAL_CHARS_MAX) if "://" in text else text
 
 
+def describe_type(value: object) -> str:
+    """Return the JSON type of a value for a message, such as "a list"; types that JSON lacks have their Python name."""
+    return _TYPE_NAMES.get(type(value), f"a {type(value).__name__}")
+
+
 def is_utf8(text: str) -> bool:
-    """Whether a string can be written as UTF-8: it holds no lone surrogate, nor a byte that could not be decoded."""
+    """True if a string can be written as UTF-8: it holds neither a lone surrogate nor a byte that failed to decode."""
     if text.isascii():
         return True
     try:

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV: records under a header."""
+"""Rows of CSV and TSV files: records below a header."""
 
 import csv
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import Row, RowBatch, is_utf8, too_long
+from arkbeam.manifest.batches import RawRow, RowBatch, is_utf8, too_long
 from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import ManifestOptions
 
@@ -14,12 +14,12 @@ from arkbeam.manifest.options import ManifestOptions
 def read_csv(
     lines: Iterator[bytes | LongLine], uri: str, delimiter: str, options: ManifestOptions
 ) -> Iterator[RowBatch]:
-    """Yield the records behind the header, which names the columns; all cells are strings.
+    """Yield the records that follow the header, which names the columns; all cells are strings.
 
-    A quoted cell may hold line ends. A record that breaks the rules of quoting is a bad row, and reading goes on with the
-    next line. Raises ManifestError when there is no use in going on: the header can't be read or names a column twice.
+    A quoted cell may contain line ends. A record with wrong quoting becomes a failure, and reading continues with the next
+    line. Raise ManifestError if the header can't be read or names a column more than once.
     """
-    # The limit is the process's, with no other way to set it; 131,072 characters by default are too few for our texts.
+    # The csv module has one limit for the whole process; its default of 131,072 characters is too low for our texts.
     csv.field_size_limit(max(csv.field_size_limit(), options.line_bytes_max))
     feed = _Feed(lines, options.line_bytes_max)
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
@@ -44,39 +44,43 @@ def read_csv(
 
 
 def _read_header(uri: str, reader: Iterator[list[str]]) -> list[str]:
-    """Return the column names; none for a file without lines. Rows are counted from the record behind the header."""
+    """Return the column names; an empty list for a file without lines. Row 0 is the record after the header."""
     try:
         header = next((cells for cells in reader if cells), [])
     except (csv.Error, _RecordTooLong) as error:
-        raise ManifestError(f"manifest {redact(uri)}: its header can't be read: {error}") from error
+        raise ManifestError(
+            f"manifest {redact(uri)}: can't read the header, which is the first line that is not blank: {error}"
+        ) from error
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise ManifestError(f"manifest {redact(uri)}: its header names {repeated[0]!r} twice")
+        raise ManifestError(
+            f"manifest {redact(uri)}: the header names column {repeated[0]!r} more than once: rename one of them"
+        )
     return header
 
 
 def _bad_record(error: Exception, feed: "_Feed", options: ManifestOptions) -> Failure:
     if isinstance(error, _RecordTooLong):
         return too_long(feed.length, options)
-    return Failure("bad_record", f"the record can't be split into cells: {error}")
+    return Failure("bad_record", f"the record can't be split into cells: {error}; check its quotes")
 
 
-def _name_cells(header: list[str], cells: list[str]) -> Row:
+def _name_cells(header: list[str], cells: list[str]) -> RawRow:
     if not cells:
         return None
     if len(cells) != len(header):
-        return Failure("bad_record", f"the record has {len(cells)} cells, the header {len(header)}")
+        return Failure("bad_record", f"the record has {len(cells)} cells; the header names {len(header)} columns")
     if not is_utf8("".join(cells)):
-        return Failure("bad_text", "the record is not UTF-8")
+        return Failure("bad_text", "the record is not valid UTF-8: save the file as UTF-8")
     return dict(zip(header, cells, strict=True))
 
 
 class _RecordTooLong(Exception):
-    """A CSV record grew beyond the limit; it stays in this module."""
+    """A CSV record is longer than the limit. Raised and caught in this module only."""
 
 
 class _Feed:
-    """Physical lines for the csv module, which asks for more while a quote is open; the sum of a record is bounded."""
+    """Gives physical lines to the csv module, which reads on while a quote is open, and limits the bytes of a record."""
 
     def __init__(self, lines: Iterator[bytes | LongLine], record_bytes_max: int) -> None:
         self._lines = lines
@@ -85,7 +89,7 @@ class _Feed:
         self.text = ""
 
     def start_record(self) -> None:
-        """Begin to count anew."""
+        """Reset the count: the next line starts a record."""
         self.length = 0
         self.text = ""
 
@@ -100,7 +104,5 @@ class _Feed:
         if not self.text:
             self.text = text
         if long or self.length > self._record_bytes_max:
-            raise _RecordTooLong(
-                f"the record, or one with a quote that is never closed, has {self.length} bytes or more"
-            )
+            raise _RecordTooLong(f"the record has {self.length} bytes or more; its closing quote may be missing")
         return text

@@ -1,11 +1,11 @@
-"""The identity of a request: what would be paid for twice if it were bought twice.
+"""The identity of a request: two requests with the same fingerprint need only one purchase.
 
     fingerprint = BLAKE2b-128( "arkbeam" version  field field … )
     field       = tag (1 byte)  length (8 bytes, little endian)  bytes
 
-Fields come in one fixed order and those that are unset are absent, so the encoding can be read back in one way only: two
-requests have one encoding exactly when they are the same as sent. A field of the future takes a tag of its own and leaves
-every old fingerprint as it is. Not in it: the service's address, the encoding of the answer, and signatures in URLs.
+Fields have a fixed order and unset fields are absent, so the encoding can be decoded in only one way: two requests have the
+same encoding exactly if they are the same as sent. A new field takes a new tag and so leaves existing fingerprints
+unchanged. Not part of the fingerprint: the service's address, the encoding of the reply, and signatures in URLs.
 """
 
 import re
@@ -21,8 +21,8 @@ _SERVICE, _MODEL, _DIMENSIONS, _MULTI, _INSTRUCTIONS, _SPARSE = b"K", b"M", b"D"
 _VERSION, _CONTENT, _SAMPLING, _FIT = b"v", b"c", b"s", b"f"
 _TAGS = {Modality.TEXT: b"T", Modality.IMAGE: b"I", Modality.VIDEO: b"V"}
 
-# Parameters that sign a URL and say nothing of what it points at. Names, not prefixes: `x-tos-process` and `x-oss-process`
-# make another picture. Sources: the vendors' pages on presigned URLs, version 4 and the ones before.
+# Parameters that sign a URL and do not change what it points at. Whole names, not prefixes: `x-tos-process` and
+# `x-oss-process` select another picture. Sources: the vendors' pages on presigned URLs, signature version 4 and older.
 _SIGNATURE_V4 = ("algorithm", "credential", "date", "expires", "signedheaders", "signature", "security-token")
 _SIGNING_ANY_CASE = frozenset(
     [f"x-{vendor}-{name}" for vendor in ("amz", "tos", "goog") for name in _SIGNATURE_V4]
@@ -35,7 +35,7 @@ _SIGNING_ANY_CASE = frozenset(
 _SIGNING = frozenset(
     ["Signature", "Expires", "AWSAccessKeyId", "OSSAccessKeyId", "GoogleAccessId", "Key-Pair-Id", "security-token"]
 )
-# Azure's shared access signatures use names so short that they count only beside a `sig`.
+# Parameter names of Azure's shared access signatures are so short that they count only in a URL with `sig` and `sv`.
 _SIGNING_AZURE = frozenset(
     {"sig", "sv", "ss", "srt", "sp", "st", "se", "sip", "spr", "sr", "si", "sdd", "ses", "suoid", "scid"}
     | {"skoid", "sktid", "skt", "ske", "sks", "skv", "saoid"}
@@ -44,9 +44,9 @@ _HAS_QUERY = re.compile(r"https?://[^#]*\?", re.IGNORECASE)
 
 
 class Fingerprinter:
-    """Makes the fingerprints of one run: what all its requests share is hashed once.
+    """Computes the fingerprints of one run. The fields that all requests share are hashed once.
 
-    `multi` says that vectors of tokens are asked for; in which encoding they come makes no difference.
+    `multi` is True if per-token vectors are requested; their encoding makes no difference.
     """
 
     def __init__(self, service: ServiceKind, model: str, dimensions: int | None, multi: bool = False) -> None:
@@ -58,13 +58,13 @@ class Fingerprinter:
         if multi:
             start.update(_field(_MULTI, b""))
         self._start = start
-        # What the last single text began with: most often the run's own instructions, row after row.
+        # Hash state after the fields of the last text request: most rows of a run repeat the same instructions.
         self._last_instructions: str | None = None
         self._last_sparse = False
         self._last = start
 
     def of_text(self, text: str, instructions: str | None, sparse: bool) -> bytes:
-        """Return the fingerprint of a request that is one text: the same as `of_request` gives, sooner."""
+        """Return the fingerprint of a request with a single text: the same as `of_request`, but faster."""
         if instructions is not self._last_instructions or sparse is not self._last_sparse:
             self._last = self._begin(instructions, sparse)
             self._last_instructions, self._last_sparse = instructions, sparse
@@ -74,16 +74,15 @@ class Fingerprinter:
         return state.digest()
 
     def of_request(self, request: Request, versions: Sequence[str | None], fits: Sequence[str | None] = ()) -> bytes:
-        """Return the 16 bytes that identify a request; `versions` has one entry for each part.
+        """Return the 16 bytes that identify a request.
 
-        So has `fits`, unless it is empty: what is made of an image before it is sent, None where it goes out as it is.
-
-        Raises UnicodeEncodeError when a text holds a lone surrogate.
+        `versions` has one entry per part. `fits` has one entry per part or is empty: the change that is made to an image
+        before it is sent, or None if it is sent unchanged. Raise UnicodeEncodeError if a text holds a lone surrogate.
         """
         state = self._begin(request.instructions, request.sparse)
         for part, version, fit in zip(request.parts, versions, fits or (None,) * len(versions), strict=True):
             content = content_of(version)
-            if content is not None:  # the bytes alone say what it is: an empty name, which no part has
+            if content is not None:  # the content alone identifies it: an empty name, which no part has
                 state.update(_field(_TAGS[part.modality], b"") + _field(_CONTENT, content))
             else:
                 value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)
@@ -106,7 +105,7 @@ class Fingerprinter:
 
 
 def strip_signature(uri: str) -> str:
-    """Return a URL without the known parameters that sign it; all else, order and encoding included, stays."""
+    """Return a URL without its known signature parameters; the rest, with its order and encoding, stays unchanged."""
     if not _HAS_QUERY.match(uri):
         return uri
     address, hash_, fragment = uri.partition("#")
@@ -127,7 +126,7 @@ def strip_signature(uri: str) -> str:
 
 
 def _write_sampling(sampling: VideoSampling) -> bytes:
-    """Set arguments alone, so that one of the future changes no old fingerprint; a number has one form."""
+    """Write the set arguments only, so that a new argument changes no existing fingerprint; each number has one form."""
     arguments = sampling.set_fields().items()
     return ",".join(f"{name}={float(value)!r}" for name, value in arguments).encode()
 

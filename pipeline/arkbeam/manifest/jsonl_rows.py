@@ -1,4 +1,4 @@
-"""Rows of JSON lines: one object a line."""
+"""Rows of JSON Lines files: one JSON object per line."""
 
 from collections.abc import Collection, Iterator
 
@@ -6,7 +6,7 @@ import orjson
 
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import Row, RowBatch, too_long
+from arkbeam.manifest.batches import RawRow, RowBatch, describe_type, too_long
 from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import ManifestOptions
 
@@ -14,7 +14,7 @@ from arkbeam.manifest.options import ManifestOptions
 def read_jsonl(
     lines: Iterator[bytes | LongLine], options: ManifestOptions, wanted: Collection[int] | None = None
 ) -> Iterator[RowBatch]:
-    """Yield a row for each line; blank lines are no rows but are counted, and so are those that are not `wanted`."""
+    """Yield one entry per line; a blank line is None, and so is a line whose number is not in `wanted`."""
     batch = RowBatch()
     for number, line in enumerate(lines):
         if wanted is not None and number not in wanted:
@@ -30,7 +30,7 @@ def read_jsonl(
         yield batch
 
 
-def _parse_object(line: bytes) -> Row:
+def _parse_object(line: bytes) -> RawRow:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -39,19 +39,18 @@ def _parse_object(line: bytes) -> Row:
         return _explain(line, error)
     if type(value) is dict:
         return value
-    return Failure("not_an_object", f"the line holds a JSON {_json_name(value)}, not an object")
+    return Failure("not_an_object", f"the line holds {describe_type(value)}; expected a JSON object")
 
 
 def _explain(line: bytes, error: ValueError) -> Failure:
     try:
         line.decode()
     except UnicodeDecodeError as fault:
-        return Failure("bad_text", f"the line is not UTF-8: byte {line[fault.start]:#04x} at {fault.start}")
+        return Failure(
+            "bad_text", f"the line is not valid UTF-8: byte {line[fault.start]:#04x} at offset {fault.start}"
+        )
     if "surrogate" in str(error):
-        return Failure("bad_text", "the line holds a lone surrogate, which is no Unicode text")
-    return Failure("bad_json", f"the line is not JSON: {redact(str(error), 200)}")
-
-
-def _json_name(value: object) -> str:
-    names = {list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
+        return Failure(
+            "bad_text", "the line holds a lone surrogate (\\ud800 to \\udfff without its pair), which is not valid text"
+        )
+    return Failure("bad_json", f"the line is not valid JSON: {redact(str(error), 200)}")

@@ -1,7 +1,7 @@
-"""Columns that are carried from the manifest to the output: one struct column, one type for all shards in the end.
+"""Columns that are carried from the manifest to the output: one struct column, which ends with one type for all shards.
 
-Parquet brings its own types; those of JSON are inferred a chunk at a time. Where types can't be brought together a column
-becomes text: a text value stays as it is, anything else becomes its JSON.
+Parquet columns have types of their own; types of JSON values are inferred per chunk. If the types of a column can't be
+unified, the column becomes text: strings stay as they are, other values become their JSON.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Objects used as maps would make a column of each key.
+# An object that is used as a map would otherwise become a struct with one field per key.
 _LEAVES_MAX = 256
 _TEXT = pa.large_string()
 
 
 def build_kept(names: Sequence[str], cells: Sequence[Sequence[Any]]) -> pa.StructArray:
-    """Make the struct column of Python values, one sequence of cells for each name; types are inferred."""
+    """Build the struct column from Python values, one sequence of cells per name; types are inferred."""
     return _to_struct(names, [_infer(column) for column in cells])
 
 
 def take_kept(columns: pa.RecordBatch, indices: Sequence[int]) -> pa.StructArray:
-    """Make the struct column of some rows of columns that have types already."""
+    """Build the struct column from some rows of columns that already have types."""
     taken = columns.take(pa.array(indices, pa.int64()))
     return _to_struct(columns.schema.names, taken.columns)
 
@@ -43,14 +43,14 @@ def _infer(cells: Sequence[Any]) -> "pa.Array[Any]":
 
 
 class _NoValue:
-    """Equal to itself alone."""
+    """The type of NO_VALUE, which equals only itself."""
 
     def __repr__(self) -> str:
         return "no value"
 
 
 NO_VALUE = _NoValue()
-"""What `to_python` gives for a cell that Python has no value for, such as a date beyond the year 9999."""
+"""What `to_python` returns for a cell that Python can't represent, such as a date after the year 9999."""
 
 
 def to_python(column: "pa.Array[Any]") -> list[Any]:
@@ -74,20 +74,20 @@ def _to_text(value: Any) -> str | None:
         return value
     try:
         return orjson.dumps(value, default=_to_json_value, option=orjson.OPT_NON_STR_KEYS).decode()
-    except orjson.JSONEncodeError:  # nested deeper than JSON writers go, or text that is none
+    except orjson.JSONEncodeError:  # nested too deeply for a JSON writer, or text with lone surrogates
         return ascii(value)
 
 
 def _to_json_value(value: Any) -> Any:
-    """Values of Parquet columns that JSON has no form for: decimals, durations, bytes."""
+    """Write Parquet values that JSON does not have: decimals, dates and durations as text, bytes in hex."""
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def unify_kept(kinds: Sequence[pa.StructType | pa.Schema]) -> pa.StructType:
-    """Return one type for the kept columns of all shards; columns and fields come in the order they are first seen.
+    """Return one type for the kept columns of all shards; columns and fields keep the order in which they first appear.
 
-    Null goes with anything, integers widen to larger ones or to float, text to long text, structs take each other's
-    fields. What does not go together, or only with loss, becomes text. A column of nulls alone is text too.
+    Null unifies with any type, integers widen to larger integers or to float, text to large text, and structs take the
+    fields of both. Types that do not unify without loss become text. A column that holds only nulls becomes text too.
     """
     columns: dict[str, pa.DataType] = {}
     for kind in kinds:
@@ -113,7 +113,7 @@ def _unify(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 
 
 def _name_nulls(kind: pa.DataType) -> pa.DataType:
-    """Replace types of nulls alone, which few readers of Parquet know, by text."""
+    """Replace Arrow's null type by text, since few Parquet readers support it."""
     if pa.types.is_null(kind):
         return _TEXT
     if pa.types.is_struct(kind):
@@ -126,7 +126,7 @@ def _name_nulls(kind: pa.DataType) -> pa.DataType:
 
 
 def cast_kept(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
-    """Bring a shard's kept columns to the type that `unify_kept` found; a column that the shard lacks is null."""
+    """Cast a shard's kept columns to the type that `unify_kept` returned; a column that the shard lacks becomes null."""
     if not kind.num_fields:
         return pa.nulls(len(array), kind)
     arrays: list[pa.Array[Any]] = []
@@ -142,23 +142,24 @@ def cast_kept(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
 def _cast(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
     if column.type.equals(target):
         return column
-    if _is_text(target) and not (_is_text(column.type) or pa.types.is_null(column.type)):
+    if is_text(target) and not (is_text(column.type) or pa.types.is_null(column.type)):
         return pa.array(map(_to_text, to_python(column)), target)
-    # An integer above 2^53 may lose its last digits as a float; that is what widening means here.
+    # safe=False: an integer above 2^53 may lose its last digits when its column widens to float.
     return column.cast(target, safe=False)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """True if a column of this type holds strings, in any of Arrow's layouts."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_empty_struct(kind: pa.DataType) -> bool:
-    """Parquet has no form for it."""
+    """True for a struct without fields, which Parquet can't store."""
     return bool(pa.types.is_struct(kind) and kind.num_fields == 0)
 
 
 def _is_lossy(kind: pa.DataType) -> bool:
-    """Types that Arrow would widen into ones that can't hold all their values."""
+    """True for types that Arrow would widen to a type that can't hold all of their values."""
     return bool(pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind))
 
 

@@ -1,4 +1,4 @@
-"""Physical lines of a byte stream, each bounded in length."""
+"""Physical lines of a byte stream, each limited in length."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from arkbeam.manifest.storage import ByteSource
 
 BLOCK_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
-# What is kept of a line that is too long, to show in its failure row.
+# The start of a line that is too long is kept, for its failure row.
 _SHOWN_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class LongLine:
-    """A line above the limit: what it starts with and, in bytes, how long it is."""
+    """A line above the limit: its first bytes, and its length in bytes."""
 
     head: bytes
     length: int
@@ -22,8 +22,9 @@ class LongLine:
 def iter_lines(source: ByteSource, start: int, end: int, line_bytes_max: int) -> Iterator[bytes | LongLine]:
     """Yield the lines whose first byte lies in [start, end) of the stream, without their line feed.
 
-    `source` must stand at `start`, or at `start - 1` where that is not negative: the line that byte belongs to is another
-    shard's. A byte order mark is cut off at the stream's start. At most one line and one block are held.
+    `source` must be positioned at `start - 1`, or at 0 if `start` is 0. The line that contains byte `start - 1` belongs to
+    the previous shard. A byte order mark at the start of the stream is removed. At most one line and one block are held
+    in memory.
     """
     position = max(start - 1, 0)
     foreign = start > 0
@@ -51,7 +52,7 @@ def iter_lines(source: ByteSource, start: int, end: int, line_bytes_max: int) ->
 
 
 class _Pending:
-    """A line whose end has not been read yet; what is above the limit is counted and dropped."""
+    """A line whose end has not been read yet. Bytes above the limit are counted and dropped."""
 
     def __init__(self, bytes_max: int, mark: bytes) -> None:
         self._bytes_max = bytes_max

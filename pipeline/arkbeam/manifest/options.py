@@ -1,4 +1,4 @@
-"""The `manifest:` section of the config: which files, and what their columns mean."""
+"""The `manifest:` section of the config: which files are read, and what their columns hold."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -11,34 +11,34 @@ Names = tuple[str, ...] | str
 
 @dataclass(frozen=True, slots=True)
 class ColumnMap:
-    """Names of the manifest's columns by what they hold; `text`, `image` and `video` may be one name or a list.
+    """Names of the manifest's columns by what they hold; `text`, `image` and `video` take one name or a list of names.
 
-    With none of `text`, `image`, `video` and `input` set, a row's own keys decide: `text`, `image`, `video`, or `input`,
-    or `body`; with any of them set, only those are read. `id` unset means `id` or `custom_id`. The last three are read
-    in either case.
+    If none of `text`, `image`, `video` and `input` is set, the row's keys decide: `text`, `image` and `video`; or `input`;
+    or `body`, which holds a whole request. If any of the four is set, the row's content is read from the set ones only.
+    `instructions`, `sparse` and `video_sampling` are read in both cases.
     """
 
     id: str | None = None
-    """The rows' own ids; a row without one gets `<file>:<row>`."""
+    """Column with the row's id; not set: `id`, else `custom_id`. A row without an id gets `<file>:<row>`."""
     text: Names = ()
-    """Texts."""
+    """Column or columns with texts."""
     image: Names = ()
-    """Images: URLs, paths, or data URIs."""
+    """Column or columns with images. A cell holds a URL, a path or a data URI, or a list of them."""
     video: Names = ()
-    """Videos, likewise."""
+    """Column or columns with videos, in the same forms as images."""
     input: str | None = None
-    """A list of parts as the API takes it, kept in its order."""
+    """Column with a list of parts in the form of the API's `input` field; their order is kept."""
     instructions: str | None = None
-    """A row's own instructions, sent verbatim; an empty cell takes `model.instructions`."""
+    """Column with the row's own instructions, which are sent unchanged. An empty cell means `model.instructions`."""
     sparse: str | None = None
-    """Whether a row asks for a sparse vector, `true` (a failure beside media) or `false`; an empty cell takes
-    `model.sparse`."""
+    """Column with `true` or `false`: whether the row asks for a sparse vector. A row with media and `true` becomes a failure
+    row. An empty cell means `model.sparse`."""
     video_sampling: str | None = None
-    """How frames are taken out of a row's videos: an object of `fps`, `max_video_tokens`, `min_frame_tokens`,
-    `max_frame_tokens`, `min_frames`; what it leaves out is taken from `model.video`."""
+    """Column with an object that says how frames are taken from the row's videos. Keys: `fps`, `max_video_tokens`,
+    `min_frame_tokens`, `max_frame_tokens`, `min_frames`; missing keys are taken from `model.video`."""
 
     def __post_init__(self) -> None:
-        """Make a tuple of what was written as one name."""
+        """Turn a single name into a tuple."""
         for field in fields(self):
             if field.name in {"text", "image", "video"}:
                 value = getattr(self, field.name)
@@ -46,7 +46,7 @@ class ColumnMap:
 
     @property
     def is_default(self) -> bool:
-        """Whether a row's own keys decide what it asks for."""
+        """True if no content column is mapped, so that the row's keys decide what it asks for."""
         return not (self.text or self.image or self.video or self.input)
 
 
@@ -55,29 +55,30 @@ class ManifestOptions:
     """Which manifests a run reads, and how."""
 
     uris: Names
-    """Files and globs, of any fsspec scheme."""
+    """Manifest files, one or a list: paths or URIs of any fsspec scheme, also with wildcards (`data/*.jsonl`). The `failures/`
+    folder of an output may be given as well: the rows that failed are then read again from their own manifests."""
     columns: ColumnMap = ColumnMap()
     keep: Names = ()
-    """Columns carried to the output as they are."""
+    """Column or columns that are copied to the output."""
     format: Literal["auto"] | Format = "auto"
-    """`auto`: by the file's name, below `.gz` and `.zst`."""
+    """`jsonl`, `csv`, `tsv` or `parquet`; `auto`: by the file name, without its ending `.gz` or `.zst`."""
     shard_bytes_max: int = 64 * MEBIBYTE
-    """Plain JSONL and Parquet are cut into shards of about this size."""
+    """Uncompressed JSONL files and Parquet files are cut into shards of about this many bytes; other files are not cut."""
     roots: Names = ()
-    """Folders below which a table of failures, given as a manifest, may name manifests; none: the working directory and
-    the folder that the output with the failures lies in, or its bucket."""
+    """Folders from which manifests are read if a failure table names them. Not set: the working directory and the folder
+    that contains the output with the failures; in an object store, its bucket."""
     line_bytes_max: int = 16 * MEBIBYTE
-    """A longer line or record is a failure row. The largest image the API takes fits as a data URI (13.4 MB); for videos
-    in data URIs raise it."""
+    """Most bytes of a line or record; a longer one becomes a failure row. The largest image that the API accepts fits as a
+    data URI (13.4 MB); raise this limit for videos in data URIs."""
     parts_max: int = 256
-    """A row of more parts is a failure row."""
+    """Most parts of a row; a row with more becomes a failure row."""
     expanded_bytes_max: int = 64 * 1024 * MEBIBYTE
-    """A `.gz` or `.zst` manifest that expands beyond this can't be read."""
+    """Most bytes that a `.gz` or `.zst` manifest, or a row group of Parquet, may expand to; above it the run stops."""
     expand_ratio_max: int = 200
-    """Nor one that expands to more than this many times its size, once it is above 64 MiB."""
+    """The same limit as a multiple of the file's size; it applies once more than 64 MiB have been expanded."""
 
     def __post_init__(self) -> None:
-        """Make tuples of what was written as one name; what is named twice counts once."""
+        """Turn single names into tuples; in a list, repeated names count once."""
         for name in ("uris", "keep", "roots"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(dict.fromkeys(value)))

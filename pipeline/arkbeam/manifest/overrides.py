@@ -1,7 +1,7 @@
-"""What a row says for itself beside its parts: instructions, sparse, the sampling of its videos.
+"""Settings that a row may have of its own, beside its parts: instructions, sparse, and the sampling of its videos.
 
-It says so in mapped columns or in the fields of its body. What belongs to the run (model, dimensions, encoding format,
-vectors of tokens) a body may repeat, but not change.
+They come from mapped columns or from fields of the row's body. Settings of the run (model, dimensions, encoding format,
+per-token vectors) may be repeated in a body, but not changed.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampl
 from arkbeam.ark.wire import encode_multi
 from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling
-from arkbeam.manifest.batches import is_utf8
+from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap
 from arkbeam.manifest.refusal import refuse, refuse_unknown
@@ -28,25 +28,25 @@ BODY_FIELDS = (
     "sparse_embedding",
     "multi_embedding",
 )
-"""All that a body may hold: the API's own fields."""
+"""The fields that a body may have: those of the API."""
 
 _BOOLEANS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What one row asks for itself; None: as the run has it."""
+    """The settings of one row; None: the run's setting applies."""
 
     instructions: str | None = None
     sparse: bool | None = None
     sampling: VideoSampling | None = None
 
 
-NOTHING = Overrides()
+NO_OVERRIDES = Overrides()
 
 
-def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
-    """Read the mapped columns; an empty cell says nothing. Raises BadRow (`bad_field`, `bad_json`)."""
+def read_override_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
+    """Read the mapped columns; an empty cell sets nothing. Raise BadRow (`bad_field`, `bad_json`)."""
     instructions = sparse = sampling = None
     if columns.instructions is not None:
         instructions = _read_instructions(f"column {columns.instructions}", _cell(row, columns.instructions))
@@ -54,19 +54,20 @@ def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
         sparse = _read_boolean(f"column {columns.sparse}", _cell(row, columns.sparse))
     if columns.video_sampling is not None:
         where = f"column {columns.video_sampling}"
-        value = decode_cell(_cell(row, columns.video_sampling), "{")
+        value = decode_cell(where, _cell(row, columns.video_sampling), "{")
         if value is not None and type(value) is not dict:
-            refuse("bad_field", f"{where} must hold an object of {', '.join(SAMPLING_RANGES)}")
+            names = ", ".join(SAMPLING_RANGES)
+            refuse("bad_field", f"{where} must hold an object with any of {names}; found {describe_type(value)}")
         sampling = None if value is None else read_sampling("bad_field", where, value)
     if instructions is None and sparse is None and sampling is None:
-        return NOTHING
+        return NO_OVERRIDES
     return Overrides(instructions, sparse, sampling)
 
 
 def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadContext) -> Overrides:
-    """Check what a body says of the run and read what it says of its row, which counts before mapped columns.
+    """Check the fields of a body that belong to the run, and read those that belong to the row.
 
-    Raises BadRow (`bad_field`) that names the field.
+    The body's own settings take precedence over `columns`. Raise BadRow (`bad_field`) that names the field.
     """
     refuse_unknown("bad_field", "body", body, BODY_FIELDS)
     _check_run_fields(body, context)
@@ -79,7 +80,7 @@ def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadC
 
 
 def read_sampling(code: str, where: str, given: Mapping[str, Any]) -> VideoSampling | None:
-    """Read the sampling arguments of an object; a null is none. Raises BadRow with `code` that names the argument."""
+    """Read the sampling arguments of an object; nulls are ignored. Raise BadRow with `code` that names the argument."""
     values = {name: value for name, value in given.items() if value is not None}
     flaw = find_sampling_flaw(values)
     if flaw is not None:
@@ -87,13 +88,16 @@ def read_sampling(code: str, where: str, given: Mapping[str, Any]) -> VideoSampl
     return make_sampling(values)
 
 
-def decode_cell(value: Any, bracket: str) -> Any:
-    """Parse JSON in a text cell, which is how CSV holds lists and objects; anything else stays as it is."""
+def decode_cell(where: str, value: Any, bracket: str) -> Any:
+    """Parse JSON in a text cell, which is how CSV holds lists and objects; other values stay as they are.
+
+    An empty string becomes None. Raise BadRow (`bad_json`) that names `where`.
+    """
     if type(value) is str and value.lstrip().startswith(bracket):
         try:
             return orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            refuse("bad_json", f"a cell starts with {bracket} and is not JSON: {error}")
+            refuse("bad_json", f"{where} starts with {bracket} but is not valid JSON: {error}")
     return value if value != "" else None
 
 
@@ -105,7 +109,7 @@ def _cell(row: Mapping[str, Any], name: str) -> Any:
 def _read_instructions(where: str, value: Any) -> str | None:
     if value is None or (type(value) is str and is_utf8(value)):
         return value
-    refuse("bad_field", f"{where} must be text")
+    refuse("bad_field", f"{where} must be a string; found {describe_type(value)}")
 
 
 def _read_boolean(where: str, value: Any) -> bool | None:
@@ -113,13 +117,14 @@ def _read_boolean(where: str, value: Any) -> bool | None:
         value = _BOOLEANS.get(value.strip().lower(), value)
     if value is None or type(value) is bool:
         return value
-    refuse("bad_field", f"{where} must be true or false, not {str(value)[:50]!r}")
+    refuse("bad_field", f"{where} must be true or false; found {str(value)[:50]!r}")
 
 
 def _read_sparse(value: Any) -> bool:
     if type(value) is dict and value.keys() == {"type"} and value["type"] in ("enabled", "disabled"):
         return bool(value["type"] == "enabled")
-    refuse("bad_field", 'body.sparse_embedding must be {"type": "enabled"} or {"type": "disabled"}')
+    wanted = '{"type": "enabled"} or {"type": "disabled"}'
+    refuse("bad_field", f"body.sparse_embedding must be {wanted}; found {str(value)[:100]}")
 
 
 def _check_run_fields(body: Mapping[str, Any], context: ReadContext) -> None:
@@ -131,12 +136,13 @@ def _check_run_fields(body: Mapping[str, Any], context: ReadContext) -> None:
     }
     for name, meant in wanted.items():
         if name in body and not any(type(body[name]) is type(one) and body[name] == one for one in meant):
-            run = " or ".join(repr(one) for one in meant) or "not known"
-            refuse("bad_field", f"body.{name} is {str(body[name])[:100]!r}, the run's is {run}")
+            run = " or ".join(repr(one) for one in meant) or "the model's default"
+            found = str(body[name])[:100]
+            refuse("bad_field", f"body.{name} is {found!r}; this run has {run}: remove the field, or change the config")
 
 
 def _dimensions_meant(context: ReadContext) -> tuple[int, ...]:
-    """What a body may say: the run's dimensions, or the model's default where the run sends none."""
+    """Return what a body may repeat: the run's dimensions, or the model's default if the run sends none."""
     meant = context.dimensions_published or context.dimensions
     if meant is not None:
         return (meant,)
@@ -144,5 +150,5 @@ def _dimensions_meant(context: ReadContext) -> tuple[int, ...]:
 
 
 def _formats_meant(chosen: EncodingFormat) -> tuple[str, ...]:
-    """What a body may say: the run's encoding format, or the API's default where the run leaves it to that."""
+    """Return what a body may repeat: the run's encoding format, or the API's default if the run sends none."""
     return ("float",) if chosen in (EncodingFormat.NULL, EncodingFormat.ABSENT) else (chosen.value,)

@@ -1,4 +1,4 @@
-"""Rows of Parquet: row groups, read as columns."""
+"""Rows of Parquet files, read one row group at a time as columns."""
 
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, Row, RowBatch, too_long
+from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, RawRow, RowBatch, too_long
 from arkbeam.manifest.kept import NO_VALUE, to_python
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.shards import Shard
-from arkbeam.manifest.storage import manifest_errors, open_parquet
+from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 
-# However wide rows are: most of their columns may not be read at all.
+# Types of dictionary values whose lengths Arrow can measure.
+_BYTES_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+# Also for very wide rows, since most of their columns may not be read.
 _BATCH_ROWS_MIN = 16
 
 
@@ -27,22 +29,22 @@ def read_parquet(
     columns: frozenset[str],
     wanted: Callable[[int, int], bool] | None = None,
 ) -> Iterator[RowBatch]:
-    """Yield the rows of a shard's row groups; of all columns only `columns` and the kept ones are read.
+    """Yield the rows of a shard's row groups; only `columns` and the kept columns are read.
 
-    A row group of which `wanted` says that it wants no row from the first to the one behind the last is not read: its
-    rows come as blank ones.
+    `wanted(start, end)` says whether any row in [start, end) is needed, counted from the first row of the shard. A row
+    group without such a row is not read: its rows are yielded as blank rows.
     """
     with manifest_errors(shard.manifest):
         filesystem, path = fsspec.core.url_to_fs(shard.manifest)
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(shard.manifest):
-            file = open_parquet(shard.manifest, stream, options)
+            file = open_parquet_manifest(shard.manifest, stream, options)
             present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
             reader = _read_dictionaries(stream, file)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
             if not shard.failures and shard.end > len(groups):
-                raise ManifestError(f"manifest {redact(shard.manifest)} changed while it was read: run again")
+                raise ManifestError(f"manifest {redact(shard.manifest)} has changed while it was read: run again")
         first_row = 0
         for index in range(shard.start, min(shard.end, len(groups))):
             first_row += groups[index]
@@ -66,9 +68,10 @@ def read_parquet(
 
 
 def _read_dictionaries(stream: IO[bytes], file: pq.ParquetFile) -> pq.ParquetFile:
-    """Read texts and bytes as dictionaries.
+    """Open the file so that texts and bytes are read as dictionaries.
 
-    In a file of some bytes a million rows may point to one long text: memory holds that once until we know.
+    In a small file a million rows may refer to one long text. As a dictionary it is in memory once, until the size of the
+    rows is known.
     """
     leaves = (file.schema.column(number) for number in range(len(file.schema)))
     paths = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
@@ -82,7 +85,7 @@ def _blank_batches(rows: int) -> Iterator[RowBatch]:
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """Rows that make about one batch, by the size of the row group; what comes out larger is split."""
+    """Return how many rows make about one batch, by the size that the row group declares. Larger batches are split later."""
     row_bytes = max(int(group.total_byte_size) // max(int(group.num_rows), 1), 1)
     return min(max(BATCH_BYTES_MAX // row_bytes, _BATCH_ROWS_MIN), BATCH_ROWS_MAX)
 
@@ -97,7 +100,10 @@ def _next_batch(shard: Shard, batches: Iterator[pa.RecordBatch]) -> pa.RecordBat
 
 
 def _split_batch(batch: pa.RecordBatch, options: ManifestOptions) -> Iterator[pa.RecordBatch | Failure]:
-    """Halve what is larger than its row group said, as dictionaries and long texts are; give up a row that is too large."""
+    """Halve a batch until each piece is small enough; a single row above the limit becomes a failure.
+
+    A batch is larger than its row group declares if it has dictionaries or long texts.
+    """
     size = sum(map(_plain_bytes, batch.columns))
     if size <= 2 * BATCH_BYTES_MAX:
         yield batch
@@ -112,9 +118,9 @@ def _split_batch(batch: pa.RecordBatch, options: ManifestOptions) -> Iterator[pa
 
 
 def _plain_bytes(array: "pa.Array[Any]") -> int:
-    """Bytes of an array without dictionaries."""
+    """Return the bytes that an array takes once its dictionaries are decoded."""
     if isinstance(array, pa.DictionaryArray):
-        if not (pa.types.is_binary(kind := array.type.value_type) or _is_text(kind)):
+        if array.type.value_type not in _BYTES_TYPES:
             return int(array.nbytes)
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return 8 * len(array) + int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
@@ -128,10 +134,6 @@ def _plain_bytes(array: "pa.Array[Any]") -> int:
     return int(array.nbytes)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind))
-
-
 def _decode_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
     if not batch.num_columns:
         return batch
@@ -140,7 +142,7 @@ def _decode_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries."""
+    """Return a type with all dictionaries replaced by the types of their values."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_map(kind):
@@ -170,27 +172,26 @@ def _parquet_rows(batch: pa.RecordBatch, options: ManifestOptions, columns: froz
         else batch
     )
     cells = [to_python(good.column(name)) for name in names]
-    found: Iterator[Row] = (_name_cells(names, row) for row in zip(*cells, strict=True))
+    found: Iterator[RawRow] = (_name_cells(names, row) for row in zip(*cells, strict=True))
     if not names:
         found = ({} for _ in range(good.num_rows))
-    failure = Failure("bad_text", "the row holds text that is not UTF-8")
-    rows: list[Row] = (
+    failure = Failure("bad_text", "the row holds text that is not valid UTF-8")
+    rows: list[RawRow] = (
         [failure if index in bad else next(found) for index in range(batch.num_rows)] if bad else list(found)
     )
     kept = _kept_columns(batch, options) if options.keep else None
     return RowBatch(rows, [None] * len(rows), kept, batch.nbytes)
 
 
-def _name_cells(names: list[str], cells: tuple[Any, ...]) -> Row:
+def _name_cells(names: list[str], cells: tuple[Any, ...]) -> RawRow:
     if NO_VALUE in cells:
-        return Failure(
-            "bad_field", f"column {names[cells.index(NO_VALUE)]} holds a value that can't be read, such as a date"
-        )
+        name = names[cells.index(NO_VALUE)]
+        return Failure("bad_field", f"column {name} holds a value out of range, such as a date after the year 9999")
     return dict(zip(names, cells, strict=True))
 
 
 def _invalid_utf8(batch: pa.RecordBatch) -> set[int]:
-    """Rows with text that is not UTF-8: Parquet does not check it, and reading it as Python strings would raise."""
+    """Return the rows with invalid UTF-8. Parquet does not check it, and converting it to Python strings would raise."""
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid:

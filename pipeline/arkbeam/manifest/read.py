@@ -1,4 +1,4 @@
-"""Reading a shard: physical rows in, tables out. Rows are parsed and checked once, here; later stages trust them."""
+"""Read a shard into tables. Rows are parsed and checked only here; later stages rely on it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +15,19 @@ from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.context import ReadContext
+from arkbeam.manifest.csv_rows import read_csv
+from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
-from arkbeam.manifest.formats import read_batches
-from arkbeam.manifest.kept import build_kept, cast_kept, take_kept, unify_kept
+from arkbeam.manifest.jsonl_rows import read_jsonl
+from arkbeam.manifest.kept import build_kept, take_kept
+from arkbeam.manifest.lines import iter_lines
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.retries import Retry, is_masked, read_retry
+from arkbeam.manifest.parquet_rows import read_parquet
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
-from arkbeam.manifest.storage import check_unchanged
+from arkbeam.manifest.storage import check_unchanged, open_manifest
 from arkbeam.media import MediaInfo, MediaMemory, inspect_many
-
-__all__ = ["ReadContext", "ShardChunk", "cast_kept", "read_shard", "unify_kept"]
 
 _TEXT = Modality.TEXT
 _PASSED = MediaInfo()
@@ -36,19 +37,18 @@ Looks = Mapping[tuple[str, Modality], MediaInfo | Failure]
 
 @dataclass(frozen=True, slots=True)
 class ShardChunk:
-    """Some consecutive rows of a shard: each physical row is staged, unreadable or blank."""
+    """Consecutive rows of a shard. Each physical row is staged, unreadable or blank."""
 
     staged: pa.Table
-    """`schema.STAGED`, and a struct column `kept` where the config keeps columns; its type may differ between chunks."""
+    """`schema.STAGED`, and a struct column `kept` if manifest.keep is set; its type may differ between chunks."""
     keys: pa.Table
-    """`schema.KEYS`. A row's ordinal is its position among all staged rows of the shard."""
+    """`schema.KEYS`, one row per staged row. The ordinal is the row's position among all staged rows of the shard."""
     unreadable: pa.Table
     """`schema.UNREADABLE`."""
     rows: int
-    """Physical rows, blank ones included: the next chunk's begin after them."""
-    blank: int
+    """Number of physical rows, including blank ones; the next chunk starts after them."""
     over_context: int = 0
-    """Staged rows whose estimate is above the model's context. They are sent whole: the service decides."""
+    """Number of staged rows whose estimated tokens exceed the model's context. They are sent uncut: the service decides."""
 
 
 def read_shard(
@@ -56,63 +56,86 @@ def read_shard(
 ) -> Iterator[ShardChunk]:
     """Yield a shard's rows in order, in chunks of at most 4,096 rows or about 8 MB.
 
-    `row` counts from the shard's first physical line or record; a CSV's header is not counted. A row that can't be read,
-    or whose media can't be sent, is a row of `unreadable`. Media that `memory` knows are not read again unless they have
-    changed. Of a shard that was made of failures the rows that these name alone are read. Raises ManifestError when the
-    file as a whole can't be read, or is not any more what it was when it was cut.
+    `row` counts from the first physical line or record of the shard; a CSV header is not counted. A row that can't be
+    read, or whose media can't be sent, is a row of `unreadable`. Media that `memory` knows are read again only if they have
+    changed. If failure tables name the shard's rows, only those rows are read. Raise ManifestError if the file as a whole
+    can't be read, or if it has changed since it was cut into shards.
     """
     if shard.failures:
-        yield from _read_again(read_retry(shard.manifest, shard.failures, options), shard, options, context, memory)
+        yield from _read_failed_rows(
+            list_failed_rows(shard.manifest, shard.failures, options), shard, options, context, memory
+        )
     else:
         yield from _read_chunks(shard, options, context, memory, None)
 
 
 def _read_chunks(
-    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, retry: Retry | None
+    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, failed: FailedRows | None
 ) -> Iterator[ShardChunk]:
     parser = RowParser(options, context, folder_of(shard.manifest))
     multi = context.multi_embedding != "off"
     fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in read_batches(shard, options, parser.columns, retry):
-        if retry is not None:
-            retry.pick(batch, first_row)
+    for batch in _read_batches(shard, options, parser.columns, failed):
+        if failed is not None:
+            failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row)
         chunk.parse(parser, options)
         chunk.identify(fingerprinter, context, memory)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
-        if retry is not None and first_row >= retry.ends_at:
+        if failed is not None and first_row >= failed.ends_at:
             return
     check_unchanged(shard.manifest, shard.version)
 
 
-def _read_again(
-    retry: Retry, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None
+def _read_failed_rows(
+    failed: FailedRows, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None
 ) -> Iterator[ShardChunk]:
-    """Read the rows that failures name, in one pass over their manifest; then give those that can't be tried again."""
+    """Read the rows that failure tables name, in one pass over their manifest; then yield those that can't be read again."""
     gone = is_masked(shard.manifest)
     if not gone:
         try:
-            yield from _read_chunks(shard, options, context, memory, retry)
+            yield from _read_chunks(shard, options, context, memory, failed)
         except ManifestError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             gone = True
-    for table in retry.rest(gone=gone):
-        yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0, 0)
+    for table in failed.rest(gone=gone):
+        yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0)
+
+
+def _read_batches(
+    shard: Shard, options: ManifestOptions, columns: frozenset[str], failed: FailedRows | None
+) -> Iterator[RowBatch]:
+    """Yield all physical rows of a shard in order.
+
+    `columns` are the columns that are needed in addition to the kept ones; of a Parquet file no others are read. With
+    `failed`, rows that it does not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or the
+    header of a CSV file, can't be read.
+    """
+    if shard.format == "parquet":
+        yield from read_parquet(shard, options, columns, None if failed is None else failed.wants)
+        return
+    start = max(shard.start - 1, 0)
+    with open_manifest(shard.manifest, shard.compression, start, options) as source:
+        lines = iter_lines(source, shard.start, shard.end, options.line_bytes_max)
+        if shard.format == "jsonl":
+            yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
+        else:
+            yield from read_csv(lines, shard.manifest, "\t" if shard.format == "tsv" else ",", options)
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """A batch on its way to tables. Lists run in step: one entry for each readable, or each unreadable, row."""
+    """A batch that is being turned into tables. Each list has one entry per readable, or per unreadable, row."""
 
     batch: RowBatch
     first_row: int
     readable: list[int] = field(default_factory=list)
-    """Positions in the batch."""
+    """Positions of the readable rows in the batch."""
     ids: list[str | None] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
@@ -123,16 +146,14 @@ class _Chunk:
     changes: list[list[str] | None] = field(default_factory=list)
     text_tokens: list[int] = field(default_factory=list)
     image_tokens: list[int] = field(default_factory=list)
-    blank: int = 0
     over_context: int = 0
 
     def parse(self, parser: RowParser, options: ManifestOptions) -> None:
-        """Sort the batch's rows into readable, unreadable and blank."""
+        """Sort the rows of the batch into readable, unreadable and blank."""
         keep = options.keep if self.batch.kept is None else ()
         ids = self.batch.ids
         for position, row in enumerate(self.batch.rows):
             if row is None:
-                self.blank += 1
                 continue
             if isinstance(row, Failure):
                 self._fail(position, None if ids is None else ids[position], row)
@@ -155,7 +176,7 @@ class _Chunk:
         self.failures.append(failure)
 
     def identify(self, fingerprinter: Fingerprinter, context: ReadContext, memory: MediaMemory | None) -> None:
-        """Fill in fingerprints, staged JSON and estimates; rows whose media can't be sent move to the unreadable."""
+        """Compute fingerprints, staged JSON and estimates; rows whose media can't be sent become unreadable."""
         wanted = {
             (part.value, part.modality): None
             for request in self.requests
@@ -209,7 +230,7 @@ class _Chunk:
             self.requests.append(request)
 
     def build(self, shard: int, first_ordinal: int, options: ManifestOptions) -> ShardChunk:
-        """Make the tables, each column from one list."""
+        """Build the tables, each column from one list."""
         count = len(self.readable)
         columns = [
             pa.array([self.first_row + position for position in self.readable], pa.uint64()),
@@ -234,7 +255,6 @@ class _Chunk:
             pa.table(keys, schema=schema.KEYS),
             self._build_unreadable(),
             len(self.batch.rows),
-            self.blank,
             self.over_context,
         )
 
@@ -257,14 +277,17 @@ class _Chunk:
 
 
 def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:
-    """Refuse kept cells that are nested too deep to be written: 254 levels, by orjson."""
+    """Refuse kept cells that are nested too deeply to be written: orjson allows 254 levels."""
     for name in names:
         value = row.get(name)
         if type(value) in (dict, list):
             try:
                 orjson.dumps(value)
             except orjson.JSONEncodeError:
-                return Failure("bad_field", f"column {redact(name, 100)} is nested too deep to be kept")
+                return Failure(
+                    "bad_field",
+                    f"column {redact(name, 100)} is nested too deeply to be kept (limit: 254 levels): remove it from manifest.keep",
+                )
     return None
 
 
@@ -274,7 +297,10 @@ def _look_of(looks: Looks, value: str, modality: Modality) -> MediaInfo:
 
 
 def _bytes_as_sent(look: MediaInfo, image_bytes_max: int) -> int:
-    """About how long a medium is as sent, if it is read or changed for it; what is changed has 4 bytes a pixel at most."""
+    """Return about how many bytes a medium has as sent; 0 if it is passed on as a URL.
+
+    A changed image has at most 4 bytes per pixel. Base64 adds a third.
+    """
     if look.fit is not None:
         width, height = look.fit.size_px
         return min(4 * width * height, image_bytes_max) * 4 // 3
@@ -282,7 +308,7 @@ def _bytes_as_sent(look: MediaInfo, image_bytes_max: int) -> int:
 
 
 def _find_unsendable(request: Request, looks: Looks, body_bytes_max: int) -> Failure | None:
-    """Why a row's media can't be sent: the first that is refused, or that all together are too large for one body."""
+    """Return why a row's media can't be sent: the first refused medium, or their total size; None if they can be sent."""
     length = 0
     for part in request.parts:
         look = looks.get((part.value, part.modality), _PASSED)
@@ -291,4 +317,7 @@ def _find_unsendable(request: Request, looks: Looks, body_bytes_max: int) -> Fai
         length += look.wire_bytes or len(part.value)
     if length <= body_bytes_max:
         return None
-    return Failure("request_too_large", f"its parts have {length} bytes as sent; a request holds {body_bytes_max}")
+    return Failure(
+        "request_too_large",
+        f"the parts have {length} bytes as sent; a request may have at most {body_bytes_max} (media.body_bytes_max)",
+    )

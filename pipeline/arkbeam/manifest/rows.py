@@ -1,7 +1,7 @@
-"""What a row asks for: from cells to a request, or the reason why not.
+"""From the cells of a row to a request, or to the failure that says why there is none.
 
-A row has one of three forms: cells in mapped columns; an `input` list as in the API's contract; or, as in files for the
-vendor's batch service, a `body` that holds a whole request.
+A row has one of three forms: cells in mapped columns; an `input` list as in the API's contract; or a `body` that holds a
+whole request, as in files for the vendor's batch service.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,17 @@ from arkbeam.ark.models import find_misfit
 from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Failure, Modality, Part, Request
-from arkbeam.manifest.batches import is_utf8
+from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.overrides import NOTHING, Overrides, decode_cell, read_body_fields, read_columns, read_sampling
+from arkbeam.manifest.overrides import (
+    NO_OVERRIDES,
+    Overrides,
+    decode_cell,
+    read_body_fields,
+    read_override_columns,
+    read_sampling,
+)
 from arkbeam.manifest.refusal import BadRow, refuse, refuse_unknown
 from arkbeam.media import make_absolute
 
@@ -31,7 +38,7 @@ Kinds = frozenset[Modality]
 
 
 class RowParser:
-    """Reads the rows of one manifest. Relative paths of media start at `folder`, the manifest's own."""
+    """Parses the rows of one manifest. Relative paths of media are resolved against `folder`, the manifest's folder."""
 
     def __init__(self, options: ManifestOptions, context: ReadContext, folder: str) -> None:
         columns = options.columns
@@ -53,12 +60,12 @@ class RowParser:
 
     @property
     def columns(self) -> frozenset[str]:
-        """All columns that can matter to a row's request or id."""
+        """All columns that a row's request or id may be read from."""
         names = {*self._ids, *self._own, *(name for name, _ in self._mapped)}
         return frozenset(names | ({self._input} if self._input else set()) | ({"body"} if self._has_body else set()))
 
     def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
-        """Return a row's own id, None where it has none, and its request or why it has none.
+        """Return a row's own id, or None, and its request, or the Failure that says why it has none.
 
         Codes: `bad_id`, `no_input`, `bad_text` (not a string, or not UTF-8), `bad_part`, `bad_field`, `too_many_parts`,
         `bad_json`, `line_too_long`, `no_wording`, and those of `ark.models.find_misfit`.
@@ -80,7 +87,7 @@ class RowParser:
         if type(value) is not str:
             value = _number_to_id(value)
         if len(value) > _ID_CHARS_MAX:
-            refuse("bad_id", f"the id has {len(value)} characters, {_ID_CHARS_MAX} are allowed")
+            refuse("bad_id", f"the id has {len(value)} characters; at most {_ID_CHARS_MAX} are allowed")
         return value or None
 
     def _read_request(self, row: Mapping[str, Any]) -> Request:
@@ -89,20 +96,23 @@ class RowParser:
             cell = row.get(name)
             if cell is not None:
                 self._add_cell(parts, name, modality, cell)
-        own = read_columns(row, self._options.columns) if self._own else NOTHING
-        given = None if self._input is None else decode_cell(row.get(self._input), "[")
+        own = read_override_columns(row, self._options.columns) if self._own else NO_OVERRIDES
+        given = None if self._input is None else decode_cell(f"column {self._input}", row.get(self._input), "[")
         body = row.get("body") if self._has_body else None
         if type(body) is str and not parts:
-            body = decode_cell(body, "{")
+            body = decode_cell("column body", body, "{")
         if not isinstance(body, dict):
             body = None
         if given is None and body is None:
             if not parts:
                 wanted = self.columns.difference(self._ids, self._own)
-                refuse("no_input", f"the row has nothing in {', '.join(sorted(wanted))}")
+                refuse("no_input", f"the row has no input: it has no value in {', '.join(sorted(wanted))}")
             return self._finish(parts, own)
         if parts or (given is not None and body is not None):
-            refuse("bad_field", "the row has an input list or a body beside other inputs: map one of them")
+            refuse(
+                "bad_field",
+                "the row has more than one of: text, image or video cells; an input list; a body. Map one in manifest.columns",
+            )
         if body is not None:
             body = {name: value for name, value in body.items() if value is not None}
             own = read_body_fields(body, own, self._context)
@@ -114,23 +124,30 @@ class RowParser:
             if value is None:
                 continue
             if type(value) is not str:
-                refuse("bad_text", f"column {name} holds a {type(value).__name__}, not text")
+                refuse(
+                    "bad_text", f"column {name} holds {describe_type(value)}; expected a string or a list of strings"
+                )
             if value and not value.isspace():
                 parts.append(self._make_part(modality, value))
 
     def _make_part(self, modality: Modality, value: str) -> Part:
         if not is_utf8(value):
-            refuse("bad_text", "the text is not valid UTF-8: it holds a lone surrogate")
-        if len(value) > self._options.line_bytes_max:
             refuse(
-                "line_too_long", f"{len(value)} characters; manifest.line_bytes_max is {self._options.line_bytes_max}"
+                "bad_text",
+                "the text holds a lone surrogate (\\ud800 to \\udfff without its pair), so it is not valid UTF-8",
+            )
+        if len(value) > self._options.line_bytes_max:
+            limit = self._options.line_bytes_max
+            refuse(
+                "line_too_long",
+                f"a part has {len(value)} characters; at most {limit} are allowed: shorten it, or raise manifest.line_bytes_max",
             )
         return Part(modality, value if modality is _TEXT else make_absolute(value.strip(), self._folder))
 
     def _read_input(self, given: Any) -> list[Part]:
-        """Read a list as the contract has it; its order is kept."""
+        """Read a list of parts in the form of the API's contract; their order is kept."""
         if type(given) is not list:
-            refuse("bad_field", f"input must be a list of parts, not a {type(given).__name__}")
+            refuse("bad_field", f"input must be a list of parts; found {describe_type(given)}")
         if not given:
             refuse("no_input", "the input list is empty")
         return [self._read_part(index, element) for index, element in enumerate(given)]
@@ -138,30 +155,35 @@ class RowParser:
     def _read_part(self, index: int, element: Any) -> Part:
         where = f"input[{index}]"
         if type(element) is not dict:
-            refuse("bad_part", f"{where} must be an object")
-        # Columns of Parquet hold null for what an element does not have.
+            refuse("bad_part", f"{where} must be an object; found {describe_type(element)}")
+        # In Parquet, a struct has all fields in every element: those that an element lacks are null.
         element = {name: value for name, value in element.items() if value is not None}
         kind = element.get("type")
         if type(kind) is not str or kind not in _PART_FIELDS:
-            refuse("bad_part", f"{where}.type must be text, image_url or video_url")
+            found = "nothing" if kind is None else repr(str(kind)[:50])
+            refuse("bad_part", f"{where}.type must be text, image_url or video_url; found {found}")
         refuse_unknown("bad_part", where, element, {"type", kind})
         value = element.get(kind)
         if kind == "text":
-            return self._make_part(_TEXT, _require_text(where, "text", value))
+            return self._make_part(_TEXT, _require_text(f"{where}.text", value))
         where = f"{where}.{kind}"
         if type(value) is not dict:
-            refuse("bad_part", f"{where} must be an object with a url")
+            refuse("bad_part", f"{where} must be an object with a url; found {describe_type(value)}")
         value = {name: inner for name, inner in value.items() if inner is not None}
         refuse_unknown("bad_part", where, value, {"url", *SAMPLING_RANGES} if kind == "video_url" else {"url"})
-        part = self._make_part(_PART_FIELDS[kind], _require_text(where, "url", value.pop("url", None)))
+        part = self._make_part(_PART_FIELDS[kind], _require_text(f"{where}.url", value.pop("url", None)))
         return replace(part, sampling=read_sampling("bad_part", where, value)) if value else part
 
     def _finish(self, parts: list[Part], own: Overrides) -> Request:
         if len(parts) > self._options.parts_max:
-            refuse("too_many_parts", f"{len(parts)} parts; manifest.parts_max is {self._options.parts_max}")
+            limit = self._options.parts_max
+            refuse(
+                "too_many_parts",
+                f"the row has {len(parts)} parts; at most {limit} are allowed: split the row, or raise manifest.parts_max",
+            )
         context = self._context
-        if own is NOTHING and len(parts) == 1 and parts[0].modality is _TEXT:
-            # The config was checked against the model before: such a row adds nothing to it.
+        if own is NO_OVERRIDES and len(parts) == 1 and parts[0].modality is _TEXT:
+            # The row has only settings of the run, which were checked against the model before.
             return Request(tuple(parts), self._text_instructions, context.sparse)
         kinds = frozenset(part.modality for part in parts)
         instructions = self._instructions[kinds] if own.instructions is None else own.instructions
@@ -169,14 +191,14 @@ class RowParser:
             raise BadRow(instructions)
         if _VIDEO in kinds:
             parts = [self._sample(part, own) for part in parts]
-        # The run's wish is for rows of text; a row's own wish is held against the rules.
+        # model.sparse applies to rows of text only; a row's own setting is checked against the rules of the API.
         sparse = context.sparse and kinds == {_TEXT} if own.sparse is None else own.sparse
         request = Request(tuple(parts), instructions, sparse)
         self._check(request, context.capabilities)
         return request
 
     def _sample(self, part: Part, own: Overrides) -> Part:
-        """Lay a video's own arguments over its row's, and those over the run's."""
+        """Merge the sampling arguments of a video: its own take precedence over the row's, and those over the run's."""
         if part.modality is not _VIDEO:
             return part
         return replace(part, sampling=overlay_sampling(self._context.video, own.sampling, part.sampling))
@@ -188,25 +210,28 @@ class RowParser:
 
 
 def _number_to_id(value: Any) -> str:
-    """Ids that are numbers become text, unless the file's format can't have kept their last digit."""
+    """Return a number as an id, unless it is a float that may have lost digits."""
     if type(value) is int:
         return str(value)
     if type(value) is float and abs(value) < _EXACT_FLOAT:
         return repr(value)
-    refuse("bad_id", f"the id must be text or an exact number, not {type(value).__name__} {str(value)[:100]}")
+    refuse(
+        "bad_id",
+        f"the id must be a string, an integer, or a float below 2^53; found {describe_type(value)}: {str(value)[:100]}",
+    )
 
 
 def _instructions_by_kinds(
     instructions: str | InstructionOptions | None,
 ) -> dict[Kinds, str | Failure | None]:
-    """Build the instructions of each mix of parts once."""
+    """Build the instructions for each set of modalities once."""
     mixes = [frozenset(mix) for count in (1, 2, 3) for mix in combinations(Modality, count)]
     if isinstance(instructions, InstructionOptions):
         return {kinds: build_instructions(instructions, kinds) for kinds in mixes}
     return dict.fromkeys(mixes, instructions)
 
 
-def _require_text(where: str, name: str, value: Any) -> str:
+def _require_text(where: str, value: Any) -> str:
     if type(value) is not str or not value or value.isspace():
-        refuse("bad_part", f"{where} has no {name}")
+        refuse("bad_part", f"{where} must be a string that is not blank")
     return value

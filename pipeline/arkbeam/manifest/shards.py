@@ -1,4 +1,4 @@
-"""Finding manifests and cutting them into shards."""
+"""Find the manifests and cut them into shards."""
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from fsspec.core import has_magic
 
 from arkbeam.base.errors import ManifestError
+from arkbeam.base.files import full_uri
 from arkbeam.base.redaction import redact, strip_user_info
+from arkbeam.manifest.failures import is_failure_table, list_named_manifests
 from arkbeam.manifest.options import Format, ManifestOptions
-from arkbeam.manifest.retries import is_failures, named_manifests
 from arkbeam.manifest.storage import manifest_errors, version_of
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -32,26 +33,26 @@ _FOOTER_THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One file to read. `label` names it in default ids and in the output's `manifest` column."""
+    """One file to read. `label` is its name in default ids."""
 
     uri: str
     label: str
     format: Format
     compression: str | None
     bytes: int | None
-    """None where the storage does not tell."""
+    """Size of the file; None if the storage does not report it."""
     version: str = ""
-    """Tells this state of the file from others; empty where the storage does not tell."""
+    """Identifies this state of the file: its etag, or size and modification time; empty if the storage reports neither."""
     failures: tuple[str, ...] = ()
-    """Tables of failures that name rows of this manifest, which alone are read; none: all rows are."""
+    """Failure tables that name rows of this manifest: only these rows are read. Empty: all rows are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What one worker reads of a manifest.
+    """The part of a manifest that one worker reads.
 
-    `start` and `end` are bytes for plain JSONL: the shard has the lines whose first byte lies in that range. For Parquet
-    they are row groups. For all else, and where `failures` name the rows to read, the shard is the whole file.
+    For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start, end).
+    For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the whole file.
     """
 
     number: int
@@ -62,49 +63,49 @@ class Shard:
     start: int
     end: int
     version: str = ""
-    """The manifest's when it was cut: it must be the same when it is read."""
+    """The manifest's version when it was cut; it must be the same when the shard is read."""
     failures: tuple[str, ...] = ()
 
 
 def list_manifests(options: ManifestOptions) -> list[Manifest]:
-    """List the manifests of all URIs in the order of their URIs, each once.
+    """List the manifests that `options.uris` name, each once, sorted by URI.
 
-    A label is the path below the folder that all of `options.uris` share, so that it does not change when a glob finds
-    more files. A glob skips folders and names that start with `_` or `.`, which mark things such as `_SUCCESS`.
-    Tables of failures stand for the manifests that they name; a folder may be given that holds nothing else.
-    Raises ManifestError for a missing file, a glob that finds nothing, a format that can't be told, and when all files
-    together are empty.
+    A label is the path below the folder that all of `options.uris` have in common, so it does not change when a glob
+    matches more files. A glob skips folders, and names that start with `_` or `.`, such as `_SUCCESS`. A failure table, or
+    a folder of failure tables, is replaced by the manifests that it names.
+
+    Raise ManifestError if a file is missing, a glob matches nothing, a format is unknown, or all files are empty.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for uri in options.uris:
         found.update(_find(uri))
     if not found:
         raise ManifestError("manifest.uris is empty: name at least one file or glob")
-    failures = _find_failures(found, options)
+    failures = _find_failure_tables(found, options)
     if failures:
-        return _list_retried(failures, found, options)
+        return _list_named_by_failures(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
     manifests = [_describe(uri, found[uri], root, options) for uri in sorted(found)]
     if all(manifest.bytes == 0 for manifest in manifests):
-        raise ManifestError(f"nothing to read: {redact(', '.join(found))} holds no bytes")
+        raise ManifestError(f"nothing to read: all manifests are empty files: {redact(', '.join(found))}")
     return manifests
 
 
 def manifest_folders(manifests: Iterable[Manifest]) -> tuple[str, ...]:
-    """The folders that manifests lie in: where a manifest's own media may be, unless the config says otherwise."""
+    """Return the folders of the manifests: the default for the folders from which media may be read."""
     return tuple(sorted({folder_of(manifest.uri) for manifest in manifests}))
 
 
 def folder_of(uri: str) -> str:
-    """The folder of a file, as a URI of the same scheme."""
+    """Return the folder of a file, as a URI of the same scheme."""
     return uri.rpartition("/")[0] or "/"
 
 
 def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
-    """Cut manifests into shards of about `bytes_max`, numbered in order, those of one manifest consecutively.
+    """Cut manifests into shards of about `bytes_max` bytes, numbered in the order of the manifests.
 
-    Plain JSONL is cut by size alone and Parquet between row groups, whose sizes are read from its footer. Raises
-    ManifestError when a footer can't be read.
+    Uncompressed JSONL is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer. Raise
+    ManifestError if a footer can't be read.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         ranges = list(pool.map(lambda manifest: _cut(manifest, bytes_max), manifests))
@@ -128,8 +129,8 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     return shards
 
 
-def _find_failures(uris: Iterable[str], options: ManifestOptions) -> list[str]:
-    """Return those files that are tables of failures."""
+def _find_failure_tables(uris: Iterable[str], options: ManifestOptions) -> list[str]:
+    """Return the files that are failure tables."""
     tables = [uri for uri in uris if _FORMATS.get(posixpath.splitext(uri.partition("?")[0])[1].lower()) == "parquet"]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         return [uri for uri, found in zip(tables, pool.map(_holds_failures, tables), strict=True) if found]
@@ -140,22 +141,24 @@ def _holds_failures(uri: str) -> bool:
         with manifest_errors(uri):
             filesystem, path = fsspec.core.url_to_fs(uri)
             with filesystem.open(path, "rb") as stream:
-                return is_failures(pq.read_schema(stream))
-    except ManifestError:  # no Parquet file after all: whoever reads its rows says so
+                return is_failure_table(pq.read_schema(stream))
+    except ManifestError:  # not a valid Parquet file: the error is reported when its rows are read
         return False
 
 
-def _list_retried(failures: Sequence[str], found: Mapping[str, Any], options: ManifestOptions) -> list[Manifest]:
-    """Describe the manifests that tables of failures name, in the order of their URIs."""
+def _list_named_by_failures(
+    failures: Sequence[str], found: Mapping[str, Any], options: ManifestOptions
+) -> list[Manifest]:
+    """Describe the manifests that failure tables name, sorted by URI."""
     others = sorted(found.keys() - set(failures))
     if others:
         raise ManifestError(
-            f"manifest.uris names failures, such as {redact(failures[0])}, beside other manifests, such as"
-            f" {redact(others[0])}: give the one or the other"
+            f"manifest.uris names both failure tables, such as {redact(failures[0])}, and other manifests, such as"
+            f" {redact(others[0])}: use one kind or the other in a run"
         )
     naming: dict[str, list[str]] = {}
     for uri in sorted(failures):
-        for name in named_manifests(uri, options):
+        for name in list_named_manifests(uri, options):
             naming.setdefault(name, []).append(uri)
     return [replace(_describe(name, {}, None, options), failures=tuple(uris)) for name, uris in sorted(naming.items())]
 
@@ -190,9 +193,11 @@ def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
 
 
 def _find(uri: str) -> dict[str, Mapping[str, Any]]:
-    """Return what the storage says of each file that one configured URI names."""
+    """Return the storage's information about each file that one URI of the config names."""
     if "::" in uri:
-        raise ManifestError(f"chained URLs are not supported: {redact(uri)}")
+        raise ManifestError(
+            f"manifest {redact(uri)} is a chained URL (with `::`), which is not supported: give the URI of the file itself"
+        )
     with manifest_errors(uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
         filesystem.invalidate_cache()
@@ -200,30 +205,26 @@ def _find(uri: str) -> dict[str, Mapping[str, Any]]:
             entries = list(filesystem.glob(path, detail=True).values())
             entries = [entry for entry in entries if entry["type"] != "directory" and not _is_mark(entry["name"])]
             if not entries:
-                raise ManifestError(f"no file matches {redact(uri)}")
+                raise ManifestError(f"no file matches {redact(uri)} in manifest.uris")
         else:
             entries = [filesystem.info(path)]
             if entries[0]["type"] == "directory":
-                entries = _list_failures(uri, filesystem, path)
-        return {_full_uri(filesystem, entry["name"]): entry for entry in entries}
+                entries = _list_failure_tables(uri, filesystem, path)
+        return {full_uri(filesystem, entry["name"]): entry for entry in entries}
 
 
-def _list_failures(uri: str, filesystem: Any, path: str) -> list[Any]:
-    """Return the files of a folder of failures. Raises ManifestError for any other folder."""
+def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
+    """Return the files of a folder of failure tables. Raise ManifestError for any other folder."""
     entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_mark(entry["name"])]
     files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
-    if not files or not _holds_failures(_full_uri(filesystem, files[0]["name"])):
+    if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
         folder = redact(uri).rstrip("/")
-        raise ManifestError(f"{folder} is a folder: name files in it, such as {folder}/*.jsonl")
+        raise ManifestError(f"manifest {folder} is a folder: name the files in it, for example {folder}/*.jsonl")
     return files
 
 
 def _is_mark(name: str) -> bool:
     return name.rpartition("/")[2].startswith(("_", "."))
-
-
-def _full_uri(filesystem: Any, path: str) -> str:
-    return path if "file" in _protocols(filesystem) else str(filesystem.unstrip_protocol(path))
 
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:
@@ -232,7 +233,7 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 
 def _fixed_folders(uris: Iterable[str]) -> list[str]:
-    """The folders above each URI's first wildcard; none when the URIs share no scheme."""
+    """Return the folder above each URI's first wildcard; an empty list if the URIs have different schemes."""
     folders = []
     schemes = set()
     for uri in uris:
@@ -254,7 +255,9 @@ def _describe(uri: str, info: Mapping[str, Any], root: str | None, options: Mani
         ending = posixpath.splitext(stem)[1]
     format_ = _FORMATS.get(ending.lower()) if options.format == "auto" else options.format
     if format_ is None:
-        raise ManifestError(f"can't tell the format of {redact(uri)} by its name: set manifest.format")
+        raise ManifestError(f"manifest {redact(uri)}: the file name does not show the format: set manifest.format")
     if format_ == "parquet" and compression is not None:
-        raise ManifestError(f"{redact(uri)}: a Parquet file is compressed inside; unpack it")
+        raise ManifestError(
+            f"manifest {redact(uri)} is a Parquet file that was compressed as a whole, which is not supported: decompress it"
+        )
     return Manifest(uri, label, format_, compression, info.get("size"), version_of(info))

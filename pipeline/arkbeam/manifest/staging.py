@@ -1,4 +1,4 @@
-"""Requests as they are kept between reading and sending: compact JSON, in which unset fields are absent."""
+"""Requests as they are stored between reading and sending: compact JSON without unset fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,27 +12,28 @@ from arkbeam.media import Fit
 
 @dataclass(frozen=True, slots=True)
 class StagedRequest:
-    """A request with, for each part, the version of the medium that its fingerprint was made of."""
+    """A request, with what was found out about the media of its parts when the row was read."""
 
     request: Request
     versions: tuple[str | None, ...]
+    """Per part, the version of its medium that is part of the fingerprint; None: it has none."""
     fits: tuple[Fit | None, ...] = ()
-    """For each part, what is changed about its image before it is sent; empty: nothing about any."""
+    """Per part, the change that is made to its image before it is sent; empty: no image is changed."""
     wire_bytes: int = 0
-    """About how long the media are as sent that are read or changed for it; 0 where none are."""
+    """Approximate bytes, as sent, of the media that are read or changed for this request; 0 if there are none."""
 
     def fit_of(self, index: int) -> Fit | None:
-        """What is changed about a part."""
+        """Return the change that is made to a part; None: it is sent unchanged."""
         return self.fits[index] if self.fits else None
 
 
 def list_changes(fits: Sequence[Fit | None]) -> list[str] | None:
-    """Tell what is changed about a request's parts, for the output; None: nothing."""
+    """Describe the changes to a request's parts for the output column `media_changes`; None if there are none."""
     return [f"parts[{index}]: {fit}" for index, fit in enumerate(fits) if fit is not None] or None
 
 
 def text_to_json(text: str, instructions: str | None, sparse: bool) -> bytes:
-    """Return the JSON of a request that is one text: what `request_to_json` gives, sooner."""
+    """Return the JSON of a request with a single text: the same as `request_to_json`, but faster."""
     return _dump([("text", text)], instructions, sparse)
 
 
@@ -46,7 +47,7 @@ def request_to_json(staged: StagedRequest) -> bytes:
 
 
 def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]:
-    """Modality and value; then version, sampling and fit, where there is one of them or one behind it."""
+    """Return [modality, value, version, sampling, fit] without the unset values at its end."""
     if fit is not None:
         return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source]]
     if part.sampling is not None:

@@ -1,4 +1,4 @@
-"""The border between what storage and decoders raise and `ManifestError`."""
+"""Open manifests, and turn the exceptions of storage backends and decoders into `ManifestError`."""
 
 import gzip
 import io
@@ -14,9 +14,9 @@ from arkbeam.base.errors import ArkbeamError, ManifestError
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.options import ManifestOptions
 
-# A compressed file may always expand to this, whatever its ratio: small files of equal rows compress very well.
+# A compressed file may always expand to this size, whatever the ratio: small files of similar rows compress very well.
 _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
-# A block of 128 kB takes 4 bytes when all its bytes are equal: so much input makes 32 MB at most, which bounds memory.
+# A zstd block of 128 kB takes 4 bytes if all its bytes are equal, so 1,024 bytes of input expand to 32 MB at most.
 _ZSTD_FEED_BYTES = 1024
 _ZSTD_WINDOW_BYTES_MAX = 2**27
 _GROUP_ROWS_MAX = 2**31 - 1
@@ -27,28 +27,28 @@ _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "
 
 
 class ByteSource(Protocol):
-    """What can be read from the start to the end."""
+    """A source of bytes that is read once, from start to end."""
 
     def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes; none at the end."""
+        """Return at most `size` bytes; empty at the end."""
 
 
 @contextmanager
 def manifest_errors(uri: str) -> Iterator[None]:
-    """Turn whatever storage, a decompressor or a file format raises into a ManifestError that names the manifest."""
+    """Turn any exception of storage, decompressor or file format into a ManifestError that names the manifest."""
     try:
         yield
     except ArkbeamError:
         raise
     except FileNotFoundError as error:
-        raise ManifestError(f"there is no manifest {redact(uri)}") from error
-    except Exception as error:  # each fsspec backend and each decoder has errors of its own
+        raise ManifestError(f"manifest {redact(uri)} does not exist") from error
+    except Exception as error:  # each fsspec backend and each decoder raises its own exceptions
         reason = f"{type(error).__name__}: {redact(str(error), 300)}"
         raise ManifestError(f"manifest {redact(uri)} can't be read: {reason}") from error
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """Return what tells one state of a file from another: its etag, else size and time of change; empty if none is known."""
+    """Return what identifies the state of a file: its etag, else size and modification time; empty if unknown."""
     for key in _ETAG_KEYS:
         if info.get(key):
             return str(info[key]).strip('"')
@@ -57,9 +57,9 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(uri: str, version: str) -> None:
-    """Make sure that a manifest is still the one that was cut into shards; an unknown version is not checked.
+    """Check that a manifest is still the same as when it was cut into shards. An empty version is not checked.
 
-    Raises: ManifestError when it has changed: its rows would be cut apart, doubled or lost.
+    Raise ManifestError if it has changed, since rows would be cut apart, doubled or lost.
     """
     if not version:
         return
@@ -73,9 +73,9 @@ def check_unchanged(uri: str, version: str) -> None:
 
 @contextmanager
 def open_manifest(uri: str, compression: str | None, start: int, options: ManifestOptions) -> Iterator[ByteSource]:
-    """Open a manifest at byte `start` for one pass, unpacked within the configured limits.
+    """Open a manifest at byte `start` for one pass, decompressed within the configured limits.
 
-    Reading raises ManifestError when the storage fails, when the compressed data are damaged or cut off, and when they
+    Opening and reading raise ManifestError if the storage fails, if compressed data are damaged or cut off, or if they
     expand beyond the limits.
     """
     with manifest_errors(uri):
@@ -100,7 +100,7 @@ def _unpack(raw: IO[bytes], compression: str | None) -> ByteSource:
 
 
 class _ZstdFrames:
-    """A zstd stream of any number of frames; unlike the library's own reader it notices a frame that is cut off."""
+    """Decompresses a zstd stream of any number of frames. Unlike the library's reader, it detects a frame that is cut off."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
@@ -108,7 +108,7 @@ class _ZstdFrames:
         self._packed = b""
 
     def read(self, size: int) -> bytes:
-        """Return some unpacked bytes, none at the end; `size` is only how much is fetched at a time."""
+        """Return some decompressed bytes, empty at the end; `size` is the number of compressed bytes read at a time."""
         while True:
             if not self._packed:
                 self._packed = self._raw.read(size)
@@ -126,17 +126,17 @@ class _ZstdFrames:
                 return out
 
 
-def open_parquet(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
-    """Open a Parquet file whose row groups, by its own words, expand within the limits.
+def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
+    """Open a Parquet file, and check the sizes that its row groups declare against the limits of `options`.
 
-    Of the footer that is all that is asked: of a damaged one pyarrow's metadata of columns ends the process. Raises what
-    pyarrow raises, and ManifestError.
+    Nothing else of the footer is read: if it is damaged, reading pyarrow's column metadata can crash the process. Raise
+    ManifestError if a limit is exceeded; pyarrow's own exceptions pass through.
     """
     packed = stream.seek(0, io.SEEK_END)
     file = pq.ParquetFile(stream, page_checksum_verification=True)
     for group in (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)):
         if not 0 <= group.num_rows <= _GROUP_ROWS_MAX:
-            raise ManifestError(f"manifest {redact(uri)} can't be read: a row group of {group.num_rows} rows")
+            raise ManifestError(f"manifest {redact(uri)} can't be read: a row group declares {group.num_rows} rows")
         _check_expansion(uri, group.total_byte_size, packed, options)
     return file
 
@@ -145,13 +145,13 @@ def _check_expansion(uri: str, expanded: int, packed: int, limits: ManifestOptio
     by_ratio = max(_EXPAND_FREELY_BYTES, limits.expand_ratio_max * packed)
     if expanded > min(limits.expanded_bytes_max, by_ratio):
         raise ManifestError(
-            f"manifest {redact(uri)} expands to more than {expanded} bytes from {packed}:"
-            " unpack it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
+            f"manifest {redact(uri)} expands from {packed} to {expanded} bytes or more, which is above the limit:"
+            " decompress it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
         )
 
 
 class _Source:
-    """A manifest's bytes, with errors mapped and expansion bounded."""
+    """A manifest's bytes. Reading raises ManifestError on errors and if they expand beyond the limits."""
 
     def __init__(self, uri: str, source: ByteSource, packed: IO[bytes] | None, options: ManifestOptions) -> None:
         self._uri = uri
@@ -161,7 +161,7 @@ class _Source:
         self._expanded = 0
 
     def read(self, size: int) -> bytes:
-        """Return bytes as they come; none at the end."""
+        """Return the next bytes; empty at the end."""
         with manifest_errors(self._uri):
             block = self._source.read(size)
             if self._packed is not None:

@@ -19,16 +19,15 @@ from arkbeam.base.schema import concat
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.damage import is_whole, set_aside
 from arkbeam.store.events import REFUSED_COLUMNS, read_refused
+from arkbeam.store.integrity import is_whole, note_verified, read_verified, set_aside
 from arkbeam.store.layout import events_folder, list_parquet, segment_id, segment_ids, segments_folder
-from arkbeam.store.media_cache import MediaNotes
+from arkbeam.store.media_cache import StoredMediaCache
 from arkbeam.store.run_files import PieceWriter, rows_folder, unreadable_folder
 from arkbeam.store.segments import INDEX_COLUMNS, is_damaged, read_index
-from arkbeam.store.verified import note_verified, read_verified
 
 STORE_FILES_PER_GROUP = 256
-_notes: dict[str, MediaNotes] = {}
+_notes: dict[str, StoredMediaCache] = {}
 _notes_lock = threading.Lock()
 _log = logging.getLogger(__name__)
 
@@ -81,12 +80,12 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     )
 
 
-def media_notes(spec: RunSpec) -> MediaNotes:
+def media_notes(spec: RunSpec) -> StoredMediaCache:
     """Return what this process knows of media in a run: read once, not once a shard."""
     with _notes_lock:
         if spec.run not in _notes:
             _notes.clear()  # runs of a process follow each other
-            _notes[spec.run] = MediaNotes(spec.store.uri, segment_ids())
+            _notes[spec.run] = StoredMediaCache(spec.store.uri, segment_ids())
         return _notes[spec.run]
 
 

@@ -1,1 +1,1 @@
-"""The store: vectors that were bought once, by content; append-only Parquet."""
+"""The store: append-only Parquet files of all vectors that were bought, found by fingerprint."""

@@ -1,8 +1,8 @@
-"""One output has one run at a time: it is claimed before the first request and let go at the end.
+"""One run per output at a time: a run claims its output before the first request and releases it at the end.
 
-On local files the claim is an operating-system lock, gone with its process. On object stores it is a mark that its holder
-changes four times a lease; whoever finds one watches it for a lease by its own clock, never by file times, and takes over
-a mark that did not change.
+On local files the claim is an operating-system lock, which ends with its process. On object stores it is a mark, a small
+file that its holder rewrites four times per lease. A run that finds a mark watches it for one lease by its own clock, never
+by file times, and takes the output over if the mark did not change.
 """
 
 import os
@@ -24,19 +24,17 @@ from arkbeam.base.files import exists, is_local, join, read_bytes, remove_file, 
 LEASE_S = 10.0
 LOCK_NAME = ".lock"
 MARK_NAME = ".running.json"
-_lost: dict[str, str] = {}  # runs of this process whose claim is lost, and why
+_lost: dict[str, str] = {}  # by run of this process: why its claim is lost
 
 
 @contextmanager
 def claim_output(
     output_uri: str, run: str, on_lost: Callable[[str], None], *, lease_s: float = LEASE_S
 ) -> Iterator[None]:
-    """Hold an output for the length of the block.
+    """Hold the claim on an output for the length of the block.
 
-    `on_lost` is called with the reason, from another thread, when a mark was taken over, or could not be renewed for a lease,
-    so that another run may take it over.
-
-    Raises: OutputInUse when another run holds it, naming that run.
+    `on_lost` is called with the reason, from another thread, if another run took the output over, or may have taken it over
+    because the mark could not be renewed for a lease. Raise OutputInUse, which names the holder, if another run holds it.
     """
     if is_local(output_uri):
         with _local_lock(output_uri, run):
@@ -48,22 +46,22 @@ def claim_output(
 
 
 def check_claim(output_uri: str, run: str) -> None:
-    """Make sure that an output is still a run's, in whichever process this is.
+    """Check that a run still holds its output. Any process of the run may call it.
 
-    Raises: OutputInUse when it is not, or when nobody can tell; StoreError when the storage does not answer.
+    Raise OutputInUse if the run does not hold it, or can't know; StoreError if the mark can't be read.
     """
     faults.hit("commit.check")
     if run in _lost:
-        raise OutputInUse(f"{output_uri} is left as it is: {_lost[run]}")
+        raise OutputInUse(f"{output_uri} was not changed: {_lost[run]}; run again")
     holder = _run_in(_read_mark(join(output_uri, MARK_NAME)))
     if holder != run:
-        taken = f"run {holder} has taken it over" if holder else "the mark of this run's claim has gone"
-        raise OutputInUse(f"{output_uri} is left as it is: {taken}; run again")
+        taken = f"run {holder} has taken it over" if holder else f"this run's claim, the file {MARK_NAME}, is missing"
+        raise OutputInUse(f"{output_uri} was not changed: {taken}; run again")
 
 
 @contextmanager
 def _local_lock(output_uri: str, run: str) -> Iterator[None]:
-    """Lock the output. The mark says who has the lock, and is there only as long as that is so."""
+    """Lock the output. The mark names the holder of the lock and exists only while the lock is held."""
     with storage_errors("create", output_uri):
         Path(output_uri).mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(join(output_uri, LOCK_NAME))
@@ -79,13 +77,13 @@ def _local_lock(output_uri: str, run: str) -> Iterator[None]:
         try:
             yield
         finally:
-            remove_file(mark_uri)  # before the lock is let go: after it, the mark may be another's
+            remove_file(mark_uri)  # before the lock is released: afterwards the mark may be that of another run
     finally:
         lock.release()
 
 
 def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
-    """Write our mark once nobody else's changes, and make sure that it is ours that stands."""
+    """Wait until no other run renews a mark, write our own, and check that it was not overwritten."""
     uri = join(output_uri, MARK_NAME)
     before = _read_mark(uri)
     if before is not None:
@@ -94,7 +92,7 @@ def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
             raise OutputInUse(_in_use(output_uri))
     ours = _mark(run, 0)
     write_bytes(uri, ours)
-    time.sleep(lease_s / 4)  # two that saw no mark both wrote one: the later stands, the earlier sees it
+    time.sleep(lease_s / 4)  # if two runs saw no mark and both wrote one, the earlier one sees the later one here
     if _read_mark(uri) != ours:
         raise OutputInUse(_in_use(output_uri))
 
@@ -113,16 +111,14 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_
         while not stop.wait(lease_s / 4):
             number, begun_s = number + 1, time.monotonic()
             try:
-                if _run_in(_read_mark(uri)) != run:  # a mark that has gone was taken over by a run that has ended since
-                    lose("another run took this output over, since this one's heartbeat did not get through")
+                if _run_in(_read_mark(uri)) != run:  # a missing mark: another run took it over and has ended
+                    lose("another run took this output over, because this run did not renew its mark in time")
                     return
                 write_bytes(uri, _mark(run, number))
                 renewed_s = begun_s
-            except StoreError as error:  # a missed beat is made good by the next; a lease has four
+            except StoreError as error:  # one missed beat is harmless: a lease has four
                 if time.monotonic() - renewed_s >= lease_s:
-                    lose(
-                        f"its mark could not be renewed for {lease_s:g} s, so that another run may take it over ({error})"
-                    )
+                    lose(f"its mark could not be renewed for {lease_s:g} s, so another run may take it over ({error})")
                     return
 
     thread = threading.Thread(target=beat, name="arkbeam-heartbeat", daemon=True)
@@ -143,7 +139,7 @@ def _mark(run: str, beat: int) -> bytes:
 
 
 def _read_mark(uri: str) -> bytes | None:
-    """Read a mark; None when there is none."""
+    """Read a mark; None if there is none."""
     try:
         return read_bytes(uri)
     except StoreError:
@@ -153,7 +149,7 @@ def _read_mark(uri: str) -> bytes | None:
 
 
 def _run_in(mark: bytes | None) -> str | None:
-    """Return the run that a mark names; None where it names none."""
+    """Return the run that a mark names; None if it names none."""
     try:
         return str(orjson.loads(mark or b"")["run"])
     except (ValueError, KeyError, TypeError):
@@ -166,4 +162,4 @@ def _in_use(output_uri: str) -> str:
         holder = f"run {mark['run']} (process {mark['pid']} on {mark['host']})"
     except (StoreError, ValueError, KeyError, TypeError):
         holder = "another run"
-    return f"{output_uri} is in use by {holder}: wait until it ends, or give this run an output of its own"
+    return f"{output_uri} is in use by {holder}: wait until it ends, or set another output.uri for this run"

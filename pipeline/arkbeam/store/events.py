@@ -1,4 +1,4 @@
-"""Events: what was paid for without bringing a vector, and what the service refused for good."""
+"""Events: attempts that were paid but gave no vector, and requests that the service refused permanently."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ REFUSED_COLUMNS = ("kind", *schema.REFUSED.names)
 class EventKind(StrEnum):
     """Why an event was booked."""
 
-    UNUSABLE = "unusable"  # a 200 whose vector can't be used: paid
-    REFUSED = "refused"  # the service will never take this request: not paid, not sent again
+    UNUSABLE = "unusable"  # a reply with status 200 but no usable vector: paid
+    REFUSED = "refused"  # the service will never accept this request: not paid, and not sent again
     LOST = (
-        "lost"  # sent, and the answer did not come, died with its process, or was damaged in the store: taken as paid
+        "lost"  # sent, but the reply did not arrive, was lost with its process or damaged in the store: counted as paid
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing to remember about a fingerprint that brought no vector."""
+    """One attempt for a fingerprint that gave no vector."""
 
     kind: EventKind
     attempt: Attempt
@@ -39,7 +39,7 @@ class Event:
 
     @property
     def paid(self) -> bool:
-        """Whether the account is billed for it."""
+        """True if the account is billed for it."""
         return self.kind is not EventKind.REFUSED
 
 
@@ -61,12 +61,12 @@ def events_table(events: Sequence[Event]) -> pa.Table:
 
 
 def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]) -> None:
-    """Write events as a file of their own, complete or not at all."""
+    """Write events to a new file, completely or not at all."""
     write_hashed(events_folder(store_uri, run), segment, events_table(events))
 
 
 def read_refused(uri: str) -> pa.Table:
-    """Read the refusals in an event file, as a REFUSED table."""
+    """Return the permanent refusals in an event file as a REFUSED table."""
     table = read_columns(uri, REFUSED_COLUMNS)
     refused = table.filter(pc.equal(table.column("kind"), EventKind.REFUSED.value))
     return refused.select(schema.REFUSED.names).cast(schema.REFUSED)

@@ -1,9 +1,9 @@
-"""The journal: what was sent since the last flush, so that the bill is known even after a kill.
+"""The journal: the requests that were sent since the last flush, so that the bill is known even after a kill.
 
-One line when a request is sent and one when its answer is known, appended without buffering: what was written survives the
-process. It holds no vectors. The next run of the same output books what a dead run's journal knows beyond its segments. An
-object can't be appended to, so only local stores have journals; elsewhere a kill leaves `usage/` short by what was in flight
-and in the open buffer.
+One line is appended when a request is sent and one when its reply arrives, without buffering, so the lines survive the
+process. The journal holds no vectors. The next run of the same output books the attempts that a dead run's journal has and
+its segments do not. Objects can't be appended to, so only local stores have journals. In an object store, after a kill
+`usage/` lacks the requests that were in flight or not yet flushed.
 """
 
 import os
@@ -23,7 +23,7 @@ from arkbeam.store.segments import Attempt, is_damaged, read_columns
 
 
 class Journal:
-    """An append-only file of one process. Without a path (object stores) it keeps nothing."""
+    """An append-only file of one process. Without a path (object stores) nothing is written."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -34,24 +34,24 @@ class Journal:
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def sent(self, client_request_id: str, fingerprint: bytes) -> None:
-        """Note a request that is about to be sent."""
+        """Record a request that is about to be sent."""
         self._append(f"s {client_request_id} {fingerprint.hex()}\n".encode())
 
     def unpaid(self, client_request_id: str) -> None:
-        """Note that a sent request was answered with an error, which costs nothing."""
+        """Record that a sent request was answered with an error, which costs nothing."""
         self._append(f"u {client_request_id}\n".encode())
 
     def paid(
         self, client_request_id: str, request_id: str | None, model: str | None, created: int | None, usage: Usage
     ) -> None:
-        """Note what a paid request cost; its vector is in the buffer and may still be lost."""
+        """Record the cost of a paid request, whose vector is still in the buffer and can be lost."""
         if self._file is not None:
             cost = [usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens]
             line = orjson.dumps([request_id, model, created, cost])
             self._append(b"p %s %s\n" % (client_request_id.encode(), line))
 
     def close(self, *, keep: bool) -> None:
-        """Close the file; `keep` it when it knows of something that the store does not."""
+        """Close the file, and remove it unless `keep` is set because it has attempts that the store does not have."""
         if self._file is not None and self._path is not None:
             os.close(self._file)
             self._file = None
@@ -67,22 +67,22 @@ class Journal:
 
 
 def open_journal(store_uri: str, run: str, process: str) -> Journal:
-    """Open this process's journal of a run."""
+    """Open the journal of a process of a run."""
     local = is_local(store_uri)
     return Journal(join(journals_folder(store_uri, run), f"{process}.log") if local else None)
 
 
 def book_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[int]) -> int:
-    """Book what dead runs of this output paid for and could not keep; return how many attempts that was.
+    """Book the attempts that dead runs of this output paid for but did not store; return their number.
 
-    Only the holder of the output may call it: every earlier run of the output is then dead. Safe to repeat after a kill,
-    since what is already booked is known by its client request id.
+    Only the holder of the output may call this, because then all earlier runs of the output are dead. It is safe to repeat
+    after a kill: attempts that are already booked are recognised by their client request ids.
     """
     booked = 0
     for run in runs_of_output(journals_folder(store_uri), output_uri):
         lines = [line for uri in list_files(journals_folder(store_uri, run)) for line in read_bytes(uri).splitlines()]
         lost = list(read_journal(lines))
-        if lost:  # else there is nothing to look up: the journal of an orderly run is empty or gone
+        if lost:  # the journal of a run that ended normally is empty or removed: skip the look-up
             known = _known_client_ids(store_uri, run)
             lost = [event for event in lost if event.attempt.client_request_id not in known]
         if lost:
@@ -93,7 +93,7 @@ def book_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[in
 
 
 def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Return an event for each request that was sent and not answered with an error. A cut last line is ignored."""
+    """Yield an event for each request that was sent and not answered with an error. An incomplete last line is ignored."""
     sent: dict[str, bytes] = {}
     paid: dict[str, Any] = {}
     for line in lines:
@@ -107,7 +107,7 @@ def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
                 sent.pop(name, None)
             elif kind == b"p" and details.endswith(b"]]"):
                 paid[name] = orjson.loads(details)
-        except ValueError:  # a cut line may look whole; one that a power cut garbled must not end every further run
+        except ValueError:  # a cut or garbled line, for example after a power cut, must not stop later runs
             continue
     for name, fingerprint in sent.items():
         yield _lost(name, fingerprint, paid.get(name))
@@ -115,7 +115,7 @@ def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
 
 def _lost(client_request_id: str, fingerprint: bytes, paid: list[Any] | None) -> Event:
     request_id, model, created, tokens = paid or (None, None, None, [None] * 4)
-    failure = Failure("lost", "the process ended before it could keep the answer")
+    failure = Failure("lost", "the process ended before it could store the reply")
     attempt = Attempt(fingerprint, client_request_id, 1, 0.0)
     return Event(EventKind.LOST, attempt, failure, Usage(*tokens), request_id, model, created)
 
@@ -127,7 +127,7 @@ def _known_client_ids(store_uri: str, run: str) -> set[str]:
 
 
 def _client_ids(uri: str) -> list[str]:
-    """Read who asked for what a file holds. A damaged one holds nothing: it is set aside before Plan."""
+    """Return the client request ids in a file; none if it is damaged, since it will be set aside before Plan."""
     try:
         table = read_columns(uri, ["client_request_id"])
     except StoreError:

@@ -1,6 +1,6 @@
-"""What runs find out about media, kept so that the next run need not read every header again.
+"""The media cache: facts about media that runs have read, so that the next run need not read every header again.
 
-A cache: what is damaged or gone is found out again. Files are written once, and put together when there are many.
+Damaged or missing entries only have to be read again. Files are written once, and merged when there are many.
 """
 
 import logging
@@ -16,14 +16,14 @@ from arkbeam.media.cache import Entry, KnownMedia, media_table, merge
 from arkbeam.store.layout import list_parquet, media_folder, segment_id, segment_name
 from arkbeam.store.segments import parquet_bytes, read_columns
 
-ENTRIES_MAX = 2_000_000  # about 200 MB in memory; older ones are found out again
-LEARNED_MAX = 65_536  # entries of a file: what a kill costs, and what is held until it is written
+ENTRIES_MAX = 2_000_000  # about 200 MB in memory; older entries are dropped and read again
+LEARNED_MAX = 65_536  # entries per file, and so the most that a kill loses
 FILES_MAX = 64
 _log = logging.getLogger(__name__)
 
 
-class MediaNotes:
-    """What one process knows of media and learns while it reads shards. Nothing is read before it is asked for."""
+class StoredMediaCache:
+    """The media cache of one process, stored as files. Known entries are loaded at the first use."""
 
     def __init__(self, store_uri: str, file_ids: Iterator[int]) -> None:
         self._store_uri = store_uri
@@ -33,14 +33,14 @@ class MediaNotes:
         self._learned: dict[bytes, Entry] = {}
 
     def known(self) -> KnownMedia:
-        """Return what earlier runs found out, read once."""
+        """Return the entries of earlier runs, which are loaded once."""
         with self._lock:
             if self._known is None:
                 self._known = KnownMedia(read_media(list_parquet(media_folder(self._store_uri))))
             return self._known
 
     def learn(self, entries: Mapping[bytes, Entry]) -> None:
-        """Remember what was found out, by key; it is written when there is much of it."""
+        """Add new entries by key; they are written once there are LEARNED_MAX of them."""
         with self._lock:
             self._learned |= entries
             full = len(self._learned) >= LEARNED_MAX
@@ -48,7 +48,7 @@ class MediaNotes:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was learned. That this can't be done ends no run: where the store matters, it shows."""
+        """Write the new entries. A failure is only logged, since the run does not depend on the cache."""
         with self._lock:
             learned, self._learned = self._learned, {}
             if not learned:
@@ -57,11 +57,11 @@ class MediaNotes:
         try:
             write_bytes(uri, parquet_bytes(media_table(learned)))
         except StoreError as error:
-            _log.warning("what was found out about media is not kept: %s", error)
+            _log.warning("new entries of the media cache are not stored: %s", error)
 
 
 def read_media(uris: Sequence[str]) -> pa.Table:
-    """Read files of a store's media folder, the newest first, up to ENTRIES_MAX; one that can't be read is left out."""
+    """Read cache files, newest first, up to ENTRIES_MAX entries; files that can't be read are skipped."""
     tables: list[pa.Table] = []
     rows = 0
     for uri in reversed(uris):
@@ -70,7 +70,7 @@ def read_media(uris: Sequence[str]) -> pa.Table:
         try:
             table = read_columns(uri, schema.MEDIA.names).cast(schema.MEDIA)
         except (StoreError, pa.ArrowException, ValueError) as error:
-            _log.warning("what is known of media is not all read: %s", error)
+            _log.warning("a file of the media cache is skipped: %s", error)
             continue
         tables.append(table.slice(0, ENTRIES_MAX - rows))
         rows += tables[-1].num_rows
@@ -78,17 +78,20 @@ def read_media(uris: Sequence[str]) -> pa.Table:
 
 
 def compact_media(store_uri: str) -> bool:
-    """Put many files together into one; True when there were so many. Another run may do the same at the same time."""
+    """Merge the files into one if there are more than FILES_MAX; return whether there were.
+
+    Another run may do the same at the same time.
+    """
     try:
         uris = list_parquet(media_folder(store_uri))
         if len(uris) <= FILES_MAX:
             return False
         name = segment_name(
             segment_id(uris[-1]) + 1
-        )  # so it is newer than these, and older than what is written meanwhile
+        )  # sorts after the merged files, and before files that are written meanwhile
         write_bytes(join(media_folder(store_uri), name), parquet_bytes(read_media(uris)))
         for uri in uris:
             remove_file(uri)
     except StoreError as error:
-        _log.warning("files about media are not put together: %s", error)
+        _log.warning("files of the media cache are not merged: %s", error)
     return True

@@ -1,6 +1,7 @@
-"""Vectors of tokens, in files beside the segments: row k of `multi/<run>/<segment>` belongs to row k of the segment.
+"""Per-token vectors, in files beside the segments: row k of `multi/<run>/<segment>` belongs to row k of the segment.
 
-Apart, because one request has a vector for each token: kept with the dense ones they would make every read of those slow.
+They are in files of their own because a request has one vector per token: in the segments they would make every read of
+dense vectors slow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ _HASH = b"multi_hash"
 
 
 def multi_table(bought: Sequence[Bought], dimensions: int) -> pa.Table:
-    """Build the MULTI rows of a segment; a reply has [tokens, dimensions] float16. Replies without any have null."""
+    """Build the MULTI rows of a segment: per reply a float16 matrix [tokens, dimensions], or null if it has none."""
     present = [item.reply.multi for item in bought]
     lengths = [0 if multi is None else len(multi) for multi in present]
     flat = [multi.reshape(-1) for multi in present if multi is not None]
@@ -37,9 +38,9 @@ def multi_table(bought: Sequence[Bought], dimensions: int) -> pa.Table:
 
 
 def write_multi(store_uri: str, run: str, segment: int, table: pa.Table) -> dict[bytes, bytes]:
-    """Write the vectors of tokens of a segment, before the segment itself, so that a segment is never without them.
+    """Write the per-token vectors of a segment. Call it before the segment is written, so that none is without them.
 
-    Returns what the segment must carry as metadata: the hash of this file.
+    Return the metadata that the segment must have: the hash of this file.
     """
     data = parquet_bytes(table)
     write_bytes(join(multi_folder(store_uri, run), segment_name(segment)), data)
@@ -47,22 +48,19 @@ def write_multi(store_uri: str, run: str, segment: int, table: pa.Table) -> dict
 
 
 def read_multi(store_uri: str, segment_uri: str) -> pa.Table:
-    """Read the MULTI rows of a segment.
-
-    Raises: StoreError when they are damaged or gone.
-    """
+    """Read the MULTI rows of a segment. Raise StoreError if they are damaged or missing."""
     uri = _uri(store_uri, segment_uri)
     data = read_bytes(uri)
     if _is_other(data, read_metadata(segment_uri)):
-        raise StoreError(f"{redact(uri)} is damaged: its bytes are not those that were written")
+        raise StoreError(f"{redact(uri)} is damaged: its bytes differ from those that were written")
     with storage_errors("read", uri):
         return pq.read_table(pa.BufferReader(data), use_threads=False, page_checksum_verification=True)
 
 
 def is_multi_damaged(store_uri: str, segment_uri: str) -> bool:
-    """Tell whether a segment that is whole itself has lost its vectors of tokens.
+    """True if the per-token vectors of an undamaged segment are damaged or missing.
 
-    Raises: StoreError when the storage does not answer, which says nothing about them.
+    Raise StoreError if they can't be read from the storage, so that nothing is known about them.
     """
     metadata = read_metadata(segment_uri)
     if _HASH not in metadata:
@@ -72,7 +70,7 @@ def is_multi_damaged(store_uri: str, segment_uri: str) -> bool:
 
 
 def _is_other(data: bytes, metadata: Mapping[bytes, bytes]) -> bool:
-    """Tell whether bytes are other than a segment's metadata say."""
+    """True if a segment's metadata has a hash that differs from that of the bytes."""
     return metadata.get(_HASH, b"") not in (b"", hash_content(data).encode())
 
 

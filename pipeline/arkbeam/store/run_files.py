@@ -1,12 +1,12 @@
-"""A run's own files, below `<store>/runs/<run>/`: gone when the run ends.
+"""The files of a run, below `<store>/runs/<run>/`. They are removed when the run ends.
 
-    rows/<shard>/<ordinal>.parquet  readable rows as they were read, from this ordinal on
+    rows/<shard>/<ordinal>.parquet  staged rows, from this ordinal on
     unreadable/<shard>/<n>.parquet  rows that could not be read
-    buyers/<shard>.parquet          KEYS of the rows that buy; one row group is one block
-    budget/<process>                what a process has drawn of a shared budget (`store.draws`)
+    buyers/<shard>.parquet          KEYS of the rows that are bought; one row group is one block
+    budget/<process>                what a process has taken from a shared budget (`quota.draws`)
     plan.json, stop.json, result.json
 
-A stage that is run again writes the same files again, so a retry changes nothing.
+A stage that runs again writes the same files again, so repeating it changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,22 +31,22 @@ def rows_folder(store_uri: str, run: str, shard: int) -> str:
 
 
 def unreadable_folder(store_uri: str, run: str, shard: int) -> str:
-    """Return the folder of a shard's unreadable rows; it is empty when there are none."""
+    """Return the folder of a shard's unreadable rows; it is empty if there are none."""
     return join(run_folder(store_uri, run), "unreadable", f"{shard:06d}")
 
 
 def buyers_uri(store_uri: str, run: str, shard: int) -> str:
-    """Return where the keys of a shard's buying rows are."""
+    """Return the URI of the keys of a shard's rows that are bought."""
     return join(run_folder(store_uri, run), "buyers", f"{shard:06d}{SUFFIX}")
 
 
 def note_uri(store_uri: str, run: str, name: str) -> str:
-    """Return where one of a run's JSON notes is: `plan`, `stop` or `result`."""
+    """Return the URI of a JSON note of a run: `plan`, `stop` or `result`."""
     return join(run_folder(store_uri, run), f"{name}.json")
 
 
 def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> None:
-    """Write tables one after the other, each as one row group. The memory is that of one table."""
+    """Write tables to one file, each as one row group; only one table is in memory at a time."""
     with open_writer(uri, wanted) as write:
         for table in tables:
             write(table)
@@ -54,7 +54,7 @@ def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> Non
 
 @contextmanager
 def open_writer(uri: str, wanted: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """Give a function that appends a table as one row group to a file, which is there, complete, after the block."""
+    """Yield a function that appends a table to a file as one row group. The file appears, complete, after the block."""
     options = schema.parquet_options(wanted) | {"use_dictionary": False, "write_statistics": False}
     with writing(uri, durable=False) as path, pq.ParquetWriter(path, wanted, **options) as writer:
         yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows))
@@ -62,7 +62,7 @@ def open_writer(uri: str, wanted: pa.Schema) -> Iterator[Callable[[pa.Table], No
 
 @dataclass(slots=True)
 class PieceWriter:
-    """Appends tables to pieces below a folder; a new piece begins where the schema changes, named by its first row."""
+    """Appends tables to files (pieces) in a folder. A new piece, named by its first row, begins when the schema changes."""
 
     folder: str
     rows: int = 0
@@ -74,10 +74,10 @@ class PieceWriter:
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self._open.__exit__(*raised)  # an error reaches the open file, which is then dropped
+        self._open.__exit__(*raised)  # passes an error to the open file, which is then discarded
 
     def write(self, table: pa.Table) -> None:
-        """Append a table; none of no rows."""
+        """Append a table; a table without rows is ignored."""
         if table.num_rows == 0:
             return
         if self._write is None or table.schema != self._schema:
@@ -90,8 +90,8 @@ class PieceWriter:
 
 
 @contextmanager
-def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file for reads of single row groups, page checksums verified."""
+def open_run_file(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of a run to read single row groups; page checksums are verified."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
         yield pq.ParquetFile(file, page_checksum_verification=True)
@@ -99,14 +99,14 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
 
 def read_block(uri: str, block: int) -> pa.Table:
     """Read one row group."""
-    with open_parquet(uri) as file:
+    with open_run_file(uri) as file:
         return file.read_row_group(block, use_threads=False)
 
 
 def read_tables(folder: str) -> Iterator[pa.Table]:
-    """Read all pieces below a folder, one row group at a time."""
+    """Yield the row groups of all pieces in a folder, one at a time."""
     for uri in list_parquet(folder):
-        with open_parquet(uri) as file:
+        with open_run_file(uri) as file:
             for group in range(file.metadata.num_row_groups):
                 yield file.read_row_group(group, use_threads=False)
 
@@ -114,11 +114,13 @@ def read_tables(folder: str) -> Iterator[pa.Table]:
 def read_rows_at(
     store_uri: str, run: str, shard: int, ordinals: npt.NDArray[np.uint32], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """Read a shard's staged rows by their ordinals, ascending: a table for each row group that holds some of them."""
+    """Yield a shard's staged rows with the given ascending ordinals: one table per row group that has any of them."""
     pieces = list_parquet(rows_folder(store_uri, run, shard))
     firsts = [int(uri.rpartition("/")[2].removesuffix(SUFFIX)) for uri in pieces]
     if len(ordinals) and not pieces:
-        raise StoreError(f"the rows of {rows_folder(store_uri, run, shard)} have gone while the run needs them")
+        raise StoreError(
+            f"{rows_folder(store_uri, run, shard)} has no files: the staged rows were removed during the run"
+        )
     bounds = np.searchsorted(ordinals, [*firsts, 2**32][1:])
     low = 0
     for uri, first, high in zip(pieces, firsts, bounds.tolist(), strict=True):
@@ -128,7 +130,7 @@ def read_rows_at(
 
 
 def _read_piece(uri: str, positions: npt.NDArray[np.int64], columns: Sequence[str]) -> Iterator[pa.Table]:
-    with open_parquet(uri) as file:
+    with open_run_file(uri) as file:
         names = [name for name in columns if name in file.schema_arrow.names]
         groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         ends = np.cumsum(groups)
@@ -139,7 +141,7 @@ def _read_piece(uri: str, positions: npt.NDArray[np.int64], columns: Sequence[st
 
 
 def take_rows(table: pa.Table, rows: npt.NDArray[np.integer]) -> pa.Table:
-    """Take rows by position; all of them in order cost nothing."""
+    """Return rows by position; the table itself, without a copy, for all rows in order."""
     if len(rows) == table.num_rows and (rows == np.arange(len(rows))).all():
         return table
     return table.take(pa.array(rows))

@@ -24,7 +24,7 @@ INDEX_COLUMNS = ("fingerprint", "model")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request as it is booked: who asked, how often it was tried, how long the last try took."""
+    """A request as it is booked: its ids, the number of attempts, and the latency of the last one."""
 
     fingerprint: bytes
     client_request_id: str
@@ -34,14 +34,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """A usable reply together with the attempt that brought it."""
+    """A usable reply and the attempt that returned it."""
 
     attempt: Attempt
     reply: Reply
 
 
 def segment_table(bought: Sequence[Bought], dimensions: int) -> pa.Table:
-    """Build a segment of results; every dense vector is `dimensions` float32, kept bit for bit."""
+    """Build the table of a segment. Every dense vector has `dimensions` float32 values, stored bit for bit."""
     values = np.concatenate([item.reply.dense for item in bought])
     dense = pa.FixedSizeListArray.from_arrays(pa.array(values), type=schema.dense_type(dimensions))
     columns = {
@@ -75,15 +75,12 @@ def usage_columns(usages: Sequence[Usage]) -> dict[str, pa.Array]:
 
 
 def write_segment(store_uri: str, run: str, segment: int, table: pa.Table) -> str:
-    """Write a segment, complete or not at all, and return its URI.
-
-    Raises: StoreError when the store can't be written.
-    """
+    """Write a segment, completely or not at all; return its URI. Raise StoreError if it can't be written."""
     return write_hashed(segments_folder(store_uri, run), segment, table)
 
 
 def write_hashed(folder: str, segment: int, table: pa.Table) -> str:
-    """Write a file whose name tells the hash of its bytes; return its URI."""
+    """Write a file whose name contains the hash of its bytes; return its URI."""
     data = parquet_bytes(table)
     uri = join(folder, segment_name(segment, hash_content(data)))
     write_bytes(uri, data)
@@ -98,11 +95,10 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def read_columns(uri: str, columns: Sequence[str], *, whole: bool = True) -> pa.Table:
-    """Read some columns of a segment or an event file. What is returned is what was written, bit for bit.
+    """Read columns of a segment or an event file, verified to be as they were written.
 
-    With `whole` false only what the columns need is read, and only the checksums of its pages are verified.
-
-    Raises: StoreError when the file is damaged or can't be read.
+    If `whole` is false, only the pages of these columns are read, and only their checksums are verified. Raise StoreError
+    if the file is damaged or can't be read.
     """
     if whole:
         data = read_whole(uri)
@@ -114,18 +110,18 @@ def read_columns(uri: str, columns: Sequence[str], *, whole: bool = True) -> pa.
 
 
 def read_whole(uri: str) -> bytes:
-    """Read a file's bytes. Raises: StoreError when they are not those that its name tells the hash of."""
+    """Read a file's bytes. Raise StoreError if they do not have the hash that is in the file's name."""
     data = read_bytes(uri)
     wanted = hash_in_name(uri)
     if wanted and hash_content(data) != wanted:
-        raise StoreError(f"{redact(uri)} is damaged: its bytes are not those that were written")
+        raise StoreError(f"{redact(uri)} is damaged: its bytes differ from those that were written")
     return data
 
 
 def is_damaged(uri: str, columns: Sequence[str] = ()) -> bool:
-    """Tell whether a file that could not be read is at fault itself, rather than the way to it.
+    """True if a file is damaged: its bytes do not have the hash in its name.
 
-    Raises: StoreError when its bytes can't be had, which says nothing about them.
+    A file without a hash in its name is damaged if `columns` can't be read from it. Raise StoreError if the bytes can't be read from the storage, so that nothing is known about them.
     """
     data = read_bytes(uri)
     wanted = hash_in_name(uri)
@@ -139,7 +135,7 @@ def is_damaged(uri: str, columns: Sequence[str] = ()) -> bool:
 
 
 def read_metadata(uri: str) -> dict[bytes, bytes]:
-    """Read what a segment says of itself beside its columns."""
+    """Read the key-value metadata of a segment's schema."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
         return dict(pq.ParquetFile(file).schema_arrow.metadata or {})
@@ -154,7 +150,7 @@ def _read_parquet(file: BinaryIO | pa.NativeFile, columns: Sequence[str]) -> pa.
 
 
 def read_index(uri: str, model: str | None = None) -> pa.Table:
-    """Read which fingerprints a segment holds, as an INDEX table; with `model`, only those that this model made."""
+    """Return the INDEX table of a segment's fingerprints; with `model`, only of those with this model or without one."""
     table = read_columns(uri, INDEX_COLUMNS[:1] if model is None else INDEX_COLUMNS, whole=False)
     index = index_table(table.column("fingerprint").combine_chunks(), segment_id(uri))
     return index if model is None else index.filter(pc.equal(table["model"], model).fill_null(fill_value=True))
@@ -168,7 +164,7 @@ def index_table(fingerprints: pa.Array, segment: int) -> pa.Table:
 
 
 def dense_values(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
-    """View a dense column as a matrix of rows × dimensions, without a copy where it is one chunk."""
+    """View a dense column as a matrix [rows, dimensions], without a copy if it is one chunk."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     dimensions = array.type.list_size
     values = array.values.to_numpy(zero_copy_only=False)
@@ -177,7 +173,7 @@ def dense_values(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
 
 
 def _sparse_array(bought: Sequence[Bought]) -> pa.StructArray:
-    """Build the sparse column: null where none was asked for, empty lists where nothing is active."""
+    """Build the sparse column: null if no sparse vector was requested, empty lists if it has no active entry."""
     sparse = [item.reply.sparse for item in bought]
     present = [one for one in sparse if one is not None]
     lengths = np.array([0 if one is None else len(one.indices) for one in sparse], np.int32)

@@ -16,7 +16,7 @@ from arkbeam.stages.embed.stops import read_stop, write_stop
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import read_refused
 from arkbeam.store.layout import events_folder, list_parquet, segments_folder
-from arkbeam.store.models import read_model
+from arkbeam.store.model_record import read_model
 from arkbeam.store.run_files import buyers_uri, read_block
 from arkbeam.store.segments import read_index
 

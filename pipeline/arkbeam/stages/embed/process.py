@@ -25,7 +25,7 @@ from arkbeam.stages.embed.stops import watch_stop
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import segment_ids
-from arkbeam.store.models import read_model, write_model
+from arkbeam.store.model_record import read_model, write_model
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024
 

@@ -28,7 +28,7 @@ from arkbeam.stages.publish.parts import PartFile
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import check_claim
-from arkbeam.store.damage import count_unreadable
+from arkbeam.store.integrity import count_unreadable
 from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)

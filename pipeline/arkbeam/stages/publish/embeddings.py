@@ -13,7 +13,7 @@ from arkbeam.base.errors import StoreError
 from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, PartFile, write_part
 from arkbeam.stages.publish.rows import Manifests, gather_rows
 from arkbeam.stages.spec import PART_ROWS, RunSpec
-from arkbeam.store.damage import read_or_set_aside
+from arkbeam.store.integrity import read_or_set_aside
 from arkbeam.store.run_files import take_rows
 from arkbeam.store.segments import dense_values, read_columns
 

@@ -12,7 +12,7 @@ from arkbeam.stages.publish.embeddings import find_segment, sort_refs, split_seg
 from arkbeam.stages.publish.parts import PartFile, write_part
 from arkbeam.stages.publish.rows import Manifests, gather_rows
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.damage import read_or_set_aside
+from arkbeam.store.integrity import read_or_set_aside
 from arkbeam.store.multi import read_multi
 from arkbeam.store.run_files import take_rows
 

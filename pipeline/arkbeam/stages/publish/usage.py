@@ -15,7 +15,7 @@ from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
 from arkbeam.stages.publish.parts import PartFile, write_part
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.damage import read_or_set_aside
+from arkbeam.store.integrity import read_or_set_aside
 from arkbeam.store.layout import events_folder, list_parquet, run_of, runs_of_output, segments_folder
 from arkbeam.store.segments import read_columns
 

@@ -1,11 +1,11 @@
-"""Failures given as a manifest: the rows that they name are fetched again from where they came.
+"""Failure tables given as manifests: the rows that they name are read again from their own manifests.
 
-A table of failures names rows by manifest and number. It says nothing that is sent: texts in it may be cut and URLs in it
-have lost what signed them. So each manifest that it names is read once more, and of what is read those rows are taken which
-the failures name and which still are what they were when they failed; the others stay failures, and say why.
+A failure table names rows by manifest and row number. Its content is not sent: texts in it may be cut off, and URLs in it
+have lost their signatures. So each manifest that it names is read again. A named row is used if it is still the same as
+when it failed; otherwise it stays a failure, with the reason.
 
-Whoever can write such a file could otherwise have any file of this machine read. Hence manifests are read only below
-`manifest.roots`, and what was read of a row that is not the one that failed is shown nowhere.
+Without a limit, anyone who can write such a table could make the pipeline read any file of this machine. Therefore
+manifests are read only below `manifest.roots`, and the content of a row that differs from the failed one is never shown.
 """
 
 import os
@@ -23,8 +23,9 @@ from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.redaction import MASK, redact
 from arkbeam.manifest.batches import RowBatch, quote_row
+from arkbeam.manifest.kept import is_text
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.storage import manifest_errors, open_parquet
+from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 from arkbeam.media import local_path, scheme_of
 
 _FOLDER = "failures"
@@ -33,30 +34,29 @@ _BATCH_ROWS = 1024
 _DIGEST_BYTES = 16
 _UNSEEN, _CHANGED, _DONE = 0, 1, 2
 _REASONS = {
-    _UNSEEN: ("row_missing", "the manifest has no such row any more"),
+    _UNSEEN: ("row_missing", "the manifest no longer has this row"),
     _CHANGED: (
         "row_changed",
-        "the row, or what manifest.columns reads of it, is not what it was when it failed; give the manifest itself",
+        "the row, or the part of it that manifest.columns reads, has changed since it failed: to embed it as it is now, name its manifest in manifest.uris",
     ),
 }
-_GONE = ("manifest_missing", "the manifest that the row came from is not there any more")
-_MASKED = ("manifest_missing", "the manifest was read with a password or signature, which failures do not repeat")
+_GONE = ("manifest_missing", "the manifest of this row no longer exists")
+_MASKED = (
+    "manifest_missing",
+    "the manifest's URI had a password or signature, which failure tables do not keep: name the manifest in manifest.uris",
+)
 
 
-def is_failures(found: pa.Schema) -> bool:
-    """Tell a table of failures by its columns, wherever it lies and whoever copied it."""
+def is_failure_table(found: pa.Schema) -> bool:
+    """True if a Parquet schema has the columns of a failure table, wherever the file lies."""
     if sorted(found.names) != sorted(schema.FAILURES.names):
         return False
     wanted = pa.types.is_integer
-    return all(wanted(found.field(n).type) if n == "row" else _is_text(found.field(n).type) for n in found.names)
+    return all(wanted(found.field(n).type) if n == "row" else is_text(found.field(n).type) for n in found.names)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def named_manifests(uri: str, options: ManifestOptions) -> list[str]:
-    """Return the manifests that a table of failures names. Raises ManifestError for one that may not be read."""
+def list_named_manifests(uri: str, options: ManifestOptions) -> list[str]:
+    """Return the manifests that a failure table names. Raise ManifestError if one of them may not be read."""
     names: dict[str, None] = {}
     for table in _read(uri, ["manifest"], options):
         names |= dict.fromkeys(table["manifest"].unique().to_pylist())
@@ -66,34 +66,34 @@ def named_manifests(uri: str, options: ManifestOptions) -> list[str]:
             continue
         if not is_below(name, roots):
             raise ManifestError(
-                f"{redact(uri)} names {redact(name)}, which does not lie below {redact(', '.join(roots))}: if it may be"
-                " read, name its folder in manifest.roots"
+                f"{redact(uri)} names the manifest {redact(name)}, which is not below {redact(', '.join(roots))}: to allow"
+                " it, add its folder to manifest.roots"
             )
         path = local_path(name)
         if path is not None and os.path.exists(path) and not os.path.isfile(path):
-            raise ManifestError(f"{redact(uri)} names {redact(name)}, which is no file")
+            raise ManifestError(f"{redact(uri)} names the manifest {redact(name)}, which is not a regular file")
     return list(names)
 
 
 def is_masked(uri: str) -> bool:
-    """Tell a published URI that has lost its password or signature, and so can't be opened."""
+    """True if a published URI has lost its password or signature and so can't be opened."""
     return "://" in uri and MASK in uri
 
 
 def _own_roots(uri: str) -> tuple[str, ...]:
-    """Where the manifests may lie of which a file tells, unless the config says otherwise."""
+    """Return the folders from which a failure table may name manifests if manifest.roots is not set."""
     path = local_path(uri)
     if path is None:
         scheme, _, rest = uri.partition("://")
         return (f"{scheme}://{rest.lstrip('/').partition('/')[0]}",)
     folder = os.path.dirname(os.path.abspath(path))
-    if os.path.basename(folder) == _FOLDER:  # of an output, and others may lie beside that
+    if os.path.basename(folder) == _FOLDER:  # <outputs>/<output>/failures: allow all of <outputs>
         folder = os.path.dirname(os.path.dirname(folder))
     return (os.getcwd(), folder)
 
 
 def is_below(uri: str, roots: Iterable[str]) -> bool:
-    """Tell whether a file lies below one of some folders: links resolved, and within one scheme and host or bucket."""
+    """True if a file lies below one of the folders: links resolved, same scheme, same host or bucket."""
     return any(_is_inside(uri, root) for root in roots)
 
 
@@ -109,13 +109,13 @@ def _is_inside(uri: str, root: str) -> bool:
 
 
 def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterator[pa.Table]:
-    """Read columns of a table of failures, some rows at a time. Raises ManifestError for anything else."""
+    """Yield columns of a failure table, 1,024 rows at a time. Raise ManifestError if it is not a failure table."""
     with manifest_errors(uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(uri):
-            batches = open_parquet(uri, stream, options).iter_batches(_BATCH_ROWS, columns=list(columns))
+            batches = open_parquet_manifest(uri, stream, options).iter_batches(_BATCH_ROWS, columns=list(columns))
         wanted = pa.schema([schema.FAILURES.field(name) for name in columns])
         while True:
             with manifest_errors(uri):
@@ -124,8 +124,9 @@ def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterato
                     return
                 batch.validate(full=True)
                 table = pa.Table.from_batches([batch]).select(list(columns))
-                if any(table[field.name].null_count for field in wanted if not field.nullable):
-                    raise ManifestError(f"{redact(uri)} is no table of failures: it holds a row without {columns[0]}")
+                empty = [field.name for field in wanted if not field.nullable and table[field.name].null_count]
+                if empty:
+                    raise ManifestError(f"{redact(uri)} is not a valid failure table: a row has no {empty[0]}")
                 table = table.cast(wanted)
             yield table
 
@@ -136,8 +137,11 @@ def _rows_of(manifest: str, uri: str, options: ManifestOptions) -> Iterator[pa.T
 
 
 @dataclass(slots=True)
-class Retry:
-    """The rows of one manifest that are tried again, by their number: ids as published, and what the rows were."""
+class FailedRows:
+    """The rows of one manifest that failure tables name, in the order of their numbers.
+
+    `ids` are their published ids, `digests` identify their originals, `states` say what has been found so far.
+    """
 
     manifest: str
     files: tuple[str, ...]
@@ -149,16 +153,16 @@ class Retry:
 
     @property
     def ends_at(self) -> int:
-        """The number behind the last of the rows: nothing from there on need be read."""
+        """The row number after the last of the rows; reading can stop there."""
         return int(self.rows[-1]) + 1 if len(self.rows) else 0
 
     def wants(self, start: int, end: int) -> bool:
-        """Whether one of the rows lies in [start, end)."""
+        """True if one of the rows lies in [start, end)."""
         low, high = self._between(start, end)
         return low < high
 
     def pick(self, batch: RowBatch, first_row: int) -> None:
-        """Blank out all rows of a batch but those that are tried again, which get their published ids."""
+        """Blank all rows of a batch except the unchanged named ones, and give those their published ids."""
         low, high = self._between(first_row, first_row + len(batch.rows))
         ids: dict[int, str] = {}
         for index in range(low, high):
@@ -173,9 +177,9 @@ class Retry:
         batch.ids = ids
 
     def rest(self, *, gone: bool) -> Iterator[pa.Table]:
-        """Give the rows that could not be tried again as UNREADABLE tables, with what the failures hold of them.
+        """Yield the rows that could not be read again as UNREADABLE tables, with the originals of the failure tables.
 
-        `gone` says that the manifest could not be found. Each row is given once.
+        `gone` is True if the manifest was not found. Each row is yielded once.
         """
         for uri in self.files:
             for named in _rows_of(self.manifest, uri, self.options):
@@ -202,12 +206,14 @@ class Retry:
     def _find(self, rows: NDArray[np.uint64]) -> NDArray[np.intp]:
         at = np.searchsorted(self.rows, rows)
         if len(at) and (at.max() >= len(self.rows) or (self.rows[at] != rows).any()):
-            raise ManifestError(f"the failures of {redact(self.manifest)} changed while they were read: run again")
+            raise ManifestError(
+                f"the failure tables that name {redact(self.manifest)} have changed while they were read: run again"
+            )
         return at
 
 
-def read_retry(manifest: str, files: Sequence[str], options: ManifestOptions) -> Retry:
-    """Read which rows of a manifest some tables of failures name. Of each row some bytes are held, not what it was."""
+def list_failed_rows(manifest: str, files: Sequence[str], options: ManifestOptions) -> FailedRows:
+    """Read which rows of a manifest the failure tables `files` name. In memory is a digest of each row, not its content."""
     rows: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     ids: list[str] = []
     digests: list[bytes] = []
@@ -220,7 +226,7 @@ def read_retry(manifest: str, files: Sequence[str], options: ManifestOptions) ->
     kept = first.tolist()
     states = np.zeros(len(unique), np.uint8)
     ids, digests = [ids[at] for at in kept], [digests[at] for at in kept]
-    return Retry(manifest, tuple(files), options, unique, ids, digests, states)
+    return FailedRows(manifest, tuple(files), options, unique, ids, digests, states)
 
 
 def _digest(original: str | None) -> bytes:

@@ -1,8 +1,10 @@
-"""Which model a name stood for when its vectors were bought: names and endpoints get re-pointed, and one output never mixes.
+"""The model that a name resolved to when its vectors were bought.
+
+Names and endpoints can be pointed to another model version, and one output must not mix the vectors of two versions.
 
     <store>/models/<key>.json   {"name": …, "resolved": …, "seen": …}
 
-`resolved` is the model whose vectors are taken as owned; `seen` is another one that the service answered with since.
+`resolved` is the model whose vectors count as owned; `seen` is a different one that the service has since replied with.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from arkbeam.base.records import ServiceKind
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What a store knows of one name at one kind of service."""
+    """What a store knows about a model name at one kind of service."""
 
     name: str
     resolved: str | None = None
@@ -25,9 +27,9 @@ class ModelRecord:
 
 
 def read_model(store_uri: str, service: ServiceKind, name: str) -> ModelRecord:
-    """Read the record of a name; an empty one when nothing was bought by it yet.
+    """Read the record of a name; an empty one if nothing was bought under it yet.
 
-    Raises: StoreError when the record is damaged.
+    Raise StoreError if the record is damaged.
     """
     uri = _uri(store_uri, service, name)
     if not exists(uri):
@@ -36,7 +38,7 @@ def read_model(store_uri: str, service: ServiceKind, name: str) -> ModelRecord:
         return ModelRecord(**orjson.loads(read_bytes(uri)))
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"{uri} is damaged ({error}): remove it to take the next answer's model as the right one"
+            f"{uri} is damaged ({error}): remove it, and the model of the next reply is taken as the right one"
         ) from None
 
 

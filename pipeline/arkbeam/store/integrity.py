@@ -1,0 +1,166 @@
+"""Check that files of the store are as they were written, and set damaged ones aside without losing their cost.
+
+The vectors of a damaged segment are bought again, but their first purchase must stay in the books: all attempts that can
+still be read from it are booked as events of kind `lost`, in the run that paid for them. A file from which nothing can be
+read is set aside under a name that ends in `.unreadable`; their number shows by how much `usage/` may be too low.
+
+Each segment is verified once, not on every run. The records of verified segments hold 8 bytes per segment. A damaged or
+missing record only costs another verification.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arkbeam.base import schema
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import join, list_files, move_file, read_bytes, remove_file, write_bytes
+from arkbeam.base.records import Failure, Usage
+from arkbeam.store.events import Event, EventKind, write_events
+from arkbeam.store.layout import (
+    damaged_folder,
+    events_folder,
+    list_parquet,
+    run_of,
+    runs_of_output,
+    segment_id,
+    verified_folder,
+)
+from arkbeam.store.multi import is_multi_damaged
+from arkbeam.store.segments import Attempt, is_damaged, read_columns
+
+UNREADABLE = ".unreadable"
+_VERIFIED_SUFFIX = ".ids"
+_VERIFIED_FILES_MAX = 32  # more files than this are merged into one
+_TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
+_log = logging.getLogger(__name__)
+
+
+def is_whole(store_uri: str, uri: str) -> bool:
+    """True if a segment and its per-token vectors are byte for byte as they were written.
+
+    Raise StoreError if they can't be read from the storage, so that nothing is known about them.
+    """
+    return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
+
+
+def read_verified(store_uri: str, merged_name: str) -> npt.NDArray[np.uint64]:
+    """Return the ids of all verified segments. If there are many record files, merge them into one named `merged_name`."""
+    uris = list_files(verified_folder(store_uri), _VERIFIED_SUFFIX)
+    records = [_decode_ids(read_bytes(uri)) for uri in uris]
+    ids = np.unique(np.concatenate([np.empty(0, np.uint64), *records]))
+    if len(uris) > _VERIFIED_FILES_MAX:
+        note_verified(store_uri, merged_name, ids.tolist())
+        for uri in uris:
+            if not uri.endswith(f"/{merged_name}{_VERIFIED_SUFFIX}"):
+                remove_file(uri)
+    return ids
+
+
+def note_verified(store_uri: str, name: str, ids: Iterable[int]) -> None:
+    """Record segments as verified. A record that is written again under the same name must hold the same segments or more."""
+    array = np.fromiter(ids, np.dtype("<u8"))
+    if len(array):
+        write_bytes(join(verified_folder(store_uri), f"{name}{_VERIFIED_SUFFIX}"), array.tobytes(), durable=False)
+
+
+def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
+    """Call `read` for a segment that is needed. A damaged segment is set aside, since no run could publish otherwise.
+
+    Raise StoreError if it can't be read; the message says where the file is now if it was set aside.
+    """
+    try:
+        return read()
+    except StoreError as error:
+        if is_whole(store_uri, uri):
+            raise
+        advice = f"set aside as {set_aside(store_uri, uri)}: run again to buy its vectors again"
+        raise StoreError(f"{error}; {advice}") from error
+
+
+def set_aside(store_uri: str, uri: str) -> str:
+    """Move a damaged segment to `damaged/`, so that its vectors are bought again; return its new URI.
+
+    The attempts that can be read from it are booked first. It is safe to repeat this after a kill in between. Raise
+    StoreError if the file can't be moved.
+    """
+    run, name = run_of(uri), uri.rpartition("/")[2]
+    events = _salvage(read_bytes(uri))
+    if events is None:
+        name += UNREADABLE
+        _log.warning("nothing can be read from %s: its cost is missing from usage/", uri)
+    elif events:
+        booked = _booked(store_uri, run, apart_from=uri)
+        events = [event for event in events if event.attempt.client_request_id not in booked]
+        if events:
+            write_events(store_uri, run, segment_id(uri), events)
+    target = join(damaged_folder(store_uri, run), name)
+    move_file(uri, target)
+    return target
+
+
+def count_unreadable(store_uri: str, output_uri: str) -> int:
+    """Count the files of an output's runs that were set aside with unknown cost."""
+    runs = runs_of_output(damaged_folder(store_uri), output_uri)
+    return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE)) for run in runs)
+
+
+def _booked(store_uri: str, run: str, *, apart_from: str) -> set[str]:
+    """Return the client request ids in a run's events, which may have been booked from its journal."""
+    names: set[str] = set()
+    for uri in list_parquet(events_folder(store_uri, run)):
+        if uri != apart_from and not is_damaged(uri):
+            names.update(read_columns(uri, ["client_request_id"])[0].to_pylist())
+    return names
+
+
+def _salvage(data: bytes) -> list[Event] | None:
+    """Return a `lost` event for each paid attempt that can be read from a damaged file; None if none can be read."""
+    columns = _readable_columns(data)
+    fingerprints, names = columns.get("fingerprint"), columns.get("client_request_id")
+    if fingerprints is None or names is None or len(fingerprints) != len(names):
+        return None
+    if not all(isinstance(one, bytes) and len(one) == schema.FINGERPRINT_BYTES for one in fingerprints):
+        return None
+    paid = columns.get("paid") or [True] * len(names)
+    nothing = [None] * len(names)
+    tokens = zip(*(columns.get(name) or nothing for name in _TOKENS), strict=True)
+    failure = Failure("damaged", "the store's copy of the reply was damaged")
+    return [
+        Event(EventKind.LOST, Attempt(fingerprint, name, 1, 0.0), failure, _plausible(Usage(*counts)))
+        for fingerprint, name, counts, was_paid in zip(fingerprints, names, tokens, paid, strict=True)
+        if was_paid and name
+    ]
+
+
+def _readable_columns(data: bytes) -> dict[str, list[Any]]:
+    """Return the columns with attempts and usage that can be read, with verified checksums."""
+    found: dict[str, list[Any]] = {}
+    try:
+        reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        for name in ("fingerprint", "client_request_id", "paid", *_TOKENS):
+            try:
+                found[name] = reader.read(columns=[name], use_threads=False).column(0).to_pylist()
+            except (pa.ArrowException, OSError, ValueError, IndexError, KeyError):
+                continue
+    except (pa.ArrowException, OSError, ValueError):
+        return {}
+    return found
+
+
+def _plausible(usage: Usage) -> Usage:
+    """Return the counts if they add up, else none: they are then estimated from the second purchase of the same request."""
+    counts = (usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens)
+    if None in counts or min(counts) < 0 or usage.text_tokens + usage.image_tokens != usage.total_tokens:  # type: ignore[type-var, operator]
+        return Usage()
+    return usage
+
+
+def _decode_ids(data: bytes) -> npt.NDArray[np.uint64]:
+    """Return the ids of a record. A cut record has fewer ids; a flipped bit gives the id of a segment that does not exist."""
+    return np.frombuffer(data[: len(data) // 8 * 8], np.dtype("<u8"))
