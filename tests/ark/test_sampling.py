@@ -4,7 +4,7 @@ import pickle
 from typing import Any
 
 import pytest
-from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampling, overlay_sampling
+from arkbeam.ark.models import SAMPLING_RANGES, find_sampling_flaw, make_sampling, overlay_sampling
 from arkbeam.base.records import VideoSampling
 from hypothesis import given
 from hypothesis import strategies as st

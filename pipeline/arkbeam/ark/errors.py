@@ -1,9 +1,4 @@
-"""Why a call failed, and what happens then.
-
-    ApiError.action
-    ├── RETRY    the same request may work later: refused for now, timed out, cut off, or answered unusably
-    ├── REJECT   this row will never work: it becomes a failure row
-    └── STOP     no row will work: key, account, quota, model or address is wrong; the run keeps what it paid and ends
+"""Why a call failed, and what happens then: `base.replies` has the actions and what each of them does.
 
 One table, `RULES`, decides by (status, code, message); one function, `classify_exception`, by exception. The table is
 the vendor's list of error codes; the vendor's advice is to go by status and code, never by the message, with the one

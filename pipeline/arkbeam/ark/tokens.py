@@ -29,8 +29,6 @@ VIDEO_FRAMES_MIN, VIDEO_FRAMES_MAX = 16, 640
 VIDEO_FRAME_TOKENS_MIN, VIDEO_FRAME_TOKENS_MAX = 128, 640
 VIDEO_FPS = 1.0
 """Frames taken a second: the vendor's default elsewhere, taken to hold here."""
-VIDEO_TOKENS_MIN = VIDEO_FRAMES_MIN * VIDEO_FRAME_TOKENS_MAX
-"""10,240: the shortest video, and what one of unknown length is taken for."""
 VIDEO_TOKENS_MAX = VIDEO_FRAMES_MAX * VIDEO_FRAME_TOKENS_MIN
 """81,920: the longest, unless `max_video_tokens` says otherwise."""
 DEFAULT_SAMPLING = VideoSampling()

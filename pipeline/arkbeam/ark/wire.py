@@ -92,7 +92,7 @@ class UnusableReply(ArkbeamError):
         return type(self), (self.flaw, self.message, self.id, self.model, self.usage)
 
 
-class ErrorReply(NamedTuple):
+class ErrorBody(NamedTuple):
     """What an error body says. `code` is `http_<status>` where it names none; `message` is redacted and bounded."""
 
     code: str
@@ -295,7 +295,7 @@ _REQUEST_ID = re.compile(r"request[ _-]?id:?\s*([\w-]{1,128})", re.IGNORECASE)
 _BODY_CHARS_MAX = 20_000
 
 
-def decode_error(status: int, body: bytes) -> ErrorReply:
+def decode_error(status: int, body: bytes) -> ErrorBody:
     """Read an error body, `{"error": {"code", "message", "param", "type"}}` by the contract, whatever came instead."""
     text = body[:_BODY_CHARS_MAX].decode("utf-8", "replace")
     code, message = "", text
@@ -311,7 +311,7 @@ def decode_error(status: int, body: bytes) -> ErrorReply:
         elif isinstance(error, str):
             message = error
     found = _REQUEST_ID.search(message)
-    return ErrorReply(
+    return ErrorBody(
         code=redact(code, 100) or f"http_{status}",
         message=redact(message) or f"HTTP {status} without a message",
         request_id=found[1] if found else None,

@@ -21,7 +21,7 @@ class ServiceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VideoSampling:
-    """How the service takes frames out of a video; what is None is not sent. Ranges: `ark.sampling`."""
+    """How the service takes frames out of a video; what is None is not sent. Ranges: `ark.models.SAMPLING_RANGES`."""
 
     fps: float | None = None
     """Frames taken a second, 0.2 to 5."""
