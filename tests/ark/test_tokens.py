@@ -6,8 +6,7 @@ import pytest
 from arkbeam.ark import tokens
 from arkbeam.ark.tokens import bound_request, estimate_request, estimate_text, image_tokens, video_frames, video_tokens
 from arkbeam.base.records import Modality, Part, Request, TokenEstimate, VideoSampling
-from arkbeam.emulator import usage
-from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
+from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart, count_parts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,7 +205,7 @@ def test_a_bound_is_never_passed(drawn: list[Any], instructions: str | None, siz
     request = Request(tuple(ours), instructions)
     bound = bound_request(request, estimate_request(request, sizes).image)
     estimated = estimate_request(request, sizes, durations_s)
-    billed = usage.count_parts(theirs, instructions)
+    billed = count_parts(theirs, instructions)
     assert bound.text >= max(estimated.text, billed.text_tokens or 0)
     assert bound.image >= max(estimated.image, billed.image_tokens or 0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from arkbeam.emulator import contract
-from arkbeam.emulator.contract import NEWEST_MODEL, hash_content, parse_request
+from arkbeam.emulator.contract import NEWEST_MODEL, hash_meaning, parse_request
 from arkbeam.emulator.media import IMAGE_BYTES_MAX
 from arkbeam.emulator.parts import EmbeddingRequest, ImagePart, TextPart, TokenVectors, VideoPart
 from arkbeam.emulator.replies import ERRORS, ErrorReply, Refused
@@ -262,7 +262,7 @@ def test_sampling_at_its_bounds(end: int) -> None:
 def test_what_means_the_same_is_paid_once() -> None:
     """The hash of a request leaves out the encoding format and how defaults are spelt, and nothing else."""
     same = [{}, {"dimensions": 2048}, {"encoding_format": "base64"}, {"sparse_embedding": {"type": "disabled"}}]
-    assert len({hash_content(parse(fields)) for fields in same}) == 1
+    assert len({hash_meaning(parse(fields)) for fields in same}) == 1
     other: list[dict[str, Any]] = [
         {},
         {"dimensions": 1024},
@@ -278,7 +278,7 @@ def test_what_means_the_same_is_paid_once() -> None:
         {"input": [text(), image()]},
         {"input": [image(), text()]},
     ]
-    assert len({hash_content(parse(fields)) for fields in other}) == len(other)
+    assert len({hash_meaning(parse(fields)) for fields in other}) == len(other)
 
 
 @pytest.mark.parametrize("code", ERRORS)

@@ -4,6 +4,7 @@ import io
 import re
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,9 +14,8 @@ import numpy as np
 import pytest
 from arkbeam.ark.errors import error_from_status
 from arkbeam.base.replies import Action
-from arkbeam.emulator import download as download_module
 from arkbeam.emulator import media
-from arkbeam.emulator.download import is_loopback
+from arkbeam.emulator.media import is_loopback
 from PIL import Image
 
 Server = Any
@@ -139,7 +139,7 @@ def test_a_fetched_video(server: Server, files: MediaServer) -> None:
 def test_other_urls_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A URL of any other host gets its vector by its string: nothing is looked up or connected to."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a host was looked up"))
-    monkeypatch.setattr(download_module, "download", lambda *_: pytest.fail("a URL was fetched"))
+    monkeypatch.setattr(media, "download", lambda *_: pytest.fail("a URL was fetched"))
     same, again, other = (
         vector_of(server.embed(input=[image(f"https://example.com/{name}.jpg")])) for name in ("a", "a", "b")
     )
@@ -167,7 +167,7 @@ def test_a_missing_file(server: Server, files: MediaServer, make_item: Callable[
 
 def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer in time is the documented time-out, and our client retries it."""
-    monkeypatch.setattr(download_module, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(media, "DOWNLOAD_TIMEOUT_S", 0.1)
     url = files.put("/slow.jpg")
     answer = server.embed(input=[image(url)])
     assert refusal(answer) == (400, "InvalidParameter", f"Timeout while downloading url={url}.")
@@ -176,9 +176,9 @@ def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.Mon
 
 def test_a_file_that_trickles(server: Server, files: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is still coming when the time is up is a time-out too."""
-    monkeypatch.setattr(download_module, "TIMEOUT_S", -1.0)
-    monkeypatch.setattr(download_module._OPENER, "open", lambda url, timeout: open_plainly(url))
-    open_plainly = download_module.urllib.request.build_opener().open
+    monkeypatch.setattr(media, "DOWNLOAD_TIMEOUT_S", -1.0)
+    monkeypatch.setattr(media._OPENER, "open", lambda url, timeout: open_plainly(url))
+    open_plainly = urllib.request.build_opener().open
     url = files.put("/1.png", make_picture())
     assert refusal(server.embed(input=[image(url)]))[2] == f"Timeout while downloading url={url}."
 

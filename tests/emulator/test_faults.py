@@ -4,8 +4,7 @@ import random
 from dataclasses import asdict
 
 import pytest
-from arkbeam.emulator.faults import Fault, FaultChooser
-from arkbeam.emulator.options import FaultShares
+from arkbeam.emulator.options import Fault, FaultChooser, FaultShares
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 from arkbeam.emulator.parts import ImagePart, TextPart, VideoPart
-from arkbeam.emulator.token_vectors import TOKENS_MAX, embed_tokens
+from arkbeam.emulator.vectors import TOKENS_MAX, embed_tokens
 
 Server = Any
 PLAIN = {"type": "enabled"}

@@ -2,8 +2,17 @@
 
 import pytest
 from arkbeam.base.records import Usage
-from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
-from arkbeam.emulator.usage import count_parts, count_tokens, image_tokens, video_frames, video_tokens
+from arkbeam.emulator.parts import (
+    ImagePart,
+    Sampling,
+    TextPart,
+    VideoPart,
+    count_parts,
+    count_tokens,
+    image_tokens,
+    video_frames,
+    video_tokens,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from arkbeam.emulator.video import detect_video, video_duration_s
+from arkbeam.emulator.media import detect_video, video_duration_s
 from hypothesis import given
 from hypothesis import strategies as st
 

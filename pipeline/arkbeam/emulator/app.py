@@ -10,8 +10,9 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Usage
 from arkbeam.emulator.asgi import (
     STAND_IN_HEADER,
     Headers,
@@ -35,11 +38,11 @@ from arkbeam.emulator.asgi import (
     send_half,
     wait_for_disconnect,
 )
-from arkbeam.emulator.faults import Fault, FaultChooser
-from arkbeam.emulator.jobs import Job, JobReader, run
+from arkbeam.emulator.contract import hash_meaning, parse_request
 from arkbeam.emulator.ledger import Ledger
-from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.parts import EmbeddingRequest
+from arkbeam.emulator.media import is_loopback, see_part
+from arkbeam.emulator.options import EmulatorOptions, Fault, FaultChooser
+from arkbeam.emulator.parts import EmbeddingRequest, TextPart, count_usage
 from arkbeam.emulator.quota import Limit, QuotaMeter
 from arkbeam.emulator.replies import (
     ErrorReply,
@@ -50,14 +53,20 @@ from arkbeam.emulator.replies import (
     make_request_id,
     refuse,
 )
-from arkbeam.emulator.token_vectors import embed_tokens
-from arkbeam.emulator.vectors import embed_parts, embed_sparse
+from arkbeam.emulator.vectors import embed_parts, embed_sparse, embed_tokens
 
 API_PATH = "/api/v3"
 EMBEDDINGS_PATH = f"{API_PATH}/embeddings/multimodal"
 STATS_PATH = "/emulator/stats"
 
 _CLIENT_ID_BYTES_MAX = 256
+_INLINE_BYTES_MAX = 20_000
+"""Larger bodies are worked on in a thread, so that they don't hold up the others."""
+
+_DOWNLOADS_MAX = 32
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 ResetConnection = Callable[[Scope], None]
 
 _LIMIT_CODES = {
@@ -67,10 +76,61 @@ _LIMIT_CODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class CheckedRequest:
+    """A request that keeps to the contract: what it costs, the hash of what it means, and whether it is much work."""
+
+    request: EmbeddingRequest
+    usage: Usage
+    meaning_hash: bytes
+    large: bool
+
+
+async def _run(
+    large: bool, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """Do what is much work in a thread, and the rest at once."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
+
+
+class RequestReader:
+    """Makes jobs of bodies, for one server."""
+
+    def __init__(self, options: EmulatorOptions) -> None:
+        """Prepare without starting a thread."""
+        self._options = options
+        self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # each waits: they must not hold up other work
+
+    async def read(self, body: bytes) -> CheckedRequest:
+        """Read a request, fetch what is behind its loopback URLs, and check it. Raises Refused."""
+        large = len(body) > _INLINE_BYTES_MAX
+        request, caps = await _run(large, parse_request, body, self._options.endpoints)
+        if any(not isinstance(part, TextPart) and is_loopback(part.url) for part in request.parts):
+            request, large = await self._fetch(request), True
+        return await _run(large, self._check, request, caps, large)
+
+    async def _fetch(self, request: EmbeddingRequest) -> EmbeddingRequest:
+        loop = asyncio.get_running_loop()
+        looks = [
+            loop.run_in_executor(self._downloads, see_part, part, f"input[{index}]")
+            for index, part in enumerate(request.parts)
+        ]
+        return replace(request, parts=tuple(await asyncio.gather(*looks)))
+
+    def _check(self, request: EmbeddingRequest, caps: Capabilities, large: bool) -> CheckedRequest:
+        usage = count_usage(request, caps.context_tokens)
+        if (usage.total_tokens or 0) > caps.context_tokens:
+            raise refuse("OutofContextError", "input", f"more than {caps.context_tokens}")
+        poison = self._options.poison
+        if poison and any(isinstance(part, TextPart) and poison in part.text for part in request.parts):
+            raise refuse("SensitiveContentDetected", "input")
+        return CheckedRequest(request, usage, hash_meaning(request), large)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRequest:
     """A job that was let in, and the fault that awaits it, if any."""
 
-    job: Job
+    checked: CheckedRequest
     fault: Fault | None
 
 
@@ -96,7 +156,7 @@ class Emulator:
         self._faults = FaultChooser(options.faults)
         self._fault_random = random.Random(options.seed)
         self._jitter_random = random.Random(options.seed + 1)
-        self._jobs = JobReader(options)
+        self._reader = RequestReader(options)
         self._authorization = _expected_authorization(options.api_key_env)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,17 +176,17 @@ class Emulator:
                 await asyncio.sleep((self.options.latency_ms + jitter_ms) / 1000)
             await self._answer(outcome, request_id, headers, scope, receive, send)
 
-    async def _decide(self, scope: Scope, receive: Receive) -> Admitted | ErrorReply:
+    async def _decide(self, scope: Scope, receive: Receive) -> AcceptedRequest | ErrorReply:
         """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
         try:
             self._authorize(scope)
-            job = await self._jobs.read(await read_body(scope, receive))
+            checked = await self._reader.read(await read_body(scope, receive))
         except Refused as refused:
             self.ledger.rejected += 1
             if self.options.refusals_count and refused.reply.status == 400:
                 self._meter.add(1, 0, self._clock())
             return refused.reply
-        return self._admit(job, self._clock())
+        return self._accept(checked, self._clock())
 
     def _authorize(self, scope: Scope) -> None:
         sent = find_header(scope, b"authorization") or b""
@@ -136,8 +196,8 @@ class Emulator:
         if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
             raise refuse("AuthenticationError")
 
-    def _admit(self, job: Job, now_s: float) -> Admitted | ErrorReply:
-        options, tokens = self.options, job.usage.total_tokens or 0
+    def _accept(self, checked: CheckedRequest, now_s: float) -> AcceptedRequest | ErrorReply:
+        options, tokens = self.options, checked.usage.total_tokens or 0
         if options.stop_after is not None and self.ledger.paid >= options.stop_after:
             self.ledger.refuse(now_s)
             return ErrorReply(options.stop_code)
@@ -154,8 +214,8 @@ class Emulator:
             self._meter.add(1, 0, now_s)
         else:
             self._meter.add(1, tokens, now_s)
-            self.ledger.bill(job.usage, job.content_hash, now_s)
-        return self._fail_at_once(fault) or Admitted(job, fault)
+            self.ledger.bill(checked.usage, checked.meaning_hash, now_s)
+        return self._fail_at_once(fault) or AcceptedRequest(checked, fault)
 
     def _fail_at_once(self, fault: Fault | None) -> ErrorReply | None:
         if fault is Fault.RATE_429:
@@ -165,9 +225,9 @@ class Emulator:
         return ErrorReply("ServerOverloaded") if fault is Fault.OVERLOAD_429 else None
 
     async def _answer(
-        self, admitted: Admitted, request_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send
+        self, accepted: AcceptedRequest, request_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        match admitted.fault:
+        match accepted.fault:
             case Fault.ERROR_500:
                 await send_body(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
             case Fault.RESET | Fault.RESET_PAID:
@@ -178,29 +238,29 @@ class Emulator:
             case Fault.HANG | Fault.HANG_PAID:
                 await wait_for_disconnect(receive)
             case Fault.TRUNCATED:
-                await send_half(send, headers, await self._make_result(admitted, request_id))
+                await send_half(send, headers, await self._make_result(accepted, request_id))
             case Fault.BROKEN_JSON:
-                body = await self._make_result(admitted, request_id)
+                body = await self._make_result(accepted, request_id)
                 await send_body(send, 200, headers, body[: len(body) // 2])
             case None | Fault.WRONG_LENGTH | Fault.NAN:
-                await send_body(send, 200, headers, await self._make_result(admitted, request_id))
+                await send_body(send, 200, headers, await self._make_result(accepted, request_id))
             case Fault.RATE_429 | Fault.RATE_429_RETRY_AFTER | Fault.OVERLOAD_429:
                 raise AssertionError("answered on admission")
             case _:
-                assert_never(admitted.fault)
+                assert_never(accepted.fault)
 
-    async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
+    async def _make_result(self, accepted: AcceptedRequest, request_id: str) -> bytes:
         created_s = int(self._clock())
-        large = admitted.job.large or admitted.job.request.token_vectors is not None
-        return await run(large, _encode, admitted, request_id, created_s)
+        large = accepted.checked.large or accepted.checked.request.token_vectors is not None
+        return await _run(large, _encode, accepted, request_id, created_s)
 
 
-def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
-    request = admitted.job.request
+def _encode(accepted: AcceptedRequest, request_id: str, created_s: int) -> bytes:
+    request = accepted.checked.request
     vector = embed_parts(request.parts, request.dimensions, request.instructions)
-    if admitted.fault is Fault.WRONG_LENGTH:
+    if accepted.fault is Fault.WRONG_LENGTH:
         vector = vector[:-1]
-    elif admitted.fault is Fault.NAN:
+    elif accepted.fault is Fault.NAN:
         vector[len(vector) // 2] = np.nan
     return encode_result(
         request_id=request_id,
@@ -208,7 +268,7 @@ def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
         model=request.model,
         embedding=encode_vector(vector, request.encoding_format),
         sparse=embed_sparse(request.parts) if request.sparse else None,
-        usage=admitted.job.usage,
+        usage=accepted.checked.usage,
         token_vectors=_encode_tokens(request),
     )
 

@@ -229,7 +229,7 @@ def _read_sampling(medium: _Json, param: str, caps: Capabilities) -> Sampling:
     return Sampling(**asked)
 
 
-def hash_content(request: EmbeddingRequest) -> bytes:
+def hash_meaning(request: EmbeddingRequest) -> bytes:
     """Hash what a request means to 8 bytes: the same for every spelling of one request, in any encoding format."""
     parts: list[object] = []
     for part in request.parts:

@@ -1,20 +1,32 @@
-"""Images and videos as requests carry them: what the contract allows of them, and what can be read off their bytes.
+"""Images and videos of requests: fetched from loopback URLs, checked against the contract, and measured.
 
-Limits are the vendor's media rules (fact sheet, section 2), with 1 MB = 10^6 bytes: the stricter reading.
+Limits are the vendor's media rules (fact sheet, section 2), with 1 MB = 10^6 bytes: the stricter reading. What is read off the
+bytes: an image's size and mean colours, a video's format and duration (from its header: frames are never decoded).
+
+Media behind loopback URLs are really fetched; no other host is asked. A download that fails is answered as the service does (seen
+on its chat and image APIs): 400 InvalidParameter, with one of two sentences that the vendor's users know.
 """
 
 import binascii
 import hashlib
+import http.client
 import io
+import ipaddress
 import re
-from urllib.parse import urlsplit
+import string
+import struct
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
-from arkbeam.emulator.download import download, is_loopback
 from arkbeam.emulator.parts import ImagePart, Part, Sampling, TextPart, VideoPart
-from arkbeam.emulator.replies import refuse
-from arkbeam.emulator.video import detect_video, video_duration_s
+from arkbeam.emulator.replies import ErrorReply, Refused, refuse
 
 IMAGE_BYTES_MAX = 10_000_000
 IMAGE_SIDE_PX_MIN = 15
@@ -64,6 +76,18 @@ _EXTENSIONS = {
     "quicktime": ("mov",),
 }
 """How the URL of a fetched file of each format may end, if it ends in any of these."""
+
+DOWNLOAD_TIMEOUT_S = 10.0
+"""As observed of the service. A server that trickles is left after at most twice that."""
+
+_CHUNK_BYTES = 1 << 16
+
+_OLD_MOV_BOXES = {b"moov", b"mdat", b"wide", b"free", b"skip"}
+_BOXES_MAX = 10_000
+_UNKNOWN = {0, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF}
+"""Durations that say nothing: 0 stands in the movie header of a fragmented file, all ones mean that nobody knows."""
+
+_Box = tuple[bytes, int, int]
 
 
 def read_image(url: object, param: str) -> ImagePart:
@@ -169,3 +193,140 @@ def _read_film(url: str, data: bytes, told: str, allowed: set[str], sampling: Sa
     if found not in allowed:
         raise refuse("InvalidParameter", param, f"{told}, the bytes are {found}")
     return VideoPart(url, video_duration_s(data), sampling, hashlib.blake2b(data, digest_size=16).digest())
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether an http(s) URL points at this machine: localhost, 127.0.0.0/8 or ::1."""
+    if url[:4].lower() != "http":  # a data URI, perhaps of many megabytes
+        return False
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # brackets that don't match
+        return False
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def download(url: str, bytes_max: int, param: str) -> bytes:
+    """Fetch a loopback URL; of more than `bytes_max` bytes only one more is returned. It blocks. Raises Refused."""
+    deadline_s = time.monotonic() + DOWNLOAD_TIMEOUT_S
+    try:
+        with _OPENER.open(quote(url, safe=string.punctuation), timeout=DOWNLOAD_TIMEOUT_S) as answer:
+            return _read_answer(answer, bytes_max + 1, deadline_s)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _fail_download(f"Error while downloading: {url}, status code: {error.code}", param) from error
+    except TimeoutError as error:
+        raise _fail_download(f"Timeout while downloading url={url}.", param) from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise _fail_download(f"Timeout while downloading url={url}.", param) from error
+        raise _fail_download(f"Error while downloading: {url}", param) from error
+    except (http.client.HTTPException, OSError, ValueError, OverflowError) as error:
+        raise _fail_download(f"Error while downloading: {url}", param) from error
+
+
+def _read_answer(answer: Any, bytes_max: int, deadline_s: float) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while size < bytes_max and (chunk := answer.read1(min(_CHUNK_BYTES, bytes_max - size))):
+        chunks.append(chunk)
+        size += len(chunk)
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
+    if size < bytes_max and answer.length:
+        raise http.client.IncompleteRead(b"", answer.length)
+    return b"".join(chunks)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect could lead away from this machine: it is a failed download."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing."""
+
+
+# No proxies of the environment either: they would not reach our loopback.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+
+
+def _fail_download(message: str, param: str) -> Refused:
+    return Refused(ErrorReply("InvalidParameter", param, message=message))
+
+
+def detect_video(data: bytes) -> str | None:
+    """Tell `mp4`, `quicktime` or `avi` by the first bytes; None for anything else."""
+    if data[4:8] == b"ftyp":
+        return "quicktime" if data[8:12] == b"qt  " else "mp4"
+    if data[4:8] in _OLD_MOV_BOXES:
+        return "quicktime"
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        return "avi"
+    return None
+
+
+def video_duration_s(data: bytes) -> float | None:
+    """Read the duration off the header; None where it isn't told.
+
+    mp4 and mov (ISO 14496-12): `moov/mvhd`, or `moov/mvex/mehd` of a fragmented file. avi: the `avih` that comes first.
+    """
+    try:
+        return _avi_duration_s(data) if data[:4] == b"RIFF" else _movie_duration_s(data)
+    except struct.error:  # the header is cut off
+        return None
+
+
+def _movie_duration_s(data: bytes) -> float | None:
+    movie = _find(data, b"moov", (0, len(data)))
+    header = None if movie is None else _find(data, b"mvhd", movie)
+    if movie is None or header is None:
+        return None
+    at = header[0]
+    if data[at : at + 1] == b"\1":  # version 1 has 64-bit times
+        scale, length = struct.unpack_from(">IQ", data, at + 20)
+    else:
+        scale, length = struct.unpack_from(">II", data, at + 12)
+    if length in _UNKNOWN:
+        length = _fragmented_length(data, movie)
+    return length / scale if scale and length else None
+
+
+def _fragmented_length(data: bytes, movie: tuple[int, int]) -> int:
+    extends = _find(data, b"mvex", movie)
+    header = None if extends is None else _find(data, b"mehd", extends)
+    if header is None:
+        return 0
+    wide = data[header[0] : header[0] + 1] == b"\1"
+    return int(struct.unpack_from(">Q" if wide else ">I", data, header[0] + 4)[0])
+
+
+def _find(data: bytes, kind: bytes, within: tuple[int, int]) -> tuple[int, int] | None:
+    """Find the first box of a kind: where its content starts and ends."""
+    boxes = islice(_boxes(data, *within), _BOXES_MAX)
+    return next(((start, end) for found, start, end in boxes if found == kind), None)
+
+
+def _boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
+    while at + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+            head = 16
+        elif size == 0:  # up to the end
+            size = end - at
+        if size < head:
+            return
+        yield kind, at + head, min(at + size, end)
+        at += size
+
+
+def _avi_duration_s(data: bytes) -> float | None:
+    if data[12:16] != b"LIST" or data[20:28] != b"hdrlavih":
+        return None
+    frame_us, frames = struct.unpack_from("<I12xI", data, 32)
+    return frame_us * frames / 1e6 or None

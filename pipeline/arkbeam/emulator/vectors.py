@@ -7,6 +7,11 @@ hash of its bytes. Behind a URL that is not on this machine nothing is seen, so 
 vectors are added up, with a little of the instruction and a little that differs for every other request, so that two
 different requests never share a vector unless their hashes collide.
 
+One vector per token (`multi_embedding`): how the service cuts its input into tokens is not published. Here a text has a
+vector for each word, Chinese character and sign, the same one wherever it stands; a picture one for each of its 8 x 8 tiles; a
+video one for each frame; a picture that was not seen those of its URL. They are of unit length, then rounded to float16, which
+is what goes on the wire.
+
 Sums are of whole numbers small enough to be exact: the result is the same on every machine, in whatever order it adds.
 """
 
@@ -14,8 +19,9 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +29,16 @@ import numpy.typing as npt
 
 from arkbeam.base.records import Modality
 from arkbeam.emulator.media import TILES_PER_SIDE, read_image, read_video
-from arkbeam.emulator.parts import ImagePart, Part, Sampling, TextPart, VideoPart, default_instructions
+from arkbeam.emulator.parts import (
+    ImagePart,
+    Part,
+    Sampling,
+    TextPart,
+    VideoPart,
+    default_instructions,
+    split_words,
+    video_frames,
+)
 
 Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
@@ -34,6 +49,9 @@ WIDTH = 2_048
 
 VOCABULARY = 131_072
 """Columns of a sparse vector."""
+
+TOKENS_MAX = 256
+"""Rows at most, so that an answer in numbers stays near 10 MB."""
 
 _SEED = 20_250_615
 _ROWS_BITS = 16
@@ -232,3 +250,32 @@ def embed_sparse(parts: Sequence[Part]) -> list[dict[str, int | float]]:
     scattered = sorted(counts, key=lambda index: index * 0x9E3779B1 & 0xFFFFFFFF)
     values = np.log1p([float(counts[index]) for index in scattered]).astype(np.float16).astype(np.float64)
     return [{"index": index, "value": value} for index, value in zip(scattered, values.tolist(), strict=True)]
+
+
+def embed_tokens(parts: Sequence[Part], dimensions: int) -> npt.NDArray[np.float16]:
+    """Make the token vectors of a request: [tokens, dimensions], at least one row."""
+    names = list(islice(chain.from_iterable(_name_tokens(part) for part in parts), TOKENS_MAX)) or [b""]
+    rows = np.stack([draw_row(hashlib.blake2b(name, digest_size=8).digest()) for name in names])
+    exact = rows[:, :dimensions].astype(np.float64)
+    lengths: npt.NDArray[np.float64] = np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+    return (exact / lengths).astype(np.float16)
+
+
+def _name_tokens(part: Part) -> Iterator[bytes]:
+    """Give each token its name: tokens of one name share a vector."""
+    match part:
+        case TextPart():
+            yield from _name_words(part.text)
+        case ImagePart(tiles=None):
+            yield from _name_words(part.url)
+        case ImagePart(tiles=bytes(tiles)):
+            for at in range(0, len(tiles), 3):
+                yield b"tile" + bytes([at // 3]) + tiles[at : at + 3]
+        case VideoPart():
+            for frame in range(video_frames(part)):
+                yield b"frame%d " % frame + (part.digest or part.url.encode())
+
+
+def _name_words(text: str) -> Iterator[bytes]:
+    for word in split_words(text.lower()):
+        yield word.encode("utf-8", "surrogatepass")
