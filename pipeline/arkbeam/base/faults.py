@@ -1,7 +1,7 @@
 """Named fault points: places in the code where a test can make storage fail or kill the process.
 
-Production code calls `faults.hit("store.flush")`, a function that does nothing. If the environment variable `ARKBEAM_FAULTS` is
-set when this module is first imported, `hit` runs the faults that the variable lists:
+Production code calls `faults.hit("store.flush")`, a function that does nothing. If the environment variable
+`ARKBEAM_FAULTS` is set when this module is first imported, `hit` runs the faults that the variable lists:
 
     ARKBEAM_FAULTS="POINT[@GLOB]:ACTION[=ARGUMENT]:WHEN[;...]"
 
@@ -9,17 +9,16 @@ set when this module is first imported, `hit` runs the faults that the variable 
     file.commit@*/segments/*:enospc:1+        every write of a segment fails with "disk full", from the first on
     file.written@*/segments/*:flip=1000:2     flip one bit in byte 1000 of the second segment
 
-GLOB is matched against the path that is passed to the point. WHEN is the number of the hit, counted from 1 in each process; a `+`
-after it means that hit and all later ones. Actions: `kill`; `sleep=SECONDS`; `truncate=BYTES` and `flip=BYTE` change the file at
-the path (`flip` flips the lowest bit of the byte; a negative BYTE counts from the end); any errno name in lower case raises that
-OSError.
+GLOB is matched against the path that is passed to the point. WHEN is the number of the hit, counted from 1 in each
+process; a `+` after it means that hit and all later ones. Actions: `kill`; `sleep=SECONDS`; `truncate=BYTES` and
+`flip=BYTE` change the file at the path (`flip` flips the lowest bit of the byte; a negative BYTE counts from the end);
+any errno name in lower case raises that OSError.
 
 Points:
-    read.chunk, read.summary, plan.bucket, plan.deal, plan.dealt, plan.settle;
-    embed.sending, embed.answered, store.flush, store.flushed;
-    publish.begin, publish.part, commit.check, commit.clean, commit.note, commit.success, commit.done;
-    for every file that `base.files` writes: file.write (nothing is written yet), file.commit (all bytes are written, the file is
-    not visible yet) and file.written (the file is visible).
+    read.chunk, read.summary, plan.bucket, plan.deal, plan.dealt, plan.settle; embed.sending, embed.answered,
+    store.flush, store.flushed; publish.begin, publish.part, commit.check, commit.clean, commit.note, commit.success,
+    commit.done; for every file that `base.files` writes: file.write (nothing is written yet), file.commit (all bytes
+    are written, the file is not visible yet) and file.written (the file is visible).
 """
 
 import errno
@@ -38,7 +37,7 @@ VARIABLE = "ARKBEAM_FAULTS"
 
 
 class Hit(Protocol):
-    """The type of `hit`: report that a named point was reached; `path` is the file that is being written or read there."""
+    """The type of `hit`: report that a named point was reached. `path`: the file that is read or written there."""
 
     def __call__(self, point: str, path: str = "") -> None:
         """Do nothing, or run the fault that is due at this point."""
