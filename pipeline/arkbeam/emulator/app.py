@@ -1,6 +1,7 @@
-"""The stand-in server as a Starlette application: the embeddings route, a greeting and the counts.
+"""The emulator as a Starlette application: the embeddings route, a greeting and the counts.
 
-The route is plain ASGI, since a benchmark's client shares the machine with it.
+A request is read and checked (`RequestReader`), accepted and billed or refused, and answered (`Emulator`). The route is
+plain ASGI, which is fast: in a benchmark, the client runs on the same machine.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ from arkbeam.emulator.asgi import (
 )
 from arkbeam.emulator.contract import hash_meaning, parse_request
 from arkbeam.emulator.ledger import Ledger
-from arkbeam.emulator.media import is_loopback, see_part
+from arkbeam.emulator.media import fetch_part, is_loopback
 from arkbeam.emulator.options import EmulatorOptions, Fault, FaultChooser
 from arkbeam.emulator.parts import EmbeddingRequest, TextPart, count_usage
 from arkbeam.emulator.quota import Limit, QuotaMeter
@@ -61,7 +62,7 @@ STATS_PATH = "/emulator/stats"
 
 _CLIENT_ID_BYTES_MAX = 256
 _INLINE_BYTES_MAX = 20_000
-"""Larger bodies are worked on in a thread, so that they don't hold up the others."""
+"""Larger bodies are processed in a thread, so that they do not block other requests."""
 
 _DOWNLOADS_MAX = 32
 
@@ -77,7 +78,10 @@ _LIMIT_CODES = {
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A request that keeps to the contract: what it costs, the hash of what it means, and whether it is much work."""
+    """A request that the contract allows, with its usage and the hash of its meaning.
+
+    `large`: processing it takes long enough to need a thread.
+    """
 
     request: EmbeddingRequest
     usage: Usage
@@ -88,20 +92,20 @@ class CheckedRequest:
 async def _run(
     large: bool, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
-    """Do what is much work in a thread, and the rest at once."""
+    """Call `work` in a thread if `large`, else directly."""
     return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
 
 
 class RequestReader:
-    """Makes jobs of bodies, for one server."""
+    """Reads and checks the request bodies of one server."""
 
     def __init__(self, options: EmulatorOptions) -> None:
-        """Prepare without starting a thread."""
+        """Prepare; no thread is started yet."""
         self._options = options
-        self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # each waits: they must not hold up other work
+        self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # own threads, since downloads wait
 
     async def read(self, body: bytes) -> CheckedRequest:
-        """Read a request, fetch what is behind its loopback URLs, and check it. Raises Refused."""
+        """Parse a request body, download its media from loopback URLs and check it. Raise Refused."""
         large = len(body) > _INLINE_BYTES_MAX
         request, caps = await _run(large, parse_request, body, self._options.endpoints)
         if any(not isinstance(part, TextPart) and is_loopback(part.url) for part in request.parts):
@@ -110,11 +114,11 @@ class RequestReader:
 
     async def _fetch(self, request: EmbeddingRequest) -> EmbeddingRequest:
         loop = asyncio.get_running_loop()
-        looks = [
-            loop.run_in_executor(self._downloads, see_part, part, f"input[{index}]")
+        downloads = [
+            loop.run_in_executor(self._downloads, fetch_part, part, f"input[{index}]")
             for index, part in enumerate(request.parts)
         ]
-        return replace(request, parts=tuple(await asyncio.gather(*looks)))
+        return replace(request, parts=tuple(await asyncio.gather(*downloads)))
 
     def _check(self, request: EmbeddingRequest, caps: Capabilities, large: bool) -> CheckedRequest:
         usage = count_usage(request, caps.context_tokens)
@@ -128,16 +132,16 @@ class RequestReader:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRequest:
-    """A job that was let in, and the fault that awaits it, if any."""
+    """A request that was accepted, and the fault that its response will have, or None."""
 
     checked: CheckedRequest
     fault: Fault | None
 
 
 class Emulator:
-    """One server's state, and its embeddings route as an ASGI application.
+    """The state of one server, and its embeddings route as an ASGI application.
 
-    `reset_connection` breaks the connection of a scope at once; only the fault `reset` needs it.
+    `reset_connection` resets the connection of a scope; only the fault `reset` needs it.
     """
 
     def __init__(
@@ -147,7 +151,7 @@ class Emulator:
         clock: Callable[[], float] = time.time,
         reset_connection: ResetConnection | None = None,
     ) -> None:
-        """Start with empty counts. Raises ConfigError when the variable named by `api_key_env` is not set."""
+        """Start with all counts at 0. Raise ConfigError if the environment variable `api_key_env` is not set."""
         self.options = options
         self.ledger = Ledger()
         self._clock = clock
@@ -160,7 +164,7 @@ class Emulator:
         self._authorization = _expected_authorization(options.api_key_env)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one POST of the embeddings route."""
+        """Answer one POST to the embeddings route."""
         now_s = self._clock()
         request_id = make_request_id(int(now_s * 1000))
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
@@ -177,7 +181,7 @@ class Emulator:
             await self._answer(outcome, request_id, headers, scope, receive, send)
 
     async def _decide(self, scope: Scope, receive: Receive) -> AcceptedRequest | ErrorReply:
-        """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
+        """Accept and bill a request, or return the error response. This happens before the configured latency."""
         try:
             self._authorize(scope)
             checked = await self._reader.read(await read_body(scope, receive))
@@ -232,7 +236,7 @@ class Emulator:
                 await send_body(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
             case Fault.RESET | Fault.RESET_PAID:
                 if self._reset_connection is None:
-                    raise RuntimeError("the fault `reset` needs a server that can break connections: use serve()")
+                    raise RuntimeError("the fault `reset` needs a server that can reset connections: use serve()")
                 self._reset_connection(scope)
                 await wait_for_disconnect(receive)
             case Fault.HANG | Fault.HANG_PAID:
@@ -245,7 +249,7 @@ class Emulator:
             case None | Fault.WRONG_LENGTH | Fault.NAN:
                 await send_body(send, 200, headers, await self._make_result(accepted, request_id))
             case Fault.RATE_429 | Fault.RATE_429_RETRY_AFTER | Fault.OVERLOAD_429:
-                raise AssertionError("answered on admission")
+                raise AssertionError("these faults are answered in _accept")
             case _:
                 assert_never(accepted.fault)
 
@@ -284,7 +288,7 @@ def _expected_authorization(api_key_env: str | None) -> bytes | None:
         return None
     key = os.environ.get(api_key_env, "").strip()
     if not key:
-        raise ConfigError(f"emulator.api_key_env names {api_key_env}, which is not set")
+        raise ConfigError(f"emulator.api_key_env: the environment variable {api_key_env} is not set")
     return key.encode()
 
 
@@ -309,7 +313,11 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_defect(_request: Request, error: Exception) -> Response:
-    """Say that the 500 is no fault on purpose: the server keeps no log. The middleware below does not see it."""
+    """Answer 500 and say that it is a defect of the emulator, not an injected fault.
+
+    The traceback goes to stderr, since there is no log. StandInMiddleware does not see this response, so the header is
+    added here.
+    """
     traceback.print_exception(error)
     response = _error(ErrorReply("InternalServiceError", detail=f" This is a defect of the stand-in: {error!r}."))
     response.raw_headers.append(STAND_IN_HEADER)
@@ -322,7 +330,7 @@ def make_app(
     clock: Callable[[], float] = time.time,
     reset_connection: ResetConnection | None = None,
 ) -> Starlette:
-    """Build the application of one server. The arguments are those of `Emulator`."""
+    """Make the application of one server. The arguments are those of `Emulator`."""
     emulator = Emulator(options, clock=clock, reset_connection=reset_connection)
 
     async def greet(_request: Request) -> Response:
