@@ -1,4 +1,4 @@
-"""The list of fault points in the documentation is the list of points in the code."""
+"""The documented list of fault points is the list of points in the code."""
 
 import re
 from fnmatch import fnmatchcase
