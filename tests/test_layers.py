@@ -26,7 +26,6 @@ ORDER = (
     "base.replies",
     "base.schema",
     "base.redaction",
-    "base.fault_injection",
     "base.faults",
     "base.files",
     "ark",

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.parts import TextPart
+from arkbeam.emulator.parts import TextPart, count_parts
 from arkbeam.emulator.serve import start_emulator
-from arkbeam.emulator.usage import count_parts
 
 from scripts.benchmarks.runs import UNLIMITED_RPM, UNLIMITED_TPM, Ended, Site, read_stats
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most

@@ -1,6 +1,6 @@
-"""The client against a real server on loopback: what goes out, what comes back, and everything that can break between.
+"""The client against a real server on loopback: requests, replies and every kind of network failure.
 
-The server is a few lines over asyncio's sockets, so that it can misbehave below HTTP: reset, stall, stop in mid-body.
+The server uses asyncio sockets directly, so that it can fail below HTTP: reset, stall, stop in the middle of a body.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ VECTOR = [0.5, -1.25, 3.0, -0.0625]
 USAGE = {"prompt_tokens": 20, "total_tokens": 20, "prompt_tokens_details": {"text_tokens": 20, "image_tokens": 0}}
 DATA = {"object": "embedding", "embedding": base64.b64encode(struct.pack("<4f", *VECTOR)).decode()}
 BODY = json.dumps({"id": "0217", "model": "m-1", "created": 5, "object": "list", "usage": USAGE, "data": DATA}).encode()
-PATIENCE_S = 0.3
+TIME_LIMIT_S = 0.3
 
 
 @dataclass
@@ -54,7 +54,7 @@ Answer = Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaita
 
 @dataclass
 class Server:
-    """A loopback server that answers every request with `answer` and remembers what it got."""
+    """A loopback server that answers each request with `answer` and stores what it received."""
 
     answer: Answer
     read_body: bool = True
@@ -94,13 +94,13 @@ class Server:
 
 
 def http(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
-    """An HTTP/1.1 answer as bytes; `length` lies about the body's."""
+    """Make an HTTP/1.1 response; `length` is a wrong Content-Length."""
     lines = [f"HTTP/1.1 {status} Words", f"Content-Length: {len(body) if length is None else length}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def sends(data: bytes, *, then: str = "keep") -> Answer:
-    """An answer that writes `data` and then keeps the connection, closes it, resets it or hangs."""
+    """Make an answer that writes `data` and then keeps, closes, resets or stalls the connection."""
 
     async def answer(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(data)
@@ -108,7 +108,7 @@ def sends(data: bytes, *, then: str = "keep") -> Answer:
         if then == "close":
             writer.close()
         elif then == "reset":
-            await asyncio.sleep(0.02)  # what was written has to be on its way before the reset discards it
+            await asyncio.sleep(0.02)  # the data must be sent before the reset discards it
             writer.transport.abort()
         elif then == "hang":
             await asyncio.sleep(60)
@@ -117,7 +117,7 @@ def sends(data: bytes, *, then: str = "keep") -> Answer:
 
 
 async def embed(client: ArkClient, **changes: Any) -> Reply:
-    """One call with arguments that fit `BODY`."""
+    """Make one call with arguments that fit `BODY`."""
     arguments: dict[str, Any] = {
         "modality": Modality.TEXT,
         "client_request_id": "20250101000000abc",
@@ -128,12 +128,12 @@ async def embed(client: ArkClient, **changes: Any) -> Reply:
 
 
 def options_for(server: Server, **changes: Any) -> ApiOptions:
-    """Options that point at the server."""
+    """Make options with the URL of the server."""
     return replace(ApiOptions(base_url=f"http://127.0.0.1:{server.port}/api/v3/"), **changes)
 
 
 def call(answer: Answer, *, read_body: bool = True, body: bytes = b'{"a":1}', **changes: Any) -> Reply:
-    """Start a server, send one request, close both; option changes are keyword arguments."""
+    """Start a server, send one request, close both. Keyword arguments change the options."""
 
     async def run() -> Reply:
         async with Server(answer, read_body=read_body) as server:
@@ -147,14 +147,14 @@ def call(answer: Answer, *, read_body: bool = True, body: bytes = b'{"a":1}', **
 
 
 def fail(answer: Answer, **changes: Any) -> ApiError:
-    """The error of such a call."""
+    """Return the ApiError of such a call."""
     with pytest.raises(ApiError) as caught:
         call(answer, **changes)
     return caught.value
 
 
 def test_request_and_reply_go_through() -> None:
-    """The body goes out untouched, with key and id in their headers; the reply comes back decoded."""
+    """The body is sent unchanged, with the key and the request id in headers; the reply is decoded."""
 
     async def run() -> None:
         async with Server(sends(http(200, BODY))) as server:
@@ -178,12 +178,12 @@ def test_request_and_reply_go_through() -> None:
 
 
 def test_stand_in_is_told_by_its_header() -> None:
-    """A server that says it is a stand-in makes stand-in replies."""
+    """If a server says in a header that it is a stand-in, its replies are marked."""
     assert call(sends(http(200, BODY, "X-Arkbeam-Stand-In: 1"))).stand_in
 
 
 def test_vectors_of_tokens_are_asked_of_the_reply() -> None:
-    """Where they were asked for they come with the reply; a paid reply without them is named."""
+    """Per-token vectors that were asked for are decoded; a reply without them is unusable and paid."""
 
     async def run() -> None:
         data = json.dumps(DATA | {"multi_embedding": [VECTOR, VECTOR]})
@@ -208,7 +208,7 @@ def test_vectors_of_tokens_are_asked_of_the_reply() -> None:
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_gzip_is_undone(members: int) -> None:
-    """A compressed reply is read, in several members too."""
+    """A compressed reply is read, also with several gzip members."""
     third = len(BODY) // 3 + 1
     pieces = [BODY] if members == 1 else [BODY[i : i + third] for i in range(0, len(BODY), third)]
     packed = b"".join(map(gzip.compress, pieces))
@@ -216,7 +216,7 @@ def test_gzip_is_undone(members: int) -> None:
 
 
 def test_connections_are_kept_and_bounded() -> None:
-    """Twenty calls at a time over two connections all succeed, on two connections, each with its own answer."""
+    """Twenty concurrent calls use two connections, and each gets its own reply."""
 
     async def echo(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.001)
@@ -235,7 +235,7 @@ def test_connections_are_kept_and_bounded() -> None:
 
 
 def test_cookies_are_not_sent_back() -> None:
-    """A load balancer's cookie does not tie later requests to one server."""
+    """A load balancer's cookie does not bind later requests to one server."""
 
     async def run() -> None:
         async with Server(sends(http(200, BODY, "Set-Cookie: node=7; Path=/"))) as server:
@@ -260,13 +260,13 @@ def test_cookies_are_not_sent_back() -> None:
     ],
 )
 def test_no_answer_is_retried_and_not_paid(answer: Answer, code: str) -> None:
-    """Where no answer came, or none that is HTTP, the call is tried again and nothing is booked."""
+    """Without a response, or with one that is not HTTP, the call is retried and not paid."""
     error = fail(answer)
     assert (error.action, error.code, error.paid, error.status) == (Action.RETRY, code, False, None)
 
 
 def test_server_that_is_not_there_is_retried() -> None:
-    """A refused connection says so, whatever the transport calls it."""
+    """A refused connection has its own code, although the transport maps it to a time-out."""
 
     async def run() -> ApiError:
         async with Server(sends(b"")) as server:
@@ -282,16 +282,16 @@ def test_server_that_is_not_there_is_retried() -> None:
 
 
 def test_hanging_server_meets_the_time_out() -> None:
-    """A server that never answers ends in a time-out that is retried."""
-    error = fail(sends(b"", then="hang"), timeout_text_s=PATIENCE_S)
+    """If the server never answers, the call times out and is retried."""
+    error = fail(sends(b"", then="hang"), timeout_text_s=TIME_LIMIT_S)
     assert (error.action, error.code, error.paid, error.status) == (Action.RETRY, "timeout", False, None)
 
 
 def test_time_out_goes_by_modality() -> None:
-    """Each kind of input has its own patience."""
+    """Each modality has its own time-out."""
 
     async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(PATIENCE_S)
+        await asyncio.sleep(TIME_LIMIT_S)
         writer.write(http(200, BODY))
 
     async def run() -> None:
@@ -311,7 +311,7 @@ def test_time_out_goes_by_modality() -> None:
 
 
 def test_trickling_server_meets_the_time_out() -> None:
-    """A byte now and then does not extend the time-out of the call. The reply had begun, so it is paid."""
+    """A byte now and then does not extend the time-out. The reply had started, so the call is paid."""
 
     async def trickle(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http(200, b"", length=10**6))
@@ -319,19 +319,19 @@ def test_trickling_server_meets_the_time_out() -> None:
             writer.write(b" ")
             await asyncio.sleep(0.01)
 
-    error = fail(trickle, timeout_text_s=PATIENCE_S)
+    error = fail(trickle, timeout_text_s=TIME_LIMIT_S)
     assert (error.action, error.code, error.paid, error.status) == (Action.RETRY, "cut_off", True, 200)
 
 
 def test_server_that_stops_reading_meets_the_time_out() -> None:
-    """A large body that the server does not take is bounded by the same time-out."""
-    error = fail(sends(b"", then="hang"), read_body=False, body=b"x" * 50_000_000, timeout_text_s=PATIENCE_S)
+    """If the server does not read a large body, the same time-out applies."""
+    error = fail(sends(b"", then="hang"), read_body=False, body=b"x" * 50_000_000, timeout_text_s=TIME_LIMIT_S)
     assert (error.action, error.code, error.paid) == (Action.RETRY, "timeout", False)
 
 
 @pytest.mark.parametrize("size", [0, 262_144, 262_145, 3_000_000])
 def test_body_of_any_size_arrives_whole(size: int) -> None:
-    """Small bodies go out at once and large ones in pieces, with the same bytes and a declared length."""
+    """Small bodies are sent in one piece and large ones in several, with equal bytes and a Content-Length."""
     body = random.Random(size).randbytes(size)
 
     async def run() -> None:
@@ -348,7 +348,7 @@ def test_body_of_any_size_arrives_whole(size: int) -> None:
 
 
 def test_refusal_before_the_body_is_read_is_understood() -> None:
-    """A server may refuse a large body without reading it: its answer counts, and the call ends."""
+    """If a server refuses a large body without reading it, its response is used."""
     answer = sends(http(413, b'{"error":{"code":"TooLarge","message":"too large"}}', "Connection: close"), then="hang")
     error = fail(answer, read_body=False, body=b"x" * 50_000_000, timeout_text_s=10)
     assert (error.action, error.code, error.status) == (Action.REJECT, "TooLarge", 413)
@@ -356,20 +356,20 @@ def test_refusal_before_the_body_is_read_is_understood() -> None:
 
 @pytest.mark.parametrize("then", ["close", "reset"])
 def test_cut_off_reply_is_paid(then: str) -> None:
-    """A reply that breaks off was made and is billed: it counts as paid, with what had already come."""
+    """A reply that is cut off was processed and is billed: it is paid, with the fields that were received."""
     error = fail(sends(http(200, BODY[:-20], length=len(BODY)), then=then))
     assert (error.action, error.code, error.paid, error.attempts_max) == (Action.RETRY, "cut_off", True, 3)
     assert (error.request_id, error.model, error.usage) == ("0217", "m-1", Usage(20, 20, 20, 0))
 
 
 def test_reply_cut_off_within_its_length_is_paid() -> None:
-    """A body that is complete for HTTP but half a JSON text is unusable and paid."""
+    """A body that is complete for HTTP but is only half of the JSON is unusable and paid."""
     error = fail(sends(http(200, BODY[:-20])))
     assert (error.code, error.paid, error.usage) == ("not_json", True, Usage(20, 20, 20, 0))
 
 
 def test_cut_off_gzip_is_paid() -> None:
-    """A compressed stream without its end is unusable and paid, and what it already said about usage is booked."""
+    """A gzip stream without its end is unusable and paid; its usage is read if it was received."""
     error = fail(sends(http(200, gzip.compress(BODY)[:-8], "Content-Encoding: gzip")))
     assert (error.code, error.paid, error.usage) == ("cut_off", True, Usage(20, 20, 20, 0))
 
@@ -386,7 +386,7 @@ def test_cut_off_gzip_is_paid() -> None:
     ],
 )
 def test_unusable_reply_is_paid(body: bytes, headers: tuple[str, ...], code: str) -> None:
-    """A success without a usable vector is named, paid, and tried at most twice more."""
+    """A 200 without a usable vector has a code, is paid, and is tried at most twice more."""
     error = fail(sends(http(200, body, "X-Request-Id: header-id", *headers)))
     assert (error.action, error.code, error.paid, error.attempts_max) == (Action.RETRY, code, True, 3)
     assert error.request_id in ("header-id", "0217")
@@ -404,19 +404,19 @@ def test_unusable_reply_is_paid(body: bytes, headers: tuple[str, ...], code: str
     ids=["declared", "sent", "chunked", "gzip bomb", "gzip one too many"],
 )
 def test_oversized_reply_is_given_up(data: bytes) -> None:
-    """A reply above the bound is not read on, whether its size is declared, chunked or hidden by compression."""
+    """Reading stops at the limit, whether the size is declared, chunked or hidden by compression."""
     error = fail(sends(data, then="hang"), reply_bytes_max=5_000)
     assert (error.code, error.paid, error.action) == ("too_large", True, Action.RETRY)
 
 
 def test_largest_reply_is_read() -> None:
-    """A reply of exactly the bound goes through, compressed or not."""
+    """A reply of exactly the limit is read, compressed or not."""
     for data in (http(200, BODY), http(200, gzip.compress(BODY), "Content-Encoding: gzip")):
         assert call(sends(data), reply_bytes_max=len(BODY)).id == "0217"
 
 
 def test_refusal_says_how_long_to_wait() -> None:
-    """A 429 keeps its pressure and its Retry-After."""
+    """The error of a 429 has its pressure and its Retry-After."""
     body = b'{"error":{"code":"ModelAccountRpmRateLimitExceeded","message":"slow. Request id: 0217-b"}}'
     error = fail(sends(http(429, body, "Retry-After: 7")))
     assert (error.action, error.pressure, error.retry_after_s) == (Action.RETRY, Pressure.RPM, 7.0)
@@ -425,7 +425,7 @@ def test_refusal_says_how_long_to_wait() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirect_is_not_followed(status: int) -> None:
-    """A redirect would carry the key to another host: one request is sent, and the run stops."""
+    """A redirect would send the key to another host: only one request is sent, and the run stops."""
 
     async def run() -> tuple[ApiError, int]:
         async with Server(sends(http(status, b"", "Location: /elsewhere"))) as server:
@@ -451,14 +451,14 @@ def test_redirect_is_not_followed(status: int) -> None:
     ids=["gzip", "bad gzip", "huge", "cut off"],
 )
 def test_error_answer_counts_even_if_its_body_does_not(data: bytes, code: str) -> None:
-    """The status decides; a body that is compressed, endless or broken off does not hide it."""
+    """The status decides, also if the body is compressed, very long or cut off."""
     error = fail(sends(data, then="close"))
     assert (error.action, error.status, error.code, error.paid) == (Action.REJECT, 400, code, False)
     assert len(str(error)) <= 500
 
 
 def test_key_is_never_in_a_message() -> None:
-    """A service that quotes the key back does not bring it into our reports."""
+    """If the service quotes the key, it is masked."""
     body = json.dumps({"error": {"code": "AuthenticationError", "message": f"the key {KEY} is wrong"}}).encode()
     error = fail(sends(http(401, body)))
     assert error.action is Action.STOP
@@ -467,7 +467,7 @@ def test_key_is_never_in_a_message() -> None:
 
 
 def test_request_is_sent_once_even_on_a_stale_connection() -> None:
-    """A connection that dies under a request is reported and not tried again behind the caller's back."""
+    """If the connection breaks during a request, the error is reported and the request is not sent again."""
 
     async def run() -> None:
         async with Server(sends(http(200, BODY))) as server:
@@ -484,7 +484,7 @@ def test_request_is_sent_once_even_on_a_stale_connection() -> None:
 
 
 def test_cancelled_call_frees_its_connection() -> None:
-    """Cancelling passes through as such, and the one connection there may be can be used again."""
+    """A cancelled call raises CancelledError, and its connection can be used again."""
 
     async def run() -> None:
         async with Server(sends(b"", then="hang")) as server:
@@ -502,7 +502,7 @@ def test_cancelled_call_frees_its_connection() -> None:
 
 
 def test_closed_client_stops_the_run() -> None:
-    """Calling after closing is a defect of the caller and is never retried."""
+    """A call after closing is a defect of the caller and is never retried."""
 
     async def run() -> None:
         async with Server(sends(http(200, BODY))) as server:
@@ -532,14 +532,14 @@ def test_closed_client_stops_the_run() -> None:
     ],
 )
 def test_unusable_address_is_refused(base_url: str) -> None:
-    """An address that can't work, or that holds a secret, is refused before anything is sent."""
+    """A base URL that can't work or contains a secret is refused before anything is sent."""
     with pytest.raises(ConfigError, match=r"api\.base_url") as caught:
         endpoint_url(base_url)
     assert "u:s3cr3t" not in str(caught.value)
 
 
 def test_default_address_is_the_contracts() -> None:
-    """Without settings, requests go to the address on the contract page."""
+    """By default, requests go to the URL on the contract page."""
     url = "https://ark.cn-beijing.volces.com/api/v3/embeddings/multimodal"
     assert endpoint_url(ApiOptions().base_url) == endpoint_url(ApiOptions().base_url + "/") == url
 
@@ -547,14 +547,14 @@ def test_default_address_is_the_contracts() -> None:
 @pytest.mark.parametrize("name", ["timeout_text_s", "timeout_video_s", "timeout_connect_s", "reply_bytes_max"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_bounds_must_let_something_through(name: str, value: float) -> None:
-    """A time-out or size of nothing is refused by the name it has in the config."""
+    """A time-out or size of 0 or less is refused with its config key."""
     with pytest.raises(ConfigError, match=f"api.{name}"):
         ApiOptions(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [None, "", "  \n"])
 def test_missing_key_says_what_to_do(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
-    """Without a key the message names the variable and where keys are made."""
+    """Without a key the message has the variable and where to create a key."""
     if value is not None:
         monkeypatch.setenv("ARK_API_KEY", value)
     with pytest.raises(ConfigError, match=r"ARK_API_KEY is not set.*console.*AK/SK"):
@@ -563,7 +563,7 @@ def test_missing_key_says_what_to_do(monkeypatch: pytest.MonkeyPatch, value: str
 
 @pytest.mark.parametrize("value", ["two words", "密钥密钥", "a\x01b", "AKLTabcdef0123456789"])
 def test_what_is_no_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A value that can't be an API key is refused without being shown."""
+    """A value that can't be an API key is refused, and the message does not contain it."""
     monkeypatch.setenv("OTHER_KEY", value)
     with pytest.raises(ConfigError, match="OTHER_KEY") as caught:
         read_api_key("OTHER_KEY")
@@ -571,13 +571,13 @@ def test_what_is_no_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value
 
 
 def test_key_is_read_without_its_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that was exported from a file with its line break works."""
+    """A key that was exported with a line break works."""
     monkeypatch.setenv("ARK_API_KEY", f" {KEY}\n")
     assert read_api_key("ARK_API_KEY") == KEY
 
 
 def test_client_request_id_has_the_sdks_format() -> None:
-    """Fourteen digits of UTC and twenty letters or digits; the same time and randomness give the same id."""
+    """14 digits of UTC time and 20 letters or digits; the same time and random state give the same id."""
     made = new_client_request_id(1_700_000_000.9, random.Random(1))
     assert re.fullmatch(r"20231114221320[0-9a-z]{20}", made)
     assert made == new_client_request_id(1_700_000_000.9, random.Random(1))
@@ -587,7 +587,7 @@ def test_client_request_id_has_the_sdks_format() -> None:
 
 @contextmanager
 def serve_root(*headers: tuple[str, str], status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """A threaded server, since `is_stand_in` blocks; yields its address and the paths that were asked for."""
+    """Run a threaded server, since `is_stand_in` blocks. Yield its address and the list of requested paths."""
     paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -613,7 +613,7 @@ def serve_root(*headers: tuple[str, str], status: int = 200) -> Iterator[tuple[s
 
 
 def test_stand_in_is_recognised_at_its_root() -> None:
-    """A loopback server with the header is a stand-in, whatever the path of its base URL and its status."""
+    """A loopback server with the header is a stand-in, with any path in its base URL and any status."""
     with serve_root(("X-Arkbeam-Stand-In", "1"), status=404) as (address, paths):
         assert is_stand_in(f"http://{address}/api/v3", 5)
         assert is_stand_in(f"http://localhost:{address.rpartition(':')[2]}", 5)
@@ -621,7 +621,7 @@ def test_stand_in_is_recognised_at_its_root() -> None:
 
 
 def test_other_servers_are_no_stand_ins() -> None:
-    """A server without the header, one that redirects, one that hangs and one that is not there are not."""
+    """A server without the header, with a redirect, that hangs or does not exist is not a stand-in."""
     with serve_root() as (address, _):
         assert not is_stand_in(f"http://{address}", 5)
         assert not is_stand_in(f"https://{address}", 5)
@@ -649,13 +649,13 @@ def test_other_servers_are_no_stand_ins() -> None:
     ],
 )
 def test_hosts_off_loopback_are_never_asked(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
-    """Only loopback can be a stand-in, and nothing is sent anywhere else to find out."""
+    """Only a loopback host can be a stand-in; no request is sent to any other host."""
     monkeypatch.setattr("httpx.stream", lambda *_, **__: pytest.fail("something was sent"))
     assert not is_stand_in(base_url, 5)
 
 
 def test_proxy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The usual variables are honoured, with their exceptions; loopback never goes through a proxy."""
+    """The usual variables and their exceptions apply; loopback never uses a proxy."""
     assert find_proxy("https://ark.example.com/x") is None
     monkeypatch.setenv("HTTPS_PROXY", "http://user:pass@proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "inside.example")
@@ -673,7 +673,7 @@ def test_proxy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("address", ["socks5://u:s3cr3t@proxy.example:1080", "ftp://proxy.example"])
 def test_proxy_that_speaks_no_http_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """A proxy the transport can't use is an error of the environment, found before anything is sent."""
+    """A proxy that the transport can't use is refused before anything is sent."""
     monkeypatch.setenv("HTTPS_PROXY", address)
     with pytest.raises(ConfigError, match="proxy") as caught:
         find_proxy("https://ark.example.com/x")

@@ -1,4 +1,4 @@
-"""Every failure has a verdict: each row of the table, each status, each exception of the HTTP libraries."""
+"""Every error is classified: each row of the table, each status, each exception of the HTTP libraries."""
 
 import asyncio
 import inspect
@@ -37,7 +37,7 @@ IN_FLIGHT = Verdict(Action.RETRY, Pressure.IN_FLIGHT)
 CAPPED = Verdict(Action.RETRY, attempts_max=3)
 NOW_S = 1_700_000_000.0
 
-# The vendor's codes by status, and what each must come to. Written out here and not derived from the table under test.
+# The vendor's codes by status and expected verdict, written out here and not derived from the table under test.
 CODES: dict[Verdict, dict[int, str]] = {
     REJECT: {
         400: """
@@ -103,19 +103,19 @@ FETCH_MESSAGES = [
 
 @pytest.mark.parametrize(("status", "code", "verdict"), CASES)
 def test_code_has_its_verdict(status: int, code: str, verdict: Verdict) -> None:
-    """Each documented code comes to what the vendor's list asks for, and a new one to what its status says."""
+    """Each documented code has the action of the vendor's list; a new code has the action of its status."""
     assert classify_status(status, code, "some words") == verdict
 
 
 @pytest.mark.parametrize("message", FETCH_MESSAGES)
 @pytest.mark.parametrize("code", ["InvalidParameter", "InvalidParameter.image_url"])
 def test_failed_download_is_tried_again(code: str, message: str) -> None:
-    """A wrong parameter that is in truth a failed download of the row's media is retried a few times."""
+    """InvalidParameter with the message of a failed media download is retried a few times."""
     assert classify_status(400, code, message) == CAPPED
 
 
 def test_every_row_of_the_table_decides_something() -> None:
-    """No row is hidden behind an earlier one, and the codes tested above reach all of them."""
+    """Each row of the table decides at least one of the codes tested above: no earlier row hides it."""
     examples = [(status, code, "some words") for status, code, _ in CASES]
     examples += [(400, "InvalidParameter", message) for message in FETCH_MESSAGES]
     deciding = {next((i for i, rule in enumerate(RULES) if rule.matches(*example)), None) for example in examples}
@@ -124,14 +124,14 @@ def test_every_row_of_the_table_decides_something() -> None:
 
 @given(st.integers(100, 599), st.text(max_size=30), st.text(max_size=30))
 def test_every_answer_has_a_verdict(status: int, code: str, message: str) -> None:
-    """Whatever status, code and message come, the verdict is one of the three, and only refusals press."""
+    """Any status, code and message has one of the three actions; only a 429 has a pressure."""
     verdict = classify_status(status, code, message)
     assert verdict.action in Action
     assert verdict.pressure is Pressure.NONE or status == 429
 
 
 def test_every_stop_says_what_to_do() -> None:
-    """No rule that stops a run leaves its user without advice."""
+    """Every rule that stops the run has its own advice."""
     stops = [rule for rule in RULES if rule.verdict.action is Action.STOP]
     assert stops
     for rule in stops:
@@ -141,7 +141,7 @@ def test_every_stop_says_what_to_do() -> None:
 
 
 def test_answer_becomes_an_error_with_all_it_says() -> None:
-    """Code, ids, wait and bounds of an error answer are kept."""
+    """The ApiError has code, ids, wait and bounds of the error reply."""
     body = b'{"error":{"code":"ModelAccountTpmRateLimitExceeded","message":"slow down. Request id: 0217-a"}}'
     error = error_from_status(429, body, httpx.Headers({"Retry-After": "7", "X-Request-Id": "other"}), NOW_S)
     assert (error.action, error.pressure, error.code) == (
@@ -154,13 +154,13 @@ def test_answer_becomes_an_error_with_all_it_says() -> None:
 
 
 def test_request_id_falls_back_to_the_header() -> None:
-    """An error whose body has no request id takes the header's."""
+    """Without a request id in the body, the id in the header is used."""
     error = error_from_status(502, b"<html>", httpx.Headers({"x-request-id": "abc"}), NOW_S)
     assert (error.code, error.request_id, error.action) == ("http_502", "abc", Action.RETRY)
 
 
 def test_redirect_names_the_address_to_use() -> None:
-    """A redirect is not followed, since it would take the key along: it stops the run and says where it led."""
+    """A redirect is not followed, since the key would go to another host: the run stops and the message has the URL."""
     headers = httpx.Headers({"location": "https://new/api?sig=s3cr3t"})
     error = error_from_status(308, b"", headers, NOW_S)
     assert error.action is Action.STOP
@@ -169,7 +169,7 @@ def test_redirect_names_the_address_to_use() -> None:
 
 
 def test_unusable_reply_is_paid_and_capped() -> None:
-    """An unusable 200 counts as paid, keeps what could be read, and is tried at most twice more."""
+    """An unusable 200 is paid, keeps the fields that could be read, and is tried at most twice more."""
     unusable = UnusableReply(Flaw.ZERO_VECTOR, "zero", "id", "model", Usage(5, 5, 5, 0))
     error = error_from_unusable(unusable, 200, "header-id")
     assert (error.action, error.code, error.paid, error.attempts_max) == (Action.RETRY, "zero_vector", True, 3)
@@ -177,7 +177,7 @@ def test_unusable_reply_is_paid_and_capped() -> None:
 
 
 def test_api_error_survives_pickling() -> None:
-    """Every field, and the type, is the same on the other side of a process boundary."""
+    """Type and all fields are the same after pickling."""
     error = ApiError(
         "words",
         Action.RETRY,
@@ -202,7 +202,7 @@ REQUEST = httpx.Request("POST", "https://h/")
 
 
 def make_httpx_exception(kind: type[Exception]) -> Exception:
-    """One instance of an httpx exception class, whatever its constructor takes."""
+    """Make an instance of an httpx exception class."""
     if kind is httpx.HTTPStatusError:
         return httpx.HTTPStatusError("words", request=REQUEST, response=httpx.Response(503, request=REQUEST))
     needed = [p for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
@@ -213,7 +213,7 @@ HTTPX_EXCEPTIONS = sorted(
     (kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     key=lambda kind: kind.__name__,
 )
-# Of these no retry helps: the address or our own use of the library is wrong. Everything else is a fault of the moment.
+# No retry helps with these: the address or our use of the library is wrong. All others are temporary faults.
 STOPPING = {
     httpx.CookieConflict,
     httpx.InvalidURL,
@@ -229,7 +229,7 @@ STOPPING = {
 
 
 def test_reflection_finds_the_exceptions() -> None:
-    """The walk below sees the whole tree, not a part of it."""
+    """The list of exception classes is complete."""
     assert {httpx.HTTPError, httpx.ReadTimeout, httpx.StreamClosed, httpx.InvalidURL} <= set(HTTPX_EXCEPTIONS)
     assert set(HTTPX_EXCEPTIONS) >= STOPPING
 
@@ -245,7 +245,7 @@ def test_every_httpx_exception_has_a_verdict(kind: type[Exception]) -> None:
 
 
 def make_aiohttp_exception(kind: type[Exception]) -> Exception:
-    """One instance of an aiohttp exception class, with stand-ins for the objects its constructor takes."""
+    """Make an instance of an aiohttp exception class, with simple objects as constructor arguments."""
     url = "https://h/"
     key = SimpleNamespace(host="h", port=443, ssl=True, is_ssl=True)
     if issubclass(kind, aiohttp.ClientConnectorCertificateError):
@@ -274,7 +274,7 @@ AIOHTTP_EXCEPTIONS = sorted(
 @pytest.mark.parametrize("kind", AIOHTTP_EXCEPTIONS)
 @pytest.mark.parametrize("mapped", [False, True], ids=["leaked", "mapped"])
 def test_every_aiohttp_exception_has_a_verdict(kind: type[Exception], mapped: bool) -> None:
-    """The lower library's exceptions get the same verdict whether the transport maps them or lets them through."""
+    """An aiohttp exception has the same action, whether the transport maps it to an httpx exception or not."""
     exc = make_aiohttp_exception(kind)
     if mapped:
         outer = httpx.ConnectTimeout("words")
@@ -301,7 +301,7 @@ def test_every_aiohttp_exception_has_a_verdict(kind: type[Exception], mapped: bo
     ],
 )
 def test_cause_tells_what_really_happened(cause: Exception, code: str) -> None:
-    """The transport calls a reset a connect time-out; the code goes by the exception behind it."""
+    """The transport maps a reset to ConnectTimeout; the code comes from the cause."""
     exc = httpx.ConnectTimeout("words")
     exc.__cause__ = cause
     assert classify_exception(exc).code == code
@@ -319,27 +319,27 @@ def test_cause_tells_what_really_happened(cause: Exception, code: str) -> None:
     ],
 )
 def test_other_exceptions(exc: Exception, code: str, action: Action) -> None:
-    """Faults of the system below are retried; what is unknown is a defect of ours and stops the run."""
+    """Operating system errors are retried; an unknown exception is a defect of this program and stops the run."""
     error = classify_exception(exc)
     assert (error.code, error.action) == (code, action)
     assert type(exc).__name__ in str(error)
 
 
 def test_status_error_goes_by_its_status() -> None:
-    """An error of httpx for a status is decided like the answer it stands for."""
+    """An HTTPStatusError is classified like a reply with that status."""
     exc = httpx.HTTPStatusError("words", request=REQUEST, response=httpx.Response(401, request=REQUEST))
     error = classify_exception(exc)
     assert (error.action, error.status) == (Action.STOP, 401)
 
 
 def test_classified_error_is_left_alone() -> None:
-    """An error that already has its verdict keeps it."""
+    """An ApiError is returned unchanged."""
     error = ApiError("words", Action.REJECT, "code")
     assert classify_exception(error) is error
 
 
 def test_exception_message_is_redacted_and_bounded() -> None:
-    """What a library says may hold an address with credentials, or be endless."""
+    """The message of a library may contain a URL with credentials or be very long."""
     error = classify_exception(httpx.ConnectError("https://user:s3cr3t@host/ " + "x" * 9999))
     assert "s3cr3t" not in str(error)
     assert len(str(error)) == 500
@@ -368,7 +368,7 @@ def test_exception_message_is_redacted_and_bounded() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | None) -> None:
-    """Both forms are read and clamped to a minute; what can't be read is as if it had not been sent."""
+    """Both forms are read and clamped to a minute; a malformed value is ignored."""
     assert parse_retry_after(value, NOW_S) == expected
 
 
@@ -383,12 +383,12 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | N
     ],
 )
 def test_milliseconds_win(headers: dict[str, str], expected: float | None) -> None:
-    """`retry-after-ms` is the more exact of the two headers."""
+    """`retry-after-ms` is used if both headers are there, since it is more exact."""
     assert read_retry_after(httpx.Headers(headers), NOW_S) == expected
 
 
 @given(st.text(max_size=120), st.floats(0, 4e9))
 def test_any_retry_after_is_bounded(value: str, now_s: float) -> None:
-    """No header, however odd, raises or makes the client wait longer than a minute."""
+    """No header raises an exception or gives a wait above one minute."""
     wait_s: Any = parse_retry_after(value, now_s)
     assert wait_s is None or 0 <= wait_s <= 60

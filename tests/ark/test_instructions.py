@@ -1,4 +1,4 @@
-"""Instructions by the vendor's templates, byte for byte, and what a config may ask of them."""
+"""Instructions are the vendor's templates byte for byte; invalid options are refused."""
 
 import pickle
 from collections.abc import Collection
@@ -28,14 +28,14 @@ MIXES = st.frozensets(st.sampled_from(Modality), min_size=1)
     ],
 )
 def test_corpus_names_what_the_row_is_made_of(modalities: Collection[Modality], golden: bytes) -> None:
-    """Every mix of parts that the vendor has words for gives exactly its template, whatever the order and number."""
+    """Each combination of modalities with a vendor's wording gives exactly its template, in any order and number."""
     built = build_instructions(InstructionOptions("corpus"), modalities)
     assert isinstance(built, str)
     assert built.encode() == golden
 
 
 def test_a_mix_without_the_vendors_wording_is_a_failure() -> None:
-    """Text, image and video together have no documented wording: none is made up, and the message says what helps."""
+    """Text, image and video together have no wording: the row fails, and the message says what to set instead."""
     built = build_instructions(InstructionOptions("corpus"), {TEXT, IMAGE, VIDEO})
     assert isinstance(built, Failure)
     assert built.code == "no_wording"
@@ -75,7 +75,7 @@ def test_a_mix_without_the_vendors_wording_is_a_failure() -> None:
 def test_all_other_scenarios_name_the_library_and_the_task(
     scenario: str, target: str, instruction: str, golden: bytes
 ) -> None:
-    """Target and instruction go into the second template as they are written in the config."""
+    """Target and instruction are inserted into the second template unchanged."""
     built = build_instructions(InstructionOptions(scenario, target, instruction), {TEXT})  # type: ignore[arg-type]
     assert isinstance(built, str)
     assert built.encode() == golden
@@ -85,7 +85,7 @@ def test_all_other_scenarios_name_the_library_and_the_task(
 def test_other_scenarios_do_not_look_at_the_row(
     scenario: str, left: frozenset[Modality], right: frozenset[Modality]
 ) -> None:
-    """Clustering, classification and STS need one string for all rows; a query's library does not depend on it."""
+    """Except with `corpus`, all rows have the same instructions."""
     options = InstructionOptions(scenario, "text/image", "Find it")  # type: ignore[arg-type]
     assert build_instructions(options, left) == build_instructions(options, right)
 
@@ -123,7 +123,7 @@ def test_other_scenarios_do_not_look_at_the_row(
     ],
 )
 def test_what_no_template_has_is_refused(given_: tuple[str | None, ...], words: tuple[str, ...]) -> None:
-    """The message names the key and the rule, when the config is read."""
+    """Invalid options are refused when the config is read; the message has the key and the rule."""
     with pytest.raises(ConfigError) as caught:
         InstructionOptions(*given_)  # type: ignore[arg-type]
     assert all(word in str(caught.value) for word in words)
@@ -131,12 +131,12 @@ def test_what_no_template_has_is_refused(given_: tuple[str | None, ...], words: 
 
 @given(st.lists(st.sampled_from(WORDINGS), min_size=1, unique=True))
 def test_every_list_of_the_vendors_words_is_a_target(kinds: list[str]) -> None:
-    """Kinds of samples that differ may be joined in any number and order."""
+    """Different kinds of samples may be joined in any number and order."""
     built = build_instructions(InstructionOptions("query", "/".join(kinds), "I"), {TEXT})
     assert built == f"Target_modality: {'/'.join(kinds)}.\nInstruction:I\nQuery:"
 
 
 def test_options_survive_pickling() -> None:
-    """They travel with the pipeline to its workers."""
+    """Beam pickles them for the workers."""
     options = InstructionOptions("query", "text/image", "I")
     assert pickle.loads(pickle.dumps(options)) == options

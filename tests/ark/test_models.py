@@ -1,4 +1,4 @@
-"""What a model can't do is refused when the config is read."""
+"""The table of models, and options that the model does not support are refused when the config is read."""
 
 import pickle
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_table_is_the_vendors(
     video: bool,
     context_tokens: int,
 ) -> None:
-    """Each version has what the vendor's model list gives it; prices and limits are the same for all."""
+    """Each version has the capabilities of the vendor's model list; prices and limits are the same for all."""
     caps = find_capabilities(ModelOptions(NAME + version))
     assert caps is VERSIONS[version]
     assert (caps.version, caps.dimensions, caps.dimensions_field) == (version, dimensions, field)
@@ -68,7 +68,7 @@ def test_table_is_the_vendors(
     ],
 )
 def test_version_is_found(options: ModelOptions, version: str) -> None:
-    """A dated name tells its version; any other name takes it from `like`."""
+    """A Model ID contains its version; any other name needs `like`."""
     assert find_capabilities(options) is VERSIONS[version]
 
 
@@ -84,12 +84,12 @@ def test_version_is_found(options: ModelOptions, version: str) -> None:
         (ModelOptions("ep-1", like="ep-2"), ("model.like", "'ep-2'")),
         (ModelOptions("ep-1", like=""), ("model.like",)),
         (ModelOptions(NAME + "250615", like="251215"), ("contradict", NAME + "250615")),
-        (ModelOptions(NAME + "251315"), ("251315", "no date")),
+        (ModelOptions(NAME + "251315"), ("251315", "not a date")),
         (ModelOptions(NAME + "240101"), ("240101", "older")),
     ],
 )
 def test_name_without_a_usable_version_is_refused(options: ModelOptions, words: tuple[str, ...]) -> None:
-    """The message names what is wrong and the key that mends it."""
+    """The message says what is wrong and which key to change."""
     with pytest.raises(ConfigError) as caught:
         find_capabilities(options)
     assert all(word in str(caught.value) for word in words)
@@ -97,7 +97,7 @@ def test_name_without_a_usable_version_is_refused(options: ModelOptions, words: 
 
 @pytest.mark.parametrize(("version", "base"), [("260301", "251215"), ("250901", "250615"), ("250101", "241215")])
 def test_unknown_version_is_like_the_one_before_it(version: str, base: str) -> None:
-    """A version that is not in the table has what the newest known one before it has, and says so."""
+    """An unknown version has the capabilities of the newest known version before it, and a note says so."""
     caps = find_capabilities(ModelOptions(NAME + version))
     assert replace(caps, version=base, notes=()) == replace(VERSIONS[base], notes=())
     (note,) = caps.notes
@@ -106,7 +106,7 @@ def test_unknown_version_is_like_the_one_before_it(version: str, base: str) -> N
 
 
 def test_withdrawn_versions_are_noted() -> None:
-    """Versions that the service no longer offers come with a note, live ones without."""
+    """Versions that the service no longer offers have a note; live versions have none."""
     assert {version for version, caps in VERSIONS.items() if caps.notes} == {"241215", "250328"}
 
 
@@ -118,18 +118,18 @@ def test_withdrawn_versions_are_noted() -> None:
         (ModelOptions(NAME + "250328", dimensions=3072), "1024 or 2048"),
         (ModelOptions(NAME + "250615", dimensions=512), "1024 or 2048"),
         (ModelOptions(NAME + "250615", dimensions=0), "1024 or 2048"),
-        (ModelOptions(NAME + "250328", sparse=True), "no sparse"),
-        (ModelOptions(NAME + "250615", instructions="x"), "no instructions"),
-        (ModelOptions(NAME + "250615", instructions=""), "no instructions"),
-        (ModelOptions("ep-1", like="250615", instructions="x"), "no instructions"),
-        (ModelOptions(NAME + "250615", instructions=InstructionOptions("corpus")), "no instructions"),
+        (ModelOptions(NAME + "250328", sparse=True), "not return sparse"),
+        (ModelOptions(NAME + "250615", instructions="x"), "not accept instructions"),
+        (ModelOptions(NAME + "250615", instructions=""), "not accept instructions"),
+        (ModelOptions("ep-1", like="250615", instructions="x"), "not accept instructions"),
+        (ModelOptions(NAME + "250615", instructions=InstructionOptions("corpus")), "not accept instructions"),
         (ModelOptions(NAME + "250615", dimensions=16**5_000), "1024 or 2048"),
-        (ModelOptions(NAME + "250615", multi_embedding="zstd"), "no vectors of tokens"),
-        (ModelOptions(NAME + "250615", video=VideoSampling(fps=1.0)), "no sampling of videos"),
+        (ModelOptions(NAME + "250615", multi_embedding="zstd"), "not return per-token vectors"),
+        (ModelOptions(NAME + "250615", video=VideoSampling(fps=1.0)), "not accept video sampling"),
     ],
 )
 def test_what_the_model_cant_do_is_refused(options: ModelOptions, rule: str) -> None:
-    """The message names the model and the rule."""
+    """The message has the model and the rule."""
     with pytest.raises(ConfigError) as caught:
         check_options(options)
     assert options.name in str(caught.value)
@@ -148,7 +148,7 @@ def test_what_the_model_cant_do_is_refused(options: ModelOptions, rule: str) -> 
     ],
 )
 def test_what_no_model_takes_is_refused_by_key(options: ModelOptions, key: str) -> None:
-    """The message names the key, and can be printed."""
+    """The message has the key and can be printed."""
     with pytest.raises(ConfigError) as caught:
         check_options(options)
     assert key in str(caught.value)
@@ -157,7 +157,7 @@ def test_what_no_model_takes_is_refused_by_key(options: ModelOptions, key: str) 
 
 @pytest.mark.parametrize("capability", ALLOWABLE)
 def test_what_the_user_insists_on_passes(capability: str) -> None:
-    """Each capability that the table denies is refused with a hint to `model.allow`, and passes with it, with a note."""
+    """Without `model.allow` the message proposes it; with it, the capability can be used and a note says so."""
     asked = {
         "sparse": ModelOptions("ep-1", like="250328", sparse=True),
         "instructions": ModelOptions("ep-1", like="250328", instructions="x"),
@@ -194,7 +194,7 @@ def test_allowing_what_is_there_changes_nothing() -> None:
 def test_dimensions_as_sent_stored_and_published(
     name: str, asked: int | None, sent: int | None, stored: int, published: int
 ) -> None:
-    """From 250615 on the service makes what is asked for; 250328 is not sent the field, and 1,024 are cut on publishing."""
+    """From 250615 on the service returns the requested length; for 250328 the field is not sent and vectors are cut."""
     options = ModelOptions(NAME + name, dimensions=asked)
     caps = check_options(options)
     assert dimensions_sent(options, caps) == sent
@@ -203,7 +203,7 @@ def test_dimensions_as_sent_stored_and_published(
 
 
 def test_words_of_yaml_that_are_values_are_read_as_words() -> None:
-    """YAML's null is JSON null and its off is off; unset, vectors travel as base64."""
+    """YAML's null means JSON null and its off means `off`; the default encoding is base64."""
     assert ModelOptions("m").encoding_format is EncodingFormat.BASE64
     assert ModelOptions("m", encoding_format=None).encoding_format is EncodingFormat.NULL
     assert ModelOptions("m", multi_embedding=False).multi_embedding == "off"
@@ -222,8 +222,8 @@ def test_words_of_yaml_that_are_values_are_read_as_words() -> None:
         (ModelOptions(NAME + "251215", instructions="x"), []),
         (ModelOptions(NAME + "251215", instructions=InstructionOptions("corpus")), []),
         (ModelOptions(NAME + "250615"), []),
-        (ModelOptions(NAME + "260301", instructions="x"), ["not known"]),
-        (ModelOptions(NAME + "260301"), ["not known", "advises against"]),
+        (ModelOptions(NAME + "260301", instructions="x"), ["is unknown"]),
+        (ModelOptions(NAME + "260301"), ["is unknown", "advises against"]),
         (ModelOptions(NAME + "250328"), ["no longer"]),
         (ModelOptions(NAME + "250615", instructions="x", allow=("instructions",)), ["model.allow"]),
         (ModelOptions(NAME + "251215", instructions="x", multi_embedding="plain"), ["reply_bytes_max"]),
@@ -231,7 +231,7 @@ def test_words_of_yaml_that_are_values_are_read_as_words() -> None:
     ],
 )
 def test_notes_tell_what_the_user_should_know(options: ModelOptions, words: list[str]) -> None:
-    """Default instructions are warned of where the model takes any; so are guesses about the model, in one list."""
+    """There are warnings about default instructions, unknown or withdrawn versions, `model.allow` and large replies."""
     told = notes(options, check_options(options))
     assert len(told) == len(words)
     assert all(word in note for word, note in zip(words, told, strict=True))
@@ -239,7 +239,7 @@ def test_notes_tell_what_the_user_should_know(options: ModelOptions, words: list
 
 @pytest.mark.parametrize(("version", "context"), [("250328", 8_192), ("250615", 131_072), ("251215", 131_072)])
 def test_context_is_exceeded_by_text_and_images_together(version: str, context: int) -> None:
-    """At the model's context length nothing is said; one token above it is too long, of whichever kind it is."""
+    """The context length itself is allowed; one more text or image token is too much."""
     caps = VERSIONS[version]
     assert not exceeds_context(TokenEstimate(context - 100, 100), caps)
     assert exceeds_context(TokenEstimate(context - 100, 101), caps)
@@ -258,7 +258,7 @@ def test_context_is_exceeded_by_text_and_images_together(version: str, context: 
     ],
 )
 def test_what_the_model_can_do_passes(options: ModelOptions, dimensions: int) -> None:
-    """Allowed options pass, and the length of the vectors to come is known from them."""
+    """Supported options pass, and the length of the vectors is known."""
     assert dimensions_stored(options, check_options(options)) == dimensions
 
 
@@ -281,26 +281,26 @@ def test_what_the_model_can_do_passes(options: ModelOptions, dimensions: int) ->
     ],
 )
 def test_request_is_held_against_the_model(request_: Request, version: str, code: str | None) -> None:
-    """A single request that the model can't take is told by a stable code."""
+    """A request that the model does not support gets a stable failure code."""
     failure = find_misfit(request_, VERSIONS[version])
     assert (failure.code if failure else None) == code
 
 
 def test_cost_is_split_as_it_is_billed() -> None:
-    """Text and image tokens have their own prices: the contract's example costs 31 of the one and 497 of the other."""
+    """Text and image tokens have different prices; the contract's example has 31 and 497."""
     assert cost_cny(31, 497, VERSIONS["250615"]) == pytest.approx(31 * 0.7e-6 + 497 * 1.8e-6)
     assert cost_cny(0, 0, VERSIONS["250615"]) == 0
 
 
 def test_options_and_capabilities_survive_pickling() -> None:
-    """They travel with the pipeline to its workers."""
+    """Beam pickles them for the workers."""
     built = ModelOptions(NAME + "251215", instructions=InstructionOptions("corpus"), video=VideoSampling(fps=1.0))
     for value in (ModelOptions(NAME + "250615", 1024, True), built, VERSIONS["251215"]):
         assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_the_accounts_prices_replace_the_vendors() -> None:
-    """One by one: what is not set is the vendor's."""
+    """Each price can be set alone; the other stays the vendor's."""
     caps = find_capabilities(ModelOptions(NAME + "251215", prices=PriceOptions(image_cny_per_million=0.5)))
     assert (caps.price_text_cny_per_million, caps.price_image_cny_per_million) == (0.7, 0.5)
     assert cost_cny(1_000_000, 2_000_000, caps) == pytest.approx(1.7)
@@ -308,6 +308,6 @@ def test_the_accounts_prices_replace_the_vendors() -> None:
 
 @pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
 def test_what_is_no_price_is_refused(price: float) -> None:
-    """And the key is named."""
+    """The message has the key."""
     with pytest.raises(ConfigError, match=r"model\.prices\.text_cny_per_million"):
         PriceOptions(text_cny_per_million=price)

@@ -1,9 +1,9 @@
-"""Requests that the contract refuses: what the stand-in server answers, and what we say before anything is sent.
+"""Requests that the contract does not allow: what the emulator answers, and how we refuse them before sending.
 
-    pytest -s tests/test_refusals.py      prints the table
+    pytest -s tests/ark/test_refusals.py      prints the table
 
-Most cases are whole request bodies, and a body is also a row of a manifest: both sides read the very same bytes. Where
-only the service can know, the case says why; where we don't send what would be refused, it is shown that we don't.
+Most cases are whole request bodies, and a body is also a row of a manifest: both sides read the same bytes. If only one
+side refuses, the case says why; if we never send such a field, the test checks that.
 """
 
 import base64
@@ -68,19 +68,19 @@ def video(url: Any = "https://example.com/a.mp4", **sampling: Any) -> dict[str, 
 
 
 def uri(data: bytes, mime: str = "image/png") -> str:
-    """A data URI as the contract has it."""
+    """Make a data URI as in the contract."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def picture(width: int = 32, height: int = 32, kind: str = "PNG") -> bytes:
-    """A picture's bytes."""
+    """Return the bytes of an image."""
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (10, 200, 30)).save(buffer, kind)
     return buffer.getvalue()
 
 
 def film(brand: bytes = b"isom") -> bytes:
-    """A video file without frames, three seconds long."""
+    """Return a video file without frames; its header declares three seconds."""
     header = struct.pack(">I4sIIIII", 28, b"mvhd", 0, 0, 0, 1_000, 3_000)
     return struct.pack(">I4s4sI", 16, b"ftyp", brand, 0) + struct.pack(">I4s", 8 + len(header), b"moov") + header
 
@@ -89,7 +89,7 @@ Says = Callable[["Case", Path], str]
 
 
 def read_rows(lines: list[bytes], model: ModelOptions, folder: Path) -> list[Request | Failure]:
-    """Read lines of a manifest as a run with this model would; the order is lost."""
+    """Read lines of a manifest as a run with this model does; the order is lost."""
     path = folder / "rows.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
     options = ManifestOptions(str(path))
@@ -119,12 +119,12 @@ def read_row(line: bytes, model: ModelOptions, folder: Path) -> Request | Failur
 
 
 def row_of(case: "Case") -> bytes:
-    """The body as a line of a manifest. What is no JSON object is a line by itself."""
+    """Return the body as a line of a manifest; a body that is not a JSON object is the line itself."""
     return b'{"body":' + case.body + b"}" if case.body.startswith(b"{") else case.body
 
 
 def in_row(code: str) -> Says:
-    """The manifest's row is a failure row with this code."""
+    """Make a check that the row becomes a failure row with this code."""
 
     def says(case: "Case", folder: Path) -> str:
         outcome = read_row(row_of(case), ModelOptions(case.model), folder)
@@ -136,7 +136,7 @@ def in_row(code: str) -> Says:
 
 
 def in_config(**options: Any) -> Says:
-    """The config that would send such requests is refused."""
+    """Make a check that the config of such requests is refused."""
 
     def says(case: "Case", _folder: Path) -> str:
         with pytest.raises(ArkbeamError) as caught:
@@ -147,14 +147,14 @@ def in_config(**options: Any) -> Says:
 
 
 def without_key(_case: "Case", _folder: Path) -> str:
-    """A run without a key does not start."""
+    """Check that a run without an API key does not start."""
     with pytest.raises(ArkbeamError) as caught:
         read_api_key("ARK_API_KEY")
     return f"config: {caught.value}"
 
 
 def never_sent(name: str, **options: Any) -> Says:
-    """A run that would seem to ask for it leaves the field out of the request."""
+    """Make a check that the field is not sent."""
 
     def says(case: "Case", folder: Path) -> str:
         model = ModelOptions(**{"name": case.model, **options})
@@ -169,7 +169,7 @@ def never_sent(name: str, **options: Any) -> Says:
 
 
 def warned(case: "Case", folder: Path) -> str:
-    """The row is sent after a warning: its estimate is above the model's context."""
+    """Check that the row is sent with a warning: its estimate is above the model's context."""
     outcome = read_row(row_of(case), ModelOptions(case.model), folder)
     assert isinstance(outcome, Request), outcome
     assert exceeds_context(estimate_request(outcome, {}), find_capabilities(ModelOptions(case.model)))
@@ -177,7 +177,7 @@ def warned(case: "Case", folder: Path) -> str:
 
 
 def nothing(case: "Case", folder: Path) -> str:
-    """The row is sent."""
+    """Check that the row is sent."""
     outcome = read_row(row_of(case), ModelOptions(case.model), folder)
     assert isinstance(outcome, Request), outcome
     return "-"
@@ -185,7 +185,7 @@ def nothing(case: "Case", folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One request that is refused. `only_one_can_know` says why the other side lets it pass, if it does."""
+    """One request that is refused. `only_one_can_know`: why the other side accepts it, if it does."""
 
     name: str
     fields: dict[str, Any] | bytes
@@ -198,7 +198,7 @@ class Case:
     body: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        """Fill in what the fields leave out: the newest model and a short text."""
+        """Fill in missing fields: the newest model and a short text."""
         fields = self.fields if isinstance(self.fields, dict) else {}
         whole = {"model": V251215, "input": [text()], **fields}
         whole = {name: value for name, value in whole.items() if value is not ...}
@@ -229,7 +229,7 @@ CASES = (
         NOT_FOUND,
         nothing,
         status=404,
-        only_one_can_know="a version newer than our table is used with a warning; the service knows its own",
+        only_one_can_know="we use a version newer than our table with a warning; only the service knows its versions",
     ),
     # input
     Case("no input", {"input": ...}, MISSING, in_row("bad_field")),
@@ -248,7 +248,7 @@ CASES = (
         {"input": [text(LONG)]},
         CONTEXT,
         warned,
-        only_one_can_know="no tokenizer is published: an estimate warns and nothing is cut; the row then fails",
+        only_one_can_know="no tokenizer is published, so an estimate only warns and nothing is cut; the row then fails",
     ),
     Case("two texts for 250328", {"model": V250328, "input": [text(), text()]}, INVALID, in_row("too_many_parts")),
     Case("two images for 250328", {"model": V250328, "input": [image(), image()]}, INVALID, in_row("too_many_parts")),
@@ -285,7 +285,7 @@ CASES = (
         {"input": [image(CLOSED)]},
         INVALID,
         nothing,
-        only_one_can_know="URLs are for the service to fetch: what it can reach, this machine can't tell",
+        only_one_can_know="the service downloads URLs; we can't know which of them it can reach",
     ),
     # Video sampling
     Case("fps 0.1", {"input": [video(fps=0.1)]}, INVALID, in_row("bad_part")),
@@ -309,7 +309,7 @@ CASES = (
         {"model": V250328, "dimensions": 2048},
         UNSUPPORTED,
         never_sent("dimensions", dimensions=2048),
-        only_one_can_know="the field is left out: 250328 makes 2,048 by itself",
+        only_one_can_know="the field is not sent: 250328 always returns 2,048",
     ),
     Case("encoding_format hex", {"encoding_format": "hex"}, INVALID, in_row("bad_field")),
     # instructions
@@ -341,7 +341,7 @@ CASES = (
         {"sparse_embedding": DISABLED, "input": [image()]},
         INVALID,
         never_sent("sparse_embedding"),
-        only_one_can_know="a row that does not want it is sent without the field",
+        only_one_can_know="if the row does not ask for it, the field is not sent",
     ),
     Case("sparse for 250328", {"model": V250328, "sparse_embedding": ENABLED}, UNSUPPORTED, in_config(sparse=True)),
     # multi_embedding
@@ -363,7 +363,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[httpx.Client]:
-    """A stand-in server in another process, which lets in one key."""
+    """An emulator in another process that accepts only one key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_ENV, "right")
         with start_emulator(EmulatorOptions(api_key_env=KEY_ENV)) as url, httpx.Client(base_url=url) as client:
@@ -372,7 +372,7 @@ def server() -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[list[tuple[str, str, str, str]]]:
-    """Rows of the table, written out when all cases are through."""
+    """The rows of the table; it is printed after all cases."""
     rows: list[tuple[str, str, str, str]] = []
     yield rows
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -386,7 +386,7 @@ def table() -> Iterator[list[tuple[str, str, str, str]]]:
 def test_both_sides_refuse(
     case: Case, server: httpx.Client, table: list[tuple[str, str, str, str]], tmp_path: Path
 ) -> None:
-    """The server answers the documented status and code, and we refuse before sending, or say why only it can know."""
+    """The emulator answers with the documented status and code; we refuse before sending, or the case says why not."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {case.key}"} if case.key else {})
     answer = server.post(EMBEDDINGS_PATH, content=case.body, headers=headers)
     error = answer.json()["error"]
@@ -402,14 +402,14 @@ def test_both_sides_refuse(
 
 
 def test_there_are_enough_cases() -> None:
-    """There are many cases, each told from the others by its name, and few that only one side knows of."""
+    """There are many cases with unique names, and only a few that one side alone refuses."""
     assert len(CASES) >= 30
     assert len({case.name for case in CASES}) == len(CASES)
     assert sum(bool(case.only_one_can_know) for case in CASES) <= 6
 
 
 def some(*good: Any, bad: tuple[Any, ...]) -> st.SearchStrategy[Any]:
-    """Mostly good values, for else a request of several fields would hardly ever be right in all of them."""
+    """Choose mostly good values: otherwise a request with several fields would almost never be valid."""
     return st.sampled_from([*good * (1 + 10 * len(bad) // len(good)), *bad])
 
 
@@ -495,7 +495,7 @@ ASKED_OF_MODEL = st.fixed_dictionaries(
 def test_what_we_send_is_not_refused(
     name: str, bodies: list[dict[str, Any]], asked: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Whatever a config and a row say: what passes our checks is a request that keeps to the contract."""
+    """For any config and row: a request that passes our checks keeps to the contract."""
     model = ModelOptions(name, **asked)
     try:
         caps = check_options(model)

@@ -1,10 +1,10 @@
-"""Arguments of `video_url`: the documented ranges, and whose word counts."""
+"""Sampling arguments of `video_url`: their ranges, and which value is used if several are set."""
 
 import pickle
 from typing import Any
 
 import pytest
-from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampling, overlay_sampling
+from arkbeam.ark.models import SAMPLING_RANGES, find_sampling_flaw, make_sampling, overlay_sampling
 from arkbeam.base.records import VideoSampling
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ SAMPLINGS = st.builds(
     ],
 )
 def test_ranges_are_the_documented_ones(name: str, low: float, high: float, step: float) -> None:
-    """Both ends are taken and one step beyond either is refused by name."""
+    """Both ends of each range are accepted; one step beyond them is refused, with the name of the argument."""
     assert find_sampling_flaw({name: low}) is None
     assert find_sampling_flaw({name: high}) is None
     for value in (low - step, high + step):
@@ -40,7 +40,7 @@ def test_ranges_are_the_documented_ones(name: str, low: float, high: float, step
 
 
 def test_the_ranges_keep_the_smallest_frame_below_the_largest() -> None:
-    """`min_frame_tokens` above `max_frame_tokens` can't be written: the ranges meet in one value."""
+    """`min_frame_tokens` can never be above `max_frame_tokens`: their ranges meet in one value."""
     assert SAMPLING_RANGES["min_frame_tokens"][1] <= SAMPLING_RANGES["max_frame_tokens"][0]
 
 
@@ -59,7 +59,7 @@ def test_the_ranges_keep_the_smallest_frame_below_the_largest() -> None:
     ],
 )
 def test_what_is_no_such_argument_is_named(values: dict[str, Any]) -> None:
-    """Wrong types, fractions of whole things and unknown names are told by name, in bounded length."""
+    """A wrong type, a fraction of an integer or an unknown name gives a message with the name, of bounded length."""
     flaw = find_sampling_flaw(values)
     assert flaw is not None
     assert list(values)[-1] in flaw
@@ -67,7 +67,7 @@ def test_what_is_no_such_argument_is_named(values: dict[str, Any]) -> None:
 
 
 def test_nothing_set_is_no_sampling() -> None:
-    """An empty object and a missing one are the same; a rate is a float however it was written."""
+    """An empty object is the same as a missing one; `fps` is always a float."""
     assert make_sampling({}) is None
     assert overlay_sampling(None, VideoSampling(), None) is None
     made = make_sampling({"fps": 1})
@@ -78,7 +78,7 @@ def test_nothing_set_is_no_sampling() -> None:
 
 @given(SAMPLINGS, SAMPLINGS, SAMPLINGS)
 def test_the_last_word_counts_argument_by_argument(run: VideoSampling, row: VideoSampling, part: VideoSampling) -> None:
-    """Each argument is the last one that is set; what none of them sets is not sent."""
+    """The last layer that sets an argument decides it; an argument that no layer sets is not sent."""
     merged = overlay_sampling(run, row, part)
     expected = run.set_fields() | row.set_fields() | part.set_fields()
     assert (merged or VideoSampling()).set_fields() == expected
@@ -87,6 +87,6 @@ def test_the_last_word_counts_argument_by_argument(run: VideoSampling, row: Vide
 
 
 def test_sampling_survives_pickling() -> None:
-    """It travels with the pipeline to its workers."""
+    """Beam pickles it for the workers."""
     sampling = VideoSampling(fps=2.0, min_frames=8)
     assert pickle.loads(pickle.dumps(sampling)) == sampling

@@ -1,4 +1,4 @@
-"""Estimates are the vendor's formulas where there are any, and close to its samples where there are none."""
+"""Estimates follow the vendor's formulas, or are close to its samples if there is no formula."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ import pytest
 from arkbeam.ark import tokens
 from arkbeam.ark.tokens import bound_request, estimate_request, estimate_text, image_tokens, video_frames, video_tokens
 from arkbeam.base.records import Modality, Part, Request, TokenEstimate, VideoSampling
-from arkbeam.emulator import usage
-from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
+from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart, count_parts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,19 +32,19 @@ IMAGE, VIDEO = Part(Modality.IMAGE, "i"), Part(Modality.VIDEO, "v")
     ],
 )
 def test_image_tokens_follow_the_formula(width: int, height: int, expected: int) -> None:
-    """Area over 784, at most 1,312; the two documented sizes are met exactly."""
+    """Area / 784, at most 1,312; the two documented sizes are exact."""
     assert image_tokens(width, height) == expected
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
 def test_image_without_area_is_a_mistake(size: tuple[int, int]) -> None:
-    """Sizes below one pixel are refused, not priced."""
+    """A size below one pixel is an error."""
     with pytest.raises(ValueError, match="pixels"):
         image_tokens(*size)
 
 
 def test_video_tokens_meet_the_documented_bounds() -> None:
-    """Below 16 frames 16 of 640 tokens are billed, above 640 frames 640 of 128."""
+    """At most 16 frames: 16 frames of 640 tokens. At least 640 frames: 640 frames of 128 tokens."""
     assert video_tokens(0) == video_tokens(16) == 16 * 640
     assert video_tokens(640) == video_tokens(10**6) == 640 * 128
     assert video_tokens(8, VideoSampling(fps=5.0)) == 40 * 640
@@ -63,7 +62,7 @@ SAMPLINGS = st.builds(
 
 @given(st.floats(0, 1e9), SAMPLINGS)
 def test_video_tokens_stay_within_what_the_sampling_allows(duration_s: float, sampling: VideoSampling) -> None:
-    """However a video is sampled, its frames are no fewer, no smaller and no larger than it says, nor too many."""
+    """For any sampling, number and size of the frames and their total are within its limits."""
     frames, in_all = video_frames(duration_s, sampling), video_tokens(duration_s, sampling)
     assert frames >= (sampling.min_frames or tokens.VIDEO_FRAMES_MIN)
     assert in_all <= (sampling.max_video_tokens or tokens.VIDEO_TOKENS_MAX)
@@ -74,8 +73,8 @@ def test_video_tokens_stay_within_what_the_sampling_allows(duration_s: float, sa
 
 @given(st.floats(0, 1e9), st.floats(0.2, 5))
 def test_unsampled_videos_stay_within_the_documented_bounds(duration_s: float, fps: float) -> None:
-    """Without other arguments any video is between the shortest and the longest."""
-    assert tokens.VIDEO_TOKENS_MIN <= video_tokens(duration_s, VideoSampling(fps=fps)) <= tokens.VIDEO_TOKENS_MAX
+    """Without other arguments, every video is between the documented minimum and maximum."""
+    assert 10_240 <= video_tokens(duration_s, VideoSampling(fps=fps)) <= tokens.VIDEO_TOKENS_MAX
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_unsampled_videos_stay_within_the_documented_bounds(duration_s: float, f
     ],
 )
 def test_each_argument_changes_the_estimate(sampling: VideoSampling, frames: int, in_all: int) -> None:
-    """A video of 100 s: rate, budget and sizes of frames decide how many there are and what they cost."""
+    """A video of 100 s: each argument changes the number of frames or their size."""
     assert (video_frames(100.0, sampling), video_tokens(100.0, sampling)) == (frames, in_all)
 
 
@@ -98,18 +97,18 @@ def test_each_argument_changes_the_estimate(sampling: VideoSampling, frames: int
     ("duration_s", "fps"), [(-1, 1), (float("nan"), 1), (float("inf"), 1), (5, 0), (5, float("nan"))]
 )
 def test_impossible_video_is_a_mistake(duration_s: float, fps: float) -> None:
-    """Lengths and rates that no video has are refused."""
+    """An impossible duration or frame rate is an error."""
     with pytest.raises(ValueError, match="video"):
         video_tokens(duration_s, VideoSampling(fps=fps))
 
 
 def test_hello_is_the_observed_20() -> None:
-    """The one text whose bill is known is estimated exactly."""
+    """The only text whose bill is known is estimated exactly."""
     assert estimate_request(Request((text("hello"),)), {}) == TokenEstimate(20, 0)
 
 
 def test_contract_example_is_estimated_closely() -> None:
-    """The contract's text with an image was billed 31 text and 497 image tokens."""
+    """The contract's text with an image was billed 31 text and 497 image tokens; the estimate is exact."""
     estimate = estimate_request(Request((text("天很蓝，海很深"), IMAGE)), {"i": (784, 497)})
     assert (estimate.text, estimate.image, estimate.total) == (31, 497, 528)
 
@@ -129,19 +128,19 @@ def test_contract_example_is_estimated_closely() -> None:
     ],
 )
 def test_text_is_estimated_by_script(value: str, low: int, high: int) -> None:
-    """About four letters, two signs or one Chinese character make a token; no string is too odd to be counted."""
+    """A token is about four letters, two digits or punctuation marks, or one Chinese character; any string works."""
     assert low <= estimate_text(value) <= high
 
 
 @given(st.text(), st.text())
 def test_longer_text_has_no_fewer_tokens(head: str, tail: str) -> None:
-    """An estimate is never negative, grows with the text, and rounds up once."""
+    """An estimate is never negative, does not decrease with more text, and is rounded up once."""
     whole, parts = estimate_text(head + tail), estimate_text(head) + estimate_text(tail)
     assert 0 <= estimate_text(head) <= whole <= parts <= whole + 1
 
 
 def test_all_parts_and_instructions_are_counted() -> None:
-    """Texts, instructions, what is put around media and a time axis are text tokens; images and frames image tokens."""
+    """Texts, instructions, additions and time axes are text tokens; images and frames are image tokens."""
     request = Request((text("天" * 10), IMAGE, VIDEO, text("天" * 10)), instructions="天" * 10)
     preset = tokens.PRESET_TEXT_TOKENS + tokens.PRESET_IMAGE_TEXT_TOKENS + tokens.PRESET_VIDEO_TEXT_TOKENS
     unknown = estimate_request(request, {})
@@ -151,7 +150,7 @@ def test_all_parts_and_instructions_are_counted() -> None:
 
 
 def test_a_videos_own_sampling_is_in_the_estimate() -> None:
-    """Fewer and smaller frames make fewer tokens of both kinds; `plan` and pacing see it."""
+    """Fewer and smaller frames have fewer text and image tokens."""
     sampled = Part(Modality.VIDEO, "v", VideoSampling(min_frames=5, max_frame_tokens=200))
     estimate = estimate_request(Request((sampled,)), {})
     preset = tokens.PRESET_TEXT_TOKENS + tokens.PRESET_VIDEO_TEXT_TOKENS
@@ -187,7 +186,7 @@ PARTS = st.lists(
 
 @given(PARTS, st.none() | st.text(max_size=50), st.booleans())
 def test_a_bound_is_never_passed(drawn: list[Any], instructions: str | None, sizes_known: bool) -> None:
-    """Neither by what the stand-in bills, which counts by rules of its own, nor by what is estimated."""
+    """Neither the emulator's bill, which has its own rules, nor an estimate is above the bound."""
     ours, theirs = [], []
     sizes, durations_s = {}, {}
     for number, (kind, value) in enumerate(drawn):
@@ -206,12 +205,12 @@ def test_a_bound_is_never_passed(drawn: list[Any], instructions: str | None, siz
     request = Request(tuple(ours), instructions)
     bound = bound_request(request, estimate_request(request, sizes).image)
     estimated = estimate_request(request, sizes, durations_s)
-    billed = usage.count_parts(theirs, instructions)
+    billed = count_parts(theirs, instructions)
     assert bound.text >= max(estimated.text, billed.text_tokens or 0)
     assert bound.image >= max(estimated.image, billed.image_tokens or 0)
 
 
 def test_bounds_are_of_use() -> None:
-    """They are a few times what is billed, not a hundred times: a budget has to be usable."""
+    """A bound is a few times the bill, not a hundred times, so that a budget can be used."""
     request = Request((text("a short title"), IMAGE), "Instruction:Compress the text and image into one word.\nQuery:")
     assert bound_request(request, 900) == TokenEstimate(text=64 + 13 + 61 + 32, image=900)

@@ -1,4 +1,4 @@
-"""The wire format is pinned by bytes: mocks would pass even if a field changed its name."""
+"""Requests and replies are compared byte for byte: a test with mocks would pass even if a field had a wrong name."""
 
 import base64
 import contextlib
@@ -65,17 +65,17 @@ def video(value: str, sampling: VideoSampling | None = None) -> Part:
 
 
 def golden(name: str) -> bytes:
-    """The bytes of one golden file."""
+    """Return the bytes of one golden file."""
     return (GOLDEN / f"{name}.json").read_bytes()
 
 
 def to_base64(values: list[float]) -> str:
-    """The vector as the service encodes it, made without numpy."""
+    """Encode a vector as the service does, without numpy."""
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
 def make_reply(embedding: Any = SHORT, **changes: Any) -> bytes:
-    """A reply like the contract's, with other fields; `sparse_embedding`, `multi_embedding` go into `data`."""
+    """Make a reply like the contract's with changed fields; sparse and multi embeddings go into `data`."""
     data = {"embedding": embedding, "object": "embedding"}
     for name in ("sparse_embedding", "multi_embedding"):
         if name in changes:
@@ -128,12 +128,12 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_request_is_encoded_to_golden_bytes(name: str) -> None:
-    """A request becomes exactly these bytes: fields, order of parts, text as UTF-8, nothing that is not set."""
+    """A request has exactly these bytes: fields, order of parts, text as UTF-8, and no field that is not set."""
     assert encode_request(*REQUESTS[name]) == golden(f"request_{name}")
 
 
 def test_every_golden_body_is_used() -> None:
-    """No golden file lies about untested."""
+    """Every golden request file is tested."""
     assert {path.stem for path in GOLDEN.glob("request_*.json")} == {f"request_{name}" for name in REQUESTS}
 
 
@@ -155,13 +155,13 @@ def test_every_golden_body_is_used() -> None:
     ],
 )
 def test_configured_model_decides_the_fields_of_every_request(options: ModelOptions, expected: WireOptions) -> None:
-    """The name as configured, `dimensions` where the version takes it, our base64 unless told, vectors of tokens."""
+    """Model name, `dimensions` if the version accepts it, encoding and per-token vectors follow the config."""
     assert wire_options(options, check_options(options)) == expected
 
 
 @given(st.lists(st.tuples(st.sampled_from(Modality), st.text(max_size=20)), max_size=8))
 def test_parts_keep_order_and_value(parts: list[tuple[Modality, str]]) -> None:
-    """Whatever the mix, every part arrives where it stood, unchanged."""
+    """In any mix, parts keep their order and values."""
     body = json.loads(encode_request(Request(tuple(Part(*part) for part in parts)), WireOptions("m")))
     got = [
         (Modality(kind), item["text"] if kind == "text" else item[item["type"]]["url"])
@@ -172,14 +172,14 @@ def test_parts_keep_order_and_value(parts: list[tuple[Modality, str]]) -> None:
 
 
 def test_text_that_is_no_unicode_is_refused_before_sending() -> None:
-    """A lone surrogate can't be sent: the error is ours, has a name and can be printed."""
+    """A lone surrogate can't be sent: the error is ours and can be printed."""
     with pytest.raises(wire.UnencodableRequest) as caught:
         encode_request(Request((text("a\ud800"),)), WireOptions("m"))
     str(caught.value).encode()
 
 
 def test_request_above_the_services_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body is let through up to the limit and refused one byte above it."""
+    """A body of exactly the limit is accepted; one byte more is refused."""
     request, options = REQUESTS["text_default"]
     size = len(encode_request(request, options))
     monkeypatch.setattr(wire, "REQUEST_BYTES_MAX", size)
@@ -191,7 +191,7 @@ def test_request_above_the_services_limit_is_refused(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["reply_contract_example", "reply_contract_example_base64"])
 def test_contract_example_is_decoded(name: str) -> None:
-    """The contract page's own reply, as floats and as base64, gives the same vector and every documented field."""
+    """The contract page's reply, as numbers and as base64, gives the same vector and all documented fields."""
     reply = decode_reply(golden(name), dimensions=2048, sparse=False)
     expected = json.loads(golden("reply_contract_example"))["data"]["embedding"]
     assert reply.dense.tolist() == expected
@@ -206,12 +206,12 @@ def test_contract_example_is_decoded(name: str) -> None:
 
 
 def test_data_may_be_a_list_of_one() -> None:
-    """The older shape, a list around the one vector, is read as well."""
+    """The older form, a list with one vector, is accepted."""
     assert decode_reply(golden("reply_one_item_list"), dimensions=4, sparse=False).dense.tolist() == SHORT
 
 
 def test_sparse_entries_are_sorted() -> None:
-    """Entries come in any order and leave by index, each value with its own index, whole numbers included."""
+    """Entries may have any order; the result is sorted by index, and integers are valid values."""
     sparse = decode_reply(golden("reply_sparse"), dimensions=4, sparse=True).sparse
     assert sparse is not None
     assert (sparse.indices.dtype, sparse.values.dtype) == (np.uint32, np.float32)
@@ -220,32 +220,32 @@ def test_sparse_entries_are_sorted() -> None:
 
 
 def test_empty_sparse_is_no_missing_one() -> None:
-    """An empty list means that nothing is active, which is not the same as none having been asked for."""
+    """An empty list is a sparse vector without active indices, not a missing one."""
     sparse = decode_reply(golden("reply_sparse_empty"), dimensions=4, sparse=True).sparse
     assert sparse is not None
     assert (len(sparse.indices), len(sparse.values)) == (0, 0)
 
 
 def test_sparse_that_was_not_asked_for_is_left_out() -> None:
-    """A sparse vector nobody asked for is ignored, even a broken one."""
+    """A sparse vector that was not asked for is ignored, even if it is malformed."""
     assert decode_reply(golden("reply_sparse"), dimensions=4, sparse=False).sparse is None
     assert decode_reply(make_reply(sparse_embedding="?"), dimensions=4, sparse=False).sparse is None
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """Fields that a later version of the service adds change nothing."""
+    """Fields of a later version of the service change nothing."""
     reply = decode_reply(golden("reply_unknown_fields"), dimensions=4, sparse=False)
     assert (reply.dense.tolist(), reply.usage, reply.usage_flaw) == (SHORT, USAGE_READ, None)
 
 
 def test_stand_in_is_passed_on() -> None:
-    """A reply says who made it."""
+    """A reply says whether a stand-in made it."""
     assert decode_reply(make_reply(), dimensions=4, sparse=False, stand_in=True).stand_in
     assert not decode_reply(make_reply(), dimensions=4, sparse=False).stand_in
 
 
 def test_missing_usage_keeps_the_vector() -> None:
-    """A vector without usage is paid: it is kept, its usage is null and flagged; `created` may be missing as well."""
+    """Without usage the vector is kept and the usage is None with a flaw; `created` may be missing as well."""
     reply = decode_reply(golden("reply_usage_absent"), dimensions=4, sparse=False)
     assert (reply.dense.tolist(), reply.usage, reply.usage_flaw) == (SHORT, Usage(), UsageFlaw.MISSING)
     assert reply.usage_missing
@@ -270,7 +270,7 @@ def test_missing_usage_keeps_the_vector() -> None:
     ],
 )
 def test_bad_usage_is_flagged(usage: Any, read: Usage, flaw: UsageFlaw) -> None:
-    """Of a usage that is partly unreadable the rest is kept; one that does not add up is null; the vector stays."""
+    """Readable counts of a malformed usage are kept; counts that do not add up become None; the vector is kept."""
     reply = decode_reply(make_reply(usage=usage), dimensions=4, sparse=False)
     assert (reply.usage, reply.usage_flaw) == (read, flaw)
     assert reply.usage_missing
@@ -279,7 +279,7 @@ def test_bad_usage_is_flagged(usage: Any, read: Usage, flaw: UsageFlaw) -> None:
 
 @pytest.mark.parametrize("value", ["list", "embedding", "embeddings", "multimodal_embedding", "", None, 5, ["list"]])
 def test_other_words_for_an_embedding_keep_the_vector(value: Any) -> None:
-    """`object` and `data.object` that are missing, or say the same in other words, cost nobody a paid vector."""
+    """If `object` or `data.object` is missing or has a similar value, the paid vector is kept."""
     for body in (
         make_reply(object=value),
         make_reply(data={"embedding": SHORT, "object": value}),
@@ -289,14 +289,14 @@ def test_other_words_for_an_embedding_keep_the_vector(value: Any) -> None:
 
 
 def test_missing_words_keep_the_vector() -> None:
-    """A reply of nothing but a vector is enough."""
+    """A reply with only a vector is enough."""
     reply = decode_reply(json.dumps({"data": {"embedding": SHORT}}).encode(), dimensions=4, sparse=False)
     assert reply.dense.tolist() == SHORT
     assert (reply.id, reply.model, reply.created, reply.usage_flaw) == (None, None, None, UsageFlaw.MISSING)
 
 
 def pack(values: list[list[float]] | bytes, **options: Any) -> str:
-    """Vectors of tokens as the service compresses them, made without the decoder's means."""
+    """Compress per-token vectors as the service does, without the decoder's functions."""
     raw = values if isinstance(values, bytes) else b"".join(struct.pack(f"<{len(row)}e", *row) for row in values)
     return base64.b64encode(zstandard.ZstdCompressor(**options).compress(raw)).decode()
 
@@ -306,7 +306,7 @@ TOKENS = [[0.5, -1.25, 3.0, -0.0625], [1.0, 0.0, -2.0, 65504.0], [6e-8, 0.25, 1.
 
 @pytest.mark.parametrize("name", ["reply_multi_plain", "reply_multi_zstd"])
 def test_vectors_of_tokens_are_decoded(name: str) -> None:
-    """As numbers and as base64 of zstd of float16, three tokens of four values come out the same."""
+    """Numbers and base64 of zstd of float16 give the same three per-token vectors of four values."""
     multi = decode_reply(golden(name), dimensions=4, sparse=False, multi=True).multi
     assert multi is not None
     assert (multi.dtype, multi.shape) == (np.dtype("<f2"), (3, 4))
@@ -315,7 +315,7 @@ def test_vectors_of_tokens_are_decoded(name: str) -> None:
 
 
 def test_numbers_beyond_float16_are_rounded_to_the_nearest() -> None:
-    """What float16 does not hold exactly is rounded, half to even: 11 bits of precision."""
+    """Numbers are rounded to float16, half to even: 11 bits of precision."""
     values = [0.1, 2049.0, 2051.0, 1e-9]
     multi = decode_reply(make_reply(multi_embedding=[values]), dimensions=4, sparse=False, multi=True).multi
     assert multi is not None
@@ -323,14 +323,14 @@ def test_numbers_beyond_float16_are_rounded_to_the_nearest() -> None:
 
 
 def test_vectors_of_tokens_that_were_not_asked_for_are_left_out() -> None:
-    """What nobody asked for is ignored, even broken."""
+    """Per-token vectors that were not asked for are ignored, even if they are malformed."""
     assert decode_reply(golden("reply_multi_zstd"), dimensions=4, sparse=False).multi is None
     assert decode_reply(make_reply(multi_embedding="?"), dimensions=4, sparse=False).multi is None
 
 
 @pytest.mark.parametrize(("says_size", "flaw"), [(True, Flaw.MULTI_TOO_LARGE), (False, Flaw.MULTI_MALFORMED)])
 def test_expansion_is_bounded(says_size: bool, flaw: Flaw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the bound vectors are unpacked; one token above it they are refused, whether the frame tells its size or not."""
+    """Vectors of exactly the limit are decompressed; one token more is refused, with or without a declared size."""
     monkeypatch.setattr(vectors, "MULTI_TOKENS_MAX", 100)
     at_bound, above = (
         make_reply(multi_embedding=pack([SHORT] * tokens, write_content_size=says_size)) for tokens in (100, 101)
@@ -345,13 +345,13 @@ def test_expansion_is_bounded(says_size: bool, flaw: Flaw, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("value", [None, 5, "", ["a"]])
 def test_unreadable_names_are_null(value: Any) -> None:
-    """An id, model or time that is not of its type is null; the vector is kept."""
+    """An id, model or time of a wrong type becomes None; the vector is kept."""
     reply = decode_reply(make_reply(id=value, model=value, created="now"), dimensions=4, sparse=False)
     assert (reply.id, reply.model, reply.created) == (None, None, None)
 
 
 PACKED = pack(TOKENS)
-# A frame's header and nothing else: single segment, eight bytes of content size.
+# Only the header of a frame: single segment, eight bytes of content size.
 LYING = base64.b64encode(zstandard.FRAME_HEADER + b"\xe0" + (2**60).to_bytes(8, "little")).decode()
 ENTRIES = [{"index": 3, "value": 0.5}, {"index": 1, "value": 2.0}]
 FLAWS: list[tuple[Flaw, dict[str, Any]]] = [
@@ -444,7 +444,7 @@ FLAWS: list[tuple[Flaw, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("flaw", "changes"), FLAWS)
 def test_flaw_is_named(flaw: Flaw, changes: dict[str, Any]) -> None:
-    """Each way of being unusable has its own name, and what was paid is still known."""
+    """Each kind of unusable reply has its own code, and id, model and usage are kept."""
     asked = {"sparse": flaw.startswith("sparse"), "multi": flaw.startswith("multi")}
     with pytest.raises(UnusableReply) as caught:
         decode_reply(make_reply(**changes), dimensions=4, **asked)
@@ -454,12 +454,12 @@ def test_flaw_is_named(flaw: Flaw, changes: dict[str, Any]) -> None:
 
 
 def test_every_flaw_of_a_vector_is_tested() -> None:
-    """A flaw that is added has to be tested as well; those of whole bodies have tests of their own."""
+    """Every flaw is tested here, except those of whole bodies, which have their own tests."""
     assert {flaw for flaw, _ in FLAWS} | {Flaw.NOT_JSON, Flaw.CUT_OFF, Flaw.TOO_LARGE} == set(Flaw)
 
 
 def test_largest_sparse_index_is_taken() -> None:
-    """Indices go up to what 32 bits hold."""
+    """The largest 32-bit index is accepted."""
     body = make_reply(sparse_embedding=[{"index": 2**32 - 1, "value": 0.5}, {"index": 0, "value": 0.5}])
     sparse = decode_reply(body, dimensions=4, sparse=True).sparse
     assert sparse is not None
@@ -470,14 +470,14 @@ def test_largest_sparse_index_is_taken() -> None:
     "body", [b"", b"null", b"[]", b"5", b'"text"', b"<html>busy</html>", b"\xff\xfe", b"[" * 100_000]
 )
 def test_body_that_is_no_object_is_named(body: bytes) -> None:
-    """Whatever comes instead of a JSON object is called that, with nothing known about its cost."""
+    """A body that is not a JSON object has the flaw `not_json` and no usage."""
     with pytest.raises(UnusableReply) as caught:
         decode_reply(body, dimensions=4, sparse=False)
     assert (caught.value.flaw, caught.value.usage) == (Flaw.NOT_JSON, None)
 
 
 def test_cut_off_json_keeps_what_stands_whole() -> None:
-    """Of a body that ends too early, id, model and usage are read where they are complete, and never in part."""
+    """In a body that is cut off, id, model and usage are read only if they are complete."""
     body = golden("reply_contract_example_base64").rstrip()
     assert not body.endswith(b"\n")
     for cut, expected in (
@@ -493,7 +493,7 @@ def test_cut_off_json_keeps_what_stands_whole() -> None:
 
 
 def test_unusable_reply_survives_pickling() -> None:
-    """All that could be read is still there on the other side."""
+    """All fields are the same after pickling."""
     error = UnusableReply(Flaw.ZERO_VECTOR, "zero", "id", "model", USAGE_READ)
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.flaw, str(copy), copy.id, copy.model, copy.usage) == (error.flaw, "zero", "id", "model", USAGE_READ)
@@ -501,7 +501,7 @@ def test_unusable_reply_survives_pickling() -> None:
 
 @given(hnp.arrays(np.dtype("<f4"), st.integers(1, 64), elements=FLOAT32))
 def test_both_encodings_give_the_bits_that_were_sent(sent: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    """Any finite vector comes through base64 and a list of floats bit for bit, or is named as zero or too long."""
+    """A finite vector is bit for bit the same from base64 and from numbers, or has the flaw zero or too large."""
     bodies = (
         make_reply(base64.b64encode(sent.tobytes()).decode()),
         make_reply([float(value) for value in sent]),
@@ -519,7 +519,7 @@ def test_both_encodings_give_the_bits_that_were_sent(sent: np.ndarray[Any, np.dt
 
 @given(st.dictionaries(st.integers(0, 2**32 - 1), FLOAT32.filter(bool), max_size=30), st.randoms())
 def test_sparse_order_does_not_matter(vector: dict[int, float], random: Any) -> None:
-    """However the entries are shuffled, the result is the same sorted vector."""
+    """Entries in any order give the same sorted vector."""
     entries = [{"index": index, "value": value} for index, value in vector.items()]
     random.shuffle(entries)
     sparse = decode_reply(make_reply(sparse_embedding=entries), dimensions=4, sparse=True).sparse
@@ -532,7 +532,7 @@ def test_sparse_order_does_not_matter(vector: dict[int, float], random: Any) -> 
     | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
 )
 def test_any_body_is_decoded_or_named(body: bytes) -> None:
-    """No body, however wrong, raises anything but the one error."""
+    """Any body raises no other exception than UnusableReply."""
     with pytest.raises(UnusableReply):
         decode_reply(body, dimensions=4, sparse=True, multi=True)
 
@@ -548,7 +548,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["id", "model", "created", "data", "usage", "object"]), JSON), JSON, JSON, JSON)
 def test_any_object_is_decoded_or_named(fields: dict[str, Any], embedding: Any, sparse: Any, multi: Any) -> None:
-    """Fields of any type and shape give a reply or the one error."""
+    """Fields of any type give a reply or UnusableReply."""
     whole = {"embedding": embedding, "sparse_embedding": sparse, "multi_embedding": multi}
     for data in (whole, {"embedding": SHORT[:2], "sparse_embedding": [], "multi_embedding": multi}):
         with contextlib.suppress(UnusableReply):
@@ -559,7 +559,7 @@ def test_any_object_is_decoded_or_named(fields: dict[str, Any], embedding: Any, 
 def test_vectors_of_tokens_come_through_bit_for_bit(
     sent: np.ndarray[Any, np.dtype[np.float16]], compressed: bool
 ) -> None:
-    """Any finite float16 values come through zstd, and through a list of numbers, as they were sent."""
+    """Finite float16 values are bit for bit the same from zstd and from numbers."""
     coded = pack(sent.tobytes()) if compressed else [[float(value) for value in row] for row in sent]
     body = make_reply([1.0, 1.0, 1.0], multi_embedding=coded)
     multi = decode_reply(body, dimensions=3, sparse=False, multi=True).multi
@@ -589,14 +589,14 @@ def test_vectors_of_tokens_come_through_bit_for_bit(
     ],
 )
 def test_error_body_is_read_whatever_it_is(body: bytes, expected: tuple[str, str, str | None]) -> None:
-    """Code, message and request id come from the documented shape; other bodies give the status and their text."""
+    """Code, message and request id come from the documented form; any other body gives its status and text."""
     code, message, request_id = wire.decode_error(418, body)
     assert (code, request_id) == (expected[0], expected[2])
     assert expected[1] in message
 
 
 def test_error_is_bounded_and_redacted() -> None:
-    """However long or indiscreet the service's words are, what is kept is neither."""
+    """Code and message are cut to a bounded length, and secrets are masked."""
     message = "Timeout while downloading url=https://b.tos.com/k?X-Tos-Signature=s3cr3t " + "x " * 10**6
     body = orjson.dumps({"error": {"code": "c" * 5000, "message": message}})
     code, kept, _ = wire.decode_error(400, body)
@@ -608,7 +608,7 @@ def test_error_is_bounded_and_redacted() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 100, 3 * 256 * 1024, 3 * 256 * 1024 + 1, 2_000_000])
 def test_inlined_bytes_are_the_data_uri_they_stand_for(size: int) -> None:
-    """Base64 that is written into the body in blocks gives the very body that the data URI as a part gives."""
+    """A body with inlined bytes is equal to the body with the same data URI as a part."""
     data = bytes(range(256)) * (size // 256 + 1)
     data = data[:size]
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
@@ -624,7 +624,7 @@ def test_inlined_bytes_are_the_data_uri_they_stand_for(size: int) -> None:
 
 
 def test_inlined_bytes_that_are_too_many_are_refused_before_they_are_encoded() -> None:
-    """The limit of a body holds for all parts together."""
+    """The size limit applies to all inlined parts together."""
     data = bytes(REQUEST_BYTES_MAX // 8 * 3 + 3)
     parts = (Part(Modality.VIDEO, "s3://a"), Part(Modality.VIDEO, "s3://b"))
     with pytest.raises(UnencodableRequest, match="64000000"):

@@ -1,4 +1,4 @@
-"""Files and objects: complete or absent, and never a foreign exception."""
+"""Files and objects are complete or absent, and every storage error is a StoreError."""
 
 import os
 import uuid
@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 @pytest.fixture(params=["local", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder on disk, and one in memory: what works on one works on the other."""
+    """A folder on disk and one in memory: both must behave the same."""
     return str(tmp_path) if request.param == "local" else f"memory://files-test/{uuid.uuid4().hex}"
 
 
@@ -43,7 +43,7 @@ def _names(folder: str, suffix: str = "") -> list[str]:
 
 
 def test_what_is_written_can_be_read(folder: str) -> None:
-    """Folders on the way are made; a second write replaces the first."""
+    """Missing folders are created; a second write replaces the first."""
     uri = join(folder, "a", "b", "c.bin")
     for data in (b"first", b"", b"second \0"):
         write_bytes(uri, data)
@@ -53,7 +53,7 @@ def test_what_is_written_can_be_read(folder: str) -> None:
 
 
 def test_a_file_that_is_written_in_pieces_is_put_at_once(folder: str) -> None:
-    """It is not there, nor is the old one gone, before the block has ended."""
+    """Until the end of the block, the new file does not exist and the old one is unchanged."""
     uri = join(folder, "a/x.bin")
     write_bytes(uri, b"old")
     with writing(uri) as path:
@@ -66,7 +66,7 @@ def test_a_file_that_is_written_in_pieces_is_put_at_once(folder: str) -> None:
 @pytest.mark.parametrize("error", [ConfigError("ours"), ValueError("foreign"), KeyboardInterrupt()])
 @pytest.mark.parametrize("before", [b"old", None])
 def test_a_writer_that_fails_changes_nothing(folder: str, error: BaseException, before: bytes | None) -> None:
-    """The file is the old one or absent, and no temporary file is left; our own exceptions pass unchanged."""
+    """The old file stays (or there is none), no temporary file is left, and our own exceptions are not wrapped."""
     uri = join(folder, "x.bin")
     if before is not None:
         write_bytes(uri, before)
@@ -84,7 +84,7 @@ def test_a_writer_that_fails_changes_nothing(folder: str, error: BaseException, 
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full in the middle of a small write does not harm what is there."""
+    """If the disk is full in the middle of a small write, the old file is not damaged."""
     uri = str(tmp_path / "x")
     write_bytes(uri, b"old")
 
@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_missing_is_missing(folder: str) -> None:
-    """Nothing is listed or found where nothing is, and removing it is fine; reading it is an error."""
+    """A missing folder is empty and a missing file can be removed; reading or moving it is an error."""
     for uri in (folder, join(folder, "a/b")):
         assert not exists(join(uri, "none"))
         assert list_files(join(uri, "none")) == []
@@ -116,7 +116,7 @@ def test_what_is_missing_is_missing(folder: str) -> None:
 
 
 def test_lists_are_sorted_and_deep(folder: str) -> None:
-    """Files of all depths by name, folders of one depth, and what another process wrote since."""
+    """Files of all levels and folders of one level are sorted by name, also those written since the last call."""
     for name in ("b/2.parquet", "a/9.parquet", "a/c/1.parquet", "a/note.json"):
         write_bytes(join(folder, name), b"x")
     assert _names(folder, ".parquet") == ["/a/9.parquet", "/a/c/1.parquet", "/b/2.parquet"]
@@ -127,7 +127,7 @@ def test_lists_are_sorted_and_deep(folder: str) -> None:
 
 
 def test_files_and_folders_are_removed_and_moved(folder: str) -> None:
-    """A file goes alone, a folder with all below it, and a moved file is in its new place only."""
+    """Removing a file removes only it, removing a folder its contents too; a moved file has only its new path."""
     for name in ("a/1", "a/2", "a/b/3", "c/4"):
         write_bytes(join(folder, name), name.encode())
     remove_file(join(folder, "a/1"))
@@ -139,7 +139,7 @@ def test_files_and_folders_are_removed_and_moved(folder: str) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
-    """A store that can't be listed is an error: were it taken for empty, everything would be bought again."""
+    """An unreadable folder is an error. If it counted as empty, everything would be paid for again."""
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     with pytest.raises(StoreError, match="loop"):
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_goes_while_it_is_listed_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run may end in the middle: what remains is listed all the same."""
+    """Another run may remove a folder during the listing: the other files are still listed."""
     for name in ("a/1", "b/2", "c/3"):
         write_bytes(str(tmp_path / name), b"")
     scan = os.scandir
@@ -165,10 +165,10 @@ def test_a_folder_that_goes_while_it_is_listed_is_skipped(tmp_path: Path, monkey
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    """What a kill leaves beside a file is known by its name, and goes; the file stays."""
+    """A temporary file of a killed writer is recognised by its name and removed; other files stay."""
     with writing(str(tmp_path / "a/x.parquet")) as path:
         path.write_bytes(b"half")
-        os.link(path, path.with_name(path.name.replace("x.parquet", "y.parquet")))  # what a kill would leave
+        os.link(path, path.with_name(path.name.replace("x.parquet", "y.parquet")))  # a kill leaves such a file
     write_bytes(str(tmp_path / "a/x.parquet"), b"whole")
     assert len(_names(str(tmp_path))) == 2
     remove_leftovers(str(tmp_path))
@@ -190,7 +190,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     ],
 )
 def test_backends_raise_store_errors(monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]) -> None:
-    """Whatever a storage library raises names the URI and the cause, and tells no secret of either."""
+    """Any exception of a storage library becomes a StoreError with the URI and the cause, without secrets."""
     with pytest.raises(StoreError, match="Protocol not known"):
         call("no-such-scheme://bucket/key")
 
@@ -208,14 +208,14 @@ def test_backends_raise_store_errors(monkeypatch: pytest.MonkeyPatch, call: Call
 
 
 def test_storage_errors_let_ours_and_interrupts_pass() -> None:
-    """They say more than a StoreError about them could."""
+    """Our own exceptions and interrupts are not wrapped in a StoreError."""
     for error in (ConfigError("x"), KeyboardInterrupt(), SystemExit()):
         with pytest.raises(type(error)), storage_errors("read", "x"):
             raise error
 
 
 def test_local_paths_are_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths are made absolute, since workers have folders of their own; URIs stay as they are."""
+    """A relative path becomes absolute, since workers have other working directories; other URIs are unchanged."""
     monkeypatch.chdir(tmp_path)
     assert absolute("a/b/") == f"{tmp_path}/a/b"
     assert absolute(f"file://{tmp_path}/a") == f"{tmp_path}/a"
@@ -226,7 +226,7 @@ def test_local_paths_are_told_from_others(tmp_path: Path, monkeypatch: pytest.Mo
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=30), min_size=1, max_size=4))
 def test_the_last_write_wins(folder: str, contents: list[bytes]) -> None:
-    """Whatever is written, what is read is the last of it, whole."""
+    """Reading returns exactly the bytes of the last write."""
     for data in contents:
         write_bytes(join(folder, "x"), data)
     assert read_bytes(join(folder, "x")) == contents[-1]

@@ -1,4 +1,4 @@
-"""Secrets never reach a message."""
+"""Secrets never appear in a message."""
 
 import pytest
 from arkbeam.base.redaction import MASK, redact
@@ -49,27 +49,27 @@ def test_secret_is_masked(text: str) -> None:
     ],
 )
 def test_other_text_stays(text: str) -> None:
-    """What is no credential is left as it is."""
+    """Text that is not a credential is unchanged."""
     assert redact(text) == text
 
 
 def test_parameters_beside_a_signature_stay() -> None:
-    """What tells two pictures apart is still there once the signature is masked."""
+    """Only the signature is masked: the other parameters still identify the file."""
     assert redact(f"https://h/k?id=1&sig={SECRET}&v=2 gone") == f"https://h/k?id=1&sig={MASK}&v=2 gone"
 
 
 def test_given_secrets_are_masked() -> None:
-    """A string that the caller knows to be secret is masked wherever it stands, unless it is too short to be one."""
+    """Every occurrence of a secret that the caller passes is masked, unless it is too short."""
     assert redact(f"key {SECRET} is wrong", secrets=(SECRET, "", "k")) == f"key {MASK} is wrong"
 
 
 def test_data_uri_keeps_its_type_alone() -> None:
-    """A data URI shows what it is, not what is in it."""
+    """Of a data URI, only the media type is shown."""
     assert redact("bad data:image/png;base64,iVBORw0KGgo= here") == "bad data:image/png;base64,… here"
 
 
 def test_result_is_one_bounded_line() -> None:
-    """Line breaks and control characters are folded, and length is bounded with a sign that it was cut."""
+    """Line breaks and control characters become spaces; a text that is cut ends with an ellipsis."""
     assert redact("a\r\n\tb\x00c") == "a b c"
     assert redact("x" * 501) == "x" * 499 + "…"
     assert redact("x" * 500) == "x" * 500
@@ -77,12 +77,12 @@ def test_result_is_one_bounded_line() -> None:
 
 
 def test_lone_surrogate_is_replaced() -> None:
-    """The result can be written as UTF-8 whatever came in."""
+    """The result can always be encoded as UTF-8."""
     assert redact("a\ud800b") == "a?b"
 
 
 def test_secret_at_the_end_of_what_is_searched_is_not_shown() -> None:
-    """A password cut in half by the bound on the search is dropped, even if masking made the text before it short."""
+    """A password that is cut by the search limit is dropped, even if masking made the text before it short."""
     text = "data:image/png;base64," + "A" * 65_000 + " https://user:" + SECRET * 100 + "@host/"
     assert SECRET not in redact(text)
     assert redact(text).startswith("data:image/png;base64,…")
@@ -90,7 +90,7 @@ def test_secret_at_the_end_of_what_is_searched_is_not_shown() -> None:
 
 @given(st.text(max_size=700), st.integers(1, 600))
 def test_redacting_is_bounded_and_stable(text: str, chars_max: int) -> None:
-    """Any text comes out within the bound, and redacting again changes nothing."""
+    """The result is never longer than the bound, and redacting it again changes nothing."""
     once = redact(text, chars_max)
     assert len(once) <= chars_max
     assert redact(once, chars_max) == once

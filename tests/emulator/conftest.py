@@ -1,4 +1,4 @@
-"""A server in memory, and small media to send to it."""
+"""An emulator in memory, and small media to send to it."""
 
 import asyncio
 import base64
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 class Server:
-    """One application, spoken to over ASGI; its clock stands still unless a test moves it."""
+    """One application, called over ASGI; its clock stands still unless a test changes it."""
 
     def __init__(self, options: EmulatorOptions) -> None:
         self.now_s = 1_743_575_029.461
@@ -22,7 +22,7 @@ class Server:
         self._app = make_app(options, clock=lambda: self.now_s)
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Send one request and wait for its answer."""
+        """Send one request and return the response."""
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self._app, raise_app_exceptions=self.raise_exceptions)
@@ -32,7 +32,7 @@ class Server:
         return asyncio.run(send())
 
     def embed(self, *, key: str = "any", **fields: Any) -> httpx.Response:
-        """Post a body with these fields; without `input` it is a short text."""
+        """Post a body with these fields; the default `input` is a short text."""
         body = {"model": "doubao-embedding-vision-251215", "input": [{"type": "text", "text": "hello"}], **fields}
         return self.request("POST", EMBEDDINGS_PATH, json=body, headers={"Authorization": f"Bearer {key}"})
 
@@ -43,7 +43,7 @@ class Server:
 
 @pytest.fixture
 def make_server() -> Callable[[EmulatorOptions], Server]:
-    """Makes a server with given options."""
+    """Make a server with given options."""
     return Server
 
 
@@ -55,7 +55,7 @@ def server() -> Server:
 
 @pytest.fixture
 def image_uri() -> Callable[..., str]:
-    """Makes a data URI of one colour, or of what a function draws."""
+    """Make a data URI of an image of one colour, or of what a function draws."""
 
     def make(
         colour: tuple[int, int, int] = (255, 0, 0),

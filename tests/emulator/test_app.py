@@ -1,4 +1,4 @@
-"""The server's answers, its quotas and faults, and what it counts."""
+"""Responses, quotas, faults and counts of the emulator."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ AUTHORIZED = {"Authorization": "Bearer k"}
 
 
 def code_of(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code of an error, or of a success."""
+    """Return status and code of an error, or of a success."""
     return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
 
 
@@ -37,7 +37,7 @@ PAGE_REQUEST = {
 
 
 def test_the_contracts_example(server: Server) -> None:
-    """The page's own request is answered in the shape, order and usage of the page's own reply."""
+    """The contract page's request gets a reply with the shape, order and usage of the page's reply."""
     answer = server.embed(**PAGE_REQUEST)
     body = orjson.loads(answer.content)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
@@ -57,7 +57,7 @@ def test_the_contracts_example(server: Server) -> None:
 
 
 def test_golden_bytes(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply is pinned byte for byte, but for its base64 vector, which is pinned by hash."""
+    """A reply is fixed byte for byte; its base64 vector is fixed by its hash."""
     monkeypatch.setattr("os.urandom", lambda count: bytes(range(count)))
     answer = make_server(EmulatorOptions()).embed(encoding_format="base64", dimensions=1024)
     vector = answer.json()["data"]["embedding"]
@@ -71,7 +71,7 @@ def test_golden_bytes(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_encodings_agree(server: Server) -> None:
-    """Numbers and base64 of little-endian float32 carry the same vector, and null means numbers."""
+    """Numbers and base64 of little-endian float32 have the same values; null means numbers."""
     floats, nulls, packed = (
         server.embed(encoding_format=encoding).json()["data"]["embedding"] for encoding in ("float", None, "base64")
     )
@@ -81,7 +81,7 @@ def test_encodings_agree(server: Server) -> None:
 
 
 def test_sparse(server: Server) -> None:
-    """A sparse vector comes when it is asked for, beside the dense one, and only then."""
+    """The reply has a sparse vector only if it was asked for."""
     data = server.embed(sparse_embedding={"type": "enabled"}).json()["data"]
     assert len(data["embedding"]) == 2048
     assert [sorted(entry) for entry in data["sparse_embedding"]] == [["index", "value"]]
@@ -105,7 +105,7 @@ VIDEO = {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}
     ],
 )
 def test_default_instructions(server: Server, items: list[Any], modalities: str) -> None:
-    """Without instructions the vendor's template for the kinds of input holds; any other string gives another vector."""
+    """Without instructions the vendor's template is used; other instructions give another vector."""
     default = f"Instruction:Compress the {modalities} into one word.\nQuery:"
     absent, same, other = (
         server.embed(input=items, instructions=instructions).json() for instructions in (None, default, "Query:")
@@ -118,7 +118,7 @@ def test_default_instructions(server: Server, items: list[Any], modalities: str)
 
 
 def test_headers(server: Server) -> None:
-    """An answer carries its id, echoes the client's, and says that it comes from a stand-in."""
+    """A response has its request id, the client's request id, and the stand-in header."""
     headers = {**AUTHORIZED, "X-Client-Request-Id": "mine-1"}
     body = {"model": "ep-1", "input": [{"type": "text", "text": "hello"}]}
     answer = server.request("POST", EMBEDDINGS_PATH, json=body, headers=headers)
@@ -141,7 +141,7 @@ def test_headers(server: Server) -> None:
     ],
 )
 def test_every_answer_says_stand_in(server: Server, method: str, path: str, status: int) -> None:
-    """Whatever is asked, the header says that this is no real service, and errors have the documented body."""
+    """Every response has the stand-in header, and errors have the documented body."""
     answer = server.request(method, path)
     assert (answer.status_code, answer.headers["x-arkbeam-stand-in"]) == (status, "1")
     if status >= 400:
@@ -150,14 +150,14 @@ def test_every_answer_says_stand_in(server: Server, method: str, path: str, stat
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer  ", "Basic abc", "abc"])
 def test_keys_that_are_none(server: Server, authorization: str | None) -> None:
-    """Without a bearer key nothing is answered, not even what is wrong with the body."""
+    """Without a bearer key the only answer is 401, even if the body is malformed."""
     headers = {} if authorization is None else {"Authorization": authorization}
     answer = server.request("POST", EMBEDDINGS_PATH, content=b"?", headers=headers)
     assert code_of(answer) == (401, "AuthenticationError")
 
 
 def test_a_key_of_its_own(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that was told a key lets in that one alone, and does not start when the variable is not set."""
+    """A server with a configured key accepts only that key, and does not start if the variable is not set."""
     options = EmulatorOptions(api_key_env="STAND_IN_KEY")
     with pytest.raises(ConfigError, match="STAND_IN_KEY"):
         make_server(options)
@@ -168,7 +168,7 @@ def test_a_key_of_its_own(make_server: MakeServer, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_body_that_is_too_large(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body above the limit is refused by its declared length, and by its real one where none is declared."""
+    """A body above the limit is refused by its declared length, or by its actual length if none is declared."""
     monkeypatch.setattr("arkbeam.emulator.asgi.BODY_BYTES_MAX", 1_000)
 
     async def chunks() -> Any:
@@ -182,7 +182,7 @@ def test_a_body_that_is_too_large(server: Server, monkeypatch: pytest.MonkeyPatc
 
 
 def test_text_beyond_the_context(server: Server) -> None:
-    """A text of more tokens than the model takes is refused, never cut."""
+    """A text with more tokens than the context is refused, never cut."""
     at_limit = "a " * (131_072 - 19)
     answer = server.embed(input=[{"type": "text", "text": at_limit}])
     assert answer.json()["usage"]["total_tokens"] == 131_072
@@ -193,7 +193,7 @@ def test_text_beyond_the_context(server: Server) -> None:
 
 
 def test_media_are_worked_on_off_the_loop(server: Server, image_uri: Callable[..., str]) -> None:
-    """A large body, which goes through a thread, is answered like a small one."""
+    """A large body, which is processed in a thread, gets the same reply as a small one."""
     padding = {"type": "text", "text": "word " * 30_000}
     image = {"type": "image_url", "image_url": {"url": image_uri(size=(280, 280))}}
     small, large = server.embed(input=[image]), server.embed(input=[image, padding])
@@ -203,7 +203,7 @@ def test_media_are_worked_on_off_the_loop(server: Server, image_uri: Callable[..
 
 
 def test_many_small_items(server: Server) -> None:
-    """A request of many items is one request with one vector."""
+    """A request with many items gets one vector."""
     answer = server.embed(input=[{"type": "text", "text": str(number)} for number in range(2_000)])
     assert len(answer.json()["data"]["embedding"]) == 2_048
     assert answer.json()["usage"]["total_tokens"] == 2_019
@@ -212,7 +212,7 @@ def test_many_small_items(server: Server) -> None:
 def test_a_defect_of_the_server(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mistake in the server itself is told apart from a fault on purpose, and written to stderr."""
+    """A defect of the emulator can be told from an injected fault, and its traceback is written to stderr."""
     monkeypatch.setattr(app_module, "embed_parts", lambda *_: 1 / 0)
     server.raise_exceptions = False
     answer = server.embed()
@@ -223,7 +223,7 @@ def test_a_defect_of_the_server(
 
 
 def test_poison(make_server: MakeServer) -> None:
-    """A text with the configured substring is refused as sensitive, any other is not."""
+    """Only a text with the configured substring is refused as sensitive."""
     server = make_server(EmulatorOptions(poison="bad"))
     answer = server.embed(input=[{"type": "text", "text": "a bad word"}])
     assert code_of(answer) == (400, "SensitiveContentDetected")
@@ -234,7 +234,7 @@ def test_poison(make_server: MakeServer) -> None:
     ("code", "status"), [("AccountOverdueError", 403), ("QuotaExceeded", 429), ("AuthenticationError", 401)]
 )
 def test_stop_after(make_server: MakeServer, code: str, status: int) -> None:
-    """Exactly so many requests are paid, and every later one is told to stop."""
+    """Exactly this many requests are billed; each later one gets the stop code."""
     server = make_server(EmulatorOptions(stop_after=2, stop_code=code))
     answers = [code_of(server.embed()) for _ in range(4)]
     assert answers == [(200, ""), (200, ""), (status, code), (status, code)]
@@ -242,7 +242,7 @@ def test_stop_after(make_server: MakeServer, code: str, status: int) -> None:
 
 
 def test_requests_per_minute(make_server: MakeServer) -> None:
-    """The request above the limit is refused as such, and one more fits when the first has left the window."""
+    """A request above the limit gets the RPM code; one more fits when the first has left the window."""
     server = make_server(EmulatorOptions(rpm=2, refusals_count=False, retry_after=True))
     answers = []
     for second in (0, 10, 30, 59, 60):
@@ -254,7 +254,7 @@ def test_requests_per_minute(make_server: MakeServer) -> None:
 
 
 def test_tokens_per_minute(make_server: MakeServer) -> None:
-    """Three times 20 tokens do not fit into 50 a minute."""
+    """Three requests of 20 tokens exceed 50 tokens per minute."""
     server = make_server(EmulatorOptions(tpm=50))
     answers = [server.embed() for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -265,7 +265,7 @@ def test_tokens_per_minute(make_server: MakeServer) -> None:
 @pytest.mark.parametrize(("refusals_count", "answered"), [(True, 429), (False, 200)])
 @pytest.mark.parametrize("kind", ["refused", "rejected"])
 def test_refusals_that_count(make_server: MakeServer, kind: str, refusals_count: bool, answered: int) -> None:
-    """A refused request, and a rejected one, uses up one of the minute's, or does not, as the server was told."""
+    """Whether refused and rejected requests count against the minute depends on the option."""
     server = make_server(EmulatorOptions(rpm=1, refusals_count=refusals_count))
     if kind == "refused":
         assert server.embed().status_code == 200
@@ -278,7 +278,7 @@ def test_refusals_that_count(make_server: MakeServer, kind: str, refusals_count:
 
 
 def test_calendar_minutes(make_server: MakeServer) -> None:
-    """With calendar minutes a full quota is free again at :00."""
+    """With calendar minutes the whole quota is available again at :00."""
     server = make_server(EmulatorOptions(rpm=1, window=QuotaWindow.CALENDAR))
     server.now_s = 1_743_575_039.0 // 60 * 60 + 59
     assert [server.embed().status_code for _ in range(2)] == [200, 429]
@@ -298,7 +298,7 @@ def test_calendar_minutes(make_server: MakeServer) -> None:
 def test_faults_that_answer_an_error(
     make_server: MakeServer, share: str, status: int, code: str, retry_after: str | None
 ) -> None:
-    """These faults have their documented status and code, and are not billed."""
+    """These faults have the documented status and code, and are not billed."""
     server = make_server(EmulatorOptions(faults=FaultShares(**{share: 1.0}), retry_after_s=7))
     answer = server.embed()
     assert code_of(answer) == (status, code)
@@ -310,7 +310,7 @@ def test_faults_that_answer_an_error(
 @pytest.mark.parametrize("share", ["broken_json", "wrong_length", "nan"])
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 def test_answers_of_no_use_are_billed(make_server: MakeServer, share: str, encoding_format: str) -> None:
-    """A 200 whose vector can't be used is one that was paid."""
+    """An unusable 200 is billed."""
     server = make_server(EmulatorOptions(faults=FaultShares(**{share: 1.0})))
     answer = server.embed(encoding_format=encoding_format)
     assert answer.status_code == 200
@@ -330,7 +330,7 @@ def test_answers_of_no_use_are_billed(make_server: MakeServer, share: str, encod
 
 
 def test_faults_are_seeded(make_server: MakeServer) -> None:
-    """The same seed gives the same faults in the same places, another seed others, and the share is about right."""
+    """The same seed gives the same faults; another seed gives others; the share is about right."""
 
     def statuses(seed: int) -> list[int]:
         server = make_server(EmulatorOptions(seed=seed, faults=FaultShares(error_500=0.3)))
@@ -342,13 +342,13 @@ def test_faults_are_seeded(make_server: MakeServer) -> None:
 
 
 def test_unpaid_faults_use_no_tokens_of_the_minute(make_server: MakeServer) -> None:
-    """A request that failed on the server's side leaves the tokens per minute as they were."""
+    """A fault that is not billed does not count against the tokens per minute."""
     server = make_server(EmulatorOptions(tpm=20, faults=FaultShares(error_500=1.0)))
     assert [server.embed().status_code for _ in range(3)] == [500, 500, 500]
 
 
 def test_counts(make_server: MakeServer) -> None:
-    """Every request is counted once for how it ended, and what was paid twice can be told from the rest."""
+    """Each request is counted once by its outcome, and duplicate billed requests can be counted."""
     server = make_server(EmulatorOptions(rpm=4))
     for fields in ({}, {"encoding_format": "base64"}, {"dimensions": 1024}, {"input": []}, {}, {}):
         server.embed(**fields)
@@ -365,7 +365,7 @@ def test_counts(make_server: MakeServer) -> None:
 
 
 def test_what_is_remembered_by_second_is_bounded(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the latest seconds are kept."""
+    """Counts per second are kept only for the last seconds."""
     monkeypatch.setattr("arkbeam.emulator.ledger.SECONDS_KEPT", 3)
     server = make_server(EmulatorOptions())
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""What the contract refuses, by status and code, and what it lets pass."""
+"""What the contract refuses, with status and code, and what it accepts."""
 
 import base64
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from arkbeam.emulator import contract
-from arkbeam.emulator.contract import NEWEST_MODEL, hash_content, parse_request
+from arkbeam.emulator.contract import NEWEST_MODEL, hash_meaning, parse_request
 from arkbeam.emulator.media import IMAGE_BYTES_MAX
 from arkbeam.emulator.parts import EmbeddingRequest, ImagePart, TextPart, TokenVectors, VideoPart
 from arkbeam.emulator.replies import ERRORS, ErrorReply, Refused
@@ -26,19 +26,19 @@ BAD_URL = "InvalidImageURL.InvalidFormat"
 
 
 def make_image(size: tuple[int, int] = (32, 32), image_format: str = "PNG") -> bytes:
-    """A picture's bytes."""
+    """Return the bytes of an image."""
     buffer = io.BytesIO()
     Image.new("RGB", size, (10, 200, 30)).save(buffer, image_format)
     return buffer.getvalue()
 
 
 def data_uri(data: bytes, mime: str = "image/png") -> str:
-    """A data URI as the contract has it."""
+    """Make a data URI as in the contract."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def make_mp4(seconds: int = 3, brand: bytes = b"isom", version: int = 0) -> bytes:
-    """A video file without frames: its type box and its movie header."""
+    """Make a video file without frames: its type box and its movie header."""
     times = struct.pack(">QQIQ" if version else ">IIII", 0, 0, 1000, seconds * 1000)
     header = struct.pack(">I", 8 + 4 + len(times)) + b"mvhd" + bytes([version, 0, 0, 0]) + times
     return struct.pack(">I", 16) + b"ftyp" + brand + bytes(4) + struct.pack(">I", 8 + len(header)) + b"moov" + header
@@ -60,7 +60,7 @@ def video(url: Any = "https://example.com/a.mp4", **sampling: Any) -> dict[str, 
 
 
 def parse(fields: Any) -> EmbeddingRequest:
-    """Read a body of these fields; model and input are filled in."""
+    """Parse a body with these fields; model and input have defaults."""
     body = {"model": V251215, "input": [text()], **fields} if isinstance(fields, dict) else fields
     return parse_request(orjson.dumps(body), {"ep-old": V250328})[0]
 
@@ -157,7 +157,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("fields", "code", "param"), BAD_FIELDS, ids=range(len(BAD_FIELDS)))
 def test_fields_that_the_contract_refuses(fields: dict[str, Any], code: str, param: str) -> None:
-    """Every broken rule is answered with its own code, naming the field at fault."""
+    """Each broken rule has its own code, and the error has the field at fault."""
     with pytest.raises(Refused) as caught:
         parse(fields)
     assert (caught.value.reply.code, caught.value.reply.param) == (code, param)
@@ -166,7 +166,7 @@ def test_fields_that_the_contract_refuses(fields: dict[str, Any], code: str, par
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN}', b'{"a":"\\ud800"}'])
 def test_bodies_that_are_no_json_object(body: bytes) -> None:
-    """A body that is no JSON object in valid UTF-8 is answered with the documented sentence."""
+    """A body that is not a JSON object in valid UTF-8 gets the documented message."""
     with pytest.raises(Refused) as caught:
         parse_request(body, {})
     answer = orjson.loads(caught.value.reply.to_bytes("021"))
@@ -174,7 +174,7 @@ def test_bodies_that_are_no_json_object(body: bytes) -> None:
 
 
 def test_a_body_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body at the limit is read, one byte more is refused."""
+    """A body of exactly the limit is read; one byte more is refused."""
     body = orjson.dumps({"model": V251215, "input": [text()]})
     monkeypatch.setattr(contract, "BODY_BYTES_MAX", len(body))
     parse_request(body, {})
@@ -183,14 +183,14 @@ def test_a_body_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults() -> None:
-    """What is absent or null has the contract's default."""
+    """A field that is missing or null has the contract's default."""
     nulls = dict.fromkeys(("dimensions", "encoding_format", "instructions", "sparse_embedding", "multi_embedding"))
     expected = EmbeddingRequest(V251215, (TextPart("hello"),), 2048, "float", None, False, None)
     assert parse({}) == parse(nulls) == expected
 
 
 def test_everything_at_once() -> None:
-    """All fields are read, several texts may have a sparse vector, and unknown fields are let pass."""
+    """All fields are read, several texts can have a sparse vector, and unknown fields are ignored."""
     fields = {"dimensions": 1024, "encoding_format": "base64", "instructions": "", "sparse_embedding": ENABLED, "x": 1}
     fields["multi_embedding"] = {**ENABLED, "compression": "zstd"}
     request = parse({**fields, "input": [text("a"), {**text("b"), "more": 2}]})
@@ -200,7 +200,7 @@ def test_everything_at_once() -> None:
 
 
 def test_parts_keep_their_order() -> None:
-    """Items of any mix come out in the order they went in."""
+    """Parts keep their order in any mix."""
     request = parse({"input": [video(), text(), image(), text("b")]})
     assert [type(part) for part in request.parts] == [VideoPart, TextPart, ImagePart, TextPart]
 
@@ -215,7 +215,7 @@ def test_parts_keep_their_order() -> None:
     ],
 )
 def test_names_of_models(name: str, model: str) -> None:
-    """Known versions stand for themselves, configured endpoints for theirs, other endpoints for the newest."""
+    """A known Model ID, a configured endpoint, and any other endpoint, which is the newest version."""
     assert parse({"model": name}).model == model
 
 
@@ -224,7 +224,7 @@ def test_names_of_models(name: str, model: str) -> None:
     [("PNG", "png"), ("JPEG", "jpeg"), ("GIF", "gif"), ("WEBP", "webp"), ("BMP", "bmp"), ("TIFF", "tiff")],
 )
 def test_inlined_images(image_format: str, mime: str) -> None:
-    """An inlined picture has its real size and its mean colours."""
+    """An image in a data URI has its real size and its mean colours."""
     uri = data_uri(make_image((40, 30), image_format), f"image/{mime}")
     (part,) = parse({"input": [image(uri)]}).parts
     assert isinstance(part, ImagePart)
@@ -234,7 +234,7 @@ def test_inlined_images(image_format: str, mime: str) -> None:
 
 
 def test_the_smallest_and_the_largest_image() -> None:
-    """Both sides above 14 px and fewer than 36,000,000 pixels are taken."""
+    """An image is accepted if both sides are above 14 px and it has fewer than 36,000,000 pixels."""
     for size in ((15, 15), (6000, 5999)):
         (part,) = parse({"input": [image(data_uri(make_image(size)))]}).parts
         assert isinstance(part, ImagePart)
@@ -242,7 +242,7 @@ def test_the_smallest_and_the_largest_image() -> None:
 
 
 def test_inlined_videos() -> None:
-    """An inlined video has the length that its header tells, and the sampling that was asked for."""
+    """A video in a data URI has the duration of its header and the requested sampling."""
     (part,) = parse({"input": [video(data_uri(make_mp4(5), "video/mp4"), fps=0.5)]}).parts
     assert isinstance(part, VideoPart)
     assert (part.duration_s, part.sampling.fps) == (5.0, 0.5)
@@ -250,7 +250,7 @@ def test_inlined_videos() -> None:
 
 @pytest.mark.parametrize("end", [0, 1])
 def test_sampling_at_its_bounds(end: int) -> None:
-    """The least and the most of every sampling argument are taken, and null is as good as absent."""
+    """The ends of the range of every sampling argument are accepted, and null means missing."""
     asked = {name: bounds[end] for name, bounds in contract._SAMPLING_RANGES.items()}
     (part,) = parse({"input": [video(**asked)]}).parts
     assert isinstance(part, VideoPart)
@@ -260,9 +260,9 @@ def test_sampling_at_its_bounds(end: int) -> None:
 
 
 def test_what_means_the_same_is_paid_once() -> None:
-    """The hash of a request leaves out the encoding format and how defaults are spelt, and nothing else."""
+    """The hash ignores the encoding format and whether defaults are written out, and nothing else."""
     same = [{}, {"dimensions": 2048}, {"encoding_format": "base64"}, {"sparse_embedding": {"type": "disabled"}}]
-    assert len({hash_content(parse(fields)) for fields in same}) == 1
+    assert len({hash_meaning(parse(fields)) for fields in same}) == 1
     other: list[dict[str, Any]] = [
         {},
         {"dimensions": 1024},
@@ -278,12 +278,12 @@ def test_what_means_the_same_is_paid_once() -> None:
         {"input": [text(), image()]},
         {"input": [image(), text()]},
     ]
-    assert len({hash_content(parse(fields)) for fields in other}) == len(other)
+    assert len({hash_meaning(parse(fields)) for fields in other}) == len(other)
 
 
 @pytest.mark.parametrize("code", ERRORS)
 def test_error_bodies(code: str) -> None:
-    """Every error has the documented four fields, and its message ends with the request's id."""
+    """Every error has the four documented fields, and its message ends with the request id."""
     body = orjson.loads(ErrorReply(code, "input[0]", "expected {a} string").to_bytes("0217435"))
     assert list(body) == ["error"]
     error = body["error"]
@@ -295,7 +295,7 @@ def test_error_bodies(code: str) -> None:
 
 
 def test_details_of_errors_are_bounded() -> None:
-    """However long the name that a client sent, the answer stays short."""
+    """A very long name from the client is cut in the message."""
     with pytest.raises(Refused) as caught:
         parse({"model": "x" * 100_000})
     assert len(caught.value.reply.to_bytes("021")) < 1_000

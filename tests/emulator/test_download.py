@@ -1,9 +1,10 @@
-"""Media behind loopback URLs: they are fetched, and what fails has the service's own words."""
+"""Media at loopback URLs are downloaded, and a failed download has the service's messages."""
 
 import io
 import re
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,23 +14,22 @@ import numpy as np
 import pytest
 from arkbeam.ark.errors import error_from_status
 from arkbeam.base.replies import Action
-from arkbeam.emulator import download as download_module
 from arkbeam.emulator import media
-from arkbeam.emulator.download import is_loopback
+from arkbeam.emulator.media import is_loopback
 from PIL import Image
 
 Server = Any
 
 
 def make_picture(colour: tuple[int, int, int] = (200, 30, 30), kind: str = "PNG") -> bytes:
-    """A picture of 280 x 280 pixels: 100 tokens."""
+    """Make an image of 280 x 280 pixels: 100 tokens."""
     buffer = io.BytesIO()
     Image.new("RGB", (280, 280), colour).save(buffer, kind)
     return buffer.getvalue()
 
 
 class MediaServer(ThreadingHTTPServer):
-    """Serves what a test puts into `files`: path to (status, body)."""
+    """Serves the files in `files`: path to (status, body)."""
 
     daemon_threads = True
 
@@ -46,12 +46,12 @@ class MediaServer(ThreadingHTTPServer):
 
 
 class MediaHandler(BaseHTTPRequestHandler):
-    """Answers from the server's files. `/slow…` waits first, `/cut…` sends less than it promised."""
+    """Serves the files of the server. `/slow…` waits first; `/cut…` sends less than Content-Length declares."""
 
     server: MediaServer
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Send the response."""
         self.server.asked.append(self.path)
         status, body = self.server.files.get(self.path, (404, b""))
         if self.path.startswith("/slow"):
@@ -64,12 +64,12 @@ class MediaHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def files() -> Iterator[MediaServer]:
-    """A server of media on loopback."""
+    """A media server on loopback."""
     with MediaServer() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -90,7 +90,7 @@ def video(url: str) -> dict[str, Any]:
 
 
 def vector_of(answer: httpx.Response) -> Any:
-    """The dense vector of an answer."""
+    """Return the dense vector of a response."""
     return np.array(answer.json()["data"]["embedding"])
 
 
@@ -111,12 +111,12 @@ def vector_of(answer: httpx.Response) -> Any:
     ],
 )
 def test_what_is_fetched(url: str, loopback: bool) -> None:
-    """Only a host that is this machine is asked; a name or path that resembles one is not."""
+    """Only loopback hosts are contacted, not a host or path with a similar name."""
     assert is_loopback(url) is loopback
 
 
 def test_a_fetched_picture(server: Server, files: MediaServer) -> None:
-    """A picture behind a loopback URL is billed by its size, and pictures of like colours have like vectors."""
+    """A downloaded image is billed by its size, and images of similar colours have similar vectors."""
     red, dark_red, blue = (make_picture(colour) for colour in ((200, 30, 30), (180, 30, 30), (20, 20, 250)))
     urls = [files.put(f"/{number}.png", data) for number, data in enumerate((red, dark_red, blue))]
     answers = [server.embed(input=[image(url)]) for url in urls]
@@ -127,7 +127,7 @@ def test_a_fetched_picture(server: Server, files: MediaServer) -> None:
 
 
 def test_a_fetched_video(server: Server, files: MediaServer) -> None:
-    """A video behind a loopback URL is billed by its own length: 40 s are 40 frames, each with its time."""
+    """A downloaded video is billed by its duration: 40 s are 40 frames, each with its time axis tokens."""
     header = b"\0\0\0\x1cmvhd" + bytes(12) + (1_000).to_bytes(4, "big") + (40_000).to_bytes(4, "big")
     data = b"\0\0\0\x10ftypisom\0\0\0\0" + (8 + len(header)).to_bytes(4, "big") + b"moov" + header
     long, unknown = files.put("/long.mp4", data), files.put("/unknown.mp4", data[:16])
@@ -137,9 +137,9 @@ def test_a_fetched_video(server: Server, files: MediaServer) -> None:
 
 
 def test_other_urls_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL of any other host gets its vector by its string: nothing is looked up or connected to."""
+    """The vector of any other URL depends on the URL only: no host is looked up or contacted."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a host was looked up"))
-    monkeypatch.setattr(download_module, "download", lambda *_: pytest.fail("a URL was fetched"))
+    monkeypatch.setattr(media, "download", lambda *_: pytest.fail("a URL was fetched"))
     same, again, other = (
         vector_of(server.embed(input=[image(f"https://example.com/{name}.jpg")])) for name in ("a", "a", "b")
     )
@@ -147,7 +147,7 @@ def test_other_urls_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatc
 
 
 def refusal(answer: httpx.Response) -> tuple[int, str, str]:
-    """Status, code, and message without the request's id."""
+    """Return status, code, and message without the request id."""
     error = answer.json()["error"]
     message, _, request_id = error["message"].rpartition(" Request id: ")
     assert request_id == answer.headers["x-request-id"]
@@ -156,7 +156,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("make_item", [image, video])
 def test_a_missing_file(server: Server, files: MediaServer, make_item: Callable[[str], Any]) -> None:
-    """What is not there is the documented download error with its status, not billed, and our client retries it."""
+    """A missing file gives the documented download error with its status, is not billed, and our client retries it."""
     url = files.put("/gone.jpg", status=404)
     answer = server.embed(input=[make_item(url)])
     assert refusal(answer) == (400, "InvalidParameter", f"Error while downloading: {url}, status code: 404")
@@ -166,8 +166,8 @@ def test_a_missing_file(server: Server, files: MediaServer, make_item: Callable[
 
 
 def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that does not answer in time is the documented time-out, and our client retries it."""
-    monkeypatch.setattr(download_module, "TIMEOUT_S", 0.1)
+    """A server that does not answer in time gives the documented time-out, and our client retries it."""
+    monkeypatch.setattr(media, "DOWNLOAD_TIMEOUT_S", 0.1)
     url = files.put("/slow.jpg")
     answer = server.embed(input=[image(url)])
     assert refusal(answer) == (400, "InvalidParameter", f"Timeout while downloading url={url}.")
@@ -175,16 +175,16 @@ def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.Mon
 
 
 def test_a_file_that_trickles(server: Server, files: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that is still coming when the time is up is a time-out too."""
-    monkeypatch.setattr(download_module, "TIMEOUT_S", -1.0)
-    monkeypatch.setattr(download_module._OPENER, "open", lambda url, timeout: open_plainly(url))
-    open_plainly = download_module.urllib.request.build_opener().open
+    """A download that is not complete at the time limit is a time-out too."""
+    monkeypatch.setattr(media, "DOWNLOAD_TIMEOUT_S", -1.0)
+    monkeypatch.setattr(media._OPENER, "open", lambda url, timeout: open_plainly(url))
+    open_plainly = urllib.request.build_opener().open
     url = files.put("/1.png", make_picture())
     assert refusal(server.embed(input=[image(url)]))[2] == f"Timeout while downloading url={url}."
 
 
 def closed_port() -> int:
-    """A port on which nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -192,14 +192,14 @@ def closed_port() -> int:
 
 @pytest.mark.parametrize("make_url", ["http://127.0.0.1:{port}/a.png", "http://localhost:99999/a.png"])
 def test_nobody_listens(server: Server, make_url: str) -> None:
-    """A connection that can't be made is a download error without a status."""
+    """A failed connection is a download error without a status."""
     url = make_url.format(port=closed_port())
     assert refusal(server.embed(input=[image(url)])) == (400, "InvalidParameter", f"Error while downloading: {url}")
 
 
 @pytest.mark.parametrize(("path", "status"), [("/cut.png", 200), ("/moved.png", 302)])
 def test_downloads_that_break(server: Server, files: MediaServer, path: str, status: int) -> None:
-    """A body that ends early and a redirect, which could lead off this machine, are failed downloads."""
+    """A body that is cut off, and a redirect, which could lead to another host, are failed downloads."""
     url = files.put(path, make_picture(), status)
     status_told = ", status code: 302" if status == 302 else ""
     assert refusal(server.embed(input=[image(url)]))[2] == f"Error while downloading: {url}{status_told}"
@@ -226,7 +226,7 @@ def test_files_of_no_use(
     body: bytes,
     code: str,
 ) -> None:
-    """What was fetched keeps to the rules of media: format as the URL's end says, and size."""
+    """A downloaded file must keep the media rules: the format of the URL's extension, and the size limit."""
     monkeypatch.setattr(media, "IMAGE_BYTES_MAX", 2_000)
     monkeypatch.setattr(media, "VIDEO_BYTES_MAX", 2_500)
     answer = server.embed(input=[{"type": "text", "text": "a"}, item(files.put(path, body))])
@@ -235,7 +235,7 @@ def test_files_of_no_use(
 
 
 def test_names_that_need_quoting(server: Server, files: MediaServer) -> None:
-    """A URL with Chinese characters is fetched as browsers do, and one that ends in no known format may be any."""
+    """A URL with Chinese characters is quoted as in browsers; without a known extension any format is allowed."""
     files.put("/%E5%9B%BE", make_picture())
     url = f"http://127.0.0.1:{files.server_port}/图"
     assert server.embed(input=[image(url)]).status_code == 200

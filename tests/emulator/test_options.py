@@ -1,4 +1,4 @@
-"""What a server can be told, and what not."""
+"""Valid and invalid options of the emulator."""
 
 import json
 
@@ -8,7 +8,7 @@ from arkbeam.emulator.options import EmulatorOptions, FaultShares, QuotaWindow, 
 
 
 def test_options_survive_json() -> None:
-    """What one process writes another reads as the same options."""
+    """Options are the same after conversion to JSON and back."""
     options = EmulatorOptions(
         rpm=600,
         window=QuotaWindow.CALENDAR,
@@ -35,6 +35,6 @@ def test_options_survive_json() -> None:
     ],
 )
 def test_options_that_cannot_be(values: dict[str, object], said: str) -> None:
-    """A wrong option is refused with its name."""
+    """An invalid option is refused with its name."""
     with pytest.raises(ConfigError, match=said):
         read_options(values)

@@ -1,4 +1,4 @@
-"""The quota windows, against a count over the whole history."""
+"""The quota meter compared with a count over the whole history."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from arkbeam.emulator.quota import MINUTE_S, Limit, QuotaMeter
 from hypothesis import given
 from hypothesis import strategies as st
 
-# Whole milliseconds as floats that add up exactly: eighths of a second.
+# Times are multiples of 1/8 s, which floats add up exactly.
 STEPS = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 50)), min_size=1, max_size=60)
 LIMITS = st.none() | st.integers(1, 12)
 
 
 @dataclass
 class Oracle:
-    """Keeps everything and counts it again each time."""
+    """Keeps the whole history and counts it on every call."""
 
     rpm: int | None
     tpm: int | None
@@ -23,7 +23,7 @@ class Oracle:
     history: list[tuple[float, int, int]]
 
     def find_limit(self, tokens: int, now_s: float) -> Limit | None:
-        """What the meter should say."""
+        """Return what the meter should return."""
         if self.window is QuotaWindow.SLIDING:
             inside = [entry for entry in self.history if now_s - MINUTE_S < entry[0] <= now_s]
         else:
@@ -39,7 +39,7 @@ class Oracle:
 def test_the_meter_agrees_with_a_full_count(
     steps: list[tuple[int, int]], rpm: int | None, tpm: int | None, window: QuotaWindow, refusals_count: bool
 ) -> None:
-    """Over any sequence of requests the meter lets in and refuses exactly what a count of all history does."""
+    """For any sequence of requests the meter accepts and refuses the same ones as a count of the whole history."""
     meter, oracle = QuotaMeter(rpm=rpm, tpm=tpm, window=window), Oracle(rpm, tpm, window, [])
     now_s = 1_743_575_000.0
     for eighths, tokens in steps:
@@ -55,7 +55,7 @@ def test_the_meter_agrees_with_a_full_count(
 def test_there_is_room_when_the_meter_says_so(
     steps: list[tuple[int, int]], rpm: int, tpm: int, window: QuotaWindow
 ) -> None:
-    """A request that waits as long as the meter tells is let in then, and an eighth of a second earlier it is not."""
+    """A request fits after the wait that the meter returns, and not an eighth of a second earlier."""
     meter = QuotaMeter(rpm=rpm, tpm=tpm, window=window)
     now_s = 1_743_575_000.0
     for eighths, tokens in steps:
@@ -72,7 +72,7 @@ def test_there_is_room_when_the_meter_says_so(
 
 
 def test_a_request_above_the_whole_limit() -> None:
-    """A request of more tokens than a minute has is refused on an empty meter too, and told to wait a minute."""
+    """A request with more tokens than the limit never fits, and the wait is a minute."""
     meter = QuotaMeter(rpm=None, tpm=100, window=QuotaWindow.SLIDING)
     assert meter.find_limit(101, 0.0) is Limit.TOKENS
     assert meter.room_in_s(101, 0.0) == MINUTE_S
@@ -82,7 +82,7 @@ def test_a_request_above_the_whole_limit() -> None:
     ("window", "in_next_minute"), [(QuotaWindow.SLIDING, Limit.REQUESTS), (QuotaWindow.CALENDAR, None)]
 )
 def test_a_minute_begins(window: QuotaWindow, in_next_minute: Limit | None) -> None:
-    """At the turn of the minute a calendar window is empty, a sliding one is not."""
+    """At the start of a minute a calendar window is empty; a sliding window is not."""
     meter = QuotaMeter(rpm=1, tpm=None, window=window)
     meter.add(1, 0, 119.0)
     assert meter.find_limit(0, 119.5) is Limit.REQUESTS

@@ -1,4 +1,4 @@
-"""The server as a process of its own, over real sockets."""
+"""The server in its own process, over real sockets."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ WAIT_S = 20.0
 
 
 def post(url: str, timeout_s: float = WAIT_S) -> httpx.Response:
-    """Ask for one embedding on a connection of its own."""
+    """Ask for one embedding on a new connection."""
     return httpx.post(f"{url}/embeddings/multimodal", json=BODY, headers=HEADERS, timeout=timeout_s)
 
 
@@ -34,7 +34,7 @@ def stats(url: str) -> dict[str, Any]:
 
 
 def wait_until(happened: Callable[[], bool]) -> bool:
-    """Wait for something, but not for ever."""
+    """Wait for a condition, for a bounded time."""
     deadline_s = time.monotonic() + WAIT_S
     while not happened() and time.monotonic() < deadline_s:
         time.sleep(0.02)
@@ -42,7 +42,7 @@ def wait_until(happened: Callable[[], bool]) -> bool:
 
 
 def is_open(url: str) -> bool:
-    """Whether anything takes connections there."""
+    """Return True if a server accepts connections there."""
     try:
         httpx.get(url.removesuffix(API_PATH) + "/", timeout=WAIT_S)
     except httpx.TransportError:
@@ -51,7 +51,7 @@ def is_open(url: str) -> bool:
 
 
 def test_a_server_for_the_length_of_a_block() -> None:
-    """Inside the block a real process answers on loopback and keeps the connection; afterwards nothing listens there."""
+    """Inside the block a process answers on loopback and keeps the connection; afterwards nothing listens there."""
     with start_emulator(EmulatorOptions()) as url:
         assert url.startswith("http://127.0.0.1:")
         with httpx.Client(base_url=url, headers=HEADERS) as client:
@@ -65,21 +65,21 @@ def test_a_server_for_the_length_of_a_block() -> None:
 
 
 def test_a_block_that_fails() -> None:
-    """An exception in the block comes out as itself, and the server is gone."""
+    """An exception in the block is raised unchanged, and the server is stopped."""
     with pytest.raises(KeyError, match="mine"), start_emulator(EmulatorOptions()) as url:
         raise KeyError("mine")
     assert not is_open(url)
 
 
 def test_a_server_that_cannot_start() -> None:
-    """What keeps the server from starting is told, as an error of ours."""
+    """If the server does not start, an ArkbeamError has its output."""
     options = EmulatorOptions(api_key_env="STAND_IN_KEY_THAT_IS_NOT_SET")
     with pytest.raises(ArkbeamError, match="STAND_IN_KEY_THAT_IS_NOT_SET"), start_emulator(options):
         pytest.fail("it has started")
 
 
 def test_a_port_that_is_taken() -> None:
-    """A port in use is an error of ours that names it."""
+    """A port in use is an ArkbeamError with the port."""
     with listen(0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(ArkbeamError, match=str(port)):
@@ -87,7 +87,7 @@ def test_a_port_that_is_taken() -> None:
 
 
 def test_the_server_ends_with_its_parent() -> None:
-    """When the process that started a server is killed outright, the server ends too."""
+    """If the process that started a server is killed, the server exits too."""
     program = (
         "import os, signal\n"
         "from arkbeam.emulator.options import EmulatorOptions\n"
@@ -104,7 +104,7 @@ def test_the_server_ends_with_its_parent() -> None:
 
 
 def test_ctrl_c_reaches_the_client_alone() -> None:
-    """A signal to the client's whole process group, as Ctrl-C sends it, leaves the server answering."""
+    """A signal to the client's process group, as from Ctrl-C, does not stop the server."""
     program = (
         "import os, signal, urllib.request\n"
         "from arkbeam.emulator.options import EmulatorOptions\n"
@@ -129,7 +129,7 @@ def test_ctrl_c_reaches_the_client_alone() -> None:
 
 
 def test_the_command() -> None:
-    """`python -m arkbeam.emulator` says in its banner that it is a stand-in and where it listens, and ends on SIGINT."""
+    """`python -m arkbeam.emulator` prints that it is a stand-in and its URL, and ends on SIGINT."""
     command = [sys.executable, "-m", "arkbeam.emulator", "--options", json.dumps({"rpm": 7})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -144,14 +144,14 @@ def test_the_command() -> None:
 
 
 def test_a_wrong_option_on_the_command_line() -> None:
-    """A wrong option ends the command with exit code 2 and one line."""
+    """An invalid option ends the command with exit code 2 and one line."""
     command = [sys.executable, "-m", "arkbeam.emulator", "--options", '{"rmp": 7}']
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (2, "emulator: unknown emulator options: rmp\n")
 
 
 def test_the_banner() -> None:
-    """The banner tells what differs from the defaults, and says so when nothing does."""
+    """The banner has the options that differ from the defaults, or says that there are none."""
     url = "http://127.0.0.1:1/api/v3"
     assert "no quota" in make_banner(read_options({}), url)
     told = make_banner(EmulatorOptions(tpm=9, faults=FaultShares(nan=0.5)), url).splitlines()
@@ -162,7 +162,7 @@ def test_the_banner() -> None:
 
 
 def test_latency_and_requests_in_flight() -> None:
-    """Requests wait side by side, and what was decided is billed although its client has left."""
+    """Requests wait concurrently, and an accepted request is billed although its client has disconnected."""
     with start_emulator(EmulatorOptions(latency_ms=400, jitter_ms=50)) as url:
         with ThreadPoolExecutor(4) as pool:
             assert {answer.status_code for answer in pool.map(post, [url] * 4)} == {200}
@@ -174,7 +174,7 @@ def test_latency_and_requests_in_flight() -> None:
 
 
 def test_reset() -> None:
-    """A reset breaks the connection before a byte is answered, with RST, and is not billed."""
+    """A reset closes the connection with RST before any byte of the response, and is not billed."""
     with start_emulator(EmulatorOptions(faults=FaultShares(reset=1.0))) as url:
         port = int(url.split(":")[2].split("/")[0])
         body = json.dumps(BODY).encode()
@@ -188,7 +188,7 @@ def test_reset() -> None:
 
 
 def test_hang() -> None:
-    """A hanging request is answered by nothing at all, and ends when its client leaves; it is not billed."""
+    """A hanging request gets no response and ends when the client disconnects; it is not billed."""
     with start_emulator(EmulatorOptions(faults=FaultShares(hang=1.0))) as url:
         with pytest.raises(httpx.ReadTimeout):
             post(url, timeout_s=0.3)
@@ -197,7 +197,7 @@ def test_hang() -> None:
 
 
 def test_truncated() -> None:
-    """A truncated answer begins as a 200 and stops half-way with the connection; it is billed."""
+    """A truncated response starts as a 200 and ends half-way with the connection; it is billed."""
     with start_emulator(EmulatorOptions(faults=FaultShares(truncated=1.0))) as url:
         with pytest.raises(httpx.RemoteProtocolError, match=r"incomplete|without sending complete"):
             post(url)
@@ -205,7 +205,7 @@ def test_truncated() -> None:
 
 
 def test_a_body_beyond_the_limit_over_a_socket() -> None:
-    """A client that sends too much is answered, rather than cut off, and the server goes on."""
+    """A client that sends too much gets a response instead of a broken connection, and the server keeps running."""
     with start_emulator(EmulatorOptions()) as url:
         answer = httpx.post(f"{url}/embeddings/multimodal", content=bytes(64_000_001), headers=HEADERS, timeout=WAIT_S)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidParameter")
@@ -213,7 +213,7 @@ def test_a_body_beyond_the_limit_over_a_socket() -> None:
 
 
 def test_quota_is_kept_under_load() -> None:
-    """Of requests that come all at once exactly the quota is paid."""
+    """Of many concurrent requests exactly the quota is billed."""
 
     async def flood(url: str) -> list[int]:
         async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=WAIT_S) as client:

@@ -1,4 +1,4 @@
-"""Vectors of single tokens, as `multi_embedding` asks for them."""
+"""Per-token vectors (`multi_embedding`)."""
 
 import base64
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 from arkbeam.emulator.parts import ImagePart, TextPart, VideoPart
-from arkbeam.emulator.token_vectors import TOKENS_MAX, embed_tokens
+from arkbeam.emulator.vectors import TOKENS_MAX, embed_tokens
 
 Server = Any
 PLAIN = {"type": "enabled"}
@@ -24,7 +24,7 @@ def unpack(packed: str, dimensions: int) -> Any:
 @pytest.mark.parametrize("dimensions", [1024, 2048])
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 def test_both_ways_of_writing(server: Server, dimensions: int, encoding_format: str) -> None:
-    """Numbers and zstd carry the same rows, as long as `dimensions` says, whatever the encoding of the dense vector."""
+    """Numbers and zstd have the same vectors, with `dimensions` values each, for any encoding of the dense vector."""
     fields = {
         "dimensions": dimensions,
         "encoding_format": encoding_format,
@@ -39,7 +39,7 @@ def test_both_ways_of_writing(server: Server, dimensions: int, encoding_format: 
 
 
 def test_only_when_asked_for(server: Server) -> None:
-    """Absent, null and disabled give no token vectors, and the dense vector is the same in all cases."""
+    """Missing, null and disabled give no per-token vectors; the dense vector is always the same."""
     answers = [server.embed(**asked).json()["data"] for asked in ({}, {"multi_embedding": None})]
     answers.append(server.embed(multi_embedding={"type": "disabled", "compression": "zstd"}).json()["data"])
     assert [list(data) for data in answers] == [["embedding", "object"]] * 3
@@ -49,7 +49,7 @@ def test_only_when_asked_for(server: Server) -> None:
 
 
 def test_equal_words_have_equal_rows() -> None:
-    """A word has one vector wherever it stands, and different words are nearly at right angles."""
+    """A word has the same vector everywhere, and different words are nearly orthogonal."""
     rows = embed_tokens([TextPart("Tea bowl, tea")], 2048).astype(np.float64)
     assert len(rows) == 4
     assert rows[0].tolist() == rows[3].tolist()
@@ -57,7 +57,7 @@ def test_equal_words_have_equal_rows() -> None:
 
 
 def test_rows_of_each_kind_of_part() -> None:
-    """A seen picture has a row a tile, an unseen one those of its URL, a video one a frame, in the order of the parts."""
+    """An image has a vector per tile, a URL those of its text, a video one per frame, in the order of the parts."""
     seen, unseen = ImagePart("data:", 32, 32, bytes(range(192))), ImagePart("https://a.b/c", 32, 32, None)
     counts = [len(embed_tokens([part], 1024)) for part in (TextPart("x"), seen, unseen, VideoPart("u", 20.0))]
     assert counts == [1, 64, 9, 20]
@@ -67,13 +67,13 @@ def test_rows_of_each_kind_of_part() -> None:
 
 
 def test_rows_are_bounded() -> None:
-    """There is at least one row, and never more than the bound."""
+    """There is at least one vector and never more than the maximum."""
     assert len(embed_tokens([TextPart("  ")], 2048)) == 1
     assert len(embed_tokens([TextPart("a " * 100_000)], 1024)) == TOKENS_MAX
 
 
 def test_they_are_paid_apart(server: Server, image_uri: Callable[..., str]) -> None:
-    """A request with token vectors is another than the one without; how they are written makes no difference."""
+    """A request with per-token vectors differs from the one without them; their encoding makes no difference."""
     for asked in (None, PLAIN, ZSTD):
         assert server.embed(multi_embedding=asked).status_code == 200
     assert (server.stats()["paid"], server.stats()["paid_distinct"]) == (3, 2)

@@ -1,9 +1,18 @@
-"""The token formulas, against the figures that the vendor published."""
+"""The token formulas, compared with the vendor's published figures."""
 
 import pytest
 from arkbeam.base.records import Usage
-from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart
-from arkbeam.emulator.usage import count_parts, count_tokens, image_tokens, video_frames, video_tokens
+from arkbeam.emulator.parts import (
+    ImagePart,
+    Sampling,
+    TextPart,
+    VideoPart,
+    count_parts,
+    count_tokens,
+    image_tokens,
+    video_frames,
+    video_tokens,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +25,7 @@ def test_hello() -> None:
 
 
 def test_the_contracts_example() -> None:
-    """The page's text and image cost what its reply says: 31 text tokens and 497 image tokens."""
+    """The page's text and image cost what its reply says: 31 text and 497 image tokens."""
     parts = [TextPart("天很蓝，海很深"), ImagePart(URL, 624, 624, None)]
     assert count_parts(parts, None) == Usage(528, 528, 31, 497)
 
@@ -58,7 +67,7 @@ def test_video_sampling() -> None:
     ),
 )
 def test_sampling_is_kept(duration_s: float | None, sampling: Sampling) -> None:
-    """Whatever the length: frames have their least and most tokens, and a video no more than it may have."""
+    """For any duration, the tokens per frame and per video are within the sampling arguments."""
     video = VideoPart(URL, duration_s, sampling)
     frames, (_, tokens) = video_frames(video), video_tokens(video)
     assert frames >= sampling.min_frames
@@ -71,17 +80,17 @@ def test_sampling_is_kept(duration_s: float | None, sampling: Sampling) -> None:
     [("", 0), ("  \n", 0), ("a b", 2), ("abcdefg", 2), ("海", 1), ("海a海", 3), ("!!", 2), ("мир", 1)],
 )
 def test_text_tokens(text: str, tokens: int) -> None:
-    """A Chinese character or a sign is a token, a word one for each six letters begun."""
+    """A Chinese character or a punctuation mark is one token; a word has one token per six letters, rounded up."""
     assert count_tokens(text) == tokens
 
 
 def test_counting_stops() -> None:
-    """An endless text is not counted to its end, but is seen to be too long."""
+    """A very long text is not counted to its end, but the count is above the limit."""
     assert 1_000 < count_tokens("a " * 1_000_000, 1_000) < 20_000
 
 
 def test_instructions_are_text() -> None:
-    """The instruction's tokens are billed in place of the default instruction's."""
+    """The tokens of the instructions are billed instead of those of the default instructions."""
     short = count_parts([TextPart("hello")], "").text_tokens
     long = count_parts([TextPart("hello")], "one two three").text_tokens
     assert (short, long) == (7, 10)

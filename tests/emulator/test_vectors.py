@@ -1,4 +1,4 @@
-"""The stand-in's vectors: the same everywhere, dense, of unit length, exact in bfloat16, and near where it makes sense."""
+"""The emulator's vectors: reproducible, of unit length, exact in bfloat16, and similar for similar inputs."""
 
 import hashlib
 import math
@@ -32,7 +32,7 @@ def entropy_bits(vector: np.ndarray) -> float:
 
 @given(text=TEXTS, dimensions=st.sampled_from([1024, 2048, 3072]), instructions=st.none() | TEXTS)
 def test_any_text_has_a_good_vector(text: str, dimensions: int, instructions: str | None) -> None:
-    """Whatever the text, the vector has unit length but for rounding, is exact in bfloat16 and has hardly a zero."""
+    """For any text, the vector has unit length up to rounding, is exact in bfloat16 and has few zeros."""
     vector = embed([("text", text)], dimensions=dimensions, instructions=instructions)
     assert vector.dtype == np.float32
     assert vector.shape == (dimensions,)
@@ -42,7 +42,7 @@ def test_any_text_has_a_good_vector(text: str, dimensions: int, instructions: st
 
 
 def test_vectors_are_the_same_everywhere() -> None:
-    """A vector is pinned by the hash of its bytes, and another process with another hash seed makes the same."""
+    """A vector is fixed by the hash of its bytes, also in a process with another hash seed."""
     digest = hashlib.sha256(embed([("text", "天很蓝，海很深 hello")]).tobytes()).hexdigest()[:16]
     assert digest == "fbacfbb9274a3e2a"
     program = (
@@ -54,7 +54,7 @@ def test_vectors_are_the_same_everywhere() -> None:
 
 
 def test_1024_is_the_first_half_of_2048() -> None:
-    """The short vector is the long one's first half, normalised again, up to rounding."""
+    """The short vector is the first half of the long one, normalised again, up to rounding."""
     long, short = embed([("text", "hello world")]), embed([("text", "hello world")], dimensions=1024)
     half = long[:1024] / np.linalg.norm(long[:1024])
     assert np.all(np.abs(half - short) <= 0.01 * np.abs(half))
@@ -62,7 +62,7 @@ def test_1024_is_the_first_half_of_2048() -> None:
 
 @pytest.mark.parametrize("text", ["a", "hello", "天很蓝，海很深，今天我们去看海", "the quick brown fox " * 20])
 def test_vectors_have_a_models_entropy(text: str) -> None:
-    """The values are about as hard to compress as normal noise in bfloat16: within half a bit."""
+    """The values compress about as well as normal noise in bfloat16: within half a bit."""
     noise = np.random.default_rng(1).standard_normal(2048).astype(np.float32) / np.float32(math.sqrt(2048))
     assert abs(entropy_bits(embed([("text", text)])) - entropy_bits(round_to_bfloat16(noise))) < 0.5
 
@@ -81,13 +81,13 @@ def test_vectors_have_a_models_entropy(text: str) -> None:
     ],
 )
 def test_texts_that_share_words_are_near(query: str, near: str, far: str) -> None:
-    """A text with the same words is clearly nearer than one without, in English and in Chinese."""
+    """A text with the same words is clearly more similar than one without, in English and in Chinese."""
     vectors = [embed([("text", text)]) for text in (query, near, far)]
     assert cosine(vectors[0], vectors[1]) > cosine(vectors[0], vectors[2]) + 0.1
 
 
 def test_images_of_like_colours_are_near(image_uri: Callable[..., str]) -> None:
-    """A red image is nearer to another red one, of another size, than to a blue one."""
+    """A red image is more similar to another red one, of another size, than to a blue one."""
     red, other_red, blue = (
         embed([("image", uri)])
         for uri in (image_uri((250, 20, 20)), image_uri((210, 40, 50), (200, 90)), image_uri((20, 30, 240)))
@@ -96,7 +96,7 @@ def test_images_of_like_colours_are_near(image_uri: Callable[..., str]) -> None:
 
 
 def test_images_of_like_layout_are_near(image_uri: Callable[..., str]) -> None:
-    """Of images with the same colours, those with them in the same places are nearer."""
+    """Among images with the same colours, those with the same layout are more similar."""
 
     def paint(box: tuple[int, int, int, int]) -> Callable[[Image.Image], None]:
         return lambda picture: picture.paste((255, 255, 0), box)
@@ -109,7 +109,7 @@ def test_images_of_like_layout_are_near(image_uri: Callable[..., str]) -> None:
 
 
 def test_parts_are_fused(image_uri: Callable[..., str]) -> None:
-    """The vector of a text with an image is near to both, and near to neither of another pair."""
+    """The vector of a text with an image is similar to both, and not to either part of another pair."""
     text, image = ("text", "a glass of tomato juice"), ("image", image_uri((220, 40, 30)))
     both = embed([text, image])
     other = embed([("text", "winter landscape"), ("image", image_uri((20, 40, 230)))])
@@ -120,7 +120,7 @@ VIDEO_A, VIDEO_B = (f"data:video/mp4;base64,AAAAEGZ0eXBpc29tAAAA{end}" for end i
 
 
 def test_different_requests_have_different_vectors(image_uri: Callable[..., str]) -> None:
-    """What differs in any way, order and instruction too, differs in its vector."""
+    """Any difference, also in order or instructions, gives another vector."""
     image = image_uri()
     requests: list[tuple[list[tuple[str, str]], dict[str, Any]]] = [
         ([("text", "a b")], {}),
@@ -143,7 +143,7 @@ def test_different_requests_have_different_vectors(image_uri: Callable[..., str]
 
 
 def test_long_texts() -> None:
-    """A text of a million characters has a vector, and differs from one that differs at its end alone."""
+    """A text of a million characters has a vector, and a difference at its end gives another vector."""
     text = " ".join(f"word{number}" for number in range(120_000))
     assert not np.array_equal(embed([("text", text)]), embed([("text", text + "!")]))
 
@@ -155,7 +155,7 @@ def test_long_texts() -> None:
     )
 )
 def test_rounding_to_bfloat16(values: list[float]) -> None:
-    """The result is a bfloat16 at most half a step away, and what is one already stays as it is."""
+    """The result is a bfloat16 at most half a step away; a bfloat16 is unchanged."""
     exact = np.array(values, np.float32)
     rounded = round_to_bfloat16(exact)
     assert not np.any(rounded.view(np.uint32) & 0xFFFF)
@@ -167,7 +167,7 @@ def test_rounding_to_bfloat16(values: list[float]) -> None:
 
 
 def test_rounding_ties_go_to_even() -> None:
-    """Exactly half a step goes to the neighbour whose last bit is 0."""
+    """Exactly half a step is rounded to the neighbour whose last bit is 0."""
     step = 2.0**-7
     ties = np.array([1 + step / 2, 1 + 3 * step / 2, -1 - step / 2], np.float32)
     assert round_to_bfloat16(ties).tolist() == [1.0, 1 + 2 * step, -1.0]
@@ -175,7 +175,7 @@ def test_rounding_ties_go_to_even() -> None:
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_sparse_vectors(texts: list[str]) -> None:
-    """Indices are distinct and within the vocabulary; values are positive and exact in float16."""
+    """Indices are distinct and below the maximum; values are positive and exact in float16."""
     entries = embed_sparse([TextPart(text) for text in texts])
     indices = [entry["index"] for entry in entries]
     assert len(set(indices)) == len(indices)
@@ -184,7 +184,7 @@ def test_sparse_vectors(texts: list[str]) -> None:
 
 
 def test_sparse_vectors_are_unsorted_and_count() -> None:
-    """Indices come in no order of their own, as they may in the contract, and a repeated word weighs more."""
+    """Indices are not sorted, which the contract allows, and a repeated word has a larger value."""
     entries = embed_sparse([TextPart("one two three four five six seven eight"), TextPart("eight 海 海")])
     indices = [entry["index"] for entry in entries]
     assert indices != sorted(indices)
@@ -193,7 +193,7 @@ def test_sparse_vectors_are_unsorted_and_count() -> None:
 
 
 def test_sparse_does_not_change_dense() -> None:
-    """Neither the order of calls nor the cached instructions leave a trace in a vector."""
+    """A vector does not depend on earlier calls or on cached instructions."""
     before = embed_parts([TextPart("hello")], 2048, None)
     embed_sparse([TextPart("hello")])
     embed([("text", "hello")], instructions="other")

@@ -1,9 +1,9 @@
-"""What is read off the headers of videos."""
+"""Format and duration from the headers of videos."""
 
 import struct
 
 import pytest
-from arkbeam.emulator.video import detect_video, video_duration_s
+from arkbeam.emulator.media import detect_video, video_duration_s
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,28 +12,28 @@ UNKNOWN_32, UNKNOWN_64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
 def box(kind: bytes, content: bytes) -> bytes:
-    """One box of a movie file."""
+    """Make one box of a movie file."""
     return struct.pack(">I", 8 + len(content)) + kind + content
 
 
 def movie_header(length: int, version: int = 0, scale: int = SCALE) -> bytes:
-    """An `mvhd` box with what follows the duration in real files."""
+    """Make an `mvhd` box, with the fields after the duration as in real files."""
     times = struct.pack(">QQIQ" if version else ">IIII", 1, 2, scale, length)
     return box(b"mvhd", bytes([version, 0, 0, 0]) + times + bytes(80))
 
 
 def extends_header(length: int, version: int = 0) -> bytes:
-    """The box with the duration of a fragmented file."""
+    """Make the box with the duration of a fragmented file."""
     return box(b"mvex", box(b"mehd", bytes([version, 0, 0, 0]) + struct.pack(">Q" if version else ">I", length)))
 
 
 def mp4(*inside_moov: bytes, before: bytes = b"", brand: bytes = b"isom") -> bytes:
-    """A file of a type box, other boxes and the movie box."""
+    """Make a file with a type box, other boxes and the movie box."""
     return box(b"ftyp", brand + bytes(4)) + before + box(b"moov", b"".join(inside_moov))
 
 
 def avi(frames: int = 50, frame_us: int = 40_000) -> bytes:
-    """The start of an avi file."""
+    """Make the start of an avi file."""
     header = b"avih" + struct.pack("<IIIIII", 56, frame_us, 0, 0, 0, frames)
     return b"RIFF" + bytes(4) + b"AVI LIST" + struct.pack("<I", 4 + len(header)) + b"hdrl" + header
 
@@ -50,7 +50,7 @@ def avi(frames: int = 50, frame_us: int = 40_000) -> bytes:
     ],
 )
 def test_formats(data: bytes, kind: str | None) -> None:
-    """Formats are told by the first bytes, and anything else is no video."""
+    """The first bytes determine the format; anything else is not a video."""
     assert detect_video(data) == kind
 
 
@@ -82,13 +82,13 @@ FAKE = box(b"mdat", b"....mvhd" + bytes(40) + movie_header(99_000))
     ],
 )
 def test_durations(data: bytes, duration_s: float | None) -> None:
-    """The duration is that of the movie header, wherever it stands, and unknown where the file doesn't tell it."""
+    """The duration is that of the movie header, at any position, and None if the file has none."""
     assert video_duration_s(data) == duration_s
 
 
 @given(st.binary(max_size=200), st.integers(0, 250))
 def test_hostile_bytes(noise: bytes, cut: int) -> None:
-    """Bytes of no sense give no error and no negative length, and the reader comes to an end."""
+    """Random bytes give no exception, no negative duration and no endless loop."""
     for data in (noise, b"RIFF" + noise, mp4(movie_header(7_500), noise)[:cut], mp4(noise, before=noise)):
         duration_s = video_duration_s(data)
         assert duration_s is None or duration_s > 0

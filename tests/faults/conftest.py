@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.base import faults
-from arkbeam.base.fault_injection import Injector
+from arkbeam.base.faults import Injector
 
 from tests.places import Place
 

@@ -16,10 +16,10 @@ def good(count: int) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
-        ("AuthenticationError", "check the API key in the variable that api.api_key_env names"),
-        ("AccountOverdueError", "pay what the account owes"),
+        ("AuthenticationError", "check the API key in the environment variable that api.api_key_env names"),
+        ("AccountOverdueError", "pay the overdue balance of the account"),
         ("InvalidEndpointOrModel.NotFound", "check model.name"),
-        ("QuotaExceeded", "raise or wait for the account's quota"),
+        ("QuotaExceeded", "raise the quota of the account in the Ark console or wait until it resets"),
     ],
 )
 def test_stop_in_mid_run(

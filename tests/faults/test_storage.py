@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.fault_injection import flip_bit
+from arkbeam.base.faults import flip_bit
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish

@@ -1,4 +1,4 @@
-"""What the tests with other people's clients share: a server to ask, and what our own client makes of its answer."""
+"""Shared by the tests with the vendor's clients: a server, and what our own client reads from its reply."""
 
 import asyncio
 import json
@@ -20,26 +20,26 @@ GOLDEN = Path(__file__).parent.parent / "ark" / "golden"
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
-    """The base URL of a stand-in server in another process."""
+    """The base URL of an emulator in another process."""
     with start_emulator(EmulatorOptions()) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def page_request() -> dict[str, Any]:
-    """The request of the contract page's example, as our own golden file has it."""
+    """The request of the contract page's example, from our golden file."""
     request: dict[str, Any] = json.loads((GOLDEN / "request_contract_example.json").read_bytes())
     return request
 
 
 @pytest.fixture(scope="session")
 def page_reply() -> bytes:
-    """The reply of the contract page's example, its elided list filled to 2,048 values."""
+    """The reply of the contract page's example, with its shortened list filled up to 2,048 values."""
     return (GOLDEN / "reply_contract_example.json").read_bytes()
 
 
 def ask(url: str, body: dict[str, Any]) -> Reply:
-    """Send what a body asks for with our own client, in our own encoding, and decode the answer."""
+    """Send the request of a body with our own client and return the decoded reply."""
     parts = tuple(
         Part(Modality(item["type"].removesuffix("_url")), item.get("text") or item[item["type"]]["url"])
         for item in body["input"]
@@ -68,5 +68,5 @@ def ask(url: str, body: dict[str, Any]) -> Reply:
 
 @pytest.fixture
 def ask_with_ours(server_url: str) -> Callable[[dict[str, Any]], Reply]:
-    """Ask the server with our own client."""
+    """A function that asks the server with our own client."""
     return lambda body: ask(server_url, body)

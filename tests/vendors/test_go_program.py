@@ -1,4 +1,4 @@
-"""The contract page's own Go program, its base URL changed, against the stand-in server."""
+"""The contract page's Go program, with another base URL, against the emulator."""
 
 import json
 import os
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def run_go(*arguments: str, cache: Path, timeout_s: int) -> "subprocess.CompletedProcess[str]":
-    """Run the go command in the program's folder; modules and builds are cached where Go does it, never in the checkout."""
+    """Run the go command in the program's folder. Modules and builds are cached in Go's default folders, not here."""
     environment = dict(os.environ)
     if "HOME" not in environment:
         environment |= {"GOCACHE": str(cache / "build"), "GOPATH": str(cache / "path")}
@@ -38,7 +38,7 @@ def run_go(*arguments: str, cache: Path, timeout_s: int) -> "subprocess.Complete
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled program. Without a network and without the modules in Go's cache it is skipped aloud."""
+    """The compiled program. Skip if there is no network and the modules are not in Go's cache."""
     folder = tmp_path_factory.mktemp("go")
     done = run_go("mod", "download", cache=folder, timeout_s=DOWNLOAD_S)
     if done.returncode and "checksum mismatch" not in done.stderr:
@@ -57,7 +57,7 @@ def run_program(program: Path, url: str, key: str) -> "subprocess.CompletedProce
 def test_the_pages_program(
     program: Path, server_url: str, page_request: dict[str, Any], ask_with_ours: Callable[[dict[str, Any]], Reply]
 ) -> None:
-    """The page's program prints the length, the vector and the usage that our own client gets for the same request."""
+    """The program prints the length, vector and usage that our own client gets for the same request."""
     done = run_program(program, server_url, "any")
     assert done.returncode == 0, done.stdout + done.stderr
     length, printed = done.stdout.splitlines()
@@ -74,7 +74,7 @@ def test_the_pages_program(
 
 
 def test_the_pages_program_with_a_wrong_key(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vendor's Go client understands the server's error: the program prints it and ends with code 1."""
+    """The vendor's Go client understands the server's error: the program prints it and exits with code 1."""
     monkeypatch.setenv("STAND_IN_KEY", "right")
     with start_emulator(EmulatorOptions(api_key_env="STAND_IN_KEY")) as url:
         done = run_program(program, url, "wrong")

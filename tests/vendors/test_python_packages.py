@@ -1,4 +1,4 @@
-"""The vendor's two Python packages against the stand-in server, and against the contract page's own example.
+"""The vendor's two Python packages against the emulator and against the contract page's example.
 
 `volcenginesdkarkruntime` is the older one (distribution volcengine-python-sdk), `arkruntime` the newer.
 """
@@ -18,7 +18,7 @@ from arkbeam.base.replies import Reply
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what the packages warn of is not ours to mend
+pytestmark = pytest.mark.filterwarnings("ignore")  # the warnings of the packages are not ours
 
 OLDER, NEWER = "volcenginesdkarkruntime", "arkruntime"
 V251215 = "doubao-embedding-vision-251215"
@@ -28,7 +28,7 @@ AskOurs = Callable[[dict[str, Any]], Reply]
 
 
 def find(name: str) -> ModuleType:
-    """Import a package of the vendor's; skip aloud without it."""
+    """Import a package of the vendor; skip if it is not installed."""
     module: ModuleType = pytest.importorskip(
         name, reason=f"the vendor's package {name} is not installed: pip install 'arkbeam[test]'"
     )
@@ -37,26 +37,26 @@ def find(name: str) -> ModuleType:
 
 @pytest.fixture(params=[OLDER, NEWER])
 def package(request: pytest.FixtureRequest) -> ModuleType:
-    """One of the vendor's packages, then the other."""
+    """Each of the vendor's packages."""
     return find(request.param)
 
 
 @pytest.fixture
 def client(package: ModuleType, server_url: str) -> Iterator[Any]:
-    """The package's client, pointed at the server, without retries."""
+    """The client of the package, with the URL of the server and without retries."""
     with package.Ark(api_key="any", base_url=server_url, max_retries=0, timeout=TIMEOUT_S) as made:
         yield made
 
 
 @pytest.fixture
 def newer_client(server_url: str) -> Iterator[Any]:
-    """The newer package's client: it alone knows vectors of tokens."""
+    """The client of the newer package: only this one supports per-token vectors."""
     with find(NEWER).Ark(api_key="any", base_url=server_url, max_retries=0, timeout=TIMEOUT_S) as made:
         yield made
 
 
 def dense_of(answer: Any) -> Any:
-    """The dense vector as the package has it: numbers, or base64 that it hands on."""
+    """Return the dense vector of the package's reply: numbers, or base64 that it does not decode."""
     embedding = answer.data.embedding
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
@@ -64,20 +64,20 @@ def dense_of(answer: Any) -> Any:
 
 
 def usage_of(answer: Any) -> tuple[int, ...]:
-    """The four counts, in our order. The older package declares no usage and hands on what came."""
+    """Return the four counts, in our order. The older package does not declare usage and returns it unparsed."""
     usage = answer.usage if isinstance(answer.usage, dict) else answer.usage.model_dump()
     details = usage["prompt_tokens_details"]
     return usage["prompt_tokens"], usage["total_tokens"], details["text_tokens"], details["image_tokens"]
 
 
 def usage_of_ours(reply: Reply) -> tuple[int | None, ...]:
-    """The same of our own reply."""
+    """Return the four counts of our own reply."""
     usage = reply.usage
     return usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens
 
 
 def test_the_pages_example(client: Any, page_request: dict[str, Any], ask_with_ours: AskOurs) -> None:
-    """The page's own request, sent by the vendor's package, gets the vector and the usage that ours gets."""
+    """The page's request, sent with the vendor's package, gets the same vector and usage as with our client."""
     answer = client.multimodal_embeddings.create(**page_request)
     ours = ask_with_ours(page_request)
     assert len(answer.data.embedding) == 2048
@@ -87,7 +87,7 @@ def test_the_pages_example(client: Any, page_request: dict[str, Any], ask_with_o
 
 
 def test_the_pages_example_byte_for_byte(package: ModuleType, page_request: dict[str, Any], page_reply: bytes) -> None:
-    """What the package sends is our golden request and nulls at most; what it reads in the page's reply is what we read."""
+    """The package sends our golden request, with nulls at most, and reads the page's reply as we do."""
     sent: list[httpx.Request] = []
 
     def answer_with_page(request: httpx.Request) -> httpx.Response:
@@ -109,7 +109,7 @@ def test_the_pages_example_byte_for_byte(package: ModuleType, page_request: dict
 
 
 def test_nulls_of_the_older_package(page_request: dict[str, Any], server_url: str, ask_with_ours: AskOurs) -> None:
-    """The older package writes null for what is not set, and the server takes it as unset."""
+    """The older package sends null for fields that are not set, and the server treats them as missing."""
     sent: list[bytes] = []
     hooks = {"request": [lambda request: sent.append(request.read())]}
     with (
@@ -124,7 +124,7 @@ def test_nulls_of_the_older_package(page_request: dict[str, Any], server_url: st
 
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 def test_every_field(client: Any, encoding_format: str, ask_with_ours: AskOurs) -> None:
-    """Dimensions, instructions, a sparse vector and either encoding come to the same as with our client."""
+    """Dimensions, instructions, a sparse vector and both encodings give the same results as with our client."""
     body = {
         "model": V251215,
         "input": [{"type": "text", "text": "a red tea bowl, 红色茶碗"}, {"type": "text", "text": "tea"}],
@@ -144,7 +144,7 @@ def test_every_field(client: Any, encoding_format: str, ask_with_ours: AskOurs) 
 
 
 def test_a_video(client: Any) -> None:
-    """A video's sampling is taken, and two frames a second cost more than one for twenty."""
+    """Video sampling is accepted, and two frames per second cost more than one for a video of twenty seconds."""
     video = {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4", "fps": 2.0}}
     fast = client.multimodal_embeddings.create(model=V251215, input=[video])
     slow = client.multimodal_embeddings.create(
@@ -154,7 +154,7 @@ def test_a_video(client: Any) -> None:
 
 
 def test_vectors_of_tokens(newer_client: Any, ask_with_ours: AskOurs) -> None:
-    """The newer package reads the vectors of tokens that the server writes as numbers, as ours does."""
+    """The newer package reads per-token vectors, sent as numbers, as our client does."""
     body = {"model": V251215, "input": [{"type": "text", "text": "two words"}], "multi_embedding": {"type": "enabled"}}
     answer = newer_client.multimodal_embeddings.create(**body)
     ours = ask_with_ours(body)
@@ -164,7 +164,7 @@ def test_vectors_of_tokens(newer_client: Any, ask_with_ours: AskOurs) -> None:
 
 
 def test_the_client_that_waits_for_many(package: ModuleType, server_url: str, page_request: dict[str, Any]) -> None:
-    """The package's asynchronous client gets the answers of the synchronous one, many at a time."""
+    """The package's asynchronous client gets the same replies as the synchronous one, many at a time."""
 
     async def ask_often() -> list[Any]:
         async with package.AsyncArk(api_key="any", base_url=server_url, max_retries=0) as client:
@@ -186,7 +186,7 @@ def test_the_client_that_waits_for_many(package: ModuleType, server_url: str, pa
     ],
 )
 def test_refusals(client: Any, page_request: dict[str, Any], change: dict[str, Any], status: int, code: str) -> None:
-    """The package understands the server's errors: status, code and parameter come out as sent."""
+    """The package understands the server's errors: status, code and parameter are those that were sent."""
     with pytest.raises(Exception, match="Request id: 02") as caught:
         client.multimodal_embeddings.create(**{**page_request, **change})
     error: Any = caught.value
@@ -195,7 +195,7 @@ def test_refusals(client: Any, page_request: dict[str, Any], change: dict[str, A
 
 
 def test_a_wrong_key_and_a_full_quota(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong key and a request too many are the package's own errors for these."""
+    """A wrong key and an exceeded quota raise the package's own exceptions for them."""
     monkeypatch.setenv("STAND_IN_KEY", "right")
     body = {"model": V251215, "input": [{"type": "text", "text": "hello"}]}
     refused = []

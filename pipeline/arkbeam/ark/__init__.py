@@ -1,1 +1,1 @@
-"""Volcengine Ark's multimodal embeddings API and nothing else: encode, send, decode, classify, price."""
+"""Client of Volcengine Ark's multimodal embeddings API: encode, send, decode, classify errors, estimate tokens."""

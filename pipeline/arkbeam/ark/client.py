@@ -1,11 +1,12 @@
-"""The one place that speaks HTTP to the service: bytes out, a `Reply` or an `ApiError` back.
+"""The HTTP client of the service: send bytes, return a `Reply` or raise an `ApiError`.
 
-It tries once: whether and when to try again is for `pacing` to say, since two layers that retry multiply what is paid.
-Nothing below retries either: aiohttp repeats idempotent methods alone, and this is a POST.
+A call sends one request and does not retry. The engine decides whether and when to try again (`quota.retry`): if two
+layers retried, they would multiply the cost. The layers below do not retry either: aiohttp repeats only idempotent
+methods, and this is a POST.
 
-What httpx over the aiohttp transport (0.2.0) leaves to us: it passes on neither a write nor a total time-out, ignores
-the bound on idle connections, calls a reset connection a `ConnectTimeout`, and lets aiohttp's error for a malformed
-answer through.
+Limits of httpx with the aiohttp transport (0.2.0) that this module works around: the transport passes on neither a
+write time-out nor a total time-out, ignores the bound on idle connections, reports a reset connection as
+`ConnectTimeout`, and does not translate aiohttp's error for a malformed response.
 """
 
 import asyncio
@@ -36,67 +37,79 @@ from arkbeam.base.replies import ApiError, Reply
 
 _ERROR_BYTES_MAX = 65_536
 _SLICE_BYTES = 262_144
-# Load balancers drop idle connections without a word, and a request on such a one is lost; busy connections never idle
-# so long.
+# Load balancers drop idle connections silently, and a request on a dropped connection is lost. Busy connections are
+# never idle for this long.
 _KEEPALIVE_S = 5.0
-_KEY_ADVICE = "make an API key in the Volcengine Ark console (API Key management); AK/SK access keys are not supported"
+_KEY_ADVICE = (
+    "create an API key in the Volcengine Ark console (API Key management); AK/SK access keys are not supported"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """Where the service is and how long to wait for it. The `api:` section of the config."""
+    """Address of the service, API key and time limits. The `api:` section of the config."""
 
     base_url: str = "https://ark.cn-beijing.volces.com/api/v3"
-    """The data plane, without `/embeddings/multimodal`."""
+    """URL of the Ark API, without `/embeddings/multimodal`."""
     api_key_env: str = "ARK_API_KEY"
     """Name of the environment variable that holds the API key."""
     timeout_text_s: float = 60.0
-    """Longest wait for the whole answer to a request of text alone."""
+    """Time limit of a text-only request in seconds: from the wait for a connection to the end of the reply."""
     timeout_image_s: float = 120.0
-    """The same where there is an image: the service fetches it first."""
+    """Time limit of a request with an image and no video, in seconds. The service first downloads the image."""
     timeout_video_s: float = 300.0
-    """The same where there is a video."""
+    """Time limit of a request with a video, in seconds."""
     timeout_connect_s: float = 10.0
-    """Longest wait for a connection."""
+    """Time limit for opening a connection, in seconds."""
     reply_bytes_max: int = 16 * 2**20
-    """Largest reply that is read, before and after decompression."""
+    """Maximum size of a reply in bytes, before and after decompression. A larger reply is billed but can't be used."""
 
     def __post_init__(self) -> None:
-        """Refuse bounds that would let nothing through."""
+        """Raise ConfigError for a limit that is not above 0."""
         for name in ("timeout_text_s", "timeout_image_s", "timeout_video_s", "timeout_connect_s", "reply_bytes_max"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"api.{name} is {getattr(self, name)}; it must be above 0")
+                raise ConfigError(f"api.{name} is {getattr(self, name)}; it must be greater than 0")
 
 
 def endpoint_url(base_url: str) -> str:
-    """The address that requests go to. Raises ConfigError when `base_url` is no plain http(s) address."""
+    """Return the URL that requests are sent to. Raise ConfigError if `base_url` is not a plain http(s) URL."""
     try:
         url = httpx.URL(base_url.rstrip("/") + EMBEDDINGS_PATH)
     except httpx.InvalidURL as error:
-        raise ConfigError(f"api.base_url {redact(base_url)!r} is no address: {error}") from error
+        raise ConfigError(f"api.base_url {redact(base_url)!r} is not a valid URL: {error}") from error
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
-        raise ConfigError(f"api.base_url {redact(base_url)!r} must start with https:// or http:// and a host")
+        raise ConfigError(f"api.base_url {redact(base_url)!r} must be an https:// or http:// URL with a host")
     if url.userinfo or url.query or url.fragment:
-        raise ConfigError(f"api.base_url {redact(base_url)!r} must hold no user, query or fragment")
+        raise ConfigError(f"api.base_url {redact(base_url)!r} must not contain a user, a query or a fragment")
     return str(url)
 
 
 def read_api_key(env_name: str) -> str:
-    """Read the API key from the environment. Raises ConfigError saying what to do; never shows the key."""
+    """Return the API key from an environment variable.
+
+    Raise ConfigError that says what to do and does not contain the key.
+    """
     key = os.environ.get(env_name, "").strip()
     if not key:
         raise ConfigError(
             f"the environment variable {env_name} is not set: {_KEY_ADVICE}, then export {env_name}=<the key>"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigError(f"the environment variable {env_name} holds characters that no API key has: {_KEY_ADVICE}")
+        raise ConfigError(
+            f"the environment variable {env_name} contains characters that an API key can't have: {_KEY_ADVICE}"
+        )
     if key.startswith("AKLT"):
-        raise ConfigError(f"the environment variable {env_name} holds an access key ID: {_KEY_ADVICE}")
+        raise ConfigError(
+            f"the environment variable {env_name} contains an access key ID instead of an API key: {_KEY_ADVICE}"
+        )
     return key
 
 
 def new_client_request_id(now_s: float, random: Random) -> str:
-    """Make the id that the vendor's support asks for: yyyymmddHHMMSS in UTC and 20 random hex digits, as SDKs do."""
+    """Return a new client request id, which the vendor's support asks for.
+
+    Format of the vendor's SDKs: yyyymmddHHMMSS in UTC, then 20 random hex digits.
+    """
     return _format_second(int(now_s)) + f"{random.getrandbits(80):020x}"
 
 
@@ -115,7 +128,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def is_stand_in(base_url: str, timeout_s: float) -> bool:
-    """Whether the server at `base_url` says that it is a stand-in. Asks loopback hosts alone; any failure is a no."""
+    """Return True if the server at `base_url` says that it is a stand-in.
+
+    Only loopback hosts are asked. If the request fails, the result is False.
+    """
     try:
         url = httpx.URL(base_url)
         if url.scheme not in ("http", "https") or not _is_loopback(url.host):
@@ -128,9 +144,9 @@ def is_stand_in(base_url: str, timeout_s: float) -> bool:
 
 
 def find_proxy(url: str) -> httpx.Proxy | None:
-    """The proxy that the environment names for `url` (HTTPS_PROXY, NO_PROXY, …); never one for loopback.
+    """Return the proxy for `url` from the environment (HTTPS_PROXY, NO_PROXY, …); loopback hosts never use one.
 
-    Raises ConfigError for a proxy that does not speak HTTP.
+    Raise ConfigError if the proxy is not an HTTP proxy.
     """
     parsed = httpx.URL(url)
     if _is_loopback(parsed.host) or proxy_bypass(parsed.host):
@@ -146,18 +162,18 @@ def find_proxy(url: str) -> httpx.Proxy | None:
             f"the proxy {redact(address)!r} from the environment can't be used: {redact(str(error))}"
         ) from error
     if proxy.url.scheme not in ("http", "https"):
-        raise ConfigError(f"the proxy {redact(address)!r} from the environment must be an http:// one")
+        raise ConfigError(f"the proxy {redact(address)!r} from the environment must be an HTTP proxy (http://…)")
     return proxy
 
 
 class ArkClient:
-    """Connections to the service, for one event loop. Close it with `aclose`."""
+    """Connections to the service for one event loop. Close them with `aclose`."""
 
     def __init__(self, options: ApiOptions, api_key: str, *, connections_max: int) -> None:
-        """Prepare without connecting. `connections_max` should be no less than the requests in flight.
+        """Prepare the client; nothing is connected yet.
 
-        A request waits for a free connection within its own time-out. Raises ConfigError for an unusable address or
-        proxy.
+        `connections_max` should be at least the number of requests in flight: a request that waits for a free
+        connection uses up its own time limit. Raise ConfigError if the URL or the proxy can't be used.
         """
         url = endpoint_url(options.base_url)
         self._url = httpx.URL(url)
@@ -181,7 +197,7 @@ class ArkClient:
         self._extensions = {
             "timeout": {"connect": options.timeout_connect_s, "read": None, "write": None, "pool": None}
         }
-        # The transport without a client around it: auth, redirects and cookies are not wanted here, and cost 85 us a
+        # The transport is used without an httpx client: auth, redirects and cookies are not wanted and cost 85 us a
         # request.
         self._transport = AiohttpTransport(proxy=find_proxy(url))
         self._transport.client = partial(_new_session, self._transport, connections_max)
@@ -197,11 +213,17 @@ class ArkClient:
         multi: bool = False,
         on_sending: Callable[[], None] | None = None,
     ) -> Reply:
-        """Send one encoded request and decode what comes back. Raises ApiError, and what `on_sending` raises.
+        """Send one encoded request and return the decoded reply. Raise ApiError, or the exception of `on_sending`.
 
-        `modality` decides the time-out, which bounds the call as a whole; `dimensions`, `sparse` and `multi` are what
-        the reply must hold (see `decode_reply`). `on_sending` is called once, just before the body goes out: from then
-        on, and not before, the request may be billed.
+        Args:
+            body: The encoded request (`wire.encode_request`).
+            modality: Selects the time limit of the whole call.
+            client_request_id: Our id of this attempt, sent as a header.
+            dimensions: Required length of the dense vector.
+            sparse: True if the reply must contain a sparse vector.
+            multi: True if the reply must contain per-token vectors.
+            on_sending: Called once, just before the body is sent. The request can be billed from then on, and not
+                before.
         """
         response: httpx.Response | None = None
         received = bytearray()
@@ -226,7 +248,7 @@ class ArkClient:
         raise self._mask(_classify_answer(response, received))
 
     async def aclose(self) -> None:
-        """Close all connections; requests under way fail."""
+        """Close all connections. Requests in flight fail."""
         await self._transport.aclose()
 
     def _new_request(self, body: bytes, client_request_id: str, sending: "_Sending") -> httpx.Request:
@@ -239,7 +261,10 @@ class ArkClient:
         return httpx.Request("POST", self._url, headers=headers, content=content, extensions=self._extensions)
 
     async def _receive(self, response: httpx.Response, received: bytearray) -> None:
-        """Append the body as it comes, compressed or not. An error's is cut short; a reply's must not be too large."""
+        """Append the raw body to `received`.
+
+        An error body is cut at 64 KiB. Raise UnusableReply if a reply is too large.
+        """
         if not response.is_success:
             async for chunk in response.aiter_raw():
                 received += chunk[: _ERROR_BYTES_MAX - len(received)]
@@ -255,27 +280,27 @@ class ArkClient:
                 raise _too_large(self._reply_bytes_max)
 
     def _mask(self, error: ApiError) -> ApiError:
-        """Take the key out, should the service have quoted it."""
+        """Mask the API key in the message, in case the service quoted it."""
         error.message = redact(error.message, secrets=(self._api_key,))
         return error
 
 
 async def _slice(body: bytes, sending: "_Sending") -> AsyncIterator[bytes]:
-    """Inlined media in pieces: one write of many megabytes would hold up every other call of the loop."""
-    sending.tell()
+    """Yield a large body in pieces: a single write of many megabytes would block all other calls of the event loop."""
+    sending.notify()
     for start in range(0, len(body), _SLICE_BYTES):
         yield body[start : start + _SLICE_BYTES]
 
 
 @dataclass(slots=True)
 class _Sending:
-    """Who is to be told that a request goes out. What that raises would come back as a fault of the connection."""
+    """Call `announce` when the request is sent; keep its exception, which the HTTP libraries would hide."""
 
     announce: Callable[[], None] | None
     fault: ArkbeamError | None = None
 
-    def tell(self) -> None:
-        """Tell it, in the same step of the loop as the write."""
+    def notify(self) -> None:
+        """Call `announce`, in the same step of the event loop as the write."""
         if self.announce is None:
             return
         try:
@@ -286,20 +311,20 @@ class _Sending:
 
 
 class _Body(aiohttp.BytesPayload):
-    """A body that tells when it is written, at less cost than the traces of aiohttp, which would tell it, too."""
+    """A body that reports when it is written. aiohttp's tracing could do the same at a higher cost."""
 
     def __init__(self, body: bytes, sending: _Sending) -> None:
         super().__init__(body)
         self._sending = sending
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Called by aiohttp."""
-        self._sending.tell()
+        """Notify, then write. aiohttp calls this."""
+        self._sending.notify()
         await super().write_with_length(writer, content_length)
 
 
 class _Request(httpx.Request):
-    """A request whose content the transport hands to aiohttp as it is."""
+    """A request whose content the transport passes to aiohttp unchanged."""
 
     def __init__(self, body: _Body, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -312,9 +337,9 @@ class _Request(httpx.Request):
 
 
 def _new_session(transport: AiohttpTransport, connections_max: int) -> aiohttp.ClientSession:
-    """Make the session that the transport would make by itself, but without a jar for cookies.
+    """Make the session that the transport would make itself, but without cookies.
 
-    A cookie of a load balancer would tie all requests to one server.
+    A load balancer's cookie would send all requests to one server.
     """
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEPALIVE_S, ssl=transport.ssl_context, ttl_dns_cache=60
@@ -323,9 +348,12 @@ def _new_session(transport: AiohttpTransport, connections_max: int) -> aiohttp.C
 
 
 def _classify_failure(exc: Exception, response: httpx.Response | None, received: bytearray) -> ApiError:
-    """Name what went wrong on the way. Once a success was announced the call is paid, even if its body never ends."""
+    """Turn an exception into an ApiError.
+
+    After a success status the call is paid, even if the body was not complete.
+    """
     if isinstance(exc, TimeoutError) and not str(exc):
-        exc = TimeoutError("the answer was not complete in time")
+        exc = TimeoutError("the reply was not complete in time")
     error = classify_exception(exc)
     if response is None:
         return error
@@ -354,12 +382,12 @@ def _too_large(bytes_max: int) -> UnusableReply:
 
 
 def _decompress(received: bytearray, headers: Mapping[str, str], bytes_max: int) -> bytes:
-    """Undo gzip, the only encoding that is asked for, never past `bytes_max`. Raises UnusableReply."""
+    """Decompress gzip, the only encoding that requests accept, up to `bytes_max` bytes. Raise UnusableReply."""
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding == "identity":
         return bytes(received)
     if encoding not in ("gzip", "x-gzip"):
-        raise UnusableReply(Flaw.NOT_JSON, f"the reply has the content encoding {redact(encoding, 50)}")
+        raise UnusableReply(Flaw.NOT_JSON, f"the reply has the unsupported content encoding {redact(encoding, 50)}")
     plain = bytearray()
     rest = bytes(received)
     while rest:  # a gzip stream may have several members
@@ -367,10 +395,10 @@ def _decompress(received: bytearray, headers: Mapping[str, str], bytes_max: int)
         try:
             plain += member.decompress(rest, bytes_max + 1 - len(plain))
         except zlib.error as error:
-            raise salvage(bytes(plain), Flaw.NOT_JSON, f"the reply is no gzip: {error}") from error
+            raise salvage(bytes(plain), Flaw.NOT_JSON, f"the reply is not valid gzip: {error}") from error
         if len(plain) > bytes_max:
             raise _too_large(bytes_max)
         if not member.eof:
-            raise salvage(bytes(plain), Flaw.CUT_OFF, "the reply's gzip stream ends too early")
+            raise salvage(bytes(plain), Flaw.CUT_OFF, "the gzip stream of the reply is cut off")
         rest = member.unused_data
     return bytes(plain)

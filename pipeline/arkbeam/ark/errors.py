@@ -1,13 +1,8 @@
-"""Why a call failed, and what happens then.
+"""Classify failed calls: which action follows (`base.replies.Action`) and what a person can do about a stop.
 
-    ApiError.action
-    ├── RETRY    the same request may work later: refused for now, timed out, cut off, or answered unusably
-    ├── REJECT   this row will never work: it becomes a failure row
-    └── STOP     no row will work: key, account, quota, model or address is wrong; the run keeps what it paid and ends
-
-One table, `RULES`, decides by (status, code, message); one function, `classify_exception`, by exception. The table is
-the vendor's list of error codes; the vendor's advice is to go by status and code, never by the message, with the one
-exception below, and to tolerate codes that are new.
+The table `RULES` classifies error replies by (status, code, message); `classify_exception` classifies exceptions. The
+table is the vendor's list of error codes. The vendor's advice: use status and code, not the message, and expect new
+codes. There is one exception, `_FETCH_FAILED`.
 """
 
 import asyncio
@@ -27,18 +22,18 @@ from arkbeam.base.redaction import redact
 from arkbeam.base.replies import Action, ApiError, Pressure
 
 RETRY_AFTER_S_MAX = 60.0
-"""Longest wait that a server can ask for: quotas are counted by the minute."""
+"""A longer Retry-After is cut to this: quotas are counted per minute."""
 TRIES_500_MAX = 3
-"""Some bad requests are answered with a 500, so that it is not worth many tries."""
+"""Attempts after a 500. Some invalid requests also get a 500, so more attempts are not worth it."""
 TRIES_UNUSABLE_MAX = 3
-"""The first try and two more, since each is paid."""
+"""Attempts after an unusable reply: the first and two more, since each is paid."""
 TRIES_FETCH_MAX = 3
-"""The service could not fetch the row's media: perhaps a fault of the moment, perhaps of the URL."""
+"""Attempts if the service could not download the media of the row: the cause may be temporary or the URL itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do about one kind of failure. `attempts_max` None leaves the bound to the retry policy."""
+    """What to do about one kind of failure. `attempts_max` None: the bound of the retry policy applies."""
 
     action: Action
     pressure: Pressure = Pressure.NONE
@@ -47,7 +42,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table. `codes` are shell patterns; `message` None matches any."""
+    """One row of the table. `codes` are shell patterns; `message` None matches every message."""
 
     status: int
     codes: tuple[str, ...]
@@ -55,7 +50,7 @@ class Rule:
     message: re.Pattern[str] | None = None
 
     def matches(self, status: int, code: str, message: str) -> bool:
-        """Whether this row decides about the error."""
+        """Return True if this row classifies the error."""
         if status != self.status or not any(fnmatchcase(code, pattern) for pattern in self.codes):
             return False
         return self.message is None or self.message.search(message) is not None
@@ -71,7 +66,7 @@ _OVERLOAD = Verdict(Action.RETRY, Pressure.OVERLOAD)
 _RETRY_500 = Verdict(Action.RETRY, attempts_max=TRIES_500_MAX)
 _RETRY_FETCH = Verdict(Action.RETRY, attempts_max=TRIES_FETCH_MAX)
 
-# The service fetches media itself and reports a fault of the network under the code of a wrong request.
+# The service downloads media itself and reports a network fault with the code for an invalid request.
 _FETCH_FAILED = re.compile(r"time-?out while downloading|error while (?:downloading|connecting)", re.IGNORECASE)
 
 RULES: tuple[Rule, ...] = (
@@ -94,15 +89,15 @@ RULES: tuple[Rule, ...] = (
     Rule(429, ("ServerOverloaded", "RequestBurstTooFast"), _OVERLOAD),
     Rule(500, ("*",), _RETRY_500),
 )
-"""The table; the first row that matches decides. Codes that are in none of them are decided by their status."""
+"""The table. The first matching row decides; other codes are classified by their status."""
 
 _STATUS_RETRIED = frozenset({408, 409, 425})
-# Of these no row is to blame: key, payment, permission, address, method, proxy.
+# With these no row can work: key, payment, permission, address, method or proxy is wrong.
 _STATUS_STOPPING = frozenset({401, 402, 403, 404, 405, 407, 410})
 
 
 def classify_status(status: int, code: str, message: str) -> Verdict:
-    """Decide about an answer that is no success, by the table or else by its status."""
+    """Classify an error reply by the table, or by its status if no row matches."""
     for rule in RULES:
         if rule.matches(status, code, message):
             return rule.verdict
@@ -116,30 +111,33 @@ def classify_status(status: int, code: str, message: str) -> Verdict:
 
 
 def _classify_unknown_refusal(code: str) -> Verdict:
-    """A new code for a refusal most likely names what was overrun; one that does not slows down its own item alone."""
+    """Guess the limit from an unknown 429 code. A code without a hint only delays its own item."""
     upper = code.upper()
     if "TPM" in upper:
         return _TPM
     return _RPM if "RPM" in upper or "RATELIMIT" in upper else _OVERLOAD
 
 
-# What a person does about a stop; the first pattern that matches "<status> <code>".
+# What a person can do about a stop: the first pattern that matches "<status> <code>".
 _ADVICE = (
-    ("401 *", "check the API key in the variable that api.api_key_env names"),
-    ("403 *Overdue*", "pay what the account owes, then run the same command"),
-    ("403 *", "give the key's account access to the model in the Ark console"),
-    ("404 *", "check model.name, and that the account has opened the model"),
-    ("429 *", "raise or wait for the account's quota in the Ark console, then run the same command"),
+    ("401 *", "check the API key in the environment variable that api.api_key_env names"),
+    ("403 *Overdue*", "pay the overdue balance of the account, then run the same command again"),
+    ("403 *", "give the account of the API key access to the model in the Ark console"),
+    ("404 *", "check model.name, and activate the model for the account in the Ark console"),
+    (
+        "429 *",
+        "raise the quota of the account in the Ark console or wait until it resets, then run the same command again",
+    ),
     ("400 *", "check model.name and the endpoint in the Ark console"),
-    ("3?? *", "the address is wrong or has moved"),
-    ("4?? *", "check api.base_url, the account and its payment"),
-    ("None tls_certificate", "check api.base_url and this machine's certificates"),
+    ("3?? *", "set api.base_url to the URL that the service redirects to"),
+    ("4?? *", "check api.base_url and that the account is active and paid"),
+    ("None tls_certificate", "check api.base_url and the CA certificates of this machine"),
     ("None *", "check api.base_url"),
 )
 
 
 def advise(error: ApiError) -> str:
-    """Say what a person does about an error that stops the run."""
+    """Return what a person can do about an error that stops the run."""
     name = f"{error.status} {error.code}"
     return next(
         (advice for pattern, advice in _ADVICE if fnmatchcase(name, pattern)), "see the service's documentation"
@@ -147,11 +145,11 @@ def advise(error: ApiError) -> str:
 
 
 def error_from_status(status: int, body: bytes, headers: Mapping[str, str], now_s: float) -> ApiError:
-    """Make the error for an answer that is no success. `headers` ignore case; `now_s` is in seconds since 1970."""
+    """Make the ApiError for an error reply. `headers` must ignore case; `now_s` is in seconds since 1970."""
     code, message, request_id = decode_error(status, body)
     verdict = classify_status(status, code, message)
     if 300 <= status < 400:
-        message = redact(f"the service redirects to {headers.get('location')}: set api.base_url to the final address")
+        message = redact(f"the service redirects to {headers.get('location')}: set api.base_url to the final URL")
     return ApiError(
         message=message,
         action=verdict.action,
@@ -165,7 +163,7 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], now_
 
 
 def error_from_unusable(error: UnusableReply, status: int, request_id: str | None) -> ApiError:
-    """Make the error for a success that holds no usable vector: paid, and tried again at most twice."""
+    """Make the ApiError for a successful reply without a usable vector: it is paid and tried again at most twice."""
     return ApiError(
         message=error.message,
         action=Action.RETRY,
@@ -179,8 +177,8 @@ def error_from_unusable(error: UnusableReply, status: int, request_id: str | Non
     )
 
 
-# First match decides. aiohttp's own come first, since httpx-aiohttp 0.2.0 maps a refused and a reset connection alike
-# to httpx.ConnectTimeout: what really happened is in the exception's cause.
+# The first match decides. The exceptions of aiohttp come first: httpx-aiohttp 0.2.0 maps both a refused and a reset
+# connection to httpx.ConnectTimeout, and only the exception's cause says what happened.
 _BY_EXCEPTION: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Verdict], ...] = (
     ((aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError), "tls_certificate", _STOP),
     ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects), "bad_address", _STOP),
@@ -202,10 +200,10 @@ _BY_EXCEPTION: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, V
 
 
 def classify_exception(exc: Exception) -> ApiError:
-    """Make the error for a call that ended in an exception, whichever library's it is.
+    """Make the ApiError for an exception of any library.
 
-    Faults of the network are retried; what no retry can mend (address, certificate, and everything unknown, which is a
-    defect of this program) stops the run. The caller chains: `raise classify_exception(exc) from exc`.
+    Network faults are retried. A wrong address or certificate stops the run, and so does every unknown exception, which
+    is a defect of this program. Usage: `raise classify_exception(exc) from exc`.
     """
     if isinstance(exc, ApiError):
         return exc
@@ -221,7 +219,7 @@ def classify_exception(exc: Exception) -> ApiError:
 
 
 def _innermost_first(exc: BaseException) -> Iterator[BaseException]:
-    """The aiohttp exception behind an httpx one, where there is one, and then the exception itself."""
+    """Yield the aiohttp exception that caused an httpx exception, if there is one, then the exception itself."""
     if isinstance(exc, httpx.HTTPError) and isinstance(exc.__cause__, aiohttp.ClientError):
         yield exc.__cause__
     yield exc
@@ -241,7 +239,7 @@ def _error_from_exception(exc: BaseException, code: str, verdict: Verdict, statu
 
 
 def read_retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms` where it is sent, else `retry-after`."""
+    """Return the seconds that the server asks to wait (`retry-after-ms`, else `retry-after`), or None."""
     ms = _parse_number(headers.get("retry-after-ms"))
     if ms is not None:
         return _clamp_wait(ms / 1000)
@@ -249,7 +247,10 @@ def read_retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
 
 
 def parse_retry_after(value: str | None, now_s: float) -> float | None:
-    """Read a Retry-After header, seconds or an HTTP date, as seconds from now, clamped to 0..60; None if unreadable."""
+    """Parse a Retry-After header (seconds or an HTTP date).
+
+    Return seconds from now, clamped to 0..60; None if malformed.
+    """
     if value is None or len(value) > 100:
         return None
     seconds = _parse_number(value)

@@ -1,12 +1,12 @@
-r"""Instructions by the vendor's templates: a scenario in the config becomes each row's own string.
+r"""Build the instructions of each row from the vendor's templates and the scenario in the config.
 
-The vendor's guide gives two templates, in which everything outside the braces stays byte for byte:
+The vendor's guide has two templates. All text outside the braces must be kept byte for byte:
 
-    Instruction:Compress the {M} into one word.\nQuery:             what a library of vectors is made of
-    Target_modality: {T}.\nInstruction:{I}\nQuery:                what is looked for in it, and all other tasks
+    Instruction:Compress the {M} into one word.\nQuery:      for the corpus: the samples that are searched
+    Target_modality: {T}.\nInstruction:{I}\nQuery:          for queries and all other tasks
 
-{M} is what this one row is made of. {T} is what the *library* is made of, whatever the query is; {I} is the task in
-words. Clustering, classification and STS (semantic textual similarity) use one string for all of their data.
+{M}: the modalities of this row. {T}: the modalities of the corpus samples, not of the query. {I}: the task in words.
+Clustering, classification and STS (semantic textual similarity) use the same string for all of their rows.
 """
 
 from collections.abc import Collection
@@ -20,36 +20,41 @@ Scenario = Literal["corpus", "query", "clustering", "classification", "sts"]
 
 SCENARIOS: tuple[Scenario, ...] = ("corpus", "query", "clustering", "classification", "sts")
 WORDINGS = ("text", "image", "video", "text and image", "text and video", "image and video")
-"""All that the vendor has words for: what one sample is made of. Text, image and video together is not among them."""
+"""The combinations of modalities for which the vendor has a wording. Text, image and video together has none."""
 
 _BY_MODALITIES = {frozenset(map(Modality, wording.split(" and "))): wording for wording in WORDINGS}
 
 
 @dataclass(frozen=True, slots=True)
 class InstructionOptions:
-    """Instructions built by the vendor's templates: the `model.instructions:` section, where it is no plain text."""
+    """Instructions built from the vendor's templates.
+
+    The `model.instructions:` section, if it is not a plain string.
+    """
 
     scenario: Scenario
-    """`corpus` for what is searched, `query` for what is looked for; `clustering`, `classification` and `sts` give
-    all rows one string."""
+    """`corpus`: the samples that are searched; `query`: the queries for that corpus; `clustering`, `classification` and
+    `sts`: those tasks, with one string for all rows."""
     target_modality: str | None = None
-    """What the library's samples are made of: `text`, `text and image`, …, several kinds of samples joined by `/`.
-    Not with `corpus`, which goes by the row."""
+    """Modalities of the corpus samples: `text`, `text and image`, …; several kinds of samples are joined by `/`.
+    Required, except with `corpus`, where it is not allowed: the modalities of each row are used."""
     instruction: str | None = None
-    """The task in one line of words. Not with `corpus`."""
+    """The task, in words and on one line. Required, except with `corpus`, where it is not allowed."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError that names the key and the rule."""
+        """Raise ConfigError, with the key and the rule, for invalid options."""
         if self.scenario not in SCENARIOS:
-            raise ConfigError(f"model.instructions.scenario is {self.scenario!r}; it may be {', '.join(SCENARIOS)}")
+            raise ConfigError(
+                f"model.instructions.scenario is {self.scenario!r}; it must be one of {', '.join(SCENARIOS)}"
+            )
         for name in ("target_modality", "instruction"):
             value = getattr(self, name)
             if self.scenario == "corpus" and value is not None:
                 raise ConfigError(
-                    f"model.instructions.{name} is not for scenario corpus, whose template has no such part"
+                    f"model.instructions.{name} is not allowed with scenario corpus, whose template does not use it"
                 )
             if self.scenario != "corpus" and value is None:
-                raise ConfigError(f"model.instructions.{name} is missing: scenario {self.scenario} needs it")
+                raise ConfigError(f"model.instructions.{name} is missing: scenario {self.scenario} requires it")
         if self.target_modality is not None:
             _check_target(self.target_modality)
         if self.instruction is not None:
@@ -61,8 +66,8 @@ def _check_target(target: str) -> None:
     for kind in kinds:
         if kind not in WORDINGS:
             raise ConfigError(
-                f"model.instructions.target_modality has {kind[:100]!r}; the vendor's words are {', '.join(WORDINGS)},"
-                " joined by / without spaces where the library has several kinds of samples"
+                f"model.instructions.target_modality contains {kind[:100]!r}; allowed are {', '.join(WORDINGS)}"
+                " (join several kinds of corpus samples with / without spaces)"
             )
     if len(set(kinds)) < len(kinds):
         raise ConfigError(f"model.instructions.target_modality {target!r} names a kind twice")
@@ -70,24 +75,26 @@ def _check_target(target: str) -> None:
 
 def _check_instruction(instruction: str) -> None:
     if not instruction.strip():
-        raise ConfigError("model.instructions.instruction is empty: say the task in words")
+        raise ConfigError("model.instructions.instruction is empty: describe the task in words")
     if instruction.splitlines() != [instruction]:
-        raise ConfigError("model.instructions.instruction must be one line: line ends belong to the vendor's template")
+        raise ConfigError(
+            "model.instructions.instruction must be one line: line breaks are part of the vendor's template"
+        )
     check_utf8("model.instructions.instruction", instruction)
 
 
 def check_utf8(key: str, text: str) -> None:
-    """Raise ConfigError for a text that can't be sent: one with a lone surrogate, which YAML can write."""
+    """Raise ConfigError for a text that can't be sent as UTF-8, because YAML escapes put a lone surrogate into it."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"{key} is not valid Unicode: it holds a lone surrogate") from None
+        raise ConfigError(f"{key} is not valid Unicode: it contains a lone surrogate") from None
 
 
 def build_instructions(options: InstructionOptions, modalities: Collection[Modality]) -> str | Failure:
-    """Build the instructions of a row whose own parts are of these modalities, by the vendor's templates.
+    """Return the instructions of a row whose parts have these modalities, built from the vendor's templates.
 
-    Fails with code `no_wording` for the scenario `corpus` on a row for which the vendor has no words.
+    Return a Failure with code `no_wording` for the scenario `corpus` if the vendor has no wording for these modalities.
     """
     if options.scenario != "corpus":
         return f"Target_modality: {options.target_modality}.\nInstruction:{options.instruction}\nQuery:"
@@ -96,7 +103,7 @@ def build_instructions(options: InstructionOptions, modalities: Collection[Modal
         made_of = " and ".join(kind for kind in Modality if kind in modalities)
         return Failure(
             "no_wording",
-            f"the vendor has no corpus instruction for {made_of or 'nothing'} in one row:"
-            " give it one of its own (body.instructions, manifest.columns.instructions) or make model.instructions a text",
+            f"the vendor has no corpus instruction for {made_of or 'no parts'} in one row:"
+            " set instructions for the row (body.instructions, manifest.columns.instructions) or a string in model.instructions",
         )
     return f"Instruction:Compress the {wording} into one word.\nQuery:"

@@ -1,8 +1,8 @@
-"""Tokens that a request will use, estimated before it is sent.
+"""Estimate the tokens of a request before it is sent.
 
-The vendor publishes no tokenizer for these models. Image and video formulas are its own; the rates for text are rounded
-from samples. Pacing corrects the whole by what replies report, so that an estimate has to be cheap and steady, not
-exact.
+The vendor publishes no tokenizer for these models. The formulas for images and videos are the vendor's; the rates for
+text are rounded from samples. The quota control corrects estimates by the usage in replies, so an estimate must be
+cheap and consistent, not exact.
 """
 
 import math
@@ -11,38 +11,39 @@ from collections.abc import Mapping
 from arkbeam.base.records import Modality, Request, TokenEstimate, VideoSampling
 
 PRESET_TEXT_TOKENS = 18
-"""Text that the service puts around every request: a request of "hello" alone was billed 20 tokens."""
+"""Text tokens that the service adds to every request: a request with only "hello" was billed 20 tokens."""
 PRESET_IMAGE_TEXT_TOKENS = 8
-"""Further text tokens of an image, from the contract page's example: 31 for seven Chinese characters and an image."""
+"""Text tokens that the service adds for an image; source: the contract page's example, 31 for seven Chinese characters
+and an image."""
 PRESET_VIDEO_TEXT_TOKENS = 8
-"""Further text tokens of a video beside its time axis: taken to be an image's."""
+"""Text tokens that the service adds for a video, besides its time axis: assumed to be the same as for an image."""
 TIME_AXIS_TOKENS_PER_FRAME = 7
-"""Text tokens of one place on a video's time axis. The one published sample (a short video, an image and a question:
-13,800 image and 187 text tokens) leaves about 150 for some 20 frames."""
+"""Text tokens per frame for the time axis of a video. In the only published sample (a short video, an image and a
+question: 13,800 image and 187 text tokens), about 150 text tokens remain for about 20 frames."""
 
 IMAGE_PIXELS_PER_TOKEN = 784
-"""28 by 28 pixels."""
+"""28 by 28 pixels per token."""
 IMAGE_TOKENS_MAX = 1_312
 """Larger images are scaled down by the service."""
 
 VIDEO_FRAMES_MIN, VIDEO_FRAMES_MAX = 16, 640
 VIDEO_FRAME_TOKENS_MIN, VIDEO_FRAME_TOKENS_MAX = 128, 640
 VIDEO_FPS = 1.0
-"""Frames taken a second: the vendor's default elsewhere, taken to hold here."""
-VIDEO_TOKENS_MIN = VIDEO_FRAMES_MIN * VIDEO_FRAME_TOKENS_MAX
-"""10,240: the shortest video, and what one of unknown length is taken for."""
+"""Frames sampled per second: the vendor's default for its other models, assumed to be the default here."""
 VIDEO_TOKENS_MAX = VIDEO_FRAMES_MAX * VIDEO_FRAME_TOKENS_MIN
-"""81,920: the longest, unless `max_video_tokens` says otherwise."""
+"""81,920: the maximum for a video, unless `max_video_tokens` is set."""
 DEFAULT_SAMPLING = VideoSampling()
 
 BOUND_PRESET_TEXT_TOKENS = 64
-"""More than the service puts around any request by what was seen (18)."""
+"""Upper bound of the text tokens that the service adds to a request; observed: 18."""
 BOUND_DEFAULT_INSTRUCTION_TOKENS = 64
-"""More than the bytes of the default instruction, `Compress the text and video into one word` in its template."""
+"""Upper bound of the default instructions: more than the bytes of the template with `Compress the text and video into
+one word`."""
 BOUND_MEDIUM_TEXT_TOKENS = 32
-"""More than the text that an image or a video brings by what was seen (8)."""
+"""Upper bound of the text tokens that the service adds for an image or a video; observed: 8."""
 BOUND_TIME_AXIS_TOKENS_PER_FRAME = 16
-"""More than one place on a video's time axis takes (7): a token for each byte of a time stamp and what is around it."""
+"""Upper bound of the text tokens per frame for the time axis of a video (estimate: 7): one token per byte of a time
+stamp and the text around it."""
 
 _TOKENS_PER_LETTER = 0.25  # ASCII letters and spaces: about four to a token
 _TOKENS_PER_SIGN = 0.5  # ASCII digits and punctuation: about two to a token
@@ -51,11 +52,11 @@ _SIGNS = b"0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 def estimate_text(text: str) -> int:
-    """Estimate the tokens of a text alone, without what the service adds.
+    """Estimate the tokens of a text, without the tokens that the service adds.
 
-    Script is told by UTF-8 arithmetic: with b bytes in n characters, (b - n) / 2 characters are wide if all are of one
-    or three bytes. A two-byte letter (Cyrillic, accents) then counts as half of each kind, an emoji as one and a half
-    wide ones.
+    The number of wide (Chinese) characters follows from the UTF-8 length: with b bytes in n characters, (b - n) / 2
+    characters are wide if every character has one or three bytes. A two-byte letter (Cyrillic, accents) then counts as
+    half a letter and half a wide character, an emoji (four bytes) as one and a half wide characters.
     """
     encoded = text.encode("utf-8", "surrogatepass")
     wide = (len(encoded) - len(text)) / 2
@@ -65,29 +66,33 @@ def estimate_text(text: str) -> int:
 
 
 def image_tokens(width: int, height: int) -> int:
-    """Tokens of an image of this size in pixels: area / 784, rounded up, at most 1,312."""
+    """Return the tokens of an image of this size in pixels: area / 784, rounded up, at most 1,312.
+
+    Raise ValueError for no area.
+    """
     if width < 1 or height < 1:
         raise ValueError(f"an image can't be {width} by {height} pixels")
     return min(-(-width * height // IMAGE_PIXELS_PER_TOKEN), IMAGE_TOKENS_MAX)
 
 
 def video_frames(duration_s: float, sampling: VideoSampling = DEFAULT_SAMPLING) -> int:
-    """Frames taken from a video: `fps` a second, at least `min_frames`.
+    """Return the number of frames that the service samples from a video: `fps` per second, at least `min_frames`.
 
-    At most as many as fit into `max_video_tokens` at `min_frame_tokens` each: 640 unless the sampling says otherwise.
+    At most as many as fit into `max_video_tokens` at `min_frame_tokens` each: 640 by default. Raise ValueError for an
+    impossible duration or rate.
     """
     fps = VIDEO_FPS if sampling.fps is None else sampling.fps
     if not (math.isfinite(duration_s) and duration_s >= 0 and math.isfinite(fps) and fps > 0):
-        raise ValueError(f"a video can't be {duration_s} s long, sampled {fps} times a second")
+        raise ValueError(f"impossible video: duration {duration_s} s, {fps} frames per second")
     frames_max = _tokens_max(sampling) // (sampling.min_frame_tokens or VIDEO_FRAME_TOKENS_MIN)
     return min(max(math.ceil(duration_s * fps), sampling.min_frames or VIDEO_FRAMES_MIN), frames_max)
 
 
 def video_tokens(duration_s: float, sampling: VideoSampling = DEFAULT_SAMPLING) -> int:
-    """Image tokens of a video's frames: by default 16 to 640 frames of 640 down to 128 tokens.
+    """Return the image tokens of a video: by default from 16 frames of 640 tokens to 640 frames of 128 tokens.
 
-    Both ends are the vendor's; in between, frames are taken to be as large as `max_video_tokens` allows, which is the
-    most they can be.
+    The vendor publishes both ends. Between them, frames are assumed to be as large as `max_video_tokens` allows: the
+    largest possible size.
     """
     frames = video_frames(duration_s, sampling)
     low = sampling.min_frame_tokens or VIDEO_FRAME_TOKENS_MIN
@@ -106,11 +111,12 @@ def estimate_request(
 ) -> TokenEstimate:
     """Estimate all tokens of a request.
 
-    Text: its texts and instructions, what the service puts around them and around each image and video, and the time
-    axis of videos. Image: images, and the frames of videos as they are sampled.
+    Text tokens: texts and instructions, what the service adds for the request and for each image and video, and the
+    time axes of videos. Image tokens: images, and the sampled frames of videos.
 
-    `image_sizes` gives (width, height) in pixels and `video_durations_s` seconds by a part's value. An image that is in
-    neither counts as the largest, a video as the shortest (most are not known: pacing's running ratio corrects them).
+    `image_sizes` has (width, height) in pixels and `video_durations_s` has seconds, both by the value of the part. An
+    image of unknown size counts as the largest image, a video of unknown duration as the shortest video. (Most sizes
+    are unknown; the quota control corrects the estimates by a running ratio.)
     """
     text, image = PRESET_TEXT_TOKENS, 0
     if request.instructions is not None:
@@ -131,11 +137,12 @@ def estimate_request(
 
 
 def bound_request(request: Request, images_estimate: int) -> TokenEstimate:
-    """The most that a request can use: for budgets, which must hold whatever the tokenizer does.
+    """Return an upper bound of the tokens of a request, for budgets in money.
 
-    Text: a token for each byte of UTF-8, since no tokenizer of bytes makes more, and generous room for what the service
-    adds. Images: `images_estimate` as `estimate_request` gives it, which goes by the vendor's formula; beside a video, the
-    largest for each. Videos: `max_video_tokens`, or the vendor's 81,920, and as many frames as fit into that.
+    Text tokens: one per UTF-8 byte (a byte-level tokenizer makes no more) plus a generous bound for what the service
+    adds. Image tokens: `images_estimate` from `estimate_request`, which uses the vendor's formula; if there is also a
+    video, each image counts as the largest. Videos: `max_video_tokens`, or the vendor's 81,920, with as many frames as
+    fit into that.
     """
     text, image = BOUND_PRESET_TEXT_TOKENS, images_estimate
     text += BOUND_DEFAULT_INSTRUCTION_TOKENS if request.instructions is None else _count_bytes(request.instructions)

@@ -1,7 +1,7 @@
-"""The API's JSON, both ways: requests to bytes, replies to vectors, error bodies to code and message.
+"""Encode requests to JSON; decode replies to vectors and error bodies to code and message. Pure functions over bytes.
 
-Pure functions over bytes. What a reply gets wrong is named, never guessed at: `UnusableReply` carries a `Flaw` and what
-could still be read, since an unusable reply is paid like any other.
+A reply that breaks the contract is never repaired by guessing: `UnusableReply` says which `Flaw` it has and keeps the
+fields that could be read, because an unusable reply is billed like any other.
 """
 
 import binascii
@@ -24,13 +24,14 @@ from arkbeam.base.redaction import redact
 from arkbeam.base.replies import Reply, UsageFlaw
 
 EMBEDDINGS_PATH = "/embeddings/multimodal"
-"""What follows the base URL."""
+"""Path of the API, relative to the base URL."""
 STAND_IN_HEADER = "x-arkbeam-stand-in"
-"""A server that sends this header, whatever its value, is a stand-in: its vectors never pass for real ones."""
+"""A server that sends this header, with any value, is a stand-in, not the real service: its vectors are never used as
+real ones."""
 REQUEST_BYTES_MAX = 64_000_000
-"""Largest body that the service takes (64 MB by the vendor's guide)."""
+"""Maximum size of a request body in bytes: 64 MB by the vendor's guide."""
 
-_BASE64_BLOCK_BYTES = 3 * 256 * 1024  # a multiple of 3: only the last block is padded
+_BASE64_BLOCK_BYTES = 3 * 256 * 1024  # a multiple of 3, so that only the last block is padded
 _NOTHING_INLINED: Mapping[int, Inline] = MappingProxyType({})
 _ID_CHARS_MAX = 256
 _INT64_MAX = 2**63 - 1
@@ -38,7 +39,7 @@ _INT64_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class WireOptions:
-    """The fields that are the same in every request of a run. `dimensions` None leaves the field out."""
+    """The fields that are equal in all requests of a run. `dimensions` None: the field is not sent."""
 
     model: str
     dimensions: int | None = None
@@ -47,7 +48,10 @@ class WireOptions:
 
 
 def wire_options(options: ModelOptions, caps: Capabilities) -> WireOptions:
-    """Fix what the configured model is sent with every request; the options were checked (`models.check_options`)."""
+    """Return the fields that every request of the configured model has.
+
+    Check the options first (`models.check_options`).
+    """
     return WireOptions(
         model=options.name,
         dimensions=dimensions_sent(options, caps),
@@ -57,7 +61,7 @@ def wire_options(options: ModelOptions, caps: Capabilities) -> WireOptions:
 
 
 def encode_multi(mode: MultiEmbedding) -> dict[str, str] | None:
-    """The object `multi_embedding` as it is sent; None: the field is not sent."""
+    """Return the object for the field `multi_embedding`; None: the field is not sent."""
     match mode:
         case "off":
             return None
@@ -70,12 +74,12 @@ def encode_multi(mode: MultiEmbedding) -> dict[str, str] | None:
 
 
 class UnencodableRequest(ArkbeamError):
-    """The request can't be sent as it is: a fault of its row, found before anything was paid."""
+    """The request can't be sent. Its row is at fault, and nothing was paid."""
 
 
 @dataclass(eq=False)
 class UnusableReply(ArkbeamError):
-    """A reply came and was paid, but holds no vector to rely on. `id`, `model` and `usage` are what could be read."""
+    """The reply is billed but has no usable vector. `id`, `model` and `usage` are set as far as they could be read."""
 
     flaw: Flaw
     message: str
@@ -88,12 +92,15 @@ class UnusableReply(ArkbeamError):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the fields: an exception's own way passes on positional arguments, and there are none."""
+        """Pickle by the fields: the default for exceptions uses positional arguments, and here there are none."""
         return type(self), (self.flaw, self.message, self.id, self.model, self.usage)
 
 
-class ErrorReply(NamedTuple):
-    """What an error body says. `code` is `http_<status>` where it names none; `message` is redacted and bounded."""
+class ErrorBody(NamedTuple):
+    """The contents of an error body.
+
+    `code` is `http_<status>` if the body has none; `message` is redacted and bounded.
+    """
 
     code: str
     message: str
@@ -101,12 +108,12 @@ class ErrorReply(NamedTuple):
 
 
 def encode_request(request: Request, options: WireOptions, inlined: Mapping[int, Inline] = _NOTHING_INLINED) -> bytes:
-    """Encode one sample. Parts keep their order; fields that are not set are absent.
+    """Encode one sample as a request body. Parts keep their order; fields that are not set are left out.
 
-    `inlined` has the bytes of some parts by their position: they become base64 in the body itself, so that memory holds
-    them once as they are and once encoded.
+    `inlined` maps the position of a part to its bytes. They are written as base64 directly into the body, so that
+    memory contains them only twice: as bytes and in the body.
 
-    Raises UnencodableRequest when a string is no Unicode text or the body is larger than the service takes.
+    Raise UnencodableRequest if a string is not valid Unicode or the body is too large for the service.
     """
     body: dict[str, Any] = {"model": options.model, "input": [_encode_part(part) for part in request.parts]}
     if options.encoding_format is EncodingFormat.NULL:
@@ -125,21 +132,21 @@ def encode_request(request: Request, options: WireOptions, inlined: Mapping[int,
     try:
         encoded = _splice(body, request, inlined) if inlined else orjson.dumps(body)
     except orjson.JSONEncodeError as error:
-        raise UnencodableRequest(f"the request can't be written as JSON: {redact(str(error))}") from error
+        raise UnencodableRequest(f"the request can't be encoded as JSON: {redact(str(error))}") from error
     _check_length(len(encoded))
     return encoded
 
 
 def _check_length(length: int) -> None:
     if length > REQUEST_BYTES_MAX:
-        raise UnencodableRequest(f"the request is {length} bytes long; the service takes {REQUEST_BYTES_MAX}")
+        raise UnencodableRequest(f"the request has {length} bytes; the service accepts at most {REQUEST_BYTES_MAX}")
 
 
 def _splice(body: Mapping[str, Any], request: Request, inlined: Mapping[int, Inline]) -> bytes:
-    """Write a body with base64 in the place of some parts' URLs, in blocks and without a copy of the whole."""
+    """Encode a body with base64 data URIs in place of some URLs, in blocks and without a copy of the whole body."""
     before, after = {"model": body["model"]}, {name: body[name] for name in body if name not in ("model", "input")}
     _check_length(sum(4 * ((len(inline.data) + 2) // 3) for inline in inlined.values()))
-    out = io.BytesIO()  # gives its buffer away without a copy
+    out = io.BytesIO()  # getvalue() does not copy the buffer
     out.write(orjson.dumps(before)[:-1] + b',"input":[')
     for position, part in enumerate(body["input"]):
         out.write(b"," if position else b"")
@@ -171,17 +178,20 @@ def _encode_part(part: Part) -> dict[str, Any]:
 
 
 def decode_reply(body: bytes, *, dimensions: int, sparse: bool, multi: bool = False, stand_in: bool = False) -> Reply:
-    """Decode the body of a 200.
+    """Decode the body of a successful reply. Raise UnusableReply.
 
-    `dimensions` is the length the vector must have; `sparse` and `multi` whether a sparse vector and vectors of tokens
-    were asked for (what was not is left out). `stand_in` is passed on.
+    Args:
+        body: JSON, decompressed.
+        dimensions: Required length of the dense vector.
+        sparse: True if the request asked for a sparse vector; if False, one in the reply is ignored.
+        multi: The same for per-token vectors.
+        stand_in: True if the server is a stand-in; copied to the reply.
 
-    A vector is paid and is not thrown away over bookkeeping: unknown fields are ignored, a missing `created`, `id` or
-    `model` is None, a usage that is missing or does not add up is null and said (`usage_flaw`). `object` is `list` and
-    `data.object` is `embedding` by the contract; where they are missing or merely worded otherwise they are bookkeeping
-    too, but one that names another thing (`error`, `chat.completion`) says that this is no embedding: `other_object`.
-
-    Raises UnusableReply.
+    A vector is billed, so flaws in the other fields do not discard it: unknown fields are ignored; a missing `created`,
+    `id` or `model` becomes None; missing counts of the usage become None, and so do all counts if they do not add up
+    (`usage_flaw` says why). By the contract `object` is `list` and `data.object` is `embedding`. If they are missing or
+    have a similar value, the reply is still used; a different kind of object (`error`, `chat.completion`) is the flaw
+    `other_object`.
     """
     reply = _parse_reply(body)
     reply_id, model = _read_name(reply, "id"), _read_name(reply, "model")
@@ -219,11 +229,11 @@ def _parse_reply(body: bytes) -> dict[str, Any]:
 
 
 def _parse_leniently(body: bytes, error: orjson.JSONDecodeError) -> Any:
-    """Read NaN and Infinity, which are no JSON but which some servers write: the flaw is then named for what it is."""
+    """Parse NaN and Infinity too: they are not JSON, but some servers write them. The flaw is then reported as such."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise salvage(body, Flaw.NOT_JSON, f"the reply is no JSON ({redact(str(error), 200)})") from error
+        raise salvage(body, Flaw.NOT_JSON, f"the reply is not JSON ({redact(str(error), 200)})") from error
 
 
 _NAME = re.compile(rb'"(id|model)"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]{1,256})"')
@@ -231,7 +241,7 @@ _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\}){0,2000}\})')
 
 
 def salvage(body: bytes, flaw: Flaw, message: str) -> UnusableReply:
-    """Make the error for a broken reply, with whatever id, model and usage stand in it whole."""
+    """Make the exception for a damaged reply, with id, model and usage if each of them is complete in the text."""
     names = {key.decode(): value.decode() for key, value in _NAME.findall(body)}
     found = _USAGE.search(body)
     try:
@@ -251,12 +261,12 @@ def _is_count(value: object) -> bool:
 
 
 def _read_data(reply: dict[str, Any]) -> dict[str, Any]:
-    """`data` is an object by the contract; older guides show it as a list of one."""
+    """Return `data`: an object by the contract, a list of one object in older guides. Raise FlawError."""
     _check_object("object", reply.get("object"))
     data = reply.get("data")
     if isinstance(data, list):
         if len(data) > 1:
-            raise FlawError(Flaw.SEVERAL_VECTORS, f"the reply holds {len(data)} vectors for one sample")
+            raise FlawError(Flaw.SEVERAL_VECTORS, f"the reply contains {len(data)} vectors for one sample")
         data = data[0] if data else None
     if not isinstance(data, dict):
         raise FlawError(Flaw.NO_DATA, "the reply has no data")
@@ -265,15 +275,15 @@ def _read_data(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_object(where: str, value: object) -> None:
-    """Refuse another kind of answer: an `object` that speaks of neither a list nor an embedding."""
+    """Raise FlawError if the reply is of another kind: its `object` contains neither `list` nor `embedding`."""
     if isinstance(value, str) and value and "list" not in value and "embedding" not in value:
-        raise FlawError(Flaw.OTHER_OBJECT, f"the reply is no embedding: its {where} is {redact(value, 100)!r}")
+        raise FlawError(Flaw.OTHER_OBJECT, f"the reply is not an embedding: its {where} is {redact(value, 100)!r}")
 
 
 def decode_usage(usage: object) -> tuple[Usage, UsageFlaw | None]:
-    """Read the token counts, each by itself: what is missing or malformed is None, and said.
+    """Read the token counts. A missing or malformed count becomes None, and the flaw is returned.
 
-    Counts that do not add up are all None, since nothing tells which of them is wrong.
+    If the counts do not add up, all of them become None, because it is unknown which one is wrong.
     """
     if not isinstance(usage, dict):
         return Usage(), UsageFlaw.MISSING if usage is None else UsageFlaw.MALFORMED
@@ -283,7 +293,7 @@ def decode_usage(usage: object) -> tuple[Usage, UsageFlaw | None]:
     raw += [inner.get(key) for key in ("text_tokens", "image_tokens")]
     if all(map(_is_count, raw)):
         read = Usage(*raw)
-        # There is no output, so that all three sums are the same.
+        # There are no output tokens, so all three sums are equal.
         consistent = read.prompt_tokens == read.total_tokens == sum(raw[2:])
         return (read, None) if consistent else (Usage(), UsageFlaw.INCONSISTENT)
     malformed = not (details is None or isinstance(details, dict)) or not all(v is None or _is_count(v) for v in raw)
@@ -295,8 +305,11 @@ _REQUEST_ID = re.compile(r"request[ _-]?id:?\s*([\w-]{1,128})", re.IGNORECASE)
 _BODY_CHARS_MAX = 20_000
 
 
-def decode_error(status: int, body: bytes) -> ErrorReply:
-    """Read an error body, `{"error": {"code", "message", "param", "type"}}` by the contract, whatever came instead."""
+def decode_error(status: int, body: bytes) -> ErrorBody:
+    """Read an error body: `{"error": {"code", "message", "param", "type"}}` by the contract, or anything else.
+
+    Never raises.
+    """
     text = body[:_BODY_CHARS_MAX].decode("utf-8", "replace")
     code, message = "", text
     try:
@@ -311,7 +324,7 @@ def decode_error(status: int, body: bytes) -> ErrorReply:
         elif isinstance(error, str):
             message = error
     found = _REQUEST_ID.search(message)
-    return ErrorReply(
+    return ErrorBody(
         code=redact(code, 100) or f"http_{status}",
         message=redact(message) or f"HTTP {status} without a message",
         request_id=found[1] if found else None,

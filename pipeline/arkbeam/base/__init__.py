@@ -1,1 +1,1 @@
-"""What every room uses: errors, records, schemas, redaction, files, named faults."""
+"""Used by every room: errors, records, capabilities, replies, schemas, redaction, files, fault points."""

@@ -1,4 +1,4 @@
-"""What a model can do, costs and allows, whichever service runs it."""
+"""What a model can do, what it costs and its limits, independent of the service that runs it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ MultiEmbedding = Literal["off", "plain", "zstd"]
 
 
 class EncodingFormat(StrEnum):
-    """How the dense vector is to be written in the reply. NULL sends JSON null, ABSENT leaves the field out."""
+    """How the service writes the dense vector in the reply. NULL sends JSON null; ABSENT leaves the field out."""
 
     BASE64 = "base64"
     FLOAT = "float"
@@ -20,52 +20,55 @@ class EncodingFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What one version of the model takes, returns, costs and allows per minute."""
+    """What one model version accepts and returns, its prices and its limits per minute."""
 
     version: str
-    """Six digits, yymmdd."""
+    """The version: six digits, yymmdd."""
     dimensions: tuple[int, ...]
-    """Lengths a dense vector can have; the first is the default."""
+    """Lengths of the dense vector that the model can return; the first is the default."""
     dimensions_field: bool
-    """Whether a request may carry `dimensions` at all."""
+    """True if a request may contain the field `dimensions`."""
     sparse: bool
-    """Whether a sparse vector can be asked for, on requests of text alone."""
+    """True if a text-only request may ask for a sparse vector."""
     instructions: bool
-    """Whether a request may carry `instructions`."""
+    """True if a request may contain the field `instructions`."""
     video: bool
-    """Whether a part may be a video."""
+    """True if a part may be a video."""
     mixed: bool
-    """Any mix and number of parts; False: at most one text and one image."""
+    """True if a request may have any number and mix of parts. False: at most one text and one image."""
     video_sampling: bool
-    """Whether a video part may carry sampling arguments (`fps` and others)."""
+    """True if a video part may contain sampling arguments (`fps` and others)."""
     multi_embedding: bool
-    """Whether one vector per token can be asked for."""
+    """True if a request may ask for per-token vectors."""
     context_tokens: int
-    """Most tokens of one request."""
+    """Maximum number of tokens in one request."""
     price_text_cny_per_million: float
-    """CNY for a million text tokens."""
+    """Price in CNY per million text tokens."""
     price_image_cny_per_million: float
-    """CNY for a million image tokens, frames of videos included."""
+    """Price in CNY per million image tokens; video frames count as images."""
     rpm: int
-    """Requests per minute that an account may send to the model's whole family."""
+    """Requests per minute that an account may send to all models of the family together."""
     tpm: int
-    """Tokens per minute, shared in the same way."""
+    """Tokens per minute, for all models of the family together."""
     notes: tuple[str, ...] = ()
-    """What the user should be told about how this row was chosen; empty for a live, known version."""
+    """Warnings for the user, for example that this version is unknown or was shut down; empty for a known, live
+    version."""
     cuts: tuple[int, ...] = ()
-    """Lengths that a vector may be cut to when it is published, where the service makes no shorter ones itself."""
+    """Lengths to which a vector may be cut when it is published, for versions whose service returns only longer
+    ones."""
 
 
 def exceeds_context(estimate: TokenEstimate, caps: Capabilities) -> bool:
-    """Whether a request looks longer than the model's context.
+    """Return True if the estimate is larger than the model's context.
 
-    An estimate refuses nothing and nothing is cut: it is a warning, and what the service then refuses is a failure row.
+    Use this for a warning only. The request is still sent, uncut; if the service refuses it, the row becomes a failure
+    row.
     """
     return estimate.text + estimate.image > caps.context_tokens
 
 
 def cost_cny(usage_text_tokens: int, usage_image_tokens: int, caps: Capabilities) -> float:
-    """Price in CNY of tokens as the service bills them: text and image apart, output free."""
+    """Return the price in CNY of these tokens: text and image tokens have separate prices, the output is free."""
     text = usage_text_tokens * caps.price_text_cny_per_million
     image = usage_image_tokens * caps.price_image_cny_per_million
     return (text + image) / 1_000_000

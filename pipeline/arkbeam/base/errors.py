@@ -1,32 +1,32 @@
-"""Every error that this package raises on purpose.
+"""Every exception that this package raises on purpose.
 
     ArkbeamError
     ├── ConfigError      the config or the command line is wrong          exit 2
     ├── ManifestError    a manifest is missing, empty or unreadable       exit 2
     ├── OutputInUse      another run holds the output                     exit 6
     ├── StoreError       the store or the output can't be read or written exit 1
-    └── ApiError         one call to the service failed (`ark.errors`); it never leaves the Embed stage:
-                         it becomes another attempt, a failure row, or a stopped run
+    └── ApiError         one call to the service failed (`base.replies`). The Embed stage handles it: it tries again,
+                         writes a failure row or stops the run
 
-A message says what is wrong and what to do, holds no secret, and is the exception's only argument, so that every one of
-them survives pickling.
+A message says what is wrong and what to do, and contains no secret. It is the exception's only argument, so that the
+exceptions can be pickled. (ApiError has fields and its own way to be pickled.)
 """
 
 
 class ArkbeamError(Exception):
-    """The root: whoever catches it has caught all that we raise on purpose."""
+    """Base class of every exception that this package raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigError(ArkbeamError):
-    """The config or the command line asks for something that can't be."""
+    """The config or the command line is wrong."""
 
     exit_code = 2
 
 
 class ManifestError(ArkbeamError):
-    """A manifest as a whole can't be read. A single bad row is a failure row instead."""
+    """A whole manifest can't be read. A single bad row becomes a failure row instead."""
 
     exit_code = 2
 

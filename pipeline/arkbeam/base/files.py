@@ -1,9 +1,10 @@
-"""Files and objects by URI: the one border between fsspec's many exceptions and ours.
+"""Files and objects by URI. Exceptions of fsspec and its backends become `StoreError` here.
 
-A file that this module writes is complete or absent, whatever happens on the way: local files are written beside their place
-and renamed, objects are put whole in one call. (An exception inside fsspec's `with fs.open(uri, "wb")` leaves half an object.)
-Durable ones, the default, are on the disk when the call returns, and so is their name: a power cut can't leave a file that a
-later one relies on empty or gone. What lives only as long as a run does without.
+A file that this module writes is complete or absent, even if the write fails: a local file is written under a temporary
+name in the same folder and then renamed; an object is uploaded in one call. (An exception inside fsspec's `with
+fs.open(uri, "wb")` leaves half an object.) With `durable` (the default) file and name are synced to the disk before the
+call returns, so that after a power cut no file is empty or missing on which a later file relies. Files that are needed
+only during the run are not synced.
 """
 
 import errno
@@ -28,7 +29,7 @@ _TEMPORARY_SUFFIX = ".tmp"
 
 @contextmanager
 def storage_errors(doing: str, uri: str) -> Iterator[None]:
-    """Turn whatever a storage backend raises into `StoreError`, naming what was being done to which URI."""
+    """Turn any exception of a storage backend into a `StoreError` that names the action and the URI."""
     try:
         yield
     except ArkbeamError:
@@ -38,7 +39,7 @@ def storage_errors(doing: str, uri: str) -> Iterator[None]:
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URI and the path in it."""
+    """Return the fsspec filesystem of a URI and the path in that filesystem."""
     with storage_errors("open", uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
         return filesystem, path.rstrip("/")
@@ -50,12 +51,12 @@ def full_uri(filesystem: Any, path: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether a URI is a path of this machine: renames are atomic and locks work there."""
+    """Return True if a URI is a path on this machine, where renames are atomic and locks work."""
     return isinstance(open_filesystem(uri)[0], LocalFileSystem)
 
 
 def absolute(uri: str) -> str:
-    """Make a local path absolute, since workers have working directories of their own; leave other URIs as they are."""
+    """Make a local path absolute, since workers have other working directories; return other URIs unchanged."""
     filesystem, path = open_filesystem(uri)
     return str(path) if isinstance(filesystem, LocalFileSystem) else uri.rstrip("/")
 
@@ -66,7 +67,7 @@ def join(base: str, *names: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Tell whether a file or folder is there, past any listing cache."""
+    """Return True if a file or folder exists. The listing cache is not used."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("look for", uri):
         filesystem.invalidate_cache()
@@ -74,7 +75,10 @@ def exists(uri: str) -> bool:
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
-    """List the URIs of all files below a folder, in name order, past any listing cache; a missing folder has none."""
+    """Return the URIs of all files below a folder, sorted.
+
+    The listing cache is not used. A missing folder has no files.
+    """
     filesystem, path = open_filesystem(uri)
     with storage_errors("list", uri):
         filesystem.invalidate_cache()
@@ -86,7 +90,7 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
 
 
 def list_folders(uri: str) -> list[str]:
-    """List the names of the folders directly below a folder, in name order; a missing folder has none."""
+    """Return the names of the folders directly in a folder, sorted. A missing folder has none."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("list", uri):
         filesystem.invalidate_cache()
@@ -105,7 +109,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
-    """Write a whole small file, complete or not at all."""
+    """Write a whole small file; on failure there is no file, or the old one."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
         if isinstance(filesystem, LocalFileSystem):
@@ -120,9 +124,11 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
 
 @contextmanager
 def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None = None) -> Iterator[Path]:
-    """Give a local path to write to; at the end of the block it is put at `uri`, complete, or not at all if it raised.
+    """Yield a local path to write to.
 
-    `check` is called just before it is put there, and may raise to keep it from being put.
+    At the end of the block the file appears at `uri`; if the block raises, it does not.
+
+    `check` is called just before the file appears; if it raises, the file does not appear.
     """
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
@@ -144,7 +150,7 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
 
 
 def remove_file(uri: str, *, durable: bool = False) -> None:
-    """Remove a file; one that is not there is fine. `durable`: a power cut can't bring it back."""
+    """Remove a file; a missing file is not an error. With `durable`, the file does not come back after a power cut."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("remove", uri):
         filesystem.invalidate_cache()
@@ -157,7 +163,7 @@ def remove_file(uri: str, *, durable: bool = False) -> None:
 
 
 def move_file(uri: str, target: str) -> None:
-    """Move a file within its storage."""
+    """Move a file within one storage."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("move", uri):
         target_path = open_filesystem(target)[1]
@@ -167,7 +173,7 @@ def move_file(uri: str, target: str) -> None:
 
 
 def remove_folder(uri: str) -> None:
-    """Remove a folder and all below it; one that is not there is fine."""
+    """Remove a folder and everything below it; a missing folder is not an error."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("remove", uri):
         if isinstance(filesystem, LocalFileSystem):
@@ -179,7 +185,7 @@ def remove_folder(uri: str) -> None:
 
 
 def remove_leftovers(uri: str) -> None:
-    """Remove the temporary files that a killed writer left below a local folder; objects have none."""
+    """Remove the temporary files that a killed writer left below a local folder. Object stores have no such files."""
     for name in list_files(uri, _TEMPORARY_SUFFIX) if is_local(uri) else []:
         if name.rpartition("/")[2].startswith("."):
             remove_file(name)
@@ -187,7 +193,7 @@ def remove_leftovers(uri: str) -> None:
 
 @contextmanager
 def _beside(target: Path, *, durable: bool) -> Iterator[Path]:
-    """Give a temporary path in the target's folder; rename it onto the target when all went well."""
+    """Yield a temporary path in the target's folder; rename it to the target if the block does not raise."""
     _make_folder(target.parent, durable=durable)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}")
     try:
@@ -205,7 +211,10 @@ def _beside(target: Path, *, durable: bool) -> Iterator[Path]:
 
 
 def _make_folder(folder: Path, *, durable: bool) -> None:
-    """Make a folder with those above it; each new name is in the folder above, which is what must reach the disk."""
+    """Make a folder and its parents.
+
+    With `durable`, sync the parent of each new folder, since the parent holds its name.
+    """
     if folder.is_dir():
         return
     above = folder.parent
@@ -216,7 +225,7 @@ def _make_folder(folder: Path, *, durable: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where its file system and its permissions let us."""
+    """Sync the names in a folder to the disk, if its file system and its permissions allow it."""
     try:
         _sync(folder)
     except OSError as error:
@@ -225,7 +234,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file or a folder to the disk."""
+    """Sync a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -234,7 +243,10 @@ def _sync(path: Path) -> None:
 
 
 def _walk_local(path: str) -> list[str]:
-    """List the files below a folder. For one that can't be read, fsspec's `find` would give none instead of an error."""
+    """List the files below a folder.
+
+    If a folder can't be read, raise OSError: fsspec's `find` would return no files.
+    """
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):

@@ -1,11 +1,11 @@
-"""The words every room speaks: what a row asks for, what it cost, why it failed."""
+"""Records that every room uses: what a row asks for, what it cost, why it failed."""
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
 
 class Modality(StrEnum):
-    """What a part of a request is. The values are what staged rows and statistics are labelled with."""
+    """The kind of a part of a request. The values appear in staged rows and statistics."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -13,7 +13,10 @@ class Modality(StrEnum):
 
 
 class ServiceKind(StrEnum):
-    """Who makes the vectors. Part of the fingerprint: a stand-in's vector never passes for a real one."""
+    """Which kind of service makes the vectors.
+
+    It is part of the fingerprint, so that a vector of a stand-in (the emulator) is never used as a real one.
+    """
 
     ARK = "ark"
     STAND_IN = "stand-in"
@@ -21,30 +24,33 @@ class ServiceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VideoSampling:
-    """How the service takes frames out of a video; what is None is not sent. Ranges: `ark.sampling`."""
+    """How the service samples frames from a video.
+
+    Arguments that are None are not sent. Ranges: `ark.models.SAMPLING_RANGES`.
+    """
 
     fps: float | None = None
-    """Frames taken a second, 0.2 to 5."""
+    """Frames sampled per second of video, 0.2 to 5."""
     max_video_tokens: int | None = None
-    """Most tokens of all frames together, 10,240 to 204,800."""
+    """Maximum tokens of all frames together, 10,240 to 204,800."""
     min_frame_tokens: int | None = None
-    """Fewest tokens of a frame, 16 to 128."""
+    """Minimum tokens per frame, 16 to 128."""
     max_frame_tokens: int | None = None
-    """Most tokens of a frame, 128 to 640."""
+    """Maximum tokens per frame, 128 to 640."""
     min_frames: int | None = None
-    """Fewest frames taken, 5 to 16."""
+    """Minimum number of frames, 5 to 16."""
 
     def set_fields(self) -> dict[str, float | int]:
-        """The arguments that are set, in the order of the declaration."""
+        """Return the arguments that are not None, in the order in which they are declared."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in values if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a request. `value` is the text itself, or the URI or data URI of an image or a video.
+    """One part of a request. `value` is the text, or the URI or data URI of an image or a video.
 
-    `sampling` is a video's own; None: nothing is sent and the service's defaults hold.
+    `sampling` applies to this video only; None: no sampling arguments are sent and the service uses its defaults.
     """
 
     modality: Modality
@@ -54,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """The bytes of a medium and their type: sent as a data URI in place of the part's own URI."""
+    """The bytes and MIME type of an image or video that are sent as a data URI instead of the part's own URI."""
 
     mime: str
     data: bytes
@@ -62,9 +68,9 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample as a manifest row asks for it: all parts together become one vector.
+    """One sample of a manifest row: all parts together become one vector.
 
-    `instructions` None means that the field is not sent; `sparse` that a sparse vector is asked for as well.
+    `instructions` None: the field is not sent. `sparse` True: the request asks for a sparse vector as well.
     """
 
     parts: tuple[Part, ...]
@@ -73,7 +79,10 @@ class Request:
 
     @property
     def modality(self) -> Modality:
-        """The heaviest part's modality: it decides time-outs and which estimate is corrected."""
+        """The modality of the most expensive part: video, else image, else text.
+
+        It selects the time-out and the token estimate.
+        """
         modalities = {part.modality for part in self.parts}
         for heavy in (Modality.VIDEO, Modality.IMAGE):
             if heavy in modalities:
@@ -83,7 +92,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the service counted them; None where it did not say."""
+    """Tokens as the service counted them; None if the reply does not contain the count."""
 
     prompt_tokens: int | None = None
     total_tokens: int | None = None
@@ -93,20 +102,20 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenEstimate:
-    """Tokens that a request is expected to use, split as the service prices them."""
+    """Tokens that a request is expected to use, split by price: text and image."""
 
     text: int
     image: int
 
     @property
     def total(self) -> int:
-        """Text and image tokens together: what counts against the tokens per minute."""
+        """Text and image tokens together: they count against the tokens per minute."""
         return self.text + self.image
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a row has no vector: a stable code for machines, a message for people (bounded, without secrets)."""
+    """Why a row has no vector: a stable code for programs and a message for people (bounded length, no secrets)."""
 
     code: str
     message: str

@@ -1,34 +1,33 @@
-"""Text that came from outside, made fit for logs, reports and failure rows: no secrets, bounded, one line.
+"""Prepare text from outside for logs, reports and failure rows: mask secrets, bound the length, fold to one line.
 
-Everything that quotes a URL, a header or a server's answer goes through `redact` first.
+Call `redact` on every URL, header and server reply before it is quoted.
 """
 
 import re
 from collections.abc import Iterable
 
 MASK = "***"
-# Longest text that is searched; what lies behind it is dropped, never shown unsearched.
+# Only this much of a text is searched for secrets; the rest is dropped, since it must not be shown unsearched.
 _WINDOW_CHARS = 65_536
 
-# Query parameters that sign a URL or are a credential: S3, TOS, GCS, OSS, COS, OBS, Azure, CloudFront, and common
-# names.
+# Query parameters that are signatures or credentials: S3, TOS, GCS, OSS, COS, OBS, Azure, CloudFront, and common names.
 _PARAMETERS = r"""
     x-(?:amz|tos|goog|oss|cos|obs)-[\w-]+ | x-signature | signature | sig | q-(?:signature|ak)
   | (?:oss|aws)?accesskeyid | googleaccessid | key-pair-id | policy
   | (?:security|access|auth|session|id|refresh)[_-]?token | token | auth_key
   | api[_-]?key | access[_-]?key | secret(?:[_-]?(?:access[_-]?)?key)? | password | passwd
 """
-# `?name=value`, also where the URL is itself quoted inside another one (%3F, %26, %3D) or escaped for HTML or JSON.
+# `?name=value`, also if the URL is quoted inside another URL (%3F, %26, %3D) or escaped for HTML or JSON.
 _QUERY = re.compile(
     rf"((?:[?&;]|%3f|%26|\\u0026)(?:{_PARAMETERS})(?:=|%3d))(?:(?!%26|\\u0026)[^&\s\"'<>\#`])+",
     re.IGNORECASE | re.VERBOSE,
 )
 _USER_INFO = re.compile(r"://[^/\s?#\"'<>`]*@")
-# The same inside another URL's query.
+# The same inside the query of another URL.
 _USER_INFO_ENCODED = re.compile(r"(%3a%2f%2f)(?:(?!%2f)[^/\s?#&\"'<>`])*%40", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)(\s+)[^\s\"',;`]+", re.IGNORECASE)
 _DATA_URI = re.compile(r"(data:[\w/+.-]{0,100};base64,)[A-Za-z0-9+/=_%-]+")
-# Shorter ones protect nothing, and masking every "x" would make the text unreadable.
+# Shorter secrets are not masked: they protect nothing, and masking every "x" would make the text unreadable.
 _SECRET_CHARS_MIN = 6
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 
@@ -36,8 +35,9 @@ _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 def redact(text: str, chars_max: int = 500, *, secrets: Iterable[str] = ()) -> str:
     """Mask credentials in `text`, fold it to one line and cut it to `chars_max` characters.
 
-    Masked are signatures and credentials in URLs' queries, user and password before a host, bearer tokens, the payload
-    of data URIs, and every string of `secrets`. Lone surrogates are replaced, so that the result can always be written.
+    Masked: signatures and credentials in the query of a URL, user and password before a host, bearer and basic tokens,
+    the payload of data URIs, and every string in `secrets`. Lone surrogates are replaced, so that the result can be
+    encoded.
     """
     for secret in secrets:
         if len(secret) >= _SECRET_CHARS_MIN:
@@ -53,17 +53,20 @@ def redact(text: str, chars_max: int = 500, *, secrets: Iterable[str] = ()) -> s
 
 
 def redact_uri(uri: str) -> str:
-    """Mask what is secret in a URI that must stay whole, so that it can be found again; a path has no secret in it."""
+    """Mask the secrets of a URI without cutting it, so that the file can be found again.
+
+    A local path is returned unchanged.
+    """
     return redact(uri, len(uri) + 100) if "://" in uri else uri
 
 
 def strip_user_info(uri: str) -> str:
-    """Return a URI without user and password."""
+    """Return the URI without user and password."""
     return _USER_INFO.sub("://", uri)
 
 
 def _bound_search(text: str) -> str:
-    """Cut at a gap between words: a password whose `@` was cut off would not be recognised."""
+    """Cut a long text between two words: a password whose `@` was cut off would not be recognised."""
     if len(text) <= _WINDOW_CHARS:
         return text
     window = text[:_WINDOW_CHARS]

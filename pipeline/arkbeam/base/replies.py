@@ -1,9 +1,9 @@
-"""What comes of one request, whichever service answers: a reply, or an error that says what to do about it.
+"""The result of one request, independent of the service: a reply, or an error that says what to do next.
 
 ApiError.action
-├── RETRY    the same request may work later: refused for now, timed out, cut off, or answered unusably
+├── RETRY    the same request may work later: it was refused for now, timed out, was cut off, or the reply was unusable
 ├── REJECT   this row will never work: it becomes a failure row
-└── STOP     no row will work: key, account, quota, model or address is wrong; the run keeps what it paid and ends
+└── STOP     no row will work: key, account, quota, model or address is wrong; the run keeps the vectors it paid for and ends
 """
 
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ from arkbeam.base.records import Usage
 
 
 class Action(StrEnum):
-    """What happens to the row and to the run. The tree in the module's docstring says when."""
+    """What to do with the row and the run after an error. The module docstring says which action is for which error."""
 
     RETRY = "retry"
     REJECT = "reject"
@@ -26,7 +26,7 @@ class Action(StrEnum):
 
 
 class Pressure(StrEnum):
-    """What a refusal says about pacing: which budget was overrun, that too many are open, or that the service is busy."""
+    """Which limit a refusal is about: requests or tokens per minute, requests in flight, or an overloaded service."""
 
     NONE = "none"
     RPM = "rpm"
@@ -37,11 +37,14 @@ class Pressure(StrEnum):
 
 @dataclass(eq=False)
 class ApiError(ArkbeamError):
-    """One call failed. `code` is stable; `message` is redacted and bounded.
+    """One call failed. `code` is stable; `message` is redacted and bounded. Can be pickled.
 
-    `status` None means that no answer came; `lost`, which who sends it finds out, that it may have been served all the same and be billed; `paid`
-    that an answer came which is billed but of no use, with what `usage` and `model` could be read from it. `request_id` is the service's. `attempts_max` is a bound on all tries of the
-    item, lower than the retry policy's. Survives pickling.
+    `status`: HTTP status; None if there was no answer.
+    `request_id`: the service's id of the request.
+    `paid`: a reply came that is billed but unusable; `usage` and `model` are what could be read from it.
+    `lost`: the request was sent and got no answer, so the service may have processed and billed it. The sender sets
+    this.
+    `attempts_max`: upper bound for all attempts of the item, lower than the bound of the retry policy.
     """
 
     message: str
@@ -62,20 +65,20 @@ class ApiError(ArkbeamError):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the fields: an exception's own way passes on positional arguments, and there are none."""
+        """Pickle by the fields: the default for exceptions uses positional arguments, and here there are none."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
-    """A sparse vector: `indices` strictly increasing uint32, `values` float32 without zeros, equally long."""
+    """A sparse vector: strictly increasing uint32 `indices` and as many non-zero float32 `values`."""
 
     indices: NDArray[np.uint32]
     values: NDArray[np.float32]
 
 
 class UsageFlaw(StrEnum):
-    """What is wrong with a reply's usage. The vector is paid and kept all the same."""
+    """What is wrong with the usage of a reply. The vector is paid for and kept anyway."""
 
     MISSING = "usage_missing"
     MALFORMED = "usage_malformed"
@@ -86,9 +89,12 @@ class UsageFlaw(StrEnum):
 class Reply:
     """One usable reply.
 
-    `dense` is contiguous little-endian float32 as received, `norm` its Euclidean length; `sparse` None where none was
-    asked for. `usage_flaw` None means that the usage is complete and adds up. `created` is in seconds since 1970.
-    `multi` has one float16 vector per token, [tokens, dimensions]; None where none were asked for.
+    `dense`: contiguous little-endian float32, as received; `norm` is its Euclidean length.
+    `sparse`: None if it was not asked for.
+    `multi`: one float16 vector per token, [tokens, dimensions]; None if it was not asked for.
+    `created`: seconds since 1970.
+    `usage_flaw`: None if the usage is complete and adds up.
+    `stand_in`: True if the server says that it is not the real service.
     """
 
     id: str | None
@@ -104,5 +110,5 @@ class Reply:
 
     @property
     def usage_missing(self) -> bool:
-        """Some of the four token counts are null: not there, not readable, or not to be believed."""
+        """True if at least one of the four token counts is None: missing, malformed or contradictory."""
         return self.usage_flaw is not None

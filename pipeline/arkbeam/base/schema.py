@@ -1,4 +1,4 @@
-"""Every Arrow schema of the pipeline, declared once. Column names are the contract with those who read the files."""
+"""Every Arrow schema of the pipeline. Column names and types are the contract with readers of the files."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ USAGE_FIELDS = [
     pa.field("image_tokens", pa.int64()),
 ]
 
-# One row per readable manifest row. Shard and ordinal say where its staged row is; tokens are estimates.
+# One row per readable manifest row. `shard` and `ordinal` locate its staged row; the tokens are estimates.
 KEYS = pa.schema(
     [
         pa.field("fingerprint", FINGERPRINT, nullable=False),
@@ -28,8 +28,9 @@ KEYS = pa.schema(
     ]
 )
 
-# Staged rows: `row` counts physical lines or records from the shard's first; `id` is null where the manifest has none;
-# `request` is JSON (`manifest.staging`); `media_changes` tells what is changed about its images; `original` is the row as it was read, bounded. Kept columns follow as `kept`.
+# Staged rows. `row`: number of the physical line or record, counted from the first one of the shard. `id`: null if the
+# manifest has none. `request`: JSON (`manifest.staging`). `media_changes`: how its images are changed before they are
+# sent. `original`: the row as it was read, with a bounded length. The kept columns follow in one struct column, `kept`.
 STAGED = pa.schema(
     [
         pa.field("row", pa.uint64(), nullable=False),
@@ -41,7 +42,7 @@ STAGED = pa.schema(
     ]
 )
 
-# Rows that could not be read. `row` counts from the shard's first, as in STAGED.
+# Rows that could not be read. `row` is counted as in STAGED.
 UNREADABLE = pa.schema(
     [
         pa.field("row", pa.uint64(), nullable=False),
@@ -52,7 +53,7 @@ UNREADABLE = pa.schema(
     ]
 )
 
-# What the store's index says: the segment and the row in it that hold a fingerprint's vector.
+# The index of the store: the segment, and the row in it, of the vector of a fingerprint.
 INDEX = pa.schema(
     [
         pa.field("fingerprint", FINGERPRINT, nullable=False),
@@ -61,7 +62,7 @@ INDEX = pa.schema(
     ]
 )
 
-# Fingerprints that have no vector, and why: refused by the service, or not to be had in this run.
+# Fingerprints without a vector and the reason: refused by the service, or failed in this run.
 REFUSED = pa.schema(
     [
         pa.field("fingerprint", FINGERPRINT, nullable=False),
@@ -70,7 +71,7 @@ REFUSED = pa.schema(
     ]
 )
 
-# Rows that are published: where the vector is and where the staged row is.
+# Published rows: where the vector is and where the staged row is.
 REFS = pa.schema(
     [
         pa.field("segment", pa.uint64(), nullable=False),
@@ -80,7 +81,7 @@ REFS = pa.schema(
     ]
 )
 
-# Staged rows that have no vector, and why.
+# Staged rows without a vector and the reason.
 FAILED = pa.schema(
     [
         pa.field("shard", pa.uint32(), nullable=False),
@@ -92,7 +93,7 @@ FAILED = pa.schema(
 
 CREATED = pa.field("created", pa.timestamp("s", tz="UTC"))
 
-# One attempt that was paid for, as the store keeps it beside a vector or, without one, as an event.
+# One paid attempt. The store keeps these columns with the vector or, if there is no usable vector, in an event.
 _ATTEMPT = [
     pa.field("request_id", pa.string()),
     pa.field("client_request_id", pa.string(), nullable=False),
@@ -103,7 +104,7 @@ _ATTEMPT = [
     pa.field("latency_ms", pa.float32()),
 ]
 
-# A paid attempt without a usable vector, or a request that the service refused for good (`paid` false).
+# A paid attempt without a usable vector, or a request that the service refused permanently (`paid` false).
 EVENTS = pa.schema(
     [
         pa.field("fingerprint", FINGERPRINT, nullable=False),
@@ -115,7 +116,8 @@ EVENTS = pa.schema(
     ]
 )
 
-# What is known of media by the hash of their URI: the version it holds for, and the facts as JSON (`media.known`).
+# Known facts about media files. `key`: hash of the URI; `version`: the version that the facts are true for; `facts`:
+# JSON.
 MEDIA = pa.schema(
     [
         pa.field("key", pa.binary(16), nullable=False),
@@ -153,12 +155,12 @@ USAGE = pa.schema(
 
 
 def dense_type(dimensions: int) -> pa.DataType:
-    """Return the type of a dense column: as many float32 as the vectors are long, none of them null."""
+    """Return the type of a dense column: a fixed-size list of `dimensions` float32 values, none of them null."""
     return pa.list_(pa.field("element", pa.float32(), nullable=False), dimensions)
 
 
 def segment_schema(dimensions: int) -> pa.Schema:
-    """Return the schema of a store segment: vectors as they were bought, with what each cost."""
+    """Return the schema of a store segment: vectors as received, with the usage of each."""
     return pa.schema(
         [
             pa.field("fingerprint", FINGERPRINT, nullable=False),
@@ -171,7 +173,7 @@ def segment_schema(dimensions: int) -> pa.Schema:
 
 
 def embeddings_schema(dimensions: int, kept: pa.StructType) -> pa.Schema:
-    """Return the schema of the published vectors; the kept columns of the manifest come last."""
+    """Return the schema of the published vectors; the columns kept from the manifest come last."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -191,7 +193,7 @@ def embeddings_schema(dimensions: int, kept: pa.StructType) -> pa.Schema:
 
 
 def multi_schema(dimensions: int) -> pa.Schema:
-    """Return the schema of vectors of tokens in the store: one float16 vector for each token of a request."""
+    """Return the schema of per-token vectors in the store: one float16 vector for each token of a request."""
     vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dimensions)
     return pa.schema(
         [
@@ -202,7 +204,7 @@ def multi_schema(dimensions: int) -> pa.Schema:
 
 
 def multi_embeddings_schema(dimensions: int) -> pa.Schema:
-    """Return the schema of published vectors of tokens."""
+    """Return the schema of published per-token vectors."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -214,10 +216,10 @@ def multi_embeddings_schema(dimensions: int) -> pa.Schema:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """Return how a table is written to Parquet.
+    """Return the options for pyarrow's Parquet writer.
 
-    Vectors are split by byte (`BYTE_STREAM_SPLIT`), since the low bytes of values that came from bfloat16 are zeros and
-    the high ones are alike; a dictionary or statistics of them would be waste. Pages carry checksums.
+    Vectors use `BYTE_STREAM_SPLIT`, because the low bytes of values that come from bfloat16 are zero and the high bytes
+    are similar. They have no dictionary and no statistics, which would only take space. Pages have checksums.
     """
     vectors = {
         "dense": ["dense.list.element"],
@@ -243,5 +245,5 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def concat(tables: Iterable[pa.Table], wanted: pa.Schema) -> pa.Table:
-    """Put tables of one schema together; none give an empty one."""
+    """Concatenate tables of one schema; without tables, return an empty one."""
     return pa.concat_tables([wanted.empty_table(), *tables]).combine_chunks()

@@ -1,4 +1,4 @@
-"""`python -m arkbeam.emulator`: the server alone. `start_emulator` runs this; people run `arkbeam emulator`."""
+"""`python -m arkbeam.emulator`: run only the server. `start_emulator` uses this; people use `arkbeam emulator`."""
 
 import argparse
 import json
@@ -11,12 +11,12 @@ from arkbeam.emulator.serve import serve
 
 
 def main() -> int:
-    """Parse the arguments and serve until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m arkbeam.emulator", description="A stand-in for the Ark API.")
-    parser.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
+    """Parse the arguments and serve until interrupted. Return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m arkbeam.emulator", description="A local stand-in for the Ark API.")
+    parser.add_argument("--port", type=int, default=0, help="port on the loopback interface; 0 selects a free port")
     parser.add_argument("--options", default="{}", help="EmulatorOptions as a JSON object")
-    parser.add_argument("--fd", type=int, help="listening socket to use instead of a port")
-    parser.add_argument("--parent-pid", type=int, help="end when this process is no longer the parent")
+    parser.add_argument("--fd", type=int, help="file descriptor of a listening socket, used instead of --port")
+    parser.add_argument("--parent-pid", type=int, help="exit when this process is no longer the parent")
     arguments = parser.parse_args()
     listener = None if arguments.fd is None else socket.socket(fileno=arguments.fd)
     try:

@@ -1,6 +1,7 @@
-"""The stand-in server as a Starlette application: the embeddings route, a greeting and the counts.
+"""The emulator as a Starlette application: the embeddings route, a greeting and the counts.
 
-The route is plain ASGI, since a benchmark's client shares the machine with it.
+A request is read and checked (`RequestReader`), accepted and billed or refused, and answered (`Emulator`). The route is
+plain ASGI, which is fast: in a benchmark, the client runs on the same machine.
 """
 
 import asyncio
@@ -10,8 +11,9 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Usage
 from arkbeam.emulator.asgi import (
     STAND_IN_HEADER,
     Headers,
@@ -35,11 +39,11 @@ from arkbeam.emulator.asgi import (
     send_half,
     wait_for_disconnect,
 )
-from arkbeam.emulator.faults import Fault, FaultChooser
-from arkbeam.emulator.jobs import Job, JobReader, run
+from arkbeam.emulator.contract import hash_meaning, parse_request
 from arkbeam.emulator.ledger import Ledger
-from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.parts import EmbeddingRequest
+from arkbeam.emulator.media import fetch_part, is_loopback
+from arkbeam.emulator.options import EmulatorOptions, Fault, FaultChooser
+from arkbeam.emulator.parts import EmbeddingRequest, TextPart, count_usage
 from arkbeam.emulator.quota import Limit, QuotaMeter
 from arkbeam.emulator.replies import (
     ErrorReply,
@@ -50,14 +54,20 @@ from arkbeam.emulator.replies import (
     make_request_id,
     refuse,
 )
-from arkbeam.emulator.token_vectors import embed_tokens
-from arkbeam.emulator.vectors import embed_parts, embed_sparse
+from arkbeam.emulator.vectors import embed_parts, embed_sparse, embed_tokens
 
 API_PATH = "/api/v3"
 EMBEDDINGS_PATH = f"{API_PATH}/embeddings/multimodal"
 STATS_PATH = "/emulator/stats"
 
 _CLIENT_ID_BYTES_MAX = 256
+_INLINE_BYTES_MAX = 20_000
+"""Larger bodies are processed in a thread, so that they do not block other requests."""
+
+_DOWNLOADS_MAX = 32
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 ResetConnection = Callable[[Scope], None]
 
 _LIMIT_CODES = {
@@ -67,17 +77,71 @@ _LIMIT_CODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A job that was let in, and the fault that awaits it, if any."""
+class CheckedRequest:
+    """A request that the contract allows, with its usage and the hash of its meaning.
 
-    job: Job
+    `large`: processing it takes long enough to need a thread.
+    """
+
+    request: EmbeddingRequest
+    usage: Usage
+    meaning_hash: bytes
+    large: bool
+
+
+async def _run(
+    large: bool, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """Call `work` in a thread if `large`, else directly."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
+
+
+class RequestReader:
+    """Reads and checks the request bodies of one server."""
+
+    def __init__(self, options: EmulatorOptions) -> None:
+        """Prepare; no thread is started yet."""
+        self._options = options
+        self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # own threads, since downloads wait
+
+    async def read(self, body: bytes) -> CheckedRequest:
+        """Parse a request body, download its media from loopback URLs and check it. Raise Refused."""
+        large = len(body) > _INLINE_BYTES_MAX
+        request, caps = await _run(large, parse_request, body, self._options.endpoints)
+        if any(not isinstance(part, TextPart) and is_loopback(part.url) for part in request.parts):
+            request, large = await self._fetch(request), True
+        return await _run(large, self._check, request, caps, large)
+
+    async def _fetch(self, request: EmbeddingRequest) -> EmbeddingRequest:
+        loop = asyncio.get_running_loop()
+        downloads = [
+            loop.run_in_executor(self._downloads, fetch_part, part, f"input[{index}]")
+            for index, part in enumerate(request.parts)
+        ]
+        return replace(request, parts=tuple(await asyncio.gather(*downloads)))
+
+    def _check(self, request: EmbeddingRequest, caps: Capabilities, large: bool) -> CheckedRequest:
+        usage = count_usage(request, caps.context_tokens)
+        if (usage.total_tokens or 0) > caps.context_tokens:
+            raise refuse("OutofContextError", "input", f"more than {caps.context_tokens}")
+        poison = self._options.poison
+        if poison and any(isinstance(part, TextPart) and poison in part.text for part in request.parts):
+            raise refuse("SensitiveContentDetected", "input")
+        return CheckedRequest(request, usage, hash_meaning(request), large)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRequest:
+    """A request that was accepted, and the fault that its response will have, or None."""
+
+    checked: CheckedRequest
     fault: Fault | None
 
 
 class Emulator:
-    """One server's state, and its embeddings route as an ASGI application.
+    """The state of one server, and its embeddings route as an ASGI application.
 
-    `reset_connection` breaks the connection of a scope at once; only the fault `reset` needs it.
+    `reset_connection` resets the connection of a scope; only the fault `reset` needs it.
     """
 
     def __init__(
@@ -87,7 +151,7 @@ class Emulator:
         clock: Callable[[], float] = time.time,
         reset_connection: ResetConnection | None = None,
     ) -> None:
-        """Start with empty counts. Raises ConfigError when the variable named by `api_key_env` is not set."""
+        """Start with all counts at 0. Raise ConfigError if the environment variable `api_key_env` is not set."""
         self.options = options
         self.ledger = Ledger()
         self._clock = clock
@@ -96,11 +160,11 @@ class Emulator:
         self._faults = FaultChooser(options.faults)
         self._fault_random = random.Random(options.seed)
         self._jitter_random = random.Random(options.seed + 1)
-        self._jobs = JobReader(options)
+        self._reader = RequestReader(options)
         self._authorization = _expected_authorization(options.api_key_env)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one POST of the embeddings route."""
+        """Answer one POST to the embeddings route."""
         now_s = self._clock()
         request_id = make_request_id(int(now_s * 1000))
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
@@ -116,17 +180,17 @@ class Emulator:
                 await asyncio.sleep((self.options.latency_ms + jitter_ms) / 1000)
             await self._answer(outcome, request_id, headers, scope, receive, send)
 
-    async def _decide(self, scope: Scope, receive: Receive) -> Admitted | ErrorReply:
-        """Let a request in, and bill it, or say why not. Everything up to here takes no latency."""
+    async def _decide(self, scope: Scope, receive: Receive) -> AcceptedRequest | ErrorReply:
+        """Accept and bill a request, or return the error response. This happens before the configured latency."""
         try:
             self._authorize(scope)
-            job = await self._jobs.read(await read_body(scope, receive))
+            checked = await self._reader.read(await read_body(scope, receive))
         except Refused as refused:
             self.ledger.rejected += 1
             if self.options.refusals_count and refused.reply.status == 400:
                 self._meter.add(1, 0, self._clock())
             return refused.reply
-        return self._admit(job, self._clock())
+        return self._accept(checked, self._clock())
 
     def _authorize(self, scope: Scope) -> None:
         sent = find_header(scope, b"authorization") or b""
@@ -136,8 +200,8 @@ class Emulator:
         if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
             raise refuse("AuthenticationError")
 
-    def _admit(self, job: Job, now_s: float) -> Admitted | ErrorReply:
-        options, tokens = self.options, job.usage.total_tokens or 0
+    def _accept(self, checked: CheckedRequest, now_s: float) -> AcceptedRequest | ErrorReply:
+        options, tokens = self.options, checked.usage.total_tokens or 0
         if options.stop_after is not None and self.ledger.paid >= options.stop_after:
             self.ledger.refuse(now_s)
             return ErrorReply(options.stop_code)
@@ -154,8 +218,8 @@ class Emulator:
             self._meter.add(1, 0, now_s)
         else:
             self._meter.add(1, tokens, now_s)
-            self.ledger.bill(job.usage, job.content_hash, now_s)
-        return self._fail_at_once(fault) or Admitted(job, fault)
+            self.ledger.bill(checked.usage, checked.meaning_hash, now_s)
+        return self._fail_at_once(fault) or AcceptedRequest(checked, fault)
 
     def _fail_at_once(self, fault: Fault | None) -> ErrorReply | None:
         if fault is Fault.RATE_429:
@@ -165,42 +229,42 @@ class Emulator:
         return ErrorReply("ServerOverloaded") if fault is Fault.OVERLOAD_429 else None
 
     async def _answer(
-        self, admitted: Admitted, request_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send
+        self, accepted: AcceptedRequest, request_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        match admitted.fault:
+        match accepted.fault:
             case Fault.ERROR_500:
                 await send_body(send, 500, headers, ErrorReply("InternalServiceError").to_bytes(request_id))
             case Fault.RESET | Fault.RESET_PAID:
                 if self._reset_connection is None:
-                    raise RuntimeError("the fault `reset` needs a server that can break connections: use serve()")
+                    raise RuntimeError("the fault `reset` needs a server that can reset connections: use serve()")
                 self._reset_connection(scope)
                 await wait_for_disconnect(receive)
             case Fault.HANG | Fault.HANG_PAID:
                 await wait_for_disconnect(receive)
             case Fault.TRUNCATED:
-                await send_half(send, headers, await self._make_result(admitted, request_id))
+                await send_half(send, headers, await self._make_result(accepted, request_id))
             case Fault.BROKEN_JSON:
-                body = await self._make_result(admitted, request_id)
+                body = await self._make_result(accepted, request_id)
                 await send_body(send, 200, headers, body[: len(body) // 2])
             case None | Fault.WRONG_LENGTH | Fault.NAN:
-                await send_body(send, 200, headers, await self._make_result(admitted, request_id))
+                await send_body(send, 200, headers, await self._make_result(accepted, request_id))
             case Fault.RATE_429 | Fault.RATE_429_RETRY_AFTER | Fault.OVERLOAD_429:
-                raise AssertionError("answered on admission")
+                raise AssertionError("these faults are answered in _accept")
             case _:
-                assert_never(admitted.fault)
+                assert_never(accepted.fault)
 
-    async def _make_result(self, admitted: Admitted, request_id: str) -> bytes:
+    async def _make_result(self, accepted: AcceptedRequest, request_id: str) -> bytes:
         created_s = int(self._clock())
-        large = admitted.job.large or admitted.job.request.token_vectors is not None
-        return await run(large, _encode, admitted, request_id, created_s)
+        large = accepted.checked.large or accepted.checked.request.token_vectors is not None
+        return await _run(large, _encode, accepted, request_id, created_s)
 
 
-def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
-    request = admitted.job.request
+def _encode(accepted: AcceptedRequest, request_id: str, created_s: int) -> bytes:
+    request = accepted.checked.request
     vector = embed_parts(request.parts, request.dimensions, request.instructions)
-    if admitted.fault is Fault.WRONG_LENGTH:
+    if accepted.fault is Fault.WRONG_LENGTH:
         vector = vector[:-1]
-    elif admitted.fault is Fault.NAN:
+    elif accepted.fault is Fault.NAN:
         vector[len(vector) // 2] = np.nan
     return encode_result(
         request_id=request_id,
@@ -208,7 +272,7 @@ def _encode(admitted: Admitted, request_id: str, created_s: int) -> bytes:
         model=request.model,
         embedding=encode_vector(vector, request.encoding_format),
         sparse=embed_sparse(request.parts) if request.sparse else None,
-        usage=admitted.job.usage,
+        usage=accepted.checked.usage,
         token_vectors=_encode_tokens(request),
     )
 
@@ -224,7 +288,7 @@ def _expected_authorization(api_key_env: str | None) -> bytes | None:
         return None
     key = os.environ.get(api_key_env, "").strip()
     if not key:
-        raise ConfigError(f"emulator.api_key_env names {api_key_env}, which is not set")
+        raise ConfigError(f"emulator.api_key_env: the environment variable {api_key_env} is not set")
     return key.encode()
 
 
@@ -249,7 +313,11 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_defect(_request: Request, error: Exception) -> Response:
-    """Say that the 500 is no fault on purpose: the server keeps no log. The middleware below does not see it."""
+    """Answer 500 and say that it is a defect of the emulator, not an injected fault.
+
+    The traceback goes to stderr, since there is no log. StandInMiddleware does not see this response, so the header is
+    added here.
+    """
     traceback.print_exception(error)
     response = _error(ErrorReply("InternalServiceError", detail=f" This is a defect of the stand-in: {error!r}."))
     response.raw_headers.append(STAND_IN_HEADER)
@@ -262,7 +330,7 @@ def make_app(
     clock: Callable[[], float] = time.time,
     reset_connection: ResetConnection | None = None,
 ) -> Starlette:
-    """Build the application of one server. The arguments are those of `Emulator`."""
+    """Make the application of one server. The arguments are those of `Emulator`."""
     emulator = Emulator(options, clock=clock, reset_connection=reset_connection)
 
     async def greet(_request: Request) -> Response:

@@ -1,4 +1,7 @@
-"""The HTTP of the plain-ASGI route: headers, a bounded body, whole and broken answers. Every response says stand-in."""
+"""HTTP helpers of the plain ASGI route: read headers and a bounded body, send complete and broken responses.
+
+Every response has a header that says that the server is a stand-in.
+"""
 
 from collections.abc import Awaitable
 
@@ -13,7 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def find_header(scope: Scope, name: bytes) -> bytes | None:
-    """Find a request header by its lower-case name."""
+    """Return the value of a request header by its lower-case name, or None."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
@@ -21,7 +24,7 @@ def find_header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read a whole body, within the bound. The server discards what is left of a longer one. Raises Refused."""
+    """Read a whole body of bounded size. Raise Refused if it is longer; the server then discards the rest."""
     declared = find_header(scope, b"content-length")
     if declared is not None and int(declared) > BODY_BYTES_MAX:
         raise _too_long()
@@ -30,7 +33,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise refuse("InvalidParameter", "body", "the client left before its body was complete")
+            raise refuse("InvalidParameter", "body", "the client disconnected before the body was complete")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > BODY_BYTES_MAX:
@@ -44,34 +47,34 @@ def _too_long() -> Refused:
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Return when the client has left."""
+    """Wait until the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def send_body(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a whole answer."""
+    """Send a complete response."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 
 async def send_half(send: Send, headers: Headers, body: bytes) -> None:
-    """Promise a whole body and send half: the server closes the connection of an answer that stays incomplete."""
+    """Send only half of the body that Content-Length declares; the server then closes the connection."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
 
 
 class StandInMiddleware:
-    """Says on every response that this is no real service."""
+    """Adds a header to every response that says that this is not the real service."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
+        """Wrap an ASGI application."""
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass everything on, with one more header on the response."""
+        """Call the application and add the header to its response."""
 
         def send_marked(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":

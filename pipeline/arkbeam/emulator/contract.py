@@ -1,7 +1,8 @@
-"""The request side of the contract: bytes in, a request or a refusal out. Pure.
+"""The request side of the contract: parse and check a request body; refuse what the contract does not allow. Pure.
 
-This is the second, independent reading of the contract page: it shares no code with the client. Where the page is
-silent the fact sheet's rules hold; unknown fields are let pass.
+This is a second implementation of the contract page. It shares the table of models with the client (`ark.models`,
+`base.capabilities`), but no code that reads or writes requests and replies. Where the page has no rule, the rules of
+the fact sheet apply. Unknown fields are ignored.
 """
 
 import hashlib
@@ -30,13 +31,13 @@ _SAMPLING_RANGES: dict[str, tuple[float, float]] = {
     "max_frame_tokens": (128, 640),
     "min_frames": (5, 16),
 }
-"""Arguments of `video_url` from version 251215 on (the vendor's Go client checks these ranges)."""
+"""Ranges of the sampling arguments of `video_url`, from version 251215 on, as the vendor's Go client checks them."""
 
 _JSON_NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 def parse_request(body: bytes, endpoints: Mapping[str, str]) -> tuple[EmbeddingRequest, Capabilities]:
-    """Read and check a request body; return it with what its model can do. Raises Refused."""
+    """Parse and check a request body; return the request and the capabilities of its model. Raise Refused."""
     if len(body) > BODY_BYTES_MAX:
         raise refuse("InvalidParameter", "", f"the request body has more than {BODY_BYTES_MAX} bytes")
     try:
@@ -49,7 +50,7 @@ def parse_request(body: bytes, endpoints: Mapping[str, str]) -> tuple[EmbeddingR
 
 
 def read_fields(sent: _Json, endpoints: Mapping[str, str]) -> tuple[EmbeddingRequest, Capabilities]:
-    """Check the fields of a body; a null counts as absent. Raises Refused."""
+    """Check the fields of a body; a field that is null counts as missing. Raise Refused."""
     model = resolve_model(sent.get("model"), endpoints)
     caps = _capabilities(model)
     if "input" not in sent:
@@ -77,7 +78,11 @@ def _unparsable() -> Exception:
 
 
 def resolve_model(name: object, endpoints: Mapping[str, str]) -> str:
-    """Find the Model ID behind a name: a known version's, a configured endpoint's, or any `ep-…`. Raises Refused."""
+    """Return the Model ID for a model name.
+
+    The name is a Model ID of a known version, a configured endpoint, or any other `ep-…` (the newest version). Raise
+    Refused.
+    """
     if name is None or name == "":
         raise refuse("MissingParameter", "model")
     if not isinstance(name, str):
@@ -108,7 +113,7 @@ def _read_dimensions(sent: _Json, caps: Capabilities) -> int:
     if "dimensions" not in sent:
         return caps.dimensions[0]
     if not caps.dimensions_field:
-        raise refuse("InvalidParameter.UnsupportedParameter", "dimensions", f"model version {caps.version} has none")
+        raise refuse("InvalidParameter.UnsupportedParameter", "dimensions", f"not with model version {caps.version}")
     dimensions = sent["dimensions"]
     if type(dimensions) is not int or dimensions not in caps.dimensions:
         raise refuse("InvalidParameter", "dimensions", f"expected one of {sorted(caps.dimensions)}")
@@ -127,7 +132,7 @@ def _read_instructions(sent: _Json, caps: Capabilities) -> str | None:
 
 
 def _read_switch(sent: _Json, name: str, caps: Capabilities, known: bool) -> _Json | None:
-    """Read a `{"type": "enabled"}` that the model version must know; None where it is absent."""
+    """Read a field `{"type": "enabled"}`, which the model version must support; None if it is missing."""
     if name not in sent:
         return None
     asked = sent[name]
@@ -149,7 +154,9 @@ def _read_token_vectors(sent: _Json, caps: Capabilities) -> TokenVectors | None:
     compression = asked.get("compression")
     if compression == "blosc2":
         raise refuse(
-            "InvalidParameter.UnsupportedParameter", "multi_embedding.compression", "this stand-in has no blosc2"
+            "InvalidParameter.UnsupportedParameter",
+            "multi_embedding.compression",
+            "this stand-in does not support blosc2",
         )
     if compression not in (None, "zstd"):
         raise refuse("InvalidParameter", "multi_embedding.compression", "expected zstd or blosc2")
@@ -159,12 +166,12 @@ def _read_token_vectors(sent: _Json, caps: Capabilities) -> TokenVectors | None:
 
 
 def _read_sparse(sent: _Json, caps: Capabilities, parts: tuple[Part, ...]) -> bool:
-    """Read the switch, which only input of text alone may carry, whatever it says."""
+    """Read `sparse_embedding`. It is allowed only in text-only requests, even with type `disabled`."""
     asked = _read_switch(sent, "sparse_embedding", caps, caps.sparse)
     if asked is None:
         return False
     if not all(isinstance(part, TextPart) for part in parts):
-        raise refuse("InvalidParameter", "sparse_embedding", "only for input of text alone")
+        raise refuse("InvalidParameter", "sparse_embedding", "only for text-only input")
     return bool(asked["type"] == "enabled")
 
 
@@ -173,7 +180,9 @@ def _read_parts(items: list[Any], caps: Capabilities) -> tuple[Part, ...]:
         raise refuse("InvalidParameter", "input", "expected at least one item")
     kinds = [item.get("type") if isinstance(item, dict) else None for item in items]
     if not caps.mixed and (kinds.count("text") > 1 or kinds.count("image_url") > 1):
-        raise refuse("InvalidParameter", "input", f"model version {caps.version} takes one text and one image at most")
+        raise refuse(
+            "InvalidParameter", "input", f"model version {caps.version} accepts at most one text and one image"
+        )
     return tuple(_read_part(item, f"input[{index}]", caps) for index, item in enumerate(items))
 
 
@@ -190,7 +199,7 @@ def _read_part(item: object, param: str, caps: Capabilities) -> Part:
         return read_image(url, f"{param}.image_url.url")
     if kind == "video_url":
         if not caps.video:
-            raise refuse("InvalidParameter", param, f"model version {caps.version} takes no video")
+            raise refuse("InvalidParameter", param, f"model version {caps.version} does not accept videos")
         url = _require_url(item, "video_url", param)
         return read_video(url, _read_sampling(item["video_url"], f"{param}.video_url", caps), f"{param}.video_url.url")
     raise refuse("InvalidParameter", f"{param}.type", "expected text, image_url or video_url")
@@ -200,7 +209,7 @@ def _read_text(text: object, param: str) -> TextPart:
     if not isinstance(text, str):
         raise refuse("InvalidParameter", param, f"expected a string, but got {_name_type(text)}")
     if not text:
-        raise refuse("InvalidParameter", param, "expected a text that is not empty")
+        raise refuse("InvalidParameter", param, "expected a non-empty text")
     return TextPart(text)
 
 
@@ -229,8 +238,11 @@ def _read_sampling(medium: _Json, param: str, caps: Capabilities) -> Sampling:
     return Sampling(**asked)
 
 
-def hash_content(request: EmbeddingRequest) -> bytes:
-    """Hash what a request means to 8 bytes: the same for every spelling of one request, in any encoding format."""
+def hash_meaning(request: EmbeddingRequest) -> bytes:
+    """Return an 8-byte hash of the meaning of a request.
+
+    Requests that ask for the same vectors have the same hash, also with another JSON spelling or encoding format.
+    """
     parts: list[object] = []
     for part in request.parts:
         match part:

@@ -1,4 +1,4 @@
-"""What the server counts for tests and benchmarks to compare with: requests, bills, tokens, and all that by second."""
+"""What the server counts: requests, bills and tokens, in total and per second. Tests and benchmarks compare with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ class Second:
 
 
 class Ledger:
-    """Counts. `received` = paid + refused + rejected + faults that aren't billed + those not decided yet."""
+    """The counts. `received` = paid + refused + rejected + faults that are not billed + requests not yet decided."""
 
     def __init__(self) -> None:
-        """Start at nought."""
+        """Start with all counts at 0."""
         self.received = self.paid = self.refused = self.rejected = self.faulted = 0
         self.in_flight = self.in_flight_max = 0
         self._tokens = {"prompt": 0, "total": 0, "text": 0, "image": 0}
@@ -35,7 +35,7 @@ class Ledger:
 
     @contextmanager
     def receive(self, now_s: float) -> Iterator[None]:
-        """Count a request as received, and as in flight until it is answered or its client has left."""
+        """Count a request as received, and as in flight until the end of the block."""
         self.received += 1
         self._second(now_s).received += 1
         self.in_flight += 1
@@ -45,14 +45,14 @@ class Ledger:
         finally:
             self.in_flight -= 1
 
-    def bill(self, usage: Usage, content_hash: bytes, now_s: float) -> None:
-        """Count a paid request. `content_hash` (8 bytes) is the same for requests that mean the same."""
+    def bill(self, usage: Usage, meaning_hash: bytes, now_s: float) -> None:
+        """Count a paid request. `meaning_hash` (8 bytes) is equal for requests with the same meaning."""
         self.paid += 1
         self._tokens["prompt"] += usage.prompt_tokens or 0
         self._tokens["total"] += usage.total_tokens or 0
         self._tokens["text"] += usage.text_tokens or 0
         self._tokens["image"] += usage.image_tokens or 0
-        self._paid_hashes.add(int.from_bytes(content_hash, "big"))
+        self._paid_hashes.add(int.from_bytes(meaning_hash, "big"))
         self._first_paid_s = now_s if self._first_paid_s is None else self._first_paid_s
         self._last_paid_s = now_s
         second = self._second(now_s)
@@ -60,12 +60,12 @@ class Ledger:
         second.tokens += usage.total_tokens or 0
 
     def refuse(self, now_s: float) -> None:
-        """Count a request that was refused for a quota, or because the account is at its end."""
+        """Count a request that was refused because of a quota or of `stop_after`."""
         self.refused += 1
         self._second(now_s).refused += 1
 
     def report(self) -> dict[str, Any]:
-        """All counts, for JSON. Times are seconds since 1970."""
+        """Return all counts, ready for JSON. Times are seconds since 1970."""
         return {
             "received": self.received,
             "paid": self.paid,

@@ -1,9 +1,10 @@
-"""What a stand-in server is told: its quotas, its pace, its faults. Also the `emulator:` section of the user's YAML."""
+"""Options of the emulator: quotas, latency and faults. Also the `emulator:` section of the config."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any
 
 from arkbeam.base.errors import ConfigError
@@ -11,7 +12,7 @@ from arkbeam.emulator.replies import ERRORS
 
 
 class QuotaWindow(StrEnum):
-    """How a minute is counted: the last 60 s at any moment, or from :00 to :59 by the clock."""
+    """What a minute is for the quotas: the last 60 s (sliding), or :00 to :59 of the clock (calendar)."""
 
     SLIDING = "sliding"
     CALENDAR = "calendar"
@@ -19,98 +20,144 @@ class QuotaWindow(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FaultShares:
-    """Shares (0 to 1, together at most 1) of the admitted requests that go wrong, and how.
+    """Shares of the accepted requests that get each fault: from 0 to 1, together at most 1.
 
-    From `truncated` on they are billed: 200s that a client can't use, and answers that never arrive. The others are not.
+    Requests with a fault from `truncated` on are billed: their 200 is unusable or their response never arrives. The
+    others are not billed.
     """
 
     rate_429: float = 0.0
-    """Refused for its rate, without Retry-After."""
+    """429 for the request rate, without Retry-After."""
     rate_429_retry_after: float = 0.0
-    """Refused for its rate, with `Retry-After: retry_after_s`."""
+    """429 for the request rate, with `Retry-After: retry_after_s`."""
     overload_429: float = 0.0
-    """ServerOverloaded."""
+    """429 ServerOverloaded."""
     error_500: float = 0.0
-    """InternalServerError."""
+    """500 InternalServiceError."""
     reset: float = 0.0
-    """The connection is reset before a byte of the answer."""
+    """The connection is reset before the first byte of the response."""
     hang: float = 0.0
-    """No answer ever comes; the connection stays open until the client leaves."""
+    """There is no response; the connection stays open until the client closes it."""
     truncated: float = 0.0
-    """Half of the body, then the connection closes: less than Content-Length promised."""
+    """Half of the body is sent, less than Content-Length declares; then the connection is closed."""
     broken_json: float = 0.0
-    """The JSON text ends in its middle; Content-Length agrees with what is sent."""
+    """The body is the first half of the JSON; Content-Length is correct."""
     wrong_length: float = 0.0
-    """The vector is one value short."""
+    """The vector has one value too few."""
     nan: float = 0.0
     """One value of the vector is NaN."""
     reset_paid: float = 0.0
-    """As `reset`, after the work was done."""
+    """Like `reset`, but the request was processed and is billed."""
     hang_paid: float = 0.0
-    """As `hang`, after the work was done."""
+    """Like `hang`, but the request was processed and is billed."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a share outside 0..1, or a sum above 1."""
+        """Raise ConfigError for a share outside 0..1 or a sum above 1."""
         shares = dataclasses.asdict(self)
         for name, share in shares.items():
             if not 0.0 <= share <= 1.0:
-                raise ConfigError(f"emulator.faults.{name} is a share between 0 and 1, not {share}")
+                raise ConfigError(f"emulator.faults.{name} is {share}; it must be from 0 to 1")
         if sum(shares.values()) > 1.0 + 1e-9:
             raise ConfigError("emulator.faults: the shares add up to more than 1")
 
 
+class Fault(StrEnum):
+    """A fault of an accepted request. Names are those of `FaultShares`, which explains them."""
+
+    RATE_429 = "rate_429"
+    RATE_429_RETRY_AFTER = "rate_429_retry_after"
+    OVERLOAD_429 = "overload_429"
+    ERROR_500 = "error_500"
+    RESET = "reset"
+    HANG = "hang"
+    TRUNCATED = "truncated"
+    BROKEN_JSON = "broken_json"
+    WRONG_LENGTH = "wrong_length"
+    NAN = "nan"
+    RESET_PAID = "reset_paid"
+    HANG_PAID = "hang_paid"
+
+    @property
+    def billed(self) -> bool:
+        """True if the request was processed, so that it is billed although the client gets no usable reply."""
+        return self in _BILLED
+
+
+_BILLED = frozenset(
+    {Fault.TRUNCATED, Fault.BROKEN_JSON, Fault.WRONG_LENGTH, Fault.NAN, Fault.RESET_PAID, Fault.HANG_PAID}
+)
+
+
+class FaultChooser:
+    """Chooses faults by their shares. Pure: the random number is an argument."""
+
+    def __init__(self, shares: FaultShares) -> None:
+        """Divide the interval [0, 1) by the shares."""
+        values = dataclasses.asdict(shares)
+        self._bounds = list(zip(accumulate(values[fault] for fault in Fault), Fault, strict=True))
+        self.any = any(values.values())
+
+    def choose(self, uniform: float) -> Fault | None:
+        """Return the fault for a uniform random number in [0, 1), or None."""
+        return next((fault for bound, fault in self._bounds if uniform < bound), None)
+
+
 @dataclass(frozen=True, slots=True)
 class EmulatorOptions:
-    """All that a stand-in server can be told. The defaults are a server without quotas, latency or faults."""
+    """All options of the emulator. By default it has no quotas, no latency and no faults."""
 
     rpm: int | None = None
-    """Requests a minute; None: no limit."""
+    """Requests per minute. Unset: no limit."""
     tpm: int | None = None
-    """Tokens a minute; None: no limit."""
+    """Tokens per minute. Unset: no limit."""
     window: QuotaWindow = QuotaWindow.SLIDING
-    """What a minute is."""
+    """What a minute is: `sliding` (the last 60 s) or `calendar` (:00 to :59 of the clock)."""
     refusals_count: bool = True
-    """Whether a refused or rejected request uses up one of the minute's requests, as the vendor's burst guide says."""
+    """True: a request that is refused (429) or rejected (400) also counts against `rpm`, as in the vendor's burst
+    guide."""
     retry_after: bool = False
-    """Whether a refusal for the quota tells in Retry-After (whole seconds) when there will be room."""
+    """True: a 429 for the quota has Retry-After, in whole seconds, with the time until the request fits."""
     retry_after_s: int = 1
-    """What Retry-After says on the fault `rate_429_retry_after`."""
+    """Retry-After of the fault `rate_429_retry_after`, in seconds."""
     latency_ms: float = 0.0
-    """Time from admission to answer. Refusals and rejections answer at once."""
+    """Time from accepting a request to its response, in milliseconds. Refusals and rejections have no latency."""
     jitter_ms: float = 0.0
-    """A uniform random share of this is added to the latency."""
+    """Maximum random addition to the latency, in milliseconds, uniformly distributed."""
     seed: int = 0
-    """Seeds faults and jitter."""
+    """Seed of the random numbers for faults and jitter."""
     faults: FaultShares = field(default_factory=FaultShares)
-    """Which share of the admitted requests goes wrong, and how."""
+    """Shares of the accepted requests that get a fault."""
     poison: str | None = None
-    """A text with this substring is answered 400 SensitiveContentDetected."""
+    """A request with this substring in a text gets 400 SensitiveContentDetected."""
     stop_after: int | None = None
-    """After this many paid requests every further one is answered with `stop_code`."""
+    """After this many billed requests, every further request gets `stop_code`."""
     stop_code: str = "AccountOverdueError"
-    """A code of the vendor's error table, such as QuotaExceeded or AccountOverdueError."""
+    """Error code for requests after `stop_after`, such as QuotaExceeded or AccountOverdueError."""
     api_key_env: str | None = None
-    """Name of the environment variable with the only key that is let in; None: any key that is not empty."""
+    """Name of the environment variable with the only accepted API key. Unset: every non-empty key is accepted."""
     endpoints: Mapping[str, str] = field(default_factory=dict)
-    """Further model names, mostly Endpoint IDs, and the Model ID behind each. Other `ep-…` stand for the newest."""
+    """Additional model names, usually Endpoint IDs, with the Model ID of each. Any other `ep-…` is the newest
+    version."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for what can't be."""
+        """Raise ConfigError for invalid options."""
         for name in ("rpm", "tpm"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
-                raise ConfigError(f"emulator.{name} must be at least 1, or absent for no limit; it is {limit}")
+                raise ConfigError(f"emulator.{name} is {limit}; it must be at least 1, or unset for no limit")
         for name in ("latency_ms", "jitter_ms", "retry_after_s"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"emulator.{name} can't be negative")
+                raise ConfigError(f"emulator.{name} must not be negative")
         if self.stop_after is not None and self.stop_after < 0:
-            raise ConfigError("emulator.stop_after can't be negative")
+            raise ConfigError("emulator.stop_after must not be negative")
         if self.stop_code not in ERRORS:
-            raise ConfigError(f"emulator.stop_code {self.stop_code!r} is none of: {', '.join(sorted(ERRORS))}")
+            raise ConfigError(
+                f"emulator.stop_code is {self.stop_code!r}; it must be one of {', '.join(sorted(ERRORS))}"
+            )
 
 
 def read_options(values: Mapping[str, Any]) -> EmulatorOptions:
-    """Build options from parsed JSON, as `write_options` makes it. Raises ConfigError on an unknown key."""
+    """Make options from the JSON values of `write_options`. Raise ConfigError for an unknown key or value."""
     known = {option.name for option in dataclasses.fields(EmulatorOptions)}
     shares_known = {option.name for option in dataclasses.fields(FaultShares)}
     faults = dict(values.get("faults") or {})
@@ -120,10 +167,10 @@ def read_options(values: Mapping[str, Any]) -> EmulatorOptions:
     try:
         window = QuotaWindow(values.get("window", QuotaWindow.SLIDING))
     except ValueError:
-        raise ConfigError("emulator.window is 'sliding' or 'calendar'") from None
+        raise ConfigError("emulator.window must be 'sliding' or 'calendar'") from None
     return EmulatorOptions(**{**values, "window": window, "faults": FaultShares(**faults)})
 
 
 def write_options(options: EmulatorOptions) -> dict[str, Any]:
-    """Turn options into what JSON can carry."""
+    """Return the options as values that JSON can represent."""
     return {**dataclasses.asdict(options), "window": options.window.value, "endpoints": dict(options.endpoints)}

@@ -1,4 +1,4 @@
-"""Requests and tokens per minute, as the service might count them. Pure: the time is an argument."""
+"""Count requests and tokens per minute as the service might do it. Pure: the time is an argument."""
 
 import math
 from collections import deque
@@ -11,21 +11,21 @@ MINUTE_S = 60.0
 
 
 class Limit(StrEnum):
-    """Which budget has no room."""
+    """The limit that a request would exceed."""
 
     REQUESTS = "rpm"
     TOKENS = "tpm"
 
 
 class QuotaMeter:
-    """Counts what was let in over a minute and says whether one more request fits. Times must not go back.
+    """Counts the requests and tokens of the current minute and says whether one more request fits.
 
-    A sliding minute at time t holds what was added in (t - 60, t]; a calendar minute what was added since t's last
-    multiple of 60. Memory: one entry for each moment of the last minute.
+    A sliding minute at time t contains what was added in (t - 60, t]; a calendar minute contains what was added since
+    the last multiple of 60. Times must not decrease. Memory: one entry per call of `add` in the last minute.
     """
 
     def __init__(self, *, rpm: int | None, tpm: int | None, window: QuotaWindow) -> None:
-        """Start empty. None is no limit."""
+        """Start empty. None means no limit."""
         self._rpm = math.inf if rpm is None else rpm
         self._tpm = math.inf if tpm is None else tpm
         self._window = window
@@ -34,20 +34,20 @@ class QuotaMeter:
         self._tokens = 0
 
     def find_limit(self, tokens: int, now_s: float) -> Limit | None:
-        """Say which limit a request of so many tokens would break now, if any. Adds nothing."""
+        """Return the limit that a request with this many tokens would exceed now, or None. Nothing is counted."""
         self._forget(now_s)
         return self._limit(self._requests, self._tokens, tokens)
 
     def add(self, requests: int, tokens: int, now_s: float) -> None:
-        """Count requests and tokens at this moment."""
+        """Count requests and tokens at the time `now_s`."""
         if self._rpm == self._tpm == math.inf:
-            return  # nothing to remember them for
+            return  # without limits the entries are not needed
         self._entries.append((now_s, requests, tokens))
         self._requests += requests
         self._tokens += tokens
 
     def room_in_s(self, tokens: int, now_s: float) -> float:
-        """Seconds until a request of so many tokens fits if nothing else comes; a minute if it never will."""
+        """Return the seconds until a request with this many tokens fits, if no other comes; 60 if it never fits."""
         self._forget(now_s)
         requests_left, tokens_left = self._requests, self._tokens
         if self._limit(requests_left, tokens_left, tokens) is None:

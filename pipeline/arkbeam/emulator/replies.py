@@ -1,7 +1,7 @@
-"""What the stand-in answers: the error bodies and the result body of the contract, as bytes.
+"""Encode what the emulator answers: the error bodies and the result body of the contract.
 
-Status, code and body shape of errors are the vendor's error table; messages follow the samples that are known. The
-result body has the keys of the contract page's example, in its order.
+Status, code and body of errors follow the vendor's error table; messages follow the published samples. The result body
+has the keys of the contract page's example, in the same order.
 """
 
 import base64
@@ -20,7 +20,7 @@ from arkbeam.emulator.parts import TokenVectors
 Float32s = npt.NDArray[np.float32]
 
 STAND_IN_SUFFIX = "-stand-in"
-"""What every `model` of a reply ends with, so that no vector of ours passes for a real one."""
+"""Suffix of `model` in every reply, so that a made-up vector is never taken for a real one."""
 
 ERRORS: dict[str, tuple[int, str]] = {
     "InvalidParameter": (400, "The parameter `{param}` specified in the request are not valid: {detail}."),
@@ -51,7 +51,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "SetLimitExceeded": (429, "Your account has reached the set inference limit of the model."),
     "InternalServiceError": (500, "The service encountered an unexpected internal error.{detail}"),
 }
-"""Code → status and wording. `{param}` and `{detail}` are filled in."""
+"""Code → status and message template with `{param}` and `{detail}`."""
 
 _TYPES = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed"}
 _TYPES |= {429: "TooManyRequests", 500: "InternalServerError"}
@@ -61,22 +61,22 @@ _DETAIL_CHARS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """An answer that is no vector. `code` is a key of `ERRORS`; `param` names the field at fault, or is empty."""
+    """An error response. `code` is a key of `ERRORS`; `param` is the field at fault, or empty."""
 
     code: str
     param: str = ""
     detail: str = ""
     retry_after_s: int | None = None
     message: str | None = None
-    """Says it all, in place of the wording that the code has."""
+    """The whole message, used instead of the template of the code."""
 
     @property
     def status(self) -> int:
-        """The HTTP status that goes with the code."""
+        """The HTTP status of the code."""
         return ERRORS[self.code][0]
 
     def to_bytes(self, request_id: str) -> bytes:
-        """The documented body; its message ends with the request's id."""
+        """Return the documented error body; its message ends with the request id."""
         status, wording = ERRORS[self.code]
         message = wording.format(param=self.param, detail=self.detail[:_DETAIL_CHARS_MAX])
         if self.message is not None:
@@ -91,29 +91,29 @@ class ErrorReply:
 
 
 class Refused(Exception):
-    """A request that the contract refuses. It never leaves this room: the server answers with its `reply`."""
+    """The contract does not allow the request. The server answers with `reply`."""
 
     def __init__(self, reply: ErrorReply) -> None:
-        """Keep what to answer."""
+        """Set the response."""
         super().__init__(reply)
         self.reply = reply
 
 
 def refuse(code: str, param: str = "", detail: str = "") -> Refused:
-    """Make the exception to raise for a request that the contract refuses."""
+    """Return the exception to raise for a request that the contract does not allow."""
     return Refused(ErrorReply(code, param, detail))
 
 
 def make_request_id(created_ms: int) -> str:
-    """Make an id as the contract's example has them: `02`, 13 digits of milliseconds, 38 hex digits."""
+    """Return a new request id in the contract's format: `02`, 13 digits of milliseconds, 38 hex digits."""
     return f"02{created_ms:013d}{os.urandom(19).hex()}"
 
 
 def encode_vector(vector: Float32s, encoding_format: str) -> str | npt.NDArray[np.float64]:
-    """Make of a vector what the request wants: base64 of little-endian float32, or numbers.
+    """Encode a vector in the requested format: base64 of little-endian float32, or numbers.
 
-    Numbers are doubles, so that they show the exact value, as in the contract's example. JSON has no NaN: it becomes
-    null there, and stays NaN in base64.
+    Numbers are float64, so that JSON shows the exact value, as in the contract's example. JSON has no NaN: it becomes
+    null in a list of numbers and stays NaN in base64.
     """
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
@@ -121,7 +121,7 @@ def encode_vector(vector: Float32s, encoding_format: str) -> str | npt.NDArray[n
 
 
 def encode_token_vectors(vectors: npt.NDArray[np.float16], written: TokenVectors) -> str | npt.NDArray[np.float64]:
-    """Make of token vectors what the request wants: rows of numbers, or base64 of zstd of little-endian float16."""
+    """Encode per-token vectors as requested: lists of numbers, or base64 of zstd of little-endian float16."""
     match written:
         case TokenVectors.PLAIN:
             return vectors.astype(np.float64)
@@ -142,7 +142,7 @@ def encode_result(
     usage: Usage,
     token_vectors: str | npt.NDArray[np.float64] | None = None,
 ) -> bytes:
-    """Write the contract's result body. `sparse` None and `token_vectors` None leave their fields out."""
+    """Encode the result body of the contract. If `sparse` or `token_vectors` is None, its field is left out."""
     data: dict[str, Any] = {"embedding": embedding, "object": "embedding"}
     if sparse is not None:
         data["sparse_embedding"] = sparse

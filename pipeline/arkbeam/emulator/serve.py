@@ -1,4 +1,4 @@
-"""Run the stand-in server: in this process, or in another one for as long as a `with` block lasts."""
+"""Run the emulator: in this process, or in another process for the duration of a `with` block."""
 
 import asyncio
 import os
@@ -39,9 +39,10 @@ _Address = tuple[str, int]
 def serve(
     options: EmulatorOptions, port: int, *, listener: socket.socket | None = None, parent_pid: int | None = None
 ) -> None:
-    """Print the banner and serve on a loopback port until interrupted; port 0 takes a free one.
+    """Print the banner and serve on a loopback port until interrupted; port 0 selects a free port.
 
-    `listener` is a listening socket to use instead; with `parent_pid` the server ends when that process is gone.
+    `listener`: a listening socket that is used instead of `port`. `parent_pid`: exit when that process is no longer the
+    parent.
     """
     listener = listen(port) if listener is None else listener
     transports: dict[_Address, asyncio.Transport] = {}
@@ -69,7 +70,7 @@ def serve(
 
 
 def listen(port: int) -> socket.socket:
-    """Open a listening socket on the loopback interface; port 0 takes a free one."""
+    """Open a listening socket on the loopback interface; port 0 selects a free port. Raise ArkbeamError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,19 +83,19 @@ def listen(port: int) -> socket.socket:
 
 
 def base_url(listener: socket.socket) -> str:
-    """The API's base URL behind a listening socket."""
+    """Return the base URL of the API on a listening socket."""
     return f"http://{LOOPBACK}:{listener.getsockname()[1]}{API_PATH}"
 
 
 def make_banner(options: EmulatorOptions, url: str) -> str:
-    """What people see first: that this is no real service, where it listens, and what it was told."""
-    told = {key: value for key, value in write_options(options).items() if value != _DEFAULTS[key]}
-    if "faults" in told:
-        told["faults"] = {fault: share for fault, share in told["faults"].items() if share}
+    """Return the text that is printed at the start: a warning, the URLs, and the options that are not defaults."""
+    changed = {key: value for key, value in write_options(options).items() if value != _DEFAULTS[key]}
+    if "faults" in changed:
+        changed["faults"] = {fault: share for fault, share in changed["faults"].items() if share}
     return (
         "arkbeam emulator: a STAND-IN for the Ark multimodal embeddings API. Its vectors are made up.\n"
         f"base_url {url}   stats {url.removesuffix(API_PATH)}{STATS_PATH}\n"
-        f"options  {orjson.dumps(told).decode() if told else 'defaults: no quota, no latency, no faults'}"
+        f"options  {orjson.dumps(changed).decode() if changed else 'defaults: no quota, no latency, no faults'}"
     )
 
 
@@ -103,15 +104,15 @@ _DEFAULTS = write_options(EmulatorOptions())
 
 @contextmanager
 def start_emulator(options: EmulatorOptions, port: int = 0) -> Iterator[str]:
-    """Run a server in another process, yield its base URL once it answers, and kill it at the end.
+    """Run a server in another process, yield its base URL when it answers, and kill it at the end of the block.
 
-    It has a session of its own, so that Ctrl-C in a terminal reaches the client alone, and it ends when this process
-    does, however that ends. Raises ArkbeamError with its output when it does not come up.
+    The server has its own session, so that Ctrl-C in a terminal reaches only the client. It exits when this process
+    ends, even if this process is killed. Raise ArkbeamError, with the output of the server, if it does not start.
     """
     with tempfile.TemporaryFile() as output, listen(port) as listener:
         url = base_url(listener)
         process = _spawn(options, listener, output)
-        listener.close()  # the child has it: when that dies, connections are refused instead of left waiting
+        listener.close()  # only the child keeps it: if the child dies, connections are refused instead of waiting
         try:
             _wait_until_up(url.removesuffix(API_PATH), process, output)
             yield url
@@ -138,7 +139,7 @@ def _spawn(options: EmulatorOptions, listener: socket.socket, output: IO[bytes])
 
 def _wait_until_up(root_url: str, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would not reach our loopback
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy can't reach this machine's loopback
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
             with opener.open(root_url + "/", timeout=1.0):
@@ -147,7 +148,7 @@ def _wait_until_up(root_url: str, process: subprocess.Popen[bytes], output: IO[b
             time.sleep(0.02)
     output.seek(0)
     said = output.read().decode(errors="replace")[-_OUTPUT_CHARS_MAX:].strip()
-    raise ArkbeamError(f"the emulator did not start (exit code {process.poll()}): {said or 'it said nothing'}")
+    raise ArkbeamError(f"the emulator did not start (exit code {process.poll()}): {said or 'no output'}")
 
 
 def _end_with_parent(parent_pid: int) -> None:
@@ -157,9 +158,9 @@ def _end_with_parent(parent_pid: int) -> None:
 
 
 def _remembering_protocol(transports: dict[_Address, asyncio.Transport]) -> type[asyncio.Protocol]:
-    """Uvicorn's HTTP protocol, keeping the transport of each connection by its client's address.
+    """Return a subclass of uvicorn's HTTP protocol that stores each connection's transport by the client's address.
 
-    ASGI has no way to break a connection; the fault `reset` needs one.
+    The fault `reset` needs the transport: ASGI has no way to reset a connection.
     """
     base: Any = AutoHTTPProtocol
 
@@ -180,7 +181,7 @@ def _remembering_protocol(transports: dict[_Address, asyncio.Transport]) -> type
 def _reset_connection(transports: dict[_Address, asyncio.Transport], scope: Scope) -> None:
     transport = transports.get(tuple(scope["client"]))
     if transport is None:
-        return  # the client has left already
+        return  # the client has already disconnected
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close sends RST, not FIN
     transport.abort()

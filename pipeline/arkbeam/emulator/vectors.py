@@ -1,21 +1,28 @@
-"""Vectors that stand in for the model's: deterministic, dense, of unit length, exact in bfloat16, and not meaningless.
+"""The emulator's vectors: deterministic, of unit length, exact in bfloat16, and similar for similar inputs.
 
-Everything is a sum of *rows*: 2,048 neighbouring values of one fixed pseudo-random sequence, chosen by a hash. A text
-adds a row for each of its words, word pairs and character n-grams (Chinese: characters and pairs), so texts that share
-words are near each other. An image adds a row for each of its 8 x 8 mean colours, times the colour; a video rows by the
-hash of its bytes. Behind a URL that is not on this machine nothing is seen, so the URL counts as text. The parts' unit
-vectors are added up, with a little of the instruction and a little that differs for every other request, so that two
-different requests never share a vector unless their hashes collide.
+Dense vectors are sums of *rows*. A row is 2,048 consecutive values of one fixed pseudo-random sequence; a hash selects
+where it starts. A text adds one row for each word, word pair and character n-gram (Chinese: characters and pairs), so
+texts that share words have similar vectors. An image adds one row for each value of its 8 x 8 mean colours, multiplied
+by the value. A video adds rows by the hash of its bytes. The URL of an image or video that is not downloaded counts as
+text. The unit vectors of the parts are added up, with a small share for the instructions and a small share that is
+different for each request, so that two different requests have the same vector only if their hashes collide.
 
-Sums are of whole numbers small enough to be exact: the result is the same on every machine, in whatever order it adds.
+Sums use integers that are small enough to be exact, so the result is the same on every machine and in every order of
+addition.
+
+Per-token vectors (`multi_embedding`): how the service splits its input into tokens is not published. Here a text has
+one vector for each word, Chinese character and punctuation mark, always the same for the same word; an image has one
+for each of its 8 x 8 tiles; a video has one for each frame; an image that was not downloaded has those of its URL. They
+have unit length and are rounded to float16, the format of replies.
 """
 
 import hashlib
 import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -23,17 +30,29 @@ import numpy.typing as npt
 
 from arkbeam.base.records import Modality
 from arkbeam.emulator.media import TILES_PER_SIDE, read_image, read_video
-from arkbeam.emulator.parts import ImagePart, Part, Sampling, TextPart, VideoPart, default_instructions
+from arkbeam.emulator.parts import (
+    ImagePart,
+    Part,
+    Sampling,
+    TextPart,
+    VideoPart,
+    default_instructions,
+    split_words,
+    video_frames,
+)
 
 Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 UInt32s = npt.NDArray[np.uint32]
 
 WIDTH = 2_048
-"""Length of a vector before it is cut; the retired model with longer ones has its own."""
+"""Length of a dense vector before it is cut. The withdrawn model version with longer vectors uses its own length."""
 
 VOCABULARY = 131_072
-"""Columns of a sparse vector."""
+"""Number of indices of sparse vectors."""
+
+TOKENS_MAX = 256
+"""Maximum number of per-token vectors, so that a reply with numbers has about 10 MB at most."""
 
 _SEED = 20_250_615
 _ROWS_BITS = 16
@@ -47,7 +66,7 @@ _INSTRUCTION_SHARE = 0.25
 _SIGNATURE_SHARE = 0.1
 _SIGNATURE_ROWS = 4
 _CACHED_CHARS_MAX = 4_096
-_TEXT_CHARS_MAX = 1_000_000  # what follows shows in the signature alone
+_TEXT_CHARS_MAX = 1_000_000  # the rest only changes the signature
 
 _CJK_FIRST = 0x2E80
 _WORD = re.compile(r"[^\W_\u2e80-\U0010ffff]+")
@@ -57,10 +76,10 @@ _SHORT_WORD_CHARS = 3
 
 
 def embed(parts: Iterable[tuple[str, str]], *, dimensions: int = WIDTH, instructions: str | None = None) -> Float32s:
-    """Make the dense vector that the server makes of these (modality, value) pairs.
+    """Return the dense vector that the server returns for these (modality, value) pairs.
 
-    The modality is `text`, `image` or `video`; the value is the text, the URL or the data URI. Raises `Refused` for
-    media that the contract refuses.
+    The modality is `text`, `image` or `video`; the value is the text, the URL or the data URI. Raise Refused for media
+    that the contract does not allow.
     """
     return embed_parts([_read_part(Modality(kind), value) for kind, value in parts], dimensions, instructions)
 
@@ -76,9 +95,9 @@ def _read_part(kind: Modality, value: str) -> Part:
 
 
 def embed_parts(parts: Sequence[Part], dimensions: int, instructions: str | None) -> Float32s:
-    """Make the dense vector of a request: float32 of unit length, then rounded to what bfloat16 can hold.
+    """Return the dense vector of a request: float32 of unit length, rounded to bfloat16.
 
-    1,024 dimensions are the first half of 2,048, normalised again.
+    With 1,024 dimensions it is the first half of the vector with 2,048, normalised again.
     """
     width = max(WIDTH, dimensions)
     instructions = default_instructions(parts) if instructions is None else instructions
@@ -90,16 +109,16 @@ def embed_parts(parts: Sequence[Part], dimensions: int, instructions: str | None
 
 
 def round_to_bfloat16(values: Float32s) -> Float32s:
-    """Round float32 to the nearest bfloat16, ties to even, and keep it as float32. Finite values only."""
+    """Round float32 values to the nearest bfloat16, ties to even; the result is float32. The values must be finite."""
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32)
 
 
 def _normalise(values: npt.NDArray[Any], length: float = _SCALE) -> Float64s:
-    """Scale to a length; zeros stay. Whole numbers come out whole again when the length is the scale."""
+    """Scale a vector to a length; a zero vector stays zero. If the length is not 1, round the result to integers."""
     exact = values.astype(np.float64)
-    norm = math.sqrt(float(np.dot(exact, exact)))  # a sum of whole numbers below 2^53
+    norm = math.sqrt(float(np.dot(exact, exact)))  # a sum of integers below 2^53
     if norm == 0.0:
         return exact
     scaled = exact * (length / norm)
@@ -108,7 +127,7 @@ def _normalise(values: npt.NDArray[Any], length: float = _SCALE) -> Float64s:
 
 @lru_cache(maxsize=4)
 def _rows(width: int) -> Float32s:
-    """All rows as a view of one sequence of whole numbers in ±512. PCG64's raw stream is fixed by numpy's promise."""
+    """Return all rows as a view of one sequence of integers in ±512. numpy guarantees PCG64's raw stream."""
     count = _ROWS + width
     raw = np.random.PCG64(_SEED).random_raw(-(-count // 4)).astype("<u8").view("<u2")[:count]
     values = (raw >> (16 - _VALUE_BITS)).astype(np.float32) - np.float32((1 << (_VALUE_BITS - 1)) - 1)
@@ -154,7 +173,7 @@ def _embed_text(text: str, width: int) -> Float32s:
 
 
 def hash_features(text: str) -> tuple[UInt32s, UInt32s]:
-    """Hash a lower-case text to row numbers: those that carry its meaning (words, Chinese pairs), and the others."""
+    """Hash a lower-case text to row numbers: those with more weight (long words, Chinese pairs), and the others."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     words = _WORD.findall(text)
     hashes = np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words), np.uint32, len(words))
@@ -180,7 +199,7 @@ def _mix(*columns: UInt32s) -> UInt32s:
 
 
 def _to_rows(hashes: UInt32s) -> UInt32s:
-    """Spread hashes over the rows; of too many, keep those of different features, evenly."""
+    """Map hashes to row numbers. If there are too many, remove duplicates and keep an even selection."""
     if len(hashes) > _FEATURES_MAX:
         hashes = np.unique(hashes)
         hashes = hashes[:: -(-len(hashes) // _FEATURES_MAX)]
@@ -188,7 +207,7 @@ def _to_rows(hashes: UInt32s) -> UInt32s:
 
 
 def _embed_tiles(tiles: bytes, width: int) -> Float64s:
-    """Layout: a row for each value of each tile; colour: three rows for the mean, which count for as much."""
+    """Sum a row for each value of each tile (layout) and, with equal weight, three rows for the mean colour."""
     colours = np.frombuffer(tiles, np.uint8).reshape(-1, 3).astype(np.int32) - 128
     rows = _tile_rows(width)
     layout = _normalise((colours.ravel() @ rows[3:]).astype(np.float64))
@@ -202,7 +221,7 @@ def _tile_rows(width: int) -> npt.NDArray[np.int32]:
 
 
 def draw_row(name: bytes) -> Float32s:
-    """Draw the row that a name of at least 2 bytes stands for: `WIDTH` whole numbers, the same for ever."""
+    """Return the row of a name with at least 2 bytes: `WIDTH` integers, always the same for the same name."""
     row: Float32s = _rows(WIDTH)[int.from_bytes(name[:2], "little")]
     return row
 
@@ -218,7 +237,7 @@ def _signature(parts: Sequence[Part], instructions: str) -> UInt32s:
 
 
 def embed_sparse(parts: Sequence[Part]) -> list[dict[str, int | float]]:
-    """Make the sparse vector of texts: an {index, value} for each different word or Chinese character, in hash order.
+    """Return the sparse vector of texts: one {index, value} per different word or Chinese character, in hash order.
 
     Values are positive and exact in float16; they grow with the logarithm of the count.
     """
@@ -232,3 +251,32 @@ def embed_sparse(parts: Sequence[Part]) -> list[dict[str, int | float]]:
     scattered = sorted(counts, key=lambda index: index * 0x9E3779B1 & 0xFFFFFFFF)
     values = np.log1p([float(counts[index]) for index in scattered]).astype(np.float16).astype(np.float64)
     return [{"index": index, "value": value} for index, value in zip(scattered, values.tolist(), strict=True)]
+
+
+def embed_tokens(parts: Sequence[Part], dimensions: int) -> npt.NDArray[np.float16]:
+    """Return the per-token vectors of a request: [tokens, dimensions], with at least one token."""
+    names = list(islice(chain.from_iterable(_name_tokens(part) for part in parts), TOKENS_MAX)) or [b""]
+    rows = np.stack([draw_row(hashlib.blake2b(name, digest_size=8).digest()) for name in names])
+    exact = rows[:, :dimensions].astype(np.float64)
+    lengths: npt.NDArray[np.float64] = np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+    return (exact / lengths).astype(np.float16)
+
+
+def _name_tokens(part: Part) -> Iterator[bytes]:
+    """Yield the name of each token; tokens with the same name have the same vector."""
+    match part:
+        case TextPart():
+            yield from _name_words(part.text)
+        case ImagePart(tiles=None):
+            yield from _name_words(part.url)
+        case ImagePart(tiles=bytes(tiles)):
+            for at in range(0, len(tiles), 3):
+                yield b"tile" + bytes([at // 3]) + tiles[at : at + 3]
+        case VideoPart():
+            for frame in range(video_frames(part)):
+                yield b"frame%d " % frame + (part.digest or part.url.encode())
+
+
+def _name_words(text: str) -> Iterator[bytes]:
+    for word in split_words(text.lower()):
+        yield word.encode("utf-8", "surrogatepass")

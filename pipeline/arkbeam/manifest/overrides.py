@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampling
+from arkbeam.ark.models import SAMPLING_RANGES, find_sampling_flaw, make_sampling
 from arkbeam.ark.wire import encode_multi
 from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling

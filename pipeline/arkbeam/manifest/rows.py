@@ -10,8 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from arkbeam.ark.instructions import InstructionOptions, build_instructions
-from arkbeam.ark.models import find_misfit
-from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
+from arkbeam.ark.models import SAMPLING_RANGES, find_misfit, overlay_sampling
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.manifest.batches import describe_type, is_utf8
