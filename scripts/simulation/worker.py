@@ -7,8 +7,9 @@ from random import Random
 
 from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.quota.leases import RENEW_S, Membership
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy, Tries, backoff_s, next_wait_s
+from arkbeam.quota.retry import Tries, backoff_s, next_wait_s
 
 from scripts.simulation.clock import Clock
 from scripts.simulation.service import Answer, Service
@@ -16,7 +17,7 @@ from scripts.simulation.service import Answer, Service
 CHECK_S = 0.2
 LATE_S = 0.01  # the longest that an event loop comes too late
 TRANSIT_S = 0.02  # the longest that a request is on its way
-_POLICY = RetryPolicy()
+_LIMITS = LimitsOptions()
 
 
 @dataclass(slots=True)
@@ -162,7 +163,7 @@ class Worker:
         error = ApiError("", Action.RETRY, "", answer.pressure, 429, retry_after_s=retry_after_s)
         item.tries = item.tries.plus(error)
         elapsed_s = now_s - (item.first_s or 0.0)
-        wait_s = next_wait_s(error, item.tries, elapsed_s, self.random.random(), _POLICY)
+        wait_s = next_wait_s(error, item.tries, elapsed_s, self.random.random(), _LIMITS)
         if wait_s is None:
             self.failed += 1
             self._outstanding -= 1
@@ -175,7 +176,7 @@ class Worker:
         self._step()
 
     def _backoff_s(self, number: int) -> float:
-        return backoff_s(number, self.random.random(), _POLICY)
+        return backoff_s(number, self.random.random())
 
     # The thread that keeps the mark: write, list, wait.
 

@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from arkbeam.emulator.options import EmulatorOptions, write_options
 from arkbeam.emulator.serve import start_emulator
 from arkbeam.emulator.vectors import embed
 from arkbeam.engine.core import Engine, EngineOptions
-from arkbeam.engine.guard import Guard
 from arkbeam.engine.items import Item
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import LaneReport, Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
+from arkbeam.engine.stopping import ReplyCheck
+from arkbeam.quota import retry
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
 from arkbeam.store.segments import dense_values, read_columns
@@ -141,12 +141,8 @@ class Rig:
 @pytest.fixture
 def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
     """Makes an engine for a server; retries wait for hundredths of a second. All are closed at the end."""
-    policy = LimitsOptions.retry_policy.fget  # type: ignore[attr-defined]
-
-    def hurry(limits: LimitsOptions) -> RetryPolicy:
-        return replace(policy(limits), wait_s_first=0.01, wait_s_max=0.05)
-
-    monkeypatch.setattr(LimitsOptions, "retry_policy", property(hurry))
+    monkeypatch.setattr(retry, "WAIT_S_FIRST", 0.01)
+    monkeypatch.setattr(retry, "WAIT_S_MAX", 0.05)
     rigs: list[Rig] = []
     ids = itertools.count(1)
 
@@ -172,7 +168,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             Recorder(
                 StoreTarget(str(tmp_path), RUN, DIMENSIONS), ids, open_journal(str(tmp_path), RUN, str(len(rigs)))
             ),
-            Guard(stand_in, model, lambda _: None),
+            ReplyCheck(stand_in, model, lambda _: None),
         )
         rigs.append(Rig(engine, tmp_path))
         return rigs[-1]

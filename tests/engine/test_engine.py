@@ -309,7 +309,7 @@ def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, pla
 
     before = threading.active_count()
     with pytest.raises(ConfigError, match="proxy"):
-        Engine(engine._options, fail, lambda _: engine._pacer, engine._recorder, engine._guard)
+        Engine(engine._options, fail, lambda _: engine._pacer, engine._recorder, engine._reply_check)
     assert threading.active_count() == before
 
 

@@ -1,6 +1,5 @@
 """What lanes and the engine share: the mailbox, the room, reports, and the engines of a process."""
 
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
@@ -12,8 +11,8 @@ from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.engine import registry
 from arkbeam.engine.items import ITEMS_MAX, Room
-from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Stop, StopKind
+from arkbeam.quota.use import FoundLimits, QuotaUse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,16 +145,11 @@ def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
 
 def test_the_lowest_limit_that_a_lane_found_counts() -> None:
     """Lanes of one account see one limit; some see it later, or never."""
-    reports = [LaneReport(Counts(), USE, found=found) for found in (Found(), Found(500, 9), Found(412))]
+    reports = [
+        LaneReport(Counts(), USE, found=found) for found in (FoundLimits(), FoundLimits(500, 9), FoundLimits(412))
+    ]
     for order in permutations(reports):
-        assert order[0].merge(order[1]).merge(order[2]).found == Found(412, 9)
-
-
-def test_a_moment_tells_rate_and_remaining_time() -> None:
-    """Items bought a second, and the time that the rest takes at that rate; infinite before the first."""
-    moment = Status(Counts(expected=100, bought=20, failed=5), 3, 0.0, 60, 600, 10.0, None)
-    assert (moment.per_s, moment.eta_s) == (2.0, 37.5)
-    assert math.isinf(Status(Counts(expected=1), 0, 0.0, 60, 600, 0.0, None).eta_s)
+        assert order[0].merge(order[1]).merge(order[2]).found == FoundLimits(412, 9)
 
 
 class FakeEngine:

@@ -6,7 +6,7 @@ from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import may_be_billed
 from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink
-from arkbeam.engine.rejections import FirstRejections
+from arkbeam.engine.stopping import FirstRejections
 from arkbeam.store.events import Event, EventKind
 from arkbeam.store.segments import Attempt
 

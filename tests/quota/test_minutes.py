@@ -3,8 +3,7 @@
 import statistics
 
 import pytest
-from arkbeam.quota.minutes import ENTRIES_MAX, Minutes
-from arkbeam.quota.ratios import Ratios
+from arkbeam.quota.use import ENTRIES_MAX, Minutes, Ratios
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,8 +12,7 @@ from arkbeam.quota.control import Ramp
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.rate import SLACK_S
-from arkbeam.quota.ratios import EstimateRatio
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import EstimateRatio, FoundLimits, QuotaUse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -199,7 +198,7 @@ def test_a_large_request_neither_starves_nor_blocks(tpm: int, sizes: list[int]) 
     """
     run = _simulate(10**9, tpm)
     for size in sizes:
-        paid_s = run.now_s + run.pacer.tokens.budget.wait_s(run.now_s)
+        paid_s = run.now_s + run.pacer.tokens.bucket.wait_s(run.now_s)
         run.send(size)
         assert run.now_s <= max(paid_s, START_S) + 60.3
         if max(sizes) <= tpm / 4:
@@ -291,12 +290,12 @@ def test_a_busy_service_pauses_nobody(pressure: Pressure) -> None:
 
 def test_found_limits_are_told_in_words() -> None:
     """Each limit that was found is told beside the config's; of two processes' the lower."""
-    found = Found(rpm=412).merge(Found(rpm=430, tpm=1_000)).merge(Found())
+    found = FoundLimits(rpm=412).merge(FoundLimits(rpm=430, tpm=1_000)).merge(FoundLimits())
     assert list(found.describe(600, 2_000)) == [
         "the service allows about 412 requests/min; the config says 600",
         "the service allows about 1,000 tokens/min; the config says 2,000",
     ]
-    assert list(Found().describe(600, 2_000)) == []
+    assert list(FoundLimits().describe(600, 2_000)) == []
 
 
 def test_a_ramp_holds_tokens_back() -> None:

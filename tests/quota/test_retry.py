@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.replies import Action, ApiError, Pressure
-from arkbeam.quota.retry import RETRY_AFTER_S_MIN, RetryPolicy, Tries, backoff_s, next_wait_s
+from arkbeam.quota.options import LimitsOptions
+from arkbeam.quota.retry import RETRY_AFTER_S_MIN, Tries, backoff_s, next_wait_s
 from hypothesis import given
 from hypothesis import strategies as st
 
-POLICY = RetryPolicy(attempts_max=4, refusals_max=7, elapsed_s_max=100, wait_s_first=1, wait_s_max=30)
+LIMITS = LimitsOptions(attempts_max=4, refusals_max=7, elapsed_s_max=100)
 FAULT = ApiError("x", Action.RETRY, "code")
 
 
@@ -18,7 +19,7 @@ def _error(**fields: object) -> ApiError:
 
 
 def _wait(error: ApiError, tries: Tries, elapsed_s: float = 0.0, jitter: float = 0.0) -> float | None:
-    return next_wait_s(error, tries, elapsed_s, jitter, POLICY)
+    return next_wait_s(error, tries, elapsed_s, jitter, LIMITS)
 
 
 @pytest.mark.parametrize("pressure", Pressure)
@@ -59,20 +60,20 @@ def test_an_error_may_lower_the_bound_but_not_raise_it() -> None:
 
 
 def test_paid_answers_are_bounded() -> None:
-    """An unusable answer costs money: the first and `retries_paid_max` more, then no more."""
-    policy = replace(POLICY, attempts_max=50, retries_paid_max=2)
+    """An unusable answer costs money: the first and `retries_paid` more, then no more."""
+    limits = replace(LIMITS, attempts_max=50, retries_paid=2)
     paid = _error(paid=True)
-    waits = [next_wait_s(paid, Tries(faults=number, paid=number), 0, 0, policy) for number in (1, 2, 3)]
+    waits = [next_wait_s(paid, Tries(faults=number, paid=number), 0, 0, limits) for number in (1, 2, 3)]
     assert [wait is None for wait in waits] == [False, False, True]
-    unpaid = next_wait_s(FAULT, Tries(faults=4, paid=3), 0, 0, policy)
+    unpaid = next_wait_s(FAULT, Tries(faults=4, paid=3), 0, 0, limits)
     assert unpaid is not None  # its own bound is that of all faults
 
 
 def test_the_users_bound_on_paid_answers_counts() -> None:
     """`retries_paid` may be raised: an unusable answer's own bound on tries does not lower it again."""
-    policy = replace(POLICY, attempts_max=9, retries_paid_max=4)
+    limits = replace(LIMITS, attempts_max=9, retries_paid=4)
     error = _error(paid=True, attempts_max=3)
-    waits = [next_wait_s(error, Tries(faults=number, paid=number), 0.0, 0.0, policy) for number in (3, 4, 5)]
+    waits = [next_wait_s(error, Tries(faults=number, paid=number), 0.0, 0.0, limits) for number in (3, 4, 5)]
     assert [wait is None for wait in waits] == [False, False, True]
 
 
@@ -99,7 +100,7 @@ def test_a_retry_after_of_nothing_is_no_hot_loop(retry_after_s: float) -> None:
 def test_waits_double_within_their_bounds(number: int, jitter: float) -> None:
     """The wait lies in the upper half of first x 2^(n-1), or of the longest one."""
     full = min(30.0, 2.0 ** min(number - 1, 40))
-    assert full / 2 <= backoff_s(number, jitter, POLICY) <= full
+    assert full / 2 <= backoff_s(number, jitter) <= full
 
 
 def test_waits_grow_with_all_tries() -> None:
@@ -112,7 +113,7 @@ def test_waits_grow_with_all_tries() -> None:
 def test_a_policy_without_tries_is_refused() -> None:
     """The error names the key of the config."""
     with pytest.raises(ConfigError, match=r"limits\.attempts_max"):
-        RetryPolicy(attempts_max=0)
+        LimitsOptions(attempts_max=0)
 
 
 def test_requests_that_may_be_billed_have_a_bound_of_their_own() -> None:

@@ -8,18 +8,15 @@ from random import Random
 
 from arkbeam.base.records import Failure, Modality, Usage
 from arkbeam.base.replies import Action, ApiError, Pressure
-from arkbeam.engine.guard import MODEL_CHANGED
 from arkbeam.engine.items import Tracked
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import Counts
 from arkbeam.engine.recorder import Recorder
-from arkbeam.engine.rejections import FirstRejections
-from arkbeam.quota.budget import Amount
-from arkbeam.quota.minutes import Minutes
+from arkbeam.engine.stopping import MODEL_CHANGED, FirstRejections
+from arkbeam.quota.budget import NO_COST, BudgetGate, Cost
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.ratios import EstimateRatio, Ratios
-from arkbeam.quota.retry import RetryPolicy, backoff_s
-from arkbeam.quota.use import QuotaUse
+from arkbeam.quota.retry import backoff_s
+from arkbeam.quota.use import EstimateRatio, Minutes, QuotaUse, Ratios
 from arkbeam.store.events import Event, EventKind
 from arkbeam.store.segments import Attempt, Bought
 
@@ -32,13 +29,13 @@ def may_be_billed(tracked: Tracked, error: ApiError) -> bool:
 
 
 @dataclass(slots=True)
-class Books:
+class Accounting:
     """All that is counted in a process. `counts` are the process's; every lane's sink has its own as well."""
 
     pacer: Pacer
     recorder: Recorder
-    policy: RetryPolicy
     random: Random
+    budget_gate: BudgetGate | None = None
     counts: Counts = field(default_factory=Counts)
     failed_in_a_row: int = 0
     rejections: FirstRejections = field(
@@ -52,7 +49,7 @@ class Books:
         """Return the tokens that an item will probably use, as its like have done so far."""
         return self._ratios[tracked.item.modality].correct(tracked.item.estimate)
 
-    def begin(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
+    def record_sent(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
         """Book a request as sent. The journal is told later, just before the bytes go out."""
         item = tracked.item
         for counts in self._both(tracked):
@@ -62,18 +59,20 @@ class Books:
         self.minutes.add(now_s, requests=1)
         return Attempt(item.fingerprint, client_request_id, item.tries.total + 1, 0.0)
 
-    def keep(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
+    def record_result(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Book a result and put it into the open buffer."""
         self._settle_reply(tracked, bought, estimate, now_s)
         self.failed_in_a_row = 0
         if not self.rejections.is_over:
-            self.remember_rejections()
+            self.record_rejections()
         self._count_elapsed(tracked, now_s)
         self.recorder.bought(bought, tracked.sink)
         for counts in self._both(tracked):
             counts.bought += 1
 
-    def refuse_reply(self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float) -> None:
+    def record_rejected_reply(
+        self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float
+    ) -> None:
         """Book a reply that this run must not use: paid all the same, and another model's vector is kept for later runs."""
         reply = bought.reply
         self._settle_reply(tracked, bought, estimate, now_s)
@@ -83,7 +82,7 @@ class Books:
         event = Event(EventKind.UNUSABLE, bought.attempt, failure, reply.usage, reply.id, reply.model, reply.created)
         self.recorder.event(event)
 
-    def book_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
+    def record_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
         """Book what a failed request cost, in tokens and in pace."""
         refused = error.pressure is not Pressure.NONE
         for counts in self._both(tracked):
@@ -95,27 +94,27 @@ class Books:
             self.minutes.add(now_s, refused=1)
         sent_s = now_s - attempt.latency_ms / 1000
         if error.paid:
-            self._book_unusable(tracked, attempt, error, estimate, now_s)
+            self._record_unusable(tracked, attempt, error, estimate, now_s)
         elif error.lost:
-            self.book_lost(attempt, Failure(error.code, error.message))  # its tokens may be used: the estimate stands
+            self.record_lost(attempt, Failure(error.code, error.message))  # its tokens may be used: the estimate stands
         else:
             self.recorder.unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s, sent_s)
         if refused or error.status is not None:  # else no answer came, which says nothing of the pace
             self._pace(error.pressure, sent_s, now_s, error.retry_after_s)
 
-    def book_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
+    def record_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
         """Book a request that the end of the run cut off, if it had gone out."""
         if self.recorder.is_open(attempt.client_request_id):
             for counts in self._both(tracked):
                 counts.lost += 1
-            self.book_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
+            self.record_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
 
-    def book_lost(self, attempt: Attempt, failure: Failure) -> None:
+    def record_lost(self, attempt: Attempt, failure: Failure) -> None:
         """Book a request that went out and was not answered: taken as paid, since nobody can tell."""
         self.recorder.event(Event(EventKind.LOST, attempt, failure))
 
-    def give_up(self, tracked: Tracked, error: ApiError) -> None:
+    def record_failure(self, tracked: Tracked, error: ApiError) -> None:
         """Book an item that ends as a failure. A refusal for good is remembered, so that it is not sent again."""
         item = tracked.item
         if error.action is Action.REJECT:
@@ -128,16 +127,22 @@ class Books:
             self.failed_in_a_row += 1
         self.counts.failed += 1
 
-    def remember_rejections(self) -> None:
+    def record_rejections(self) -> None:
         """Remember what was held back: the rows were at fault."""
         for event in self.rejections.end():
             self.recorder.event(event)
 
-    def count_budget(self, tracked: Tracked, actual: Amount) -> None:
-        """Book what a request took of the budget."""
-        for counts in self._both(tracked):
-            counts.budget_tokens += actual.tokens
-            counts.budget_pcny += actual.pcny
+    def settle_budget(self, tracked: Tracked, usage: Usage) -> None:
+        """Replace a request's reservation by the price of what the service counted."""
+        if self.budget_gate is not None:
+            self._settle_budget(self.budget_gate, tracked, self.budget_gate.prices.of_usage(usage, tracked.item.bound))
+
+    def settle_budget_of_error(self, tracked: Tracked, error: ApiError) -> None:
+        """The same for a failed request: its bound if it may have been billed, nothing if it was not."""
+        if error.paid:
+            self.settle_budget(tracked, error.usage or Usage())
+        elif self.budget_gate is not None:
+            self._settle_budget(self.budget_gate, tracked, tracked.item.bound if error.lost else NO_COST)
 
     def take_record(self) -> tuple[Minutes, dict[Modality, Ratios]]:
         """Take what was counted by minute and of estimates since this was last asked."""
@@ -149,6 +154,12 @@ class Books:
         """Take the use of the quota since this was last asked, on a clock that differs from ours by `offset_s`."""
         use, self.pacer.use = self.pacer.use, QuotaUse(self.pacer.rpm, self.pacer.tpm)
         return use.shift(offset_s)
+
+    def _settle_budget(self, budget: BudgetGate, tracked: Tracked, actual: Cost) -> None:
+        budget.settle(tracked.item.bound, actual)
+        for counts in self._both(tracked):
+            counts.budget_tokens += actual.tokens
+            counts.budget_pcny += actual.pcny
 
     def _both(self, tracked: Tracked) -> tuple[Counts, Counts]:
         return self.counts, tracked.sink.counts
@@ -165,7 +176,7 @@ class Books:
         self.pacer.answered(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
 
     def _backoff_s(self, number: int) -> float:
-        return backoff_s(number, self.random.random(), self.policy)
+        return backoff_s(number, self.random.random())
 
     def _settle_usage(self, tracked: Tracked, usage: Usage, estimate: float, sent_s: float, now_s: float) -> None:
         """Replace the estimate by the service's count; where it does not say, the estimate stands."""
@@ -180,7 +191,7 @@ class Books:
             counts.image_tokens += usage.image_tokens or 0
             counts.total_tokens += actual or 0
 
-    def _book_unusable(
+    def _record_unusable(
         self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float
     ) -> None:
         usage = error.usage or Usage()

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from arkbeam.engine.items import Tracked
-from arkbeam.engine.purse import Purse
+from arkbeam.quota.budget import BudgetGate
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.sharing import Alone, Sharing
+from arkbeam.quota.sharing import Sharing, Unshared
 
 CHECK_S = 0.2  # the longest sleep that nothing but a stop or an answer cuts short
 
@@ -29,14 +29,14 @@ class Admission:
 
     pacer: Pacer
     estimate: Callable[[Tracked], float]
-    purse: Purse | None = None
+    budget_gate: BudgetGate | None = None
     on_reached: Callable[[Tracked], None] | None = None
     """Told of the item that the budget has no room for any more."""
-    sharing: Sharing = field(default_factory=Alone)
+    sharing: Sharing = field(default_factory=Unshared)
     _again: deque[Tracked] = field(default_factory=deque)
     _fresh: deque[Tracked] = field(default_factory=deque)
     _closed: bool = False
-    _gate: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, tracked: Sequence[Tracked]) -> None:
@@ -66,7 +66,7 @@ class Admission:
 
         Raises: StoreError when shares of the budget can't be drawn.
         """
-        async with self._gate:
+        async with self._turn:
             while True:
                 wait_s: float | None = None
                 queue = self._again or self._fresh
@@ -84,9 +84,13 @@ class Admission:
 
     async def _reserve(self, tracked: Tracked) -> bool:
         """Set aside the most that a request can cost. False when that took a while, or when there is no room any more."""
-        if self.purse is None or self.purse.spending.reserve(tracked.item.bound):
+        if self.budget_gate is None or self.budget_gate.budget.reserve(tracked.item.bound):
             return True
-        if not await self.purse.make_room(tracked.item.bound) and self.purse.is_reached and self.on_reached is not None:
+        if (
+            not await self.budget_gate.make_room(tracked.item.bound)
+            and self.budget_gate.is_reached
+            and self.on_reached is not None
+        ):
             self.on_reached(tracked)
         return False
 

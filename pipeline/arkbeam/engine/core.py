@@ -19,23 +19,19 @@ from typing import TypeVar
 from arkbeam.ark.client import ArkClient, new_client_request_id
 from arkbeam.ark.errors import advise
 from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.records import Usage
 from arkbeam.base.replies import Action, ApiError
-from arkbeam.engine.accounting import Books, may_be_billed
+from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
-from arkbeam.engine.flushing import Flusher
-from arkbeam.engine.guard import Guard
 from arkbeam.engine.items import Item, Room, Tracked
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
-from arkbeam.engine.purse import Purse
-from arkbeam.engine.recorder import Recorder
-from arkbeam.engine.rejections import FirstRejections
-from arkbeam.quota.budget import NOTHING, Amount
-from arkbeam.quota.minutes import Minutes
+from arkbeam.engine.recorder import Flusher, Recorder
+from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
+from arkbeam.quota.budget import BudgetGate
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy, next_wait_s
-from arkbeam.quota.sharing import Alone, Sharing
+from arkbeam.quota.retry import next_wait_s
+from arkbeam.quota.sharing import Sharing, Unshared
+from arkbeam.quota.use import Minutes
 from arkbeam.store.segments import Bought
 
 _IDLE_CHECK_S = 0.02
@@ -65,29 +61,30 @@ class Engine:
         make_client: Callable[[], ArkClient],
         make_pacer: Callable[[float], Pacer],
         recorder: Recorder,
-        guard: Guard,
-        purse: Purse | None = None,
+        reply_check: ReplyCheck,
+        budget_gate: BudgetGate | None = None,
         make_sharing: Callable[[Pacer], Sharing] | None = None,
     ) -> None:
         self._options = options
-        self._policy: RetryPolicy = options.limits.retry_policy
         self._recorder = recorder
-        self._guard = guard
+        self._reply_check = reply_check
         self._random = random.Random()
         self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
         self._pacer = make_pacer(time.monotonic())
-        self._purse = purse
+        self._budget_gate = budget_gate
         age_s = 0.0 if options.started_s is None else time.time() - options.started_s
-        self._books = Books(
+        self._accounting = Accounting(
             self._pacer,
             recorder,
-            self._policy,
             self._random,
+            budget_gate,
             rejections=FirstRejections(options.limits.rows_rejected_first_max),
             minutes=Minutes(time.monotonic() - age_s),
         )
-        self._sharing = Alone() if make_sharing is None else make_sharing(self._pacer)
-        self._admission = Admission(self._pacer, self._books.estimate, purse, self._stop_at_budget, self._sharing)
+        self._sharing = Unshared() if make_sharing is None else make_sharing(self._pacer)
+        self._admission = Admission(
+            self._pacer, self._accounting.estimate, budget_gate, self._stop_at_budget, self._sharing
+        )
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._in_flight = 0
@@ -117,7 +114,7 @@ class Engine:
 
     def expect(self, items: int) -> None:
         """Say how many items a lane is going to submit, for the progress display."""
-        self._books.counts.expected += items
+        self._accounting.counts.expected += items
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
         """Hand over a batch; waits while the engine is full. False when the run stops and nothing was taken."""
@@ -167,7 +164,7 @@ class Engine:
         now_s = time.monotonic()
         seconds = now_s - self._started_s if self._started_s is not None else 0.0
         paused_s = max(0.0, self._pacer.paused_until_s - now_s)
-        counts = replace(self._books.counts)
+        counts = replace(self._accounting.counts)
         pacer = self._pacer
         return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found)
 
@@ -264,11 +261,11 @@ class Engine:
     async def _try(self, admitted: Admitted) -> None:
         """Send one request once. Raises ApiError as the client does."""
         tracked, estimate, sent_s = admitted.tracked, admitted.estimate, admitted.sent_s
-        item, books = tracked.item, self._books
+        item, accounting = tracked.item, self._accounting
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
         client_id = new_client_request_id(time.time(), self._random)
-        attempt = books.begin(tracked, client_id, sent_s)
+        attempt = accounting.record_sent(tracked, client_id, sent_s)
         tracked.is_sent = False
         self._in_flight += 1
         try:
@@ -284,11 +281,13 @@ class Engine:
         except ApiError as error:
             now_s = time.monotonic()
             error.lost = may_be_billed(tracked, error)
-            self._pay_error(tracked, error)
-            books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
+            accounting.settle_budget_of_error(tracked, error)
+            accounting.record_error(
+                tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s
+            )
             raise
         except asyncio.CancelledError:
-            books.book_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
+            accounting.record_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
             raise
         finally:
             self._in_flight -= 1
@@ -296,7 +295,7 @@ class Engine:
             self._admission.wake()
         now_s = time.monotonic()
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
-        self._pay(tracked, reply.usage)
+        accounting.settle_budget(tracked, reply.usage)
         self._settle_reply(tracked, bought, estimate, now_s)
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
@@ -305,32 +304,18 @@ class Engine:
 
     def _stop_at_budget(self, tracked: Tracked) -> None:
         """End the run: the budget has no room for the most that the next request can cost."""
-        if self._purse is not None:
-            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._purse.describe(tracked.item.bound)))
-
-    def _pay(self, tracked: Tracked, usage: Usage | Amount) -> None:
-        """Settle a reservation with what the service counted, or with an amount that is known without it."""
-        if self._purse is not None:
-            bound = tracked.item.bound
-            actual = usage if isinstance(usage, Amount) else self._purse.prices.of_usage(usage, bound)
-            self._purse.settle(bound, actual)
-            self._books.count_budget(tracked, actual)
-
-    def _pay_error(self, tracked: Tracked, error: ApiError) -> None:
-        if error.paid:
-            self._pay(tracked, error.usage or Usage())
-        else:
-            self._pay(tracked, tracked.item.bound if error.lost else NOTHING)
+        if self._budget_gate is not None:
+            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._budget_gate.describe(tracked.item.bound)))
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
-        fault = self._guard.find_fault(bought.reply)
+        fault = self._reply_check.find_fault(bought.reply)
         if fault is not None:
-            self._books.refuse_reply(tracked, bought, fault, estimate, now_s)
+            self._accounting.record_rejected_reply(tracked, bought, fault, estimate, now_s)
             self._drop([tracked])
             self._begin_stop(Stop(StopKind.SERVICE, fault.code, fault.message))
             return
-        self._books.keep(tracked, bought, estimate, now_s)
+        self._accounting.record_result(tracked, bought, estimate, now_s)
         self._release(tracked)
         self._flusher.note_result()
 
@@ -343,7 +328,7 @@ class Engine:
             return
         item.tries = item.tries.plus(error)
         elapsed_s = time.monotonic() - item.first_sent_s
-        wait_s = next_wait_s(error, item.tries, elapsed_s, self._random.random(), self._policy)
+        wait_s = next_wait_s(error, item.tries, elapsed_s, self._random.random(), self._options.limits)
         if wait_s is None:
             self._give_up(tracked, error)
         elif self._stop is not None:
@@ -357,21 +342,16 @@ class Engine:
         self._admission.add_again(tracked)
 
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
-        self._books.give_up(tracked, error)
+        self._accounting.record_failure(tracked, error)
         self._release(tracked)
         tracked.sink.refuse(tracked.item.fingerprint, error.code, error.message)
-        in_a_row = self._books.failed_in_a_row
-        if in_a_row >= self._options.limits.rows_failed_in_a_row_max:
-            message = f"{in_a_row} rows in a row failed after all their tries, the last with: {error.message}"
-            self._begin_stop(Stop(StopKind.SERVICE, "service_unavailable", message))
-        if self._books.rejections.is_tripped:
-            rows = self._options.limits.rows_rejected_first_max
-            message = (
-                f"the service rejected the first {rows} rows, all with {error.code}, and took none: the config is likely "
-                f"wrong (model, instructions, dimensions). The last: {error.message}. The rejections are not remembered; "
-                "if the rows themselves are to blame, raise limits.rows_rejected_first_max"
-            )
-            self._begin_stop(Stop(StopKind.SERVICE, "all_rejected", message))
+        limits, accounting = self._options.limits, self._accounting
+        for stop in (
+            stop_if_service_fails(accounting.failed_in_a_row, limits.rows_failed_in_a_row_max, error),
+            stop_if_all_rejected(accounting.rejections, error),
+        ):
+            if stop is not None:
+                self._begin_stop(stop)
 
     # Stopping and flushing.
 
@@ -380,8 +360,8 @@ class Engine:
             return
         self._stop = stop
         unsent = self._admission.close()
-        if self._purse is not None:
-            self._purse.close()
+        if self._budget_gate is not None:
+            self._budget_gate.close()
         self._room.close()
         for handle, _ in self._waiting.values():
             handle.cancel()
@@ -400,15 +380,15 @@ class Engine:
     def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
         offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
-        minutes, ratios = self._books.take_record()
-        use = self._books.take_use(offset_s)
+        minutes, ratios = self._accounting.take_record()
+        use = self._accounting.take_use(offset_s)
         return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
 
     def _take_leftovers(self) -> Callable[[], None]:
         """Take back what no lane of this process will use of a shared budget; the returned function tells the others."""
-        if self._purse is None or self._sinks:
+        if self._budget_gate is None or self._sinks:
             return lambda: None
-        return self._purse.give_back()
+        return self._budget_gate.give_back()
 
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
@@ -428,5 +408,5 @@ class Engine:
     def _start_flush(self) -> list[asyncio.Task[None]]:
         """Flush what waits; return all flushes that are under way. A lane that ends in peace had bad rows, not a bad config."""
         if self._stop is None and len(self._sinks) <= 1:
-            self._books.remember_rejections()
+            self._accounting.record_rejections()
         return self._flusher.start()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from arkbeam.base.records import Modality
 from arkbeam.engine.outcomes import Sink
-from arkbeam.quota.budget import NOTHING, Amount
+from arkbeam.quota.budget import NO_COST, Cost
 from arkbeam.quota.retry import Tries
 
 ITEMS_MAX = 2048  # submitted and not yet settled, a process
@@ -20,7 +20,7 @@ class Item:
     modality: Modality
     sparse: bool
     estimate: float
-    bound: Amount = NOTHING
+    bound: Cost = NO_COST
     tries: Tries = Tries()
     first_sent_s: float = 0.0
     reserved: bool = False

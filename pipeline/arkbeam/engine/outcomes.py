@@ -1,6 +1,5 @@
 """What leaves the engine: refs and refusals as tables, counts, and why a run stopped. Stopping is data, not an exception."""
 
-import math
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -12,9 +11,7 @@ import pyarrow as pa
 from arkbeam.base import schema
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Modality
-from arkbeam.quota.minutes import Minutes
-from arkbeam.quota.ratios import Ratios
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import FoundLimits, Minutes, QuotaUse, Ratios
 
 
 class StopKind(StrEnum):
@@ -77,7 +74,7 @@ class LaneReport:
     stop: Stop | None = None
     minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
     ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
-    found: Found = Found()
+    found: FoundLimits = FoundLimits()
 
     def merge(self, other: "LaneReport") -> "LaneReport":
         """Join two lanes' reports; an interrupt outweighs the service's stop, which outweighs a budget's."""
@@ -173,15 +170,4 @@ class Status:
     tpm: int
     seconds: float
     stop: Stop | None
-    found: Found = Found()
-
-    @property
-    def per_s(self) -> float:
-        """Items bought a second since the first request."""
-        return self.counts.bought / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def eta_s(self) -> float:
-        """Seconds until all expected items are done, at the rate so far; infinite before the first."""
-        left = self.counts.expected - self.counts.bought - self.counts.failed
-        return left / self.per_s if self.per_s > 0 else math.inf
+    found: FoundLimits = FoundLimits()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, list_files, read_bytes, write_bytes
-from arkbeam.quota.budget import NOTHING, Amount, choose_draw, holds
+from arkbeam.quota.budget import NO_COST, Cost, choose_draw, holds
 from arkbeam.store.layout import run_folder
 
 TRIES_MAX = 6
@@ -28,12 +28,12 @@ class Draws:
     store_uri: str
     run: str
     process: str
-    budget: Amount
+    budget: Cost
     lanes: int
-    own: Amount = NOTHING
+    own: Cost = NO_COST
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def draw(self, need: Amount) -> Amount | None:
+    def draw(self, need: Cost) -> Cost | None:
         """Draw at least what is needed; None when the budget has not that much left.
 
         Raises: StoreError when the record can't be read or written.
@@ -53,7 +53,7 @@ class Draws:
                 self._write(self.own)
             return None
 
-    def give_back(self, amount: Amount) -> None:
+    def give_back(self, amount: Cost) -> None:
         """Return what was drawn and not used."""
         with self._lock:
             self.own = self.own.minus(amount)
@@ -63,10 +63,10 @@ class Draws:
     def _folder(self) -> str:
         return join(run_folder(self.store_uri, self.run), "budget")
 
-    def _write(self, amount: Amount) -> None:
+    def _write(self, amount: Cost) -> None:
         write_bytes(join(self._folder, self.process), f"{amount.tokens} {amount.pcny}".encode())
 
-    def _read_others(self) -> list[Amount]:
+    def _read_others(self) -> list[Cost]:
         uris = [uri for uri in list_files(self._folder) if not uri.endswith((f"/{self.process}", ".tmp"))]
         return [_parse(uri, read_bytes(uri)) for uri in uris]
 
@@ -74,9 +74,9 @@ class Draws:
 UNSHARED_PARTS = 2**20  # after a refusal no more is drawn than is needed
 
 
-def _parse(uri: str, data: bytes) -> Amount:
+def _parse(uri: str, data: bytes) -> Cost:
     try:
         tokens, pcny = data.split()
-        return Amount(int(tokens), int(pcny))
+        return Cost(int(tokens), int(pcny))
     except ValueError:
         raise StoreError(f"{uri} is damaged: run again") from None

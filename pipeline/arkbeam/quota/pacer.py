@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from arkbeam.base.replies import Pressure
 from arkbeam.quota.control import Control, InFlight, Ramp
-from arkbeam.quota.rate import Budget, Meter
+from arkbeam.quota.rate import LeakyBucket, RateLimit
 from arkbeam.quota.retry import RETRY_AFTER_S_MIN
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import FoundLimits, QuotaUse
 
 PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
 DENSE = 3  # refusals in a row, pauses between them, that chance does not explain
@@ -28,8 +28,8 @@ class Pacer:
     now_s: float
     in_flight: InFlight | None = None
     ramp: Ramp | None = None
-    requests: Meter = field(init=False)
-    tokens: Meter = field(init=False)
+    requests: RateLimit = field(init=False)
+    tokens: RateLimit = field(init=False)
     overload: Control = field(default_factory=lambda: Control(tolerance=0.2))
     share: float = 1.0
     excess: float = 0.0
@@ -43,20 +43,20 @@ class Pacer:
 
     def __post_init__(self) -> None:
         self.requests, self.tokens = (
-            Meter(limit, Budget(limit * self.headroom / 60, self.now_s, self.now_s), Control(tolerance=0.002))
+            RateLimit(limit, LeakyBucket(limit * self.headroom / 60, self.now_s, self.now_s), Control(tolerance=0.002))
             for limit in (self.rpm, self.tpm)
         )
         self.use = QuotaUse(self.rpm, self.tpm)
 
     @property
-    def found(self) -> Found:
+    def found(self) -> FoundLimits:
         """What the service was seen to allow, where that is less than the config says."""
-        return Found(self.requests.found, self.tokens.found)
+        return FoundLimits(self.requests.found, self.tokens.found)
 
     def wait_s(self, now_s: float, tokens: float = 0.0) -> float:
         """Return the seconds until a request of so many tokens may be sent, 0 when it may be now.
 
-        Infinite while only an answer, or a new share, can change that. Books nothing.
+        Infinite while only an answer, or a new share, can change that. Accounting nothing.
         """
         if self.share <= 0:
             return math.inf
@@ -68,7 +68,7 @@ class Pacer:
             return math.inf
         if self.ramp is not None:
             self._set_rates(now_s)
-        wait_s = max(self.requests.budget.wait_s(now_s), self.tokens.budget.wait_s(now_s))
+        wait_s = max(self.requests.bucket.wait_s(now_s), self.tokens.bucket.wait_s(now_s))
         if wait_s > ROUNDING_S:
             return wait_s
         wait_s = max(self.requests.room_in_s(1 / self.share, now_s), self.tokens.room_in_s(tokens / self.share, now_s))
@@ -80,8 +80,8 @@ class Pacer:
         """Book one request of so many estimated tokens as sent now; call it when `wait_s` is 0."""
         held_s = 0.0 if self._held_since_s is None else now_s - self._held_since_s
         self._held_since_s = None
-        self.requests.budget.take(1.0, now_s)
-        self.tokens.budget.take(tokens, now_s, held_s)
+        self.requests.bucket.take(1.0, now_s)
+        self.tokens.bucket.take(tokens, now_s, held_s)
         self.requests.sent.add(1 / self.share, now_s, now_s)
         self.tokens.sent.add(tokens / self.share, now_s, now_s)
         self._tokens_mean += (tokens - self._tokens_mean) * (0.05 if self._tokens_mean else 1.0)
@@ -99,7 +99,7 @@ class Pacer:
 
     def settle(self, estimated: float, actual: float, now_s: float, sent_s: float | None = None) -> None:
         """Replace the estimate of a request, sent at `sent_s`, by what the service counted; 0 for one that was refused."""
-        self.tokens.budget.settle(actual - estimated)
+        self.tokens.bucket.settle(actual - estimated)
         self.excess += actual - estimated
         if self.share > 0:
             at_s = now_s if sent_s is None else sent_s
@@ -135,9 +135,9 @@ class Pacer:
     def note_latency(self, latency_s: float) -> None:
         """Take in how long the service took for an answer that was no refusal."""
         if self.in_flight is not None:
-            per_s = self.requests.budget.per_s
+            per_s = self.requests.bucket.per_s
             if self._tokens_mean > 0:
-                per_s = min(per_s, self.tokens.budget.per_s / self._tokens_mean)
+                per_s = min(per_s, self.tokens.bucket.per_s / self._tokens_mean)
             self.in_flight.answered(latency_s, per_s)
 
     def set_share(self, share: float, now_s: float) -> None:
@@ -150,7 +150,7 @@ class Pacer:
         """Admit nothing for a while, and one request after it whose answer decides; the end of a pause is no burst."""
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
         for meter in (self.requests, self.tokens):
-            meter.budget.since_s = self.paused_until_s
+            meter.bucket.since_s = self.paused_until_s
         self._held_since_s = None
 
     def _note_refusal(
@@ -189,4 +189,4 @@ class Pacer:
         tpm = self.tpm if self.ramp is None else min(self.tpm, self.ramp.allow_tpm(now_s))
         for meter, limit in ((self.requests, self.rpm), (self.tokens, tpm)):
             rate = limit * self.headroom / 60 * self.share * meter.control.factor * self.overload.factor
-            meter.budget.set_rate(rate, now_s)
+            meter.bucket.set_rate(rate, now_s)

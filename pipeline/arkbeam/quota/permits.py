@@ -14,7 +14,7 @@ _MEAN_WEIGHT = 0.05  # of one request in the running mean of tokens: about the l
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class PermitBlock:
     """So many requests, and tokens for them; negative: given back."""
 
     requests: float
@@ -51,23 +51,23 @@ class Permits:
         """Book what requests cost above their estimates."""
         self.tokens -= difference
 
-    def choose_block(self, tokens: float) -> Block:
+    def choose_block(self, tokens: float) -> PermitBlock:
         """Return what to ask for when a request of so many tokens waits: with what is held it is about one block."""
         mean = max(1.0, tokens if self._mean_tokens is None else self._mean_tokens)
         requests = max(1.0, math.floor(min(self.requests_per_s, self.tokens_per_s / mean) * BLOCK_S))
         wanted = max(tokens, requests * mean)
-        return Block(max(0.0, requests - self.requests), max(0.0, wanted - self.tokens))
+        return PermitBlock(max(0.0, requests - self.requests), max(0.0, wanted - self.tokens))
 
-    def grant(self, block: Block, ready_s: float) -> None:
+    def grant(self, block: PermitBlock, ready_s: float) -> None:
         """Take a block in; it counts from `ready_s` on."""
         self.requests += block.requests
         self.tokens += block.tokens
         self.ready_s = max(self.ready_s, ready_s)
 
-    def take_back(self) -> Block | None:
+    def take_back(self) -> PermitBlock | None:
         """Take all that is held, or owed, out of here, to be booked there; None when there is nothing."""
         if self.requests == 0 and self.tokens == 0:
             return None
-        block = Block(-self.requests, -self.tokens)
+        block = PermitBlock(-self.requests, -self.tokens)
         self.requests, self.tokens = 0.0, 0.0
         return block

@@ -9,14 +9,17 @@ import math
 from dataclasses import dataclass, field
 
 from arkbeam.quota.control import Control
-from arkbeam.quota.window import Window
 
 SLACK_S = 0.2
 FOUND_SHARE = 0.95  # a limit closer to the config's is not worth telling
+BUCKET_S = 0.1
+_BUCKETS = 602
+_ROUNDING_S = 0.001
+WINDOW_S = (_BUCKETS - 1) * BUCKET_S  # a tenth above a minute, for what is on its way longer than what follows it
 
 
 @dataclass(slots=True)
-class Budget:
+class LeakyBucket:
     """One rate and what is owed to it, at `at_s`: what was taken is paid off at `per_s`, and below 0 it is credit.
 
     Credit is what was earned since `since_s` and in the last `SLACK_S`, no more.
@@ -56,7 +59,46 @@ class Budget:
 
 
 @dataclass(slots=True)
-class Meter:
+class SlidingWindow:
+    """A sum over the last 60.1 to 60.2 s, in a ring of buckets. Times must not go back, those of amounts may."""
+
+    total: float = 0.0
+    _newest: int = 0
+    _amounts: list[float] = field(default_factory=lambda: [0.0] * _BUCKETS)
+
+    def forget(self, now_s: float) -> None:
+        """Drop what is older than the window."""
+        current = int(now_s / BUCKET_S)
+        if current - self._newest >= _BUCKETS:
+            self._amounts, self.total = [0.0] * _BUCKETS, 0.0
+            self._newest = current
+        while self._newest < current:
+            self._newest += 1
+            place = self._newest % _BUCKETS
+            self.total -= self._amounts[place]
+            self._amounts[place] = 0.0
+
+    def add(self, amount: float, at_s: float, now_s: float) -> None:
+        """Count an amount, negative to take back, that was used at `at_s`; what is too old changes nothing."""
+        self.forget(now_s)
+        number = int(at_s / BUCKET_S)
+        if number > self._newest - _BUCKETS:
+            self._amounts[number % _BUCKETS] += amount
+            self.total += amount
+
+    def drop_in_s(self, amount: float, now_s: float) -> float:
+        """Return the seconds until at least so much has left the window, if nothing comes."""
+        self.forget(now_s)
+        oldest = self._newest - _BUCKETS + 1
+        for number in range(oldest, self._newest + 1):
+            if amount <= 0:
+                return max(0.0, (number - 1 + _BUCKETS) * BUCKET_S - now_s) + _ROUNDING_S
+            amount -= self._amounts[number % _BUCKETS]
+        return (self._newest + _BUCKETS) * BUCKET_S - now_s + _ROUNDING_S
+
+
+@dataclass(slots=True)
+class RateLimit:
     """One limit: the budget that spreads it evenly, and the last minute, which never holds more than the limit.
 
     `sent` is in units of the whole quota: what a process sent while it had a fourth of it counts four times. So the minute
@@ -64,10 +106,10 @@ class Meter:
     """
 
     limit: float  # a minute
-    budget: Budget
+    bucket: LeakyBucket
     control: Control
-    sent: Window = field(default_factory=Window)
-    taken: Window = field(default_factory=Window)
+    sent: SlidingWindow = field(default_factory=SlidingWindow)
+    taken: SlidingWindow = field(default_factory=SlidingWindow)
 
     def room_in_s(self, cost: float, now_s: float) -> float:
         """Return the seconds until a cost fits into the minute. A very large one needs half of it to be free, no more."""

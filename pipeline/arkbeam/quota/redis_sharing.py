@@ -21,7 +21,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.redaction import redact
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.permits import Block, Permits
+from arkbeam.quota.permits import PermitBlock, Permits
 
 SLACK_S = 0.1  # less than a single process has: what each of them holds comes on top
 TICK_S = 0.5
@@ -126,7 +126,7 @@ class RedisSharing:
                     await asyncio.wait_for(self._asked.wait(), TICK_S)
                 except TimeoutError:
                     if self._news_of_pause_s(time.monotonic()) > 0:
-                        await self._call(Block(0.0, 0.0), on_gone)
+                        await self._call(PermitBlock(0.0, 0.0), on_gone)
                     continue
                 await self._get_block(on_gone)
                 on_changed()
@@ -146,7 +146,7 @@ class RedisSharing:
         self._wanted = None
         self._permits.grant(block, time.monotonic() + wait_s)
 
-    async def _call(self, block: Block, on_gone: Callable[[str], None]) -> float | None:
+    async def _call(self, block: PermitBlock, on_gone: Callable[[str], None]) -> float | None:
         """Book a block; return the seconds until it counts, or None when Redis can't be reached."""
         now_s = time.monotonic()
         pause_s, paused_until_s = self._news_of_pause_s(now_s), self.pacer.paused_until_s

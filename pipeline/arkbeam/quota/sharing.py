@@ -32,7 +32,7 @@ class Sharing(Protocol):
         """
 
 
-class Alone:
+class Unshared:
     """The quota is this process's own."""
 
     def refresh(self, now_s: float) -> None:
