@@ -15,7 +15,7 @@ from arkbeam.quota.budget import (
     Prices,
     choose_draw,
     configured_budget,
-    holds,
+    is_within_budget,
     share_used,
 )
 from hypothesis import given
@@ -93,7 +93,7 @@ def test_draws_of_many_never_exceed_the_budget(
         others = [drawn for at, drawn in enumerate(files) if at != who]
         if who in tried:  # it has written, and lists now
             wanted = held[who].plus(tried.pop(who))
-            if holds(budget, wanted, others):
+            if is_within_budget(budget, wanted, others):
                 held[who] = wanted
             files[who] = held[who]
         elif gives_back:

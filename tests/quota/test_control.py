@@ -15,7 +15,7 @@ def _feed(control: Control, until_s: float, share: float, *, start_s: float = 0.
     factors = []
     for number in range(round((until_s - start_s) * 10)):
         now_s = start_s + number / 10
-        control.answered(refused=chance.random() < share, sent_s=now_s - 0.05, now_s=now_s, dense=dense)
+        control.note_answer(refused=chance.random() < share, sent_s=now_s - 0.05, now_s=now_s, dense=dense)
         factors.append(control.factor)
     return factors
 
@@ -32,7 +32,7 @@ def test_it_stays_within_its_bounds_and_slows_down_once_in_ten_seconds(
     for later_s, refused, taken, dense in answers:
         now_s += later_s
         before = control.factor
-        control.answered(refused=refused, sent_s=now_s, now_s=now_s, taken=taken, dense=dense)
+        control.note_answer(refused=refused, sent_s=now_s, now_s=now_s, taken=taken, dense=dense)
         assert FACTOR_MIN <= control.factor <= 1
         assert 1 <= control.patience <= 20
         if control.factor < before:
@@ -76,7 +76,7 @@ def test_what_the_service_took_is_where_it_goes() -> None:
     for taken, factor in ((0.6, 0.588), (0.3, 0.5)):
         control = Control(tolerance=0.002)
         for number in range(101):
-            control.answered(refused=number == 50, sent_s=number / 10, now_s=number / 10, taken=taken)
+            control.note_answer(refused=number == 50, sent_s=number / 10, now_s=number / 10, taken=taken)
         assert control.factor == pytest.approx(factor)
 
 
@@ -94,7 +94,7 @@ def test_answers_to_what_was_sent_before_do_not_count() -> None:
     _feed(control, 11, 0.4)
     lowered = control.factor
     for number in range(100):
-        control.answered(refused=True, sent_s=5.0, now_s=12 + number / 10)
+        control.note_answer(refused=True, sent_s=5.0, now_s=12 + number / 10)
     assert control.factor == lowered
 
 
@@ -111,7 +111,7 @@ def test_in_flight_approaches_what_the_rate_needs(per_s: float, latency_s: float
     flight = InFlight(most)
     for _ in range(400):
         before = flight.limit
-        flight.answered(latency_s, per_s)
+        flight.note_answer(latency_s, per_s)
         assert flight.limit <= before + 1
     assert flight.limit == pytest.approx(max(1, min(most, needed_in_flight(per_s, latency_s))), rel=0.01)
     assert flight.limit >= min(most, per_s * latency_s)
@@ -122,7 +122,7 @@ def test_latency_that_rises_and_falls_is_followed() -> None:
     flight = InFlight(256)
     for latency_s, low, high in ((0.2, 5, 8), (2.0, 25, 40), (0.2, 5, 12)):
         for _ in range(120):
-            flight.answered(latency_s, 10.0)
+            flight.note_answer(latency_s, 10.0)
         assert low <= flight.limit <= high
 
 
@@ -135,7 +135,7 @@ def test_no_more_are_open_than_the_limit() -> None:
     flight.open = 50
     assert not flight.has_room
     for number in range(4):
-        flight.control.answered(refused=True, sent_s=1.0, now_s=1 + number / 10, taken=0.05)
+        flight.control.note_answer(refused=True, sent_s=1.0, now_s=1 + number / 10, taken=0.05)
     flight.open = 5
     assert not flight.has_room
     flight.open = 4

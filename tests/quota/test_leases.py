@@ -63,7 +63,7 @@ class Worker:
         yield next(self.delays)
         self.store.write(self.name)
         yield next(self.delays)
-        member.renewed(started_s, self.clock())
+        member.note_renewal(started_s, self.clock())
 
     def look(self, member: Membership) -> Iterator[int]:
         """List the marks, likewise."""
@@ -71,7 +71,7 @@ class Worker:
         yield next(self.delays)
         marks = dict(self.store.marks)
         yield next(self.delays)
-        member.observe(marks, self.clock(), started_s)
+        member.note_listing(marks, self.clock(), started_s)
         yield max(0, round((started_s + RENEW_S - self.clock()) / TICK_S))
 
     tick: int = 0
@@ -155,27 +155,27 @@ def test_who_is_alone_on_a_local_store_sends_at_once() -> None:
     for wait, share in ((False, 1.0), (True, 0.0)):
         member = Membership("a", 10.0, wait=wait)
         assert member.share(10.0) == 0
-        member.renewed(10.0, 10.1)
+        member.note_renewal(10.0, 10.1)
         assert member.share(10.1) == 0
-        member.observe({"a": "1"}, 10.2)
+        member.note_listing({"a": "1"}, 10.2)
         assert member.share(10.2) == share
-    member.renewed(12.0, 12.0)
-    member.observe({"a": "2"}, 12.9)
+    member.note_renewal(12.0, 12.0)
+    member.note_listing({"a": "2"}, 12.9)
     assert (member.share(13.0), member.share(13.1), member.blocked_s(13.0)) == (0, 1, 3.0)
 
 
 def test_who_finds_another_waits_a_lease_and_shares() -> None:
     """Until then the other has listed the newcomer's mark; a listing from before the own write ended counts for nothing."""
     member = Membership("b", 0.0, wait=False)
-    member.observe({}, 0.0)
-    member.renewed(0.0, 0.5)
+    member.note_listing({}, 0.0)
+    member.note_renewal(0.0, 0.5)
     assert member.share(0.5) == 0
     for second in range(1, 4):
-        member.renewed(second, second)
-        member.observe({"a": str(second), "b": str(second)}, second)
+        member.note_renewal(second, second)
+        member.note_listing({"a": str(second), "b": str(second)}, second)
         assert member.share(second) == 0
     assert member.share(3.5) == 0.5
-    member.observe({"b": "3"}, 3.6)
+    member.note_listing({"b": "3"}, 3.6)
     assert member.share(3.6) == 1
 
 
@@ -183,35 +183,35 @@ def test_a_lease_ends_a_lease_after_the_last_good_renewal_began() -> None:
     """Neither a late write nor a late listing lengthens it; who let it run out stands a lease before it sends again."""
     member = Membership("a", 0.0, wait=True)
     for second in range(5):
-        member.renewed(second, second + 0.9)
-        member.observe({"a": str(second)}, second + 0.95, second + 0.9)
+        member.note_renewal(second, second + 0.9)
+        member.note_listing({"a": str(second)}, second + 0.95, second + 0.9)
     assert member.share(4 + LEASE_S - 0.01) == 1
     assert member.share(4 + LEASE_S) == 0
     for second in range(5, 9):
-        member.renewed(second, second)
+        member.note_renewal(second, second)
         assert member.share(second + 0.5) == (second + 0.5 < 4.9 + LEASE_S)
     assert member.blocked_s(20.0) == pytest.approx(13.0)
     for second in range(20, 24):
-        member.renewed(second, second)
-        member.observe({"a": str(second)}, second)
+        member.note_renewal(second, second)
+        member.note_listing({"a": str(second)}, second)
         assert member.share(second + 0.5) == (second == 23)
 
 
 def test_who_does_not_find_its_own_mark_joins_anew() -> None:
     """A mark that another removed as dead is no mark: nobody counts its owner."""
     member = Membership("a", 0.0, wait=False)
-    member.renewed(0.0, 0.0)
-    member.observe({"a": "1", "b": "1"}, 0.1)
-    member.renewed(2.0, 2.0)
-    member.observe({"a": "2", "b": "2"}, 3.0)
+    member.note_renewal(0.0, 0.0)
+    member.note_listing({"a": "1", "b": "1"}, 0.1)
+    member.note_renewal(2.0, 2.0)
+    member.note_listing({"a": "2", "b": "2"}, 3.0)
     assert member.share(3.0) == 0.5
-    member.observe({"b": "3"}, 3.1)
+    member.note_listing({"b": "3"}, 3.1)
     assert member.share(3.1) == 0
-    member.renewed(3.5, 3.5)
-    member.observe({"a": "3", "b": "4"}, 3.6)
+    member.note_renewal(3.5, 3.5)
+    member.note_listing({"a": "3", "b": "4"}, 3.6)
     assert (member.share(3.6), member.share(6.45)) == (0, 0)
-    member.renewed(5.0, 5.0)
-    member.observe({"a": "4", "b": "5"}, 5.1)
+    member.note_renewal(5.0, 5.0)
+    member.note_listing({"a": "4", "b": "5"}, 5.1)
     assert (member.share(6.4), member.share(6.5)) == (0, 0.5)
 
 
@@ -219,7 +219,7 @@ def test_marks_that_never_change_are_found_dead() -> None:
     """They count until two leases have passed, and may be removed by whoever saw them stand still for long."""
     member = Membership("a", 0.0, wait=True)
     for second in range(12):
-        member.renewed(second, second)
-        member.observe({"a": str(second), "b": str(second), "c": "1"}, second)
+        member.note_renewal(second, second)
+        member.note_listing({"a": str(second), "b": str(second), "c": "1"}, second)
         assert member.alive == (3 if second < 6 else 2)
-    assert (member.find_dead(11), member.find_dead(11.5), member.find_dead(0)) == (["c"], [], ["b", "c"])
+    assert (member.find_stale(11), member.find_stale(11.5), member.find_stale(0)) == (["c"], [], ["b", "c"])

@@ -237,7 +237,7 @@ def test_less_of_a_quota_is_not_paid_for_twice() -> None:
 
 
 def _answer(run: Simulation, pressure: Pressure, sent_s: float, **fields: float) -> None:
-    run.pacer.answered(pressure, sent_s, run.now_s, backoff_s=lambda number: 2.0 ** (number - 1), **fields)
+    run.pacer.note_answer(pressure, sent_s, run.now_s, backoff_s=lambda number: 2.0 ** (number - 1), **fields)
 
 
 def test_after_a_pause_one_request_asks_whether_it_is_over() -> None:

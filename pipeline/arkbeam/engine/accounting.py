@@ -66,7 +66,7 @@ class Accounting:
         if not self.rejections.is_over:
             self.record_rejections()
         self._count_elapsed(tracked, now_s)
-        self.recorder.bought(bought, tracked.sink)
+        self.recorder.add_result(bought, tracked.sink)
         for counts in self._both(tracked):
             counts.bought += 1
 
@@ -77,10 +77,10 @@ class Accounting:
         reply = bought.reply
         self._settle_reply(tracked, bought, estimate, now_s)
         if failure.code == MODEL_CHANGED:
-            self.recorder.bought(bought, None)
+            self.recorder.add_result(bought, None)
             return
         event = Event(EventKind.UNUSABLE, bought.attempt, failure, reply.usage, reply.id, reply.model, reply.created)
-        self.recorder.event(event)
+        self.recorder.add_event(event)
 
     def record_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
         """Book what a failed request cost, in tokens and in pace."""
@@ -98,7 +98,7 @@ class Accounting:
         elif error.lost:
             self.record_lost(attempt, Failure(error.code, error.message))  # its tokens may be used: the estimate stands
         else:
-            self.recorder.unpaid(attempt.client_request_id)
+            self.recorder.note_unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s, sent_s)
         if refused or error.status is not None:  # else no answer came, which says nothing of the pace
             self._pace(error.pressure, sent_s, now_s, error.retry_after_s)
@@ -112,7 +112,7 @@ class Accounting:
 
     def record_lost(self, attempt: Attempt, failure: Failure) -> None:
         """Book a request that went out and was not answered: taken as paid, since nobody can tell."""
-        self.recorder.event(Event(EventKind.LOST, attempt, failure))
+        self.recorder.add_event(Event(EventKind.LOST, attempt, failure))
 
     def record_failure(self, tracked: Tracked, error: ApiError) -> None:
         """Book an item that ends as a failure. A refusal for good is remembered, so that it is not sent again."""
@@ -122,7 +122,7 @@ class Accounting:
             failure = Failure(error.code, error.message)
             refusal = Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id)
             for event in self.rejections.reject(refusal):
-                self.recorder.event(event)
+                self.recorder.add_event(event)
         else:
             self.failed_in_a_row += 1
         self.counts.failed += 1
@@ -130,7 +130,7 @@ class Accounting:
     def record_rejections(self) -> None:
         """Remember what was held back: the rows were at fault."""
         for event in self.rejections.end():
-            self.recorder.event(event)
+            self.recorder.add_event(event)
 
     def settle_budget(self, tracked: Tracked, usage: Usage) -> None:
         """Replace a request's reservation by the price of what the service counted."""
@@ -173,7 +173,7 @@ class Accounting:
             counts.usage_missing += bought.reply.usage_missing
 
     def _pace(self, pressure: Pressure, sent_s: float, now_s: float, retry_after_s: float | None = None) -> None:
-        self.pacer.answered(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
+        self.pacer.note_answer(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
 
     def _backoff_s(self, number: int) -> float:
         return backoff_s(number, self.random.random())
@@ -196,7 +196,7 @@ class Accounting:
     ) -> None:
         usage = error.usage or Usage()
         failure = Failure(error.code, error.message)
-        self.recorder.event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
+        self.recorder.add_event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
         self._settle_usage(tracked, usage, estimate, now_s - attempt.latency_ms / 1000, now_s)
         for counts in self._both(tracked):
             counts.unusable_tokens += usage.total_tokens or 0

@@ -35,7 +35,7 @@ from arkbeam.quota.use import Minutes
 from arkbeam.store.segments import Bought
 
 _IDLE_CHECK_S = 0.02
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +148,11 @@ class Engine:
         """Wait until a lane's items are all settled and stored; return its report."""
         while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
             self._call(self._flush_idle)
-        flushes = self._ask(self._start_flush)  # of events: no sink waits for those
+        flushes = self._call_and_wait(self._start_flush)  # of events: no sink waits for those
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
             time.sleep(_IDLE_CHECK_S)
-        report = self._ask(lambda: self._report(sink))
-        self._ask(self._take_leftovers)()
+        report = self._call_and_wait(lambda: self._report(sink))
+        self._call_and_wait(self._take_leftovers)()
         return report
 
     def stop(self, stop: Stop) -> None:
@@ -184,9 +184,9 @@ class Engine:
             self._loop.call_soon_threadsafe(function, *arguments)
             return True
 
-    def _ask(self, function: Callable[[], _Answer]) -> _Answer:
+    def _call_and_wait(self, function: Callable[[], _Result]) -> _Result:
         """Run a function in the loop's thread and return its answer; in this one when the loop has ended."""
-        answer: Future[_Answer] = Future()
+        answer: Future[_Result] = Future()
         self._call(lambda: answer.set_result(function()))
         while self._thread.is_alive() and not answer.done():
             wait([answer], timeout=_IDLE_CHECK_S)
@@ -246,7 +246,7 @@ class Engine:
             tracked = admitted.tracked
             self._sinks.add(tracked.sink)
             try:
-                await self._try(admitted)
+                await self._send(admitted)
             except ApiError as error:
                 self._settle_error(tracked, error)
             except asyncio.CancelledError:
@@ -258,7 +258,7 @@ class Engine:
                 self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
             await self._flusher.wait_for_room()
 
-    async def _try(self, admitted: Admitted) -> None:
+    async def _send(self, admitted: Admitted) -> None:
         """Send one request once. Raises ApiError as the client does."""
         tracked, estimate, sent_s = admitted.tracked, admitted.estimate, admitted.sent_s
         item, accounting = tracked.item, self._accounting
@@ -300,7 +300,7 @@ class Engine:
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         tracked.is_sent = True
-        self._recorder.sent(client_id, tracked.item.fingerprint)
+        self._recorder.note_sent(client_id, tracked.item.fingerprint)
 
     def _stop_at_budget(self, tracked: Tracked) -> None:
         """End the run: the budget has no room for the most that the next request can cost."""

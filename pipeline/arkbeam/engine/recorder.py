@@ -89,13 +89,13 @@ class Recorder:
         """Return how long the oldest entry waits; negative infinity when nothing does."""
         return now_s - self._oldest_s
 
-    def sent(self, client_request_id: str, fingerprint: bytes) -> None:
+    def note_sent(self, client_request_id: str, fingerprint: bytes) -> None:
         """Note a request that is about to go out."""
         self.journal.sent(client_request_id, fingerprint)
         self._open.add(client_request_id)
         faults.hit("embed.sending")
 
-    def unpaid(self, client_request_id: str) -> None:
+    def note_unpaid(self, client_request_id: str) -> None:
         """Note a request that ended without a bill."""
         self.journal.unpaid(client_request_id)
         self._open.discard(client_request_id)
@@ -104,7 +104,7 @@ class Recorder:
         """Tell whether a request has gone out and nothing more is known of it."""
         return client_request_id in self._open
 
-    def bought(self, bought: Bought, sink: Sink | None) -> None:
+    def add_result(self, bought: Bought, sink: Sink | None) -> None:
         """Keep a result until the next flush; without a sink it is stored for a later run and this one is not told."""
         reply = bought.reply
         faults.hit("embed.answered")
@@ -114,7 +114,7 @@ class Recorder:
         self._bought.append((bought, sink))
         self._multi_bytes += reply.multi.nbytes if reply.multi is not None else 0
 
-    def event(self, event: Event) -> None:
+    def add_event(self, event: Event) -> None:
         """Keep an event until the next flush."""
         self._open.discard(event.attempt.client_request_id)
         if event.paid:

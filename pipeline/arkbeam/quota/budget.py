@@ -238,7 +238,7 @@ def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, lan
     return Cost(max(need.tokens, left.tokens // parts), max(need.pcny, left.pcny // parts))
 
 
-def holds(budget: Cost, own: Cost, others: Iterable[Cost]) -> bool:
+def is_within_budget(budget: Cost, own: Cost, others: Iterable[Cost]) -> bool:
     """Whether a draw stands: all draws together, seen after our own was written, are within the budget."""
     total = own
     for other in others:

@@ -54,7 +54,7 @@ class Control:
     _trial: _Trial | None = None
     _before: tuple[float, float] | None = None
 
-    def answered(
+    def note_answer(
         self, *, refused: bool, sent_s: float, now_s: float, taken: float | None = None, dense: bool = False
     ) -> bool:
         """Take one answer in; True when `factor` or `ceiling` changed.
@@ -153,7 +153,7 @@ class InFlight:
     It begins low and grows by one with each answer, so that it doubles in the time of one answer, without a burst.
     """
 
-    most: int
+    requests_max: int
     open: int = 0
     limit: float = 16.0
     latency_s: float = 0.0
@@ -161,18 +161,18 @@ class InFlight:
     _seen: int = 0
 
     def __post_init__(self) -> None:
-        self.limit = min(self.limit, self.most)
+        self.limit = min(self.limit, self.requests_max)
 
     @property
     def has_room(self) -> bool:
         """Whether one more may be sent."""
-        return self.open < max(1, min(round(self.limit), round(self.control.factor * self.most)))
+        return self.open < max(1, min(round(self.limit), round(self.control.factor * self.requests_max)))
 
-    def answered(self, latency_s: float, per_s: float) -> None:
+    def note_answer(self, latency_s: float, per_s: float) -> None:
         """Take the latency of one answer in, at a rate of so many requests a second."""
         self._seen += 1
         self.latency_s += max(0.05, 1 / self._seen) * (latency_s - self.latency_s)
-        self.limit = max(1.0, min(self.limit + 1, needed_in_flight(per_s, self.latency_s), self.most))
+        self.limit = max(1.0, min(self.limit + 1, needed_in_flight(per_s, self.latency_s), self.requests_max))
 
 
 def needed_in_flight(per_s: float, latency_s: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, list_files, read_bytes, write_bytes
-from arkbeam.quota.budget import NO_COST, Cost, choose_draw, holds
+from arkbeam.quota.budget import NO_COST, Cost, choose_draw, is_within_budget
 from arkbeam.store.layout import run_folder
 
 TRIES_MAX = 6
@@ -47,7 +47,7 @@ class Draws:
                 if more is None:
                     continue  # another's draw may be about to be taken back
                 self._write(self.own.plus(more))
-                if holds(self.budget, self.own.plus(more), self._read_others()):
+                if is_within_budget(self.budget, self.own.plus(more), self._read_others()):
                     self.own = self.own.plus(more)
                     return more
                 self._write(self.own)

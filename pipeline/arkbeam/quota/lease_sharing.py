@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LeaseSharing:
-    """Sets the pacer's share. `unshared_s_max`: how long it may be without one before `on_gone` is called."""
+    """Sets the pacer's share. `unshared_s_max`: how long it may be without one before `on_unreachable` is called."""
 
     store_uri: str
     account: str
@@ -70,27 +70,27 @@ class LeaseSharing:
         self._lanes -= 1
         self._left_s = time.monotonic()
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         """Keep a mark whenever lanes are under way."""
         try:
             while True:
                 await self._joined.wait()
-                await self._keep_mark(on_changed, on_gone)
+                await self._keep_mark(on_changed, on_unreachable)
         finally:
             self._pool.shutdown(wait=False)
 
-    async def _keep_mark(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+    async def _keep_mark(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         name = new_mark_name(self.run_name, secrets.token_hex(6))
         self._member = member = Membership(name, time.monotonic(), wait=not is_local(self.store_uri))
-        self._number, told = 0, False
+        self._number, reported = 0, False
         try:
             while self._lanes > 0 or time.monotonic() - self._left_s < LINGER_S:
                 began_s = time.monotonic()
                 await self._renew(member)
                 on_changed()
-                if not told and member.blocked_s(time.monotonic()) >= self.unshared_s_max:
-                    told = True
-                    on_gone(self._explain())
+                if not reported and member.blocked_s(time.monotonic()) >= self.unshared_s_max:
+                    reported = True
+                    on_unreachable(self._explain())
                 await asyncio.sleep(max(0.0, began_s + RENEW_S - time.monotonic()))
         finally:
             self._member = None  # nothing is sent without a mark
@@ -103,15 +103,15 @@ class LeaseSharing:
         details = {"run": self.run_name, "host": socket.gethostname(), "pid": str(os.getpid())}
         try:
             started_s = time.monotonic()
-            await self._ask(write_mark, self._folder, member.name, self._number, details)
+            await self._call_store(write_mark, self._folder, member.name, self._number, details)
             self._number += 1
-            member.renewed(started_s, time.monotonic())
+            member.note_renewal(started_s, time.monotonic())
             started_s = time.monotonic()
-            marks = await self._ask(list_marks, self._folder)
-            member.observe(marks, time.monotonic(), started_s)
+            marks = await self._call_store(list_marks, self._folder)
+            member.note_listing(marks, time.monotonic(), started_s)
             self._warned = False
-            for name in member.find_dead(STALE_S):
-                await self._ask(remove_mark, self._folder, name)
+            for name in member.find_stale(STALE_S):
+                await self._call_store(remove_mark, self._folder, name)
         except StoreError as error:
             if not self._warned:
                 _log.warning("the quota can't be shared right now, so nothing is sent: %s", error)
@@ -120,11 +120,11 @@ class LeaseSharing:
     async def _remove(self, name: str) -> None:
         """Let the others have this process's share at once. They find out by themselves if it can't be said."""
         try:
-            await asyncio.wait_for(self._ask(remove_mark, self._folder, name), REMOVE_S)
+            await asyncio.wait_for(self._call_store(remove_mark, self._folder, name), REMOVE_S)
         except (StoreError, TimeoutError) as error:
             _log.warning("a mark in %s is left behind: %s", self._folder, error)
 
-    async def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:
+    async def _call_store(self, function: Callable[..., Any], *arguments: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def _explain(self) -> str:

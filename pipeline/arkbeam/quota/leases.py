@@ -48,14 +48,14 @@ class Membership:
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _others: int = 0
 
-    def renewed(self, started_s: float, now_s: float) -> None:
+    def note_renewal(self, started_s: float, now_s: float) -> None:
         """Note that the own mark is written; the write began at `started_s`."""
         if now_s - self._written_s >= LEASE_S:
             self._joined_s = now_s
         self._written_s = started_s
         self._note_able(now_s)
 
-    def observe(self, marks: Mapping[str, str], now_s: float, started_s: float | None = None) -> None:
+    def note_listing(self, marks: Mapping[str, str], now_s: float, started_s: float | None = None) -> None:
         """Note a listing: name to token, the own mark included. It began at `started_s`, else just now."""
         listed_s = now_s if started_s is None else started_s
         self._seen = {
@@ -82,7 +82,7 @@ class Membership:
         """How many share the quota, this process included, as of the last listing."""
         return 1 + self._others
 
-    def find_dead(self, age_s: float) -> list[str]:
+    def find_stale(self, age_s: float) -> list[str]:
         """Return the names of marks that had not changed for so long at the last listing: their processes are gone."""
         return [name for name, seen in self._seen.items() if self._listed_s - seen.since_s >= age_s]
 

@@ -11,7 +11,7 @@ from arkbeam.quota.retry import RETRY_AFTER_S_MIN
 from arkbeam.quota.use import FoundLimits, QuotaUse
 
 PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
-DENSE = 3  # refusals in a row, pauses between them, that chance does not explain
+DENSE_REFUSALS = 3  # refusals in a row, pauses between them, that chance does not explain
 ROUNDING_S = 1e-6
 
 
@@ -112,7 +112,7 @@ class Pacer:
         excess, self.excess = self.excess, 0.0
         return excess
 
-    def answered(
+    def note_answer(
         self,
         pressure: Pressure,
         sent_s: float,
@@ -138,7 +138,7 @@ class Pacer:
             per_s = self.requests.bucket.per_s
             if self._tokens_mean > 0:
                 per_s = min(per_s, self.tokens.bucket.per_s / self._tokens_mean)
-            self.in_flight.answered(latency_s, per_s)
+            self.in_flight.note_answer(latency_s, per_s)
 
     def set_share(self, share: float, now_s: float) -> None:
         """Go on with this share of both limits, 0 to admit nothing. Debts stay, and nothing is caught up."""
@@ -149,16 +149,16 @@ class Pacer:
     def pause(self, pause_s: float, now_s: float) -> None:
         """Admit nothing for a while, and one request after it whose answer decides; the end of a pause is no burst."""
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
-        for meter in (self.requests, self.tokens):
-            meter.bucket.since_s = self.paused_until_s
+        for limit in (self.requests, self.tokens):
+            limit.bucket.since_s = self.paused_until_s
         self._held_since_s = None
 
     def _note_refusal(
         self, pressure: Pressure, now_s: float, backoff_s: Callable[[int], float], retry_after_s: float | None
     ) -> None:
         self.refusals_in_a_row += 1
-        meter = self.requests if pressure is Pressure.RPM else self.tokens
-        number = self.refusals_in_a_row - meter.control.patience + 1
+        limit = self.requests if pressure is Pressure.RPM else self.tokens
+        number = self.refusals_in_a_row - limit.control.patience + 1
         if number >= 1:
             own_s = min(PAUSE_S_MAX, backoff_s(number))
             told = retry_after_s is not None and retry_after_s >= RETRY_AFTER_S_MIN
@@ -167,19 +167,19 @@ class Pacer:
 
     def _learn(self, pressure: Pressure, sent_s: float, now_s: float) -> None:
         changed = False
-        for meter, kind in ((self.requests, Pressure.RPM), (self.tokens, Pressure.TPM)):
-            meter.taken.forget(now_s)
-            changed |= meter.control.answered(
+        for limit, kind in ((self.requests, Pressure.RPM), (self.tokens, Pressure.TPM)):
+            limit.taken.forget(now_s)
+            changed |= limit.control.note_answer(
                 refused=pressure is kind,
                 sent_s=sent_s,
                 now_s=now_s,
-                taken=meter.taken.total / (meter.limit * self.headroom),
-                dense=self.refusals_in_a_row >= max(DENSE, meter.control.patience + 1),
+                taken=limit.taken.total / (limit.per_minute * self.headroom),
+                dense=self.refusals_in_a_row >= max(DENSE_REFUSALS, limit.control.patience + 1),
             )
-        changed |= self.overload.answered(refused=pressure is Pressure.OVERLOAD, sent_s=sent_s, now_s=now_s)
+        changed |= self.overload.note_answer(refused=pressure is Pressure.OVERLOAD, sent_s=sent_s, now_s=now_s)
         if self.in_flight is not None:
-            taken = max(1, self.in_flight.open) / self.in_flight.most
-            self.in_flight.control.answered(
+            taken = max(1, self.in_flight.open) / self.in_flight.requests_max
+            self.in_flight.control.note_answer(
                 refused=pressure is Pressure.IN_FLIGHT, sent_s=sent_s, now_s=now_s, taken=taken
             )
         if changed:
@@ -187,6 +187,6 @@ class Pacer:
 
     def _set_rates(self, now_s: float) -> None:
         tpm = self.tpm if self.ramp is None else min(self.tpm, self.ramp.allow_tpm(now_s))
-        for meter, limit in ((self.requests, self.rpm), (self.tokens, tpm)):
-            rate = limit * self.headroom / 60 * self.share * meter.control.factor * self.overload.factor
-            meter.bucket.set_rate(rate, now_s)
+        for limit, per_minute in ((self.requests, self.rpm), (self.tokens, tpm)):
+            rate = per_minute * self.headroom / 60 * self.share * limit.control.factor * self.overload.factor
+            limit.bucket.set_rate(rate, now_s)

@@ -28,12 +28,12 @@ class LeakyBucket:
     per_s: float
     at_s: float
     since_s: float
-    owed: float = 0.0
+    debt: float = 0.0
 
     def advance(self, now_s: float) -> None:
         """Pay off what is owed up to now."""
         credit_max = self.per_s * min(SLACK_S, max(0.0, now_s - self.since_s))
-        self.owed = max(self.owed - self.per_s * max(0.0, now_s - self.at_s), -credit_max)
+        self.debt = max(self.debt - self.per_s * max(0.0, now_s - self.at_s), -credit_max)
         self.at_s = max(self.at_s, now_s)
 
     def wait_s(self, now_s: float) -> float:
@@ -41,16 +41,16 @@ class LeakyBucket:
         self.advance(now_s)
         if self.per_s <= 0:
             return math.inf
-        return self.owed / self.per_s if self.owed > 0 else 0.0
+        return self.debt / self.per_s if self.debt > 0 else 0.0
 
     def take(self, cost: float, now_s: float, waited_s: float = 0.0) -> None:
         """Book a cost that is spent now. `waited_s`: so long it was held up although nothing was owed, which pays for it."""
         self.advance(now_s)
-        self.owed += max(0.0, cost - waited_s * self.per_s)
+        self.debt += max(0.0, cost - waited_s * self.per_s)
 
     def settle(self, difference: float) -> None:
         """Book what a request cost above its estimate: a debt delays what follows, a refund (negative) hastens it."""
-        self.owed += difference
+        self.debt += difference
 
     def set_rate(self, per_s: float, now_s: float) -> None:
         """Go on at another rate; debts stay, and credit is not earned backwards."""
@@ -105,7 +105,7 @@ class RateLimit:
     that lies behind means the same after a change of the share. `taken` is what the service did not refuse, likewise.
     """
 
-    limit: float  # a minute
+    per_minute: float
     bucket: LeakyBucket
     control: Control
     sent: SlidingWindow = field(default_factory=SlidingWindow)
@@ -113,7 +113,7 @@ class RateLimit:
 
     def room_in_s(self, cost: float, now_s: float) -> float:
         """Return the seconds until a cost fits into the minute. A very large one needs half of it to be free, no more."""
-        limit = self.limit * max(self.control.factor, self.control.ceiling)
+        limit = self.per_minute * max(self.control.factor, self.control.ceiling)
         self.sent.forget(now_s)
         excess = self.sent.total + min(cost, limit / 2) - limit
         return self.sent.drop_in_s(excess, now_s) if excess > limit * 1e-9 else 0.0
@@ -121,5 +121,5 @@ class RateLimit:
     @property
     def found(self) -> int | None:
         """What the service was seen to allow a minute, when that is clearly less than the limit."""
-        allowed = self.limit * self.control.ceiling
-        return round(allowed) if self.control.is_limited and allowed < FOUND_SHARE * self.limit else None
+        allowed = self.per_minute * self.control.ceiling
+        return round(allowed) if self.control.is_limited and allowed < FOUND_SHARE * self.per_minute else None

@@ -88,7 +88,7 @@ class RedisSharing:
     _wanted: float | None = None
     _paused_until_s: float = -math.inf
     _failing_since_s: float | None = None
-    _told: bool = False
+    _reported: bool = False
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -118,27 +118,27 @@ class RedisSharing:
     def leave(self) -> None:
         """What is held is lost soon, or given back at the end."""
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         """Ask for permits when they are needed, tell the others of pauses, and give back what is left at the end."""
         try:
             while True:
                 try:
                     await asyncio.wait_for(self._asked.wait(), TICK_S)
                 except TimeoutError:
-                    if self._news_of_pause_s(time.monotonic()) > 0:
-                        await self._call(PermitBlock(0.0, 0.0), on_gone)
+                    if self._unreported_pause_s(time.monotonic()) > 0:
+                        await self._call(PermitBlock(0.0, 0.0), on_unreachable)
                     continue
-                await self._get_block(on_gone)
+                await self._get_block(on_unreachable)
                 on_changed()
         finally:
             await self._close()
 
-    async def _get_block(self, on_gone: Callable[[str], None]) -> None:
+    async def _get_block(self, on_unreachable: Callable[[str], None]) -> None:
         self._asked.clear()
         if self._wanted is None:
             return
         block = self._permits.choose_block(self._wanted)
-        wait_s = await self._call(block, on_gone)
+        wait_s = await self._call(block, on_unreachable)
         if wait_s is None:
             self._asked.set()
             await asyncio.sleep(RETRY_S)
@@ -146,36 +146,36 @@ class RedisSharing:
         self._wanted = None
         self._permits.grant(block, time.monotonic() + wait_s)
 
-    async def _call(self, block: PermitBlock, on_gone: Callable[[str], None]) -> float | None:
+    async def _call(self, block: PermitBlock, on_unreachable: Callable[[str], None]) -> float | None:
         """Book a block; return the seconds until it counts, or None when Redis can't be reached."""
         now_s = time.monotonic()
-        pause_s, paused_until_s = self._news_of_pause_s(now_s), self.pacer.paused_until_s
+        pause_s, paused_until_s = self._unreported_pause_s(now_s), self.pacer.paused_until_s
         rates = (self._permits.requests_per_s, self._permits.tokens_per_s)
         arguments = [*rates, SLACK_S, pause_s, block.requests, block.tokens, KEEP_S]
         try:
             answer = await self._script(keys=[redis_key(self.account)], args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
-            self._note_failure(error, now_s, on_gone)
+            self._note_failure(error, now_s, on_unreachable)
             return None
         self._failing_since_s = None
         self._paused_until_s = max(self._paused_until_s, paused_until_s)
         return max(0.0, float(answer))
 
-    def _news_of_pause_s(self, now_s: float) -> float:
+    def _unreported_pause_s(self, now_s: float) -> float:
         until_s = self.pacer.paused_until_s
         return max(0.0, until_s - now_s) if until_s > self._paused_until_s else 0.0
 
-    def _note_failure(self, error: Exception, now_s: float, on_gone: Callable[[str], None]) -> None:
+    def _note_failure(self, error: Exception, now_s: float, on_unreachable: Callable[[str], None]) -> None:
         """Say it once; after a while of nothing else, or at once where waiting can't help, the run has to stop."""
         what = redact(f"{type(error).__name__}: {error}")
         if self._failing_since_s is None:
             self._failing_since_s = now_s
             _log.warning("Redis can't be reached, so nothing more is sent: %s", what)
         refused = isinstance(error, (AuthenticationError, NoPermissionError))
-        if not self._told and (refused or time.monotonic() - self._failing_since_s >= self.unshared_s_max):
-            self._told = True
+        if not self._reported and (refused or time.monotonic() - self._failing_since_s >= self.unshared_s_max):
+            self._reported = True
             how_long = "" if refused else f" for {self.unshared_s_max:.0f} s"
-            on_gone(
+            on_unreachable(
                 f"Redis, through which the quota is shared, can't be used{how_long} ({what}): see that quota.redis_url "
                 "is right and that Redis runs, then run the same command again"
             )

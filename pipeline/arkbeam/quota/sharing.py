@@ -25,10 +25,10 @@ class Sharing(Protocol):
     def leave(self) -> None:
         """Take part no longer than it pays to stay: no lane is under way."""
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         """Do the work of sharing until cancelled, then let the others know.
 
-        `on_changed` is called when there may be another answer than before. `on_gone` is called once, with what to do about it, when what the quota is shared through can't be reached.
+        `on_changed` is called when there may be another answer than before. `on_unreachable` is called once, with what to do about it, when what the quota is shared through can't be reached.
         """
 
 
@@ -51,5 +51,5 @@ class Unshared:
     def leave(self) -> None:
         """Nobody to leave."""
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         """Nothing to do."""
