@@ -1,4 +1,4 @@
-"""Why a run stops before its work is done: another service or model than expected, or a config that cannot work."""
+"""Why a run stops by itself: an unexpected service or model answers, the config is likely wrong, or the service fails."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +13,10 @@ MODEL_CHANGED = "model_changed"
 
 @dataclass(slots=True)
 class ReplyCheck:
-    """Checks each reply. `model` is the one that the store's vectors come from, None until the first reply.
+    """Checks that each reply comes from the expected kind of service and from one model.
 
-    `note_model` is told of the first model, and of one that differs.
+    `model` is the model of the vectors in the store, None before the first reply. `note_model` is called with the first model,
+    and with one that differs.
     """
 
     stand_in: bool
@@ -23,7 +24,7 @@ class ReplyCheck:
     note_model: Callable[[str], None]
 
     def find_fault(self, reply: Reply) -> Failure | None:
-        """Return why a reply must not be mixed with the others, or None."""
+        """Return why the vector of a reply must not be mixed with those in the store, or None."""
         if reply.stand_in != self.stand_in:
             kinds = ("a stand-in", "a real service")
             answered, meant = kinds if reply.stand_in else kinds[::-1]
@@ -36,14 +37,19 @@ class ReplyCheck:
             return None
         return Failure(
             MODEL_CHANGED,
-            f"the service answers with {reply.model}, the store's vectors are of {self.model}: to buy all anew from "
-            "now on, run with --accept-model-change; to keep the old ones, set model.name to their version",
+            f"the service answers with {reply.model}, but the vectors in the store are of {self.model}: to re-embed "
+            "everything with the new model, run with --accept-model-change; to keep the old vectors, set model.name to "
+            "their version",
         )
 
 
 @dataclass(slots=True)
 class FirstRejections:
-    """Holds rejections back until a vector was bought, or another reason was given: only then are they the rows' own fault."""
+    """Holds the first rejections of a run back, since the config may be at fault.
+
+    The rows are at fault, and their rejections are stored, as soon as a vector was bought or a second error code was seen. If
+    `rows_max` rows are rejected with one code before that, the config is likely wrong and `is_tripped` becomes True.
+    """
 
     rows_max: int
     is_over: bool = False
@@ -51,7 +57,7 @@ class FirstRejections:
     _held: list[Event] = field(default_factory=list)
 
     def reject(self, event: Event) -> list[Event]:
-        """Take a rejection in; return those that are to be remembered now."""
+        """Add a rejection; return the rejections that are to be stored now."""
         if self.is_tripped:
             return []
         if self.is_over:
@@ -65,26 +71,26 @@ class FirstRejections:
         return []
 
     def end(self) -> list[Event]:
-        """Take the rows as what was wrong; return the rejections that are to be remembered now."""
+        """Note that the rows are at fault; return the rejections that are to be stored now."""
         self.is_over = True
         held, self._held = self._held, []
         return held
 
 
 def stop_if_all_rejected(rejections: FirstRejections, error: ApiError) -> Stop | None:
-    """Return why a run stops whose first rows were all rejected, the last with this error, or None."""
+    """Return a stop if the first rows of the run were all rejected, the last one with `error`; else None."""
     if not rejections.is_tripped:
         return None
     message = (
-        f"the service rejected the first {rejections.rows_max} rows, all with {error.code}, and took none: the config is likely "
-        f"wrong (model, instructions, dimensions). The last: {error.message}. The rejections are not remembered; "
-        "if the rows themselves are to blame, raise limits.rows_rejected_first_max"
+        f"the service rejected the first {rejections.rows_max} rows, all with {error.code}, and accepted none: the config is "
+        f"likely wrong (model, instructions, dimensions). The last: {error.message}. The rejections are not stored; if "
+        "the rows are at fault, raise limits.rows_rejected_first_max"
     )
     return Stop(StopKind.SERVICE, "all_rejected", message)
 
 
 def stop_if_service_fails(rows_in_a_row: int, rows_max: int, error: ApiError) -> Stop | None:
-    """Return why a run stops in which so many rows in a row failed, the last with this error, or None."""
+    """Return a stop if `rows_max` rows in a row failed, the last one with `error`; else None."""
     if rows_in_a_row < rows_max:
         return None
     message = f"{rows_in_a_row} rows in a row failed after all their tries, the last with: {error.message}"

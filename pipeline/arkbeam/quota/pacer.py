@@ -1,4 +1,4 @@
-"""Admission by two limits at once, requests and tokens a minute, and by what refusals taught about them."""
+"""When a request may be sent: both limits (requests and tokens a minute), pauses, and the adaptation to refusals."""
 
 import math
 from collections.abc import Callable
@@ -10,16 +10,17 @@ from arkbeam.quota.rate import LeakyBucket, RateLimit
 from arkbeam.quota.retry import RETRY_AFTER_S_MIN
 from arkbeam.quota.use import FoundLimits, QuotaUse
 
-PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
-DENSE_REFUSALS = 3  # refusals in a row, pauses between them, that chance does not explain
+PAUSE_S_MAX = 5.0  # a single request ends a pause, so short pauses cost little
+DENSE_REFUSALS = 3  # so many refusals in a row, with pauses between them, are not random
 ROUNDING_S = 1e-6
 
 
 @dataclass(slots=True)
 class Pacer:
-    """Both limits, the shared pause, what refusals taught, and the record of how the quota was used.
+    """Both limits, the current pause, the controls that adapt to refusals, and the record of the use of the quota.
 
-    One a process, one thread. Without `in_flight` any number of requests may be open.
+    Each process has one, used by one thread. `share` is this process's share of both limits. Without `in_flight`, any number
+    of requests may be in flight.
     """
 
     rpm: int
@@ -50,13 +51,13 @@ class Pacer:
 
     @property
     def found(self) -> FoundLimits:
-        """What the service was seen to allow, where that is less than the config says."""
+        """The limits that the service was seen to enforce, where they are lower than the configured ones."""
         return FoundLimits(self.requests.found, self.tokens.found)
 
     def wait_s(self, now_s: float, tokens: float = 0.0) -> float:
-        """Return the seconds until a request of so many tokens may be sent, 0 when it may be now.
+        """Return the seconds until a request of so many tokens may be sent; 0 means now. Does not count the request.
 
-        Infinite while only an answer, or a new share, can change that. Accounting nothing.
+        The result is infinite while only an answer or a new share can allow it.
         """
         if self.share <= 0:
             return math.inf
@@ -77,7 +78,7 @@ class Pacer:
         return wait_s
 
     def admit(self, tokens: float, now_s: float) -> None:
-        """Book one request of so many estimated tokens as sent now; call it when `wait_s` is 0."""
+        """Count a request of so many estimated tokens as sent now. Call it only when `wait_s` is 0."""
         held_s = 0.0 if self._held_since_s is None else now_s - self._held_since_s
         self._held_since_s = None
         self.requests.bucket.take(1.0, now_s)
@@ -93,12 +94,12 @@ class Pacer:
         self.use = self.use.plus(requests=1, now_s=now_s)
 
     def leave(self) -> None:
-        """Note that a request is not open any more, whatever became of it."""
+        """Note that a request has ended, with any result."""
         if self.in_flight is not None:
             self.in_flight.open -= 1
 
     def settle(self, estimated: float, actual: float, now_s: float, sent_s: float | None = None) -> None:
-        """Replace the estimate of a request, sent at `sent_s`, by what the service counted; 0 for one that was refused."""
+        """Replace the token estimate of a request sent at `sent_s` by what the service counted; 0 for a refused request."""
         self.tokens.bucket.settle(actual - estimated)
         self.excess += actual - estimated
         if self.share > 0:
@@ -108,7 +109,7 @@ class Pacer:
         self.use = self.use.plus(tokens=actual, now_s=now_s)
 
     def take_excess(self) -> float:
-        """Take what replies cost above their estimates since this was last asked."""
+        """Return what replies cost above their estimates since the last call."""
         excess, self.excess = self.excess, 0.0
         return excess
 
@@ -121,7 +122,7 @@ class Pacer:
         backoff_s: Callable[[int], float],
         retry_after_s: float | None = None,
     ) -> None:
-        """Learn from one answer, a refusal or not. `backoff_s` gives the pause after so many refusals in a row."""
+        """Adapt to one answer, refused or not. `backoff_s` returns the pause after a number of refusals in a row."""
         refused = pressure in (Pressure.RPM, Pressure.TPM)
         if sent_s >= self.paused_until_s:
             if refused:
@@ -133,7 +134,7 @@ class Pacer:
         self._learn(pressure, sent_s, now_s)
 
     def note_latency(self, latency_s: float) -> None:
-        """Take in how long the service took for an answer that was no refusal."""
+        """Adapt to the latency of an answer that was not a refusal."""
         if self.in_flight is not None:
             per_s = self.requests.bucket.per_s
             if self._tokens_mean > 0:
@@ -141,13 +142,13 @@ class Pacer:
             self.in_flight.note_answer(latency_s, per_s)
 
     def set_share(self, share: float, now_s: float) -> None:
-        """Go on with this share of both limits, 0 to admit nothing. Debts stay, and nothing is caught up."""
+        """Continue with this share of both limits; 0 admits nothing. Debts stay, and unused time is not made up for."""
         if share != self.share:
             self.share = share
             self._set_rates(now_s)
 
     def pause(self, pause_s: float, now_s: float) -> None:
-        """Admit nothing for a while, and one request after it whose answer decides; the end of a pause is no burst."""
+        """Admit nothing for `pause_s` from `now_s` on. A pause earns no credit, so that no burst follows it."""
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
         for limit in (self.requests, self.tokens):
             limit.bucket.since_s = self.paused_until_s

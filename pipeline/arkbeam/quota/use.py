@@ -1,4 +1,4 @@
-"""How the quota was used, and what of it was found to be there."""
+"""How a run used its quota: in total, minute by minute, and how far the token estimates were off."""
 
 import math
 from collections import Counter
@@ -6,28 +6,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 ENTRIES_MAX = 1440
-"""A day of minutes; of longer runs two minutes share an entry, then four, and so on."""
+"""A day of minutes. In longer runs an entry stands for two minutes, then four, and so on."""
 BINS_PER_DOUBLING = 32
-"""A bin is 2.2 % wide."""
+"""Bins of the histogram of ratios: each is 2.2 % wide."""
 _BIN_MAX = 8 * BINS_PER_DOUBLING  # 1/256 … 256
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLimits:
-    """What the service was seen to allow a minute, where that is less than the config says."""
+    """What the service was seen to allow a minute, None for a limit that is not lower than configured."""
 
     rpm: int | None = None
     tpm: int | None = None
 
     def merge(self, other: "FoundLimits") -> "FoundLimits":
-        """Join what two processes found: the lower."""
+        """Return the lower of the limits that two processes found."""
         return FoundLimits(
             min((one for one in (self.rpm, other.rpm) if one is not None), default=None),
             min((one for one in (self.tpm, other.tpm) if one is not None), default=None),
         )
 
     def describe(self, rpm: int, tpm: int) -> Iterator[str]:
-        """Say it for each limit that was found."""
+        """Yield a sentence for each limit that was found."""
         for found, said, unit in ((self.rpm, rpm, "requests"), (self.tpm, tpm, "tokens")):
             if found is not None:
                 yield f"the service allows about {found:,} {unit}/min; the config says {said:,}"
@@ -35,7 +35,7 @@ class FoundLimits:
 
 @dataclass(frozen=True, slots=True)
 class QuotaUse:
-    """How much of the quota was used between the first request and the last reply."""
+    """How much of the quota was used between the first request (`first_s`) and the last reply (`last_s`)."""
 
     rpm: int
     tpm: int
@@ -45,7 +45,7 @@ class QuotaUse:
     last_s: float = -math.inf
 
     def plus(self, *, now_s: float, requests: int = 0, tokens: float = 0) -> "QuotaUse":
-        """Return the use after one more request or settled reply."""
+        """Return the use after more requests, or after a reply whose tokens are known."""
         return QuotaUse(
             self.rpm,
             self.tpm,
@@ -67,12 +67,12 @@ class QuotaUse:
         )
 
     def shift(self, offset_s: float) -> "QuotaUse":
-        """Return the same use on another clock."""
+        """Return the same use with its times on another clock."""
         return replace(self, first_s=self.first_s + offset_s, last_s=self.last_s + offset_s)
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The used shares of the request and the token quota over the time of use, 0 before any."""
+        """The used shares of RPM and TPM, averaged over the time of use; 0 before the first request."""
         minutes = (self.last_s - self.first_s) / 60
         if self.requests == 0 or minutes <= 0:
             return 0.0, 0.0
@@ -80,19 +80,19 @@ class QuotaUse:
 
     @property
     def binding(self) -> str:
-        """Which limit was nearer: `rpm` or `tpm`."""
+        """The limit with the higher used share: `rpm` or `tpm`."""
         requests_share, tokens_share = self.shares
         return "rpm" if requests_share >= tokens_share else "tpm"
 
     @property
     def utilisation(self) -> float:
-        """The used share of the nearer limit."""
+        """The used share of the binding limit."""
         return max(self.shares)
 
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """One entry: `minute` counts from the run's start, `minutes` is the entry's length, `seconds` how much of it was in use."""
+    """One entry: `minute` counts from the start of the run, `minutes` is its length, `seconds` how much of that was in use."""
 
     minute: int
     minutes: int
@@ -102,19 +102,19 @@ class Minute:
     tokens: int
 
     def shares(self, rpm: int, tpm: int) -> tuple[float, float]:
-        """Return the used shares of both limits over the time in use, at least a second."""
+        """Return the used shares of RPM and TPM over the seconds in use (at least one)."""
         minutes = max(1.0, self.seconds) / 60
         return self.requests / minutes / rpm, self.tokens / minutes / tpm
 
     @property
     def refused_share(self) -> float:
-        """The share of requests that were refused; an answer counts in the minute in which it came."""
+        """The share of requests that were refused. A refusal counts in the minute in which it arrived."""
         return min(1.0, self.refused / self.requests) if self.requests else 0.0
 
 
 @dataclass(slots=True)
 class Minutes:
-    """Counts by minute since `start_s`. Those of several processes add up when their starts are the same moment."""
+    """Counts by minute since `start_s`. Counts of several processes can be merged if `start_s` is the same moment in all."""
 
     start_s: float
     width: int = 1
@@ -125,7 +125,7 @@ class Minutes:
     tokens: list[int] = field(default_factory=list)
 
     def add(self, now_s: float, *, requests: int = 0, refused: int = 0, tokens: int = 0) -> None:
-        """Count what happened at `now_s`."""
+        """Add counts to the minute of `now_s`."""
         age_s = max(0.0, now_s - self.start_s)
         self.first_s, self.last_s = min(self.first_s, age_s), max(self.last_s, age_s)
         while (index := int(age_s / 60) // self.width) >= ENTRIES_MAX:
@@ -137,7 +137,7 @@ class Minutes:
             column[index] += count
 
     def merge(self, other: "Minutes") -> "Minutes":
-        """Add two records up, minute by minute of the run."""
+        """Return the sum of two records, minute by minute of the run."""
         merged, addend = self._copy(), other._copy()
         while merged.width < addend.width:
             merged._fold()
@@ -149,7 +149,7 @@ class Minutes:
         return merged
 
     def entries(self) -> Iterator[Minute]:
-        """Give the minutes from the first request to the last reply, those in which nothing happened included."""
+        """Yield the minutes from the first request to the last reply, including those without any request."""
         length_s = 60.0 * self.width
         for index, counts in enumerate(zip(self.requests, self.refused, self.tokens, strict=True)):
             start_s = index * length_s
@@ -158,7 +158,7 @@ class Minutes:
                 yield Minute(index * self.width, self.width, max(0.0, seconds), *counts)
 
     def _fold(self) -> None:
-        """Make entries twice as long."""
+        """Double the length of the entries, and add up their counts in pairs."""
         self.width *= 2
         for name in ("requests", "refused", "tokens"):
             column = getattr(self, name)
@@ -176,27 +176,27 @@ def _add(left: list[int], right: list[int]) -> list[int]:
 
 @dataclass(slots=True)
 class Ratios:
-    """Ratios of counted to estimated tokens. Those of several processes add up."""
+    """A histogram of the ratios of counted to estimated tokens. Histograms of several processes can be merged."""
 
     counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, estimated: float, actual: float) -> None:
-        """Take one reply's ratio in; beyond 1/256 … 256 it counts as the end of that range."""
+        """Add the ratio of one reply. A ratio outside 1/256 … 256 counts as the nearest end of that range."""
         if estimated > 0 and actual > 0:
             number = round(math.log2(actual / estimated) * BINS_PER_DOUBLING)
             self.counts[max(-_BIN_MAX, min(_BIN_MAX, number))] += 1
 
     def merge(self, other: "Ratios") -> "Ratios":
-        """Add another record of the same kind."""
+        """Return the sum of two histograms."""
         return Ratios(self.counts + other.counts)
 
     @property
     def replies(self) -> int:
-        """How many ratios there are."""
+        """The number of ratios."""
         return self.counts.total()
 
     def quantile(self, share: float) -> float:
-        """Return the ratio that `share` of all are at or below, to 1.1 %; 1 of none."""
+        """Return the quantile at `share` (0 to 1), accurate to 1.1 %; 1 if there are no ratios."""
         wanted, seen = share * self.replies, 0
         for number in sorted(self.counts):
             seen += self.counts[number]
@@ -207,17 +207,17 @@ class Ratios:
 
 @dataclass(slots=True)
 class EstimateRatio:
-    """The running ratio of counted to estimated tokens of one modality, which corrects the next estimates."""
+    """The running mean of counted over estimated tokens of one modality. It corrects the next estimates."""
 
     ratio: float = 1.0
-    weight: float = 0.05  # of one reply: about the last 20 count
+    weight: float = 0.05  # of one reply: the mean covers about the last 20
 
     def correct(self, estimate: float) -> float:
-        """Return the estimate as the replies so far suggest it."""
+        """Return an estimate multiplied by the ratio of the replies so far."""
         return estimate * self.ratio
 
     def learn(self, estimate: float, actual: float) -> None:
-        """Take one reply's count in; a single odd one moves the ratio little, and never beyond 1/8 … 8."""
+        """Include the count of one reply. A single outlier changes the ratio little; the ratio stays within 1/8 … 8."""
         if estimate > 0 and actual > 0:
             observed = min(8.0, max(0.125, actual / estimate))
             self.ratio += self.weight * (observed - self.ratio)
