@@ -1,4 +1,4 @@
-"""The scenarios: a model of the service, models of the workers, and what is asked of each."""
+"""The scenarios: each has a model of the service, models of the workers, and a required result."""
 
 import math
 from bisect import bisect_left
@@ -18,16 +18,17 @@ HEADROOM = 0.995
 RPM = 600
 NO_LIMIT = 10**9
 IN_FLIGHT_MAX = 256
-MEAN_TOKENS = 990 / math.log(100)  # of sizes spread evenly over the logarithms from 10 to 1,000
+MEAN_TOKENS = 990 / math.log(100)  # of sizes from 10 to 1,000 whose logarithms are uniformly distributed
 TPM = round(RPM * MEAN_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`rpm` and `tpm` are the config's. `limit` is what utilisation is a share of: by default the service's own limit.
+    """A simulated run and what is required of it.
 
-    `asked` is the least utilisation from the second minute on, `refused_max` the largest share of refusals, `above_max` by how
-    many requests a 60 s may hold more than the quota.
+    `rpm` and `tpm` are the configured limits. Utilisation is a share of `limit`, by default the limit of the service.
+    Required are: a utilisation of at least `utilisation_min` from the second minute on, a share of refusals of at most `refused_max`,
+    and in any 60 s at most `above_max` requests more than the quota.
     """
 
     title: str
@@ -40,18 +41,18 @@ class Scenario:
     leases: bool = False
     marks: MarkStore = field(default_factory=MarkStore)
     rows: int | None = None
-    """A worker's; None: more than it can send."""
+    """Number of rows of each worker. None: more than it can send."""
     minutes: float = 6.0
     starts_s: float = 0.0
-    """Where in a calendar minute the run begins."""
-    asked: float | None = None
+    """The second of the calendar minute in which the run starts."""
+    utilisation_min: float | None = None
     refused_max: float | None = None
     above_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
-    """What a scenario came to. `most` is the most of the binding limit in any 60 s, as a share of it."""
+    """The result of a scenario. `most` is the highest use of the binding limit in any 60 s, as a share of it."""
 
     utilisation: float
     refused: float
@@ -62,16 +63,16 @@ class ScenarioResult:
     failed: int
 
     def meets(self, scenario: Scenario) -> bool:
-        """Whether it is what was asked."""
+        """True if the result is what the scenario requires."""
         return (
-            self.utilisation >= (scenario.asked or 0)
+            self.utilisation >= (scenario.utilisation_min or 0)
             and self.refused <= (1.0 if scenario.refused_max is None else scenario.refused_max)
             and self.most <= (math.inf if scenario.above_max is None else 1 + scenario.above_max / RPM)
         )
 
 
 def simulate(scenario: Scenario, seed: int = 0) -> ScenarioResult:
-    """Run a scenario. Equal seeds give equal results."""
+    """Simulate a scenario. Equal seeds give equal results."""
     random = Random(seed)
     clock = Clock(scenario.starts_s)
     service = Service(scenario.service, Random(random.random()))
@@ -101,7 +102,7 @@ def _bind(start: Callable[[int, Lifecycle], None], number: int, lifecycle: Lifec
 def _start_late(
     scenario: Scenario, clock: Clock, workers: list[Worker], start: Callable[[int, Lifecycle], None]
 ) -> None:
-    """Start one more lane for each that is done, until there were twice as many: an engine with too few slots."""
+    """Start one more worker for each that is done, up to twice as many: a cluster with fewer slots than lanes."""
     done = sum(worker.done_s is not None for worker in workers)
     while len(workers) - len(scenario.lifecycles) < min(done, len(scenario.lifecycles)):
         start(len(workers), Lifecycle())
@@ -113,7 +114,7 @@ def _make_pacer(scenario: Scenario, now_s: float) -> Pacer:
 
 
 def _make_items(scenario: Scenario, random: Random) -> Iterator[SimulatedRequest]:
-    """Texts of 10 to 1,000 tokens where tokens bind, estimated to within a tenth; else of 20."""
+    """Yield texts whose estimate is within 10 %: of 10 to 1,000 tokens if TPM is the binding limit, else of 20 tokens."""
     sent = 0
     while scenario.rows is None or sent < scenario.rows:
         sent += 1
@@ -142,7 +143,7 @@ def _measure(scenario: Scenario, service: Service, workers: list[Worker]) -> Sce
 
 
 def _find_most(amounts: list[tuple[float, float]]) -> float:
-    """Return the most that any 60 s hold, half open as a sliding minute is."""
+    """Return the highest sum in any 60 s, a half-open interval as in a sliding window."""
     times = [at_s for at_s, _ in amounts]
     sums = [0.0]
     for _, amount in amounts:
@@ -157,112 +158,135 @@ _FOUR = (Lifecycle(), Lifecycle(), Lifecycle(), Lifecycle())
 _LOWER = round(0.6 * RPM)
 
 SCENARIOS: dict[str, Scenario] = {
-    "sliding": Scenario("sliding window, refusals free", asked=0.98, refused_max=0.005, above_max=0),
+    "sliding": Scenario("sliding window, refusals do not count", utilisation_min=0.98, refused_max=0.005, above_max=0),
     "sliding_counted": Scenario(
-        "sliding window, refusals count", ServiceOptions(refusals_count=True), asked=0.95, refused_max=0, above_max=0
+        "sliding window, refusals count",
+        ServiceOptions(refusals_count=True),
+        utilisation_min=0.95,
+        refused_max=0,
+        above_max=0,
     ),
-    "calendar": Scenario("calendar minute", ServiceOptions(window=QuotaWindow.CALENDAR), asked=0.97, refused_max=0.005),
+    "calendar": Scenario(
+        "calendar minute", ServiceOptions(window=QuotaWindow.CALENDAR), utilisation_min=0.97, refused_max=0.005
+    ),
     "calendar_37": Scenario(
-        "calendar minute, begun at :37",
+        "calendar minute, start at :37",
         ServiceOptions(window=QuotaWindow.CALENDAR),
         starts_s=37,
-        asked=0.97,
+        utilisation_min=0.97,
         refused_max=0.005,
     ),
     "full_headroom": Scenario(
         "sliding window, refusals count, headroom 1",
         ServiceOptions(refusals_count=True),
         headroom=1.0,
-        asked=0.98,
+        utilisation_min=0.98,
         refused_max=0.005,
     ),
-    "tokens": Scenario("TPM binds, sizes spread 1:100", _TOKENS, rpm=NO_LIMIT, tpm=TPM, asked=0.95, refused_max=0.005),
-    "lower": Scenario("real limit 60 % of the configured", ServiceOptions(rpm=_LOWER), asked=0.90, refused_max=0.03),
+    "tokens": Scenario(
+        "TPM is the binding limit, sizes 1:100", _TOKENS, rpm=NO_LIMIT, tpm=TPM, utilisation_min=0.95, refused_max=0.005
+    ),
+    "lower": Scenario(
+        "real limit is 60 % of the configured one", ServiceOptions(rpm=_LOWER), utilisation_min=0.90, refused_max=0.03
+    ),
     "lower_counted": Scenario(
-        "the same, refusals count", ServiceOptions(rpm=_LOWER, refusals_count=True), asked=0.90, refused_max=0.03
+        "real limit is 60 %, refusals count",
+        ServiceOptions(rpm=_LOWER, refusals_count=True),
+        utilisation_min=0.90,
+        refused_max=0.03,
     ),
     "lower_calendar": Scenario(
-        "the same, calendar minute, begun at :37",
+        "real limit is 60 %, calendar minute, start at :37",
         ServiceOptions(rpm=_LOWER, window=QuotaWindow.CALENDAR),
         starts_s=37,
         minutes=10,
-        asked=0.90,
+        utilisation_min=0.90,
         refused_max=0.03,
     ),
     "lower_tokens": Scenario(
-        "real TPM 60 % of the configured, sizes 1:100",
+        "real TPM is 60 % of the configured one, sizes 1:100",
         ServiceOptions(rpm=None, tpm=round(0.6 * TPM)),
         rpm=NO_LIMIT,
         tpm=TPM,
-        asked=0.90,
+        utilisation_min=0.90,
         refused_max=0.03,
     ),
-    "much_lower": Scenario("real limit 10 % of the configured", ServiceOptions(rpm=60), minutes=10, asked=0.80),
-    "overload": Scenario("10 % random overload answers", ServiceOptions(overloaded=0.1), asked=0.80),
-    "overload_counted": Scenario(
-        "the same, refusals count", ServiceOptions(overloaded=0.1, refusals_count=True), asked=0.80
+    "much_lower": Scenario(
+        "real limit is 10 % of the configured one", ServiceOptions(rpm=60), minutes=10, utilisation_min=0.80
     ),
-    "noise": Scenario("10 % random RPM refusals", ServiceOptions(noise=0.1), asked=0.80),
-    "noise_told": Scenario("the same with Retry-After: 0", ServiceOptions(noise=0.1, retry_after_s=0.0), asked=0.80),
+    "overload": Scenario("10 % refused at random, overload", ServiceOptions(overloaded=0.1), utilisation_min=0.80),
+    "overload_counted": Scenario(
+        "10 % refused at random, overload, refusals count",
+        ServiceOptions(overloaded=0.1, refusals_count=True),
+        utilisation_min=0.80,
+    ),
+    "noise": Scenario("10 % refused at random, RPM", ServiceOptions(noise=0.1), utilisation_min=0.80),
+    "noise_told": Scenario(
+        "10 % refused at random, RPM, Retry-After: 0",
+        ServiceOptions(noise=0.1, retry_after_s=0.0),
+        utilisation_min=0.80,
+    ),
     "spikes": Scenario(
-        "20 % of the answers take ten times as long", ServiceOptions(spikes=0.2), asked=0.97, refused_max=0.005
+        "20 % of answers take ten times as long", ServiceOptions(spikes=0.2), utilisation_min=0.97, refused_max=0.005
     ),
     "in_flight": Scenario(
-        "5 requests may be open, at 1 s each",
+        "at most 5 requests in flight, latency 1 s",
         ServiceOptions(in_flight_max=5, latency_s=1.0),
         limit=5 * 60,
-        asked=0.85,
+        utilisation_min=0.85,
         refused_max=0.03,
     ),
     "in_flight_fast": Scenario(
-        "15,000 RPM at 300 ms",
+        "15,000 RPM, latency 300 ms",
         ServiceOptions(rpm=15_000, latency_s=0.3),
         rpm=15_000,
         minutes=3,
-        asked=0.97,
+        utilisation_min=0.97,
         refused_max=0.005,
     ),
-    "shared": Scenario("4 processes, one exact budget", lifecycles=_FOUR, asked=0.95, refused_max=0.005),
+    "shared": Scenario(
+        "4 processes, exactly shared quota (Redis)", lifecycles=_FOUR, utilisation_min=0.95, refused_max=0.005
+    ),
     "lanes": Scenario(
-        "4 lanes, leases, one killed at 2:00, another in its place at 3:00",
+        "4 processes, one killed at 2:00, replaced at 3:00",
         lifecycles=(Lifecycle(), Lifecycle(), Lifecycle(), Lifecycle(killed_s=120), Lifecycle(starts_s=180)),
         leases=True,
-        asked=0.93,
+        utilisation_min=0.93,
         refused_max=0.005,
         above_max=5,
     ),
     "stalled": Scenario(
-        "4 lanes, one stalled for three leases",
+        "4 processes, one stalled for three leases",
         lifecycles=(Lifecycle(), Lifecycle(), Lifecycle(), Lifecycle(stalled_s=(120, 129))),
         leases=True,
-        asked=0.93,
+        utilisation_min=0.93,
         refused_max=0.005,
         above_max=5,
     ),
     "cut_off": Scenario(
-        "4 lanes, one cut off from the store for a minute",
+        "4 processes, one cannot reach the store for a minute",
         lifecycles=(Lifecycle(), Lifecycle(), Lifecycle(), Lifecycle(cut_off_s=(120, 180))),
         leases=True,
-        asked=0.93,
+        utilisation_min=0.93,
         refused_max=0.005,
         above_max=5,
     ),
     "slow_listing": Scenario(
-        "4 lanes, a listing takes 1.2 s",
+        "4 processes, a listing takes 1.2 s",
         lifecycles=_FOUR,
         leases=True,
         marks=MarkStore(list_s=1.2),
-        asked=0.93,
+        utilisation_min=0.93,
         refused_max=0.005,
         above_max=5,
     ),
     "late": Scenario(
-        "4 lanes, of which two can only run after the others",
+        "4 lanes, only 2 at a time",
         lifecycles=(Lifecycle(), Lifecycle()),
         leases=True,
         rows=900,
         minutes=20,
-        asked=0.92,
+        utilisation_min=0.92,
         refused_max=0.005,
         above_max=5,
     ),

@@ -1,4 +1,4 @@
-"""Models of the workers: the engine's loop around a pacer, and what may happen to a process."""
+"""A model of a worker process: the loop of the engine around a pacer, and events such as a kill."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from scripts.simulation.clock import Clock
 from scripts.simulation.service import Answer, Service
 
 CHECK_S = 0.2
-LATE_S = 0.01  # the longest that an event loop comes too late
-TRANSIT_S = 0.02  # the longest that a request is on its way
+LATE_S = 0.01  # maximum delay of the event loop
+TRANSIT_S = 0.02  # maximum time that a request needs to reach the service
 _LIMITS = LimitsOptions()
 
 
 @dataclass(slots=True)
 class SimulatedRequest:
-    """A request: what it costs, and what was thought of it."""
+    """A request: its estimated and its real tokens, and its tries so far."""
 
     estimate: float
     tokens: int
@@ -32,7 +32,7 @@ class SimulatedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """What happens to a worker: when it begins and is killed, and when it stands still or can't reach the store."""
+    """When a worker starts and is killed, and when (from, to) it stalls or cannot reach the store."""
 
     starts_s: float = 0.0
     killed_s: float = float("inf")
@@ -42,7 +42,7 @@ class Lifecycle:
 
 @dataclass(slots=True)
 class MarkStore:
-    """The store: marks by name, and how long it takes to write or list them."""
+    """A store of marks: tokens by name, and how long it takes to write or list them."""
 
     write_s: float = 0.05
     list_s: float = 0.05
@@ -51,7 +51,7 @@ class MarkStore:
 
 @dataclass(slots=True)
 class Worker:
-    """One process. `items` may end; `pacer` may be shared with others, as a quota in Redis is."""
+    """One worker process. `items` may be finite. `pacer` may be shared with other workers, like a quota in Redis."""
 
     name: str
     clock: Clock
@@ -72,7 +72,7 @@ class Worker:
     _wake_s: float = float("inf")
 
     def start(self) -> None:
-        """Begin: write the mark if there are marks, and send."""
+        """Start: write a mark if the quota is shared by leases, and send."""
         if self.marks is not None:
             self.membership = Membership(self.name, self.clock.now_s, wait=True)
             self._renew()
@@ -89,7 +89,7 @@ class Worker:
         return stall_s + self.random.uniform(0, LATE_S)
 
     def _step(self) -> None:
-        """Send what may be sent now; come back when more may be."""
+        """Send what may be sent now, and schedule the next step."""
         now_s = self.clock.now_s
         if not self._alive or self.done_s is not None:
             return
@@ -142,7 +142,7 @@ class Worker:
         self.clock.call_at(self.clock.now_s + late_s, lambda: self._settle(item, sent_s, answer))
 
     def _settle(self, item: SimulatedRequest, sent_s: float, answer: Answer) -> None:
-        """Book an answer as the engine's books do."""
+        """Count an answer as `engine.accounting` does."""
         if not self._alive:
             return
         now_s, refused = self.clock.now_s, answer.pressure is not Pressure.NONE
@@ -178,7 +178,7 @@ class Worker:
     def _backoff_s(self, number: int) -> float:
         return backoff_s(number, self.random.random())
 
-    # The thread that keeps the mark: write, list, wait.
+    # The thread that keeps the mark: it writes, lists and waits.
 
     def _reaches_store(self) -> bool:
         return not any(
