@@ -1,4 +1,4 @@
-"""The accounting: what an answer says about the pace, and what is remembered of it."""
+"""Accounting: how the pacer adapts to an answer, and what is counted."""
 
 import random
 from typing import Any
@@ -20,14 +20,14 @@ START_S = 1_000.0
 
 @pytest.fixture
 def accounting() -> Accounting:
-    """Accounting over a quota of 60 requests and 6,000 tokens a minute, without a journal."""
+    """Accounting for a quota of 60 requests and 6,000 tokens a minute, without a journal."""
     recorder = Recorder(StoreTarget("memory://none", "run", 1), iter(()), Journal(None))
     return Accounting(Pacer(60, 6_000, 1.0, START_S), recorder, random.Random(1))
 
 
 @pytest.fixture
 def tracked() -> Tracked:
-    """A text that is estimated at 100 tokens."""
+    """A text with an estimate of 100 tokens."""
     return Tracked(Item(bytes(16), b"{}", Modality.TEXT, False, 100.0), Sink())
 
 
@@ -50,23 +50,23 @@ def _keep(accounting: Accounting, tracked: Tracked, sent_s: float, now_s: float,
 
 @pytest.mark.parametrize("pressure", [Pressure.RPM, Pressure.TPM])
 def test_a_rate_refusal_pauses_everybody(accounting: Accounting, tracked: Tracked, pressure: Pressure) -> None:
-    """For as long as the service says, or for our own wait where it does not say."""
+    """The pause is as long as the Retry-After, or as our own wait without one."""
     _fail(accounting, tracked, _error(pressure=pressure, retry_after_s=7.0), START_S, START_S + 1)
     assert accounting.pacer.paused_until_s == START_S + 8
     _fail(accounting, tracked, _error(pressure=pressure), START_S + 8, START_S + 9)
-    assert START_S + 10 <= accounting.pacer.paused_until_s <= START_S + 11  # the second in a row: 1 to 2 s
+    assert START_S + 10 <= accounting.pacer.paused_until_s <= START_S + 11  # the second refusal in a row: 1 to 2 s
     assert tracked.sink.counts.refused == accounting.counts.refused == 2
 
 
 @pytest.mark.parametrize("error", [_error(pressure=Pressure.OVERLOAD, retry_after_s=9.0), _error(retry_after_s=9.0)])
 def test_other_errors_delay_their_own_item_alone(accounting: Accounting, tracked: Tracked, error: ApiError) -> None:
-    """A busy service and a fault say nothing about the quota."""
+    """An overloaded service or a fault is not a sign of the quota."""
     _fail(accounting, tracked, error, START_S, START_S + 1)
     assert accounting.pacer.wait_s(START_S + 1) == 0
 
 
 def test_refusals_of_one_moment_are_one_refusal(accounting: Accounting, tracked: Tracked) -> None:
-    """Whatever was sent before a pause began, and is refused then or after its end, lengthens nothing."""
+    """A refusal of a request that was sent before the pause began does not lengthen the pause."""
     _fail(accounting, tracked, _error(pressure=Pressure.RPM, retry_after_s=5.0), START_S, START_S + 1)
     for late_s in (1.1, 3.0, 6.5):
         _fail(accounting, tracked, _error(pressure=Pressure.RPM), START_S + 0.5, START_S + late_s)
@@ -74,7 +74,7 @@ def test_refusals_of_one_moment_are_one_refusal(accounting: Accounting, tracked:
 
 
 def test_pauses_grow_only_while_refusals_follow_each_other(accounting: Accounting, tracked: Tracked) -> None:
-    """They double from one refusal to the next, up to 5 s; an answer to what was sent after a pause begins anew."""
+    """They double with each refusal, up to 5 s; a good answer to a request sent after the pause resets them."""
     now_s = START_S
     pauses = []
     for _ in range(5):
@@ -82,14 +82,14 @@ def test_pauses_grow_only_while_refusals_follow_each_other(accounting: Accountin
         pauses.append(accounting.pacer.paused_until_s - now_s)
         now_s = accounting.pacer.paused_until_s
     assert all(min(5, 2**at / 2) <= pause <= min(5, 2**at) for at, pause in enumerate(pauses))
-    _keep(accounting, tracked, START_S, now_s)  # it was sent before: no sign that the refusals are over
+    _keep(accounting, tracked, START_S, now_s)  # sent before the pause: not a sign that the refusals are over
     assert accounting.pacer.refusals_in_a_row == 5
     _keep(accounting, tracked, now_s, now_s + 1)
     assert accounting.pacer.refusals_in_a_row == 0
 
 
 def test_rare_refusals_stay_short(accounting: Accounting, tracked: Tracked) -> None:
-    """A hundred refusals with good answers in between each pause for a second at most, not for half a minute."""
+    """A hundred refusals with good answers in between cause pauses of at most one second each."""
     now_s = START_S
     for _ in range(100):
         _keep(accounting, tracked, now_s, now_s)
@@ -99,7 +99,7 @@ def test_rare_refusals_stay_short(accounting: Accounting, tracked: Tracked) -> N
 
 
 def test_tokens_are_settled_with_what_was_counted(accounting: Accounting, tracked: Tracked) -> None:
-    """A reply replaces its estimate, an error gives it back, and one that does not say leaves it as it was."""
+    """A reply replaces the estimate, an error refunds it, and a reply without usage leaves it."""
     waits = []
     for settle in (
         lambda: _keep(accounting, tracked, START_S, START_S, tokens=300),
@@ -119,7 +119,7 @@ def test_tokens_are_settled_with_what_was_counted(accounting: Accounting, tracke
 
 
 def test_estimates_learn_from_replies(accounting: Accounting, tracked: Tracked) -> None:
-    """Texts that cost three times their estimate are estimated at three times as much; images are not."""
+    """If texts cost three times their estimate, later texts are estimated three times as high; images are not."""
     for _ in range(300):
         _keep(accounting, tracked, START_S, START_S, tokens=300)
     assert accounting.estimate(tracked) == pytest.approx(300, rel=0.01)
@@ -128,7 +128,7 @@ def test_estimates_learn_from_replies(accounting: Accounting, tracked: Tracked) 
 
 
 def test_failures_in_a_row_are_those_of_the_service(accounting: Accounting, tracked: Tracked) -> None:
-    """A vector ends the row of failures; a rejected row is its own fault."""
+    """A vector resets the count; a rejected row does not count."""
     accounting.record_failure(tracked, _error())
     accounting.record_failure(tracked, _error(action=Action.REJECT))
     assert accounting.failed_in_a_row == 1
@@ -138,7 +138,7 @@ def test_failures_in_a_row_are_those_of_the_service(accounting: Accounting, trac
 
 
 def test_the_use_of_the_quota_is_taken_once(accounting: Accounting, tracked: Tracked) -> None:
-    """Each lane reports what was used since the one before did."""
+    """Each report covers the use since the previous report."""
     accounting.pacer.admit(100, START_S)
     _keep(accounting, tracked, START_S, START_S + 1)
     use = accounting.take_use(-START_S)

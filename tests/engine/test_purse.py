@@ -68,7 +68,7 @@ async def buy_all(gate: BudgetGate, bounds: list[int], at_once: int, chance: ran
 
 @given(st.lists(st.integers(1, 100), max_size=40), st.integers(1, 1_000), st.integers(1, 8), st.integers(0, 2**32))
 def test_in_order_until_one_does_not_fit(bounds: list[int], budget: int, at_once: int, seed: int) -> None:
-    """Requests go through in their order; the run ends at the first that does not fit when nothing is in flight."""
+    """Requests are admitted in order; the run ends at the first that does not fit while nothing is in flight."""
     gate = BudgetGate(Budget(tokens(budget)), PRICES)
     bought = asyncio.run(buy_all(gate, bounds, at_once, random.Random(seed)))
     assert bought == list(range(len(bought)))
@@ -80,7 +80,7 @@ def test_in_order_until_one_does_not_fit(bounds: list[int], budget: int, at_once
 
 @given(st.lists(st.integers(1, 100), max_size=40), st.integers(1, 1_000), st.integers(1, 8), st.integers(0, 2**32))
 def test_shares_are_drawn_as_they_are_needed(bounds: list[int], budget: int, at_once: int, seed: int) -> None:
-    """What is drawn is never above the budget, and the run ends only when not even one more request's need is left."""
+    """Draws never exceed the budget, and the run ends only when not enough is left for the next request."""
     left = budget
 
     def draw(need: Cost) -> Cost | None:

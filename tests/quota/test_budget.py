@@ -1,4 +1,4 @@
-"""A budget is never passed, by one process or by many, whatever the order of things."""
+"""A budget is never exceeded, by one process or by several, in any order of events."""
 
 import random
 from fractions import Fraction
@@ -29,7 +29,7 @@ STEPS = st.lists(
 
 @given(AMOUNTS, STEPS)
 def test_what_is_used_and_reserved_is_never_above_what_is_granted(granted: Cost, steps: list[object]) -> None:
-    """Whatever is reserved, settled, lost or refused, in whatever order; and what is used is the sum of what was settled."""
+    """Holds for any sequence of reservations, settlements, losses and refusals; `used` is the sum of what was settled."""
     budget, open_bounds, used = Budget(granted), [], NO_COST
     for kind, bound, chance in steps:  # type: ignore[misc]
         if kind == "reserve":
@@ -48,7 +48,7 @@ def test_what_is_used_and_reserved_is_never_above_what_is_granted(granted: Cost,
 
 
 def sum_of(amounts: list[Cost]) -> Cost:
-    """Add amounts up."""
+    """Return the sum of costs."""
     total = NO_COST
     for amount in amounts:
         total = total.plus(amount)
@@ -56,7 +56,7 @@ def sum_of(amounts: list[Cost]) -> Cost:
 
 
 def test_a_reply_above_its_bound_is_booked_as_it_is() -> None:
-    """It can't be undone; what comes after it gets less."""
+    """The actual cost counts, so less is left for the next requests."""
     budget = Budget(Cost(100, 100))
     assert budget.reserve(Cost(60, 60))
     budget.settle(Cost(60, 60), Cost(90, 90))
@@ -66,7 +66,7 @@ def test_a_reply_above_its_bound_is_booked_as_it_is() -> None:
 
 
 def test_what_is_left_is_given_back() -> None:
-    """Neither what is used nor what is reserved; afterwards nothing more fits."""
+    """What is used or reserved stays; afterwards no request fits."""
     budget = Budget(Cost(100, 50))
     budget.reserve(Cost(10, 10))
     budget.settle(Cost(10, 10), Cost(5, 5))
@@ -84,14 +84,14 @@ def test_what_is_left_is_given_back() -> None:
 def test_draws_of_many_never_exceed_the_budget(
     budget: Cost, count: int, steps: list[tuple[int, Cost, bool]], seed: int
 ) -> None:
-    """Each writes, then lists, in steps that interleave with the others' in any order; those that die keep what they drew."""
+    """Each process writes, then lists; these steps interleave in any order. A process that dies keeps what it drew."""
     chance = random.Random(seed)
     files, held = [NO_COST] * count, [NO_COST] * count
     tried: dict[int, Cost] = {}
     for step, need, gives_back in steps:
         who = step % count
         others = [drawn for at, drawn in enumerate(files) if at != who]
-        if who in tried:  # it has written, and lists now
+        if who in tried:  # it has written its file and now lists
             wanted = held[who].plus(tried.pop(who))
             if is_within_budget(budget, wanted, others):
                 held[who] = wanted
@@ -110,7 +110,7 @@ def test_draws_of_many_never_exceed_the_budget(
 
 
 def test_bounds_and_usage_are_priced_exactly() -> None:
-    """In whole CNY / 10^12 at the vendor's prices; where the service does not count, the bound stands."""
+    """Costs are integers of CNY / 10^12 at the vendor's prices; a missing count is taken from the bound."""
     prices = Prices.per_million(0.7, 1.8)
     assert prices == Prices(700_000, 1_800_000)
     bound = prices.of_bound(TokenEstimate(text=10, image=100))
@@ -123,7 +123,7 @@ def test_bounds_and_usage_are_priced_exactly() -> None:
 
 
 def test_what_is_not_bounded_never_binds() -> None:
-    """A budget in one unit says nothing about the other."""
+    """A budget in tokens does not bound the price, nor the other way round."""
     assert configured_budget(BudgetOptions(tokens=5)) == Cost(5, UNLIMITED)
     assert configured_budget(BudgetOptions(cny=0.1)) == Cost(UNLIMITED, 10**11)
     assert not BudgetOptions().is_set
@@ -131,13 +131,13 @@ def test_what_is_not_bounded_never_binds() -> None:
 
 @pytest.mark.parametrize("wrong", [{"tokens": 0}, {"cny": 0.0}, {"cny": -1.0}, {"cny": float("nan")}])
 def test_what_is_no_budget_is_refused(wrong: dict[str, float]) -> None:
-    """And the key is named."""
+    """The error names the key of the config."""
     with pytest.raises(ConfigError, match=rf"budget\.{next(iter(wrong))}"):
         BudgetOptions(**wrong)  # type: ignore[arg-type]
 
 
 def test_the_share_that_is_used() -> None:
-    """Of whichever bound is nearer."""
+    """Of two bounds, the nearer one counts."""
     used = Cost(50, 10**12)
     assert share_used(used, BudgetOptions(tokens=100)) == 0.5
     assert share_used(used, BudgetOptions(tokens=100, cny=1.25)) == 0.8

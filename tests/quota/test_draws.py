@@ -1,4 +1,4 @@
-"""Shares of a budget, drawn by several at once from files."""
+"""Shares of a budget, drawn at once by several processes through files."""
 
 import threading
 from pathlib import Path
@@ -12,17 +12,17 @@ from arkbeam.quota.draws import Draws
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds."""
+    """Shorten the pauses to milliseconds."""
     monkeypatch.setattr(draws, "PAUSE_S", 0.002)
 
 
 def open_draws(folder: Path, name: str, tokens: int = 1_000) -> Draws:
-    """One process's draws of a budget of tokens."""
+    """The draws of one process from a budget of tokens."""
     return Draws(str(folder), "run", name, Cost(tokens, UNLIMITED), 2)
 
 
 def test_the_dead_keep_what_they_drew(tmp_path: Path) -> None:
-    """What one drew and did not give back is not there for the others; what it gives back is."""
+    """What a process drew and did not give back is not available to the others; what it gives back is."""
     dead, alive = open_draws(tmp_path, "dead"), open_draws(tmp_path, "alive")
     assert dead.draw(Cost(900, 0)) == Cost(900, UNLIMITED // 8)
     assert alive.draw(Cost(101, 0)) is None
@@ -35,7 +35,7 @@ def test_the_dead_keep_what_they_drew(tmp_path: Path) -> None:
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    """Threads that draw until nothing is left have together drawn no more than there was, and nearly all of it."""
+    """Threads that draw until nothing is left draw nearly all of the budget, and not more."""
     drawn: list[int] = []
 
     def take(name: str) -> None:
@@ -52,7 +52,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
-    """Nothing is granted on a guess."""
+    """Nothing is granted while a file cannot be read."""
     mine = open_draws(tmp_path, "mine")
     assert mine.draw(Cost(1, 0)) is not None
     (tmp_path / "runs" / "run" / "budget" / "other").write_text("many")

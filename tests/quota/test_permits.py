@@ -1,4 +1,4 @@
-"""What a process holds of a quota that is kept elsewhere."""
+"""The permits that a process holds of a quota in Redis."""
 
 import math
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 def test_nothing_is_sent_without_permits(
     requests_per_s: float, tokens_per_s: float, sent: list[tuple[float, float]]
 ) -> None:
-    """Whatever is sent and settled, permits taken never exceed those granted, and a block is always enough to go on."""
+    """For any requests, the permits used never exceed those granted, and one block is enough for the waiting request."""
     permits = Permits(requests_per_s, tokens_per_s)
     granted = [0.0, 0.0]
     used = [0.0, 0.0]
@@ -39,7 +39,7 @@ def test_nothing_is_sent_without_permits(
 
 
 def test_a_block_is_a_tenth_of_a_second_of_the_nearer_limit() -> None:
-    """Where requests bind it has so many, where tokens do it has the tokens of as many requests as fit, at least one."""
+    """If RPM is the binding limit it has 0.1 s of requests; if TPM is, the requests that fit in 0.1 s of tokens, at least one."""
     assert Permits(250, 1e9).choose_block(40) == PermitBlock(25, 1_000)
     assert Permits(10, 1e9).choose_block(40) == PermitBlock(1, 40)
     tight = Permits(100, 2_500)
@@ -50,7 +50,7 @@ def test_a_block_is_a_tenth_of_a_second_of_the_nearer_limit() -> None:
 
 
 def test_a_block_counts_from_its_time_on() -> None:
-    """Until then the process waits; another block moves the time, and what was owed is asked for with it."""
+    """Until then the process waits. The next block includes the debt."""
     permits = Permits(4, 1e6)
     assert permits.wait_s(10, 5.0) == math.inf
     permits.grant(PermitBlock(2, 20), 7.0)
@@ -61,7 +61,7 @@ def test_a_block_counts_from_its_time_on() -> None:
 
 
 def test_what_is_not_used_in_time_is_lost() -> None:
-    """Used later it would come on top of what others were given since; a debt stays."""
+    """Used later, permits would add to what others were granted since; a debt stays."""
     permits = Permits(40, 1e6)
     permits.grant(PermitBlock(4, 40), 3.0)
     permits.take(10)

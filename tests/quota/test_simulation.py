@@ -1,4 +1,4 @@
-"""The pacing against models of the service and of its workers, in virtual time: what the simulator's table promises."""
+"""The pacing against models of the service and of worker processes, in virtual time: what the simulator requires."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ from scripts.simulation.scenarios import SCENARIOS, simulate
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_regime_is_met(name: str) -> None:
-    """Utilisation from the second minute on, share of refusals and the most in any 60 s are what is asked; no item fails."""
+    """Utilisation from the second minute on, share of refusals and highest use in any 60 s are as required; no request fails."""
     result = simulate(SCENARIOS[name])
     assert result.meets(SCENARIOS[name]), result
     assert result.failed == 0
 
 
 def test_equal_seeds_give_equal_outcomes() -> None:
-    """A scenario can be replayed."""
+    """A scenario can be repeated exactly."""
     scenario = replace(SCENARIOS["noise"], minutes=2)
     assert simulate(scenario, 5) == simulate(scenario, 5) != simulate(scenario, 6)
 
@@ -25,7 +25,7 @@ def test_equal_seeds_give_equal_outcomes() -> None:
     ("name", "rpm", "tpm"), [("lower", 360, None), ("lower_calendar", 360, None), ("lower_tokens", None, 77_380)]
 )
 def test_the_real_limit_is_found(name: str, rpm: int | None, tpm: int | None) -> None:
-    """What the service really allows is told to within 8 %; where it allows all, nothing is."""
+    """A limit lower than configured is found to within 8 %; a limit that is not lower is not reported."""
     result = simulate(SCENARIOS[name])
     assert result.found_rpm == (rpm and pytest.approx(rpm, rel=0.08))
     assert result.found_tpm == (tpm and pytest.approx(tpm, rel=0.08))
@@ -33,13 +33,13 @@ def test_the_real_limit_is_found(name: str, rpm: int | None, tpm: int | None) ->
 
 @pytest.mark.parametrize("name", ["sliding", "tokens", "overload", "noise", "spikes", "lanes"])
 def test_no_limit_is_found_where_there_is_none(name: str) -> None:
-    """Chance is not told as a limit."""
+    """Random refusals are not reported as a limit."""
     result = simulate(SCENARIOS[name])
     assert (result.found_rpm, result.found_tpm) == (None, None)
 
 
 def test_the_simulator_tells_a_run_that_overruns_its_quota() -> None:
-    """A pace above the quota is refused there, and fewer requests than it allows are seen as waste."""
+    """A rate above the quota is refused there, and a rate below it misses the required utilisation."""
     scenario = SCENARIOS["sliding"]
     fast = simulate(replace(scenario, rpm=700))
     assert fast.refused > 0
@@ -47,5 +47,5 @@ def test_the_simulator_tells_a_run_that_overruns_its_quota() -> None:
 
 
 def test_in_flight_is_what_the_rate_needs() -> None:
-    """250 a second at 300 ms are 75; that many are open, and not the 256 that may be."""
+    """250 requests a second at 300 ms need 75 in flight: about so many are in flight, not the 256 that are allowed."""
     assert 75 <= simulate(replace(SCENARIOS["in_flight_fast"], minutes=1.2)).in_flight_most <= 130

@@ -1,4 +1,4 @@
-"""The last minute, against a list of everything that was used."""
+"""The sliding window, against a list of all amounts."""
 
 from arkbeam.quota.rate import BUCKET_S, WINDOW_S, SlidingWindow
 from hypothesis import given
@@ -11,7 +11,7 @@ _STEPS = st.lists(st.tuples(st.floats(0, 25), st.floats(0, 70), st.floats(-50, 1
 def test_it_holds_what_is_younger_than_a_minute_and_nothing_older(
     start_s: float, steps: list[tuple[float, float, float]]
 ) -> None:
-    """Whatever was added or taken back, for whatever time: what is between 60.1 and 60.2 s old may be in or out."""
+    """Holds for any amounts, added or subtracted; amounts between 60.1 and 60.2 s old may be included or not."""
     window, now_s = SlidingWindow(), start_s
     added: list[tuple[float, float]] = []
     for later_s, ago_s, amount in steps:
@@ -28,7 +28,7 @@ def test_it_holds_what_is_younger_than_a_minute_and_nothing_older(
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 100)), min_size=1, max_size=60), st.floats(0, 1))
 def test_it_tells_when_there_will_be_room(steps: list[tuple[float, float]], share: float) -> None:
-    """After the time that it names at least so much has left; a tenth of a second earlier less had."""
+    """After the returned time at least this amount has left the window; 0.2 s earlier less had."""
     window, now_s = SlidingWindow(), 1_000.0
     for later_s, amount in steps:
         now_s += later_s
