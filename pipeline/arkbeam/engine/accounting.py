@@ -43,11 +43,13 @@ class Accounting:
     )
     minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
     ratios: dict[Modality, Ratios] = field(default_factory=dict)
-    _ratios: dict[Modality, EstimateRatio] = field(default_factory=lambda: {kind: EstimateRatio() for kind in Modality})
+    _corrections: dict[Modality, EstimateRatio] = field(
+        default_factory=lambda: {kind: EstimateRatio() for kind in Modality}
+    )
 
     def estimate(self, tracked: Tracked) -> float:
         """Return the tokens that an item will probably use, corrected by the replies to items of the same modality."""
-        return self._ratios[tracked.item.modality].correct(tracked.item.estimate)
+        return self._corrections[tracked.item.modality].correct(tracked.item.estimate)
 
     def record_sent(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
         """Count a request as sent. The journal is written later, just before the bytes are sent."""
@@ -96,9 +98,8 @@ class Accounting:
         if error.paid:
             self._record_unusable(tracked, attempt, error, estimate, now_s)
         elif error.lost:
-            self.record_lost(
-                attempt, Failure(error.code, error.message)
-            )  # its tokens may be used, so the estimate stays
+            # Its tokens may be used, so the pacer keeps the estimate.
+            self.record_lost(attempt, Failure(error.code, error.message))
         else:
             self.recorder.note_unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s, sent_s)
@@ -185,7 +186,7 @@ class Accounting:
         actual = usage.total_tokens
         self.pacer.settle(estimate, estimate if actual is None else actual, now_s, sent_s)
         if actual is not None:
-            self._ratios[tracked.item.modality].learn(tracked.item.estimate, actual)
+            self._corrections[tracked.item.modality].learn(tracked.item.estimate, actual)
             self.ratios.setdefault(tracked.item.modality, Ratios()).add(estimate, actual)
             self.minutes.add(now_s, tokens=actual)
         for counts in self._both(tracked):
