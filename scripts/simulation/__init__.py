@@ -1,1 +1,1 @@
-"""The controller of `arkbeam.quota` against models of the service and of its workers, in virtual time."""
+"""Runs the pacing code of `arkbeam.quota` against models of the service and of its worker processes, in virtual time."""

@@ -7,48 +7,63 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from scripts.simulation.regimes import REGIMES, Outcome, simulate
+from scripts.simulation.scenarios import SCENARIOS, ScenarioResult, simulate
 
-_EPILOG = "Regimes: " + "; ".join(f"{name}: {regime.title}" for name, regime in REGIMES.items()) + "."
+_EPILOG = "Scenarios: " + "; ".join(f"{name}: {scenario.title}" for name, scenario in SCENARIOS.items()) + "."
 
 
-def outcomes_table(outcomes: dict[str, Outcome]) -> Table:
-    """Lay out all outcomes beside what is asked."""
-    table = Table("regime", "", "utilisation", "refused", "most in 60 s", "in flight", "found", "", title="simulated")
-    for name, outcome in outcomes.items():
-        regime = REGIMES[name]
-        verdict = "[green]met[/]" if outcome.meets(regime) else "[bold red]missed[/]"
-        found = [f"{outcome.found_rpm:,} rpm"] if outcome.found_rpm else []
-        found += [f"{outcome.found_tpm:,} tpm"] if outcome.found_tpm else []
+def results_table(results: dict[str, ScenarioResult]) -> Table:
+    """Make a table of all results, each beside what is required."""
+    heads = (
+        "scenario",
+        "description",
+        "utilisation",
+        "refused",
+        "max in 60 s",
+        "max in flight",
+        "limit found",
+        "result",
+    )
+    table = Table(*heads, title="simulated (in brackets: required)")
+    for name, result in results.items():
+        scenario = SCENARIOS[name]
+        verdict = "[green]met[/]" if result.meets(scenario) else "[bold red]missed[/]"
+        found = [f"{result.found_rpm:,} rpm"] if result.found_rpm else []
+        found += [f"{result.found_tpm:,} tpm"] if result.found_tpm else []
         table.add_row(
             name,
-            regime.title,
-            _beside(f"{outcome.utilisation:.1%}", "≥", regime.asked),
-            _beside(f"{outcome.refused:.2%}", "≤", regime.refused_max),
-            f"{outcome.most:.1%}",
-            f"{outcome.in_flight_most}",
+            scenario.title,
+            _beside(f"{result.utilisation:.1%}", "≥", scenario.utilisation_min),
+            _beside(f"{result.refused:.2%}", "≤", scenario.refused_max),
+            f"{result.most:.1%}",
+            f"{result.in_flight_most}",
             " ".join(found),
             verdict,
         )
     return table
 
 
-def _beside(measured: str, sign: str, asked: float | None) -> str:
-    return measured if asked is None else f"{measured} ({sign} {asked:.4g})"
+def _beside(measured: str, sign: str, required: float | None) -> str:
+    return measured if required is None else f"{measured} ({sign} {required:.4g})"
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(metavar="REGIME", help="Regimes; none means all.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, other accidents.")] = 0,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="SCENARIO", help="Names of scenarios. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
 ) -> None:
-    """Run the pacing against models of the service, in virtual time, and print how it did. Utilisation is from minute 2 on."""
-    chosen = names or list(REGIMES)
-    unknown = [name for name in chosen if name not in REGIMES]
+    """Run the pacing against models of the service, in virtual time, and print the results beside what is required.
+
+    Utilisation is measured from minute 2 on. The exit code is 1 if a scenario misses what is required.
+    """
+    chosen = names or list(SCENARIOS)
+    unknown = [name for name in chosen if name not in SCENARIOS]
     if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(REGIMES)}")
-    outcomes = {name: simulate(REGIMES[name], seed) for name in chosen}
-    Console(width=None if sys.stdout.isatty() else 160).print(outcomes_table(outcomes))
-    raise typer.Exit(0 if all(outcome.meets(REGIMES[name]) for name, outcome in outcomes.items()) else 1)
+        raise typer.BadParameter(f"unknown: {', '.join(unknown)}. Choose from {', '.join(SCENARIOS)}")
+    results = {name: simulate(SCENARIOS[name], seed) for name in chosen}
+    Console(width=None if sys.stdout.isatty() else 160).print(results_table(results))
+    raise typer.Exit(0 if all(result.meets(SCENARIOS[name]) for name, result in results.items()) else 1)
 
 
 if __name__ == "__main__":

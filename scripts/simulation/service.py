@@ -1,4 +1,4 @@
-"""Models of the service: how it counts a minute, what else it refuses, how long it takes."""
+"""A model of the service: how it counts a minute, what else it refuses, and its latency."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -12,7 +12,7 @@ REFUSAL_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
-    """What a service really allows, whatever the config says. Shares are of the requests that the quota lets in."""
+    """What the service really allows, independent of the config. Shares are of the requests that the quota admits."""
 
     rpm: int | None = 600
     tpm: int | None = None
@@ -20,19 +20,19 @@ class ServiceOptions:
     refusals_count: bool = False
     latency_s: float = 0.2
     spikes: float = 0.0
-    """Share of the answers that take ten times as long."""
+    """Share of the answers with ten times the latency."""
     overloaded: float = 0.0
-    """Share that is refused as ServerOverloaded, at random."""
+    """Share of the requests refused at random with ServerOverloaded."""
     noise: float = 0.0
-    """Share that is refused for its rate, at random."""
+    """Share of the requests refused at random with an RPM error."""
     in_flight_max: int | None = None
     retry_after_s: float | None = None
-    """What every refusal for a rate says."""
+    """Retry-After of every refusal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What comes of one request, and after how long."""
+    """The answer to one request: the kind of refusal, if any, and the latency."""
 
     pressure: Pressure
     latency_s: float
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Service:
-    """Counts what it is sent. `taken` and `received` are the record: time and tokens, in order of time."""
+    """The simulated service. It records, in order of time, all requests, those refused, and those `taken` (time and tokens)."""
 
     options: ServiceOptions
     random: Random
@@ -54,7 +54,7 @@ class Service:
         self._meter = QuotaMeter(rpm=self.options.rpm, tpm=self.options.tpm, window=self.options.window)
 
     def receive(self, tokens: int, now_s: float) -> Answer:
-        """Decide about one request."""
+        """Answer one request."""
         self.received.append(now_s)
         pressure = self._refuse(tokens, now_s)
         if pressure is not Pressure.NONE:
@@ -69,7 +69,7 @@ class Service:
         return Answer(pressure, self.options.latency_s * self.random.uniform(0.9, 1.1) * (10 if slow else 1))
 
     def answer(self) -> None:
-        """Note that an answer has gone out."""
+        """Note that an answer was sent."""
         self._open -= 1
 
     def _refuse(self, tokens: int, now_s: float) -> Pressure:

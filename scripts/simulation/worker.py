@@ -1,4 +1,4 @@
-"""Models of the workers: the engine's loop around a pacer, and what may happen to a process."""
+"""A model of a worker process: the loop of the engine around a pacer, and events such as a kill."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,21 +7,22 @@ from random import Random
 
 from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.quota.leases import RENEW_S, Membership
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy, Tries, backoff_s, next_wait_s
+from arkbeam.quota.retry import Tries, backoff_s, next_wait_s
 
 from scripts.simulation.clock import Clock
 from scripts.simulation.service import Answer, Service
 
 CHECK_S = 0.2
-LATE_S = 0.01  # the longest that an event loop comes too late
-TRANSIT_S = 0.02  # the longest that a request is on its way
-_POLICY = RetryPolicy()
+LATE_S = 0.01  # maximum delay of the event loop
+TRANSIT_S = 0.02  # maximum time that a request needs to reach the service
+_LIMITS = LimitsOptions()
 
 
 @dataclass(slots=True)
-class Item:
-    """A request: what it costs, and what was thought of it."""
+class SimulatedRequest:
+    """A request: its estimated and its real tokens, and its tries so far."""
 
     estimate: float
     tokens: int
@@ -30,8 +31,8 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What happens to a worker: when it begins and is killed, and when it stands still or can't reach the store."""
+class Lifecycle:
+    """When a worker starts and is killed, and when (from, to) it stalls or cannot reach the store."""
 
     starts_s: float = 0.0
     killed_s: float = float("inf")
@@ -40,8 +41,8 @@ class Fate:
 
 
 @dataclass(slots=True)
-class Marks:
-    """The store: marks by name, and how long it takes to write or list them."""
+class MarkStore:
+    """A store of marks: tokens by name, and how long it takes to write or list them."""
 
     write_s: float = 0.05
     list_s: float = 0.05
@@ -50,28 +51,28 @@ class Marks:
 
 @dataclass(slots=True)
 class Worker:
-    """One process. `items` may end; `pacer` may be shared with others, as a quota in Redis is."""
+    """One worker process. `items` may be finite. `pacer` may be shared with other workers, like a quota in Redis."""
 
     name: str
     clock: Clock
     service: Service
     pacer: Pacer
-    items: Iterator[Item]
+    items: Iterator[SimulatedRequest]
     random: Random
-    fate: Fate = Fate()
-    marks: Marks | None = None
+    lifecycle: Lifecycle = Lifecycle()
+    marks: MarkStore | None = None
     membership: Membership | None = None
     done_s: float | None = None
     failed: int = 0
     in_flight_most: int = 0
     _open: int = 0
     _outstanding: int = 0
-    _waiting: deque[Item] = field(default_factory=deque)
-    _next: Item | None = None
+    _waiting: deque[SimulatedRequest] = field(default_factory=deque)
+    _next: SimulatedRequest | None = None
     _wake_s: float = float("inf")
 
     def start(self) -> None:
-        """Begin: write the mark if there are marks, and send."""
+        """Start: write a mark if the quota is shared by leases, and send."""
         if self.marks is not None:
             self.membership = Membership(self.name, self.clock.now_s, wait=True)
             self._renew()
@@ -80,15 +81,15 @@ class Worker:
 
     @property
     def _alive(self) -> bool:
-        return self.clock.now_s < self.fate.killed_s
+        return self.clock.now_s < self.lifecycle.killed_s
 
     def _late_s(self) -> float:
-        start_s, end_s = self.fate.stalled_s
+        start_s, end_s = self.lifecycle.stalled_s
         stall_s = end_s - self.clock.now_s if start_s <= self.clock.now_s < end_s else 0.0
         return stall_s + self.random.uniform(0, LATE_S)
 
     def _step(self) -> None:
-        """Send what may be sent now; come back when more may be."""
+        """Send what may be sent now, and schedule the next step."""
         now_s = self.clock.now_s
         if not self._alive or self.done_s is not None:
             return
@@ -123,25 +124,25 @@ class Worker:
             self._wake_s = float("inf")
             self._step()
 
-    def _send(self, item: Item, now_s: float) -> None:
+    def _send(self, item: SimulatedRequest, now_s: float) -> None:
         item.first_s = now_s if item.first_s is None else item.first_s
         self._open += 1
         self._outstanding += 1
         self.in_flight_most = max(self.in_flight_most, self._open)
         self.clock.call_at(now_s + self.random.uniform(0, TRANSIT_S), lambda: self._arrive(item, now_s))
 
-    def _arrive(self, item: Item, sent_s: float) -> None:
+    def _arrive(self, item: SimulatedRequest, sent_s: float) -> None:
         answer = self.service.receive(item.tokens, self.clock.now_s)
         self.clock.call_at(self.clock.now_s + answer.latency_s, lambda: self._answered(item, sent_s, answer))
 
-    def _answered(self, item: Item, sent_s: float, answer: Answer) -> None:
+    def _answered(self, item: SimulatedRequest, sent_s: float, answer: Answer) -> None:
         if answer.pressure is Pressure.NONE:
             self.service.answer()
         late_s = self._late_s()
         self.clock.call_at(self.clock.now_s + late_s, lambda: self._settle(item, sent_s, answer))
 
-    def _settle(self, item: Item, sent_s: float, answer: Answer) -> None:
-        """Book an answer as the engine's books do."""
+    def _settle(self, item: SimulatedRequest, sent_s: float, answer: Answer) -> None:
+        """Count an answer as `engine.accounting` does."""
         if not self._alive:
             return
         now_s, refused = self.clock.now_s, answer.pressure is not Pressure.NONE
@@ -151,37 +152,38 @@ class Worker:
         if not refused:
             self.pacer.note_latency(now_s - sent_s)
         retry_after_s = self.service.options.retry_after_s if refused else None
-        self.pacer.answered(answer.pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
+        self.pacer.note_answer(answer.pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
         if refused:
             self._try_again(item, answer, now_s, retry_after_s)
         else:
             self._outstanding -= 1
         self._step()
 
-    def _try_again(self, item: Item, answer: Answer, now_s: float, retry_after_s: float | None) -> None:
+    def _try_again(self, item: SimulatedRequest, answer: Answer, now_s: float, retry_after_s: float | None) -> None:
         error = ApiError("", Action.RETRY, "", answer.pressure, 429, retry_after_s=retry_after_s)
         item.tries = item.tries.plus(error)
         elapsed_s = now_s - (item.first_s or 0.0)
-        wait_s = next_wait_s(error, item.tries, elapsed_s, self.random.random(), _POLICY)
+        wait_s = next_wait_s(error, item.tries, elapsed_s, self.random.random(), _LIMITS)
         if wait_s is None:
             self.failed += 1
             self._outstanding -= 1
         else:
             self.clock.call_at(now_s + wait_s, lambda: self._queue_again(item))
 
-    def _queue_again(self, item: Item) -> None:
+    def _queue_again(self, item: SimulatedRequest) -> None:
         self._outstanding -= 1
         self._waiting.append(item)
         self._step()
 
     def _backoff_s(self, number: int) -> float:
-        return backoff_s(number, self.random.random(), _POLICY)
+        return backoff_s(number, self.random.random())
 
-    # The thread that keeps the mark: write, list, wait.
+    # The thread that keeps the mark: it writes, lists and waits.
 
     def _reaches_store(self) -> bool:
         return not any(
-            start_s <= self.clock.now_s < end_s for start_s, end_s in (self.fate.cut_off_s, self.fate.stalled_s)
+            start_s <= self.clock.now_s < end_s
+            for start_s, end_s in (self.lifecycle.cut_off_s, self.lifecycle.stalled_s)
         )
 
     def _renew(self) -> None:
@@ -198,11 +200,11 @@ class Worker:
             return
         now_s = self.clock.now_s
         self.marks.tokens[self.name] = f"{started_s}"
-        self.membership.renewed(started_s, now_s)
+        self.membership.note_renewal(started_s, now_s)
         seen = dict(self.marks.tokens)
         self.clock.call_at(now_s + self.marks.list_s, lambda: self._listed(seen, now_s, started_s))
 
     def _listed(self, seen: dict[str, str], listed_s: float, started_s: float) -> None:
         if self.membership is not None and self._alive and self._reaches_store():
-            self.membership.observe(seen, self.clock.now_s, listed_s)
+            self.membership.note_listing(seen, self.clock.now_s, listed_s)
         self.clock.call_at(max(started_s + RENEW_S, self.clock.now_s), self._renew)

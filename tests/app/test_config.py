@@ -19,7 +19,7 @@ from arkbeam.app.config import (
 )
 from arkbeam.ark.models import check_options
 from arkbeam.base.errors import ConfigError
-from arkbeam.engine.options import LimitsOptions
+from arkbeam.quota.options import LimitsOptions
 from hypothesis import given
 from hypothesis import strategies as st
 

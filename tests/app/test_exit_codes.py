@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from arkbeam.app.cli import exit_code
-from arkbeam.engine.options import LimitsOptions
+from arkbeam.quota.options import LimitsOptions
 
 NOWHERE = "http://127.0.0.1:9/api/v3"
 BAD = ["{broken", "[]"]

@@ -136,7 +136,7 @@ def test_marks_that_can_not_be_written(
         assert server.stats["received"] < 220
         marks.unlink()
     ended = started.wait()
-    assert "the quota can't be shared right now" in ended.err
+    assert "cannot renew or list the marks that share the quota" in ended.err
     stats = server.stats
     if comes_back:
         assert (ended.code, stats["paid"]) == (0, 220)

@@ -1,11 +1,11 @@
-"""Engines against real stand-in servers, each in a process of its own."""
+"""Engines that talk to real stand-in servers, each in its own process."""
 
 import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from arkbeam.emulator.options import EmulatorOptions, write_options
 from arkbeam.emulator.serve import start_emulator
 from arkbeam.emulator.vectors import embed
 from arkbeam.engine.core import Engine, EngineOptions
-from arkbeam.engine.guard import Guard
 from arkbeam.engine.items import Item
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import LaneReport, Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
+from arkbeam.engine.stopping import ReplyCheck
+from arkbeam.quota import retry
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
 from arkbeam.store.segments import dense_values, read_columns
@@ -40,12 +40,12 @@ RUN = "20250101T000000-0123abcd-89ef4567"
 
 @dataclass(frozen=True)
 class Server:
-    """A stand-in server in another process. It is shared: count what it was asked by differences."""
+    """A stand-in server in another process. Tests share it, so count its requests by differences."""
 
     url: str
 
     def stats(self) -> dict[str, Any]:
-        """Read what it has counted so far."""
+        """Return what it has counted so far."""
         answer = httpx.get(self.url.removesuffix(API_PATH) + STATS_PATH, trust_env=False)
         counts: dict[str, Any] = answer.raise_for_status().json()
         return counts
@@ -53,7 +53,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def start_server() -> Iterator[Callable[..., Server]]:
-    """Starts a server with given options, or finds the one that has them already."""
+    """Start a server with given options, or return the one that has them."""
     servers: dict[str, Server] = {}
     with ExitStack() as stack:
 
@@ -68,13 +68,13 @@ def start_server() -> Iterator[Callable[..., Server]]:
 
 
 def name_of(text: str) -> bytes:
-    """The fingerprint that a text has in these tests."""
+    """Return the fingerprint that a text has in these tests."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass
 class Rig:
-    """An engine with its store, and what it has stored."""
+    """An engine with its store."""
 
     engine: Engine
     store: Path
@@ -82,7 +82,7 @@ class Rig:
     texts: dict[bytes, str] = field(default_factory=dict)
 
     def items(self, *texts: str, sparse: bool = False, size: int = 0) -> list[Item]:
-        """Make items of texts; `size` pads their bodies with blanks, which JSON ignores."""
+        """Make items of texts. `size` pads their bodies with blanks, which JSON ignores."""
         made = []
         for text in texts:
             request = Request((Part(Modality.TEXT, text),), sparse=sparse)
@@ -92,14 +92,14 @@ class Rig:
         return made
 
     def buy(self, *texts: str, batch: int = 64) -> LaneReport:
-        """Submit texts in batches until the engine takes no more, and wait for all of them."""
+        """Submit texts in batches until the engine stops, and wait for all of them."""
         for start in range(0, len(texts), batch):
             if not self.engine.submit(self.items(*texts[start : start + batch]), self.sink):
                 break
         return self.engine.finish(self.sink)
 
     def collect(self) -> tuple[dict[bytes, tuple[int, int]], dict[bytes, tuple[str, str]]]:
-        """Take what the lane was given: where vectors are, and why there are none, by fingerprint."""
+        """Return what the lane received, by fingerprint: the places of the vectors, and the reasons of the failures."""
         tables, refused = self.sink.collect()
         index = schema.concat(tables, schema.INDEX).to_pylist()
         assert len({row["fingerprint"] for row in index}) == len(index)
@@ -109,7 +109,7 @@ class Rig:
         )
 
     def stored(self) -> dict[tuple[int, int], dict[str, Any]]:
-        """Read all segments: rows by segment and place, with the vector as an array."""
+        """Read all segments: rows by segment and row number, with the vector as an array."""
         rows = {}
         names = ["fingerprint", "sparse", "request_id", "client_request_id", "total_tokens", "attempts", "model"]
         for uri in list_parquet(segments_folder(str(self.store))):
@@ -126,11 +126,11 @@ class Rig:
         return pa.concat_tables(tables).to_pylist() if tables else []
 
     def journals(self) -> list[Path]:
-        """List the journals that are left."""
+        """List the remaining journals."""
         return sorted(Path(journals_folder(str(self.store))).glob("*/*.log"))
 
     def check_vectors(self, index: dict[bytes, tuple[int, int]]) -> None:
-        """Check that each fingerprint of an index has the vector of its own text, where the index says."""
+        """Check that the index points each fingerprint to the vector of its own text."""
         stored = self.stored()
         for name, place in index.items():
             assert stored[place]["fingerprint"] == name
@@ -140,13 +140,9 @@ class Rig:
 
 @pytest.fixture
 def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
-    """Makes an engine for a server; retries wait for hundredths of a second. All are closed at the end."""
-    policy = LimitsOptions.retry_policy.fget  # type: ignore[attr-defined]
-
-    def hurry(limits: LimitsOptions) -> RetryPolicy:
-        return replace(policy(limits), wait_s_first=0.01, wait_s_max=0.05)
-
-    monkeypatch.setattr(LimitsOptions, "retry_policy", property(hurry))
+    """Make an engine for a server; retries wait for 0.01 to 0.05 s. All engines are closed at the end."""
+    monkeypatch.setattr(retry, "WAIT_S_FIRST", 0.01)
+    monkeypatch.setattr(retry, "WAIT_S_MAX", 0.05)
     rigs: list[Rig] = []
     ids = itertools.count(1)
 
@@ -172,7 +168,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             Recorder(
                 StoreTarget(str(tmp_path), RUN, DIMENSIONS), ids, open_journal(str(tmp_path), RUN, str(len(rigs)))
             ),
-            Guard(stand_in, model, lambda _: None),
+            ReplyCheck(stand_in, model, lambda _: None),
         )
         rigs.append(Rig(engine, tmp_path))
         return rigs[-1]

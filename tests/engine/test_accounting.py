@@ -1,4 +1,4 @@
-"""The books: what an answer says about the pace, and what is remembered of it."""
+"""Accounting: how the pacer adapts to an answer, and what is counted."""
 
 import random
 from typing import Any
@@ -7,29 +7,27 @@ import numpy as np
 import pytest
 from arkbeam.base.records import Modality, Usage
 from arkbeam.base.replies import Action, ApiError, Pressure, Reply, UsageFlaw
-from arkbeam.engine.accounting import Books
+from arkbeam.engine.accounting import Accounting
 from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy
 from arkbeam.store.journal import Journal
 from arkbeam.store.segments import Attempt, Bought
 
-POLICY = RetryPolicy(wait_s_first=1.0, wait_s_max=30.0)
 START_S = 1_000.0
 
 
 @pytest.fixture
-def books() -> Books:
-    """Books over a quota of 60 requests and 6,000 tokens a minute, without a journal."""
+def accounting() -> Accounting:
+    """Accounting for a quota of 60 requests and 6,000 tokens a minute, without a journal."""
     recorder = Recorder(StoreTarget("memory://none", "run", 1), iter(()), Journal(None))
-    return Books(Pacer(60, 6_000, 1.0, START_S), recorder, POLICY, random.Random(1))
+    return Accounting(Pacer(60, 6_000, 1.0, START_S), recorder, random.Random(1))
 
 
 @pytest.fixture
 def tracked() -> Tracked:
-    """A text that is estimated at 100 tokens."""
+    """A text with an estimate of 100 tokens."""
     return Tracked(Item(bytes(16), b"{}", Modality.TEXT, False, 100.0), Sink())
 
 
@@ -37,108 +35,112 @@ def _error(**fields: Any) -> ApiError:
     return ApiError(**({"message": "x", "action": Action.RETRY, "code": "code"} | fields))
 
 
-def _fail(books: Books, tracked: Tracked, error: ApiError, sent_s: float, now_s: float, estimate: float = 0.0) -> None:
-    books.book_error(tracked, Attempt(bytes(16), "c", 1, (now_s - sent_s) * 1000), error, estimate, now_s)
+def _fail(
+    accounting: Accounting, tracked: Tracked, error: ApiError, sent_s: float, now_s: float, estimate: float = 0.0
+) -> None:
+    accounting.record_error(tracked, Attempt(bytes(16), "c", 1, (now_s - sent_s) * 1000), error, estimate, now_s)
 
 
-def _keep(books: Books, tracked: Tracked, sent_s: float, now_s: float, tokens: int | None = 100) -> None:
+def _keep(accounting: Accounting, tracked: Tracked, sent_s: float, now_s: float, tokens: int | None = 100) -> None:
     usage = Usage(tokens, tokens, tokens, 0 if tokens is not None else None)
     flaw = UsageFlaw.MISSING if tokens is None else None
     reply = Reply("r", "m", 0, np.ones(1, np.float32), None, np.float32(1), usage, flaw, True)
-    books.keep(tracked, Bought(Attempt(bytes(16), "c", 1, (now_s - sent_s) * 1000), reply), 100.0, now_s)
+    accounting.record_result(tracked, Bought(Attempt(bytes(16), "c", 1, (now_s - sent_s) * 1000), reply), 100.0, now_s)
 
 
 @pytest.mark.parametrize("pressure", [Pressure.RPM, Pressure.TPM])
-def test_a_rate_refusal_pauses_everybody(books: Books, tracked: Tracked, pressure: Pressure) -> None:
-    """For as long as the service says, or for our own wait where it does not say."""
-    _fail(books, tracked, _error(pressure=pressure, retry_after_s=7.0), START_S, START_S + 1)
-    assert books.pacer.paused_until_s == START_S + 8
-    _fail(books, tracked, _error(pressure=pressure), START_S + 8, START_S + 9)
-    assert START_S + 10 <= books.pacer.paused_until_s <= START_S + 11  # the second in a row: 1 to 2 s
-    assert tracked.sink.counts.refused == books.counts.refused == 2
+def test_a_rate_refusal_pauses_everybody(accounting: Accounting, tracked: Tracked, pressure: Pressure) -> None:
+    """The pause is as long as the Retry-After, or as our own wait without one."""
+    _fail(accounting, tracked, _error(pressure=pressure, retry_after_s=7.0), START_S, START_S + 1)
+    assert accounting.pacer.paused_until_s == START_S + 8
+    _fail(accounting, tracked, _error(pressure=pressure), START_S + 8, START_S + 9)
+    assert START_S + 10 <= accounting.pacer.paused_until_s <= START_S + 11  # the second refusal in a row: 1 to 2 s
+    assert tracked.sink.counts.refused == accounting.counts.refused == 2
 
 
 @pytest.mark.parametrize("error", [_error(pressure=Pressure.OVERLOAD, retry_after_s=9.0), _error(retry_after_s=9.0)])
-def test_other_errors_delay_their_own_item_alone(books: Books, tracked: Tracked, error: ApiError) -> None:
-    """A busy service and a fault say nothing about the quota."""
-    _fail(books, tracked, error, START_S, START_S + 1)
-    assert books.pacer.wait_s(START_S + 1) == 0
+def test_other_errors_delay_their_own_item_alone(accounting: Accounting, tracked: Tracked, error: ApiError) -> None:
+    """An overloaded service or a fault is not a sign of the quota."""
+    _fail(accounting, tracked, error, START_S, START_S + 1)
+    assert accounting.pacer.wait_s(START_S + 1) == 0
 
 
-def test_refusals_of_one_moment_are_one_refusal(books: Books, tracked: Tracked) -> None:
-    """Whatever was sent before a pause began, and is refused then or after its end, lengthens nothing."""
-    _fail(books, tracked, _error(pressure=Pressure.RPM, retry_after_s=5.0), START_S, START_S + 1)
+def test_refusals_of_one_moment_are_one_refusal(accounting: Accounting, tracked: Tracked) -> None:
+    """A refusal of a request that was sent before the pause began does not lengthen the pause."""
+    _fail(accounting, tracked, _error(pressure=Pressure.RPM, retry_after_s=5.0), START_S, START_S + 1)
     for late_s in (1.1, 3.0, 6.5):
-        _fail(books, tracked, _error(pressure=Pressure.RPM), START_S + 0.5, START_S + late_s)
-    assert (books.pacer.refusals_in_a_row, books.pacer.paused_until_s) == (1, START_S + 6)
+        _fail(accounting, tracked, _error(pressure=Pressure.RPM), START_S + 0.5, START_S + late_s)
+    assert (accounting.pacer.refusals_in_a_row, accounting.pacer.paused_until_s) == (1, START_S + 6)
 
 
-def test_pauses_grow_only_while_refusals_follow_each_other(books: Books, tracked: Tracked) -> None:
-    """They double from one refusal to the next, up to 5 s; an answer to what was sent after a pause begins anew."""
+def test_pauses_grow_only_while_refusals_follow_each_other(accounting: Accounting, tracked: Tracked) -> None:
+    """They double with each refusal, up to 5 s; a good answer to a request sent after the pause resets them."""
     now_s = START_S
     pauses = []
     for _ in range(5):
-        _fail(books, tracked, _error(pressure=Pressure.RPM), now_s, now_s)
-        pauses.append(books.pacer.paused_until_s - now_s)
-        now_s = books.pacer.paused_until_s
+        _fail(accounting, tracked, _error(pressure=Pressure.RPM), now_s, now_s)
+        pauses.append(accounting.pacer.paused_until_s - now_s)
+        now_s = accounting.pacer.paused_until_s
     assert all(min(5, 2**at / 2) <= pause <= min(5, 2**at) for at, pause in enumerate(pauses))
-    _keep(books, tracked, START_S, now_s)  # it was sent before: no sign that the refusals are over
-    assert books.pacer.refusals_in_a_row == 5
-    _keep(books, tracked, now_s, now_s + 1)
-    assert books.pacer.refusals_in_a_row == 0
+    _keep(accounting, tracked, START_S, now_s)  # sent before the pause: not a sign that the refusals are over
+    assert accounting.pacer.refusals_in_a_row == 5
+    _keep(accounting, tracked, now_s, now_s + 1)
+    assert accounting.pacer.refusals_in_a_row == 0
 
 
-def test_rare_refusals_stay_short(books: Books, tracked: Tracked) -> None:
-    """A hundred refusals with good answers in between each pause for a second at most, not for half a minute."""
+def test_rare_refusals_stay_short(accounting: Accounting, tracked: Tracked) -> None:
+    """A hundred refusals with good answers in between cause pauses of at most one second each."""
     now_s = START_S
     for _ in range(100):
-        _keep(books, tracked, now_s, now_s)
-        _fail(books, tracked, _error(pressure=Pressure.RPM), now_s, now_s)
-        assert books.pacer.paused_until_s - now_s <= 1
-        now_s = books.pacer.paused_until_s + 0.1
+        _keep(accounting, tracked, now_s, now_s)
+        _fail(accounting, tracked, _error(pressure=Pressure.RPM), now_s, now_s)
+        assert accounting.pacer.paused_until_s - now_s <= 1
+        now_s = accounting.pacer.paused_until_s + 0.1
 
 
-def test_tokens_are_settled_with_what_was_counted(books: Books, tracked: Tracked) -> None:
-    """A reply replaces its estimate, an error gives it back, and one that does not say leaves it as it was."""
+def test_tokens_are_settled_with_what_was_counted(accounting: Accounting, tracked: Tracked) -> None:
+    """A reply replaces the estimate, an error refunds it, and a reply without usage leaves it."""
     waits = []
     for settle in (
-        lambda: _keep(books, tracked, START_S, START_S, tokens=300),
-        lambda: _keep(books, tracked, START_S, START_S, tokens=None),
-        lambda: _fail(books, tracked, _error(), START_S, START_S, estimate=100.0),
-        lambda: _fail(books, tracked, _error(paid=True, usage=Usage(50, 50, 50, 0)), START_S, START_S, estimate=100.0),
+        lambda: _keep(accounting, tracked, START_S, START_S, tokens=300),
+        lambda: _keep(accounting, tracked, START_S, START_S, tokens=None),
+        lambda: _fail(accounting, tracked, _error(), START_S, START_S, estimate=100.0),
+        lambda: _fail(
+            accounting, tracked, _error(paid=True, usage=Usage(50, 50, 50, 0)), START_S, START_S, estimate=100.0
+        ),
     ):
-        books.pacer = Pacer(10**9, 6_000, 1.0, START_S)
-        books.pacer.admit(100, START_S)
+        accounting.pacer = Pacer(10**9, 6_000, 1.0, START_S)
+        accounting.pacer.admit(100, START_S)
         settle()
-        waits.append(books.pacer.wait_s(START_S))
+        waits.append(accounting.pacer.wait_s(START_S))
     assert waits == pytest.approx([3.0, 1.0, 0.0, 0.5], abs=0.01)
     assert tracked.sink.counts.usage_missing == 1
-    assert tracked.sink.counts.total_tokens == books.counts.total_tokens == 350
+    assert tracked.sink.counts.total_tokens == accounting.counts.total_tokens == 350
 
 
-def test_estimates_learn_from_replies(books: Books, tracked: Tracked) -> None:
-    """Texts that cost three times their estimate are estimated at three times as much; images are not."""
+def test_estimates_learn_from_replies(accounting: Accounting, tracked: Tracked) -> None:
+    """If texts cost three times their estimate, later texts are estimated three times as high; images are not."""
     for _ in range(300):
-        _keep(books, tracked, START_S, START_S, tokens=300)
-    assert books.estimate(tracked) == pytest.approx(300, rel=0.01)
+        _keep(accounting, tracked, START_S, START_S, tokens=300)
+    assert accounting.estimate(tracked) == pytest.approx(300, rel=0.01)
     tracked.item.modality = Modality.IMAGE
-    assert books.estimate(tracked) == 100
+    assert accounting.estimate(tracked) == 100
 
 
-def test_failures_in_a_row_are_those_of_the_service(books: Books, tracked: Tracked) -> None:
-    """A vector ends the row of failures; a rejected row is its own fault."""
-    books.give_up(tracked, _error())
-    books.give_up(tracked, _error(action=Action.REJECT))
-    assert books.failed_in_a_row == 1
-    _keep(books, tracked, START_S, START_S)
-    assert books.failed_in_a_row == 0
-    assert books.counts.failed == 2
+def test_failures_in_a_row_are_those_of_the_service(accounting: Accounting, tracked: Tracked) -> None:
+    """A vector resets the count; a rejected row does not count."""
+    accounting.record_failure(tracked, _error())
+    accounting.record_failure(tracked, _error(action=Action.REJECT))
+    assert accounting.failed_in_a_row == 1
+    _keep(accounting, tracked, START_S, START_S)
+    assert accounting.failed_in_a_row == 0
+    assert accounting.counts.failed == 2
 
 
-def test_the_use_of_the_quota_is_taken_once(books: Books, tracked: Tracked) -> None:
-    """Each lane reports what was used since the one before did."""
-    books.pacer.admit(100, START_S)
-    _keep(books, tracked, START_S, START_S + 1)
-    use = books.take_use(-START_S)
+def test_the_use_of_the_quota_is_taken_once(accounting: Accounting, tracked: Tracked) -> None:
+    """Each report covers the use since the previous report."""
+    accounting.pacer.admit(100, START_S)
+    _keep(accounting, tracked, START_S, START_S + 1)
+    use = accounting.take_use(-START_S)
     assert (use.requests, use.tokens, use.first_s, use.last_s) == (1, 100, 0.0, 1.0)
-    assert books.take_use(0).requests == 0
+    assert accounting.take_use(0).requests == 0

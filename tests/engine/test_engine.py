@@ -1,4 +1,4 @@
-"""The engine against a real server: everything that is submitted is settled, and everything that is paid is booked."""
+"""The engine against a real server: every submitted item is settled, and every paid request is recorded."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ INTERRUPT = Stop(StopKind.INTERRUPTED, "interrupted", "Ctrl-C")
 
 @pytest.fixture
 def plain(start_server: Start) -> Any:
-    """A server that answers at once and never fails."""
+    """A server that answers without delay and never fails."""
     return start_server()
 
 
@@ -40,13 +40,13 @@ def _texts(number: int, start: int = 0) -> list[str]:
 def _wait_for(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in 20 s"
+        assert time.monotonic() < deadline_s, "the condition did not hold within 20 s"
         time.sleep(0.01)
 
 
 @dataclass
 class Asked:
-    """What a shared server counted since this was made."""
+    """What a shared server has counted since this object was made."""
 
     server: Any
 
@@ -63,7 +63,7 @@ class Asked:
 
 
 def test_what_is_bought_lands_under_its_own_fingerprint(plain: Any, make_rig: MakeRig) -> None:
-    """Hundreds of items, out of order and over many segments: each has the vector of its own text, and is asked once."""
+    """Of hundreds of items, out of order and in many segments, each gets the vector of its own text with one request."""
     rig, asked = make_rig(plain), Asked(plain)
     rig.engine.expect(300)
     report = rig.buy(*_texts(300))
@@ -83,7 +83,7 @@ def test_what_is_bought_lands_under_its_own_fingerprint(plain: Any, make_rig: Ma
 
 
 def test_sparse_vectors_are_kept_where_they_were_asked_for(plain: Any, make_rig: MakeRig) -> None:
-    """One lane may ask for both kinds."""
+    """One lane may submit items with and without sparse vectors."""
     rig = make_rig(plain)
     rig.engine.submit(rig.items("with sparse", sparse=True) + rig.items("without"), rig.sink)
     rig.engine.finish(rig.sink)
@@ -94,7 +94,7 @@ def test_sparse_vectors_are_kept_where_they_were_asked_for(plain: Any, make_rig:
 
 
 def test_lanes_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
-    """Lanes share the open buffer; a segment that holds rows of several tells each of its own alone."""
+    """Lanes share the open buffer; each lane gets only its own rows of a segment."""
     rig = make_rig(plain, flush_rows=1_000)
     lanes = {sink: _texts(20, 100 * number) for number, sink in enumerate((Sink(), Sink(), Sink()))}
 
@@ -124,7 +124,7 @@ FAULTS = FaultShares(
 
 
 def test_faults_are_retried_until_everything_is_settled(start_server: Start, make_rig: MakeRig) -> None:
-    """A third of the answers is bad: all items end, each with its own vector or a reason, and the books are the bill."""
+    """With a third of bad answers, each item ends with its own vector or a reason, and the records equal the bill."""
     server = start_server(faults=FAULTS, seed=5, retry_after_s=0)
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy(*_texts(250))
@@ -146,7 +146,7 @@ def test_faults_are_retried_until_everything_is_settled(start_server: Start, mak
 
 
 def test_a_poisonous_text_is_sent_once_and_remembered(start_server: Start, make_rig: MakeRig) -> None:
-    """What the service will never take is one request, one failure with its code, and an event that nobody paid for."""
+    """A permanently rejected text costs one request and gives one failure with its code and one unpaid event."""
     server = start_server(poison="毒")
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy(*_texts(20), "有毒", *_texts(20, 20))
@@ -161,14 +161,14 @@ def test_a_poisonous_text_is_sent_once_and_remembered(start_server: Start, make_
 
 
 def test_refusals_are_in_the_store_when_a_lane_has_ended(start_server: Start, make_rig: MakeRig) -> None:
-    """A lane of nothing but refusals writes them before it reports: what is published next reads them."""
+    """A lane with rejections only writes them before it reports, since the publish stage reads them."""
     rig = make_rig(start_server(poison="毒"))
     rig.buy("毒")
     assert len(rig.events()) == 1
 
 
 def test_a_services_stop_ends_the_run(start_server: Start, make_rig: MakeRig) -> None:
-    """Nothing but what is in flight is sent after it; what was paid is stored, and the rest is left out."""
+    """After it only the requests in flight end; paid results are stored, and the rest is not sent."""
     server = start_server(stop_after=40, stop_code="AccountOverdueError", latency_ms=5)
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy(*_texts(500), batch=16)
@@ -184,7 +184,7 @@ def test_a_services_stop_ends_the_run(start_server: Start, make_rig: MakeRig) ->
 
 
 def test_stopping_drains_and_flushes(start_server: Start, make_rig: MakeRig) -> None:
-    """A stop from another thread sends nothing more, and loses nothing that is in flight."""
+    """After a stop from another thread nothing more is sent, and no request in flight is lost."""
     server = start_server(latency_ms=300)
     rig, asked = make_rig(server), Asked(server)
     rig.engine.submit(rig.items(*_texts(200)), rig.sink)
@@ -203,7 +203,7 @@ def test_stopping_drains_and_flushes(start_server: Start, make_rig: MakeRig) -> 
 
 
 def test_what_does_not_drain_is_booked_as_lost(start_server: Start, make_rig: MakeRig) -> None:
-    """Requests that never end are given up after `drain_s`; they may be billed, and are booked before the lane ends."""
+    """Requests that never end are cancelled after `drain_s`. They may be billed, and are recorded before the lane ends."""
     rig = make_rig(start_server(faults=FaultShares(hang_paid=1.0)), drain_s=0.2)
     rig.engine.submit(rig.items(*_texts(20)), rig.sink)
     _wait_for(lambda: rig.engine.status().in_flight == 8 and rig.journals()[0].stat().st_size > 8 * 50)
@@ -222,7 +222,7 @@ def test_what_does_not_drain_is_booked_as_lost(start_server: Start, make_rig: Ma
 def test_an_answer_that_never_came_is_booked_and_paid_three_times_at_most(
     start_server: Start, make_rig: MakeRig, fault: str
 ) -> None:
-    """What went out may be billed: each try is an event of kind `lost`, and `retries_lost` bounds them."""
+    """A request that was sent may be billed: each try is an event of kind `lost`, and `retries_lost` bounds them."""
     server = start_server(faults=FaultShares(**{fault: 1.0}))
     before = server.stats()["paid"]
     rig = make_rig(server, timeout_s=0.3)
@@ -236,7 +236,7 @@ def test_an_answer_that_never_came_is_booked_and_paid_three_times_at_most(
 
 
 def test_what_never_went_out_is_not_lost(make_rig: MakeRig) -> None:
-    """A connection that is refused costs nothing and is booked nowhere."""
+    """A refused connection costs nothing and is not recorded."""
     rig = make_rig(SimpleNamespace(url="http://127.0.0.1:9/api/v3"), attempts_max=2)
     report = rig.buy("a")
     assert (report.counts.sent, report.counts.lost) == (2, 0)
@@ -246,7 +246,7 @@ def test_what_never_went_out_is_not_lost(make_rig: MakeRig) -> None:
 def test_a_store_that_hangs_ends_the_run(
     start_server: Start, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write that takes longer than `store.timeout_s` is an error that says so, and nothing waits for it."""
+    """A write that takes longer than `store.timeout_s` is an error with a clear message, and nothing waits for the write."""
     release = threading.Event()
     monkeypatch.setattr(Batch, "write", lambda _: release.wait(30))
     rig = make_rig(start_server(), flush_timeout_s=0.2)
@@ -254,12 +254,12 @@ def test_a_store_that_hangs_ends_the_run(
     with pytest.raises(StoreError, match=r"longer than 0\.2 s \(store\.timeout_s\)"):
         rig.collect()
     rig.engine.close()
-    assert len(rig.journals()) == 1  # the next run of the output books what was paid
+    assert len(rig.journals()) == 1  # the next run of the output records what was paid
     release.set()
 
 
 def test_closing_lets_waiting_lanes_go(start_server: Start, make_rig: MakeRig) -> None:
-    """An engine that is closed because another stage failed leaves nobody waiting for it."""
+    """When an engine is closed because another stage failed, waiting lanes return."""
     rig = make_rig(start_server(faults=FaultShares(hang=1.0)), bytes_in_flight=1)
     ended = []
 
@@ -280,7 +280,7 @@ def test_closing_lets_waiting_lanes_go(start_server: Start, make_rig: MakeRig) -
 
 
 def test_an_engine_that_has_ended_takes_nothing(plain: Any, make_rig: MakeRig) -> None:
-    """Late calls neither hang nor fail."""
+    """Late calls do not hang and do not fail."""
     rig = make_rig(plain)
     rig.engine.close()
     rig.engine.expect(1)
@@ -291,7 +291,7 @@ def test_an_engine_that_has_ended_takes_nothing(plain: Any, make_rig: MakeRig) -
 
 
 def test_stopping_at_once_is_heard(plain: Any, make_rig: MakeRig) -> None:
-    """An engine may be stopped or closed before its thread has run a line."""
+    """An engine may be stopped or closed before its thread has run any code."""
     for _ in range(8):
         rig = make_rig(plain)
         rig.engine.stop(INTERRUPT)
@@ -300,7 +300,7 @@ def test_stopping_at_once_is_heard(plain: Any, make_rig: MakeRig) -> None:
 
 
 def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, plain: Any) -> None:
-    """Whoever asks for the engine hears why there is none, instead of waiting for one that never runs."""
+    """The caller gets the error, instead of waiting for an engine that never runs."""
     rig = make_rig(plain)
     engine = rig.engine
 
@@ -309,12 +309,12 @@ def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, pla
 
     before = threading.active_count()
     with pytest.raises(ConfigError, match="proxy"):
-        Engine(engine._options, fail, lambda _: engine._pacer, engine._recorder, engine._guard)
+        Engine(engine._options, fail, lambda _: engine._pacer, engine._recorder, engine._reply_check)
     assert threading.active_count() == before
 
 
 def test_a_store_that_cannot_be_written_ends_the_run(plain: Any, make_rig: MakeRig, tmp_path: Path) -> None:
-    """The lane hears it as a StoreError and nothing hangs; what was paid stays in the journal."""
+    """The lane gets a StoreError and nothing hangs; the paid requests stay in the journal."""
     rig = make_rig(plain, flush_rows=4)
     (tmp_path / "segments").touch()
     report = rig.buy(*_texts(300), batch=16)
@@ -333,7 +333,7 @@ def test_a_store_that_cannot_be_written_ends_the_run(plain: Any, make_rig: MakeR
 def test_a_journal_that_cannot_be_written_ends_the_run(
     plain: Any, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it a kill would lose the bill: a full disk is a StoreError before the request goes out."""
+    """Without a journal a kill would lose the bill, so a full disk is a StoreError before the request is sent."""
     rig, asked = make_rig(plain), Asked(plain)
     write = os.write
 
@@ -353,7 +353,7 @@ def test_a_journal_that_cannot_be_written_ends_the_run(
 
 @pytest.mark.parametrize("fault", ["nan", "wrong_length", "broken_json", "truncated"])
 def test_unusable_answers_are_booked_as_paid(start_server: Start, make_rig: MakeRig, fault: str) -> None:
-    """Each try that brought no vector is an event of its own, with the tokens that could be read; there are three."""
+    """Each of the three tries without a vector is its own event, with the tokens that could be read."""
     server = start_server(faults=FaultShares(**{fault: 1.0}))
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy("one", "two")
@@ -370,7 +370,7 @@ def test_unusable_answers_are_booked_as_paid(start_server: Start, make_rig: Make
 
 
 def test_a_service_that_is_down_ends_the_run(start_server: Start, make_rig: MakeRig) -> None:
-    """Row after row with all tries spent is no fault of the rows: the run stops instead of failing them all."""
+    """If many rows in a row fail after all tries, the rows are not at fault: the run stops instead of failing them all."""
     server = start_server(faults=FaultShares(error_500=1.0))
     rig, asked = make_rig(server, rows_failed_in_a_row_max=10), Asked(server)
     report = rig.buy(*_texts(300))
@@ -383,7 +383,7 @@ def test_a_service_that_is_down_ends_the_run(start_server: Start, make_rig: Make
 
 
 def test_a_stand_in_where_a_real_service_is_meant_stops_the_run(plain: Any, make_rig: MakeRig) -> None:
-    """Its vectors are neither stored nor given to the lane; what it may have cost is booked."""
+    """Its vectors are not stored and not delivered; their possible cost is recorded."""
     rig = make_rig(plain, stand_in=False)
     report = rig.buy(*_texts(100))
     assert report.stop is not None
@@ -396,7 +396,7 @@ def test_a_stand_in_where_a_real_service_is_meant_stops_the_run(plain: Any, make
 
 
 def test_an_answer_of_another_model_stops_the_run(plain: Any, make_rig: MakeRig) -> None:
-    """The store's vectors are of one model: another's were paid for and are kept, but no lane is given them."""
+    """The vectors of another model are paid for and stored, but not delivered."""
     rig = make_rig(plain, model="doubao-embedding-vision-250615")
     report = rig.buy(*_texts(50))
     assert report.stop is not None
@@ -407,7 +407,7 @@ def test_an_answer_of_another_model_stops_the_run(plain: Any, make_rig: MakeRig)
 
 
 def test_one_batch_above_all_bounds_goes_through(plain: Any, make_rig: MakeRig) -> None:
-    """A batch that is larger than what may be in flight is let in alone, and the next one after it."""
+    """A batch above the bounds is let in when the engine is empty, and the next one after it."""
     rig = make_rig(plain, bytes_in_flight=1_000)
     for start in range(0, 12, 4):
         assert rig.engine.submit(rig.items(*_texts(4, start), size=2_000), rig.sink)
@@ -419,7 +419,7 @@ def test_one_batch_above_all_bounds_goes_through(plain: Any, make_rig: MakeRig) 
 
 
 def test_results_are_written_in_time(plain: Any, make_rig: MakeRig) -> None:
-    """A buffer that does not fill is flushed by the clock: a kill costs no more than `flush_s`."""
+    """A buffer that does not fill is flushed after `flush_s`: a kill loses at most so much time of work."""
     rig = make_rig(plain, flush_rows=1_000, flush_s=0.2)
     rig.engine.submit(rig.items("one"), rig.sink)
     _wait_for(lambda: list_parquet(segments_folder(str(rig.store))) != [])
@@ -427,7 +427,7 @@ def test_results_are_written_in_time(plain: Any, make_rig: MakeRig) -> None:
 
 
 def test_the_quota_bounds_what_is_sent(plain: Any, make_rig: MakeRig) -> None:
-    """Requests go out at the pace of the budget, whatever is submitted."""
+    """Requests are sent at the rate of the quota, however many are submitted."""
     rig = make_rig(plain, rpm=1_200)
     use = rig.buy(*_texts(20)).use
     assert use.last_s - use.first_s >= 19 / 20 - SLACK_S
@@ -435,7 +435,7 @@ def test_the_quota_bounds_what_is_sent(plain: Any, make_rig: MakeRig) -> None:
 
 
 def test_a_rate_refusal_holds_everybody_back(start_server: Start, make_rig: MakeRig) -> None:
-    """A server over its quota is asked again after a while, and in the end everything is bought without a failure."""
+    """After a refusal all requests pause, and no item fails."""
     server = start_server(rpm=60, retry_after=True)
     rig = make_rig(server, requests_in_flight=4)
     rig.engine.submit(rig.items(*_texts(70)), rig.sink)
@@ -449,7 +449,7 @@ def test_a_rate_refusal_holds_everybody_back(start_server: Start, make_rig: Make
 
 @pytest.fixture(autouse=True)
 def _no_threads_left() -> Iterator[None]:
-    """No test leaves a lane behind that still waits."""
+    """Check that no test leaves a waiting lane behind."""
     before = set(threading.enumerate())
     yield
     lanes = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("Thread-")]

@@ -1,6 +1,5 @@
-"""What lanes and the engine share: the mailbox, the room, reports, and the engines of a process."""
+"""What lanes and the engine share: the sink, the room, reports, and the engines of a process."""
 
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
@@ -12,8 +11,8 @@ from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.engine import registry
 from arkbeam.engine.items import ITEMS_MAX, Room
-from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Status, Stop, StopKind
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Stop, StopKind
+from arkbeam.quota.use import FoundLimits, QuotaUse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +27,7 @@ def _index(*numbers: int) -> pa.Table:
 
 
 def test_a_mailbox_is_done_when_every_item_is() -> None:
-    """Delivered, refused or dropped: each counts, and each is given out once."""
+    """Delivered, refused and dropped items all count as done, and each result is returned once."""
     sink = Sink()
     assert sink.wait_until_done(0)
     sink.add(4)
@@ -46,7 +45,7 @@ def test_a_mailbox_is_done_when_every_item_is() -> None:
 
 
 def test_a_mailbox_wakes_who_waits() -> None:
-    """By its last item, or by a fault, which every further look at it raises."""
+    """The last item or an error wakes the waiting thread; every later `collect` raises the error."""
     for wake in (lambda sink: sink.drop(1), lambda sink: sink.fail(StoreError("full"))):
         sink = Sink()
         sink.add(1)
@@ -60,7 +59,7 @@ def test_a_mailbox_wakes_who_waits() -> None:
 
 
 def test_failures_are_counted_by_all_threads() -> None:
-    """The engine's thread and the lane's refuse items at once, and none is lost."""
+    """The engine's thread and the lane's thread refuse items at once, and no count is lost."""
     sink = Sink()
 
     def refuse(_: int) -> None:
@@ -75,7 +74,7 @@ def test_failures_are_counted_by_all_threads() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 20)), max_size=20))
 def test_the_room_holds_no_more_than_its_bounds(batches: list[tuple[int, int]]) -> None:
-    """Items and bytes stay within their bounds, unless one batch alone is larger; what left makes room again."""
+    """Items and bytes stay within their bounds, unless a single batch is larger; items that leave make room again."""
     room = Room(bytes_max=30)
     inside: list[int] = []
     for items, size in batches:
@@ -88,7 +87,7 @@ def test_the_room_holds_no_more_than_its_bounds(batches: list[tuple[int, int]]) 
 
 @pytest.mark.parametrize(("held", "entering"), [((1, 30), (1, 1)), ((ITEMS_MAX, 0), (1, 0)), ((1, 1), (1, 31))])
 def test_who_does_not_fit_waits(held: tuple[int, int], entering: tuple[int, int]) -> None:
-    """Until there is room, which even a batch above the bound finds once nobody is left; or until the engine stops."""
+    """It waits until there is room (for a batch above the bound: until the room is empty), or until the engine stops."""
     for ends_by_stop in (False, True):
         room = Room(bytes_max=30)
         assert room.enter(*held)
@@ -113,7 +112,7 @@ def test_who_does_not_fit_waits(held: tuple[int, int], entering: tuple[int, int]
 
 
 def test_several_waiting_lanes_all_get_in() -> None:
-    """Room that is given back reaches every lane in the end, whoever is woken."""
+    """Released room lets every waiting lane in, in any order."""
     room = Room(bytes_max=10)
     assert room.enter(1, 10)
 
@@ -131,7 +130,7 @@ def test_several_waiting_lanes_all_get_in() -> None:
 
 
 def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
-    """An interrupt outweighs the service's word, that a budget's end; none outweighs nothing; counts add up."""
+    """An interrupt comes before a stop by the service, that before the budget; counts add up."""
     kinds = [StopKind.INTERRUPTED, StopKind.SERVICE, StopKind.BUDGET, None]
     for order in permutations(kinds):
         merged = LaneReport(Counts(), USE)
@@ -145,36 +144,31 @@ def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
 
 
 def test_the_lowest_limit_that_a_lane_found_counts() -> None:
-    """Lanes of one account see one limit; some see it later, or never."""
-    reports = [LaneReport(Counts(), USE, found=found) for found in (Found(), Found(500, 9), Found(412))]
+    """Of the limits that lanes of one account found, the lowest counts; some lanes may not find one."""
+    reports = [
+        LaneReport(Counts(), USE, found=found) for found in (FoundLimits(), FoundLimits(500, 9), FoundLimits(412))
+    ]
     for order in permutations(reports):
-        assert order[0].merge(order[1]).merge(order[2]).found == Found(412, 9)
-
-
-def test_a_moment_tells_rate_and_remaining_time() -> None:
-    """Items bought a second, and the time that the rest takes at that rate; infinite before the first."""
-    moment = Status(Counts(expected=100, bought=20, failed=5), 3, 0.0, 60, 600, 10.0, None)
-    assert (moment.per_s, moment.eta_s) == (2.0, 37.5)
-    assert math.isinf(Status(Counts(expected=1), 0, 0.0, 60, 600, 0.0, None).eta_s)
+        assert order[0].merge(order[1]).merge(order[2]).found == FoundLimits(412, 9)
 
 
 class FakeEngine:
-    """Remembers what it was told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
 
     def stop(self, stop: Stop) -> None:
-        """Note the stop."""
+        """Record the stop."""
         self.told.append(stop)
 
     def close(self) -> None:
-        """Note the end."""
+        """Record the end."""
         self.told.append("closed")
 
 
 def test_a_process_has_one_engine_a_run() -> None:
-    """Made once, found by its run, told to stop with all others, and forgotten when it is closed."""
+    """It is made once, found by its run, stopped with all others, and removed when it is closed."""
     made: list[FakeEngine] = []
 
     def make() -> Any:

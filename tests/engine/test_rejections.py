@@ -1,4 +1,4 @@
-"""When rejections are the config's fault, and when the rows'."""
+"""Whether the config or the rows are at fault for rejections, and which errors may be billed."""
 
 import pytest
 from arkbeam.base.records import Failure, Modality
@@ -6,18 +6,18 @@ from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import may_be_billed
 from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink
-from arkbeam.engine.rejections import FirstRejections
+from arkbeam.engine.stopping import FirstRejections
 from arkbeam.store.events import Event, EventKind
 from arkbeam.store.segments import Attempt
 
 
 def rejection(number: int, code: str = "InvalidParameter") -> Event:
-    """A row that was rejected."""
+    """The event of a rejected row."""
     return Event(EventKind.REFUSED, Attempt(number.to_bytes(16), "", 1, 0.0), Failure(code, "message"))
 
 
 def test_the_first_rows_all_rejected_alike() -> None:
-    """At the bound it trips, and nothing of it is remembered, nor what is rejected after it."""
+    """At the bound it trips, and no rejection is stored, before or after."""
     first = FirstRejections(3)
     assert [first.reject(rejection(number)) for number in range(5)] == [[]] * 5
     assert first.is_tripped
@@ -25,7 +25,7 @@ def test_the_first_rows_all_rejected_alike() -> None:
 
 
 def test_another_reason_clears_the_config() -> None:
-    """What was held back is remembered then, and all that follows at once."""
+    """Then all rejections are stored, later ones at once."""
     first = FirstRejections(3)
     events = [rejection(0), rejection(1), rejection(2, "SensitiveContentDetected"), rejection(3)]
     assert [first.reject(event) for event in events] == [[], [], events[:3], events[3:]]
@@ -33,7 +33,7 @@ def test_another_reason_clears_the_config() -> None:
 
 
 def test_a_vector_clears_the_config() -> None:
-    """Once one was bought, any number of rejections are the rows' own."""
+    """After a vector was bought, all rejections are stored."""
     first = FirstRejections(2)
     held = rejection(0)
     assert first.reject(held) == []
@@ -48,15 +48,15 @@ def test_a_vector_clears_the_config() -> None:
     [
         (True, None, False, True),  # a timeout or a reset after the bytes went out
         (False, None, False, False),  # no connection
-        (True, 504, False, True),  # a gateway gave up; what is behind it may have gone on
+        (True, 504, False, True),  # a gateway gave up; the service behind it may have gone on
         (True, 429, False, False),
         (True, 500, False, False),
         (True, 400, False, False),
-        (True, 200, True, False),  # billed for certain: it is booked with its usage
+        (True, 200, True, False),  # certainly billed: recorded with its usage
     ],
 )
 def test_which_answers_may_be_billed(sent: bool, status: int | None, paid: bool, expected: bool) -> None:
-    """Those that were not seen, of requests that went out."""
+    """Requests that were sent and whose answer was not seen may be billed."""
     tracked = Tracked(Item(bytes(16), b"", Modality.TEXT, False, 1.0), Sink(), sent)
     error = ApiError("message", Action.RETRY, "code", status=status, paid=paid)
     assert may_be_billed(tracked, error) is expected

@@ -1,4 +1,4 @@
-"""The one bound on what is read ahead, waits and is in flight."""
+"""The bound on what is read ahead, waits and is in flight."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from arkbeam.engine.items import Room
 
 
 def test_room_is_taken_and_given_back_by_bytes() -> None:
-    """What does not fit is not let in; shrinking and leaving make room; an empty engine takes anything."""
+    """An item that does not fit is not let in; `shrink` and `leave` make room; an empty engine accepts any item."""
     room = Room(100)
     assert room.try_enter(1000)
     assert not room.try_enter(1)
@@ -22,7 +22,7 @@ def test_room_is_taken_and_given_back_by_bytes() -> None:
 
 
 def test_whoever_waits_hears_of_room(wait: Callable[..., None]) -> None:
-    """Bytes that are given back by shrinking or leaving let the next one in; the end of a run lets all go."""
+    """Released bytes let the next item in; after `close` all waiting callers return."""
     room, entered = Room(100), []
     assert room.try_enter(100)
 

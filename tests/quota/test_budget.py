@@ -1,4 +1,4 @@
-"""A budget is never passed, by one process or by many, whatever the order of things."""
+"""A budget is never exceeded, by one process or by several, in any order of events."""
 
 import random
 from fractions import Fraction
@@ -7,72 +7,72 @@ import pytest
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import TokenEstimate, Usage
 from arkbeam.quota.budget import (
-    NOTHING,
+    NO_COST,
     UNLIMITED,
-    Amount,
+    Budget,
     BudgetOptions,
+    Cost,
     Prices,
-    Spending,
-    budget_amount,
     choose_draw,
-    holds,
+    configured_budget,
+    is_within_budget,
     share_used,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-AMOUNTS = st.builds(Amount, st.integers(0, 1_000), st.integers(0, 1_000))
+AMOUNTS = st.builds(Cost, st.integers(0, 1_000), st.integers(0, 1_000))
 STEPS = st.lists(
     st.tuples(st.sampled_from(["reserve", "settle", "lose", "refuse"]), AMOUNTS, st.randoms()), max_size=80
 )
 
 
 @given(AMOUNTS, STEPS)
-def test_what_is_used_and_reserved_is_never_above_what_is_granted(granted: Amount, steps: list[object]) -> None:
-    """Whatever is reserved, settled, lost or refused, in whatever order; and what is used is the sum of what was settled."""
-    spending, open_bounds, used = Spending(granted), [], NOTHING
+def test_what_is_used_and_reserved_is_never_above_what_is_granted(granted: Cost, steps: list[object]) -> None:
+    """Holds for any sequence of reservations, settlements, losses and refusals; `used` is the sum of what was settled."""
+    budget, open_bounds, used = Budget(granted), [], NO_COST
     for kind, bound, chance in steps:  # type: ignore[misc]
         if kind == "reserve":
             fits = granted.covers(used.plus(sum_of(open_bounds)).plus(bound))
-            assert spending.reserve(bound) == fits
+            assert budget.reserve(bound) == fits
             open_bounds += [bound] if fits else []
         elif open_bounds:
             reserved = open_bounds.pop(chance.randrange(len(open_bounds)))
             share = {"settle": Fraction(chance.random()), "lose": 1, "refuse": 0}[kind]
-            actual = Amount(int(reserved.tokens * share), int(reserved.pcny * share))
-            spending.settle(reserved, actual)
+            actual = Cost(int(reserved.tokens * share), int(reserved.pcny * share))
+            budget.settle(reserved, actual)
             used = used.plus(actual)
-        assert (spending.used, spending.reserved) == (used, sum_of(open_bounds))
-        assert granted.covers(spending.used.plus(spending.reserved))
-        assert spending.lacks(spending.left) == NOTHING
+        assert (budget.used, budget.reserved) == (used, sum_of(open_bounds))
+        assert granted.covers(budget.used.plus(budget.reserved))
+        assert budget.lacks(budget.left) == NO_COST
 
 
-def sum_of(amounts: list[Amount]) -> Amount:
-    """Add amounts up."""
-    total = NOTHING
+def sum_of(amounts: list[Cost]) -> Cost:
+    """Return the sum of costs."""
+    total = NO_COST
     for amount in amounts:
         total = total.plus(amount)
     return total
 
 
 def test_a_reply_above_its_bound_is_booked_as_it_is() -> None:
-    """It can't be undone; what comes after it gets less."""
-    spending = Spending(Amount(100, 100))
-    assert spending.reserve(Amount(60, 60))
-    spending.settle(Amount(60, 60), Amount(90, 90))
-    assert spending.used == Amount(90, 90)
-    assert not spending.reserve(Amount(20, 20))
-    assert spending.reserve(Amount(10, 10))
+    """The actual cost counts, so less is left for the next requests."""
+    budget = Budget(Cost(100, 100))
+    assert budget.reserve(Cost(60, 60))
+    budget.settle(Cost(60, 60), Cost(90, 90))
+    assert budget.used == Cost(90, 90)
+    assert not budget.reserve(Cost(20, 20))
+    assert budget.reserve(Cost(10, 10))
 
 
 def test_what_is_left_is_given_back() -> None:
-    """Neither what is used nor what is reserved; afterwards nothing more fits."""
-    spending = Spending(Amount(100, 50))
-    spending.reserve(Amount(10, 10))
-    spending.settle(Amount(10, 10), Amount(5, 5))
-    spending.reserve(Amount(20, 20))
-    assert spending.give_back() == Amount(75, 25)
-    assert not spending.reserve(Amount(1, 0))
+    """What is used or reserved stays; afterwards no request fits."""
+    budget = Budget(Cost(100, 50))
+    budget.reserve(Cost(10, 10))
+    budget.settle(Cost(10, 10), Cost(5, 5))
+    budget.reserve(Cost(20, 20))
+    assert budget.give_back() == Cost(75, 25)
+    assert not budget.reserve(Cost(1, 0))
 
 
 @given(
@@ -82,23 +82,23 @@ def test_what_is_left_is_given_back() -> None:
     st.integers(0, 2**32),
 )
 def test_draws_of_many_never_exceed_the_budget(
-    budget: Amount, count: int, steps: list[tuple[int, Amount, bool]], seed: int
+    budget: Cost, count: int, steps: list[tuple[int, Cost, bool]], seed: int
 ) -> None:
-    """Each writes, then lists, in steps that interleave with the others' in any order; those that die keep what they drew."""
+    """Each process writes, then lists; these steps interleave in any order. A process that dies keeps what it drew."""
     chance = random.Random(seed)
-    files, held = [NOTHING] * count, [NOTHING] * count
-    tried: dict[int, Amount] = {}
+    files, held = [NO_COST] * count, [NO_COST] * count
+    tried: dict[int, Cost] = {}
     for step, need, gives_back in steps:
         who = step % count
         others = [drawn for at, drawn in enumerate(files) if at != who]
-        if who in tried:  # it has written, and lists now
+        if who in tried:  # it has written its file and now lists
             wanted = held[who].plus(tried.pop(who))
-            if holds(budget, wanted, others):
+            if is_within_budget(budget, wanted, others):
                 held[who] = wanted
             files[who] = held[who]
         elif gives_back:
             share = chance.random()
-            held[who] = Amount(int(held[who].tokens * share), int(held[who].pcny * share))
+            held[who] = Cost(int(held[who].tokens * share), int(held[who].pcny * share))
             files[who] = held[who]
         else:
             more = choose_draw(budget, held[who], others, need, count)
@@ -110,34 +110,34 @@ def test_draws_of_many_never_exceed_the_budget(
 
 
 def test_bounds_and_usage_are_priced_exactly() -> None:
-    """In whole CNY / 10^12 at the vendor's prices; where the service does not count, the bound stands."""
+    """Costs are integers of CNY / 10^12 at the vendor's prices; a missing count is taken from the bound."""
     prices = Prices.per_million(0.7, 1.8)
     assert prices == Prices(700_000, 1_800_000)
     bound = prices.of_bound(TokenEstimate(text=10, image=100))
-    assert bound == Amount(110, 187_000_000)
+    assert bound == Cost(110, 187_000_000)
     assert bound.cny == pytest.approx(187e-6)
-    assert prices.of_usage(Usage(9, 9, 4, 5), bound) == Amount(9, 11_800_000)
-    assert prices.of_usage(Usage(9, 9, 9, None), bound) == Amount(9, bound.pcny)
+    assert prices.of_usage(Usage(9, 9, 4, 5), bound) == Cost(9, 11_800_000)
+    assert prices.of_usage(Usage(9, 9, 9, None), bound) == Cost(9, bound.pcny)
     assert prices.of_usage(Usage(), bound) == prices.of_usage(None, bound) == bound
     assert Prices.per_million(1e-7, 0.0) == Prices(1, 0)  # rounded up
 
 
 def test_what_is_not_bounded_never_binds() -> None:
-    """A budget in one unit says nothing about the other."""
-    assert budget_amount(BudgetOptions(tokens=5)) == Amount(5, UNLIMITED)
-    assert budget_amount(BudgetOptions(cny=0.1)) == Amount(UNLIMITED, 10**11)
+    """A budget in tokens does not bound the price, nor the other way round."""
+    assert configured_budget(BudgetOptions(tokens=5)) == Cost(5, UNLIMITED)
+    assert configured_budget(BudgetOptions(cny=0.1)) == Cost(UNLIMITED, 10**11)
     assert not BudgetOptions().is_set
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": 0}, {"cny": 0.0}, {"cny": -1.0}, {"cny": float("nan")}])
 def test_what_is_no_budget_is_refused(wrong: dict[str, float]) -> None:
-    """And the key is named."""
+    """The error names the key of the config."""
     with pytest.raises(ConfigError, match=rf"budget\.{next(iter(wrong))}"):
         BudgetOptions(**wrong)  # type: ignore[arg-type]
 
 
 def test_the_share_that_is_used() -> None:
-    """Of whichever bound is nearer."""
-    used = Amount(50, 10**12)
+    """Of two bounds, the nearer one counts."""
+    used = Cost(50, 10**12)
     assert share_used(used, BudgetOptions(tokens=100)) == 0.5
     assert share_used(used, BudgetOptions(tokens=100, cny=1.25)) == 0.8

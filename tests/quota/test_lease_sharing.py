@@ -1,4 +1,4 @@
-"""Shares by marks, kept by real files and an event loop."""
+"""Sharing by leases, with real files and an event loop."""
 
 import asyncio
 import time
@@ -13,32 +13,32 @@ WAIT_S = 30.0
 
 
 def make(store: Path | str, run: str, account: str = "ark-default") -> LeaseSharing:
-    """One process's part in the quota."""
+    """The sharing of one process."""
     return LeaseSharing(str(store), account, run, Pacer(600, 10**9, 1.0, time.monotonic()), unshared_s_max=60.0)
 
 
 def share_of(sharing: LeaseSharing) -> float:
-    """The share that its pacer has when it wants to send."""
+    """The share of its pacer just before a request."""
     sharing.refresh(time.monotonic())
     return sharing.pacer.share
 
 
 def marks_of(store: Path, account: str = "ark-default") -> set[str]:
-    """The names of the marks."""
+    """Return the names of the marks."""
     return {path.name.rpartition(".")[0] for path in (store / "quota" / account).glob("[!.]*")}
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds, and fail when it never does."""
+    """Wait until a condition holds; fail after `WAIT_S`."""
     deadline_s = time.monotonic() + WAIT_S
     while not holds():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
+        assert time.monotonic() < deadline_s, "the condition did not hold in time"
         await asyncio.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_a_process_takes_part_while_it_has_lanes(tmp_path: Path) -> None:
-    """Alone it sends at once; with another it has half, another account's process takes nothing, and a leaver's share is free."""
+    """A single process sends at once; two have half each; another account does not count; a process that leaves frees its share."""
 
     async def live() -> None:
         first, second = make(tmp_path, "first"), make(tmp_path, "second")
@@ -56,7 +56,7 @@ def test_a_process_takes_part_while_it_has_lanes(tmp_path: Path) -> None:
         await until(lambda: share_of(second) == 0.5)
         second.leave()
         (before,) = (name for name in marks_of(tmp_path) if name.startswith("second"))
-        second.join()  # the next lane follows at once: the same mark goes on
+        second.join()  # the next lane follows at once: the mark is kept
         assert share_of(second) == 0.5
         assert before in marks_of(tmp_path)
         second.leave()
@@ -74,7 +74,7 @@ def test_a_process_takes_part_while_it_has_lanes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_on_an_object_store_even_who_is_alone_waits_a_lease(tmp_path: Path) -> None:
-    """A listing there may have begun before a write ended; `memory://` stands for one."""
+    """There a listing may have begun before a write ended. `memory://` takes the place of an object store."""
     sharing = make(f"memory://{tmp_path.name}", "first")
 
     async def live() -> float:

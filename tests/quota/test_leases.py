@@ -1,4 +1,4 @@
-"""Shares of a quota by marks and leases, on a simulated clock and a simulated store."""
+"""Shares of a quota by leases, on a simulated clock and a simulated store."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ NAMES = tuple("abcd")
 
 @dataclass
 class Store:
-    """A strongly consistent store: what is written is in every later listing."""
+    """A strongly consistent store: a finished write is in every later listing."""
 
     marks: dict[str, str] = field(default_factory=dict)
     writes: int = 0
 
     def write(self, name: str) -> None:
-        """Give a mark a token that it never had."""
+        """Give a mark a new token."""
         self.writes += 1
         self.marks[name] = str(self.writes)
 
 
 @dataclass
 class Worker:
-    """A process that renews and lists, as slowly as it is told to, and may stall anywhere, be killed, or end in order."""
+    """A process that renews and lists with given delays, and may stall at any step or be killed."""
 
     name: str
     store: Store
@@ -46,47 +46,47 @@ class Worker:
             yield from self.look(self.member)
 
     def live_apart(self) -> list[Iterator[int]]:
-        """The same with a writer and a lister that do not wait for each other."""
+        """The same, but writing and listing do not wait for each other."""
         self.member = Membership(self.name, self.clock(), wait=True)
         return [self.repeat(self.renew), self.repeat(self.look)]
 
     def repeat(self, step: Callable[[Membership], Iterator[int]]) -> Iterator[int]:
-        """Do one thing for ever."""
+        """Repeat a step forever."""
         yield self.start_tick
         while self.member is not None:
             yield from step(self.member)
             yield round(RENEW_S / TICK_S)
 
     def renew(self, member: Membership) -> Iterator[int]:
-        """Write the mark: it begins, takes effect and ends at different times."""
+        """Write the mark. The write begins, takes effect and ends at different times."""
         started_s = self.clock()
         yield next(self.delays)
         self.store.write(self.name)
         yield next(self.delays)
-        member.renewed(started_s, self.clock())
+        member.note_renewal(started_s, self.clock())
 
     def look(self, member: Membership) -> Iterator[int]:
-        """List the marks, likewise."""
+        """List the marks. The listing begins, takes effect and ends at different times."""
         started_s = self.clock()
         yield next(self.delays)
         marks = dict(self.store.marks)
         yield next(self.delays)
-        member.observe(marks, self.clock(), started_s)
+        member.note_listing(marks, self.clock(), started_s)
         yield max(0, round((started_s + RENEW_S - self.clock()) / TICK_S))
 
     tick: int = 0
 
     def clock(self) -> float:
-        """The worker's own clock: the same speed as the others', another zero."""
+        """The worker's own clock: all clocks run at the same speed and start at different times."""
         return self.tick * TICK_S + 100.0 * NAMES.index(self.name)
 
     def share(self) -> float:
-        """What the worker would take right now."""
+        """The share that the worker would use now."""
         return 0.0 if self.dead or self.member is None else self.member.share(self.clock())
 
 
 def _run(workers: list[Worker], kills: dict[str, int], ticks: int, *, apart: bool = False) -> Iterator[int]:
-    """Let all workers live on one clock; yield each tick after what happened in it."""
+    """Run all workers on one clock; yield each tick after its events."""
     lives = [(worker, life) for worker in workers for life in (worker.live_apart() if apart else [worker.live()])]
     due = [0] * len(lives)
     for tick in range(ticks):
@@ -117,7 +117,7 @@ def _cycle(delays: list[int]) -> Iterator[int]:
 def test_shares_never_add_up_to_more_than_the_quota(
     team: list[tuple[list[int], bool, int, int | None]], apart: bool
 ) -> None:
-    """However renewals, listings, stalls and kills interleave, the shares of those that may send sum to at most 1."""
+    """For any interleaving of renewals, listings, stalls and kills, the shares of all that may send add up to at most 1."""
     store = Store()
     workers = [
         Worker(name, store, _cycle(delays), wait, start)
@@ -131,7 +131,7 @@ def test_shares_never_add_up_to_more_than_the_quota(
 
 @given(st.integers(1, 4), st.lists(st.integers(0, 40), min_size=4, max_size=4), st.booleans())
 def test_a_healthy_team_uses_all_of_the_quota(count: int, starts: list[int], wait: bool) -> None:
-    """A lease and two renewals after the last has come, all have the same share and together the whole quota."""
+    """A lease and two renewals after the last process has joined, all have equal shares of the whole quota."""
     store = Store()
     workers = [Worker(name, store, _cycle([0, 1]), wait, starts[at]) for at, name in enumerate(NAMES[:count])]
     settled_tick = max(starts[:count]) + round((LEASE_S + 2 * RENEW_S) / TICK_S)
@@ -142,7 +142,7 @@ def test_a_healthy_team_uses_all_of_the_quota(count: int, starts: list[int], wai
 
 @given(st.integers(60, 100))
 def test_the_share_of_a_killed_process_is_taken_over(kill_tick: int) -> None:
-    """Two leases and two renewals after a kill, the others have all of the quota."""
+    """Two leases and two renewals after a kill, the other process has the whole quota."""
     store = Store()
     workers = [Worker(name, store, _cycle([0]), wait=True, start_tick=0) for name in "ab"]
     for tick in _run(workers, {"a": kill_tick}, 200):
@@ -151,75 +151,75 @@ def test_the_share_of_a_killed_process_is_taken_over(kill_tick: int) -> None:
 
 
 def test_who_is_alone_on_a_local_store_sends_at_once() -> None:
-    """Its mark is written and listed, nobody else is there: no wait; on an object store it waits a lease."""
+    """A process that is alone sends as soon as its mark is written and listed; on an object store it waits for a lease."""
     for wait, share in ((False, 1.0), (True, 0.0)):
         member = Membership("a", 10.0, wait=wait)
         assert member.share(10.0) == 0
-        member.renewed(10.0, 10.1)
+        member.note_renewal(10.0, 10.1)
         assert member.share(10.1) == 0
-        member.observe({"a": "1"}, 10.2)
+        member.note_listing({"a": "1"}, 10.2)
         assert member.share(10.2) == share
-    member.renewed(12.0, 12.0)
-    member.observe({"a": "2"}, 12.9)
+    member.note_renewal(12.0, 12.0)
+    member.note_listing({"a": "2"}, 12.9)
     assert (member.share(13.0), member.share(13.1), member.blocked_s(13.0)) == (0, 1, 3.0)
 
 
 def test_who_finds_another_waits_a_lease_and_shares() -> None:
-    """Until then the other has listed the newcomer's mark; a listing from before the own write ended counts for nothing."""
+    """By then the other process has listed the new mark. A listing from before the own write ended does not count."""
     member = Membership("b", 0.0, wait=False)
-    member.observe({}, 0.0)
-    member.renewed(0.0, 0.5)
+    member.note_listing({}, 0.0)
+    member.note_renewal(0.0, 0.5)
     assert member.share(0.5) == 0
     for second in range(1, 4):
-        member.renewed(second, second)
-        member.observe({"a": str(second), "b": str(second)}, second)
+        member.note_renewal(second, second)
+        member.note_listing({"a": str(second), "b": str(second)}, second)
         assert member.share(second) == 0
     assert member.share(3.5) == 0.5
-    member.observe({"b": "3"}, 3.6)
+    member.note_listing({"b": "3"}, 3.6)
     assert member.share(3.6) == 1
 
 
 def test_a_lease_ends_a_lease_after_the_last_good_renewal_began() -> None:
-    """Neither a late write nor a late listing lengthens it; who let it run out stands a lease before it sends again."""
+    """A late write or listing does not extend it; a process whose lease ran out waits for a lease before it sends again."""
     member = Membership("a", 0.0, wait=True)
     for second in range(5):
-        member.renewed(second, second + 0.9)
-        member.observe({"a": str(second)}, second + 0.95, second + 0.9)
+        member.note_renewal(second, second + 0.9)
+        member.note_listing({"a": str(second)}, second + 0.95, second + 0.9)
     assert member.share(4 + LEASE_S - 0.01) == 1
     assert member.share(4 + LEASE_S) == 0
     for second in range(5, 9):
-        member.renewed(second, second)
+        member.note_renewal(second, second)
         assert member.share(second + 0.5) == (second + 0.5 < 4.9 + LEASE_S)
     assert member.blocked_s(20.0) == pytest.approx(13.0)
     for second in range(20, 24):
-        member.renewed(second, second)
-        member.observe({"a": str(second)}, second)
+        member.note_renewal(second, second)
+        member.note_listing({"a": str(second)}, second)
         assert member.share(second + 0.5) == (second == 23)
 
 
 def test_who_does_not_find_its_own_mark_joins_anew() -> None:
-    """A mark that another removed as dead is no mark: nobody counts its owner."""
+    """If another process removed the mark as stale, its owner is not counted and must join again."""
     member = Membership("a", 0.0, wait=False)
-    member.renewed(0.0, 0.0)
-    member.observe({"a": "1", "b": "1"}, 0.1)
-    member.renewed(2.0, 2.0)
-    member.observe({"a": "2", "b": "2"}, 3.0)
+    member.note_renewal(0.0, 0.0)
+    member.note_listing({"a": "1", "b": "1"}, 0.1)
+    member.note_renewal(2.0, 2.0)
+    member.note_listing({"a": "2", "b": "2"}, 3.0)
     assert member.share(3.0) == 0.5
-    member.observe({"b": "3"}, 3.1)
+    member.note_listing({"b": "3"}, 3.1)
     assert member.share(3.1) == 0
-    member.renewed(3.5, 3.5)
-    member.observe({"a": "3", "b": "4"}, 3.6)
+    member.note_renewal(3.5, 3.5)
+    member.note_listing({"a": "3", "b": "4"}, 3.6)
     assert (member.share(3.6), member.share(6.45)) == (0, 0)
-    member.renewed(5.0, 5.0)
-    member.observe({"a": "4", "b": "5"}, 5.1)
+    member.note_renewal(5.0, 5.0)
+    member.note_listing({"a": "4", "b": "5"}, 5.1)
     assert (member.share(6.4), member.share(6.5)) == (0, 0.5)
 
 
 def test_marks_that_never_change_are_found_dead() -> None:
-    """They count until two leases have passed, and may be removed by whoever saw them stand still for long."""
+    """Such marks count until two leases have passed; a process that saw them unchanged for long may remove them."""
     member = Membership("a", 0.0, wait=True)
     for second in range(12):
-        member.renewed(second, second)
-        member.observe({"a": str(second), "b": str(second), "c": "1"}, second)
+        member.note_renewal(second, second)
+        member.note_listing({"a": str(second), "b": str(second), "c": "1"}, second)
         assert member.alive == (3 if second < 6 else 2)
-    assert (member.find_dead(11), member.find_dead(11.5), member.find_dead(0)) == (["c"], [], ["b", "c"])
+    assert (member.find_stale(11), member.find_stale(11.5), member.find_stale(0)) == (["c"], [], ["b", "c"])

@@ -1,4 +1,4 @@
-"""Marks of the processes that share a quota, as files."""
+"""Marks of processes that share a quota, as files."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from arkbeam.store.layout import new_run_name
 
 
 def test_a_mark_has_a_new_token_after_each_renewal(tmp_path: Path) -> None:
-    """A listing alone tells that its process lives, and no more than two files of it are ever there."""
+    """A listing alone shows that the process is alive, and a mark has at most two files."""
     folder = quota_folder(str(tmp_path), "ark-default")
     assert list_marks(folder) == {}
     tokens = []
@@ -25,7 +25,7 @@ def test_a_mark_has_a_new_token_after_each_renewal(tmp_path: Path) -> None:
 
 
 def test_marks_of_dead_runs_of_an_output_are_removed(tmp_path: Path) -> None:
-    """Those of other outputs stay."""
+    """Marks of other outputs stay."""
     folder = quota_folder(str(tmp_path), "ark-default")
     names = [
         new_mark_name(new_run_name(output, 1.0, "89abcdef"), hexes)

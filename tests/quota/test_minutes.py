@@ -1,10 +1,9 @@
-"""What a run says of its pace: counts by minute, and how far estimates are off, from any number of processes."""
+"""The record of a run: counts by minute and ratios of estimates, merged from any number of processes."""
 
 import statistics
 
 import pytest
-from arkbeam.quota.minutes import ENTRIES_MAX, Minutes
-from arkbeam.quota.ratios import Ratios
+from arkbeam.quota.use import ENTRIES_MAX, Minutes, Ratios
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +14,7 @@ EVENTS = st.lists(
 
 
 def count(events: list[tuple[float, int, int, int]], start_s: float = START_S) -> Minutes:
-    """Record events by their time since the start."""
+    """Make a record of events, given by their time since the start."""
     minutes = Minutes(start_s)
     for age_s, requests, refused, tokens in events:
         minutes.add(start_s + age_s, requests=requests, refused=refused, tokens=tokens)
@@ -23,7 +22,7 @@ def count(events: list[tuple[float, int, int, int]], start_s: float = START_S) -
 
 
 def test_counts_by_minute() -> None:
-    """Minutes without a request are there too; the first and the last are as long as they were in use."""
+    """Minutes without a request are included; the first and the last are as long as they were in use."""
     minutes = count([(30, 1, 0, 10), (59, 1, 0, 0), (130, 2, 1, 40), (150, 0, 0, 20)])
     entries = [(e.minute, e.seconds, e.requests, e.refused, e.tokens) for e in minutes.entries()]
     assert entries == [(0, 30.0, 2, 0, 10), (1, 60.0, 0, 0, 0), (2, 30.0, 2, 1, 60)]
@@ -36,7 +35,7 @@ def test_counts_by_minute() -> None:
 def test_records_of_many_add_up(
     mine: list[tuple[float, int, int, int]], theirs: list[tuple[float, int, int, int]]
 ) -> None:
-    """Merged records are the record of all events, whichever clock each process had, and how long ever it took."""
+    """Merged records equal one record of all events, for any clocks and any length of the run."""
     merged = count(mine).merge(count(theirs, 99.0))
     together = count([*mine, *theirs])
     assert merged.merge(Minutes(0.0)) == merged
@@ -47,7 +46,7 @@ def test_records_of_many_add_up(
 
 
 def test_a_long_run_takes_no_more_room() -> None:
-    """After a day entries are two minutes long, and nothing is lost."""
+    """After a day an entry stands for two minutes, and no count is lost."""
     minutes = count([(60.0 * minute, 1, 0, 3) for minute in range(ENTRIES_MAX + 1)])
     assert minutes.width == 2
     assert len(minutes.requests) == ENTRIES_MAX // 2 + 1
@@ -57,7 +56,7 @@ def test_a_long_run_takes_no_more_room() -> None:
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=60), st.integers(0, 60))
 def test_quantiles_of_ratios(ratios: list[float], cut: int) -> None:
-    """The median is right to the width of a bin, also when several processes counted."""
+    """Quantiles are accurate to the width of a bin, also after a merge."""
     mine, theirs = Ratios(), Ratios()
     for at, ratio in enumerate(ratios):
         (mine if at < cut else theirs).add(50.0, 50.0 * ratio)
@@ -68,7 +67,7 @@ def test_quantiles_of_ratios(ratios: list[float], cut: int) -> None:
 
 
 def test_absurd_ratios_take_no_room() -> None:
-    """They count as the ends of the range; what was not estimated or not counted does not count."""
+    """Ratios outside the range count as its ends; a missing estimate or count is ignored."""
     ratios = Ratios()
     for estimated, actual in ((1, 10**9), (10**9, 1), (0, 5), (5, 0)):
         ratios.add(estimated, actual)

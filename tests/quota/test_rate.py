@@ -1,4 +1,4 @@
-"""Admission by two budgets, on a simulated clock."""
+"""Admission by two limits, on a simulated clock."""
 
 import math
 import random
@@ -12,8 +12,7 @@ from arkbeam.quota.control import Ramp
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.rate import SLACK_S
-from arkbeam.quota.ratios import EstimateRatio
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import EstimateRatio, FoundLimits, QuotaUse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,14 +21,14 @@ START_S = 1_000.0
 
 @dataclass
 class Simulation:
-    """A pacer, a clock that only moves forward, and what was admitted when."""
+    """A pacer, a clock that only moves forward, and the requests that were admitted."""
 
     pacer: Pacer
     now_s: float = START_S
     sent: list[tuple[float, float]] = field(default_factory=list)  # time, tokens
 
     def send(self, tokens: float, lateness_s: float = 0.0) -> None:
-        """Wait as long as the pacer says, and then a little longer, as a busy event loop does."""
+        """Wait as long as the pacer requires, and `lateness_s` longer, as a busy event loop does."""
         wait_s = self.pacer.wait_s(self.now_s, tokens)
         if wait_s > 0:
             self.now_s += wait_s + lateness_s
@@ -39,9 +38,9 @@ class Simulation:
         self.sent.append((self.now_s, tokens))
 
     def most_above_rate(self, requests_per_s: float, tokens_per_s: float) -> tuple[float, float]:
-        """Return by how much, at most, any window's requests and tokens exceed its length times the rate.
+        """Return by how much, at most, the requests and tokens of any window exceed its length times the rate.
 
-        A window is closed and runs from one request to a later one. The excess is a greatest sum of neighbours.
+        A window is a closed interval from one request to a later one. The result is a maximum subarray sum.
         """
         worst = [0.0, 0.0]
         running = [0.0, 0.0]
@@ -67,9 +66,10 @@ _ARRIVALS = st.lists(
 def test_no_window_holds_more_than_its_share_of_the_quota(
     rpm: int, tpm: int, headroom: float, arrivals: list[tuple[float, float, float]]
 ) -> None:
-    """In any T seconds at most rate x (T + slack) are admitted, and one more request, whatever came when.
+    """In any T seconds at most rate x (T + slack) and one more request are admitted, for any arrivals.
 
-    Of tokens two more: a request that had to wait for room in the minute has paid before, the next one pays after.
+    For tokens the bound is two more requests: one that waited for room in the last minute paid before it was sent, and the
+    next one pays afterwards.
     """
     run = _simulate(rpm, tpm, headroom)
     for idle_s, tokens, lateness_s in arrivals:
@@ -83,7 +83,7 @@ def test_no_window_holds_more_than_its_share_of_the_quota(
 
 
 def test_a_run_does_not_open_with_a_burst() -> None:
-    """The first requests are a period apart, however many wait."""
+    """The first requests are one period apart, for any number of waiting requests."""
     run = _simulate(600, 10**9)
     for _ in range(20):
         run.send(1)
@@ -92,17 +92,17 @@ def test_a_run_does_not_open_with_a_burst() -> None:
 
 
 def test_idleness_earns_no_more_than_the_slack() -> None:
-    """After an hour without requests no more than 0.2 s worth of them go out at once."""
+    """After an hour without requests, at most those of 0.2 s are sent at once."""
     run = _simulate(600, 10**9)
     run.now_s += 3_600
     idle_until_s = run.now_s
     for _ in range(10):
         run.send(1)
-    assert sum(at_s - idle_until_s < 1e-6 for at_s, _ in run.sent) == 3  # two of the slack, and the one that is due
+    assert sum(at_s - idle_until_s < 1e-6 for at_s, _ in run.sent) == 3  # two from the slack, and the one that is due
 
 
 def test_a_cost_above_a_minute_of_quota_goes_through() -> None:
-    """It is sent when its turn comes, and what follows waits until it is paid off."""
+    """It is sent in its turn, and the next request waits until it is paid off."""
     run = _simulate(10_000, 600)
     run.send(1_800)
     assert run.pacer.wait_s(run.now_s) == pytest.approx(180)
@@ -111,7 +111,7 @@ def test_a_cost_above_a_minute_of_quota_goes_through() -> None:
 
 
 def test_a_debt_delays_and_a_refund_hastens() -> None:
-    """What a request used above its estimate is waited off; what it used less is there for the next at once."""
+    """Tokens above the estimate delay the next request; tokens below it are available to the next request at once."""
     waits = []
     for actual in (100.0, 40.0, 160.0, 0.0):
         run = _simulate(10**9, 6_000)  # 100 tokens a second
@@ -123,7 +123,7 @@ def test_a_debt_delays_and_a_refund_hastens() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=30), st.integers(2, 30))
 def test_refunds_make_no_burst(differences: list[float], requests: int) -> None:
-    """Whatever is refunded, what can be caught up is the slack alone."""
+    """For any refunds, a burst is at most the slack."""
     run = _simulate(10**9, 6_000)
     for difference in differences:
         run.pacer.settle(0, difference, run.now_s)
@@ -134,12 +134,12 @@ def test_refunds_make_no_burst(differences: list[float], requests: int) -> None:
 
 
 def test_a_pause_admits_nothing_and_ends_without_a_burst() -> None:
-    """Nobody is admitted before its end, and then at the usual pace, however long the pause was."""
+    """Nothing is admitted before its end; then requests follow at the usual rate, for any length of the pause."""
     run = _simulate(600, 10**9)
     run.send(1)
     run.pacer.pause(30, run.now_s)
     assert run.pacer.wait_s(run.now_s + 29.5) == pytest.approx(0.5)
-    run.pacer.pause(5, run.now_s)  # a shorter one takes nothing back
+    run.pacer.pause(5, run.now_s)  # a shorter pause does not end the longer one
     for _ in range(20):
         run.send(1)
     after = [at_s for at_s, _ in run.sent[1:]]
@@ -149,7 +149,7 @@ def test_a_pause_admits_nothing_and_ends_without_a_burst() -> None:
 
 @pytest.mark.parametrize(("rpm", "tpm", "tokens"), [(600, 10**9, 1.0), (15_000, 10**9, 1.0), (10**9, 60_000, 100.0)])
 def test_a_busy_loop_loses_nothing(rpm: int, tpm: int, tokens: float) -> None:
-    """With endless demand and a loop that comes up to 200 ms late, at least 99 % of the quota is used, and no more."""
+    """With unlimited demand and an event loop up to 200 ms late, 99 to 101 % of the quota is used."""
     chance = random.Random(7)
     run = _simulate(rpm, tpm)
     while run.now_s < START_S + 120:
@@ -160,7 +160,7 @@ def test_a_busy_loop_loses_nothing(rpm: int, tpm: int, tokens: float) -> None:
 
 
 def test_the_tighter_budget_decides() -> None:
-    """Both budgets must have room; the one that was idle has no more credit than the slack."""
+    """Both limits must have room; a limit that was idle has at most the slack as credit."""
     run = _simulate(60, 600)  # 1 request, 10 tokens a second
     run.send(5)
     assert run.pacer.wait_s(run.now_s) == pytest.approx(1.0)
@@ -169,7 +169,7 @@ def test_the_tighter_budget_decides() -> None:
 
 
 def test_headroom_is_a_share_of_both_quotas() -> None:
-    """At half of the quota everything takes twice as long."""
+    """With half of the quota the wait is twice as long."""
     run = _simulate(60, 600, 0.5)
     run.send(10)
     assert run.pacer.wait_s(run.now_s) == pytest.approx(2.0)
@@ -181,7 +181,7 @@ _SIZES = st.lists(st.one_of(st.integers(1, 50), st.integers(1, 3_000)), min_size
 
 @given(st.integers(10, 300), st.integers(3_000, 30_000), _SIZES, st.floats(0.5, 1))
 def test_no_minute_holds_more_than_the_quota(rpm: int, tpm: int, sizes: list[int], headroom: float) -> None:
-    """In any 60 s, half open as the service counts them, no more is sent than the limits; a very large one may cost half."""
+    """In any 60 s (a half-open interval) no more than the limits is sent. A request above half a minute needs only half of it free."""
     run = _simulate(rpm, tpm, headroom)
     for size in sizes:
         run.send(size)
@@ -193,13 +193,14 @@ def test_no_minute_holds_more_than_the_quota(rpm: int, tpm: int, sizes: list[int
 
 @given(st.integers(3_000, 30_000), _SIZES)
 def test_a_large_request_neither_starves_nor_blocks(tpm: int, sizes: list[int]) -> None:
-    """Each is sent in its turn: it waits until those before it are paid off and the minute has room, a minute at most.
+    """Each is sent in its turn: it waits until those before it are paid off and the last minute has room, at most a minute.
 
-    Up to a quarter of a minute it waits no longer than two of its size need. With sizes up to a tenth of a minute, the whole takes no more than a seventh longer than the tokens need.
+    With sizes up to a quarter of a minute it waits no longer than two requests of the largest size need. With sizes up to a
+    tenth of a minute, all requests take at most a seventh longer than their tokens need.
     """
     run = _simulate(10**9, tpm)
     for size in sizes:
-        paid_s = run.now_s + run.pacer.tokens.budget.wait_s(run.now_s)
+        paid_s = run.now_s + run.pacer.tokens.bucket.wait_s(run.now_s)
         run.send(size)
         assert run.now_s <= max(paid_s, START_S) + 60.3
         if max(sizes) <= tpm / 4:
@@ -210,7 +211,7 @@ def test_a_large_request_neither_starves_nor_blocks(tpm: int, sizes: list[int]) 
 
 @given(st.integers(30, 6_000), _SHARES)
 def test_a_change_of_the_share_makes_no_burst(rpm: int, shares: list[tuple[float, float]]) -> None:
-    """Between two changes no more is sent than the share's rate x (time + slack), and one; with none, nothing."""
+    """Between two changes at most the share's rate x (time + slack), and one more, is sent; with share 0 nothing is."""
     run = _simulate(rpm, 10**9)
     for lasts_s, share in shares:
         run.pacer.set_share(share, run.now_s)
@@ -226,7 +227,7 @@ def test_a_change_of_the_share_makes_no_burst(rpm: int, shares: list[tuple[float
 
 
 def test_less_of_a_quota_is_not_paid_for_twice() -> None:
-    """Who had all of it for a minute and has half of it now goes on at half the pace at once."""
+    """A process that had the whole quota for a minute and now has half of it continues at half the rate at once."""
     run = _simulate(600, 10**9)
     while run.now_s < START_S + 61:
         run.send(1)
@@ -238,11 +239,11 @@ def test_less_of_a_quota_is_not_paid_for_twice() -> None:
 
 
 def _answer(run: Simulation, pressure: Pressure, sent_s: float, **fields: float) -> None:
-    run.pacer.answered(pressure, sent_s, run.now_s, backoff_s=lambda number: 2.0 ** (number - 1), **fields)
+    run.pacer.note_answer(pressure, sent_s, run.now_s, backoff_s=lambda number: 2.0 ** (number - 1), **fields)
 
 
 def test_after_a_pause_one_request_asks_whether_it_is_over() -> None:
-    """No second one goes out before its answer, or a second without one; a good answer lets the others follow."""
+    """The next request waits for its answer, or a second if there is none; after a good answer the others follow."""
     run = _simulate(60_000, 10**9)
     for answer in (Pressure.RPM, None, Pressure.NONE):
         run.send(1)
@@ -262,7 +263,7 @@ def test_after_a_pause_one_request_asks_whether_it_is_over() -> None:
 
 @pytest.mark.parametrize("retry_after_s", [None, 0.0, 0.4])
 def test_a_short_retry_after_is_no_hot_loop(retry_after_s: float | None) -> None:
-    """Without a word, or told to come back at once, a refused run waits longer and longer, up to 5 s."""
+    """Without a Retry-After, or with one below 0.5 s, pauses double up to 5 s."""
     run = _simulate(6_000, 10**9)
     pauses = []
     for _ in range(5):
@@ -273,7 +274,7 @@ def test_a_short_retry_after_is_no_hot_loop(retry_after_s: float | None) -> None
 
 
 def test_a_retry_after_is_kept() -> None:
-    """Where the service says how long to wait, that is the pause."""
+    """The pause is as long as the Retry-After."""
     run = _simulate(6_000, 10**9)
     run.send(1)
     _answer(run, Pressure.RPM, run.now_s, retry_after_s=17.0)
@@ -282,7 +283,7 @@ def test_a_retry_after_is_kept() -> None:
 
 @pytest.mark.parametrize("pressure", [Pressure.OVERLOAD, Pressure.IN_FLIGHT])
 def test_a_busy_service_pauses_nobody(pressure: Pressure) -> None:
-    """The refused item waits, the others go on."""
+    """Only the refused item waits."""
     run = _simulate(6_000, 10**9)
     run.send(1)
     _answer(run, pressure, run.now_s, retry_after_s=9.0)
@@ -290,17 +291,17 @@ def test_a_busy_service_pauses_nobody(pressure: Pressure) -> None:
 
 
 def test_found_limits_are_told_in_words() -> None:
-    """Each limit that was found is told beside the config's; of two processes' the lower."""
-    found = Found(rpm=412).merge(Found(rpm=430, tpm=1_000)).merge(Found())
+    """A message compares each limit that was found with the configured one; of two processes the lower limit counts."""
+    found = FoundLimits(rpm=412).merge(FoundLimits(rpm=430, tpm=1_000)).merge(FoundLimits())
     assert list(found.describe(600, 2_000)) == [
         "the service allows about 412 requests/min; the config says 600",
         "the service allows about 1,000 tokens/min; the config says 2,000",
     ]
-    assert list(Found().describe(600, 2_000)) == []
+    assert list(FoundLimits().describe(600, 2_000)) == []
 
 
 def test_a_ramp_holds_tokens_back() -> None:
-    """Above 3 M tokens a minute a run begins at 3 M."""
+    """A run with a limit above 3 million tokens a minute starts at 3 million."""
     run = Simulation(Pacer(10**9, 12_000_000, 1.0, START_S, None, Ramp()))
     run.send(600_000)
     run.send(1)
@@ -309,7 +310,7 @@ def test_a_ramp_holds_tokens_back() -> None:
 
 @given(st.lists(st.tuples(st.floats(1, 1_000), st.floats(0, 1e6)), max_size=200), st.floats(0.01, 100))
 def test_estimates_approach_what_is_counted(noise: list[tuple[float, float]], ratio: float) -> None:
-    """Whatever was learnt before, steady replies bring the estimate to what they say, between 1/8 and 8 of the first."""
+    """After any replies, steady replies move the ratio to their own, within 1/8 and 8."""
     learnt = EstimateRatio()
     for estimated, actual in noise:
         learnt.learn(estimated, actual)
@@ -320,7 +321,7 @@ def test_estimates_approach_what_is_counted(noise: list[tuple[float, float]], ra
 
 
 def test_one_odd_reply_moves_the_estimate_little() -> None:
-    """A single reply, however odd, moves the ratio by no more than a twentieth of the way to the bound."""
+    """A single outlier moves the ratio by at most a twentieth of the way to its bound."""
     learnt = EstimateRatio()
     learnt.learn(1, 10**9)
     assert learnt.ratio == pytest.approx(1.35)
@@ -330,7 +331,7 @@ def test_one_odd_reply_moves_the_estimate_little() -> None:
 
 
 def test_use_of_the_quota_is_measured_against_both_limits() -> None:
-    """Utilisation is that of the nearer limit over the time from the first request to the last reply."""
+    """Utilisation is that of the binding limit, from the first request to the last reply."""
     run = _simulate(60, 600)
     for _ in range(60):
         run.send(2)
@@ -343,7 +344,7 @@ def test_use_of_the_quota_is_measured_against_both_limits() -> None:
 
 
 def test_the_use_of_several_processes_adds_up_on_one_clock() -> None:
-    """Two processes that shared the quota used the sum of both over the time that they span together."""
+    """The use of two processes is the sum of both, over the time from the first request to the last reply of any."""
     first = QuotaUse(60, 600, 30, 300, 0.0, 30.0)
     second = QuotaUse(60, 600, 30, 300, 130.0, 160.0).shift(-100)
     merged = first.merge(second)
@@ -357,6 +358,6 @@ def test_the_use_of_several_processes_adds_up_on_one_clock() -> None:
     [{"rpm": 0}, {"tpm": -1}, {"headroom": 0.0}, {"headroom": 1.01}, {"headroom": math.nan}, {"lanes": 0}],
 )
 def test_quotas_that_admit_nothing_are_refused(wrong: dict[str, float]) -> None:
-    """The error names the key."""
+    """The error names the key of the config."""
     with pytest.raises(ConfigError, match=f"quota.{next(iter(wrong))}"):
         QuotaOptions(**wrong)

@@ -1,4 +1,4 @@
-"""A quota in a real Redis, shared by several processes' worth of permits."""
+"""A quota in a real Redis, shared by several senders that act as processes."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ ACCOUNT = "ark-default"
 
 
 class Sender:
-    """Sends as fast as it is let, and counts."""
+    """Sends as fast as it may, and counts."""
 
     def __init__(self, url: str, rpm: int, tpm: int, tokens: float = 10.0, password: str | None = None) -> None:
         self.pacer = Pacer(rpm, tpm, 1.0, time.monotonic())
@@ -27,7 +27,7 @@ class Sender:
         self.gone: list[str] = []
 
     async def send(self, until_s: float, requests_max: int = 10**9) -> None:
-        """Send until a time, as `engine.admission` does."""
+        """Send until `until_s`, as `engine.admission` does."""
         while (now_s := time.monotonic()) < until_s and len(self.sent) < requests_max:
             wait_s = self.pacer.wait_s(now_s, self.tokens) or self.sharing.wait_s(self.tokens, now_s)
             if wait_s > 0:
@@ -38,7 +38,7 @@ class Sender:
                 self.sent.append(now_s)
 
     async def live(self, seconds: float, requests_max: int = 10**9) -> None:
-        """Take part for a while, then leave in order."""
+        """Send for some seconds, then end normally."""
         keeper = asyncio.create_task(self.sharing.run(lambda: None, self.gone.append))
         await self.send(time.monotonic() + seconds, requests_max)
         keeper.cancel()
@@ -46,7 +46,7 @@ class Sender:
 
 
 def run_all(senders: list[Sender], seconds: float) -> None:
-    """Let several processes' worth of senders live at once."""
+    """Run several senders at once."""
 
     async def live() -> None:
         await asyncio.gather(*(sender.live(seconds) for sender in senders))
@@ -55,7 +55,7 @@ def run_all(senders: list[Sender], seconds: float) -> None:
 
 
 def most_above(sent: list[float], per_s: float) -> float:
-    """By how much the requests of any window exceed its length times the rate."""
+    """Return by how much, at most, the requests of any window exceed its length times the rate."""
     worst = running = 0.0
     for before_s, at_s in zip([sent[0], *sent], sent, strict=False):
         running = max(0.0, running - per_s * (at_s - before_s)) + 1
@@ -65,7 +65,7 @@ def most_above(sent: list[float], per_s: float) -> float:
 
 @pytest.mark.parametrize(("rpm", "tpm", "tokens"), [(6_000, 10**9, 10.0), (10**9, 600_000, 100.0)])
 def test_four_share_one_quota_exactly(make_redis: Callable[..., Any], rpm: int, tpm: int, tokens: float) -> None:
-    """Together they never send more than the quota allows in any window, by blocks held; each has about a quarter."""
+    """In any window they send no more than the quota allows plus the blocks that they hold; each sends about a quarter."""
     url = make_redis().url
     senders = [Sender(url, rpm, tpm, tokens) for _ in range(4)]
     run_all(senders, 3.0)
@@ -78,18 +78,18 @@ def test_four_share_one_quota_exactly(make_redis: Callable[..., Any], rpm: int, 
 
 
 def test_what_is_not_used_is_given_back(make_redis: Callable[..., Any]) -> None:
-    """One that ends after a single request leaves the rest of its block to the others; a debt it leaves as well."""
+    """A process that ends after one request returns the rest of its block, or its debt."""
     redis = make_redis()
     first = Sender(redis.url, 60, 10**9)
     asyncio.run(first.live(5.0, requests_max=1))
     booked = float(asyncio.run(_hash(redis.url))["requests_s"])
     assert booked - time.time() <= 1.01
-    owing = Sender(redis.url, 10**6, 60_000, tokens=100.0)
+    in_debt = Sender(redis.url, 10**6, 60_000, tokens=100.0)
 
     async def overspend() -> None:
-        keeper = asyncio.create_task(owing.sharing.run(lambda: None, owing.gone.append))
-        await owing.send(time.monotonic() + 5, requests_max=1)
-        owing.pacer.settle(100.0, 30_100.0, time.monotonic())
+        keeper = asyncio.create_task(in_debt.sharing.run(lambda: None, in_debt.gone.append))
+        await in_debt.send(time.monotonic() + 5, requests_max=1)
+        in_debt.pacer.settle(100.0, 30_100.0, time.monotonic())
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
 
@@ -107,7 +107,7 @@ async def _hash(url: str) -> dict[str, str]:
 
 
 def test_a_pause_holds_for_all(make_redis: Callable[..., Any]) -> None:
-    """After a refusal of one, the others get no new permits until its pause is over."""
+    """After a refusal of one process, the others get no new permits until its pause is over."""
     url = make_redis().url
     refused, other = Sender(url, 600, 10**9), Sender(url, 600, 10**9)
 
@@ -116,7 +116,7 @@ def test_a_pause_holds_for_all(make_redis: Callable[..., Any]) -> None:
         await refused.send(time.monotonic() + 5, requests_max=1)
         refused.pacer.pause(3.0, time.monotonic())
         until_s = refused.pacer.paused_until_s
-        await asyncio.sleep(1.0)  # it is told within half a second
+        await asyncio.sleep(1.0)  # Redis knows of the pause within half a second
         await other.send(time.monotonic() + 10, requests_max=1)
         for keeper in keepers:
             keeper.cancel()
@@ -127,7 +127,7 @@ def test_a_pause_holds_for_all(make_redis: Callable[..., Any]) -> None:
 
 
 def test_without_redis_nothing_is_sent_and_the_run_is_told(make_redis: Callable[..., Any]) -> None:
-    """What is held may be used up; after a while the run is told once what to do, without the address's secrets."""
+    """Held permits may be used. After a while one message says what to do, without secrets of the URL."""
     redis = make_redis()
     sender = Sender(redis.url, 600, 10**9)
 
@@ -146,7 +146,7 @@ def test_without_redis_nothing_is_sent_and_the_run_is_told(make_redis: Callable[
 
 
 def test_a_wrong_password_is_told_at_once(make_redis: Callable[..., Any]) -> None:
-    """Waiting would not help; the right one opens it, and neither is shown."""
+    """Waiting would not help, so the message comes at once; no message shows a password, and the right password works."""
     redis = make_redis("opens-it-7731")
     wrong = Sender(redis.url, 600, 10**9, password="opens-not-7731")
     run_all([wrong], 0.4)

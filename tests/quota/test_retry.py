@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.replies import Action, ApiError, Pressure
-from arkbeam.quota.retry import RETRY_AFTER_S_MIN, RetryPolicy, Tries, backoff_s, next_wait_s
+from arkbeam.quota.options import LimitsOptions
+from arkbeam.quota.retry import RETRY_AFTER_S_MIN, Tries, backoff_s, next_wait_s
 from hypothesis import given
 from hypothesis import strategies as st
 
-POLICY = RetryPolicy(attempts_max=4, refusals_max=7, elapsed_s_max=100, wait_s_first=1, wait_s_max=30)
+LIMITS = LimitsOptions(attempts_max=4, refusals_max=7, elapsed_s_max=100)
 FAULT = ApiError("x", Action.RETRY, "code")
 
 
@@ -18,20 +19,20 @@ def _error(**fields: object) -> ApiError:
 
 
 def _wait(error: ApiError, tries: Tries, elapsed_s: float = 0.0, jitter: float = 0.0) -> float | None:
-    return next_wait_s(error, tries, elapsed_s, jitter, POLICY)
+    return next_wait_s(error, tries, elapsed_s, jitter, LIMITS)
 
 
 @pytest.mark.parametrize("pressure", Pressure)
 @pytest.mark.parametrize("action", Action)
 def test_only_what_may_work_later_is_tried_again(action: Action, pressure: Pressure) -> None:
-    """A rejected row and a stopped job wait for nothing, whatever else the error says."""
+    """A rejected row and a stopped job are not tried again, whatever else the error says."""
     error = _error(action=action, pressure=pressure, retry_after_s=3.0)
     assert _wait(error, Tries().plus(error)) == (3.0 if action is Action.RETRY else None)
 
 
 @pytest.mark.parametrize("pressure", Pressure)
 def test_tries_are_counted_by_their_kind(pressure: Pressure) -> None:
-    """A refusal is no fault of the item; a paid answer is a fault and counts as paid."""
+    """A refusal is not a fault of the item; an unusable paid reply is a fault and counts as paid."""
     error = _error(pressure=pressure, paid=pressure is Pressure.NONE)
     tries = Tries(1, 1, 1).plus(error)
     assert tries == (Tries(2, 1, 2) if pressure is Pressure.NONE else Tries(1, 2, 1))
@@ -39,71 +40,71 @@ def test_tries_are_counted_by_their_kind(pressure: Pressure) -> None:
 
 
 def test_faults_are_bounded() -> None:
-    """An item is sent no more often than `attempts_max`, refusals aside."""
+    """An item is sent at most `attempts_max` times; refusals do not count."""
     waits = [_wait(FAULT, Tries(faults=number, refusals=5)) for number in (1, 2, 3, 4, 5)]
     assert [wait is None for wait in waits] == [False, False, False, True, True]
 
 
 def test_refusals_have_a_bound_of_their_own() -> None:
-    """They neither use up an item's tries nor go on for ever."""
+    """Refusals do not count as tries, and have their own limit."""
     refused = _error(pressure=Pressure.RPM)
     waits = [_wait(refused, Tries(faults=3, refusals=number)) for number in (1, 6, 7)]
     assert [wait is None for wait in waits] == [False, False, True]
 
 
 def test_an_error_may_lower_the_bound_but_not_raise_it() -> None:
-    """Some errors are not worth as many tries; none is worth more."""
+    """An error can allow fewer tries than `attempts_max`, but not more."""
     assert _wait(_error(attempts_max=2), Tries(faults=1)) is not None
     assert _wait(_error(attempts_max=2), Tries(faults=2)) is None
     assert _wait(_error(attempts_max=99), Tries(faults=4)) is None
 
 
 def test_paid_answers_are_bounded() -> None:
-    """An unusable answer costs money: the first and `retries_paid_max` more, then no more."""
-    policy = replace(POLICY, attempts_max=50, retries_paid_max=2)
+    """Unusable replies cost money: there are at most `retries_paid` tries after the first."""
+    limits = replace(LIMITS, attempts_max=50, retries_paid=2)
     paid = _error(paid=True)
-    waits = [next_wait_s(paid, Tries(faults=number, paid=number), 0, 0, policy) for number in (1, 2, 3)]
+    waits = [next_wait_s(paid, Tries(faults=number, paid=number), 0, 0, limits) for number in (1, 2, 3)]
     assert [wait is None for wait in waits] == [False, False, True]
-    unpaid = next_wait_s(FAULT, Tries(faults=4, paid=3), 0, 0, policy)
-    assert unpaid is not None  # its own bound is that of all faults
+    unpaid = next_wait_s(FAULT, Tries(faults=4, paid=3), 0, 0, limits)
+    assert unpaid is not None  # bounded by `attempts_max` only
 
 
 def test_the_users_bound_on_paid_answers_counts() -> None:
-    """`retries_paid` may be raised: an unusable answer's own bound on tries does not lower it again."""
-    policy = replace(POLICY, attempts_max=9, retries_paid_max=4)
+    """`retries_paid` counts even if the error itself allows fewer tries."""
+    limits = replace(LIMITS, attempts_max=9, retries_paid=4)
     error = _error(paid=True, attempts_max=3)
-    waits = [next_wait_s(error, Tries(faults=number, paid=number), 0.0, 0.0, policy) for number in (3, 4, 5)]
+    waits = [next_wait_s(error, Tries(faults=number, paid=number), 0.0, 0.0, limits) for number in (3, 4, 5)]
     assert [wait is None for wait in waits] == [False, False, True]
 
 
 def test_time_is_bounded() -> None:
-    """From `elapsed_s_max` on nothing is tried again, not even when the service says how long to wait."""
+    """After `elapsed_s_max` nothing is tried again, even with a Retry-After."""
     assert _wait(FAULT, Tries(1), elapsed_s=99.9) is not None
     assert _wait(_error(retry_after_s=1.0), Tries(1), elapsed_s=100) is None
 
 
 @given(st.floats(RETRY_AFTER_S_MIN, 60), st.integers(1, 3), st.floats(0, 1, exclude_max=True))
 def test_the_service_is_taken_at_its_word(retry_after_s: float, faults: int, jitter: float) -> None:
-    """Retry-After wins over our own wait, shorter or longer."""
+    """A Retry-After replaces our own wait, whether shorter or longer."""
     assert _wait(_error(retry_after_s=retry_after_s), Tries(faults), jitter=jitter) == retry_after_s
 
 
 @pytest.mark.parametrize("retry_after_s", [0.0, 0.1])
 def test_a_retry_after_of_nothing_is_no_hot_loop(retry_after_s: float) -> None:
-    """Who is told to come back at once waits as long as who is told nothing."""
+    """A Retry-After below 0.5 s is treated as none."""
     waits = [_wait(_error(retry_after_s=retry_after_s), Tries(1, refusals)) for refusals in range(3)]
     assert waits == [_wait(_error(), Tries(1, refusals)) for refusals in range(3)] == [0.5, 1, 2]
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
 def test_waits_double_within_their_bounds(number: int, jitter: float) -> None:
-    """The wait lies in the upper half of first x 2^(n-1), or of the longest one."""
+    """The wait is in the upper half of first x 2^(n-1), or of the longest wait."""
     full = min(30.0, 2.0 ** min(number - 1, 40))
-    assert full / 2 <= backoff_s(number, jitter, POLICY) <= full
+    assert full / 2 <= backoff_s(number, jitter) <= full
 
 
 def test_waits_grow_with_all_tries() -> None:
-    """Refusals count for the wait as faults do: 1, 2, 4, … seconds, cut at 30."""
+    """Refusals lengthen the wait as faults do: 1, 2, 4, … seconds, at most 30."""
     refused = _error(pressure=Pressure.OVERLOAD)
     waits = [_wait(refused, Tries(faults=1, refusals=number), jitter=0.0) for number in range(6)]
     assert waits == [0.5, 1, 2, 4, 8, 15]
@@ -112,11 +113,11 @@ def test_waits_grow_with_all_tries() -> None:
 def test_a_policy_without_tries_is_refused() -> None:
     """The error names the key of the config."""
     with pytest.raises(ConfigError, match=r"limits\.attempts_max"):
-        RetryPolicy(attempts_max=0)
+        LimitsOptions(attempts_max=0)
 
 
 def test_requests_that_may_be_billed_have_a_bound_of_their_own() -> None:
-    """A service that never answers is sent a row three times, not `attempts_max` times; what never went out is not counted."""
+    """A service that never answers is sent a row three times, not `attempts_max` times; tries that were not sent do not count."""
     lost = _error(lost=True)
     tries = [Tries().plus(lost)]
     for _ in range(2):

@@ -26,7 +26,7 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply, Sparse
 from arkbeam.engine.outcomes import Counts, LaneReport, Status, Stop, StopKind
 from arkbeam.manifest.staging import request_from_json
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import FoundLimits, QuotaUse
 from arkbeam.stages.plan import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
 from arkbeam.stages.publish import commit as commit_module
 from arkbeam.stages.publish import embeddings, failures, parts
@@ -485,7 +485,7 @@ def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
     run = _stage(tmp_path, rows=3)
     spec = run.job.spec
     commit = _commit(run, [], [], [])
-    for found in (Found(rpm=412), Found()):
+    for found in (FoundLimits(rpm=412), FoundLimits()):
         note = describe_run(replace(commit, report=replace(commit.report, found=found)), spec)
         assert (note["quota"]["found_rpm"], note["quota"]["found_tpm"]) == (found.rpm, None)
         console = Console(file=StringIO(), width=200)

@@ -18,9 +18,9 @@ from arkbeam import __version__
 from arkbeam.app.config import Config, load_config
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.redaction import redact, redact_uri
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import stop_engines
+from arkbeam.quota.options import LimitsOptions
 
 app = typer.Typer(
     add_completion=False,

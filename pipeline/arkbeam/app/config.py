@@ -23,11 +23,10 @@ from arkbeam.base.errors import ConfigError
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.schema import embeddings_schema
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.media import MediaOptions
 from arkbeam.quota.budget import BudgetOptions
-from arkbeam.quota.options import QuotaOptions
+from arkbeam.quota.options import LimitsOptions, QuotaOptions
 from arkbeam.store.layout import StoreOptions
 
 CONFIG_BYTES_MAX = 1024 * 1024

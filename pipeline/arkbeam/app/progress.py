@@ -16,7 +16,7 @@ from arkbeam.app.report import format_seconds
 from arkbeam.base.capabilities import cost_cny
 from arkbeam.engine.outcomes import Status
 from arkbeam.engine.registry import find_engine
-from arkbeam.quota.budget import Amount, share_used
+from arkbeam.quota.budget import Cost, share_used
 from arkbeam.stages.spec import RunSpec
 
 LIVE_S = 0.25
@@ -62,7 +62,7 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",
     ]
     if spec.budget.is_set:
-        fields.append(f"{share_used(Amount(counts.budget_tokens, counts.budget_pcny), spec.budget):.0%} of the budget")
+        fields.append(f"{share_used(Cost(counts.budget_tokens, counts.budget_pcny), spec.budget):.0%} of the budget")
     if status.stop is not None:
         fields.append(f"stopping, {status.in_flight} in flight")
     elif status.paused_s > 0:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import exists, join, list_files, open_filesystem, read_bytes, storage_errors
-from arkbeam.quota.use import Found
+from arkbeam.quota.use import FoundLimits
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures
 from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS
@@ -57,7 +57,7 @@ def summary_table(note: dict[str, Any]) -> Table:
         *_describe_budget(note.get("budget")),
         ("time", format_seconds(note["elapsed_s"])),
     ]
-    found = Found(quota.get("found_rpm"), quota.get("found_tpm"))
+    found = FoundLimits(quota.get("found_rpm"), quota.get("found_tpm"))
     rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
     return _two_columns(f"run {note['run']}", rows)
 

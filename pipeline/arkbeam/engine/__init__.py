@@ -1,1 +1,1 @@
-"""The only place that waits: requests go out, results go to the store, within every bound."""
+"""The event loop that sends requests within all limits and writes the results to the store."""

@@ -1,6 +1,6 @@
-"""What every request cost and what it says about the pace: the counts, the token estimates, the open buffer.
+"""What every request cost: counts, tokens, the budget, the pacer, and the records that go to the store.
 
-Used by the engine's thread alone. Each answer is booked once, whatever becomes of its item afterwards.
+Used only by the engine's thread. Each answer is recorded exactly once, whatever happens to its item afterwards.
 """
 
 from dataclasses import dataclass, field
@@ -8,18 +8,15 @@ from random import Random
 
 from arkbeam.base.records import Failure, Modality, Usage
 from arkbeam.base.replies import Action, ApiError, Pressure
-from arkbeam.engine.guard import MODEL_CHANGED
 from arkbeam.engine.items import Tracked
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import Counts
 from arkbeam.engine.recorder import Recorder
-from arkbeam.engine.rejections import FirstRejections
-from arkbeam.quota.budget import Amount
-from arkbeam.quota.minutes import Minutes
+from arkbeam.engine.stopping import MODEL_CHANGED, FirstRejections
+from arkbeam.quota.budget import NO_COST, BudgetGate, Cost
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.ratios import EstimateRatio, Ratios
-from arkbeam.quota.retry import RetryPolicy, backoff_s
-from arkbeam.quota.use import QuotaUse
+from arkbeam.quota.retry import backoff_s
+from arkbeam.quota.use import EstimateRatio, Minutes, QuotaUse, Ratios
 from arkbeam.store.events import Event, EventKind
 from arkbeam.store.segments import Attempt, Bought
 
@@ -27,18 +24,18 @@ _GATEWAY_GAVE_UP = frozenset({408, 502, 504})
 
 
 def may_be_billed(tracked: Tracked, error: ApiError) -> bool:
-    """Whether a try that brought no answer may have been served: its bytes went out, and the service never refused it."""
+    """True if a try without a usable answer may be billed: it was sent, and the service itself did not answer with an error."""
     return tracked.is_sent and not error.paid and (error.status is None or error.status in _GATEWAY_GAVE_UP)
 
 
 @dataclass(slots=True)
-class Books:
-    """All that is counted in a process. `counts` are the process's; every lane's sink has its own as well."""
+class Accounting:
+    """Everything that a process counts. `counts` are those of the process; the sink of each lane has its own as well."""
 
     pacer: Pacer
     recorder: Recorder
-    policy: RetryPolicy
     random: Random
+    budget_gate: BudgetGate | None = None
     counts: Counts = field(default_factory=Counts)
     failed_in_a_row: int = 0
     rejections: FirstRejections = field(
@@ -46,14 +43,16 @@ class Books:
     )
     minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
     ratios: dict[Modality, Ratios] = field(default_factory=dict)
-    _ratios: dict[Modality, EstimateRatio] = field(default_factory=lambda: {kind: EstimateRatio() for kind in Modality})
+    _corrections: dict[Modality, EstimateRatio] = field(
+        default_factory=lambda: {kind: EstimateRatio() for kind in Modality}
+    )
 
     def estimate(self, tracked: Tracked) -> float:
-        """Return the tokens that an item will probably use, as its like have done so far."""
-        return self._ratios[tracked.item.modality].correct(tracked.item.estimate)
+        """Return the tokens that an item will probably use, corrected by the replies to items of the same modality."""
+        return self._corrections[tracked.item.modality].correct(tracked.item.estimate)
 
-    def begin(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
-        """Book a request as sent. The journal is told later, just before the bytes go out."""
+    def record_sent(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
+        """Count a request as sent. The journal is written later, just before the bytes are sent."""
         item = tracked.item
         for counts in self._both(tracked):
             counts.sent += 1
@@ -62,29 +61,31 @@ class Books:
         self.minutes.add(now_s, requests=1)
         return Attempt(item.fingerprint, client_request_id, item.tries.total + 1, 0.0)
 
-    def keep(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
-        """Book a result and put it into the open buffer."""
+    def record_result(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
+        """Count a result and add it to the open buffer."""
         self._settle_reply(tracked, bought, estimate, now_s)
         self.failed_in_a_row = 0
         if not self.rejections.is_over:
-            self.remember_rejections()
+            self.record_rejections()
         self._count_elapsed(tracked, now_s)
-        self.recorder.bought(bought, tracked.sink)
+        self.recorder.add_result(bought, tracked.sink)
         for counts in self._both(tracked):
             counts.bought += 1
 
-    def refuse_reply(self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float) -> None:
-        """Book a reply that this run must not use: paid all the same, and another model's vector is kept for later runs."""
+    def record_rejected_reply(
+        self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float
+    ) -> None:
+        """Record a reply that this run must not use. It was billed; the vector of another model is stored for later runs."""
         reply = bought.reply
         self._settle_reply(tracked, bought, estimate, now_s)
         if failure.code == MODEL_CHANGED:
-            self.recorder.bought(bought, None)
+            self.recorder.add_result(bought, None)
             return
         event = Event(EventKind.UNUSABLE, bought.attempt, failure, reply.usage, reply.id, reply.model, reply.created)
-        self.recorder.event(event)
+        self.recorder.add_event(event)
 
-    def book_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
-        """Book what a failed request cost, in tokens and in pace."""
+    def record_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
+        """Record what a failed request cost, and let the pacer adapt to it."""
         refused = error.pressure is not Pressure.NONE
         for counts in self._both(tracked):
             counts.refused += refused
@@ -95,60 +96,73 @@ class Books:
             self.minutes.add(now_s, refused=1)
         sent_s = now_s - attempt.latency_ms / 1000
         if error.paid:
-            self._book_unusable(tracked, attempt, error, estimate, now_s)
+            self._record_unusable(tracked, attempt, error, estimate, now_s)
         elif error.lost:
-            self.book_lost(attempt, Failure(error.code, error.message))  # its tokens may be used: the estimate stands
+            # Its tokens may be used, so the pacer keeps the estimate.
+            self.record_lost(attempt, Failure(error.code, error.message))
         else:
-            self.recorder.unpaid(attempt.client_request_id)
+            self.recorder.note_unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s, sent_s)
-        if refused or error.status is not None:  # else no answer came, which says nothing of the pace
+        if refused or error.status is not None:  # without an answer there is nothing to adapt to
             self._pace(error.pressure, sent_s, now_s, error.retry_after_s)
 
-    def book_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
-        """Book a request that the end of the run cut off, if it had gone out."""
+    def record_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
+        """Record a request that was cancelled at the end of the run, if it had been sent."""
         if self.recorder.is_open(attempt.client_request_id):
             for counts in self._both(tracked):
                 counts.lost += 1
-            self.book_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
+            self.record_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
 
-    def book_lost(self, attempt: Attempt, failure: Failure) -> None:
-        """Book a request that went out and was not answered: taken as paid, since nobody can tell."""
-        self.recorder.event(Event(EventKind.LOST, attempt, failure))
+    def record_lost(self, attempt: Attempt, failure: Failure) -> None:
+        """Record a request that was sent and not answered. It counts as paid, since it may be billed."""
+        self.recorder.add_event(Event(EventKind.LOST, attempt, failure))
 
-    def give_up(self, tracked: Tracked, error: ApiError) -> None:
-        """Book an item that ends as a failure. A refusal for good is remembered, so that it is not sent again."""
+    def record_failure(self, tracked: Tracked, error: ApiError) -> None:
+        """Record an item that failed. A permanent rejection is stored, so that later runs do not send the item again."""
         item = tracked.item
         if error.action is Action.REJECT:
             attempt = Attempt(item.fingerprint, "", item.tries.total, 0.0)
             failure = Failure(error.code, error.message)
             refusal = Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id)
             for event in self.rejections.reject(refusal):
-                self.recorder.event(event)
+                self.recorder.add_event(event)
         else:
             self.failed_in_a_row += 1
         self.counts.failed += 1
 
-    def remember_rejections(self) -> None:
-        """Remember what was held back: the rows were at fault."""
+    def record_rejections(self) -> None:
+        """Store the rejections that were held back: the rows are at fault, not the config."""
         for event in self.rejections.end():
-            self.recorder.event(event)
+            self.recorder.add_event(event)
 
-    def count_budget(self, tracked: Tracked, actual: Amount) -> None:
-        """Book what a request took of the budget."""
-        for counts in self._both(tracked):
-            counts.budget_tokens += actual.tokens
-            counts.budget_pcny += actual.pcny
+    def settle_budget(self, tracked: Tracked, usage: Usage) -> None:
+        """Replace the reservation of a request by the price of what the service counted."""
+        if self.budget_gate is not None:
+            self._settle_budget(self.budget_gate, tracked, self.budget_gate.prices.of_usage(usage, tracked.item.bound))
+
+    def settle_budget_of_error(self, tracked: Tracked, error: ApiError) -> None:
+        """Replace the reservation of a failed request: by its bound if it may be billed, by nothing if it was not."""
+        if error.paid:
+            self.settle_budget(tracked, error.usage or Usage())
+        elif self.budget_gate is not None:
+            self._settle_budget(self.budget_gate, tracked, tracked.item.bound if error.lost else NO_COST)
 
     def take_record(self) -> tuple[Minutes, dict[Modality, Ratios]]:
-        """Take what was counted by minute and of estimates since this was last asked."""
+        """Return the counts by minute and the ratios of estimates since the last call."""
         record = (self.minutes, self.ratios)
         self.minutes, self.ratios = Minutes(self.minutes.start_s), {}
         return record
 
     def take_use(self, offset_s: float) -> QuotaUse:
-        """Take the use of the quota since this was last asked, on a clock that differs from ours by `offset_s`."""
+        """Return the use of the quota since the last call, with `offset_s` added to its times."""
         use, self.pacer.use = self.pacer.use, QuotaUse(self.pacer.rpm, self.pacer.tpm)
         return use.shift(offset_s)
+
+    def _settle_budget(self, budget: BudgetGate, tracked: Tracked, actual: Cost) -> None:
+        budget.settle(tracked.item.bound, actual)
+        for counts in self._both(tracked):
+            counts.budget_tokens += actual.tokens
+            counts.budget_pcny += actual.pcny
 
     def _both(self, tracked: Tracked) -> tuple[Counts, Counts]:
         return self.counts, tracked.sink.counts
@@ -162,17 +176,17 @@ class Books:
             counts.usage_missing += bought.reply.usage_missing
 
     def _pace(self, pressure: Pressure, sent_s: float, now_s: float, retry_after_s: float | None = None) -> None:
-        self.pacer.answered(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
+        self.pacer.note_answer(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
 
     def _backoff_s(self, number: int) -> float:
-        return backoff_s(number, self.random.random(), self.policy)
+        return backoff_s(number, self.random.random())
 
     def _settle_usage(self, tracked: Tracked, usage: Usage, estimate: float, sent_s: float, now_s: float) -> None:
-        """Replace the estimate by the service's count; where it does not say, the estimate stands."""
+        """Replace the estimate by the count of the service; without a count the estimate stays."""
         actual = usage.total_tokens
         self.pacer.settle(estimate, estimate if actual is None else actual, now_s, sent_s)
         if actual is not None:
-            self._ratios[tracked.item.modality].learn(tracked.item.estimate, actual)
+            self._corrections[tracked.item.modality].learn(tracked.item.estimate, actual)
             self.ratios.setdefault(tracked.item.modality, Ratios()).add(estimate, actual)
             self.minutes.add(now_s, tokens=actual)
         for counts in self._both(tracked):
@@ -180,12 +194,12 @@ class Books:
             counts.image_tokens += usage.image_tokens or 0
             counts.total_tokens += actual or 0
 
-    def _book_unusable(
+    def _record_unusable(
         self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float
     ) -> None:
         usage = error.usage or Usage()
         failure = Failure(error.code, error.message)
-        self.recorder.event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
+        self.recorder.add_event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
         self._settle_usage(tracked, usage, estimate, now_s - attempt.latency_ms / 1000, now_s)
         for counts in self._both(tracked):
             counts.unusable_tokens += usage.total_tokens or 0

@@ -1,4 +1,4 @@
-"""The gate that every request passes: the oldest item waits here until the pacer has room for it, and the others behind it."""
+"""Admission: the oldest item waits here until the pacer, the shared quota and the budget allow it; the others wait behind it."""
 
 import asyncio
 import time
@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from arkbeam.engine.items import Tracked
-from arkbeam.engine.purse import Purse
+from arkbeam.quota.budget import BudgetGate
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.sharing import Alone, Sharing
+from arkbeam.quota.sharing import Sharing, Unshared
 
-CHECK_S = 0.2  # the longest sleep that nothing but a stop or an answer cuts short
+CHECK_S = 0.2  # the longest wait before the limits are checked again
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An item that is booked as sent at `sent_s`, at an estimate in tokens."""
+    """An item that counts as sent at `sent_s`, with its estimate in tokens."""
 
     tracked: Tracked
     estimate: float
@@ -25,36 +25,36 @@ class Admitted:
 
 @dataclass(slots=True)
 class Admission:
-    """Used by the engine's thread alone. Items that were sent before go first: they are the oldest."""
+    """The queue of items to send. Used only by the engine's thread. Items to be sent again go first, since they are the oldest."""
 
     pacer: Pacer
     estimate: Callable[[Tracked], float]
-    purse: Purse | None = None
+    budget_gate: BudgetGate | None = None
     on_reached: Callable[[Tracked], None] | None = None
-    """Told of the item that the budget has no room for any more."""
-    sharing: Sharing = field(default_factory=Alone)
+    """Called with the item that does not fit into the budget any more."""
+    sharing: Sharing = field(default_factory=Unshared)
     _again: deque[Tracked] = field(default_factory=deque)
     _fresh: deque[Tracked] = field(default_factory=deque)
     _closed: bool = False
-    _gate: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, tracked: Sequence[Tracked]) -> None:
-        """Let items wait behind all others."""
+        """Add items at the end of the queue."""
         self._fresh.extend(tracked)
         self._changed.set()
 
     def add_again(self, tracked: Tracked) -> None:
-        """Let an item that is to be sent once more wait, before those that were never sent."""
+        """Add an item that is to be sent again, before those that were never sent."""
         self._again.append(tracked)
         self._changed.set()
 
     def wake(self) -> None:
-        """Look again: an answer came, or the share changed."""
+        """Check the limits again, after an answer or a change of the share."""
         self._changed.set()
 
     def close(self) -> list[Tracked]:
-        """Let nothing more through; return what waited."""
+        """Admit no further item; return those that waited."""
         self._closed = True
         left = [*self._again, *self._fresh]
         self._again.clear()
@@ -62,11 +62,11 @@ class Admission:
         return left
 
     async def take(self) -> Admitted:
-        """Wait for an item and for room, book it and return it. One caller waits at the gate, the others for the gate.
+        """Wait until an item may be sent, count it as sent, and return it. Callers are served one at a time.
 
-        Raises: StoreError when shares of the budget can't be drawn.
+        Raises: StoreError when a larger share of the budget cannot be drawn.
         """
-        async with self._gate:
+        async with self._turn:
             while True:
                 wait_s: float | None = None
                 queue = self._again or self._fresh
@@ -75,7 +75,7 @@ class Admission:
                     estimate = self.estimate(queue[0])
                     wait_s = self._wait_s(estimate, now_s)
                     if wait_s <= 0 and not await self._reserve(queue[0]):
-                        continue  # meanwhile there may be another to go first
+                        continue  # another item may be the first by now
                     if wait_s <= 0:
                         self.pacer.admit(estimate, now_s)
                         self.sharing.take(estimate, now_s)
@@ -83,21 +83,25 @@ class Admission:
                 await self._nap(wait_s)
 
     async def _reserve(self, tracked: Tracked) -> bool:
-        """Set aside the most that a request can cost. False when that took a while, or when there is no room any more."""
-        if self.purse is None or self.purse.spending.reserve(tracked.item.bound):
+        """Reserve the most that a request can cost. False if that took a while, or if the budget is reached."""
+        if self.budget_gate is None or self.budget_gate.budget.reserve(tracked.item.bound):
             return True
-        if not await self.purse.make_room(tracked.item.bound) and self.purse.is_reached and self.on_reached is not None:
+        if (
+            not await self.budget_gate.make_room(tracked.item.bound)
+            and self.budget_gate.is_reached
+            and self.on_reached is not None
+        ):
             self.on_reached(tracked)
         return False
 
     def _wait_s(self, tokens: float, now_s: float) -> float:
-        """Ask the others last: what they give is meant to be used at once."""
+        """Return the seconds to wait. The shared quota is asked last, since its permits should be used at once."""
         self.sharing.refresh(now_s)
         wait_s = self.pacer.wait_s(now_s, tokens)
         return wait_s if wait_s > 0 else self.sharing.wait_s(tokens, now_s)
 
     async def _nap(self, wait_s: float | None) -> None:
-        """Sleep until something changes, at most so long."""
+        """Sleep until something changes, at most `wait_s` seconds."""
         self._changed.clear()
         if wait_s is None:
             await self._changed.wait()

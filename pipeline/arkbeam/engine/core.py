@@ -1,8 +1,8 @@
-"""The async engine: one event loop in a thread of its own, shared by all lanes of a process.
+"""The async engine: one event loop in its own thread, shared by all lanes of a process.
 
-Lanes submit encoded requests and collect what came of them, in order of completion. Between the two an item waits for the
-budgets, is sent, perhaps waits and is sent again, and ends in the store or as a failure. It carries its fingerprint all the
-way, so that no order is ever relied on.
+A lane is one of the parallel pieces of a run's work (`quota.lanes`); it runs in a thread of Beam. Lanes submit encoded requests
+and collect the results in order of completion. In between, an item waits for the quota and the budget, is sent, may be sent
+again, and ends in the store or as a failure. It carries its fingerprint all the way, so that nothing depends on the order.
 """
 
 import asyncio
@@ -19,32 +19,28 @@ from typing import TypeVar
 from arkbeam.ark.client import ArkClient, new_client_request_id
 from arkbeam.ark.errors import advise
 from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.records import Usage
 from arkbeam.base.replies import Action, ApiError
-from arkbeam.engine.accounting import Books, may_be_billed
+from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
-from arkbeam.engine.flushing import Flusher
-from arkbeam.engine.guard import Guard
 from arkbeam.engine.items import Item, Room, Tracked
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
-from arkbeam.engine.purse import Purse
-from arkbeam.engine.recorder import Recorder
-from arkbeam.engine.rejections import FirstRejections
-from arkbeam.quota.budget import NOTHING, Amount
-from arkbeam.quota.minutes import Minutes
+from arkbeam.engine.recorder import Flusher, Recorder
+from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
+from arkbeam.quota.budget import BudgetGate
+from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import RetryPolicy, next_wait_s
-from arkbeam.quota.sharing import Alone, Sharing
+from arkbeam.quota.retry import next_wait_s
+from arkbeam.quota.sharing import Sharing, Unshared
+from arkbeam.quota.use import Minutes
 from arkbeam.store.segments import Bought
 
 _IDLE_CHECK_S = 0.02
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an engine needs to know beyond its parts."""
+    """Settings of an engine. `multi` asks for per-token vectors; `flush_timeout_s` bounds one write to the store."""
 
     limits: LimitsOptions
     dimensions: int
@@ -52,12 +48,15 @@ class EngineOptions:
     flush_s: float
     multi: bool = False
     started_s: float | None = None
-    """When the run began, in seconds since 1970: minutes are counted from there; None: from now."""
+    """When the run began, in seconds since 1970: minutes are counted from then. None: from the start of the engine."""
     flush_timeout_s: float = 300.0
 
 
 class Engine:
-    """See the module. Public methods may be called from any thread."""
+    """See the module. Public methods may be called from any thread.
+
+    `make_client` and `make_pacer` (called with the time of the monotonic clock) are called in the constructor.
+    """
 
     def __init__(
         self,
@@ -65,29 +64,30 @@ class Engine:
         make_client: Callable[[], ArkClient],
         make_pacer: Callable[[float], Pacer],
         recorder: Recorder,
-        guard: Guard,
-        purse: Purse | None = None,
+        reply_check: ReplyCheck,
+        budget_gate: BudgetGate | None = None,
         make_sharing: Callable[[Pacer], Sharing] | None = None,
     ) -> None:
         self._options = options
-        self._policy: RetryPolicy = options.limits.retry_policy
         self._recorder = recorder
-        self._guard = guard
+        self._reply_check = reply_check
         self._random = random.Random()
-        self._client = make_client()  # here, not in the thread: whoever asks for an engine hears why there is none
+        self._client = make_client()  # here, not in the thread, so that the caller gets the error
         self._pacer = make_pacer(time.monotonic())
-        self._purse = purse
+        self._budget_gate = budget_gate
         age_s = 0.0 if options.started_s is None else time.time() - options.started_s
-        self._books = Books(
+        self._accounting = Accounting(
             self._pacer,
             recorder,
-            self._policy,
             self._random,
+            budget_gate,
             rejections=FirstRejections(options.limits.rows_rejected_first_max),
             minutes=Minutes(time.monotonic() - age_s),
         )
-        self._sharing = Alone() if make_sharing is None else make_sharing(self._pacer)
-        self._admission = Admission(self._pacer, self._books.estimate, purse, self._stop_at_budget, self._sharing)
+        self._sharing = Unshared() if make_sharing is None else make_sharing(self._pacer)
+        self._admission = Admission(
+            self._pacer, self._accounting.estimate, budget_gate, self._stop_at_budget, self._sharing
+        )
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._in_flight = 0
@@ -96,7 +96,7 @@ class Engine:
         self._fault: ArkbeamError | None = None
         self._sinks: set[Sink] = set()
         self._quit = asyncio.Event()
-        self._calls = threading.RLock()  # re-entrant: a signal handler may call while its own thread does
+        self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
         self._loop = asyncio.new_event_loop()
         self._flusher = Flusher(
             recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._loop, self._fail
@@ -104,11 +104,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
         self._thread.start()
 
-    # What lanes and the command line call.
+    # Called by lanes, the command line and the progress display.
 
     @contextmanager
     def lane(self) -> Iterator[None]:
-        """Take part in the quota for the length of the block."""
+        """Use the quota for the length of the block."""
         self._call(self._sharing.join)
         try:
             yield
@@ -116,11 +116,11 @@ class Engine:
             self._call(self._sharing.leave)
 
     def expect(self, items: int) -> None:
-        """Say how many items a lane is going to submit, for the progress display."""
-        self._books.counts.expected += items
+        """Add to the number of items that lanes are going to submit, for the progress display."""
+        self._accounting.counts.expected += items
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
-        """Hand over a batch; waits while the engine is full. False when the run stops and nothing was taken."""
+        """Submit a batch; wait while the engine is full. Return False if the run stops and nothing was accepted."""
         new = [len(item.body) for item in items if not item.reserved]
         if new and not self._room.enter(len(new), sum(new)):
             return False
@@ -131,48 +131,48 @@ class Engine:
         return True
 
     def reserve(self, size: int, *, wait: bool) -> bool:
-        """Take the room of one item of so many bytes before it is made; without `wait`, only if there is some now.
+        """Take the room of one item of `size` bytes before it is made. Return False if the run stops.
 
-        False when there is none, or when the run stops.
+        Without `wait`, return False as well if there is no room now.
         """
         return self._room.enter(1, size) if wait else self._room.try_enter(size)
 
     def fill(self, item: Item, size: int) -> Item:
-        """Put an item into the room of so many bytes that was taken for it, and give back what it does not need."""
+        """Mark an item as one whose room of `size` bytes was taken by `reserve`, and release the bytes it does not need."""
         item.reserved = True
         self._room.shrink(size - len(item.body))
         return item
 
     def give_back(self, size: int) -> None:
-        """Give back room that was taken for an item which was not made."""
+        """Release the room that was taken for an item which was not made."""
         self._room.leave(size)
 
     def finish(self, sink: Sink) -> LaneReport:
-        """Wait until a lane's items are all settled and stored; return its report."""
+        """Wait until all items of a lane are settled and stored; return its report."""
         while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
             self._call(self._flush_idle)
-        flushes = self._ask(self._start_flush)  # of events: no sink waits for those
+        flushes = self._call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
             time.sleep(_IDLE_CHECK_S)
-        report = self._ask(lambda: self._report(sink))
-        self._ask(self._take_leftovers)()
+        report = self._call_and_wait(lambda: self._report(sink))
+        self._call_and_wait(self._take_leftovers)()
         return report
 
     def stop(self, stop: Stop) -> None:
-        """Admit nothing more; what is in flight may finish within `drain_s`. The first reason stays."""
+        """Send nothing more; requests in flight may finish within `drain_s`. Later stops do not replace the first one."""
         self._call(self._begin_stop, stop)
 
     def status(self) -> Status:
-        """Return this moment's numbers."""
+        """Return the current state."""
         now_s = time.monotonic()
         seconds = now_s - self._started_s if self._started_s is not None else 0.0
         paused_s = max(0.0, self._pacer.paused_until_s - now_s)
-        counts = replace(self._books.counts)
+        counts = replace(self._accounting.counts)
         pacer = self._pacer
         return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found)
 
     def close(self) -> None:
-        """End the thread. What is open is cancelled, what is bought is flushed."""
+        """End the thread. Requests in flight are cancelled, results are flushed."""
         self._call(self._leave_loop)
         self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
         ended = not self._thread.is_alive()
@@ -180,25 +180,25 @@ class Engine:
         self._recorder.close(complete=ended and self._fault is None)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Run a function in the loop's thread; False when the loop has ended. What gets True is certain to be run."""
+        """Run a function in the loop's thread later; return False if the loop has ended. After True it is certain to run."""
         with self._calls:
             if self._loop.is_closed():
                 return False
             self._loop.call_soon_threadsafe(function, *arguments)
             return True
 
-    def _ask(self, function: Callable[[], _Answer]) -> _Answer:
-        """Run a function in the loop's thread and return its answer; in this one when the loop has ended."""
-        answer: Future[_Answer] = Future()
+    def _call_and_wait(self, function: Callable[[], _Result]) -> _Result:
+        """Run a function in the loop's thread, or in this thread if the loop has ended, and return its result."""
+        answer: Future[_Result] = Future()
         self._call(lambda: answer.set_result(function()))
         while self._thread.is_alive() and not answer.done():
             wait([answer], timeout=_IDLE_CHECK_S)
         return answer.result() if answer.done() else function()
 
-    # The loop's thread.
+    # Called in the loop's thread.
 
     def _leave_loop(self) -> None:
-        """End the loop. Lanes that still wait, since another stage has failed, are let go."""
+        """End the loop. Lanes that still wait (another stage has failed) return."""
         self._begin_stop(Stop(StopKind.FAULT, "closed", "the engine was closed before the work was done"))
         self._quit.set()
 
@@ -208,7 +208,7 @@ class Engine:
             self._loop.run_until_complete(self._serve())
         finally:
             with self._calls:
-                self._loop.run_until_complete(asyncio.sleep(0))  # what was called since
+                self._loop.run_until_complete(asyncio.sleep(0))  # calls that were scheduled meanwhile
                 self._loop.close()
 
     async def _serve(self) -> None:
@@ -227,7 +227,7 @@ class Engine:
     async def _share(self) -> None:
         try:
             await self._sharing.run(self._admission.wake, self._stop_unshared)
-        except Exception as error:  # noqa: BLE001 - without it nothing would ever be sent again
+        except Exception as error:  # noqa: BLE001 - without sharing nothing would be sent again
             self._fail(ArkbeamError(f"fault in the sharing of the quota: {type(error).__name__}: {error}"))
 
     def _stop_unshared(self, message: str) -> None:
@@ -243,13 +243,13 @@ class Engine:
         while True:
             try:
                 admitted = await self._admission.take()
-            except ArkbeamError as fault:  # a budget that is shared can't be drawn from
+            except ArkbeamError as fault:  # a larger share of the budget cannot be drawn
                 self._fail(fault)
                 continue
             tracked = admitted.tracked
             self._sinks.add(tracked.sink)
             try:
-                await self._try(admitted)
+                await self._send(admitted)
             except ApiError as error:
                 self._settle_error(tracked, error)
             except asyncio.CancelledError:
@@ -257,18 +257,18 @@ class Engine:
                 raise
             except ArkbeamError as fault:
                 self._fail(fault)
-            except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not one worker
+            except Exception as error:  # noqa: BLE001 - a bug must end the run, not one worker
                 self._fail(ArkbeamError(f"fault in the engine: {type(error).__name__}: {error}"))
             await self._flusher.wait_for_room()
 
-    async def _try(self, admitted: Admitted) -> None:
-        """Send one request once. Raises ApiError as the client does."""
+    async def _send(self, admitted: Admitted) -> None:
+        """Send a request once. Raises: ApiError, as the client does."""
         tracked, estimate, sent_s = admitted.tracked, admitted.estimate, admitted.sent_s
-        item, books = tracked.item, self._books
+        item, accounting = tracked.item, self._accounting
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
         client_id = new_client_request_id(time.time(), self._random)
-        attempt = books.begin(tracked, client_id, sent_s)
+        attempt = accounting.record_sent(tracked, client_id, sent_s)
         tracked.is_sent = False
         self._in_flight += 1
         try:
@@ -284,11 +284,13 @@ class Engine:
         except ApiError as error:
             now_s = time.monotonic()
             error.lost = may_be_billed(tracked, error)
-            self._pay_error(tracked, error)
-            books.book_error(tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s)
+            accounting.settle_budget_of_error(tracked, error)
+            accounting.record_error(
+                tracked, replace(attempt, latency_ms=(now_s - sent_s) * 1000), error, estimate, now_s
+            )
             raise
         except asyncio.CancelledError:
-            books.book_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
+            accounting.record_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
             raise
         finally:
             self._in_flight -= 1
@@ -296,46 +298,32 @@ class Engine:
             self._admission.wake()
         now_s = time.monotonic()
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
-        self._pay(tracked, reply.usage)
+        accounting.settle_budget(tracked, reply.usage)
         self._settle_reply(tracked, bought, estimate, now_s)
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         tracked.is_sent = True
-        self._recorder.sent(client_id, tracked.item.fingerprint)
+        self._recorder.note_sent(client_id, tracked.item.fingerprint)
 
     def _stop_at_budget(self, tracked: Tracked) -> None:
-        """End the run: the budget has no room for the most that the next request can cost."""
-        if self._purse is not None:
-            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._purse.describe(tracked.item.bound)))
-
-    def _pay(self, tracked: Tracked, usage: Usage | Amount) -> None:
-        """Settle a reservation with what the service counted, or with an amount that is known without it."""
-        if self._purse is not None:
-            bound = tracked.item.bound
-            actual = usage if isinstance(usage, Amount) else self._purse.prices.of_usage(usage, bound)
-            self._purse.settle(bound, actual)
-            self._books.count_budget(tracked, actual)
-
-    def _pay_error(self, tracked: Tracked, error: ApiError) -> None:
-        if error.paid:
-            self._pay(tracked, error.usage or Usage())
-        else:
-            self._pay(tracked, tracked.item.bound if error.lost else NOTHING)
+        """Stop the run: the budget does not cover the most that the next request can cost."""
+        if self._budget_gate is not None:
+            self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._budget_gate.describe(tracked.item.bound)))
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
-        """Keep a result; one that must not be mixed with the others stops the run, and is booked all the same."""
-        fault = self._guard.find_fault(bought.reply)
+        """Record a result. A reply that must not be mixed with the others is recorded as well, but stops the run."""
+        fault = self._reply_check.find_fault(bought.reply)
         if fault is not None:
-            self._books.refuse_reply(tracked, bought, fault, estimate, now_s)
+            self._accounting.record_rejected_reply(tracked, bought, fault, estimate, now_s)
             self._drop([tracked])
             self._begin_stop(Stop(StopKind.SERVICE, fault.code, fault.message))
             return
-        self._books.keep(tracked, bought, estimate, now_s)
+        self._accounting.record_result(tracked, bought, estimate, now_s)
         self._release(tracked)
         self._flusher.note_result()
 
     def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
-        """Decide what becomes of an item whose try failed: again, a failure, or the end of the run."""
+        """Handle an item whose try failed: send it again, record a failure, or stop the run."""
         item = tracked.item
         if error.action is Action.STOP:
             self._drop([tracked])
@@ -343,7 +331,7 @@ class Engine:
             return
         item.tries = item.tries.plus(error)
         elapsed_s = time.monotonic() - item.first_sent_s
-        wait_s = next_wait_s(error, item.tries, elapsed_s, self._random.random(), self._policy)
+        wait_s = next_wait_s(error, item.tries, elapsed_s, self._random.random(), self._options.limits)
         if wait_s is None:
             self._give_up(tracked, error)
         elif self._stop is not None:
@@ -357,21 +345,16 @@ class Engine:
         self._admission.add_again(tracked)
 
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
-        self._books.give_up(tracked, error)
+        self._accounting.record_failure(tracked, error)
         self._release(tracked)
         tracked.sink.refuse(tracked.item.fingerprint, error.code, error.message)
-        in_a_row = self._books.failed_in_a_row
-        if in_a_row >= self._options.limits.rows_failed_in_a_row_max:
-            message = f"{in_a_row} rows in a row failed after all their tries, the last with: {error.message}"
-            self._begin_stop(Stop(StopKind.SERVICE, "service_unavailable", message))
-        if self._books.rejections.is_tripped:
-            rows = self._options.limits.rows_rejected_first_max
-            message = (
-                f"the service rejected the first {rows} rows, all with {error.code}, and took none: the config is likely "
-                f"wrong (model, instructions, dimensions). The last: {error.message}. The rejections are not remembered; "
-                "if the rows themselves are to blame, raise limits.rows_rejected_first_max"
-            )
-            self._begin_stop(Stop(StopKind.SERVICE, "all_rejected", message))
+        limits, accounting = self._options.limits, self._accounting
+        for stop in (
+            stop_if_service_fails(accounting.failed_in_a_row, limits.rows_failed_in_a_row_max, error),
+            stop_if_all_rejected(accounting.rejections, error),
+        ):
+            if stop is not None:
+                self._begin_stop(stop)
 
     # Stopping and flushing.
 
@@ -380,8 +363,8 @@ class Engine:
             return
         self._stop = stop
         unsent = self._admission.close()
-        if self._purse is not None:
-            self._purse.close()
+        if self._budget_gate is not None:
+            self._budget_gate.close()
         self._room.close()
         for handle, _ in self._waiting.values():
             handle.cancel()
@@ -391,7 +374,7 @@ class Engine:
         self._loop.call_later(self._options.limits.drain_s, self._quit.set)
 
     def _fail(self, fault: ArkbeamError) -> None:
-        """End the run for a fault of ours or of storage: every lane hears of it."""
+        """Stop the run because of a bug or a storage error, and report it to every lane."""
         self._fault = self._fault or fault
         for sink in self._sinks:
             sink.fail(self._fault)
@@ -399,16 +382,16 @@ class Engine:
 
     def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
-        offset_s = time.time() - time.monotonic()  # the clocks of other machines begin elsewhere
-        minutes, ratios = self._books.take_record()
-        use = self._books.take_use(offset_s)
+        offset_s = time.time() - time.monotonic()  # monotonic clocks of other machines start at other times
+        minutes, ratios = self._accounting.take_record()
+        use = self._accounting.take_use(offset_s)
         return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
 
     def _take_leftovers(self) -> Callable[[], None]:
-        """Take back what no lane of this process will use of a shared budget; the returned function tells the others."""
-        if self._purse is None or self._sinks:
+        """Take back the unused share of the budget after the last lane; return a function that writes it to the store."""
+        if self._budget_gate is None or self._sinks:
             return lambda: None
-        return self._purse.give_back()
+        return self._budget_gate.give_back()
 
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
@@ -416,17 +399,20 @@ class Engine:
             one.sink.drop(1)
 
     def _release(self, tracked: Tracked) -> None:
-        """Let a settled item's body go: many a variable still names the item."""
+        """Release the room of a settled item. Other references keep the item alive, so drop its body now."""
         self._room.leave(len(tracked.item.body))
         tracked.item.body = b""
 
     def _flush_idle(self) -> None:
-        """Flush when nothing that could fill the buffer is under way."""
+        """Flush if no submitted item is left that could fill the buffer."""
         if self._room.items == 0:
             self._flusher.start()
 
     def _start_flush(self) -> list[asyncio.Task[None]]:
-        """Flush what waits; return all flushes that are under way. A lane that ends in peace had bad rows, not a bad config."""
+        """Flush the buffer; return all flushes that are running.
+
+        If the last lane finished normally, the rejected rows are at fault, not the config, so their rejections are stored.
+        """
         if self._stop is None and len(self._sinks) <= 1:
-            self._books.remember_rejections()
+            self._accounting.record_rejections()
         return self._flusher.start()

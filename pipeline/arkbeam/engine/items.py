@@ -1,35 +1,35 @@
-"""Items on their way through the engine, and the bound on how many there are."""
+"""The items in the engine, and the bound on how many there are."""
 
 import threading
 from dataclasses import dataclass, field
 
 from arkbeam.base.records import Modality
 from arkbeam.engine.outcomes import Sink
-from arkbeam.quota.budget import NOTHING, Amount
+from arkbeam.quota.budget import NO_COST, Cost
 from arkbeam.quota.retry import Tries
 
-ITEMS_MAX = 2048  # submitted and not yet settled, a process
+ITEMS_MAX = 2048  # submitted and not yet settled, for each process
 
 
 @dataclass(slots=True)
 class Item:
-    """One request on its way: `estimate` in tokens, `bound` the most that it can cost, `body` as it is sent."""
+    """One request: `body` as it is sent, `estimate` in tokens, `bound` the most that it can cost."""
 
     fingerprint: bytes
     body: bytes
     modality: Modality
     sparse: bool
     estimate: float
-    bound: Amount = NOTHING
+    bound: Cost = NO_COST
     tries: Tries = Tries()
     first_sent_s: float = 0.0
     reserved: bool = False
-    """Its place was taken before it was made (`Engine.reserve`)."""
+    """True if its room was taken before it was made, by `Engine.reserve`."""
 
 
 @dataclass(slots=True)
 class Tracked:
-    """An item with the lane that waits for it. `is_sent` tells whether its last try's bytes went out."""
+    """An item with the sink of its lane. `is_sent` is True if the bytes of its last try were sent."""
 
     item: Item
     sink: Sink
@@ -38,7 +38,7 @@ class Tracked:
 
 @dataclass(slots=True)
 class Room:
-    """The bound on what is submitted and not yet settled, in items and bytes."""
+    """The bound on the items that are submitted and not yet settled, in number and bytes. Safe to use from several threads."""
 
     bytes_max: int
     items: int = 0
@@ -47,7 +47,7 @@ class Room:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def enter(self, items: int, size: int) -> bool:
-        """Wait until there is room; one batch always fits an empty engine. False when the engine stops."""
+        """Wait until there is room; return False if the engine stops. A batch above the bound is let in when the engine is empty."""
         with self._changed:
             self._changed.wait_for(lambda: self.stopped or self._fits(items, size))
             if self.stopped:
@@ -57,7 +57,7 @@ class Room:
             return True
 
     def try_enter(self, size: int) -> bool:
-        """Take an item's room if there is so much now."""
+        """Take the room of one item without waiting; return False if there is not enough."""
         with self._changed:
             if self.stopped or not self._fits(1, size):
                 return False
@@ -66,21 +66,23 @@ class Room:
             return True
 
     def shrink(self, size: int) -> None:
-        """Give back a part of an item's bytes."""
+        """Release a part of the bytes of an item."""
         with self._changed:
             self.bytes -= size
             self._changed.notify()
 
     def leave(self, size: int) -> None:
-        """Give one item's room back."""
+        """Release the room of one item."""
         with self._changed:
             self.items -= 1
             self.bytes -= size
-            if self.items <= ITEMS_MAX // 2:  # not for every item: waking the lane's thread costs more than a request
+            if (
+                self.items <= ITEMS_MAX // 2
+            ):  # not for every item: waking the thread of a lane costs more than a request
                 self._changed.notify()
 
     def close(self) -> None:
-        """Let nobody in any more, and those who wait go."""
+        """Let no further item in; waiting callers return False."""
         with self._changed:
             self.stopped = True
             self._changed.notify_all()

@@ -1,6 +1,5 @@
-"""What leaves the engine: refs and refusals as tables, counts, and why a run stopped. Stopping is data, not an exception."""
+"""What the engine returns: refs and refusals as tables, counts, and why a run stopped. A stop is data, not an exception."""
 
-import math
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -12,13 +11,11 @@ import pyarrow as pa
 from arkbeam.base import schema
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Modality
-from arkbeam.quota.minutes import Minutes
-from arkbeam.quota.ratios import Ratios
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import FoundLimits, Minutes, QuotaUse, Ratios
 
 
 class StopKind(StrEnum):
-    """Who ended a run before its work was done; the order is that of the exit codes."""
+    """What ended a run before its work was done. If several apply, the first in this order is reported."""
 
     INTERRUPTED = "interrupted"
     SERVICE = "service"
@@ -28,7 +25,7 @@ class StopKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a run buys no more: a code for machines, a message that says what to do."""
+    """Why a run stops: a code for programs, and a message for people that says what to do."""
 
     kind: StopKind
     code: str
@@ -37,11 +34,11 @@ class Stop:
 
 @dataclass(slots=True)
 class Counts:
-    """What was done so far. `sent` counts requests, `bought` and `failed` items, `refused` answers with 429.
+    """What was done so far. `expected`, `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
 
-    `unusable_tokens` were paid for answers without a usable vector; `lost` are requests whose answer never came;
-    `tries_max` and `elapsed_s_max` are one item's, from its first try to its end. `budget_tokens` and `budget_pcny` are
-    what a budget counts: lost answers at their bounds.
+    `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were sent
+    and not answered. `tries_max` and `elapsed_s_max` (from the first try to the end) are the highest of any item.
+    `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its bound.
     """
 
     expected: int = 0
@@ -63,24 +60,24 @@ class Counts:
     budget_pcny: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
-        """Add two counts; of those named `max` the larger stands."""
+        """Return the sum of two counts; of the fields that end in `_max`, the larger value."""
         pairs = ((f.name.endswith("_max"), getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return Counts(*(max(mine, theirs) if is_max else mine + theirs for is_max, mine, theirs in pairs))
 
 
 @dataclass(frozen=True, slots=True)
 class LaneReport:
-    """What a lane says when it ends."""
+    """The report of a lane when it ends, or of several lanes together."""
 
     counts: Counts
     use: QuotaUse
     stop: Stop | None = None
     minutes: Minutes = field(default_factory=lambda: Minutes(0.0))
     ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
-    found: Found = Found()
+    found: FoundLimits = FoundLimits()
 
     def merge(self, other: "LaneReport") -> "LaneReport":
-        """Join two lanes' reports; an interrupt outweighs the service's stop, which outweighs a budget's."""
+        """Join two reports. Of two stops, the one whose kind comes first in `StopKind` is kept."""
         stops = [stop for stop in (self.stop, other.stop) if stop is not None]
         order = list(StopKind)
         return LaneReport(
@@ -98,7 +95,7 @@ class LaneReport:
 
 @dataclass(slots=True, eq=False)
 class Sink:
-    """One lane's mailbox: the engine's thread delivers, the lane's thread collects."""
+    """The results of one lane: the engine's thread delivers them, the thread of the lane collects them."""
 
     counts: Counts = field(default_factory=Counts)
     open_items: int = 0
@@ -108,38 +105,38 @@ class Sink:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def add(self, count: int) -> None:
-        """Note items that are under way."""
+        """Note that items are submitted."""
         with self._changed:
             self.open_items += count
 
     def deliver(self, index: pa.Table) -> None:
-        """Hand over INDEX rows of a segment that is written: their items are done."""
+        """Deliver INDEX rows of a segment that is written: their items are done."""
         with self._changed:
             self._tables.append(index)
             self._close(index.num_rows)
 
     def refuse(self, fingerprint: bytes, code: str, message: str) -> None:
-        """Hand over an item that failed."""
+        """Deliver an item that failed."""
         with self._changed:
-            self.counts.failed += 1  # under the lock: the lane's thread refuses items as well
+            self.counts.failed += 1  # under the lock: the thread of the lane refuses items as well
             self._refused.append((fingerprint, code, message))
             self._close(1)
 
     def drop(self, count: int) -> None:
-        """Give up items that were not sent, because the run stops."""
+        """Note items that are not sent because the run stops."""
         with self._changed:
             self._close(count)
 
     def fail(self, fault: ArkbeamError) -> None:
-        """Tell the lane that its results can't be kept."""
+        """Note the error that keeps results from being stored; `collect` raises it."""
         with self._changed:
             self._fault = fault
             self._changed.notify_all()
 
     def collect(self) -> tuple[list[pa.Table], pa.Table]:
-        """Take what was delivered so far: INDEX tables, and a REFUSED table.
+        """Return what was delivered since the last call: INDEX tables, and a REFUSED table.
 
-        Raises: the fault that keeps results from being stored.
+        Raises: the error that keeps results from being stored.
         """
         with self._changed:
             if self._fault is not None:
@@ -152,7 +149,7 @@ class Sink:
         )
 
     def wait_until_done(self, timeout_s: float | None = None) -> bool:
-        """Wait until nothing is under way any more, or until results can't be kept; False when the time is up first."""
+        """Wait until all items are done, or until results cannot be stored; return False after `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: self.open_items == 0 or self._fault is not None, timeout_s)
 
@@ -164,7 +161,7 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A moment of an engine, for those who watch."""
+    """The state of an engine at one moment, for the progress display."""
 
     counts: Counts
     in_flight: int
@@ -173,15 +170,4 @@ class Status:
     tpm: int
     seconds: float
     stop: Stop | None
-    found: Found = Found()
-
-    @property
-    def per_s(self) -> float:
-        """Items bought a second since the first request."""
-        return self.counts.bought / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def eta_s(self) -> float:
-        """Seconds until all expected items are done, at the rate so far; infinite before the first."""
-        left = self.counts.expected - self.counts.bought - self.counts.failed
-        return left / self.per_s if self.per_s > 0 else math.inf
+    found: FoundLimits = FoundLimits()

@@ -1,13 +1,16 @@
-"""The open buffer of a process: results of all its lanes, until they are a segment. The journal is kept here too."""
+"""The open buffer of a process: results of all its lanes until they are written as a segment, the journal, and the flushes."""
 
+import asyncio
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from arkbeam.base import faults
+from arkbeam.base.errors import ArkbeamError, StoreError
 from arkbeam.engine.outcomes import Sink
 from arkbeam.store.events import Event, write_events
 from arkbeam.store.journal import Journal
@@ -19,7 +22,7 @@ MULTI_BYTES_MAX = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StoreTarget:
-    """Where a process writes: which store, which run, vectors of which length, and whether tokens have some too."""
+    """Where a process writes: the store, the run, the length of the vectors, and whether there are per-token vectors (`multi`)."""
 
     store_uri: str
     run: str
@@ -29,7 +32,7 @@ class StoreTarget:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one flush writes, and who is told."""
+    """What one flush writes, with the sinks that receive the results."""
 
     target: StoreTarget
     segments: Iterator[int]
@@ -37,9 +40,9 @@ class Batch:
     events: Sequence[Event]
 
     def write(self) -> None:
-        """Write the segment, then tell every lane where its vectors are.
+        """Write the segment, then deliver to each lane where its vectors are.
 
-        Raises: StoreError when the store can't be written; the lanes are told nothing then.
+        Raises: StoreError when the store cannot be written; nothing is delivered then.
         """
         faults.hit("store.flush")
         if self.events:
@@ -67,7 +70,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Recorder:
-    """Takes results and events in; gives them out as a batch to write. Used by the engine's thread alone."""
+    """Collects results and events, and returns them as a batch to write. Used only by the engine's thread."""
 
     target: StoreTarget
     segments: Iterator[int]
@@ -79,30 +82,30 @@ class Recorder:
     _open: set[str] = field(default_factory=set)
 
     def is_full(self, rows_max: int) -> bool:
-        """Tell whether it is time to write: enough rows, or so many vectors of tokens that they weigh on memory."""
+        """True if the buffer should be written: it has `rows_max` rows, or too many bytes of per-token vectors."""
         return len(self._bought) + len(self._events) >= rows_max or self._multi_bytes >= MULTI_BYTES_MAX
 
     def age_s(self, now_s: float) -> float:
-        """Return how long the oldest entry waits; negative infinity when nothing does."""
+        """Return how long the oldest entry has waited, in seconds; negative infinity if the buffer is empty."""
         return now_s - self._oldest_s
 
-    def sent(self, client_request_id: str, fingerprint: bytes) -> None:
-        """Note a request that is about to go out."""
+    def note_sent(self, client_request_id: str, fingerprint: bytes) -> None:
+        """Note in the journal a request that is about to be sent."""
         self.journal.sent(client_request_id, fingerprint)
         self._open.add(client_request_id)
         faults.hit("embed.sending")
 
-    def unpaid(self, client_request_id: str) -> None:
-        """Note a request that ended without a bill."""
+    def note_unpaid(self, client_request_id: str) -> None:
+        """Note in the journal a request that ended and is not billed."""
         self.journal.unpaid(client_request_id)
         self._open.discard(client_request_id)
 
     def is_open(self, client_request_id: str) -> bool:
-        """Tell whether a request has gone out and nothing more is known of it."""
+        """True if a request was sent and its result is not known."""
         return client_request_id in self._open
 
-    def bought(self, bought: Bought, sink: Sink | None) -> None:
-        """Keep a result until the next flush; without a sink it is stored for a later run and this one is not told."""
+    def add_result(self, bought: Bought, sink: Sink | None) -> None:
+        """Keep a result until the next flush. Without a sink it is stored for later runs and not delivered in this one."""
         reply = bought.reply
         faults.hit("embed.answered")
         self._open.discard(bought.attempt.client_request_id)
@@ -111,7 +114,7 @@ class Recorder:
         self._bought.append((bought, sink))
         self._multi_bytes += reply.multi.nbytes if reply.multi is not None else 0
 
-    def event(self, event: Event) -> None:
+    def add_event(self, event: Event) -> None:
         """Keep an event until the next flush."""
         self._open.discard(event.attempt.client_request_id)
         if event.paid:
@@ -122,7 +125,7 @@ class Recorder:
         self._events.append(event)
 
     def take(self) -> Batch | None:
-        """Take what waits, or None when nothing does."""
+        """Return what the buffer holds as a batch and empty the buffer; None if it is empty."""
         if not (self._bought or self._events):
             return None
         batch = Batch(self.target, self.segments, self._bought, self._events)
@@ -130,5 +133,71 @@ class Recorder:
         return batch
 
     def close(self, *, complete: bool) -> None:
-        """Close the journal; when everything it knows is stored, it is not needed any more."""
+        """Close the journal, and delete it if everything in it is stored (`complete`)."""
         self.journal.close(keep=not complete)
+
+
+@dataclass(slots=True)
+class Flusher:
+    """Decides when the open buffer is written: when it is full or old, or when no more results will come.
+
+    One write runs at a time, in a thread. `on_fault` is called with the error that keeps results from being stored. Used only by
+    the engine's thread, except `close`.
+    """
+
+    recorder: Recorder
+    rows_max: int
+    age_s_max: float
+    timeout_s: float
+    loop: asyncio.AbstractEventLoop
+    on_fault: Callable[[ArkbeamError], None]
+    _unwritten: int = 0
+    _writing: set[asyncio.Task[None]] = field(default_factory=set)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "arkbeam-flush"))
+
+    def note_result(self) -> None:
+        """Count a result; write the buffer when it is 3/4 full. The last quarter is room for results that arrive meanwhile."""
+        self._unwritten += 1
+        if self.recorder.is_full(max(1, self.rows_max * 3 // 4)):
+            self.start()
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start to write the buffer; return all writes that are running."""
+        batch = self.recorder.take()
+        if batch is not None:
+            task = self.loop.create_task(self._write(batch))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        return list(self._writing)
+
+    async def wait_for_room(self) -> None:
+        """Wait while `rows_max` results are unwritten: a kill loses at most these and the requests in flight."""
+        while self._unwritten >= self.rows_max and self._writing:
+            await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
+
+    async def keep_time(self) -> None:
+        """Write the buffer whenever its oldest entry is old enough, until cancelled."""
+        while True:
+            await asyncio.sleep(self.age_s_max / 4)
+            if self.recorder.age_s(time.monotonic()) >= self.age_s_max * 3 / 4:
+                self.start()
+
+    async def finish(self) -> None:
+        """Write the buffer and wait for all writes."""
+        await asyncio.gather(*self.start(), return_exceptions=True)
+
+    def close(self) -> None:
+        """End the thread without waiting for a write that hangs; `on_fault` has been called for it."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _write(self, batch: Batch) -> None:
+        try:
+            await asyncio.wait_for(self.loop.run_in_executor(self._pool, batch.write), self.timeout_s)
+            self._unwritten -= len(batch.bought)
+        except TimeoutError:
+            message = f"the store took longer than {self.timeout_s:g} s (store.timeout_s) to write a segment"
+            self.on_fault(StoreError(message))
+        except ArkbeamError as fault:
+            self.on_fault(fault)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must end the run, not be lost in a task
+            self.on_fault(ArkbeamError(f"fault in a flush: {type(error).__name__}: {error}"))

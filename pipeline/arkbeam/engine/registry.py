@@ -1,6 +1,7 @@
-"""The engines of this process, one a run: what stages, signal handlers and the progress display all find here.
+"""The engines of this process, one for each run. Stages, signal handlers and the progress display find them here.
 
-A module-level object, because a pipeline is pickled: what hangs off it would be a copy that no signal reaches.
+The registry is a module-level object because a pipeline is pickled: an engine inside the pipeline would be a copy that no
+signal handler reaches.
 """
 
 import threading
@@ -16,7 +17,7 @@ _lock = threading.Lock()
 
 
 def get_engine(run: str, make: Callable[[], Engine]) -> Engine:
-    """Return the run's engine in this process, made on first use."""
+    """Return the engine of a run in this process; it is made on first use."""
     with _lock:
         if run not in _engines:
             _engines[run] = make()
@@ -24,13 +25,13 @@ def get_engine(run: str, make: Callable[[], Engine]) -> Engine:
 
 
 def find_engine(run: str) -> Engine | None:
-    """Return the run's engine in this process, if it has begun."""
+    """Return the engine of a run in this process, or None if there is none."""
     return _engines.get(run)
 
 
 @contextmanager
 def telling_others(tell: Callable[[Stop], None]) -> Iterator[None]:
-    """Have stops told to engines of other processes as well, by `tell`, for the length of the block."""
+    """Within the block, pass stops to the engines of other processes as well, by calling `tell`."""
     _others.append(tell)
     try:
         yield
@@ -39,7 +40,7 @@ def telling_others(tell: Callable[[Stop], None]) -> Iterator[None]:
 
 
 def stop_engines(stop: Stop) -> bool:
-    """Tell every engine of this process to stop, and those of others; False when there is none to tell."""
+    """Stop every engine of this process, and those of other processes; return False if there are none."""
     engines = list(_engines.values())  # no lock: a signal handler may hold the thread that has it
     for engine in engines:
         engine.stop(stop)
@@ -49,7 +50,7 @@ def stop_engines(stop: Stop) -> bool:
 
 
 def close_engine(run: str) -> None:
-    """End the run's engine, if there is one."""
+    """Close the engine of a run, if there is one."""
     with _lock:
         engine = _engines.pop(run, None)
     if engine is not None:

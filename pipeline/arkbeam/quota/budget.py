@@ -1,12 +1,14 @@
-"""The most that one run may use: every request reserves what it can cost at most, and settles with what it did cost.
+"""The budget of a run: before it is sent, every request reserves its bound, the most that it can cost.
 
-What is in flight is therefore never more than what is left. An answer that never came keeps its reservation, since it may
-be billed. Several processes draw shares of one budget: a share counts as used from the moment it is drawn.
+The reservation is later replaced by the actual cost, so the requests in flight never cost more than what is left. A request
+without a reply is charged its bound, since it may be billed. Several processes draw shares of one budget; a share counts as
+used from the moment it is drawn (see `quota.draws`).
 """
 
+import asyncio
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import TokenEstimate, Usage
@@ -17,13 +19,13 @@ _PCNY = 10**12
 
 @dataclass(frozen=True, slots=True)
 class BudgetOptions:
-    """What one run may use at most. The `budget:` section of the config."""
+    """The most that one run may use. The `budget:` section of the config."""
 
     tokens: int | None = None
-    """Tokens that one run may use, retries and lost answers included; the run stops with code 5 at the first request
-    that does not fit any more."""
+    """Maximum tokens of one run, including retries and requests without a reply. The run stops with exit code 5 at the first
+    request that does not fit."""
     cny: float | None = None
-    """CNY that one run may cost, at `model.prices`; where both are set, both hold."""
+    """Maximum cost of one run in CNY, at the prices in `model.prices`. If `tokens` is set too, both bounds apply."""
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.tokens < 1:
@@ -33,7 +35,7 @@ class BudgetOptions:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a bound at all."""
+        """True if there is a bound."""
         return self.tokens is not None or self.cny is not None
 
 
@@ -41,22 +43,22 @@ NO_BUDGET = BudgetOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """Tokens, and their price in CNY / 10^12: whole numbers, so that sums are exact."""
+class Cost:
+    """Tokens, and their price in pCNY (CNY / 10^12): integers, so that sums are exact."""
 
     tokens: int = 0
     pcny: int = 0
 
-    def plus(self, other: "Amount") -> "Amount":
-        """Add two amounts."""
-        return Amount(self.tokens + other.tokens, self.pcny + other.pcny)
+    def plus(self, other: "Cost") -> "Cost":
+        """Return the sum of two costs."""
+        return Cost(self.tokens + other.tokens, self.pcny + other.pcny)
 
-    def minus(self, other: "Amount") -> "Amount":
-        """Take an amount away; what is left may be negative."""
-        return Amount(self.tokens - other.tokens, self.pcny - other.pcny)
+    def minus(self, other: "Cost") -> "Cost":
+        """Return the difference of two costs; it may be negative."""
+        return Cost(self.tokens - other.tokens, self.pcny - other.pcny)
 
-    def covers(self, other: "Amount") -> bool:
-        """Whether there is as much of both."""
+    def covers(self, other: "Cost") -> bool:
+        """True if neither the tokens nor the price of `other` are higher."""
         return self.tokens >= other.tokens and self.pcny >= other.pcny
 
     @property
@@ -65,98 +67,172 @@ class Amount:
         return self.pcny / _PCNY
 
 
-NOTHING = Amount()
+NO_COST = Cost()
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """CNY / 10^12 a token, rounded up."""
+    """Prices of text and image tokens, in pCNY (CNY / 10^12) a token, rounded up."""
 
     text_pcny: int
     image_pcny: int
 
     @classmethod
     def per_million(cls, text_cny: float, image_cny: float) -> "Prices":
-        """Take prices as the vendor lists them, in CNY for a million tokens."""
+        """Convert prices as the vendor lists them, in CNY for a million tokens."""
         return cls(*(math.ceil(round(cny * 10**6, 3)) for cny in (text_cny, image_cny)))
 
-    def of_bound(self, bound: TokenEstimate) -> Amount:
-        """Price the most that a request can use."""
-        return Amount(bound.total, bound.text * self.text_pcny + bound.image * self.image_pcny)
+    def of_bound(self, bound: TokenEstimate) -> Cost:
+        """Return the cost of the most tokens that a request can use."""
+        return Cost(bound.total, bound.text * self.text_pcny + bound.image * self.image_pcny)
 
-    def of_usage(self, usage: Usage | None, bound: Amount) -> Amount:
-        """Price what the service counted; where it does not say, the bound stands."""
+    def of_usage(self, usage: Usage | None, bound: Cost) -> Cost:
+        """Return the cost of what the service counted; counts that are missing are taken from the bound."""
         if usage is None:
             return bound
         tokens = bound.tokens if usage.total_tokens is None else usage.total_tokens
         if usage.text_tokens is None or usage.image_tokens is None:
-            return Amount(tokens, bound.pcny)
-        return Amount(tokens, usage.text_tokens * self.text_pcny + usage.image_tokens * self.image_pcny)
+            return Cost(tokens, bound.pcny)
+        return Cost(tokens, usage.text_tokens * self.text_pcny + usage.image_tokens * self.image_pcny)
 
 
-def budget_amount(options: BudgetOptions) -> Amount:
-    """Return the configured budget; what is not bounded is more than any run can use."""
-    return Amount(
+def configured_budget(options: BudgetOptions) -> Cost:
+    """Return the configured budget. A missing bound is replaced by `UNLIMITED`, more than any run can use."""
+    return Cost(
         UNLIMITED if options.tokens is None else options.tokens,
         UNLIMITED if options.cny is None else math.floor(round(options.cny * _PCNY, 3)),
     )
 
 
-def share_used(used: Amount, options: BudgetOptions) -> float:
-    """Return the used share of a budget, of whichever of its two bounds is nearer."""
+def share_used(used: Cost, options: BudgetOptions) -> float:
+    """Return the used share of a budget, that of the bound which is nearer."""
     by_tokens = used.tokens / options.tokens if options.tokens is not None else 0.0
     return max(by_tokens, used.cny / options.cny if options.cny is not None else 0.0)
 
 
 @dataclass(slots=True)
-class Spending:
-    """What one process may use, has used, and has reserved for what is in flight.
+class Budget:
+    """What one process may use (`granted`), has used, and has reserved for requests in flight.
 
-    Used plus reserved is never above `granted`, unless a reply costs more than its bound, which is then booked as it is.
+    Used plus reserved never exceeds `granted`, except when a reply costs more than its bound: the actual cost is counted then.
     """
 
-    granted: Amount
-    used: Amount = NOTHING
-    reserved: Amount = NOTHING
+    granted: Cost
+    used: Cost = NO_COST
+    reserved: Cost = NO_COST
 
     @property
-    def left(self) -> Amount:
-        """What may still be reserved."""
+    def left(self) -> Cost:
+        """What can still be reserved."""
         return self.granted.minus(self.used).minus(self.reserved)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is in flight: what does not fit now never will."""
-        return self.reserved == NOTHING
+        """True if nothing is in flight: a request that does not fit now will never fit."""
+        return self.reserved == NO_COST
 
-    def lacks(self, bound: Amount) -> Amount:
-        """Return how much more must be granted until a bound fits."""
+    def lacks(self, bound: Cost) -> Cost:
+        """Return how much more must be granted so that a bound fits."""
         missing = bound.minus(self.left)
-        return Amount(max(0, missing.tokens), max(0, missing.pcny))
+        return Cost(max(0, missing.tokens), max(0, missing.pcny))
 
-    def reserve(self, bound: Amount) -> bool:
-        """Set a request's bound aside; False when it does not fit."""
+    def reserve(self, bound: Cost) -> bool:
+        """Reserve the bound of a request; return False if it does not fit."""
         if not self.left.covers(bound):
             return False
         self.reserved = self.reserved.plus(bound)
         return True
 
-    def settle(self, bound: Amount, actual: Amount) -> None:
-        """Replace a reservation by what the request cost: nothing for one that was refused, the bound for a lost answer."""
+    def settle(self, bound: Cost, actual: Cost) -> None:
+        """Replace a reservation by the actual cost: nothing for a refused request, the bound for one without a reply."""
         self.reserved = self.reserved.minus(bound)
         self.used = self.used.plus(actual)
 
-    def give_back(self) -> Amount:
-        """Return what is neither used nor reserved, and have it no more."""
-        left = Amount(max(0, self.left.tokens), max(0, self.left.pcny))
+    def give_back(self) -> Cost:
+        """Remove what is neither used nor reserved from the grant, and return it."""
+        left = Cost(max(0, self.left.tokens), max(0, self.left.pcny))
         self.granted = self.granted.minus(left)
         return left
 
 
-def choose_draw(budget: Amount, own: Amount, others: Iterable[Amount], need: Amount, lanes: int) -> Amount | None:
-    """Return how much more a process may try to draw: a quarter of its even part of what is left, at least what it needs.
+@dataclass(slots=True)
+class BudgetGate:
+    """The budget for asynchronous callers: a request that does not fit waits, or ends the run. Used by one event loop.
 
-    Ever smaller draws leave little unused when the budget ends. None: what it needs is not left.
+    For a budget that processes share, `draw` gets a larger share and `give` returns a part of it. Both block; `draw` is run in
+    a thread. Without them the whole budget is granted to this process. `is_reached` is True once a request can never fit.
+    """
+
+    budget: Budget
+    prices: Prices
+    draw: Callable[[Cost], Cost | None] | None = None
+    give: Callable[[Cost], None] | None = None
+    is_reached: bool = False
+    _is_closed: bool = False
+    _was_refused: bool = False
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def make_room(self, bound: Cost) -> bool:
+        """Wait until a bound that did not fit may fit. Return False if the run stops, or if it will never fit.
+
+        Call it directly after `budget.reserve` has failed, from one task at a time.
+
+        Raises: StoreError when a larger share cannot be drawn.
+        """
+        nothing_in_flight = self.budget.is_idle
+        self._settled.clear()
+        if await self._draw_more(bound):
+            return True
+        if nothing_in_flight:
+            self.is_reached = self._is_closed = True
+            return False
+        await self._settled.wait()
+        return not self._is_closed
+
+    def settle(self, bound: Cost, actual: Cost) -> None:
+        """Replace a reservation by the actual cost."""
+        self.budget.settle(bound, actual)
+        self._settled.set()
+
+    def close(self) -> None:
+        """Admit no further request."""
+        self._is_closed = True
+        self._settled.set()
+
+    def describe(self, bound: Cost) -> str:
+        """Return a message: what is used, and which bound did not fit."""
+        used = self.budget.used
+        return (
+            f"the budget is reached: {used.tokens:,} tokens ({used.cny:,.4f} CNY) are used in this process, and the "
+            f"next request may use {bound.tokens:,} ({bound.cny:,.4f} CNY); each run has its own budget"
+        )
+
+    def give_back(self) -> Callable[[], None]:
+        """Take what is left of a shared budget from this process; return a blocking function that returns it to the store."""
+        give = self.give
+        if give is None:
+            return lambda: None
+        amount = self.budget.give_back()
+        self._was_refused = False
+        return lambda: give(amount)
+
+    async def _draw_more(self, bound: Cost) -> bool:
+        """Draw a larger share. After a refusal do not try again before all requests in flight are settled."""
+        if self.draw is None or (self._was_refused and not self.budget.is_idle):
+            return False
+        more = await asyncio.to_thread(self.draw, self.budget.lacks(bound))
+        if more is None:
+            self._was_refused = True
+            return False
+        self.budget.granted = self.budget.granted.plus(more)
+        return True
+
+
+def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, lanes: int) -> Cost | None:
+    """Return how much more a process may try to draw, or None if less than `need` is left.
+
+    It is at least `need`, otherwise a quarter of an equal part of what is left: draws become smaller and smaller, so that
+    little is left unused in other processes when the budget ends.
     """
     left = budget.minus(own)
     for other in others:
@@ -164,11 +240,11 @@ def choose_draw(budget: Amount, own: Amount, others: Iterable[Amount], need: Amo
     if not left.covers(need):
         return None
     parts = 4 * lanes
-    return Amount(max(need.tokens, left.tokens // parts), max(need.pcny, left.pcny // parts))
+    return Cost(max(need.tokens, left.tokens // parts), max(need.pcny, left.pcny // parts))
 
 
-def holds(budget: Amount, own: Amount, others: Iterable[Amount]) -> bool:
-    """Whether a draw stands: all draws together, seen after our own was written, are within the budget."""
+def is_within_budget(budget: Cost, own: Cost, others: Iterable[Cost]) -> bool:
+    """True if a draw is valid: all draws, listed after the own one was written, add up to no more than the budget."""
     total = own
     for other in others:
         total = total.plus(other)

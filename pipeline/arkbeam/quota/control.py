@@ -1,7 +1,8 @@
-"""What refusals teach: how far below its options a run has to stay, for requests, tokens, busy services and open requests apart.
+"""How a run adapts to refusals: which share of each configured limit it uses.
 
-Each kind of refusal has a `Control` of its own. It looks at the answers in spans of 10 s and decides once a span: slow down,
-find that slowing down did not help, or recover. It never reacts to a single refusal; the pause after one is the `Pacer`'s.
+Each kind of refusal (requests, tokens, an overloaded service, requests in flight) has its own `Control`. A control counts the
+answers in spans of 10 s and decides once a span: slow down, undo a decrease that did not help, or recover. It never reacts to
+a single refusal: the pause after one is up to the `Pacer`.
 """
 
 import math
@@ -9,19 +10,19 @@ from dataclasses import dataclass, field
 
 SPAN_S = 10.0  # at most one decrease in this time
 SPAN_S_MAX = 60.0
-ANSWERS_MIN = 20  # fewer say too little; a span is then longer
-MARGIN = 0.98  # of what the service was seen to take
+ANSWERS_MIN = 20  # a span with fewer answers goes on, up to SPAN_S_MAX
+MARGIN = 0.98  # share of what the service was seen to accept
 FACTOR_MIN = 0.01
-STEP = 0.02  # of the configured limit, a span, as far as the service is known to take
+STEP = 0.02  # increase in one span, as a share of the configured limit, up to what the service is known to accept
 MINUTE_S = 60.0
 BOLD_REFUSALS = 3
-CLEAN_SPANS = 3  # without refusals, after which what was so before them is forgotten
-PAUSES_WRONG = 1e-4  # how often refusals that come at random may look like a limit
+CLEAN_SPANS = 3  # after so many spans without refusals, the factor from before the refusals is forgotten
+PAUSES_WRONG = 1e-4  # accepted probability that random refusals look like a limit
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What was so before a decrease: the share of refusals, and the factor."""
+    """The share of refusals and the factor before a decrease whose effect is being measured."""
 
     share: float
     factor: float
@@ -29,11 +30,12 @@ class _Trial:
 
 @dataclass(slots=True)
 class Control:
-    """The share of a configured limit that is used, `factor`, and what is known of the service's own, `ceiling`.
+    """The share of a configured limit that is used (`factor`), and the share that the service is known to accept (`ceiling`).
 
-    `tolerance` is the share of refusals that is no reason to slow down. `probe` is the first step beyond what the service is
-    known to take, which doubles each minute without refusals. `bold`: decide after a few refusals, and go to what the service
-    took at once; else by no more than half in a step.
+    `tolerance` is the share of refusals that is accepted without slowing down. `probe` is the first step above `ceiling`; the
+    step doubles with each minute without refusals. A `bold` control decides after a few refusals and goes straight to what the
+    service accepted; otherwise a decrease is at most by half. `noise` is the share of refusals that occurs at any rate, and
+    `is_limited` is True while the service's own limit is known to be lower than the configured one.
     """
 
     tolerance: float
@@ -54,18 +56,18 @@ class Control:
     _trial: _Trial | None = None
     _before: tuple[float, float] | None = None
 
-    def answered(
+    def note_answer(
         self, *, refused: bool, sent_s: float, now_s: float, taken: float | None = None, dense: bool = False
     ) -> bool:
-        """Take one answer in; True when `factor` or `ceiling` changed.
+        """Count one answer; return True if `factor` or `ceiling` changed.
 
-        `taken`: the share of the configured limit that the service took up to a refusal, where that is known. `dense`: refusals
-        follow each other, also after pauses, as random ones do not.
+        `taken` is the share of the configured limit that the service accepted before a refusal, if known. `dense` is True if
+        refusals follow each other even after pauses, which random refusals do not.
         """
         if self._since_s == -math.inf:
             self._since_s = sent_s
         if sent_s < self._since_s:
-            return False  # it was sent at the rate before
+            return False  # sent at the previous rate
         self._answers += 1
         if refused:
             self._refused += 1
@@ -80,7 +82,7 @@ class Control:
 
     @property
     def patience(self) -> int:
-        """How many refusals in a row are a sign of a limit, given how many come at random."""
+        """The number of refusals in a row that indicates a limit, given the share of refusals that are random."""
         if self.noise < 0.01:
             return 1
         return min(20, math.ceil(math.log(PAUSES_WRONG) / math.log(min(self.noise, 0.9))))
@@ -109,13 +111,13 @@ class Control:
             self._recover()
 
     def _undo(self, share: float) -> None:
-        """Return to what was so before refusals began: they come whatever is sent."""
+        """Return to the factor from before the refusals: they occur at any rate."""
         if self._before is not None:
             self.factor, self.ceiling = self._before
         self.noise, self.is_limited = share, False
 
     def _expect(self, trial: _Trial) -> float:
-        """Return the share midway between that of random refusals, which stays, and that of a limit, which falls."""
+        """Return the share of refusals that separates random ones (their share stays) from a limit (their share falls)."""
         if_limit = max(0.0, 1 - (1 - trial.share) * trial.factor / self.factor)
         return (trial.share + if_limit) / 2
 
@@ -123,7 +125,7 @@ class Control:
         taken = self.factor * (1 - share) if self._taken is None else self._taken
         known = taken < self.factor
         if not known and now_s - self._lowered_s < MINUTE_S:
-            return  # the service's minute still holds what was sent at the rate before
+            return  # the service's minute still includes what was sent at the previous rate
         self._trial = _Trial(share, self.factor)
         self._before = self._before or (self.factor, self.ceiling)
         self._lowered_s = now_s
@@ -148,12 +150,13 @@ class Control:
 
 @dataclass(slots=True)
 class InFlight:
-    """How many requests may be open: what the rate needs at the latency that is seen (Little's law), and some more.
+    """How many requests may be in flight: what the rate needs at the measured latency (Little's law), and a reserve.
 
-    It begins low and grows by one with each answer, so that it doubles in the time of one answer, without a burst.
+    `limit` starts low and grows by at most 1 with each answer, so it doubles in the time of one answer, without a burst.
+    `requests_max` bounds it.
     """
 
-    most: int
+    requests_max: int
     open: int = 0
     limit: float = 16.0
     latency_s: float = 0.0
@@ -161,22 +164,25 @@ class InFlight:
     _seen: int = 0
 
     def __post_init__(self) -> None:
-        self.limit = min(self.limit, self.most)
+        self.limit = min(self.limit, self.requests_max)
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be sent."""
-        return self.open < max(1, min(round(self.limit), round(self.control.factor * self.most)))
+        """True if one more request may be sent."""
+        return self.open < max(1, min(round(self.limit), round(self.control.factor * self.requests_max)))
 
-    def answered(self, latency_s: float, per_s: float) -> None:
-        """Take the latency of one answer in, at a rate of so many requests a second."""
+    def note_answer(self, latency_s: float, per_s: float) -> None:
+        """Adapt `limit` to the latency of one answer, at a rate of `per_s` requests a second."""
         self._seen += 1
         self.latency_s += max(0.05, 1 / self._seen) * (latency_s - self.latency_s)
-        self.limit = max(1.0, min(self.limit + 1, needed_in_flight(per_s, self.latency_s), self.most))
+        self.limit = max(1.0, min(self.limit + 1, needed_in_flight(per_s, self.latency_s), self.requests_max))
 
 
 def needed_in_flight(per_s: float, latency_s: float) -> float:
-    """Return how many requests a rate and a mean latency keep open: a quarter above it, and room for chance."""
+    """Return how many requests to allow in flight: the mean (rate times latency), plus a quarter, two deviations, and 2.
+
+    The number in flight is about Poisson-distributed, so its standard deviation is the root of the mean.
+    """
     mean = per_s * latency_s
     return 1.25 * mean + 2 * math.sqrt(mean) + 2
 
@@ -188,13 +194,13 @@ RAMP_S = 180.0
 
 @dataclass(slots=True)
 class Ramp:
-    """A rate of tokens that grows by at most 20 % in 3 minutes above 3 M a minute, as the vendor's burst guide asks for."""
+    """A limit on tokens a minute that grows by at most 20 % in 3 minutes above 3 million, as the vendor's burst guide asks."""
 
     started_s: float = -math.inf
     used_s: float = -math.inf
 
     def allow_tpm(self, now_s: float) -> float:
-        """Return the tokens a minute that may be used now; after a minute without use it begins anew."""
+        """Return the tokens a minute that may be used at `now_s`. After a minute without use the ramp starts again at 3 million."""
         if now_s - self.used_s > 60:
             self.started_s = now_s
         self.used_s = now_s

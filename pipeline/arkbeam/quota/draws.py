@@ -1,10 +1,11 @@
-"""Shares of a run's budget, drawn by several processes from one record in the store.
+"""How several processes of one run divide its budget: each draws shares of it, by files in the store.
 
     <store>/runs/<run>/budget/<process>   "<tokens> <CNY / 10^12>": all that the process has drawn so far
 
-Write, then list: a draw stands if all draws listed after it was written, its own included, are within the budget. Of two
-that draw at once at least the later sees the other, so that never too much is granted; both may be refused, and try again
-after a random pause. What a dead process has drawn stays drawn: it may have used it.
+A process writes its file and then lists the folder. The draw is valid if all listed draws, its own included, add up to no
+more than the budget. If two processes draw at once, at least the later one sees the other's file, so the budget is never
+exceeded; both may be refused and try again after a random pause. What a dead process has drawn stays drawn, since the process
+may have used it.
 """
 
 import random
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, list_files, read_bytes, write_bytes
-from arkbeam.quota.budget import NOTHING, Amount, choose_draw, holds
+from arkbeam.quota.budget import NO_COST, Cost, choose_draw, is_within_budget
 from arkbeam.store.layout import run_folder
 
 TRIES_MAX = 6
@@ -23,20 +24,20 @@ PAUSE_S = 0.25
 
 @dataclass(slots=True)
 class Draws:
-    """One process's draws. May be used from several threads."""
+    """The draws of one process. Safe to use from several threads."""
 
     store_uri: str
     run: str
     process: str
-    budget: Amount
+    budget: Cost
     lanes: int
-    own: Amount = NOTHING
+    own: Cost = NO_COST
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def draw(self, need: Amount) -> Amount | None:
-        """Draw at least what is needed; None when the budget has not that much left.
+    def draw(self, need: Cost) -> Cost | None:
+        """Draw at least `need`; return what was drawn, or None if less than that is left.
 
-        Raises: StoreError when the record can't be read or written.
+        Raises: StoreError when the files cannot be read or written.
         """
         with self._lock:
             for number in range(TRIES_MAX):
@@ -45,16 +46,16 @@ class Draws:
                 lanes = self.lanes if number == 0 else UNSHARED_PARTS
                 more = choose_draw(self.budget, self.own, self._read_others(), need, lanes)
                 if more is None:
-                    continue  # another's draw may be about to be taken back
+                    continue  # another process may be about to withdraw its draw
                 self._write(self.own.plus(more))
-                if holds(self.budget, self.own.plus(more), self._read_others()):
+                if is_within_budget(self.budget, self.own.plus(more), self._read_others()):
                     self.own = self.own.plus(more)
                     return more
                 self._write(self.own)
             return None
 
-    def give_back(self, amount: Amount) -> None:
-        """Return what was drawn and not used."""
+    def give_back(self, amount: Cost) -> None:
+        """Return a part of what was drawn to the budget."""
         with self._lock:
             self.own = self.own.minus(amount)
             self._write(self.own)
@@ -63,20 +64,20 @@ class Draws:
     def _folder(self) -> str:
         return join(run_folder(self.store_uri, self.run), "budget")
 
-    def _write(self, amount: Amount) -> None:
+    def _write(self, amount: Cost) -> None:
         write_bytes(join(self._folder, self.process), f"{amount.tokens} {amount.pcny}".encode())
 
-    def _read_others(self) -> list[Amount]:
+    def _read_others(self) -> list[Cost]:
         uris = [uri for uri in list_files(self._folder) if not uri.endswith((f"/{self.process}", ".tmp"))]
         return [_parse(uri, read_bytes(uri)) for uri in uris]
 
 
-UNSHARED_PARTS = 2**20  # after a refusal no more is drawn than is needed
+UNSHARED_PARTS = 2**20  # after a refusal, draw only what is needed
 
 
-def _parse(uri: str, data: bytes) -> Amount:
+def _parse(uri: str, data: bytes) -> Cost:
     try:
         tokens, pcny = data.split()
-        return Amount(int(tokens), int(pcny))
+        return Cost(int(tokens), int(pcny))
     except ValueError:
-        raise StoreError(f"{uri} is damaged: run again") from None
+        raise StoreError(f"{uri} is damaged; run the same command again") from None

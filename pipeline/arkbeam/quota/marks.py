@@ -1,9 +1,10 @@
-"""Marks of the processes that share a quota, as files.
+"""Marks: files in the store, by which processes that share a quota see each other.
 
     <store>/quota/<account>/<run>.<random>.<number>   one process of a run; the number grows with each renewal
 
-A renewal is a new file, so that a listing alone tells who lives: no backend's file times or entity tags are relied on. The
-one before stays until the next, so that no listing, however it overlaps with a renewal, finds a process without a mark.
+A renewal writes a new file, so a listing alone shows which processes are alive: file times and entity tags, which differ
+between storage backends, are not needed. The previous file is kept until the next renewal, so that a listing that overlaps
+with a renewal still finds the process.
 """
 
 import orjson
@@ -20,12 +21,12 @@ def quota_folder(store_uri: str, account: str) -> str:
 
 
 def new_mark_name(run: str, random_hex: str) -> str:
-    """Name a process's mark."""
+    """Return the name of a process's mark."""
     return f"{run}.{random_hex}"
 
 
 def write_mark(folder: str, name: str, number: int, details: dict[str, str]) -> None:
-    """Renew a mark for the `number`th time, and remove what it was two renewals ago. `details` are for people.
+    """Write the `number`th file of a mark, and remove the file of two renewals ago. `details` are for people who look at it.
 
     Raises: StoreError.
     """
@@ -35,7 +36,7 @@ def write_mark(folder: str, name: str, number: int, details: dict[str, str]) -> 
 
 
 def list_marks(folder: str) -> dict[str, str]:
-    """List the marks past any listing cache: name to token, which is another after each renewal.
+    """Return the token of each mark by its name. The token differs after each renewal. No listing cache is used.
 
     Raises: StoreError.
     """
@@ -55,7 +56,9 @@ def remove_mark(folder: str, name: str) -> None:
 
 
 def remove_marks_of_output(folder: str, output_uri: str) -> None:
-    """Remove the marks of an output's runs. Only the holder of the output may call it: all of them are dead.
+    """Remove the marks of earlier runs of an output.
+
+    Call it only while holding the claim on the output: then every process of an earlier run has ended.
 
     Raises: StoreError.
     """

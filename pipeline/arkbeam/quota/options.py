@@ -1,4 +1,4 @@
-"""The `quota:` section of the config."""
+"""The sections `quota:` and `limits:` of the config."""
 
 import re
 from dataclasses import dataclass
@@ -11,40 +11,42 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class QuotaOptions:
-    """The account's limits, the `quota:` section of the config."""
+    """The account's quota and how processes share it. The `quota:` section of the config."""
 
     rpm: int | None = None
-    """Requests a minute; default: the model's in the vendor's list."""
+    """Requests a minute that the account may send. Default: the limit that the vendor lists for the model."""
     tpm: int | None = None
-    """Tokens a minute; default: the model's in the vendor's list."""
+    """Tokens a minute that the account may use. Default: the limit that the vendor lists for the model."""
     headroom: float = 0.95
-    """The share of both that a run uses; refused requests count against the quota too."""
+    """Share of `rpm` and `tpm` that a run uses: above 0, at most 1. A reserve is useful because refused requests also count
+    against the quota."""
     ramp: bool = False
-    """Above 3 million tokens a minute, grow by at most 20 % in 3 minutes, as the vendor's burst rule asks for."""
+    """If true, usage above 3 million tokens a minute grows by at most 20 % in 3 minutes, as the vendor's burst rule asks."""
     lanes: int = 1
-    """Elements that the work is dealt over, for work that one process can't hold."""
+    """Number of lanes: the parallel pieces that the work of a run is divided into. If one process is not enough, set it to the
+    number of worker processes."""
     account: str = "default"
-    """Names the account. Runs that share a store, or a Redis, share the quota of the accounts that they name alike."""
+    """Name of the account. Runs that use the same store (or the same Redis) and the same name share one quota."""
     redis_url: str | None = None
-    """A Redis that shares the quota out exactly, `redis://host:6379/0` or `rediss://…`; without one, processes share it
-    by marks in the store."""
+    """URL of a Redis through which processes share the quota exactly: `redis://host:6379/0`, `rediss://…` or `unix://…`. Without
+    it, processes share the quota by small files in the store."""
     redis_password_env: str | None = None
-    """The environment variable that holds the password of that Redis."""
+    """Name of the environment variable that holds the password of this Redis."""
     unshared_s_max: float = 60.0
-    """How long a run waits, sending nothing, for a store or a Redis that the quota can't be shared through; then it stops."""
+    """Seconds that a run waits, without sending, while the coordinating store or Redis is unreachable. After that the run stops."""
 
     def __post_init__(self) -> None:
         for name in ("rpm", "tpm"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ConfigError(
-                    f"quota.{name} is {limit}; it must be at least 1, or absent for the model's own limit"
+                    f"quota.{name} is {limit}; it must be at least 1, or absent to use the limit of the model"
                 )
         if not 0 < self.headroom <= 1:
             raise ConfigError(f"quota.headroom is {self.headroom}; it must be above 0 and at most 1")
         if not _ACCOUNT.fullmatch(self.account):
             raise ConfigError(
-                "quota.account must be 1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+                "quota.account must have 1 to 64 letters, digits, dots, dashes or underscores and begin with a letter or digit"
             )
         if not self.unshared_s_max > 0:
             raise ConfigError(f"quota.unshared_s_max is {self.unshared_s_max}; it must be above 0")
@@ -53,17 +55,82 @@ class QuotaOptions:
             raise ConfigError(f"quota.lanes is {self.lanes}; it must be at least 1")
 
 
+@dataclass(frozen=True, slots=True)
+class LimitsOptions:
+    """Bounds on requests in flight, on tries of a row, and on failures. The `limits:` section of the config."""
+
+    requests_in_flight: int = 256
+    """Maximum number of requests that a process has in flight. The actual number is what the quota needs at the measured latency."""
+    bytes_in_flight: int = 256 * 1024 * 1024
+    """Maximum bytes of requests that a process holds in memory: encoded requests, and media that are being read and encoded."""
+    failures_allowed: int | str = 0
+    """Failed rows with which a run still ends with exit code 0: a number of rows, or a share such as 1%."""
+    attempts_max: int = 6
+    """Maximum tries of one row. Refusals (429) are not counted here."""
+    refusals_max: int = 60
+    """Maximum refusals (429) of one row."""
+    retries_paid: int = 2
+    """Maximum further tries of a row after replies that were billed but have no usable vector."""
+    retries_lost: int = 2
+    """Maximum further tries of a row after requests that were sent but got no reply (time-out, lost connection): they may be
+    billed."""
+    elapsed_s_max: float = 900.0
+    """Maximum seconds from the first to the last try of a row."""
+    rows_failed_in_a_row_max: int = 50
+    """The run stops when so many rows in a row failed after all their tries."""
+    rows_rejected_first_max: int = 50
+    """The run stops when the service rejected so many rows at the start of a run, all with the same code, before the first
+    vector: the config is then likely wrong. The rejections are not stored."""
+    drain_s: float = 60.0
+    """Seconds that a stopping run waits for the requests in flight."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "requests_in_flight",
+            "bytes_in_flight",
+            "attempts_max",
+            "rows_failed_in_a_row_max",
+            "rows_rejected_first_max",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("refusals_max", "retries_paid", "retries_lost", "elapsed_s_max", "drain_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 0")
+        self.count_failures_allowed(0)
+
+    def count_failures_allowed(self, rows: int) -> int:
+        """Return how many of `rows` rows may fail.
+
+        Raises: ConfigError when `failures_allowed` is neither a number nor a share.
+        """
+        allowed = self.failures_allowed
+        try:
+            if isinstance(allowed, str) and allowed.strip().endswith("%"):
+                percent = float(allowed.strip()[:-1])
+                if 0 <= percent <= 100:
+                    return int(round(rows * percent / 100, 6))  # 29% of 100 is 28.999999999999996
+            elif int(allowed) >= 0:
+                return int(allowed)
+        except ValueError:
+            pass
+        raise ConfigError(f"limits.failures_allowed is {allowed!r}; it must be a number of rows or a share such as 1%")
+
+
 def _check_redis(url: str | None, password_env: str | None) -> None:
-    """Refuse an address that can't be one, or that holds a password, without repeating it."""
+    """Check the URL of the Redis. No message repeats the URL, since it may hold a password.
+
+    Raises: ConfigError.
+    """
     if url is None:
         if password_env is not None:
-            raise ConfigError("quota.redis_password_env is of no use without quota.redis_url")
+            raise ConfigError("quota.redis_password_env needs quota.redis_url")
         return
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError("quota.redis_url must begin with redis://, rediss:// or unix://")
     if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
         raise ConfigError(
-            "quota.redis_url holds a password: take it out, put it into an environment variable, and name that in "
+            "quota.redis_url contains a password: put the password into an environment variable and name the variable in "
             "quota.redis_password_env"
         )

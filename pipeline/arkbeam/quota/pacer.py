@@ -1,4 +1,4 @@
-"""Admission by two limits at once, requests and tokens a minute, and by what refusals taught about them."""
+"""When a request may be sent: both limits (requests and tokens a minute), pauses, and the adaptation to refusals."""
 
 import math
 from collections.abc import Callable
@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 
 from arkbeam.base.replies import Pressure
 from arkbeam.quota.control import Control, InFlight, Ramp
-from arkbeam.quota.rate import Budget, Meter
+from arkbeam.quota.rate import LeakyBucket, RateLimit
 from arkbeam.quota.retry import RETRY_AFTER_S_MIN
-from arkbeam.quota.use import Found, QuotaUse
+from arkbeam.quota.use import FoundLimits, QuotaUse
 
-PAUSE_S_MAX = 5.0  # the service is asked again by a single request, so that this costs little
-DENSE = 3  # refusals in a row, pauses between them, that chance does not explain
+PAUSE_S_MAX = 5.0  # a single request ends a pause, so short pauses cost little
+DENSE_REFUSALS = 3  # so many refusals in a row, with pauses between them, are not random
 ROUNDING_S = 1e-6
 
 
 @dataclass(slots=True)
 class Pacer:
-    """Both limits, the shared pause, what refusals taught, and the record of how the quota was used.
+    """Both limits, the current pause, the controls that adapt to refusals, and the record of the use of the quota.
 
-    One a process, one thread. Without `in_flight` any number of requests may be open.
+    Each process has one, used by one thread. `share` is this process's share of both limits. Without `in_flight`, any number
+    of requests may be in flight.
     """
 
     rpm: int
@@ -28,8 +29,8 @@ class Pacer:
     now_s: float
     in_flight: InFlight | None = None
     ramp: Ramp | None = None
-    requests: Meter = field(init=False)
-    tokens: Meter = field(init=False)
+    requests: RateLimit = field(init=False)
+    tokens: RateLimit = field(init=False)
     overload: Control = field(default_factory=lambda: Control(tolerance=0.2))
     share: float = 1.0
     excess: float = 0.0
@@ -43,20 +44,20 @@ class Pacer:
 
     def __post_init__(self) -> None:
         self.requests, self.tokens = (
-            Meter(limit, Budget(limit * self.headroom / 60, self.now_s, self.now_s), Control(tolerance=0.002))
+            RateLimit(limit, LeakyBucket(limit * self.headroom / 60, self.now_s, self.now_s), Control(tolerance=0.002))
             for limit in (self.rpm, self.tpm)
         )
         self.use = QuotaUse(self.rpm, self.tpm)
 
     @property
-    def found(self) -> Found:
-        """What the service was seen to allow, where that is less than the config says."""
-        return Found(self.requests.found, self.tokens.found)
+    def found(self) -> FoundLimits:
+        """The limits that the service was seen to enforce, where they are lower than the configured ones."""
+        return FoundLimits(self.requests.found, self.tokens.found)
 
     def wait_s(self, now_s: float, tokens: float = 0.0) -> float:
-        """Return the seconds until a request of so many tokens may be sent, 0 when it may be now.
+        """Return the seconds until a request of so many tokens may be sent; 0 means now. Does not count the request.
 
-        Infinite while only an answer, or a new share, can change that. Books nothing.
+        The result is infinite while only an answer or a new share can allow it.
         """
         if self.share <= 0:
             return math.inf
@@ -68,7 +69,7 @@ class Pacer:
             return math.inf
         if self.ramp is not None:
             self._set_rates(now_s)
-        wait_s = max(self.requests.budget.wait_s(now_s), self.tokens.budget.wait_s(now_s))
+        wait_s = max(self.requests.bucket.wait_s(now_s), self.tokens.bucket.wait_s(now_s))
         if wait_s > ROUNDING_S:
             return wait_s
         wait_s = max(self.requests.room_in_s(1 / self.share, now_s), self.tokens.room_in_s(tokens / self.share, now_s))
@@ -77,11 +78,11 @@ class Pacer:
         return wait_s
 
     def admit(self, tokens: float, now_s: float) -> None:
-        """Book one request of so many estimated tokens as sent now; call it when `wait_s` is 0."""
+        """Count a request of so many estimated tokens as sent now. Call it only when `wait_s` is 0."""
         held_s = 0.0 if self._held_since_s is None else now_s - self._held_since_s
         self._held_since_s = None
-        self.requests.budget.take(1.0, now_s)
-        self.tokens.budget.take(tokens, now_s, held_s)
+        self.requests.bucket.take(1.0, now_s)
+        self.tokens.bucket.take(tokens, now_s, held_s)
         self.requests.sent.add(1 / self.share, now_s, now_s)
         self.tokens.sent.add(tokens / self.share, now_s, now_s)
         self._tokens_mean += (tokens - self._tokens_mean) * (0.05 if self._tokens_mean else 1.0)
@@ -93,13 +94,13 @@ class Pacer:
         self.use = self.use.plus(requests=1, now_s=now_s)
 
     def leave(self) -> None:
-        """Note that a request is not open any more, whatever became of it."""
+        """Note that a request has ended, with any result."""
         if self.in_flight is not None:
             self.in_flight.open -= 1
 
     def settle(self, estimated: float, actual: float, now_s: float, sent_s: float | None = None) -> None:
-        """Replace the estimate of a request, sent at `sent_s`, by what the service counted; 0 for one that was refused."""
-        self.tokens.budget.settle(actual - estimated)
+        """Replace the token estimate of a request sent at `sent_s` by what the service counted; 0 for a refused request."""
+        self.tokens.bucket.settle(actual - estimated)
         self.excess += actual - estimated
         if self.share > 0:
             at_s = now_s if sent_s is None else sent_s
@@ -108,11 +109,11 @@ class Pacer:
         self.use = self.use.plus(tokens=actual, now_s=now_s)
 
     def take_excess(self) -> float:
-        """Take what replies cost above their estimates since this was last asked."""
+        """Return what replies cost above their estimates since the last call."""
         excess, self.excess = self.excess, 0.0
         return excess
 
-    def answered(
+    def note_answer(
         self,
         pressure: Pressure,
         sent_s: float,
@@ -121,7 +122,7 @@ class Pacer:
         backoff_s: Callable[[int], float],
         retry_after_s: float | None = None,
     ) -> None:
-        """Learn from one answer, a refusal or not. `backoff_s` gives the pause after so many refusals in a row."""
+        """Adapt to one answer, refused or not. `backoff_s` returns the pause after a number of refusals in a row."""
         refused = pressure in (Pressure.RPM, Pressure.TPM)
         if sent_s >= self.paused_until_s:
             if refused:
@@ -133,32 +134,32 @@ class Pacer:
         self._learn(pressure, sent_s, now_s)
 
     def note_latency(self, latency_s: float) -> None:
-        """Take in how long the service took for an answer that was no refusal."""
+        """Adapt to the latency of an answer that was not a refusal."""
         if self.in_flight is not None:
-            per_s = self.requests.budget.per_s
+            per_s = self.requests.bucket.per_s
             if self._tokens_mean > 0:
-                per_s = min(per_s, self.tokens.budget.per_s / self._tokens_mean)
-            self.in_flight.answered(latency_s, per_s)
+                per_s = min(per_s, self.tokens.bucket.per_s / self._tokens_mean)
+            self.in_flight.note_answer(latency_s, per_s)
 
     def set_share(self, share: float, now_s: float) -> None:
-        """Go on with this share of both limits, 0 to admit nothing. Debts stay, and nothing is caught up."""
+        """Continue with this share of both limits; 0 admits nothing. Debts stay, and unused time is not made up for."""
         if share != self.share:
             self.share = share
             self._set_rates(now_s)
 
     def pause(self, pause_s: float, now_s: float) -> None:
-        """Admit nothing for a while, and one request after it whose answer decides; the end of a pause is no burst."""
+        """Admit nothing for `pause_s` from `now_s` on. A pause earns no credit, so that no burst follows it."""
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
-        for meter in (self.requests, self.tokens):
-            meter.budget.since_s = self.paused_until_s
+        for limit in (self.requests, self.tokens):
+            limit.bucket.since_s = self.paused_until_s
         self._held_since_s = None
 
     def _note_refusal(
         self, pressure: Pressure, now_s: float, backoff_s: Callable[[int], float], retry_after_s: float | None
     ) -> None:
         self.refusals_in_a_row += 1
-        meter = self.requests if pressure is Pressure.RPM else self.tokens
-        number = self.refusals_in_a_row - meter.control.patience + 1
+        limit = self.requests if pressure is Pressure.RPM else self.tokens
+        number = self.refusals_in_a_row - limit.control.patience + 1
         if number >= 1:
             own_s = min(PAUSE_S_MAX, backoff_s(number))
             told = retry_after_s is not None and retry_after_s >= RETRY_AFTER_S_MIN
@@ -167,19 +168,19 @@ class Pacer:
 
     def _learn(self, pressure: Pressure, sent_s: float, now_s: float) -> None:
         changed = False
-        for meter, kind in ((self.requests, Pressure.RPM), (self.tokens, Pressure.TPM)):
-            meter.taken.forget(now_s)
-            changed |= meter.control.answered(
+        for limit, kind in ((self.requests, Pressure.RPM), (self.tokens, Pressure.TPM)):
+            limit.taken.forget(now_s)
+            changed |= limit.control.note_answer(
                 refused=pressure is kind,
                 sent_s=sent_s,
                 now_s=now_s,
-                taken=meter.taken.total / (meter.limit * self.headroom),
-                dense=self.refusals_in_a_row >= max(DENSE, meter.control.patience + 1),
+                taken=limit.taken.total / (limit.per_minute * self.headroom),
+                dense=self.refusals_in_a_row >= max(DENSE_REFUSALS, limit.control.patience + 1),
             )
-        changed |= self.overload.answered(refused=pressure is Pressure.OVERLOAD, sent_s=sent_s, now_s=now_s)
+        changed |= self.overload.note_answer(refused=pressure is Pressure.OVERLOAD, sent_s=sent_s, now_s=now_s)
         if self.in_flight is not None:
-            taken = max(1, self.in_flight.open) / self.in_flight.most
-            self.in_flight.control.answered(
+            taken = max(1, self.in_flight.open) / self.in_flight.requests_max
+            self.in_flight.control.note_answer(
                 refused=pressure is Pressure.IN_FLIGHT, sent_s=sent_s, now_s=now_s, taken=taken
             )
         if changed:
@@ -187,6 +188,6 @@ class Pacer:
 
     def _set_rates(self, now_s: float) -> None:
         tpm = self.tpm if self.ramp is None else min(self.tpm, self.ramp.allow_tpm(now_s))
-        for meter, limit in ((self.requests, self.rpm), (self.tokens, tpm)):
-            rate = limit * self.headroom / 60 * self.share * meter.control.factor * self.overload.factor
-            meter.budget.set_rate(rate, now_s)
+        for limit, per_minute in ((self.requests, self.rpm), (self.tokens, tpm)):
+            rate = per_minute * self.headroom / 60 * self.share * limit.control.factor * self.overload.factor
+            limit.bucket.set_rate(rate, now_s)

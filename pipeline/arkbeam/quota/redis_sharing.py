@@ -1,8 +1,8 @@
-"""A quota that is kept in Redis, exactly shared: this process takes permits from it in blocks.
+"""Sharing the quota exactly, through Redis: this process takes permits from it in blocks.
 
-Redis holds one hash an account: when all requests, and all tokens, that were handed out so far are paid off at the allowed
-rate. One script moves both at once, by Redis's own clock, so that it is the admission of `pacing.budget` for all processes
-together: no opening burst, the same slack, debts and refunds as plain additions.
+Redis holds one hash for each account, with two times: when the granted requests, and the granted tokens, will be paid off at
+the allowed rate. One script changes both atomically by the clock of Redis. It is the leaky bucket of `quota.rate` for all
+processes together: no burst at the start, a slack, and debts and refunds as plain additions.
 """
 
 import asyncio
@@ -21,16 +21,17 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.redaction import redact
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.permits import Block, Permits
+from arkbeam.quota.permits import PermitBlock, Permits
 
-SLACK_S = 0.1  # less than a single process has: what each of them holds comes on top
-TICK_S = 0.5
+SLACK_S = 0.1  # less than `quota.rate` allows a single process, since each process holds permits in addition
+TICK_S = 0.5  # how often Redis is told of new pauses while no permits are needed
 RETRY_S = 0.5
 TIMEOUT_S = 2.0
-KEEP_S = 600  # Redis forgets an account that was paid off so long ago
+KEEP_S = 600  # Redis deletes the hash of an account so long after its debt is paid off
 
-# In: rates a second, slack, a pause, what to book. Out: seconds until it counts. What is given back moves the times alone.
-# Times go in and out as text of a fixed form: Lua would write them with 14 digits, and Redis return them as integers.
+# Arguments: requests and tokens a second, slack, pause, requests and tokens to grant, KEEP_S. Result: seconds until the grant
+# is valid. Negative amounts (returned permits) only move the times. Times are formatted as text: Lua would write 14 digits,
+# and Redis would return integers.
 SCRIPT = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -59,9 +60,9 @@ _log = logging.getLogger(__name__)
 
 
 def open_redis(url: str, password: str | None) -> Any:
-    """Make a client that connects on first use, in the loop that uses it.
+    """Make a client that connects on first use, in the event loop that uses it.
 
-    Raises: ConfigError when the address can't be read.
+    Raises: ConfigError when the URL is malformed.
     """
     bounds = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "retry": Retry(NoBackoff(), 0)}
     try:
@@ -71,13 +72,13 @@ def open_redis(url: str, password: str | None) -> Any:
 
 
 def redis_key(account: str) -> str:
-    """Return the key of an account's quota."""
+    """Return the Redis key of an account's quota."""
     return f"arkbeam:quota:{account}"
 
 
 @dataclass(slots=True)
 class RedisSharing:
-    """Holds permits, and asks for more while requests wait. `client` is what `open_redis` makes."""
+    """Holds permits, and asks Redis for more while requests wait. `client` comes from `open_redis`."""
 
     client: Any
     account: str
@@ -88,7 +89,7 @@ class RedisSharing:
     _wanted: float | None = None
     _paused_until_s: float = -math.inf
     _failing_since_s: float | None = None
-    _told: bool = False
+    _reported: bool = False
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -97,10 +98,10 @@ class RedisSharing:
         self._script = self.client.register_script(SCRIPT)
 
     def refresh(self, now_s: float) -> None:
-        """The share is all of it: the permits bound it."""
+        """Do nothing: the share stays 1, and the permits bound this process."""
 
     def wait_s(self, tokens: float, now_s: float) -> float:
-        """Return when the permits that are held allow it; ask for more when they don't."""
+        """Return the seconds until the held permits allow the request. If they never will, ask for more and return infinity."""
         self._permits.settle(self.pacer.take_excess())
         wait_s = self._permits.wait_s(tokens, now_s)
         self._wanted = tokens if wait_s == math.inf else None
@@ -109,36 +110,36 @@ class RedisSharing:
         return wait_s
 
     def take(self, tokens: float, now_s: float) -> None:
-        """Use up a permit."""
+        """Use the permit for one request."""
         self._permits.take(tokens)
 
     def join(self) -> None:
-        """Permits are asked for when they are needed."""
+        """Do nothing: permits are asked for when a request needs them."""
 
     def leave(self) -> None:
-        """What is held is lost soon, or given back at the end."""
+        """Do nothing: held permits expire soon, or are returned at the end."""
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
-        """Ask for permits when they are needed, tell the others of pauses, and give back what is left at the end."""
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
+        """Ask for permits when requests need them, write pauses to Redis for the other processes, and return permits at the end."""
         try:
             while True:
                 try:
                     await asyncio.wait_for(self._asked.wait(), TICK_S)
                 except TimeoutError:
-                    if self._news_of_pause_s(time.monotonic()) > 0:
-                        await self._call(Block(0.0, 0.0), on_gone)
+                    if self._unreported_pause_s(time.monotonic()) > 0:
+                        await self._call(PermitBlock(0.0, 0.0), on_unreachable)
                     continue
-                await self._get_block(on_gone)
+                await self._get_block(on_unreachable)
                 on_changed()
         finally:
             await self._close()
 
-    async def _get_block(self, on_gone: Callable[[str], None]) -> None:
+    async def _get_block(self, on_unreachable: Callable[[str], None]) -> None:
         self._asked.clear()
         if self._wanted is None:
             return
         block = self._permits.choose_block(self._wanted)
-        wait_s = await self._call(block, on_gone)
+        wait_s = await self._call(block, on_unreachable)
         if wait_s is None:
             self._asked.set()
             await asyncio.sleep(RETRY_S)
@@ -146,42 +147,44 @@ class RedisSharing:
         self._wanted = None
         self._permits.grant(block, time.monotonic() + wait_s)
 
-    async def _call(self, block: Block, on_gone: Callable[[str], None]) -> float | None:
-        """Book a block; return the seconds until it counts, or None when Redis can't be reached."""
+    async def _call(self, block: PermitBlock, on_unreachable: Callable[[str], None]) -> float | None:
+        """Ask Redis for a block; return the seconds until it is valid, or None if Redis cannot be reached."""
         now_s = time.monotonic()
-        pause_s, paused_until_s = self._news_of_pause_s(now_s), self.pacer.paused_until_s
+        pause_s, paused_until_s = self._unreported_pause_s(now_s), self.pacer.paused_until_s
         rates = (self._permits.requests_per_s, self._permits.tokens_per_s)
         arguments = [*rates, SLACK_S, pause_s, block.requests, block.tokens, KEEP_S]
         try:
             answer = await self._script(keys=[redis_key(self.account)], args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
-            self._note_failure(error, now_s, on_gone)
+            self._note_failure(error, now_s, on_unreachable)
             return None
         self._failing_since_s = None
         self._paused_until_s = max(self._paused_until_s, paused_until_s)
         return max(0.0, float(answer))
 
-    def _news_of_pause_s(self, now_s: float) -> float:
+    def _unreported_pause_s(self, now_s: float) -> float:
         until_s = self.pacer.paused_until_s
         return max(0.0, until_s - now_s) if until_s > self._paused_until_s else 0.0
 
-    def _note_failure(self, error: Exception, now_s: float, on_gone: Callable[[str], None]) -> None:
-        """Say it once; after a while of nothing else, or at once where waiting can't help, the run has to stop."""
+    def _note_failure(self, error: Exception, now_s: float, on_unreachable: Callable[[str], None]) -> None:
+        """Warn once. Stop the run if Redis fails for `unshared_s_max`, or at once if it refuses the login."""
         what = redact(f"{type(error).__name__}: {error}")
         if self._failing_since_s is None:
             self._failing_since_s = now_s
-            _log.warning("Redis can't be reached, so nothing more is sent: %s", what)
+            _log.warning(
+                "cannot reach the Redis that shares the quota; nothing more is sent until it answers: %s", what
+            )
         refused = isinstance(error, (AuthenticationError, NoPermissionError))
-        if not self._told and (refused or time.monotonic() - self._failing_since_s >= self.unshared_s_max):
-            self._told = True
+        if not self._reported and (refused or time.monotonic() - self._failing_since_s >= self.unshared_s_max):
+            self._reported = True
             how_long = "" if refused else f" for {self.unshared_s_max:.0f} s"
-            on_gone(
-                f"Redis, through which the quota is shared, can't be used{how_long} ({what}): see that quota.redis_url "
-                "is right and that Redis runs, then run the same command again"
+            on_unreachable(
+                f"the Redis that shares the quota could not be used{how_long} ({what}): check that quota.redis_url is "
+                "correct and that Redis is running, then run the same command again"
             )
 
     async def _close(self) -> None:
-        """Give back what is held, debts included, and hang up."""
+        """Return the held permits, or settle the debt, and close the connection."""
         self._permits.settle(self.pacer.take_excess())
         block = self._permits.take_back()
         if block is not None and self._failing_since_s is None:

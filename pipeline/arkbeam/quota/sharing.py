@@ -1,55 +1,56 @@
-"""What the engine sees of a quota that is shared with other processes. Used in the engine's loop alone."""
+"""How the engine uses a quota that it may share with other processes. All calls come from the engine's event loop."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class Sharing(Protocol):
-    """A process's part in the quota."""
+    """The share of one process in a quota."""
 
     def refresh(self, now_s: float) -> None:
-        """Give the pacer this process's share of this moment. Called just before each request."""
+        """Set the pacer's share to the share of this process at `now_s`. Called just before each request."""
 
     def wait_s(self, tokens: float, now_s: float) -> float:
-        """Return the seconds until this process may send a request of so many tokens, as far as the others go.
+        """Return the seconds until the other processes leave room for a request of so many tokens; 0 means now.
 
-        Asked when the pacer has room; 0 is now. It may be infinite, until `on_changed` is called.
+        Called only when the pacer itself has room. The result may be infinite: then `on_changed` is called later.
         """
 
     def take(self, tokens: float, now_s: float) -> None:
-        """Note that such a request is sent now."""
+        """Note that a request of so many tokens is sent now."""
 
     def join(self) -> None:
-        """Take part from now on: a lane has begun."""
+        """Start to use the quota: a lane has begun."""
 
     def leave(self) -> None:
-        """Take part no longer than it pays to stay: no lane is under way."""
+        """Note that a lane has ended. With the last lane the process gives up its share, at once or a little later."""
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
-        """Do the work of sharing until cancelled, then let the others know.
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
+        """Keep this process's share until cancelled, then give it up.
 
-        `on_changed` is called when there may be another answer than before. `on_gone` is called once, with what to do about it, when what the quota is shared through can't be reached.
+        `on_changed` is called when the result of `wait_s` may have changed. `on_unreachable` is called once, with a message that
+        says what to do, when the coordinating store or Redis could not be reached for too long.
         """
 
 
-class Alone:
-    """The quota is this process's own."""
+class Unshared:
+    """A quota that only this process uses."""
 
     def refresh(self, now_s: float) -> None:
-        """The share is always all of it."""
+        """Do nothing: the share is always 1."""
 
     def wait_s(self, tokens: float, now_s: float) -> float:
-        """Never wait for others."""
+        """Return 0: there is no other process to wait for."""
         return 0.0
 
     def take(self, tokens: float, now_s: float) -> None:
-        """Nobody to tell."""
+        """Do nothing."""
 
     def join(self) -> None:
-        """Nobody to join."""
+        """Do nothing."""
 
     def leave(self) -> None:
-        """Nobody to leave."""
+        """Do nothing."""
 
-    async def run(self, on_changed: Callable[[], None], on_gone: Callable[[str], None]) -> None:
-        """Nothing to do."""
+    async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
+        """Return at once."""

@@ -7,11 +7,10 @@ from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.wire import WireOptions
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import ServiceKind
-from arkbeam.engine.options import LimitsOptions
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.quota.budget import NO_BUDGET, BudgetOptions, Prices
-from arkbeam.quota.options import QuotaOptions
+from arkbeam.quota.options import LimitsOptions, QuotaOptions
 from arkbeam.store.layout import StoreOptions
 
 BLOCK_ROWS = 2048  # of a lane's work: one row group of buyers

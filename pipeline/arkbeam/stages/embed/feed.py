@@ -15,7 +15,7 @@ from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.manifest.staging import StagedRequest, request_from_json
 from arkbeam.media import encoded_length, fetch
-from arkbeam.quota.budget import NOTHING
+from arkbeam.quota.budget import NO_COST
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.run_files import read_rows_at
 
@@ -94,7 +94,7 @@ def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
         body = encode_request(replace(request, parts=tuple(parts)), spec.wire, inlined)
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
-    bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NOTHING
+    bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NO_COST
     return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound)
 
 

@@ -10,11 +10,10 @@ from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.core import Engine, EngineOptions
-from arkbeam.engine.guard import Guard
-from arkbeam.engine.purse import Purse
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.registry import get_engine
-from arkbeam.quota.budget import NOTHING, Spending, budget_amount
+from arkbeam.engine.stopping import ReplyCheck
+from arkbeam.quota.budget import NO_COST, Budget, BudgetGate, configured_budget
 from arkbeam.quota.control import InFlight, Ramp
 from arkbeam.quota.draws import Draws
 from arkbeam.quota.lease_sharing import LeaseSharing
@@ -69,7 +68,9 @@ def _make_engine(spec: RunSpec) -> Engine:
     target = StoreTarget(store.uri, spec.run, spec.dimensions, spec.multi)
     process = f"{os.getpid()}-{secrets.token_hex(4)}"
     journal = open_journal(store.uri, spec.run, process)
-    guard = Guard(spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model))
+    reply_check = ReplyCheck(
+        spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model)
+    )
     return Engine(
         EngineOptions(
             limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s, store.timeout_s
@@ -77,21 +78,21 @@ def _make_engine(spec: RunSpec) -> Engine:
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: _make_pacer(spec, now_s),
         Recorder(target, segment_ids(), journal),
-        guard,
-        _make_purse(spec, process),
+        reply_check,
+        _make_budget_gate(spec, process),
         _choose_sharing(spec),
     )
 
 
-def _make_purse(spec: RunSpec, process: str) -> Purse | None:
+def _make_budget_gate(spec: RunSpec, process: str) -> BudgetGate | None:
     """Make what keeps the run within its budget: one process has all of it, several draw shares."""
     if not spec.budget.is_set:
         return None
-    budget = budget_amount(spec.budget)
+    budget = configured_budget(spec.budget)
     if not spec.shares_budget:
-        return Purse(Spending(budget), spec.prices)
+        return BudgetGate(Budget(budget), spec.prices)
     draws = Draws(spec.store.uri, spec.run, process, budget, spec.quota.lanes)
-    return Purse(Spending(NOTHING), spec.prices, draws.draw, draws.give_back)
+    return BudgetGate(Budget(NO_COST), spec.prices, draws.draw, draws.give_back)
 
 
 def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:

@@ -19,9 +19,8 @@ from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, list_files, remove_file, remove_leftovers, write_bytes
 from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind
-from arkbeam.quota.budget import Amount
-from arkbeam.quota.minutes import Minutes
-from arkbeam.quota.ratios import Ratios
+from arkbeam.quota.budget import Cost
+from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.publish import embeddings, failures, multi, usage
 from arkbeam.stages.publish.parts import PartFile
@@ -196,7 +195,7 @@ def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
     """Return the budget and what was taken of it, lost answers at the most they can have cost; None without a budget."""
     if not spec.budget.is_set:
         return None
-    used = Amount(counts.budget_tokens, counts.budget_pcny)
+    used = Cost(counts.budget_tokens, counts.budget_pcny)
     return asdict(spec.budget) | {"tokens_used": used.tokens, "cny_used": round(used.cny, 9)}
 
 
