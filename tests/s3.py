@@ -11,7 +11,7 @@ import botocore.session
 import fsspec
 import pytest
 import s3fs
-from arkbeam.media.buckets import forget_stores
+from arkbeam.media.s3 import forget_stores
 
 BUCKET = "pictures"
 _SERVE = """
@@ -87,4 +87,4 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 @pytest.fixture
 def without_obstore(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes as if obstore were not installed."""
-    return lambda: monkeypatch.setattr("arkbeam.media.buckets.obstore", None)
+    return lambda: monkeypatch.setattr("arkbeam.media.s3.obstore", None)

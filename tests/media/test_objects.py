@@ -9,10 +9,10 @@ import fsspec
 import pytest
 from arkbeam.base.records import Failure, Modality
 from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, resolve
-from arkbeam.media.buckets import find_place, forget_stores
 from arkbeam.media.cache import KnownMedia, media_table, merge
 from arkbeam.media.files import look_at, read_again, read_range, read_version
 from arkbeam.media.objects import WANTED_OF_PAGE_MIN, list_versions
+from arkbeam.media.s3 import find_place, forget_stores
 from PIL import Image
 
 from tests.s3 import BUCKET, S3

@@ -14,10 +14,10 @@ from arkbeam.ark.sampling import SAMPLING_RANGES, find_sampling_flaw, make_sampl
 from arkbeam.ark.wire import encode_multi
 from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling
+from arkbeam.base.refusal import refuse, refuse_unknown
 from arkbeam.manifest.batches import is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap
-from arkbeam.manifest.refusal import refuse, refuse_unknown
 
 BODY_FIELDS = (
     "model",

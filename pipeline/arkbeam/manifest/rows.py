@@ -14,11 +14,11 @@ from arkbeam.ark.models import find_misfit
 from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Failure, Modality, Part, Request
+from arkbeam.base.refusal import BadRow, refuse, refuse_unknown
 from arkbeam.manifest.batches import is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import NOTHING, Overrides, decode_cell, read_body_fields, read_columns, read_sampling
-from arkbeam.manifest.refusal import BadRow, refuse, refuse_unknown
 from arkbeam.media import make_absolute
 
 _ID_COLUMNS = ("id", "custom_id")

@@ -11,9 +11,9 @@ from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
 from arkbeam.media.inspection import inspect
 from arkbeam.media.load import fetch, resolve
-from arkbeam.media.locations import local_path, make_absolute, scheme_of
 from arkbeam.media.lookup import inspect_many
 from arkbeam.media.options import MediaOptions
+from arkbeam.media.uris import local_path, make_absolute, scheme_of
 
 __all__ = [
     "Fit",

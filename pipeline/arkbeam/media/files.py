@@ -14,15 +14,15 @@ from typing import Any
 import fsspec
 
 from arkbeam.base.records import Modality
-from arkbeam.media.buckets import find_place
 from arkbeam.media.checks import bytes_max as largest
 from arkbeam.media.found import Blocks, Found
 from arkbeam.media.http import fetch, fetch_range
 from arkbeam.media.identity import DIGEST_BYTES, content_version, storage_version
-from arkbeam.media.locations import allowed_local_path, check_scheme, check_url, is_web, local_path
 from arkbeam.media.objects import head_object, open_object, read_object
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.refusal import Refusal
+from arkbeam.media.s3 import find_place
+from arkbeam.media.uris import allowed_local_path, check_scheme, check_url, is_web, local_path
 
 _ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")

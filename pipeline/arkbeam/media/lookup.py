@@ -10,17 +10,17 @@ from functools import partial
 
 from arkbeam.base.records import Failure, Modality
 from arkbeam.media.access import Access
-from arkbeam.media.buckets import Place, find_place
 from arkbeam.media.cache import Entry, MediaMemory, key_of, rules_of
 from arkbeam.media.checks import MediaInfo
 from arkbeam.media.files import read_version
 from arkbeam.media.identity import storage_part
 from arkbeam.media.inspection import inspect
-from arkbeam.media.locations import check_scheme, is_web, local_path
 from arkbeam.media.objects import WANTED_OF_PAGE_MIN, list_versions
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.policy import route
 from arkbeam.media.refusal import guard
+from arkbeam.media.s3 import Place, find_place
+from arkbeam.media.uris import check_scheme, is_web, local_path
 
 Wanted = tuple[str, Modality]
 Look = MediaInfo | Failure

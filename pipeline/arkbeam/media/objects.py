@@ -9,9 +9,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from arkbeam.media.buckets import Place, obstore
 from arkbeam.media.found import Blocks, Found
 from arkbeam.media.identity import storage_version
+from arkbeam.media.s3 import Place, obstore
 
 _BLOCK_BYTES = 1024 * 1024
 _PAGE_KEYS = 1000  # what one call of S3 lists at most

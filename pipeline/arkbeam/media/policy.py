@@ -7,9 +7,9 @@ from urllib.parse import unquote, urlsplit
 from arkbeam.base.records import Modality
 from arkbeam.media.access import Access, find_access
 from arkbeam.media.addresses import is_public, literal_address
-from arkbeam.media.locations import check_url, is_web, scheme_of
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.refusal import Refusal
+from arkbeam.media.uris import check_url, is_web, scheme_of
 
 VIDEO_EXTENSIONS = {"mp4": "video/mp4", "avi": "video/avi", "mov": "video/quicktime"}
 # Extensions of the image formats of the API (vendor's guide to visual understanding, table of formats).

@@ -4,9 +4,9 @@ from typing import Any
 
 import fsspec
 
-from arkbeam.media.locations import check_scheme, is_web
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.refusal import Refusal
+from arkbeam.media.uris import check_scheme, is_web
 
 
 def sign_url(uri: str, options: MediaOptions) -> str:
