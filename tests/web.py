@@ -120,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(206, part, headers | {"Content-Range": f"bytes {asked[1]}-{last}/{len(data)}"})
 
     def _send(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:
+        if status == 204:  # has no body: a client would read one as the start of the next reply (RFC 9110, 15.3.5)
+            self._start(status, dict(headers))
+            return
         self._start(status, {"Content-Length": str(len(data)), **headers})
         self.wfile.write(data)
 
