@@ -1,5 +1,6 @@
 """Pictures and films of every kind, made when they are needed: small, and the same bytes each time."""
 
+import base64
 import io
 import struct
 import zlib
@@ -72,6 +73,11 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 def wide(pillow_format: str, size: Size) -> bytes:
     """Make a picture of very many pixels in few bytes: black, one bit each."""
     return save(Image.new("1", size), pillow_format)
+
+
+def data_uri(mime: str, data: bytes) -> str:
+    """Return the bytes as a data URI."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def cut(data: bytes, share: float = 0.5) -> bytes:

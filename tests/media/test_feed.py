@@ -77,7 +77,7 @@ def read(uri: str, *_: Any) -> Inline | Failure:
 def test_every_row_comes_out_once_and_memory_is_bounded(sizes: list[int]) -> None:
     """Whatever the sizes are: no row is lost or repeated, what is held stays within the bound, all room is given back."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(requests, "fetch", read)
+        patch.setattr(requests, "load_medium", read)
         engine = Engine()
         seen, failed = [], []
         for batch in Feed(SPEC, cast(Any, engine), pool).batches(row(n, size) for n, size in enumerate(sizes)):
@@ -98,7 +98,7 @@ def test_every_row_comes_out_once_and_memory_is_bounded(sizes: list[int]) -> Non
 def test_a_run_that_stops_gives_back_what_was_read_ahead() -> None:
     """What was read for nobody leaves no trace in the room."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(requests, "fetch", read)
+        patch.setattr(requests, "load_medium", read)
         engine = Engine()
         batches: Iterator[Any] = Feed(SPEC, cast(Any, engine), pool).batches(row(n, 3_000) for n in range(9))
         first = next(batches)

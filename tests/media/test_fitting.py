@@ -9,21 +9,21 @@ import pytest
 from arkbeam.app.config import parse_config
 from arkbeam.ark.tokens import image_tokens
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.base.refusal import RowRefused
+from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, load_medium
 from arkbeam.media.checks import examine
-from arkbeam.media.data_uris import decode_data_uri, encode_data_uri
+from arkbeam.media.files import guard
 from arkbeam.media.fitting import apply_fit, plan_fit, scale
 from arkbeam.media.headers import ImageFacts, read_header
 from arkbeam.media.kinds import JPEG, detect_kind
 from arkbeam.media.options import FitOptions
-from arkbeam.media.refusal import Refusal, guard
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.media.pictures import animation, deep_colour, deep_grey, paint, picture, rotated, save
+from tests.media.pictures import animation, data_uri, deep_colour, deep_grey, paint, picture, rotated, save
 
 IMAGE = Modality.IMAGE
 ON = FitOptions(transcode=True)
@@ -228,7 +228,7 @@ def test_pixels_without_a_plain_meaning_are_refused() -> None:
         )
         fit = plan_fit(_facts(data), ON, 15)
         assert fit is not None
-        with pytest.raises(Refusal, match="media_unfit"):
+        with pytest.raises(RowRefused, match="media_unfit"):
             apply_fit(data, _facts(data), fit)
 
 
@@ -240,7 +240,7 @@ def test_a_jpeg_of_very_many_scans_is_not_unpacked() -> None:
     bomb = data[:at] + scan * 500 + data[at:]
     fit = plan_fit(_facts(bomb), ON, 15)
     assert fit is not None
-    with pytest.raises(Refusal, match="500 scans"):
+    with pytest.raises(RowRefused, match="500 scans"):
         apply_fit(bomb, _facts(bomb), fit)
 
 
@@ -254,17 +254,15 @@ def test_several_pictures_in_a_jpeg_are_its_first() -> None:
 
 def test_data_uris_are_fitted_as_files_are() -> None:
     """The bytes are at hand, whoever inlined them."""
-    kind = detect_kind(picture("TIFF"))
-    assert kind is not None
-    uri = encode_data_uri(picture("TIFF"), kind.mime)
+    uri = data_uri("image/tiff", picture("TIFF"))
     options = MediaOptions(fit=ON)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
     assert info.fit == Fit((64, 48), "image/jpeg", "64x48 image/tiff")
-    sent = resolve(uri, IMAGE, None, options, info.fit)
-    assert isinstance(sent, str)
-    assert decode_data_uri(sent)[0] == "image/jpeg"
-    assert resolve(uri, IMAGE, None, MediaOptions()) == uri
+    sent = load_medium(uri, IMAGE, None, options, info.fit)
+    assert isinstance(sent, Inline)
+    assert sent.mime == "image/jpeg"
+    assert load_medium(uri, IMAGE, None, MediaOptions()) == uri
 
 
 def test_urls_are_never_fitted() -> None:
@@ -279,16 +277,14 @@ def test_what_is_signed_is_not_fitted() -> None:
     signed = examine(data, len(data), IMAGE, options, lambda start, end: b"", inlined=False)
     assert signed == MediaInfo(None, "image/tiff", (64, 48))
     other = picture("HEIF")
-    with pytest.raises(Refusal, match="media_not_image"):
+    with pytest.raises(RowRefused, match="media_not_image"):
         examine(other, len(other), IMAGE, options, lambda start, end: b"", inlined=False)
 
 
 def test_larger_sources_are_read_where_they_become_smaller() -> None:
     """More bytes and pixels than the API takes are taken when they will not be sent, up to bounds of their own."""
     data = picture("BMP", (200, 100))
-    kind = detect_kind(data)
-    assert kind is not None
-    uri = encode_data_uri(data, kind.mime)
+    uri = data_uri("image/bmp", data)
 
     def look(**fit: Any) -> MediaInfo | Failure:
         return inspect(uri, IMAGE, MediaOptions(image_bytes_max=10_000, pixels_max=10_000, fit=FitOptions(**fit)))
@@ -307,14 +303,11 @@ def test_larger_sources_are_read_where_they_become_smaller() -> None:
 def test_a_fitted_picture_is_held_against_the_limits_too() -> None:
     """What is still too large once it is packed fails, with its measured size."""
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (80, 80, 4), dtype=np.uint8))
-    data = save(noise, "TIFF")
-    kind = detect_kind(data)
-    assert kind is not None
-    uri = encode_data_uri(data, kind.mime)
+    uri = data_uri("image/tiff", save(noise, "TIFF"))
     options = MediaOptions(image_bytes_max=10_000, fit=ON)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
-    sent = resolve(uri, IMAGE, None, options, info.fit)
+    sent = load_medium(uri, IMAGE, None, options, info.fit)
     assert isinstance(sent, Failure)
     assert sent.code == "media_too_large"
 

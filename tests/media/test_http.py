@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, http, inspect, inspect_many, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, http, inspect, inspect_many, load_medium
 from arkbeam.media.access import Access
-from arkbeam.media.data_uris import encode_data_uri
 from arkbeam.media.http import REDIRECTS_MAX, TRIES
 from arkbeam.media.kinds import BMP
 from PIL import Image
 
+from tests.media.pictures import data_uri
 from tests.web import Web
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
@@ -47,7 +47,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_WAIT_S", 0.01)
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     return outcome.code
 
@@ -60,12 +60,11 @@ def test_what_is_fetched_is_inlined_with_its_version(manner: str, web: Web) -> N
     assert isinstance(info, MediaInfo)
     assert (info.mime, info.size_px) == ("image/bmp", (300, 300))
     assert info.version
-    sent = resolve(url, IMAGE, info.version, OPTIONS)
-    assert isinstance(sent, str)
-    assert sent.startswith("data:image/bmp;base64,")
-    assert info.wire_bytes == len(sent)
+    sent = load_medium(url, IMAGE, info.version, OPTIONS)
+    assert sent == Inline("image/bmp", PICTURE)
+    assert info.wire_bytes == len(data_uri("image/bmp", PICTURE))
     web.files["a.bmp"], web.date = _picture(20) + b"\0", "Sun, 22 Nov 2026 21:00:00 GMT"
-    assert _code_of(resolve(url, IMAGE, info.version, OPTIONS)) == "media_changed"
+    assert _code_of(load_medium(url, IMAGE, info.version, OPTIONS)) == "media_changed"
 
 
 def test_one_range_of_header_bytes_is_asked_for_at_planning(web: Web) -> None:
@@ -302,7 +301,7 @@ def test_many_are_fetched_together(web: Web) -> None:
     for name, data in names.items():
         look = looks[web.url(f"good/{name}"), IMAGE]
         assert isinstance(look, MediaInfo)
-        assert look.wire_bytes == len(encode_data_uri(data, BMP.mime))
+        assert look.wire_bytes == len(data_uri(BMP.mime, data))
 
 
 def _resolve_as(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> None:

@@ -12,14 +12,16 @@ from typing import ClassVar
 
 import fsspec
 import pytest
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, make_absolute, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, load_medium, make_absolute
 from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import detect_kind
 from arkbeam.media.truncation import find_cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from tests.media.pictures import data_uri
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 INDEX = b"\0\0\0\x48moov" + b"\0" * 64
@@ -47,7 +49,7 @@ def _put(folder: Path, name: str, data: bytes) -> str:
     return str(path)
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     assert len(outcome.message) <= 500
     return outcome.code
@@ -79,9 +81,8 @@ def test_every_image_format_of_the_api_is_inlined_with_its_own_type(
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
     assert (info.mime, info.size_px) == (mime, size)
-    sent = resolve(uri, IMAGE, info.version, options)
-    assert sent == f"data:{mime};base64,{base64.b64encode(data).decode()}"
-    assert info.wire_bytes == len(sent)
+    assert load_medium(uri, IMAGE, info.version, options) == Inline(mime, data)
+    assert info.wire_bytes == len(data_uri(mime, data))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_videos_are_inlined_with_exactly_the_three_types_of_the_api(
     uri = _put(tmp_path, "clip", data)
     info = inspect(uri, VIDEO, options)
     assert isinstance(info, MediaInfo)
-    assert str(resolve(uri, VIDEO, info.version, options)).startswith(f"data:{mime};base64,")
+    assert load_medium(uri, VIDEO, info.version, options) == Inline(mime, data)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_urls_pass_and_are_not_looked_at(options: MediaOptions) -> None:
     """http(s) URLs go to the service as they are, version and size unknown."""
     url = "https://pictures.example/a.png?id=1"
     assert inspect(url, IMAGE, options) == MediaInfo()
-    assert resolve(url, IMAGE, None, options) == url
+    assert load_medium(url, IMAGE, None, options) == url
 
 
 @pytest.mark.parametrize(
@@ -179,10 +180,10 @@ def test_urls_that_can_not_be_one_are_refused(url: str, options: MediaOptions) -
 
 def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
     """A data URI as the contract has it is sent as it is; its size in pixels serves the estimate."""
-    uri = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+    uri = data_uri("image/png", _picture())
     info = inspect(uri, IMAGE, options)
     assert info == MediaInfo(None, "image/png", (32, 20), len(uri))
-    assert resolve(uri, IMAGE, None, options) == uri
+    assert load_medium(uri, IMAGE, None, options) == uri
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_bad_data_uris_are_refused(head: str, data: bytes, code: str, options: M
 
 def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
     """Base64 that ends within a group of four is not valid."""
-    uri = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+    uri = data_uri("image/png", _picture())
     assert _code_of(inspect(uri[:-1], IMAGE, options)) == "media_bad_data_uri"
 
 
@@ -268,7 +269,7 @@ def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, 
     _put(tmp_path.parent / f"{tmp_path.name}-sibling", "a.png", _picture())
     uri = uri.format(root=tmp_path)
     assert _code_of(inspect(uri, IMAGE, options)) == code
-    assert _code_of(resolve(uri, IMAGE, "1-1", options)) == code
+    assert _code_of(load_medium(uri, IMAGE, "1-1", options)) == code
 
 
 def test_no_local_file_may_be_read_unless_a_folder_is_allowed(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_a_file_that_changed_is_not_sent_under_its_old_version(tmp_path: Path, o
     assert isinstance(info, MediaInfo)
     _put(tmp_path, "a.bmp", bytes(reversed(_picture("BMP"))))
     os.utime(uri, ns=(0, 0))
-    assert _code_of(resolve(uri, IMAGE, info.version, options)) == "media_changed"
+    assert _code_of(load_medium(uri, IMAGE, info.version, options)) == "media_changed"
 
 
 def test_media_in_an_object_store_are_read_with_their_version() -> None:
@@ -300,10 +301,10 @@ def test_media_in_an_object_store_are_read_with_their_version() -> None:
     store.pipe_file("/media-test/a.png", _picture())
     info = inspect(uri, IMAGE, MediaOptions())
     assert isinstance(info, MediaInfo)
-    assert str(resolve(uri, IMAGE, info.version, MediaOptions())).startswith("data:image/png;base64,")
+    assert load_medium(uri, IMAGE, info.version, MediaOptions()) == Inline("image/png", _picture())
     time.sleep(0.001)
     store.pipe_file("/media-test/a.png", _picture(size=(20, 32)))
-    assert _code_of(resolve(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
+    assert _code_of(load_medium(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
     store.pipe_file("/media-test/a.png", b"")
     assert _code_of(inspect(uri, IMAGE, MediaOptions())) == "media_empty"
     assert _code_of(inspect("memory://media-test", IMAGE, MediaOptions())) == "media_not_a_file"
@@ -345,7 +346,7 @@ def test_versions_are_read_past_the_listing_cache() -> None:
     assert isinstance(first, MediaInfo)
     assert isinstance(second, MediaInfo)
     assert (first.version, second.version) == ("v1", "v2")
-    assert _code_of(resolve("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
+    assert _code_of(load_medium("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
     broken = inspect("cachingstore://broken", IMAGE, options)
     assert _code_of(broken) == "media_unreadable"
     assert isinstance(broken, Failure)

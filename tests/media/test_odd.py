@@ -1,6 +1,5 @@
 """Odd media, one to a row, through the whole job: what each becomes as it is, and with `media.fit`."""
 
-import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from tests.media.pictures import (
     FAKES,
     animation,
     cut,
+    data_uri,
     deep_colour,
     deep_grey,
     film,
@@ -109,17 +109,13 @@ VIDEOS: dict[str, tuple[str, bytes]] = {
 }
 
 
-def _uri(mime: str, data: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
 DATA_URIS = {
-    "data URI, PNG": _uri("image/png", picture("PNG", (71, 48))),
-    "data URI, TIFF": _uri("image/tiff", picture("TIFF", (72, 48))),
-    "data URI, PNG that is said to be JPEG": _uri("image/jpeg", picture("PNG")),
-    "data URI, image/PNG": _uri("image/PNG", picture("PNG")),
-    "data URI, no base64": _uri("image/png", picture("PNG"))[:-3] + "*==",
-    "data URI, JPEG cut off": _uri("image/jpeg", cut(picture())),
+    "data URI, PNG": data_uri("image/png", picture("PNG", (71, 48))),
+    "data URI, TIFF": data_uri("image/tiff", picture("TIFF", (72, 48))),
+    "data URI, PNG that is said to be JPEG": data_uri("image/jpeg", picture("PNG")),
+    "data URI, image/PNG": data_uri("image/PNG", picture("PNG")),
+    "data URI, no base64": data_uri("image/png", picture("PNG"))[:-3] + "*==",
+    "data URI, JPEG cut off": data_uri("image/jpeg", cut(picture())),
 }
 
 

@@ -8,11 +8,10 @@ import pytest
 from arkbeam.app.config import Config, describe_config, parse_config
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, inspect, resolve
-from arkbeam.media.access import Access
-from arkbeam.media.addresses import is_public, literal_address
+from arkbeam.media import MediaInfo, MediaOptions, inspect, load_medium
+from arkbeam.media.access import Access, find_access
 from arkbeam.media.options import SIGN_LIFETIME_S_MAX, SIGN_LIFETIME_S_MIN
-from arkbeam.media.policy import extension_of, route
+from arkbeam.media.uris import extension_of, is_public, literal_address
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +47,7 @@ def _parse(access: object, **further: object) -> Config:
     return parse_config({**SMALLEST, "media": {"access": access, **further}})
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     return outcome.code
 
@@ -69,28 +68,28 @@ def test_each_scheme_modality_and_access(scheme: str, modality: Modality, access
                 _parse(wish)
             continue
         options = _parse(wish).media
-        assert route(uri, modality, options) is access
-        assert route(uri.upper(), modality, options) is access
-        assert route(uri, other, options) is (access if wish[scheme] == access.value else default)
+        assert find_access(uri, modality, options.access) is access
+        assert find_access(uri.upper(), modality, options.access) is access
+        assert find_access(uri, other, options.access) is (access if wish[scheme] == access.value else default)
 
 
 @pytest.mark.parametrize(("scheme", "modality"), list(itertools.product(POSSIBLE, (IMAGE, VIDEO))))
 def test_defaults(scheme: str, modality: Modality) -> None:
     """Without a word in the config; a path is a file, and a data URI goes as it is, whatever is said of others."""
-    assert route(f"{scheme}://host/a.mp4", modality, MediaOptions()) is POSSIBLE[scheme][0]
-    assert route("/a/b.mp4", modality, MediaOptions()) is INLINE
-    assert route("data:image/png;base64,AA", modality, MediaOptions(access={"https": INLINE})) is PASS
+    assert find_access(f"{scheme}://host/a.mp4", modality, MediaOptions().access) is POSSIBLE[scheme][0]
+    assert find_access("/a/b.mp4", modality, MediaOptions().access) is INLINE
+    assert find_access("data:image/png;base64,AA", modality, {"https": INLINE}) is PASS
 
 
 def test_a_rule_holds_for_all_names_of_a_storage() -> None:
     """Unless one has a rule of its own."""
     options = _parse({"s3": "sign", "az": {"video": "sign"}, "abfs": "inline"}).media
-    assert route("s3a://b/k", IMAGE, options) is SIGN
-    assert route("abfss://b/k", VIDEO, options) is SIGN
-    assert route("abfss://b/k", IMAGE, options) is INLINE
-    assert route("abfs://b/k", VIDEO, options) is INLINE
-    assert route("gs://b/k", VIDEO, options) is INLINE
-    assert route("http://b/k", VIDEO, _parse({"https": "inline"}).media) is PASS
+    assert find_access("s3a://b/k", IMAGE, options.access) is SIGN
+    assert find_access("abfss://b/k", VIDEO, options.access) is SIGN
+    assert find_access("abfss://b/k", IMAGE, options.access) is INLINE
+    assert find_access("abfs://b/k", VIDEO, options.access) is INLINE
+    assert find_access("gs://b/k", VIDEO, options.access) is INLINE
+    assert find_access("http://b/k", VIDEO, _parse({"https": "inline"}).media.access) is PASS
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,10 @@ def test_wishes_that_are_none(access: object, message: str) -> None:
 def test_the_form_in_a_file_and_on_the_command_line() -> None:
     """Both forms mix, `--set` lays over, `run.json` repeats it, and it travels to workers."""
     options = _parse({"https": "inline", "s3": {"image": "inline", "video": "sign"}}).media
-    assert (route("s3://b/k", VIDEO, options), route("https://b/k", VIDEO, options)) == (SIGN, INLINE)
+    assert (find_access("s3://b/k", VIDEO, options.access), find_access("https://b/k", VIDEO, options.access)) == (
+        SIGN,
+        INLINE,
+    )
     config = parse_config(SMALLEST, ["media.access.s3.video=sign", "media.access.https=inline"])
     assert config.media.access == {"s3": {"video": SIGN}, "https": INLINE}
     assert describe_config(config)["media"]["access"] == {"s3": {"video": "sign"}, "https": "inline"}
@@ -200,7 +202,7 @@ def test_addresses_that_the_service_can_not_reach_are_not_passed_on(host: str, c
 def test_what_passes_is_sent_as_it_is_spelt() -> None:
     """Not one character of a URL changes on its way."""
     url = "HTTPS://Host.Example:443/a%20b.png?X-Amz-Signature=ab%3D&b=+#f"
-    assert resolve(url, IMAGE, None, MediaOptions()) == url
+    assert load_medium(url, IMAGE, None, MediaOptions()) == url
 
 
 @pytest.mark.parametrize(

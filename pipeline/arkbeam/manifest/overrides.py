@@ -46,7 +46,7 @@ NOTHING = Overrides()
 
 
 def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
-    """Read the mapped columns; an empty cell says nothing. Raises BadRow (`bad_field`, `bad_json`)."""
+    """Read the mapped columns; an empty cell says nothing. Raises RowRefused (`bad_field`, `bad_json`)."""
     instructions = sparse = sampling = None
     if columns.instructions is not None:
         instructions = _read_instructions(f"column {columns.instructions}", _cell(row, columns.instructions))
@@ -66,7 +66,7 @@ def read_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
 def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadContext) -> Overrides:
     """Check what a body says of the run and read what it says of its row, which counts before mapped columns.
 
-    Raises BadRow (`bad_field`) that names the field.
+    Raises RowRefused (`bad_field`) that names the field.
     """
     refuse_unknown("bad_field", "body", body, BODY_FIELDS)
     _check_run_fields(body, context)
@@ -79,7 +79,7 @@ def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadC
 
 
 def read_sampling(code: str, where: str, given: Mapping[str, Any]) -> VideoSampling | None:
-    """Read the sampling arguments of an object; a null is none. Raises BadRow with `code` that names the argument."""
+    """Read the sampling arguments of an object; a null is none. Raises RowRefused with `code` that names the argument."""
     values = {name: value for name, value in given.items() if value is not None}
     flaw = find_sampling_flaw(values)
     if flaw is not None:

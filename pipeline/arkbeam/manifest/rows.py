@@ -14,7 +14,7 @@ from arkbeam.ark.models import find_misfit
 from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Failure, Modality, Part, Request
-from arkbeam.base.refusal import BadRow, refuse, refuse_unknown
+from arkbeam.base.refusal import RowRefused, refuse, refuse_unknown
 from arkbeam.manifest.batches import is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
@@ -67,7 +67,7 @@ class RowParser:
         try:
             row_id = self._read_id(row)
             return row_id, self._read_request(row)
-        except BadRow as bad:
+        except RowRefused as bad:
             return row_id, bad.failure
 
     def _read_id(self, row: Mapping[str, Any]) -> str | None:
@@ -166,7 +166,7 @@ class RowParser:
         kinds = frozenset(part.modality for part in parts)
         instructions = self._instructions[kinds] if own.instructions is None else own.instructions
         if isinstance(instructions, Failure):
-            raise BadRow(instructions)
+            raise RowRefused(instructions)
         if _VIDEO in kinds:
             parts = [self._sample(part, own) for part in parts]
         # The run's wish is for rows of text; a row's own wish is held against the rules.
@@ -184,7 +184,7 @@ class RowParser:
     def _check(self, request: Request, capabilities: Capabilities | None) -> None:
         misfit = None if capabilities is None else find_misfit(request, capabilities)
         if misfit is not None:
-            raise BadRow(misfit)
+            raise RowRefused(misfit)
 
 
 def _number_to_id(value: Any) -> str:

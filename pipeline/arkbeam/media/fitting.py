@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from arkbeam.base.refusal import RowRefused, refuse
 from arkbeam.media.headers import ImageFacts, can_read_heic
 from arkbeam.media.kinds import AVIF, HEIC, ICNS, JPEG, JPEG2000, PNG, SGI, TIFF, Kind
 from arkbeam.media.options import SOURCE_PIXELS_MAX, FitOptions
-from arkbeam.media.refusal import Refusal
 
 RECIPE = 1
 """Part of the fingerprint: another way of scaling or packing is another number, and buys anew what it changes."""
@@ -112,27 +112,27 @@ def scale(size_px: tuple[int, int], pixels_max: int | None, side_px_min: int) ->
 def apply_fit(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     """Carry out what was chosen. It takes the time of unpacking and packing the picture: call it in a thread.
 
-    Raises Refusal (`media_unfit`) when the picture can't be unpacked or its pixels have no plain meaning.
+    Raises RowRefused (`media_unfit`) when the picture can't be unpacked or its pixels have no plain meaning.
     """
     if facts.kind is HEIC and not can_read_heic():
-        raise Refusal("media_unfit", "pillow-heif is not installed here (extra `heif`)")
+        refuse("media_unfit", "pillow-heif is not installed here (extra `heif`)")
     if facts.kind is JPEG and data.count(_SCAN) > SCANS_MAX:  # each goes over all pixels
-        raise Refusal("media_unfit", f"it has more than {SCANS_MAX} scans")
+        refuse("media_unfit", f"it has more than {SCANS_MAX} scans")
     width, height = facts.size_px
     with _pixels.take(width * height):
         try:
             return _convert(data, facts, fit)
-        except Refusal:
+        except RowRefused:
             raise
-        except Exception as error:  # hostile bytes make decoders raise nearly anything
-            raise Refusal("media_unfit", f"it can't be unpacked: {type(error).__name__}: {error}") from error
+        except Exception as error:  # noqa: BLE001 (hostile bytes make decoders raise nearly anything)
+            refuse("media_unfit", f"it can't be unpacked: {type(error).__name__}: {error}")
 
 
 def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     size_px = fit.size_px[::-1] if facts.orientation >= _ON_ITS_SIDE else fit.size_px
     with Image.open(io.BytesIO(data), formats=facts.kind.pillow_formats) as opened:
         if opened.size != facts.size_px:
-            raise Refusal("media_unfit", f"its header says {facts.size_px} px, its pixels are {opened.size}")
+            refuse("media_unfit", f"its header says {facts.size_px} px, its pixels are {opened.size}")
         profile = _read_profile(opened)
         opened.draft(None, (2 * size_px[0], 2 * size_px[1]))  # JPEG: unpacked at a half or less where that is enough
         image = _make_plain(opened, fit.mime)
@@ -172,7 +172,7 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     """Keep the upper half of 16 bits; numbers of any other range would have to be guessed at."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > _UINT16_MAX:
-        raise Refusal("media_unfit", "its pixels are fractions or 32 bits wide: what is black and white is not told")
+        refuse("media_unfit", "its pixels are fractions or 32 bits wide: what is black and white is not told")
     return (values >> 8).astype(np.uint8)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from arkbeam.base.refusal import RowRefused, refuse
 from arkbeam.media.kinds import GIF, HEIC, PNG, SGI, TIFF, WEBP, Kind
-from arkbeam.media.refusal import Refusal
 from arkbeam.media.truncation import count_gif_frames
 
 _EXIF_ORIENTATION = 274
@@ -44,7 +44,7 @@ class ImageFacts:
 def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
     """Read the facts off the first bytes of an image; None when these don't tell them.
 
-    `whole` says that there are no more bytes. Raises Refusal for more pixels than Pillow itself opens.
+    `whole` says that there are no more bytes. Raises RowRefused for more pixels than Pillow itself opens.
     """
     try:
         if kind is WEBP:
@@ -65,8 +65,8 @@ def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
                 bytes_min=_tiff_end(image) if kind is TIFF else 0,
             )
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refusal("media_too_many_pixels", f"it has far too many pixels: {error}") from error
-    except Refusal:
+        refuse("media_too_many_pixels", f"it has far too many pixels: {error}")
+    except RowRefused:
         raise
     except Exception:  # noqa: BLE001 (hostile bytes make Pillow raise nearly anything: struct.error, SyntaxError)
         return None

@@ -14,9 +14,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from typing import Any, TypeVar
 
 import aiohttp
@@ -24,10 +22,11 @@ from fsspec.asyn import get_loop, sync
 from yarl import URL
 
 from arkbeam import __version__
-from arkbeam.media.access import WEB_SCHEMES
-from arkbeam.media.addresses import is_public
+from arkbeam.base.records import Failure
+from arkbeam.base.refusal import RowRefused, refuse
+from arkbeam.media.identity import MediumRead, digest_of
 from arkbeam.media.options import MediaOptions
-from arkbeam.media.refusal import Refusal
+from arkbeam.media.uris import WEB_SCHEMES, check_url, is_public
 
 REDIRECTS_MAX = 5
 TRIES = 3
@@ -44,35 +43,22 @@ _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"arkb
 _Got = TypeVar("_Got")
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The first bytes of what a URL points at, with size and version of the whole."""
-
-    head: bytes
-    size: int
-    version: str
-    """The etag; else size and time of change; else, of a server that tells neither, a hash of the bytes."""
-
-
-class _Again(Exception):
+class _Again(RowRefused):
     """A try that failed in a way that may pass."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal)
-        self.refusal = refusal
 
 
 class _ForbiddenAddress(Exception):
     """A connection to an address that isn't anybody's to reach; not an OSError, after which the next address is tried."""
 
 
-def fetch(url: str, bytes_max: int, options: MediaOptions) -> Fetched:
+def fetch(url: str, bytes_max: int, options: MediaOptions) -> MediumRead:
     """Fetch at most `bytes_max` bytes from the start, with size and version of the whole. It blocks: call it in a thread.
 
-    Codes of the Refusals it raises: `media_bad_uri`, `media_forbidden`, `media_unreachable`, `media_timeout`,
+    Raises RowRefused: `media_bad_uri`, `media_forbidden`, `media_unreachable`, `media_timeout`,
     `media_redirects`, `media_missing` (404 and 410), `media_status` (any other answer), `media_too_large`.
     """
-    fetched: Fetched = sync(get_loop(), _in_time, partial(_fetch, url, bytes_max, options), options.http_timeout_s)
+    check_url(url, options.url_chars_max)
+    fetched: MediumRead = sync(get_loop(), _in_time, partial(_fetch, url, bytes_max, options), options.http_timeout_s)
     return fetched
 
 
@@ -87,7 +73,7 @@ async def _in_time(work: Callable[[], Awaitable[_Got]], timeout_s: float) -> _Go
         async with asyncio.timeout(timeout_s):
             return await _patiently(work)
     except TimeoutError:
-        raise Refusal("media_timeout", f"it did not come in {timeout_s:g} s") from None
+        refuse("media_timeout", f"it did not come in {timeout_s:g} s")
 
 
 async def _patiently(work: Callable[[], Awaitable[_Got]]) -> _Got:
@@ -96,10 +82,10 @@ async def _patiently(work: Callable[[], Awaitable[_Got]]) -> _Got:
     while True:
         try:
             return await _once(work)
-        except _Again as failed:
+        except _Again:
             tries += 1
             if tries == TRIES:
-                raise failed.refusal from failed
+                raise
         await asyncio.sleep(_WAIT_S * 2 ** (tries - 1))
 
 
@@ -107,28 +93,28 @@ async def _once(work: Callable[[], Awaitable[_Got]]) -> _Got:
     try:
         return await work()
     except _ForbiddenAddress as error:
-        raise Refusal("media_forbidden", f"{error} (media.allowed_hosts)") from error
-    except aiohttp.InvalidURL as error:
-        raise Refusal("media_bad_uri", "the URL can't be one") from error
+        refuse("media_forbidden", f"{error} (media.allowed_hosts)")
+    except aiohttp.InvalidURL:
+        refuse("media_bad_uri", "the URL can't be one")
     except aiohttp.ClientConnectorError as error:
-        raise Refusal("media_unreachable", f"the host can't be reached: {error.os_error}") from error
-    except TimeoutError as error:
-        raise Refusal("media_timeout", f"there was no connection in {_CONNECT_S:g} s") from error
+        refuse("media_unreachable", f"the host can't be reached: {error.os_error}")
+    except TimeoutError:
+        refuse("media_timeout", f"there was no connection in {_CONNECT_S:g} s")
     except aiohttp.ClientError as error:
-        raise _Again(Refusal("media_unreachable", f"it broke off: {type(error).__name__}: {error}")) from error
+        raise _Again(Failure("media_unreachable", f"it broke off: {type(error).__name__}: {error}")) from error
 
 
-async def _fetch(url: str, bytes_max: int, options: MediaOptions) -> Fetched:
+async def _fetch(url: str, bytes_max: int, options: MediaOptions) -> MediumRead:
     """Ask for the first bytes; of a server that does not tell size or version of the whole, for the whole."""
     whole_max = max(options.image_bytes_max, options.video_bytes_max)
     async with _open(url, options, (0, bytes_max)) as answer:
         if answer.status == 416:  # there is no first byte
-            return Fetched(b"", 0, "0")
+            return MediumRead(b"", 0, "0")
         size, version = _read_size(answer), _read_version(answer)
         if size is not None and version is not None:
             head = await _read(answer, min(bytes_max, size))
             _check_complete(len(head), min(bytes_max, size))
-            return Fetched(head, size, version)
+            return MediumRead(head, size, version)
         if answer.status == 200:
             return await _read_whole(answer, bytes_max, whole_max)
     async with _open(url, options) as answer:
@@ -140,21 +126,21 @@ async def _fetch_range(url: str, start: int, end: int, options: MediaOptions) ->
         return await _read(answer, end - start) if answer.status == 206 else b""
 
 
-async def _read_whole(answer: aiohttp.ClientResponse, bytes_max: int, whole_max: int) -> Fetched:
+async def _read_whole(answer: aiohttp.ClientResponse, bytes_max: int, whole_max: int) -> MediumRead:
     size = _read_size(answer)
     if size is not None and size > whole_max:
-        raise Refusal("media_too_large", f"it has {size} bytes; {whole_max} are read at most")
+        refuse("media_too_large", f"it has {size} bytes; {whole_max} are read at most")
     data = await _read(answer, whole_max + 1)
     if len(data) > whole_max:
-        raise Refusal("media_too_large", f"it has more than {whole_max} bytes, which are read at most")
+        refuse("media_too_large", f"it has more than {whole_max} bytes, which are read at most")
     _check_complete(len(data), len(data) if size is None else size)
-    version = _read_version(answer, len(data)) or blake2b(data, digest_size=16).hexdigest()
-    return Fetched(data[:bytes_max], len(data), version)
+    version = _read_version(answer, len(data)) or digest_of(data).hex()
+    return MediumRead(data[:bytes_max], len(data), version)
 
 
 def _check_complete(count: int, expected: int) -> None:
     if count != expected:
-        raise _Again(Refusal("media_unreachable", f"it broke off after {count} of {expected} bytes"))
+        raise _Again(Failure("media_unreachable", f"it broke off after {count} of {expected} bytes"))
 
 
 async def _read(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
@@ -172,7 +158,7 @@ async def _read(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 async def _open(
     url: str, options: MediaOptions, part: tuple[int, int] | None = None
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Ask for a URL, or for part of it, and follow redirects. Raises Refusal and _Again for bad answers."""
+    """Ask for a URL, or for part of it, and follow redirects. Raises RowRefused and _Again for bad answers."""
     headers = {**_HEADERS, "Range": f"bytes={part[0]}-{part[1] - 1}"} if part else _HEADERS
     address, own = _parse(url)
     for _ in range(REDIRECTS_MAX + 1):
@@ -183,7 +169,7 @@ async def _open(
                 yield answer
                 return
             address, own = _parse(_redirect_target(address, answer))[0], {}
-    raise Refusal("media_redirects", f"it redirects more than {REDIRECTS_MAX} times")
+    refuse("media_redirects", f"it redirects more than {REDIRECTS_MAX} times")
 
 
 def _parse(url: str) -> tuple[URL, dict[str, str]]:
@@ -193,12 +179,12 @@ def _parse(url: str) -> tuple[URL, dict[str, str]]:
         scheme, host, user, password = address.scheme.lower(), address.host, address.user, address.password
         is_bare = user is None and password is None
         bare = address if is_bare else address.with_user(None)
-    except ValueError as error:
-        raise Refusal("media_bad_uri", "the URL can't be one") from error
+    except ValueError:
+        refuse("media_bad_uri", "the URL can't be one")
     if scheme not in WEB_SCHEMES:
-        raise Refusal("media_forbidden", f"it redirects to the scheme {scheme!r}")
+        refuse("media_forbidden", f"it redirects to the scheme {scheme!r}")
     if not host:
-        raise Refusal("media_bad_uri", "the URL has no host")
+        refuse("media_bad_uri", "the URL has no host")
     if is_bare:
         return bare, {}
     return bare, {"Authorization": "Basic " + base64.b64encode(f"{user or ''}:{password or ''}".encode()).decode()}
@@ -207,11 +193,11 @@ def _parse(url: str) -> tuple[URL, dict[str, str]]:
 def _redirect_target(address: URL, answer: aiohttp.ClientResponse) -> str:
     location = answer.headers.get("Location")
     if not location:
-        raise Refusal("media_status", f"the server answers {answer.status} and does not say where to")
+        refuse("media_status", f"the server answers {answer.status} and does not say where to")
     try:
         return str(address.join(URL(location, encoded=location.isascii())))
-    except ValueError as error:
-        raise Refusal("media_redirects", "it redirects to what is no URL") from error
+    except ValueError:
+        refuse("media_redirects", "it redirects to what is no URL")
 
 
 def _check_status(answer: aiohttp.ClientResponse, *, ranged: bool) -> None:
@@ -219,12 +205,12 @@ def _check_status(answer: aiohttp.ClientResponse, *, ranged: bool) -> None:
     if status == 200 or (ranged and status in (206, 416)):
         coding = answer.headers.get("Content-Encoding", "identity").lower()
         if coding not in ("", "identity"):
-            raise Refusal("media_unreadable", f"it comes packed as {coding}, which was not asked for")
+            refuse("media_unreadable", f"it comes packed as {coding}, which was not asked for")
         return
     if status in _GONE:
-        raise Refusal("media_missing", f"the server answers {status}")
-    refusal = Refusal("media_status", f"the server answers {status}")
-    raise _Again(refusal) if status in _PASSING else refusal
+        refuse("media_missing", f"the server answers {status}")
+    failure = Failure("media_status", f"the server answers {status}")
+    raise _Again(failure) if status in _PASSING else RowRefused(failure)
 
 
 def _read_size(answer: aiohttp.ClientResponse) -> int | None:

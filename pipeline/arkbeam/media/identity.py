@@ -5,13 +5,34 @@ the bytes stands before it: the fingerprint is made of the hash alone, and the s
 changed without hashing once more.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 
-from arkbeam.media.refusal import Refusal
+from arkbeam.base.refusal import refuse
 
 DIGEST_BYTES = 16
 _CONTENT = "blake2b:"
 _STORAGE = "storage:"
+
+
+@dataclass(frozen=True, slots=True)
+class MediumRead:
+    """The first bytes of a file, with size and version of the whole."""
+
+    head: bytes
+    size: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediumBlocks:
+    """A file that is being read: `expected` bytes in blocks, with size and version of the whole."""
+
+    blocks: Iterator[bytes]
+    expected: int
+    size: int
+    version: str
 
 
 def storage_version(tag: str) -> str:
@@ -41,15 +62,15 @@ def digest_of(data: bytes) -> bytes:
     return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def check_unchanged(expected: str | None, found: str, data: bytes | None) -> None:
+def check_version(expected: str | None, found: str, data: bytes | None) -> None:
     """Refuse a medium that is no more what its fingerprint was made of.
 
     `expected` is the version of then, None where there was none; `found` what the storage tells now; `data` the bytes, where
-    they have been read whole. Raises Refusal.
+    they have been read whole. Raises RowRefused (`media_changed`).
     """
     if expected is None:
         return
     content, known = content_of(expected), storage_part(expected)
     if known == found or (content is not None and data is not None and digest_of(data) == content):
         return
-    raise Refusal("media_changed", f"it changed since it was read: version {known} then, {found} now")
+    refuse("media_changed", f"it changed since it was read: version {known} then, {found} now")

@@ -8,14 +8,19 @@ Only S3 and what speaks it: there both ways tell the same etag. GCS's two interf
 picture's identity would hang on which packages are installed, and the picture would be bought twice.
 """
 
+import io
+import posixpath
 import re
 import threading
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fsspec
+
+from arkbeam.media.identity import MediumBlocks, MediumRead, storage_version
 
 try:
     import botocore.config
@@ -43,9 +48,15 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 _CLIENT_KWARGS = {"endpoint_url", "region_name", "use_ssl", *_SECRETS.values()}
 
+_BLOCK_BYTES = 1024 * 1024
+_PAGE_KEYS = 1000  # what one call of S3 lists at most
+# Of a page's keys so many must be wanted: a call that lists costs as much time as one for each of 32 threads together
+# do, and twelve times the money.
+WANTED_OF_PAGE_MIN = 32
+
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class S3Object:
     """An object by its bucket's store and its key."""
 
     store: Any
@@ -53,7 +64,7 @@ class Place:
     key: str
 
 
-def find_place(uri: str) -> Place | None:
+def find_object(uri: str) -> S3Object | None:
     """Return where an `s3://` URI points, or None for whatever is better left to fsspec."""
     scheme, separator, rest = uri.partition("://")
     if obstore is None or not separator or scheme.lower() not in _SCHEMES:
@@ -62,7 +73,7 @@ def find_place(uri: str) -> Place | None:
     if not bucket or not _is_plain(key):
         return None
     store = _stores.get(bucket)
-    return None if store is None else Place(store, bucket, key)
+    return None if store is None else S3Object(store, bucket, key)
 
 
 def _is_plain(key: str) -> bool:
@@ -70,6 +81,71 @@ def _is_plain(key: str) -> bool:
     if "?versionId=" in key or not key.isprintable():
         return False
     return not any(segment in ("", ".", "..") for segment in key.split("/"))
+
+
+def read_object(target: S3Object, start: int, end: int) -> MediumRead:
+    """Read bytes `start` to `end`, as far as there are so many."""
+    opened = open_object(target, start, end)
+    if opened.expected <= _BLOCK_BYTES:
+        return MediumRead(b"".join(opened.blocks), opened.size, opened.version)
+    whole = io.BytesIO()  # gives its buffer away without a copy
+    for block in opened.blocks:
+        whole.write(block)
+    return MediumRead(whole.getvalue(), opened.size, opened.version)
+
+
+def open_object(target: S3Object, start: int, end: int) -> MediumBlocks:
+    """Begin to read bytes `start` to `end`; size and version are there at once, the bytes come in blocks."""
+    try:
+        answer = obstore.get(target.store, target.key, options={"range": (start, end)})
+    except obstore.exceptions.BaseError:
+        size, version = head_object(target)  # a range of an empty object is an error
+        if start < size:
+            raise
+        return MediumBlocks(iter(()), 0, size, version)
+    low, high = answer.range
+    meta = answer.meta
+    return MediumBlocks(iter(answer.stream(min_chunk_size=_BLOCK_BYTES)), high - low, meta["size"], _version(meta))
+
+
+def head_object(target: S3Object) -> tuple[int, str]:
+    """Return size and version, without the bytes."""
+    meta = obstore.head(target.store, target.key)
+    return meta["size"], _version(meta)
+
+
+def list_versions(store: Any, wanted: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those keys that listing finds cheaply; the others are to be asked for one by one.
+
+    `wanted` is in order, without repeats. Pages are read from the first wanted key on, those between wanted keys are
+    leapt over, and it ends at the first page that holds too few.
+    """
+    found: dict[str, str] = {}
+    folder = posixpath.commonpath([wanted[0], wanted[-1]])
+    start = 0
+    while len(wanted) - start >= WANTED_OF_PAGE_MIN:
+        page = _list_page(store, folder, wanted[start])
+        end = bisect_right(wanted, max(page, default=""), start)
+        hits = {key: page[key] for key in wanted[start:end] if key in page}
+        found |= hits
+        start = end
+        if len(hits) < WANTED_OF_PAGE_MIN or len(page) < _PAGE_KEYS:
+            break
+    return found
+
+
+def _list_page(store: Any, folder: str, first: str) -> Mapping[str, str]:
+    """List up to a page of keys below a folder, from `first` on, with their versions, in one call."""
+    before = first[:-1]  # listing begins behind it
+    for page in obstore.list(store, folder or None, offset=before or None, chunk_size=_PAGE_KEYS):
+        return {meta["path"]: _version(meta) for meta in page}
+    return {}
+
+
+def _version(meta: Mapping[str, Any]) -> str:
+    """Return the etag, as s3fs tells it; where there is none, size and time of change."""
+    tag = meta.get("e_tag")
+    return storage_version(str(tag).strip('"')) if tag else f"{meta['size']}-{meta['last_modified']}"
 
 
 class _Stores:
