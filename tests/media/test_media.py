@@ -16,7 +16,7 @@ from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, load_medium, make_absolute
 from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import detect_kind
-from arkbeam.media.truncation import find_cut
+from arkbeam.media.truncation import find_truncation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -397,8 +397,8 @@ def test_hostile_bytes_raise_nothing(head: bytes, tail: bytes) -> None:
         for whole in (False, True):
             facts = read_header(head + tail, kind, whole=whole)
             assert facts is None or len(facts.size_px) == 2
-        find_cut(head + tail, 10**6, kind)
-        find_cut(head + tail, len(head + tail), kind)
+        find_truncation(head + tail, 10**6, kind)
+        find_truncation(head + tail, len(head + tail), kind)
 
 
 @settings(max_examples=200, deadline=None)

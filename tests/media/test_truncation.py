@@ -5,7 +5,7 @@ import struct
 import pytest
 from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import Kind, describe_unknown, detect_kind
-from arkbeam.media.truncation import count_gif_frames, find_cut
+from arkbeam.media.truncation import count_gif_frames, find_truncation
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def _is_taken(data: bytes) -> bool:
         facts = read_header(data, kind, whole=True)
         if facts is None or facts.bytes_min > len(data):
             return False
-    return find_cut(data, len(data), kind) is None
+    return find_truncation(data, len(data), kind) is None
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -88,20 +88,20 @@ def test_a_header_alone_tells_that_a_file_is_cut(name: str) -> None:
     """Formats whose header says how long they are need not be read whole to be refused."""
     data = WHOLE[name]
     head = data[: max(2_000 if name == "SGI, packed" else 60, len(data) // 3)]
-    assert find_cut(head, len(data), _kind(data)) is None
-    assert find_cut(head, len(data) // 2, _kind(data)) is not None
+    assert find_truncation(head, len(data), _kind(data)) is None
+    assert find_truncation(head, len(data) // 2, _kind(data)) is not None
 
 
 def test_what_is_not_at_hand_is_not_judged() -> None:
     """The beginning of a JPEG, a GIF or a JPEG 2000 says nothing of its end."""
     for name in ("JPEG", "GIF", "JPEG 2000"):
-        assert find_cut(WHOLE[name][:200], len(WHOLE[name]), _kind(WHOLE[name])) is None
+        assert find_truncation(WHOLE[name][:200], len(WHOLE[name]), _kind(WHOLE[name])) is None
 
 
 def test_a_film_without_its_index_was_not_finished() -> None:
     """All boxes are whole, but nothing tells where the pictures are."""
     unfinished = without(film(), [b"moov"])
-    assert "moov" in str(find_cut(unfinished, len(unfinished), _kind(unfinished)))
+    assert "moov" in str(find_truncation(unfinished, len(unfinished), _kind(unfinished)))
 
 
 def test_a_films_boxes_may_have_long_lengths_or_none() -> None:
@@ -110,9 +110,9 @@ def test_a_films_boxes_may_have_long_lengths_or_none() -> None:
     body = parts[b"mdat"][8:]
     long = parts[b"ftyp"] + parts[b"moov"] + struct.pack(">I4sQ", 1, b"mdat", 16 + len(body)) + body
     endless = parts[b"ftyp"] + parts[b"moov"] + struct.pack(">I4s", 0, b"mdat") + body
-    assert find_cut(long, len(long), _kind(long)) is None
-    assert find_cut(long[:-1], len(long) - 1, _kind(long)) is not None
-    assert find_cut(endless, len(endless), _kind(endless)) is None
+    assert find_truncation(long, len(long), _kind(long)) is None
+    assert find_truncation(long[:-1], len(long) - 1, _kind(long)) is not None
+    assert find_truncation(endless, len(endless), _kind(endless)) is None
 
 
 def test_pictures_of_a_gif_are_counted() -> None:
@@ -129,7 +129,7 @@ def test_damaged_headers_raise_nothing(name: str, at: int, noise: bytes, whole: 
     data = WHOLE[name][:at] + noise + WHOLE[name][at + len(noise) :]
     kind = detect_kind(data)
     if kind is not None:
-        find_cut(data, len(data) if whole else 10**9, kind)
+        find_truncation(data, len(data) if whole else 10**9, kind)
 
 
 @pytest.mark.parametrize(

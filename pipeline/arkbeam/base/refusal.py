@@ -1,4 +1,4 @@
-"""How a row is given up before anything is sent: an exception with the failure that is published for the row."""
+"""Refusing a row before anything is sent: an exception with the failure that is published for the row."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
@@ -16,15 +16,12 @@ class RowRefused(Exception):
 
 
 def refuse(code: str, message: str) -> NoReturn:
-    """Give the row up. The message is redacted and bounded. Raises RowRefused."""
+    """Raise RowRefused with this code; the message is redacted and bounded."""
     raise RowRefused(Failure(code, redact(message)))
 
 
 def refuse_unknown(code: str, where: str, given: Mapping[str, Any], known: Collection[str]) -> None:
-    """Give the row up if an object in it has an unknown field; the message names this field and the known ones.
-
-    Raises RowRefused.
-    """
+    """Raise RowRefused if an object of a row has a field that is not in `known`; the message names it and the known fields."""
     unknown = sorted(given.keys() - set(known))
     if unknown:
-        refuse(code, f"{where}.{unknown[0]} is not known; there may be {', '.join(sorted(known))}")
+        refuse(code, f"{where}.{unknown[0]} is not a known field; known are {', '.join(sorted(known))}")

@@ -1,6 +1,6 @@
 """How a medium gets to the service: as the URL that the manifest names, as base64, or as a signed URL.
 
-Also whether the service can take the medium that way, as far as its URI shows it.
+It also checks whether the service will accept the medium that way, as far as its name and format show.
 """
 
 from collections.abc import Collection, Mapping
@@ -43,8 +43,8 @@ _SAME_STORAGE = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), ("file",
 # ossfs and fsspec's HDFS file system can't.
 _SIGNABLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "tos"})
 
-# Of a URL, the service takes the extension for the format. Image formats: vendor's guide to visual understanding, table of
-# image formats.
+# When the service fetches a URL, it tells the format from the extension. Image formats: vendor's guide to visual
+# understanding, table of image formats.
 _VIDEO_EXTENSIONS = {"mp4": "video/mp4", "avi": "video/avi", "mov": "video/quicktime"}
 _IMAGE_EXTENSIONS = {
     **dict.fromkeys(("jpg", "jpeg"), "image/jpeg"),
@@ -58,7 +58,7 @@ _IMAGE_EXTENSIONS = {
     "sgi": "image/sgi",
     **dict.fromkeys(("j2c", "j2k", "jp2", "jpc", "jpf", "jpx"), "image/jp2"),
 }
-_ADVICE = "rename it, or have it inlined (media.access)"
+_ADVICE = "rename it, or inline it (media.access)"
 
 
 def find_access(uri: str, modality: Modality, rules: AccessRules) -> Access:
@@ -95,12 +95,12 @@ def check_rules(rules: AccessRules, schemes: tuple[str, ...]) -> None:
     for scheme, rule in rules.items():
         key = f"media.access.{scheme}"
         if scheme not in known:
-            raise ConfigError(f"{key}: manifests may name no media of this scheme (media.schemes)")
+            raise ConfigError(f"{key}: manifests may not name media with this scheme (media.schemes)")
         wanted = [*rule.values()] if isinstance(rule, Mapping) else [rule]
         possible = _possible_access(scheme)
         for access in wanted:
             if access not in possible:
-                raise ConfigError(f"{key}: {access.value} can't be done; {' or '.join(possible)} can")
+                raise ConfigError(f"{key}: {access.value} is not possible; use {' or '.join(possible)}")
 
 
 def _possible_access(scheme: str) -> tuple[Access, ...]:
@@ -110,7 +110,7 @@ def _possible_access(scheme: str) -> tuple[Access, ...]:
 
 
 def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts: Collection[str]) -> None:
-    """Refuse a URL that the service can't fetch or would not take, as far as the URL itself shows it.
+    """Refuse a URL that the service can't fetch or would not accept, as far as the URL shows it.
 
     Raises RowRefused: `media_bad_uri`, `media_forbidden` (its host is a private address), `media_extension`.
     """
@@ -118,7 +118,10 @@ def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts
     host = _host_of(url)
     address = literal_address(host)
     if address is not None and not _is_loopback(address) and not is_public(address) and host not in allowed_hosts:
-        refuse("media_forbidden", f"its host is the address {address}, which is not public (media.allowed_hosts)")
+        refuse(
+            "media_forbidden",
+            f"the host is the address {address}, which is not public; if it may be used, add it to media.allowed_hosts",
+        )
     if modality is Modality.VIDEO:
         _check_video_extension(url)
 
@@ -128,26 +131,26 @@ def check_signed(uri: str, modality: Modality, mime: str) -> None:
     if modality is Modality.VIDEO:
         _check_video_extension(uri)
     extension = extension_of(uri)
-    told = {**_VIDEO_EXTENSIONS, **_IMAGE_EXTENSIONS}.get(extension.lower())
-    if told is not None and told != mime:
-        refuse("media_extension", f"its name ends in .{extension}, its bytes are {mime}: {_ADVICE}")
+    declared = {**_VIDEO_EXTENSIONS, **_IMAGE_EXTENSIONS}.get(extension.lower())
+    if declared is not None and declared != mime:
+        refuse("media_extension", f"the name ends in .{extension}, but the bytes are {mime}; {_ADVICE}")
 
 
 def _check_video_extension(uri: str) -> None:
-    """Refuse a video with an extension that the service does not take: upper case, or another format."""
+    """Refuse a video with an extension that the service does not accept: in upper case, or of another format."""
     extension = extension_of(uri)
     if extension and extension not in _VIDEO_EXTENSIONS:
         allowed = ", ".join(f".{name}" for name in _VIDEO_EXTENSIONS)
-        refuse("media_extension", f"its name ends in .{extension}; the service takes {allowed}: {_ADVICE}")
+        refuse("media_extension", f"the name ends in .{extension}; the service accepts {allowed}; {_ADVICE}")
 
 
 def _host_of(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
     except ValueError:  # brackets that don't match
-        refuse("media_bad_uri", "the URL's host can't be one")
+        refuse("media_bad_uri", "malformed URL: its host is not valid")
 
 
 def _is_loopback(address: str) -> bool:
-    """Return True for loopback, where a stand-in for the service runs, which can fetch it."""
+    """Return True for loopback: a stand-in for the service runs on this machine and can fetch from there."""
     return address == "::1" or address.startswith("127.")

@@ -31,17 +31,17 @@ _Result = TypeVar("_Result")
 
 
 def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
-    """Run `work` on a medium; return a Failure that names the medium for a RowRefused and for whatever its storage raises."""
+    """Run `work` on a medium. If it raises RowRefused, or whatever storage raises, return a Failure that names the medium."""
     try:
         return work()
     except RowRefused as refused:
         code, reason = refused.failure.code, refused.failure.message
     except FileNotFoundError:
-        code, reason = "media_missing", "there is no such file"
+        code, reason = "media_missing", "the file does not exist"
     except (IsADirectoryError, NotADirectoryError) as error:
-        code, reason = "media_not_a_file", f"it is not a file: {error}"
+        code, reason = "media_not_a_file", f"not a file: {error}"
     except Exception as error:  # noqa: BLE001 (each fsspec backend has errors of its own)
-        code, reason = "media_unreadable", f"it can't be read: {type(error).__name__}: {error}"
+        code, reason = "media_unreadable", f"reading failed: {type(error).__name__}: {error}"
     return Failure(code, f"{redact(uri, 200)}: {redact(reason, 250)}")
 
 
@@ -64,7 +64,7 @@ def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
 def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
     """Read at most `bytes_max` bytes from the start, and the size and version with or after them.
 
-    In this order the version of an overwritten file never belongs to older bytes than those that were read.
+    The version is never older than the bytes, so bytes written later can't be taken for the expected version.
     """
     medium = _read_at_once(uri, bytes_max, options)
     if medium is not None:
@@ -138,7 +138,7 @@ def _read_and_hash(uri: str, head_bytes: int, options: MediaOptions) -> MediumRe
 
 @contextmanager
 def _open_blocks(uri: str, bytes_max: int, options: MediaOptions) -> Iterator[MediumBlocks]:
-    """Open a file to be read in blocks; refuse it at the end of the block if it changed meanwhile."""
+    """Open a file to be read in blocks. On leaving the context, refuse it if it changed while it was read."""
     path = local_path(uri)
     if path is not None:
         with _open_local(path, options) as descriptor:
@@ -183,12 +183,12 @@ def _read_local(path: str, bytes_max: int, options: MediaOptions) -> MediumRead:
 
 @contextmanager
 def _open_local(path: str, options: MediaOptions) -> Iterator[int]:
-    """Open a file that a manifest may name. A link put there after the check is not followed; a pipe is not waited for."""
+    """Open a file that a manifest may name. A link created after the check is not followed; opening a pipe does not block."""
     real = find_allowed_path(path, options.allowed_roots, options.url_chars_max)
     descriptor = os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            refuse("media_not_a_file", "it is a folder or a device, not a file")
+            refuse("media_not_a_file", "this is a folder or a device, not a file")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -204,17 +204,17 @@ def _remote_state(filesystem: Any, path: str) -> tuple[int, str]:
     info: Mapping[str, Any] = filesystem.info(path)
     size = info.get("size")
     if info.get("type") == "directory":
-        refuse("media_not_a_file", "it is a folder, not a file")
+        refuse("media_not_a_file", "this is a folder, not a file")
     if size is None:
-        refuse("media_unreadable", "the storage does not tell its size")
+        refuse("media_unreadable", "the storage does not report the size of the file")
     version = find_version(info)
-    # The bytes themselves are the version in a store that reports neither etag nor time.
+    # If the store reports neither etag nor time, the version is a hash of the bytes.
     return size, storage_version(version) if version else digest_of(filesystem.cat_file(path)).hex()
 
 
 def _check_same(before: str, after: str) -> None:
     if before != after:
-        refuse("media_changed", "it changed while it was read")
+        refuse("media_changed", "the file changed while it was read")
 
 
 def _check_length(medium: MediumRead, bytes_max: int) -> MediumRead:
@@ -224,4 +224,4 @@ def _check_length(medium: MediumRead, bytes_max: int) -> MediumRead:
 
 
 def _refuse_length(size: int, expected: int) -> NoReturn:
-    refuse("media_changed", f"{size} bytes came where {expected} were expected: it changed meanwhile")
+    refuse("media_changed", f"{size} bytes were read instead of {expected}: the file changed while it was read")

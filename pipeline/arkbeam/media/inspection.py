@@ -1,7 +1,7 @@
-"""Looking at media before anything is paid for: are they there, are they what they should be, how large are they.
+"""Inspecting media before anything is paid for: whether they exist, their format, and their size.
 
-Media that an earlier run knows cost a share of a listing, the others a read of their header. What is known is used only for
-the version that the storage tells now.
+A medium that an earlier run inspected costs a share of a listing, or one request for its version; its cache entry is used only
+if the version is the same. Of other media the first bytes are read.
 """
 
 from collections import defaultdict
@@ -27,15 +27,15 @@ Look = MediaInfo | Failure
 
 
 def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | Failure:
-    """Look at one medium. What is passed on is judged by its URL, data URIs are decoded, all else by its first bytes.
+    """Inspect one medium. Of a URL that is passed on, only the text is checked; of other media, the first bytes are read.
 
-    `uri` is absolute: what a manifest writes relative to its own folder goes through `make_absolute` first.
+    `uri` must be absolute (see `make_absolute`).
 
-    Codes of failures: `media_bad_uri`, `media_bad_data_uri`, `media_mime` (the type named is not that of the bytes),
+    Codes of failures: `media_bad_uri`, `media_bad_data_uri`, `media_mime` (the declared type is not that of the bytes),
     `media_forbidden`, `media_missing`, `media_not_a_file`, `media_unreadable`, `media_changed`, `media_empty`,
     `media_not_image`, `media_not_video`, `media_damaged` (its header can't be read), `media_truncated`,
     `media_too_large` (bytes), `media_body_too_large` (bytes as base64), `media_too_small` (a side),
-    `media_too_many_pixels`, `media_extension` (the service would take it for something else), and those of `media.http`.
+    `media_too_many_pixels`, `media_extension` (the service would take it for another format), and those of `media.http`.
     """
     return guard(uri, partial(_inspect, uri, modality, options))
 
@@ -51,11 +51,11 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     inlined = access is Access.INLINE
     info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
-        # Some keep what must be known far behind: TIFF, JPEG after long metadata. An image is small enough to read whole.
+        # Some formats have their size after the first bytes: TIFF, or JPEG after long metadata. An image is read completely.
         medium = read_head(uri, readable_bytes_max(modality, options), options)
         info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
-        refuse("media_damaged", "its header can't be read")
+        refuse("media_damaged", "the header can't be read")
     if access is Access.SIGN:
         check_signed(uri, modality, info.mime or "")
     return replace(info, version=medium.version)
@@ -69,16 +69,19 @@ def _inspect_data_uri(uri: str, modality: Modality, options: MediaOptions) -> Me
     mime, data = decode_data_uri(uri)
     info = examine(data, len(data), modality, options, lambda start, end: data[start:end])
     if info is None:
-        refuse("media_damaged", "its header can't be read")
+        refuse("media_damaged", "the header can't be read")
     kind = detect_kind(data)
     if kind is not None and mime not in (kind.mime, *kind.also_named):
-        refuse("media_mime", f"the data URI says {mime}, its bytes are {kind.mime}")
-    if options.identity == "content":  # the same as a file of these bytes
+        refuse("media_mime", f"the data URI declares {mime}, but the bytes are {kind.mime}")
+    if options.identity == "content":  # the same identity as a file with these bytes
         info = replace(info, version=content_version(digest_of(data), ""))
     if info.fit is not None:
         return info
     if len(uri) > options.body_bytes_max:
-        refuse("media_body_too_large", f"{len(uri)} characters; a request holds {options.body_bytes_max}")
+        refuse(
+            "media_body_too_large",
+            f"the data URI has {len(uri)} bytes; a request may have at most {options.body_bytes_max}",
+        )
     return replace(info, mime=mime, wire_bytes=len(uri))
 
 
@@ -87,9 +90,9 @@ def inspect_many(
     options: MediaOptions,
     memory: MediaMemory | None = None,
 ) -> dict[Wanted, Look]:
-    """Look at many media, `options.threads` at a time; what needs no storage is done in place.
+    """Inspect many media, `options.threads` at the same time; URLs that are passed on need no thread.
 
-    Of a medium that `memory` knows only the version is asked for; it is told what is new.
+    If `memory` has an entry for a medium, only the medium's version is read. New results are added to `memory`.
     """
     looks: dict[Wanted, Look] = {}
     stored: list[Wanted] = []
@@ -122,20 +125,20 @@ def inspect_many(
 def _confirm(
     stored: Sequence[Wanted], entries: Sequence[Entry | None], options: MediaOptions, pool: ThreadPoolExecutor
 ) -> dict[Wanted, MediaInfo]:
-    """Return what is known of the media that their storage tells to be the same as then."""
+    """Return the cached results of those media whose storage still reports the cached version."""
     known = {one: entry for one, entry in zip(stored, entries, strict=True) if entry is not None}
     if not known:
         return {}
     uris = list(dict.fromkeys(uri for uri, _ in known))
     versions = _list_buckets(uris, options, pool)
     rest = [uri for uri in uris if uri not in versions]
-    told = pool.map(lambda uri: guard(uri, partial(read_version, uri, options)), rest)
-    versions.update((uri, version) for uri, version in zip(rest, told, strict=True) if isinstance(version, str))
+    reported = pool.map(lambda uri: guard(uri, partial(read_version, uri, options)), rest)
+    versions.update((uri, version) for uri, version in zip(rest, reported, strict=True) if isinstance(version, str))
     return {one: info for one, (version, info) in known.items() if versions.get(one[0]) == version}
 
 
 def _list_buckets(uris: Sequence[str], options: MediaOptions, pool: ThreadPoolExecutor) -> dict[str, str]:
-    """Return the versions that listings tell at less cost than asking for each."""
+    """Return the versions of objects in S3 for which listing is cheaper than one request for each."""
     buckets: dict[str, dict[str, str]] = defaultdict(dict)
     stores = {}
     for uri in uris:
@@ -149,7 +152,7 @@ def _list_buckets(uris: Sequence[str], options: MediaOptions, pool: ThreadPoolEx
     )
     versions: dict[str, str] = {}
     for bucket, listing in zip(worth, listings, strict=True):
-        if isinstance(listing, Mapping):  # one that may not be listed is asked for object by object
+        if isinstance(listing, Mapping):  # else it may not be listed: its objects are requested one by one
             versions.update((buckets[bucket][key], version) for key, version in listing.items())
     return versions
 

@@ -43,7 +43,7 @@ def is_web(uri: str) -> bool:
 
 
 def is_data_uri(uri: str) -> bool:
-    """Return True if the URI contains the bytes of the medium itself."""
+    """Return True if the URI contains the medium's bytes."""
     return uri[:5].lower() == "data:"
 
 
@@ -64,7 +64,7 @@ def extension_of(uri: str) -> str:
 
 
 def make_absolute(uri: str, folder: str) -> str:
-    """Return a medium's URI in a form that does not depend on the manifest's place.
+    """Return a medium's URI in a form that does not depend on the manifest that names it.
 
     A relative path starts at `folder`, the folder of the manifest that names it, which may itself be a URI. Local paths
     lose `file://`, `.` and `..`, so that one file has one name; every other URI is returned as it is.
@@ -116,22 +116,29 @@ def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
     Raises RowRefused (`media_bad_uri`, or `media_forbidden` for a file outside `roots`, whether it exists or not: people
     who write manifests do not necessarily have the right to read this machine's disk).
     """
-    if len(path) > chars_max or "\0" in path:
-        refuse("media_bad_uri", "this is no path of a file")
+    if len(path) > chars_max:
+        refuse("media_bad_uri", f"the path has {len(path)} characters; at most {chars_max} are allowed")
+    if "\0" in path:
+        refuse("media_bad_uri", "not a valid file path: it contains a null character")
     real = _find_real_path(path, roots)
     if real is None:
-        refuse("media_forbidden", "it is outside the folders that may be read (media.allowed_roots)")
+        refuse(
+            "media_forbidden",
+            "the file is outside the folders that may be read; if it may be read, add its folder to media.allowed_roots",
+        )
     return real
 
 
 def check_scheme(uri: str, schemes: Collection[str]) -> None:
-    """Refuse an object whose scheme is not in `schemes`, and every chained URI (`s3://…::file://…`), which could reach anything.
+    """Refuse an object whose scheme is not in `schemes`, and any chained URI (`s3://…::file://…`), which could reach anything.
 
     Raises RowRefused (`media_forbidden`).
     """
     scheme = scheme_of(uri)
-    if scheme not in schemes or "::" in uri:
-        refuse("media_forbidden", f"media may not be read by the scheme {scheme!r} (media.schemes)")
+    if scheme not in schemes:
+        refuse("media_forbidden", f"media with the scheme {scheme!r} may not be read (media.schemes)")
+    if "::" in uri:
+        refuse("media_forbidden", "chained URIs (with '::') may not be read")
 
 
 def check_url(url: str, chars_max: int) -> None:
@@ -140,10 +147,10 @@ def check_url(url: str, chars_max: int) -> None:
     Raises RowRefused (`media_bad_uri`).
     """
     if len(url) > chars_max:
-        refuse("media_bad_uri", f"the URL has {len(url)} characters, {chars_max} are allowed")
+        refuse("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
     host = url.partition("://")[2].partition("/")[0].partition("?")[0]
     if not host or any(character.isspace() or character < " " for character in url):
-        refuse("media_bad_uri", "the URL has no host, or white space in it")
+        refuse("media_bad_uri", "malformed URL: it has no host, or it contains white space")
 
 
 def is_public(address: str) -> bool:
@@ -192,11 +199,14 @@ def decode_data_uri(uri: str) -> tuple[str, bytes]:
     """
     head = _DATA_URI_HEAD.match(uri)
     if head is None:
-        refuse("media_bad_data_uri", "a data URI must start with data:image/<format>;base64, in lower case")
+        refuse(
+            "media_bad_data_uri",
+            "a data URI must start with data:image/<format>;base64, or data:video/<format>;base64, in lower case",
+        )
     try:
         data = binascii.a2b_base64(uri[head.end() :].encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
-        refuse("media_bad_data_uri", f"the data URI is not valid base64: {error}")
+        refuse("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
     return head[1], data
 
 
