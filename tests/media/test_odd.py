@@ -1,4 +1,4 @@
-"""Odd media, one to a row, through the whole job: what each becomes as it is, and with `media.fit`."""
+"""Odd media, one in each row, through the whole job: the outcome without and with `media.fit`."""
 
 import re
 from collections.abc import Callable
@@ -138,7 +138,7 @@ def _write(folder: Path) -> list[dict[str, Any]]:
 
 
 def _outcomes(place: Place) -> dict[str, str]:
-    """What became of each row, as the table says it."""
+    """Return the outcome of each row, as in the table."""
     said = {}
     for row in place.read("embeddings").select(["id", "media_changes"]).to_pylist():
         changes = [change.removeprefix("parts[0]: ").replace("->", "→") for change in row["media_changes"] or ()]
@@ -153,9 +153,9 @@ def _outcomes(place: Place) -> dict[str, str]:
 def test_odd_media_become_what_the_readme_says(
     make_place: Callable[[str], Place], make_emulator: Callable[..., Any]
 ) -> None:
-    """Each becomes a row or a failure that says why; with `media.fit` what can be helped is changed and told.
+    """Each medium gives a row or a failure that says why; with `media.fit`, some are changed, and the change is published.
 
-    The service refuses one alone, whose pixels only a decoder finds damaged; nothing that fails here is paid for.
+    The service refuses only the PNG whose damage shows when its pixels are decoded. Media that fail here are not paid for.
     """
     emulator = make_emulator()
     place = make_place(emulator.url)
@@ -169,7 +169,7 @@ def test_odd_media_become_what_the_readme_says(
     place.run({**settings, **FIT})
     fitted = _outcomes(place)
     changed = {name for name, outcome in fitted.items() if "→" in outcome}
-    assert emulator.stats["paid"] == bought + len(changed)  # what is not changed is not bought again
+    assert emulator.stats["paid"] == bought + len(changed)  # unchanged media are not embedded again
     refused = {
         row["id"] for row in place.read("failures").to_pylist() if not row["code"].startswith(("media_", "request_"))
     }
@@ -181,5 +181,5 @@ def test_odd_media_become_what_the_readme_says(
     lines += [
         f"| {name} | {plain[name]} | {'the same' if fitted[name] == plain[name] else fitted[name]} |" for name in names
     ]
-    print("\n".join(lines))  # noqa: T201 - for whoever brings the README up to date, with `pytest -s`
+    print("\n".join(lines))  # noqa: T201 - `pytest -s` prints the table for the README
     assert "\n".join(lines) in README

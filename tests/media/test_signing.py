@@ -1,4 +1,4 @@
-"""Signed URLs: of S3 (s3fs against moto's server) and of TOS (tosfs against a server that checks its signatures)."""
+"""Signed URLs of S3 (s3fs against moto's server) and of TOS (tosfs against a server that checks the signatures)."""
 
 import hashlib
 import io
@@ -43,7 +43,7 @@ def _query(url: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    """An S3-speaking server."""
+    """A server with S3's API."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -53,7 +53,7 @@ def moto() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def bucket(moto: str) -> Iterator[Any]:
-    """A bucket `media`, reached as a user would configure it."""
+    """A bucket `media`, configured as a user would do it."""
     settings = {
         "endpoint_url": moto,
         "key": "AK",
@@ -70,7 +70,7 @@ def bucket(moto: str) -> Iterator[Any]:
 
 
 def test_a_signed_url_of_s3_gives_the_object_to_whoever_has_it(bucket: Any) -> None:
-    """It is looked at as what is inlined, and the service gets a URL with the lifetime that is configured, without a key."""
+    """The object is inspected as if inlined; the service gets a URL with the configured lifetime and without the secret key."""
     bucket.pipe_file("media/a b+c.png", _picture())
     info = inspect("s3://media/a b+c.png", IMAGE, SIGNED)
     assert isinstance(info, MediaInfo)
@@ -87,7 +87,7 @@ def test_a_signed_url_of_s3_gives_the_object_to_whoever_has_it(bucket: Any) -> N
 
 
 def test_what_changed_is_not_signed(bucket: Any) -> None:
-    """The version is asked for again just before signing; what is gone is a failure as well."""
+    """The version is read again just before signing; a missing object is a failure too."""
     bucket.pipe_file("media/a.png", _picture())
     info = inspect("s3://media/a.png", IMAGE, SIGNED)
     assert isinstance(info, MediaInfo)
@@ -118,7 +118,7 @@ def test_what_changed_is_not_signed(bucket: Any) -> None:
 def test_the_name_of_what_is_signed_must_tell_its_format(
     name: str, data: bytes, modality: Modality, code: str | None, bucket: Any
 ) -> None:
-    """The service goes by the extension; inlined, the same bytes are taken under any name."""
+    """The service tells the format from the extension; inlined, the same bytes are accepted under any name."""
     bucket.pipe_file(f"media/{name}", data)
     outcome = inspect(f"s3://media/{name}", modality, SIGNED)
     assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
@@ -129,7 +129,7 @@ def test_the_name_of_what_is_signed_must_tell_its_format(
 
 
 def test_a_signed_video_may_be_larger_than_a_body(bucket: Any) -> None:
-    """What the service fetches is not limited by the length of the request, but by the size of a video."""
+    """A signed video is limited by the size of a video, not by the size of a request body."""
     bucket.pipe_file("media/a.mp4", MP4)
     small = MediaOptions(body_bytes_max=len(MP4))
     assert _code_of(inspect("s3://media/a.mp4", VIDEO, small)) == "media_body_too_large"
@@ -139,7 +139,7 @@ def test_a_signed_video_may_be_larger_than_a_body(bucket: Any) -> None:
 
 
 def test_storage_that_can_not_sign_is_a_failure() -> None:
-    """Also where that turns out only when it is asked: a store of a scheme that usually signs."""
+    """A store that can't sign is a failure, even if its scheme usually can."""
 
     class Unsigning(fsspec.AbstractFileSystem):  # type: ignore[misc]
         protocol = "gs"
@@ -161,7 +161,7 @@ def test_storage_that_can_not_sign_is_a_failure() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tos_is_signed_unless_told_otherwise(tos: TosServer) -> None:
-    """The file system reads what is looked at, the vendor's client signs, and the server accepts the signature for this object alone."""
+    """The file system inspects, the vendor's client signs, and the server accepts the signature for this object only."""
     tos.files |= {"dir/a b.png": _picture(), "other.png": _picture()}
     options = MediaOptions(sign_lifetime_s=3_600)
     info = inspect("tos://media/dir/a b.png", IMAGE, options)
@@ -180,7 +180,7 @@ def test_tos_is_signed_unless_told_otherwise(tos: TosServer) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tos_can_be_inlined_and_changes_are_seen(tos: TosServer) -> None:
-    """The other way, by a rule; and a picture that was written anew is not signed."""
+    """A rule inlines TOS media; an overwritten image is not signed."""
     tos.files["a.png"] = _picture()
     inlined = MediaOptions(access={"tos": {"image": Access.INLINE}})
     info = inspect("tos://media/a.png", IMAGE, inlined)
