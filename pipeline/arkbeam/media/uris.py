@@ -84,7 +84,7 @@ def make_absolute(uri: str, folder: str) -> str:
 def is_below(uri: str, roots: Iterable[str]) -> bool:
     """Return True if a file is below one of the folders.
 
-    Symbolic links of local paths are resolved. Other URIs must have the scheme and the host or bucket of the folder.
+    Symbolic links of local paths are resolved. Other URIs must start with the folder's scheme, host or bucket, and path.
     """
     path = local_path(uri)
     if path is not None:
