@@ -1,4 +1,4 @@
-"""An S3 server in another process (moto's), for every test that wants storage as it is in the field."""
+"""An S3 server in another process (moto's), for tests that need a real object store."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import botocore.session
 import fsspec
 import pytest
 import s3fs
-from arkbeam.media.buckets import forget_stores
+from arkbeam.media.s3 import forget_stores
 
 BUCKET = "pictures"
 _SERVE = """
@@ -26,7 +26,7 @@ sys.stdin.read()
 
 @dataclass(frozen=True, slots=True)
 class S3:
-    """A server with one bucket, empty when a test begins."""
+    """A server with one bucket, which is empty when a test starts."""
 
     url: str
     client: Any
@@ -37,13 +37,13 @@ class S3:
         return f"s3://{BUCKET}/{key}"
 
     def uri(self, key: str) -> str:
-        """Name an object or a folder."""
+        """Return the URI of an object or a folder."""
         return f"s3://{BUCKET}/{key}"
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The server's address."""
+    """Return the server's address."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     with subprocess.Popen(
         [sys.executable, "-c", _SERVE],
@@ -61,7 +61,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """An empty bucket, and an environment in which `s3://` means this server."""
+    """An empty bucket, and an environment in which `s3://` URIs lead to this server."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -86,5 +86,5 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 @pytest.fixture
 def without_obstore(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes as if obstore were not installed."""
-    return lambda: monkeypatch.setattr("arkbeam.media.buckets.obstore", None)
+    """Return a function that makes obstore appear not to be installed."""
+    return lambda: monkeypatch.setattr("arkbeam.media.s3.obstore", None)

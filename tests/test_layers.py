@@ -26,6 +26,7 @@ ORDER = (
     "base.replies",
     "base.schema",
     "base.redaction",
+    "base.refusal",
     "base.faults",
     "base.files",
     "ark",

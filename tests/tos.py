@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as much of TOS as reading needs, and checks the signatures of URLs."""
+"""A server on loopback with the part of TOS's API that reading needs; it checks the signatures of URLs."""
 
 import hashlib
 import hmac
@@ -20,13 +20,13 @@ KEY, SECRET, REGION = "AKTEST0123456789", "tos-secret-key-5f2c", "cn-test"
 
 @dataclass(slots=True)
 class TosServer:
-    """What its one bucket, `media`, holds, and how many requests it refused for their signature."""
+    """The files of its one bucket, `media`, and the number of requests refused for their signature."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     refused: int = 0
 
     def signs(self, host: str, path: str, query: dict[str, str]) -> bool:
-        """Compute the signature of a URL as the vendor describes it (TOS4-HMAC-SHA256) and compare."""
+        """Compute the signature of a URL as the vendor describes it (TOS4-HMAC-SHA256), and compare."""
         given = query.pop("X-Tos-Signature", "")
         date = query.get("X-Tos-Date", "")
         pairs = "&".join(f"{quote(name, '~')}={quote(value, '~')}" for name, value in sorted(query.items()))
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Authorization" not in self.headers and not self.tos.signs(self.headers["Host"], f"/{name}", query):
             self.tos.refused += 1
             self._send(403, b"", {})
-        elif not name:  # a question about the bucket, or a list of what is in it
+        elif not name:  # a request about the bucket, or for a listing
             self._send(200, b'{"Name": "media", "KeyCount": 0, "Contents": []}', {"x-tos-bucket-type": "fns"})
         elif name not in self.tos.files:
             self._send(404, b"", {})
@@ -88,8 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def tos(monkeypatch: pytest.MonkeyPatch) -> Iterator[TosServer]:
-    """Such a server, reached by tosfs as a user would configure it; the bucket's host name means this machine."""
-    monkeypatch.setenv("TOS_BUCKET_TAG_ENABLE", "false")  # else tosfs tells the vendor about each bucket
+    """A server configured for tosfs as a user would do it; the bucket's host name resolves to this machine."""
+    monkeypatch.setenv("TOS_BUCKET_TAG_ENABLE", "false")  # else tosfs tags each bucket at the vendor
     server = TosServer()
     web = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"tos": server}))
     web.daemon_threads = True

@@ -1,4 +1,4 @@
-"""A web server on loopback that keeps files, and behaves as well or as badly as the path says."""
+"""A web server on loopback with files; the path of a request says how it behaves."""
 
 import hashlib
 import re
@@ -18,9 +18,9 @@ TRICKLE_S = 0.05
 
 @dataclass(slots=True)
 class Web:
-    """What the server keeps, and what it was asked. Paths are `/<manner>/<file>`.
+    """The files of the server, and the requests that it got. Paths are `/<manner>/<file>`.
 
-    Manners: `good` (ranges, etag), `dated` (no ranges, a date alone), `bare` (no ranges, length, etag or date), `ranges`
+    Manners: `good` (ranges, etag), `dated` (no ranges, only a date), `bare` (no ranges, length, etag or date), `ranges`
     (ranges without etag or date), `slow`, `short` (breaks off), `flaky` (503 twice), `gzip`, `endless`; `status/<n>`;
     `hops/<n>/<file>`; `to?<url>`.
     """
@@ -28,16 +28,16 @@ class Web:
     port: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    """Path and headers of each."""
+    """Path and headers of each request."""
     date: str = "Sun, 22 Nov 2026 20:00:00 GMT"
 
     def url(self, path: str, host: str = "127.0.0.1", user: str = "") -> str:
-        """The URL of a path, by one of the machine's names."""
+        """Return the URL of a path; `host` is one of this machine's names."""
         return f"http://{user}{host}:{self.port}/{path}"
 
     @property
     def paths(self) -> list[str]:
-        """What was asked for, in order."""
+        """The requested paths, in order."""
         return [path for path, _ in self.requests]
 
 
@@ -120,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(206, part, headers | {"Content-Range": f"bytes {asked[1]}-{last}/{len(data)}"})
 
     def _send(self, status: int, data: bytes, headers: Mapping[str, str] = {}) -> None:
+        if status == 204:  # no body (RFC 9110, 15.3.5): a client would read it as the start of the next reply
+            self._start(status, dict(headers))
+            return
         self._start(status, {"Content-Length": str(len(data)), **headers})
         self.wfile.write(data)
 
@@ -134,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """Clients that hang up are what is tested: no tracebacks about them."""
+    """A server that does not report clients that disconnect: this is what is tested."""
 
     daemon_threads = True
 
@@ -144,7 +147,7 @@ class _Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def serve_web() -> Iterator[Callable[[dict[str, bytes]], Web]]:
-    """Starts such servers, for the length of the test."""
+    """Return a function that starts such servers; they stop after the test."""
     servers = []
 
     def start(files: dict[str, bytes]) -> Web:

@@ -1,5 +1,6 @@
-"""Pictures and films of every kind, made when they are needed: small, and the same bytes each time."""
+"""Images and videos of every kind, generated when needed: small, and always the same bytes."""
 
+import base64
 import io
 import struct
 import zlib
@@ -15,7 +16,7 @@ Size = tuple[int, int]
 
 
 def paint(size: Size = (64, 48), mode: str = "RGB") -> Image.Image:
-    """Make a picture with two soft gradients: no side is like another, so that turning it shows."""
+    """Make an image with two gradients: all sides differ, so that a rotation is visible."""
     width, height = size
     across = np.linspace(0, 255, width, dtype=np.uint8)[None, :].repeat(height, 0)
     down = np.linspace(0, 255, height, dtype=np.uint8)[:, None].repeat(width, 1)
@@ -23,7 +24,7 @@ def paint(size: Size = (64, 48), mode: str = "RGB") -> Image.Image:
 
 
 def save(image: Image.Image, pillow_format: str, **options: Any) -> bytes:
-    """Pack a picture."""
+    """Encode an image."""
     assert pillow_format != "HEIF" or can_read_heic()
     stream = io.BytesIO()
     image.save(stream, pillow_format, **options)
@@ -31,18 +32,18 @@ def save(image: Image.Image, pillow_format: str, **options: Any) -> bytes:
 
 
 def picture(pillow_format: str = "JPEG", size: Size = (64, 48), mode: str = "RGB", **options: Any) -> bytes:
-    """Make and pack a picture."""
+    """Make and encode an image."""
     return save(paint(size, mode), pillow_format, **options)
 
 
 def animation(pillow_format: str, size: Size = (64, 48)) -> bytes:
-    """Pack three pictures into one that moves."""
+    """Encode three images as one animation."""
     frames = [paint(size).rotate(90 * turn) for turn in range(3)]
     return save(frames[0], pillow_format, save_all=True, append_images=frames[1:], duration=100)
 
 
 def rotated(orientation: int, size: Size = (64, 48), pillow_format: str = "JPEG") -> bytes:
-    """Make a picture that EXIF says is to be turned."""
+    """Make an image with an EXIF orientation."""
     exif = Image.Exif()
     exif[274] = orientation
     return save(paint(size), pillow_format, exif=exif)
@@ -55,7 +56,7 @@ def deep_grey(size: Size = (64, 48)) -> bytes:
 
 
 def deep_colour(size: Size = (64, 48)) -> bytes:
-    """Make a colour PNG of 16 bits a channel, which Pillow itself does not write."""
+    """Make a colour PNG of 16 bits a channel, which Pillow does not write."""
     width, height = size
     rows = np.asarray(paint(size)).astype(">u2") * 257
     lines = b"".join(b"\0" + row.tobytes() for row in rows)
@@ -65,22 +66,27 @@ def deep_colour(size: Size = (64, 48)) -> bytes:
 
 
 def png_chunk(name: bytes, body: bytes) -> bytes:
-    """Write one chunk of a PNG."""
+    """Return one chunk of a PNG."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def wide(pillow_format: str, size: Size) -> bytes:
-    """Make a picture of very many pixels in few bytes: black, one bit each."""
+    """Make an image of very many pixels in few bytes: black, one bit a pixel."""
     return save(Image.new("1", size), pillow_format)
 
 
+def data_uri(mime: str, data: bytes) -> str:
+    """Return the bytes as a data URI."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
 def cut(data: bytes, share: float = 0.5) -> bytes:
-    """Cut a file off."""
+    """Truncate a file."""
     return data[: int(len(data) * share)]
 
 
 def film(container: str = "mp4", seconds: int = 2, *, sound: bool = False, front: bool = False) -> bytes:
-    """Make a film of 10 pictures a second; `front`: with the index of an mp4 before its pictures."""
+    """Make a video of 10 frames a second; `front`: with the index of an mp4 before its frames."""
     stream = io.BytesIO()
     with av.open(stream, "w", format=container) as output:
         video = output.add_stream("mpeg4", rate=10)
@@ -102,7 +108,7 @@ def film(container: str = "mp4", seconds: int = 2, *, sound: bool = False, front
 
 
 def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Split a film into its outer boxes."""
+    """Split a video into its outer boxes."""
     found, at = [], 0
     while at < len(data):
         length, name = struct.unpack_from(">I4s", data, at)
@@ -112,7 +118,7 @@ def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def move_index(data: bytes) -> bytes:
-    """Put the index of a film first. Its offsets are then wrong: only its header is right, which is all that is read."""
+    """Move the index of a video to the front. Its offsets are then wrong, but only its header is read."""
     found = boxes(data)
     return b"".join(
         box
@@ -123,12 +129,12 @@ def move_index(data: bytes) -> bytes:
 
 
 def without(data: bytes, names: Sequence[bytes]) -> bytes:
-    """Take boxes out of a film."""
+    """Remove boxes from a video."""
     return b"".join(box for name, box in boxes(data) if name not in names)
 
 
 def pad_film(data: bytes, size: int) -> bytes:
-    """Make a film longer by a box that players skip."""
+    """Make a video longer with a box that players skip."""
     left = size - len(data)
     return data + struct.pack(">I4s", left, b"free") + bytes(left - 8)
 
@@ -142,4 +148,4 @@ FAKES = {
     "text": b"no picture at all\n",
     "webm": b"\x1a\x45\xdf\xa3" + bytes(60),
 }
-"""The beginnings of files that are no pictures or films for the API."""
+"""First bytes of files that the API does not accept as images or videos."""

@@ -1,4 +1,4 @@
-"""What was changed about images: told beside every vector that came of it, and part of what is bought."""
+"""Changes of images: published with each vector, and part of the fingerprint."""
 
 import pyarrow as pa
 import pytest
@@ -16,7 +16,7 @@ LARGE = "200x200 image/jpeg -> 100x100 image/jpeg"
 
 @pytest.fixture
 def album(place: Place) -> Place:
-    """A place with three pictures, and rows that name one, two, or one of them twice."""
+    """A place with three images, and rows that name one, two, or one of them twice."""
     for name, data in (
         ("a.tiff", picture("TIFF", (100, 100))),
         ("b.jpg", picture(size=(200, 200))),
@@ -42,7 +42,7 @@ def _changes(place: Place) -> dict[str, list[str] | None]:
 
 
 def test_changes_are_told_with_every_vector(album: Place, emulator: Emulator) -> None:
-    """Rows that share a picture are told as well, and so are rows whose vector was bought by an earlier run."""
+    """Rows that share an image are told too, and so are rows whose vector is from an earlier run."""
     album.run(FIT)
     told = {
         "one": [f"parts[0]: {TIFF}"],
@@ -60,28 +60,28 @@ def test_changes_are_told_with_every_vector(album: Place, emulator: Emulator) ->
 
 
 def test_only_what_is_changed_is_bought_again(album: Place, emulator: Emulator) -> None:
-    """Setting a rule buys the pictures that it changes; taking it away goes back to the vectors of before."""
+    """Setting an option embeds the images that it changes; removing it uses the earlier vectors again."""
     album.run()
     assert set(_changes(album).values()) == {None}
     assert emulator.stats["paid"] == 4
     album.run(FIT)
     assert emulator.stats["paid"] == 4 + 2
     album.run({"media.fit.transcode": True})
-    assert emulator.stats["paid"] == 4 + 2 + 1  # the row of several, in which only one is changed now
+    assert emulator.stats["paid"] == 4 + 2 + 1  # the row with several images, of which only one is changed now
     album.run()
     assert set(_changes(album).values()) == {None}
     assert emulator.stats["paid"] == 4 + 2 + 1
 
 
 def test_several_processes_change_alike(album: Place, emulator: Emulator) -> None:
-    """The choice travels with the staged rows, so that whoever sends carries it out."""
+    """The change is staged with the row, so each process applies the same."""
     album.run({**FIT, "quota.lanes": 2})
     assert _changes(album)["two"] == [f"parts[2]: {TIFF}", f"parts[3]: {LARGE}"]
     assert emulator.stats["paid"] == 4
 
 
 def test_a_body_that_is_too_large_is_refused_as_it_is_sent(album: Place) -> None:
-    """Only once images are packed is it known what they weigh: then it is held against the limit, before it is paid."""
+    """The size of a changed image is known only after encoding; it is then checked against the limit, before it is paid."""
     album.run({**FIT, "media.body_bytes_max": 2_500, "limits.failures_allowed": 5})
     failures = {row["id"]: (row["code"], row["message"]) for row in album.read("failures").to_pylist()}
     assert failures["two"][0] == "request_too_large"
@@ -89,7 +89,7 @@ def test_a_body_that_is_too_large_is_refused_as_it_is_sent(album: Place) -> None
 
 
 def test_staged_requests_keep_what_is_to_be_changed() -> None:
-    """What goes into the run's folder comes out of it; without changes it is written as before."""
+    """Staged changes are read back as written; without changes the format is unchanged."""
     parts = (
         Part(Modality.TEXT, "a"),
         Part(Modality.IMAGE, "/b"),

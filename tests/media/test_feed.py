@@ -1,4 +1,4 @@
-"""Reading media ahead of sending: what is held has one bound, and nothing that is ready waits for room."""
+"""Reading media before sending: held bytes are limited, and rows that are ready never wait for room."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ BYTES_MAX = 10_000
 
 
 class Engine:
-    """An engine's room, and nothing else of it: what was submitted is sent when somebody waits."""
+    """The room of an engine, without the rest of it: submitted items are sent when a caller waits."""
 
     def __init__(self) -> None:
         self.room = Room(BYTES_MAX)
@@ -34,7 +34,7 @@ class Engine:
         self.most = 0
 
     def reserve(self, size: int, *, wait: bool) -> bool:
-        """As the engine's own; waiting means that all that was submitted is sent."""
+        """As in the engine; waiting sends everything that was submitted."""
         if wait:
             assert self.room.items == len(self.submitted), "it waits while something ready is held back"
             self.send()
@@ -43,23 +43,23 @@ class Engine:
         return entered
 
     def fill(self, item: Item, size: int) -> None:
-        """As the engine's own."""
+        """As in the engine."""
         item.reserved = True
         self.room.shrink(size - len(item.body))
 
     def give_back(self, size: int) -> None:
-        """As the engine's own."""
+        """As in the engine."""
         self.room.leave(size)
 
     def send(self) -> None:
-        """Settle all that was submitted."""
+        """Settle everything that was submitted."""
         for item in self.submitted:
             self.room.leave(len(item.body))
         self.submitted = []
 
 
 def row(number: int, size: int) -> Row:
-    """A row of one picture of so many bytes, or of one text (0); sizes that end in 7 can't be read."""
+    """A row with one image of `size` bytes, or with one text (0); a size that ends in 7 can't be read."""
     name = number.to_bytes(16, "big")
     if size == 0:
         return Row(name, StagedRequest(Request((Part(Modality.TEXT, "text"),)), (None,)), 1, 0)
@@ -68,16 +68,16 @@ def row(number: int, size: int) -> Row:
 
 
 def read(uri: str, *_: Any) -> Inline | Failure:
-    """Bytes as many as the name says."""
+    """Return as many bytes as the name says."""
     size = int(uri.rpartition("/")[2])
     return Failure("media_missing", "gone") if size % 10 == 7 else Inline("image/png", bytes(size))
 
 
 @given(st.lists(st.one_of(st.just(0), st.integers(1, 3_000), st.integers(9_000, 20_000)), max_size=60))
 def test_every_row_comes_out_once_and_memory_is_bounded(sizes: list[int]) -> None:
-    """Whatever the sizes are: no row is lost or repeated, what is held stays within the bound, all room is given back."""
+    """For any sizes: no row is lost or repeated, held bytes stay within the limit, and all room is given back."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(requests, "fetch", read)
+        patch.setattr(requests, "load_medium", read)
         engine = Engine()
         seen, failed = [], []
         for batch in Feed(SPEC, cast(Any, engine), pool).batches(row(n, size) for n, size in enumerate(sizes)):
@@ -96,9 +96,9 @@ def test_every_row_comes_out_once_and_memory_is_bounded(sizes: list[int]) -> Non
 
 
 def test_a_run_that_stops_gives_back_what_was_read_ahead() -> None:
-    """What was read for nobody leaves no trace in the room."""
+    """What was read but is not sent gives its room back."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(requests, "fetch", read)
+        patch.setattr(requests, "load_medium", read)
         engine = Engine()
         batches: Iterator[Any] = Feed(SPEC, cast(Any, engine), pool).batches(row(n, 3_000) for n in range(9))
         first = next(batches)

@@ -1,4 +1,4 @@
-"""Making images fit: what is changed, what is left alone, and that pictures look as they did before."""
+"""Fitting images: what is changed, what is not, and that changed images look as before."""
 
 import io
 import math
@@ -9,21 +9,21 @@ import pytest
 from arkbeam.app.config import parse_config
 from arkbeam.ark.tokens import image_tokens
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.base.refusal import RowRefused
+from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, load_medium
 from arkbeam.media.checks import examine
-from arkbeam.media.data_uris import decode_data_uri, encode_data_uri
+from arkbeam.media.files import guard
 from arkbeam.media.fitting import apply_fit, plan_fit, scale
 from arkbeam.media.headers import ImageFacts, read_header
 from arkbeam.media.kinds import JPEG, detect_kind
 from arkbeam.media.options import FitOptions
-from arkbeam.media.refusal import Refusal, guard
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.media.pictures import animation, deep_colour, deep_grey, paint, picture, rotated, save
+from tests.media.pictures import animation, data_uri, deep_colour, deep_grey, paint, picture, rotated, save
 
 IMAGE = Modality.IMAGE
 ON = FitOptions(transcode=True)
@@ -39,7 +39,7 @@ def _facts(data: bytes) -> ImageFacts:
 
 
 def _fit(data: bytes, options: FitOptions = ON) -> Image.Image | None:
-    """Make an image fit, twice, to the same bytes of what was promised; None where it is left alone."""
+    """Fit an image twice, to the same bytes and to the planned size and type; return None if it is left unchanged."""
     facts = _facts(data)
     fit = plan_fit(facts, options, 15)
     if fit is None:
@@ -57,13 +57,13 @@ def _pixels(image: Image.Image, mode: str = "RGB") -> NDArray[np.int16]:
 
 
 def _difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean difference of two pictures' colours, of 255."""
+    """Return the mean difference of two images' colours, from 0 to 255."""
     return float(np.abs(_pixels(one) - _pixels(other)).mean())
 
 
 @pytest.mark.parametrize("pillow_format", ["TIFF", "SGI", "JPEG2000", "HEIF", "AVIF"])
 def test_formats_that_stores_misname_become_jpeg(pillow_format: str) -> None:
-    """Only the format changes: size and colours stay."""
+    """Only the format changes; size and colours stay."""
     image = _fit(picture(pillow_format))
     assert image is not None
     assert image.size == (64, 48)
@@ -73,7 +73,7 @@ def test_formats_that_stores_misname_become_jpeg(pillow_format: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("pillow_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_rotated_pictures_are_turned_upright(pillow_format: str, orientation: int) -> None:
-    """All eight orientations come out as a viewer that heeds EXIF shows them, and without EXIF."""
+    """For all eight orientations, the result looks as in a viewer that applies EXIF, and has no EXIF."""
     tag = Image.Exif()
     tag[274] = orientation
     shown = Image.open(io.BytesIO(rotated(orientation, pillow_format="JPEG")))
@@ -99,7 +99,7 @@ def test_sixteen_bits_keep_their_upper_half() -> None:
 
 
 def test_cmyk_becomes_rgb() -> None:
-    """A picture for print looks the same on a screen."""
+    """A CMYK image looks the same in RGB."""
     image = _fit(picture(mode="CMYK"))
     assert image is not None
     assert image.mode == "RGB"
@@ -108,7 +108,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 @pytest.mark.parametrize("pillow_format", ["GIF", "PNG", "WEBP"])
 def test_of_an_animation_the_first_picture_is_taken(pillow_format: str) -> None:
-    """The others are turned, so that they would be seen."""
+    """The other images are rotated, so a wrong choice would be seen."""
     image = _fit(animation(pillow_format))
     assert image is not None
     assert _difference(image, paint()) < 25 < _difference(paint().rotate(180), paint())
@@ -123,7 +123,7 @@ def test_of_an_animation_the_first_picture_is_taken(pillow_format: str) -> None:
     ],
 )
 def test_transparency_stays_or_is_put_on_white(transcode: Any, mime: str, corner: tuple[int, ...]) -> None:
-    """JPEG knows no transparency: what is behind a picture is white, as on most pages."""
+    """JPEG has no transparency: the background becomes white, as on most web pages."""
     clear = paint(mode="RGBA")
     clear.paste((0, 0, 0, 0), (0, 0, 32, 24))
     image = _fit(save(clear, "TIFF"), FitOptions(transcode=transcode))
@@ -145,7 +145,7 @@ def test_transparency_stays_or_is_put_on_white(transcode: Any, mime: str, corner
     ],
 )
 def test_large_pictures_are_scaled_down(data: bytes, mime: str) -> None:
-    """JPEG and PNG stay what they are, everything else becomes one of them; it looks as before."""
+    """JPEG and PNG keep their format, other formats become one of the two; the image looks as before."""
     image = _fit(data, FitOptions(resize_max_pixels=30_000))
     assert image is not None
     assert (image.size, image.get_format_mimetype()) == ((200, 150), mime)
@@ -153,7 +153,7 @@ def test_large_pictures_are_scaled_down(data: bytes, mime: str) -> None:
 
 
 def test_what_fits_is_left_alone() -> None:
-    """Neither rule touches a plain picture that is small enough, so it is not bought again when they are set."""
+    """A plain image that is small enough is not changed by either option, so setting them does not embed it again."""
     both = FitOptions(resize_max_pixels=1_000_000, transcode=True)
     for data in (
         picture(),
@@ -170,7 +170,7 @@ def test_what_fits_is_left_alone() -> None:
 
 
 def test_colour_profiles_are_kept_and_all_else_is_dropped() -> None:
-    """Colours mean what they meant; where and when a photograph was taken is not sent on."""
+    """Colour profiles are kept; when and where a photograph was taken is not sent."""
     exif = Image.Exif()
     exif[271] = "a camera"
     data = save(paint(), "TIFF", icc_profile=b"profile" * 20, exif=exif)
@@ -182,7 +182,7 @@ def test_colour_profiles_are_kept_and_all_else_is_dropped() -> None:
 
 @given(SIZES, st.none() | st.integers(784, 50_000_000), st.just(15))
 def test_sizes_are_scaled_in_proportion_and_never_up(size: tuple[int, int], pixels_max: int | None, least: int) -> None:
-    """At most the pixels asked for, unless a side would get too short; sides stay in proportion to within a pixel."""
+    """At most the requested pixels, unless a side would get too short; sides stay in proportion to within a pixel."""
     width, height = scale(size, pixels_max, least)
     assert 0 < width <= size[0]
     assert 0 < height <= size[1]
@@ -197,7 +197,7 @@ def test_sizes_are_scaled_in_proportion_and_never_up(size: tuple[int, int], pixe
 
 
 def test_the_default_advice_costs_no_tokens() -> None:
-    """1,028,608 pixels are the most that are billed: scaling down to them loses a token or so of 1,312."""
+    """1,028,608 pixels are the most that are billed: scaling down to them loses about one of 1,312 tokens."""
     assert image_tokens(*scale((4_000, 3_000), 1_028_608, 15)) >= 1_310
 
 
@@ -207,7 +207,7 @@ def test_the_default_advice_costs_no_tokens() -> None:
     st.binary(min_size=1, max_size=6),
 )
 def test_damaged_pictures_are_refused_or_fitted(pillow_format: str, at: int, noise: bytes) -> None:
-    """Decoders may raise anything; what comes out is a picture as promised or a refusal."""
+    """Decoders may raise anything; the result is an image as planned, or a failure."""
     data = picture(pillow_format)
     facts = _facts(data)
     fit = plan_fit(facts, FitOptions(resize_max_pixels=784, transcode=True), 15)
@@ -221,31 +221,31 @@ def test_damaged_pictures_are_refused_or_fitted(pillow_format: str, at: int, noi
 
 
 def test_pixels_without_a_plain_meaning_are_refused() -> None:
-    """Fractions and 32 bits could be anything."""
+    """The range of floating-point and 32-bit values is unknown."""
     for mode in ("F", "I"):
         data = save(
             Image.fromarray(np.linspace(-5, 10**6, 64 * 48).reshape(48, 64).astype(np.int32)).convert(mode), "TIFF"
         )
         fit = plan_fit(_facts(data), ON, 15)
         assert fit is not None
-        with pytest.raises(Refusal, match="media_unfit"):
+        with pytest.raises(RowRefused, match="media_unfit"):
             apply_fit(data, _facts(data), fit)
 
 
 def test_a_jpeg_of_very_many_scans_is_not_unpacked() -> None:
-    """Each scan of a progressive JPEG costs as much time as a picture."""
+    """Each scan of a progressive JPEG takes as long as an image to decode."""
     data = picture(mode="CMYK", progressive=True)
     at = data.index(b"\xff\xda")
     scan = data[at : data.index(b"\xff\xda", at + 2)]
     bomb = data[:at] + scan * 500 + data[at:]
     fit = plan_fit(_facts(bomb), ON, 15)
     assert fit is not None
-    with pytest.raises(Refusal, match="500 scans"):
+    with pytest.raises(RowRefused, match="500 scans"):
         apply_fit(bomb, _facts(bomb), fit)
 
 
 def test_several_pictures_in_a_jpeg_are_its_first() -> None:
-    """What phones write as MPO is a JPEG with more behind it."""
+    """An MPO file, which phones write, is a JPEG with further images after it."""
     other = paint((640, 480)).rotate(180)
     image = _fit(save(paint((640, 480)), "MPO", save_all=True, append_images=[other]), FitOptions(30_000))
     assert image is not None
@@ -253,42 +253,38 @@ def test_several_pictures_in_a_jpeg_are_its_first() -> None:
 
 
 def test_data_uris_are_fitted_as_files_are() -> None:
-    """The bytes are at hand, whoever inlined them."""
-    kind = detect_kind(picture("TIFF"))
-    assert kind is not None
-    uri = encode_data_uri(picture("TIFF"), kind.mime)
+    """The images of data URIs are fitted too."""
+    uri = data_uri("image/tiff", picture("TIFF"))
     options = MediaOptions(fit=ON)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
     assert info.fit == Fit((64, 48), "image/jpeg", "64x48 image/tiff")
-    sent = resolve(uri, IMAGE, None, options, info.fit)
-    assert isinstance(sent, str)
-    assert decode_data_uri(sent)[0] == "image/jpeg"
-    assert resolve(uri, IMAGE, None, MediaOptions()) == uri
+    sent = load_medium(uri, IMAGE, None, options, info.fit)
+    assert isinstance(sent, Inline)
+    assert sent.mime == "image/jpeg"
+    assert load_medium(uri, IMAGE, None, MediaOptions()) == uri
 
 
 def test_urls_are_never_fitted() -> None:
-    """What the service fetches, it gets as it is."""
+    """A URL that the service fetches is never fitted."""
     assert inspect("https://a.example/a.tiff", IMAGE, MediaOptions(fit=ON)) == MediaInfo()
 
 
 def test_what_is_signed_is_not_fitted() -> None:
-    """The service fetches it itself: it is held against the limits as it is, but not against that of a body."""
+    """A signed image is checked unchanged, but not against the limit of a request body."""
     data = picture("TIFF")
     options = MediaOptions(body_bytes_max=100, fit=ON)
     signed = examine(data, len(data), IMAGE, options, lambda start, end: b"", inlined=False)
     assert signed == MediaInfo(None, "image/tiff", (64, 48))
     other = picture("HEIF")
-    with pytest.raises(Refusal, match="media_not_image"):
+    with pytest.raises(RowRefused, match="media_not_image"):
         examine(other, len(other), IMAGE, options, lambda start, end: b"", inlined=False)
 
 
 def test_larger_sources_are_read_where_they_become_smaller() -> None:
-    """More bytes and pixels than the API takes are taken when they will not be sent, up to bounds of their own."""
+    """An image that will be made smaller may have more bytes and pixels than the API accepts, up to limits of its own."""
     data = picture("BMP", (200, 100))
-    kind = detect_kind(data)
-    assert kind is not None
-    uri = encode_data_uri(data, kind.mime)
+    uri = data_uri("image/bmp", data)
 
     def look(**fit: Any) -> MediaInfo | Failure:
         return inspect(uri, IMAGE, MediaOptions(image_bytes_max=10_000, pixels_max=10_000, fit=FitOptions(**fit)))
@@ -305,16 +301,13 @@ def test_larger_sources_are_read_where_they_become_smaller() -> None:
 
 
 def test_a_fitted_picture_is_held_against_the_limits_too() -> None:
-    """What is still too large once it is packed fails, with its measured size."""
+    """An image that is still too large after encoding fails, with its measured size."""
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (80, 80, 4), dtype=np.uint8))
-    data = save(noise, "TIFF")
-    kind = detect_kind(data)
-    assert kind is not None
-    uri = encode_data_uri(data, kind.mime)
+    uri = data_uri("image/tiff", save(noise, "TIFF"))
     options = MediaOptions(image_bytes_max=10_000, fit=ON)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
-    sent = resolve(uri, IMAGE, None, options, info.fit)
+    sent = load_medium(uri, IMAGE, None, options, info.fit)
     assert isinstance(sent, Failure)
     assert sent.code == "media_too_large"
 
@@ -329,7 +322,7 @@ def test_a_fitted_picture_is_held_against_the_limits_too() -> None:
     ],
 )
 def test_impossible_wishes_are_config_errors(settings: list[str], words: str) -> None:
-    """A bound that nothing could meet, a format that is none of ours, a wrong name."""
+    """A limit that nothing can meet, an unknown format, and a wrong key are config errors."""
     raw = {"manifest": {"uris": "a"}, "model": {"name": "m"}, "store": {"uri": "s"}, "output": {"uri": "o"}}
     with pytest.raises(ConfigError) as caught:
         parse_config(raw, settings)
@@ -338,14 +331,14 @@ def test_impossible_wishes_are_config_errors(settings: list[str], words: str) ->
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), ("jpeg", "jpeg"), ("png", "png")])
 def test_transcode_is_a_switch_or_a_format(word: str, value: Any) -> None:
-    """YAML's own words are taken as they are."""
+    """YAML's booleans and the two formats are accepted."""
     raw = {"manifest": {"uris": "a"}, "model": {"name": "m"}, "store": {"uri": "s"}, "output": {"uri": "o"}}
     fit = parse_config(raw, [f"media.fit.transcode={word}"]).media.fit
     assert fit.transcode is value if isinstance(value, bool) else fit.transcode == value
 
 
 def test_a_choice_is_told_and_identified() -> None:
-    """The change is told with both sizes and types; to the identity only what is made matters."""
+    """The change names both sizes and types; its key contains only the result."""
     fit = plan_fit(ImageFacts(JPEG, (4_000, 3_000), cmyk=True, orientation=6), FitOptions(1_028_608, True), 15)
     assert fit is not None
     assert str(fit) == "4000x3000 image/jpeg (CMYK, rotated) -> 878x1171 image/jpeg"

@@ -1,4 +1,4 @@
-"""Media that we fetch over http(s) ourselves: whole, bounded, versioned, and never from where manifests must not look."""
+"""Media fetched over http(s): complete, limited, with a version, and never from private addresses."""
 
 import io
 import logging
@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, http, inspect, inspect_many, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, http, inspect, inspect_many, load_medium
 from arkbeam.media.access import Access
-from arkbeam.media.data_uris import encode_data_uri
 from arkbeam.media.http import REDIRECTS_MAX, TRIES
 from arkbeam.media.kinds import BMP
 from PIL import Image
 
+from tests.media.pictures import data_uri
 from tests.web import Web
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
@@ -37,39 +37,38 @@ PICTURE = _picture()
 
 @pytest.fixture
 def web(serve_web: Callable[..., Web]) -> Web:
-    """A server with a picture of 91 kB, which is more than is read at first, a clip, and a file of nothing."""
+    """A server with an image of 91 kB (more than is read at first), a video, an empty file and a text file."""
     return serve_web({"a.bmp": PICTURE, "a.mp4": MP4, "empty.png": b"", "text.png": b"no picture"})
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries again sooner than it does for people."""
+    """Shorten the wait between tries."""
     monkeypatch.setattr(http, "_WAIT_S", 0.01)
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     return outcome.code
 
 
 @pytest.mark.parametrize("manner", ["good", "dated", "bare", "ranges", "hops/5", "flaky"])
 def test_what_is_fetched_is_inlined_with_its_version(manner: str, web: Web) -> None:
-    """Size, format and version are found with ranges and without, with an etag, a date, or neither; the bytes are whole."""
+    """Size, format and version are found with or without ranges, and with an etag, a date or neither; all bytes arrive."""
     url = web.url(f"{manner}/a.bmp")
     info = inspect(url, IMAGE, OPTIONS)
     assert isinstance(info, MediaInfo)
     assert (info.mime, info.size_px) == ("image/bmp", (300, 300))
     assert info.version
-    sent = resolve(url, IMAGE, info.version, OPTIONS)
-    assert isinstance(sent, str)
-    assert sent.startswith("data:image/bmp;base64,")
-    assert info.wire_bytes == len(sent)
+    sent = load_medium(url, IMAGE, info.version, OPTIONS)
+    assert sent == Inline("image/bmp", PICTURE)
+    assert info.wire_bytes == len(data_uri("image/bmp", PICTURE))
     web.files["a.bmp"], web.date = _picture(20) + b"\0", "Sun, 22 Nov 2026 21:00:00 GMT"
-    assert _code_of(resolve(url, IMAGE, info.version, OPTIONS)) == "media_changed"
+    assert _code_of(load_medium(url, IMAGE, info.version, OPTIONS)) == "media_changed"
 
 
 def test_one_range_of_header_bytes_is_asked_for_at_planning(web: Web) -> None:
-    """A server that knows ranges sends 64 kB; one that doesn't is cut off, and the picture is not read whole."""
+    """A server with ranges sends 64 kB; without ranges, the transfer is ended early: the image is not read completely."""
     assert isinstance(inspect(web.url("good/a.bmp"), IMAGE, OPTIONS), MediaInfo)
     assert [(path, headers["Range"]) for path, headers in web.requests] == [("/good/a.bmp", "bytes=0-65535")]
     assert isinstance(inspect(web.url("dated/a.bmp"), IMAGE, OPTIONS), MediaInfo)
@@ -96,7 +95,7 @@ def test_one_range_of_header_bytes_is_asked_for_at_planning(web: Web) -> None:
     ],
 )
 def test_what_can_not_be_fetched_is_a_failure(path: str, code: str, words: str, web: Web) -> None:
-    """Each way to fail has its own code, and the message names what was measured."""
+    """Each kind of failure has its own code, and the message gives the measured value."""
     outcome = inspect(web.url(path), IMAGE, OPTIONS)
     assert _code_of(outcome) == code
     assert isinstance(outcome, Failure)
@@ -105,13 +104,13 @@ def test_what_can_not_be_fetched_is_a_failure(path: str, code: str, words: str, 
 
 @pytest.mark.parametrize(("path", "tries"), [("status/503", TRIES), ("short/a.bmp", TRIES), ("status/403", 1)])
 def test_only_what_may_pass_is_tried_again(path: str, tries: int, web: Web) -> None:
-    """Overload and broken connections are, a few times; a plain refusal is not."""
+    """Overload and broken transfers are retried, up to a limit; another error status is not."""
     inspect(web.url(path), IMAGE, OPTIONS)
     assert len(web.requests) == tries
 
 
 def test_slow_and_endless_bodies_are_left(web: Web) -> None:
-    """The time for one medium and its bytes are bounded, whatever the server does."""
+    """The time and the bytes for one medium are limited, whatever the server does."""
     outcome = inspect(web.url("slow/a.bmp"), IMAGE, replace(OPTIONS, http_timeout_s=0.5))
     assert _code_of(outcome) == "media_timeout"
     assert "0.5 s" in str(outcome)
@@ -122,7 +121,7 @@ def test_slow_and_endless_bodies_are_left(web: Web) -> None:
 
 
 def test_sizes_are_refused_before_they_are_read(web: Web) -> None:
-    """Both the size and the limit are told, and no more than the header was asked for."""
+    """The message gives the size and the limit; only the header bytes were requested."""
     outcome = inspect(web.url("good/a.bmp"), IMAGE, replace(OPTIONS, image_bytes_max=1_000))
     assert _code_of(outcome) == "media_too_large"
     assert str(len(PICTURE)) in str(outcome)
@@ -131,7 +130,7 @@ def test_sizes_are_refused_before_they_are_read(web: Web) -> None:
 
 
 def test_hosts_that_are_not_there(web: Web) -> None:
-    """A name that does not resolve and a port where nobody listens."""
+    """A name that does not resolve, and a port without a listener."""
     assert _code_of(inspect("http://no-such-host.invalid/a.png", IMAGE, OPTIONS)) == "media_unreachable"
     with socket.socket() as unused:
         unused.bind((HOST, 0))
@@ -163,7 +162,7 @@ def test_hosts_that_are_not_there(web: Web) -> None:
     ],
 )
 def test_private_addresses_are_not_reached(host: str, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the address is written, and whatever name resolves to it: no request gets there."""
+    """However the address is written, and whichever name resolves to it, no request is sent there."""
     _resolve_as(monkeypatch, {"pictures.example": [HOST]})
     outcome = inspect(f"http://{host}:{web.port}/good/a.bmp", IMAGE, replace(OPTIONS, allowed_hosts=()))
     assert _code_of(outcome) in {"media_forbidden", "media_bad_uri", "media_unreachable"}
@@ -184,7 +183,7 @@ def test_private_addresses_are_not_reached(host: str, web: Web, monkeypatch: pyt
     ],
 )
 def test_addresses_of_networks_and_clouds_are_forbidden(url: str, words: str) -> None:
-    """The message says which address it was and which key allows it."""
+    """The message names the address and the config key that allows it."""
     outcome = inspect(url, IMAGE, OPTIONS)
     assert _code_of(outcome) == "media_forbidden"
     assert words in str(outcome)
@@ -192,7 +191,7 @@ def test_addresses_of_networks_and_clouds_are_forbidden(url: str, words: str) ->
 
 
 def test_hosts_are_allowed_by_name(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is allowed may resolve to a private address; its address itself is not thereby allowed, nor another name."""
+    """An allowed name may resolve to a private address. This allows neither the address itself nor other names."""
     _resolve_as(monkeypatch, {"pictures.example": [HOST], "other.example": [HOST]})
     options = replace(OPTIONS, allowed_hosts=("pictures.example",))
     assert isinstance(inspect(web.url("good/a.bmp", "Pictures.Example"), IMAGE, options), MediaInfo)
@@ -203,8 +202,8 @@ def test_hosts_are_allowed_by_name(web: Web, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_name_can_not_change_its_address_after_the_check(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a name that resolves to a public address first and to ours then, the address that was checked is connected to."""
-    answers = iter([["192.88.99.1"], *([[HOST]] * 20)])  # a public one by the registry, to which nothing leads
+    """If a name resolves first to a public address and then to a private one, only the checked address is connected to."""
+    answers = iter([["192.88.99.1"], *([[HOST]] * 20)])  # public according to the registry, but not routed
     _resolve_as(monkeypatch, {"rebinding.example": lambda: next(answers)})
     options = replace(OPTIONS, allowed_hosts=(), http_timeout_s=0.5)
     for _ in range(3):
@@ -228,14 +227,14 @@ def test_a_name_can_not_change_its_address_after_the_check(web: Web, monkeypatch
     ],
 )
 def test_redirects_are_checked_each_time(target: str, code: str, web: Web) -> None:
-    """A host that may be read can't send us where we may not go."""
+    """A host that may be read can't redirect to an address or scheme that may not."""
     target = target.format(port=web.port)
     outcome = inspect(web.url(f"to?url={quote(target, safe='')}"), IMAGE, OPTIONS)
     assert (_code_of(outcome), len(web.requests)) == (code, 1)
 
 
 def test_a_redirect_within_what_is_allowed_is_followed(web: Web) -> None:
-    """Also from one server to another."""
+    """A redirect to another server is followed too."""
     target = web.url("good/a.bmp?x=1&y=%2F")
     assert isinstance(inspect(web.url(f"to?url={quote(target, safe='')}"), IMAGE, OPTIONS), MediaInfo)
     assert web.paths[-1] == "/good/a.bmp?x=1&y=%2F"
@@ -244,7 +243,7 @@ def test_a_redirect_within_what_is_allowed_is_followed(web: Web) -> None:
 def test_nothing_of_ours_is_sent_along(
     web: Web, serve_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """No cookie, no proxy and no `.netrc` of the environment; a URL's own password goes to its host and no further."""
+    """No cookie, proxy or `.netrc` of the environment is used; a URL's own password is sent only to its host."""
     proxy = serve_web({})
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy.url(""))
@@ -260,14 +259,14 @@ def test_nothing_of_ours_is_sent_along(
 
 
 def test_a_signed_url_is_asked_for_as_it_is_spelt(web: Web) -> None:
-    """Signatures hang on the spelling of a URL: nothing in it is decoded, encoded or put in order."""
+    """A signature covers the spelling of a URL, so nothing in it is decoded, encoded or sorted."""
     path = "good/a.bmp?b=%7E~&a=+%20%2f&X-Amz-Signature=ab%3D"
     assert isinstance(inspect(web.url(path), IMAGE, OPTIONS), MediaInfo)
     assert web.paths == [f"/{path}"]
 
 
 def test_secrets_of_urls_are_in_no_message_and_no_log(web: Web, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever goes wrong with it, and at every level of logging."""
+    """Secrets of a URL appear in no message and in no log, at any log level, whatever fails."""
     caplog.set_level(logging.DEBUG)
     for path in (
         "status/403",
@@ -285,7 +284,7 @@ def test_secrets_of_urls_are_in_no_message_and_no_log(web: Web, caplog: pytest.L
 
 
 def test_parts_are_fetched(web: Web) -> None:
-    """From the middle and over the end; of a server that knows no ranges nothing, rather than the wrong bytes."""
+    """Ranges in the middle and past the end are read. A server without ranges gives no bytes, never the wrong ones."""
     assert http.fetch_range(web.url("good/a.bmp"), 1_000, 2_000, OPTIONS) == PICTURE[1_000:2_000]
     assert http.fetch_range(web.url("good/a.bmp"), len(PICTURE) - 5, len(PICTURE) + 5, OPTIONS) == PICTURE[-5:]
     assert http.fetch_range(web.url("good/a.bmp"), len(PICTURE), len(PICTURE) + 5, OPTIONS) == b""
@@ -293,7 +292,7 @@ def test_parts_are_fetched(web: Web) -> None:
 
 
 def test_many_are_fetched_together(web: Web) -> None:
-    """From the threads of planning, each URL its own answer."""
+    """Many URLs are fetched from the planning threads; each gets its own result."""
     names = {f"{number}.bmp": PICTURE + bytes(number) for number in range(60)}
     web.files.update(names)
     looks = inspect_many([(web.url(f"good/{name}"), IMAGE) for name in names], OPTIONS)
@@ -302,11 +301,11 @@ def test_many_are_fetched_together(web: Web) -> None:
     for name, data in names.items():
         look = looks[web.url(f"good/{name}"), IMAGE]
         assert isinstance(look, MediaInfo)
-        assert look.wire_bytes == len(encode_data_uri(data, BMP.mime))
+        assert look.wire_bytes == len(data_uri(BMP.mime, data))
 
 
 def _resolve_as(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> None:
-    """Make some names resolve to given addresses, or to what a function says."""
+    """Make some names resolve to given addresses, or to what a function returns."""
     real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Media: what is accepted, what is refused and by which code, and what goes on the wire."""
+"""Media: what is accepted, what is refused and with which code, and what is sent."""
 
 import base64
 import io
@@ -12,14 +12,16 @@ from typing import ClassVar
 
 import fsspec
 import pytest
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, make_absolute, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, load_medium, make_absolute
 from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import detect_kind
-from arkbeam.media.truncation import find_cut
+from arkbeam.media.truncation import find_truncation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from tests.media.pictures import data_uri
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 INDEX = b"\0\0\0\x48moov" + b"\0" * 64
@@ -36,7 +38,7 @@ def _picture(pillow_format: str = "PNG", size: tuple[int, int] = (32, 20)) -> by
 
 @pytest.fixture
 def options(tmp_path: Path) -> MediaOptions:
-    """Options under which the test's own folder may be read."""
+    """Options that allow reading the test's own folder."""
     return MediaOptions(allowed_roots=(str(tmp_path),))
 
 
@@ -47,7 +49,7 @@ def _put(folder: Path, name: str, data: bytes) -> str:
     return str(path)
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     assert len(outcome.message) <= 500
     return outcome.code
@@ -72,16 +74,15 @@ def _code_of(outcome: MediaInfo | str | Failure) -> str:
 def test_every_image_format_of_the_api_is_inlined_with_its_own_type(
     pillow_format: str, mime: str, tmp_path: Path, options: MediaOptions
 ) -> None:
-    """Type and size in pixels come from the bytes, whatever the file is called."""
+    """Type and size in pixels come from the bytes, not from the name of the file."""
     size = (1024, 1024) if pillow_format == "ICNS" else (32, 32)
     data = _picture(pillow_format, size)
     uri = _put(tmp_path, "picture.of_unknown_kind", data)
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
     assert (info.mime, info.size_px) == (mime, size)
-    sent = resolve(uri, IMAGE, info.version, options)
-    assert sent == f"data:{mime};base64,{base64.b64encode(data).decode()}"
-    assert info.wire_bytes == len(sent)
+    assert load_medium(uri, IMAGE, info.version, options) == Inline(mime, data)
+    assert info.wire_bytes == len(data_uri(mime, data))
 
 
 @pytest.mark.parametrize(
@@ -91,11 +92,11 @@ def test_every_image_format_of_the_api_is_inlined_with_its_own_type(
 def test_videos_are_inlined_with_exactly_the_three_types_of_the_api(
     data: bytes, mime: str, tmp_path: Path, options: MediaOptions
 ) -> None:
-    """mp4, avi and mov are told apart by their bytes."""
+    """mp4, avi and mov are distinguished by their bytes."""
     uri = _put(tmp_path, "clip", data)
     info = inspect(uri, VIDEO, options)
     assert isinstance(info, MediaInfo)
-    assert str(resolve(uri, VIDEO, info.version, options)).startswith(f"data:{mime};base64,")
+    assert load_medium(uri, VIDEO, info.version, options) == Inline(mime, data)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +116,12 @@ def test_videos_are_inlined_with_exactly_the_three_types_of_the_api(
 def test_what_the_api_would_refuse_is_a_failure(
     data: bytes, modality: Modality, code: str, tmp_path: Path, options: MediaOptions
 ) -> None:
-    """Files that are no such medium never get as far as being sent."""
+    """A file that is not such a medium is a failure and is never sent."""
     assert _code_of(inspect(_put(tmp_path, "medium.png", data), modality, options)) == code
 
 
 def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> None:
-    """An image must be below its limit, a video may reach it, and the message says what was measured and allowed."""
+    """An image must be below its limit, a video may be at it; the message gives the measured value and the limit."""
     image, video = _picture(), MP4
     image_uri, video_uri = _put(tmp_path, "a.png", image), _put(tmp_path, "a.mp4", video)
 
@@ -137,14 +138,14 @@ def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> N
 
 
 def test_a_video_that_base64_makes_too_long_for_a_body_is_refused(tmp_path: Path) -> None:
-    """50 MB of video are allowed, but not as base64 in a 64 MB body: the encoded length is what counts."""
+    """A video below 50 MiB may be too large as base64 for a body of 64 MB: the encoded length counts."""
     uri = _put(tmp_path, "a.mp4", MP4)
     small = MediaOptions(allowed_roots=(str(tmp_path),), body_bytes_max=len(MP4) * 4 // 3)
     assert _code_of(inspect(uri, VIDEO, small)) == "media_body_too_large"
 
 
 def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
-    """36 million pixels and more are refused, from the header, without decoding them."""
+    """Images of 36 million pixels or more are refused by their header, without being decoded."""
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     for side in (6_000, 60_000):
         size = struct.pack(">II", side, side)
@@ -154,7 +155,7 @@ def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
 
 
 def test_an_image_whose_size_stands_far_behind_is_still_measured(tmp_path: Path) -> None:
-    """TIFF keeps its directory behind the pixels, beyond the header bytes that are read at first."""
+    """TIFF keeps its directory after the pixels, beyond the header bytes that are read first."""
     uri = _put(tmp_path, "a.tiff", _picture("TIFF", (300, 200)))
     options = MediaOptions(allowed_roots=(str(tmp_path),), header_bytes=1_000)
     info = inspect(uri, IMAGE, options)
@@ -163,26 +164,26 @@ def test_an_image_whose_size_stands_far_behind_is_still_measured(tmp_path: Path)
 
 
 def test_urls_pass_and_are_not_looked_at(options: MediaOptions) -> None:
-    """http(s) URLs go to the service as they are, version and size unknown."""
+    """http(s) URLs are sent to the service unchanged; their version and size are unknown."""
     url = "https://pictures.example/a.png?id=1"
     assert inspect(url, IMAGE, options) == MediaInfo()
-    assert resolve(url, IMAGE, None, options) == url
+    assert load_medium(url, IMAGE, None, options) == url
 
 
 @pytest.mark.parametrize(
     "url", ["http://", "https:///a.png", "https://a b/c.png", "https://a/\n.png", "https://a/" + "x" * 9_000]
 )
 def test_urls_that_can_not_be_one_are_refused(url: str, options: MediaOptions) -> None:
-    """White space, a missing host and absurd length are seen without a request."""
+    """White space, a missing host and excessive length are detected without a request."""
     assert _code_of(inspect(url, IMAGE, options)) == "media_bad_uri"
 
 
 def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
-    """A data URI as the contract has it is sent as it is; its size in pixels serves the estimate."""
-    uri = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+    """A data URI in the form of the contract is sent unchanged; its size in pixels is used for the estimate."""
+    uri = data_uri("image/png", _picture())
     info = inspect(uri, IMAGE, options)
     assert info == MediaInfo(None, "image/png", (32, 20), len(uri))
-    assert resolve(uri, IMAGE, None, options) == uri
+    assert load_medium(uri, IMAGE, None, options) == uri
 
 
 @pytest.mark.parametrize(
@@ -206,14 +207,14 @@ def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
     ],
 )
 def test_bad_data_uris_are_refused(head: str, data: bytes, code: str, options: MediaOptions) -> None:
-    """Upper case, other types, broken base64, and a type that is not that of the bytes."""
+    """Upper case, other types, invalid base64, and a type that is not that of the bytes."""
     outcome = inspect(head + base64.b64encode(data).decode(), IMAGE, options)
     assert _code_of(outcome) == code
 
 
 def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
-    """Base64 that ends within a group of four is not valid."""
-    uri = "data:image/png;base64," + base64.b64encode(_picture()).decode()
+    """Base64 that ends within a group of four characters is not valid."""
+    uri = data_uri("image/png", _picture())
     assert _code_of(inspect(uri[:-1], IMAGE, options)) == "media_bad_data_uri"
 
 
@@ -232,7 +233,7 @@ def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
     ],
 )
 def test_data_uris_of_videos(head: str, data: bytes, code: str | None, options: MediaOptions) -> None:
-    """Three formats, in lower case, each under its own type; the bytes decide."""
+    """Three formats, in lower case, each with its own type; the bytes decide."""
     outcome = inspect(head + base64.b64encode(data).decode(), VIDEO, options)
     assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
 
@@ -260,7 +261,7 @@ def test_data_uris_of_videos(head: str, data: bytes, code: str | None, options: 
     ],
 )
 def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, options: MediaOptions) -> None:
-    """Paths outside the allowed folders, links that leave them, pipes and other schemes are refused, in both steps."""
+    """Paths outside the allowed folders, links that lead out of them, pipes and other schemes are refused in both steps."""
     _put(tmp_path, "a.png", _picture())
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link.png").symlink_to("/etc/passwd")
@@ -268,74 +269,74 @@ def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, 
     _put(tmp_path.parent / f"{tmp_path.name}-sibling", "a.png", _picture())
     uri = uri.format(root=tmp_path)
     assert _code_of(inspect(uri, IMAGE, options)) == code
-    assert _code_of(resolve(uri, IMAGE, "1-1", options)) == code
+    assert _code_of(load_medium(uri, IMAGE, "1-1", options)) == code
 
 
 def test_no_local_file_may_be_read_unless_a_folder_is_allowed(tmp_path: Path) -> None:
-    """Without allowed folders every local path is refused."""
+    """Without allowed folders, every local path is refused."""
     assert _code_of(inspect(_put(tmp_path, "a.png", _picture()), IMAGE, MediaOptions())) == "media_forbidden"
 
 
 def test_links_within_an_allowed_folder_work(tmp_path: Path, options: MediaOptions) -> None:
-    """A symbolic link is judged by what it points at."""
+    """A symbolic link is judged by its target."""
     _put(tmp_path, "a.png", _picture())
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
     assert isinstance(inspect(str(tmp_path / "b.png"), IMAGE, options), MediaInfo)
 
 
 def test_a_file_that_changed_is_not_sent_under_its_old_version(tmp_path: Path, options: MediaOptions) -> None:
-    """Bytes other than those the fingerprint was made of are a failure, even when they are as many."""
+    """Bytes other than those in the fingerprint are a failure, even if their number is the same."""
     uri = _put(tmp_path, "a.bmp", _picture("BMP"))
     info = inspect(uri, IMAGE, options)
     assert isinstance(info, MediaInfo)
     _put(tmp_path, "a.bmp", bytes(reversed(_picture("BMP"))))
     os.utime(uri, ns=(0, 0))
-    assert _code_of(resolve(uri, IMAGE, info.version, options)) == "media_changed"
+    assert _code_of(load_medium(uri, IMAGE, info.version, options)) == "media_changed"
 
 
 def test_media_in_an_object_store_are_read_with_their_version() -> None:
-    """Other fsspec schemes give size, version and bytes as local files do, and an overwrite is noticed."""
+    """Other fsspec schemes give size, version and bytes like local files, and an overwrite is detected."""
     store = fsspec.filesystem("memory")
     uri = "memory://media-test/a.png"
     store.pipe_file("/media-test/a.png", _picture())
     info = inspect(uri, IMAGE, MediaOptions())
     assert isinstance(info, MediaInfo)
-    assert str(resolve(uri, IMAGE, info.version, MediaOptions())).startswith("data:image/png;base64,")
+    assert load_medium(uri, IMAGE, info.version, MediaOptions()) == Inline("image/png", _picture())
     time.sleep(0.001)
     store.pipe_file("/media-test/a.png", _picture(size=(20, 32)))
-    assert _code_of(resolve(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
+    assert _code_of(load_medium(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
     store.pipe_file("/media-test/a.png", b"")
     assert _code_of(inspect(uri, IMAGE, MediaOptions())) == "media_empty"
     assert _code_of(inspect("memory://media-test", IMAGE, MediaOptions())) == "media_not_a_file"
 
 
 class CachingStore(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """An object store whose listings are cached, as s3fs caches them: stale until told otherwise."""
+    """An object store with cached listings, like s3fs: they are stale until the cache is invalidated."""
 
     protocol = "cachingstore"
     objects: ClassVar[dict[str, tuple[str, bytes]]] = {}
     seen: ClassVar[dict[str, dict[str, object]]] = {}
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget what was listed."""
+        """Drop the cached listings."""
         self.seen.clear()
 
     def info(self, path: str, **kwargs: object) -> dict[str, object]:
-        """Answer from the cache while it lasts."""
+        """Return the cached entry if there is one."""
         if path not in self.seen:
             etag, data = self.objects[path]
             self.seen[path] = {"name": path, "size": len(data), "type": "file", "ETag": f'"{etag}"'}
         return self.seen[path]
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: object) -> bytes:
-        """Return bytes, or fail as a careless plugin does."""
+        """Return bytes, or raise what a careless plugin may raise."""
         if path == "broken":
             raise KeyError("what a plugin may raise: token=hunter2 https://u:pw@host/x?Signature=abc")
         return self.objects[path][1][start:end]
 
 
 def test_versions_are_read_past_the_listing_cache() -> None:
-    """An etag that a backend still remembers does not hide an overwrite, and a plugin's own error is a failure."""
+    """A cached etag does not hide an overwrite, and an exception of a plugin is a failure."""
     fsspec.register_implementation("cachingstore", CachingStore, clobber=True)
     options = MediaOptions(schemes=("cachingstore",))
     CachingStore.objects.update({"a": ("v1", _picture()), "broken": ("v1", _picture())})
@@ -345,7 +346,7 @@ def test_versions_are_read_past_the_listing_cache() -> None:
     assert isinstance(first, MediaInfo)
     assert isinstance(second, MediaInfo)
     assert (first.version, second.version) == ("v1", "v2")
-    assert _code_of(resolve("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
+    assert _code_of(load_medium("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
     broken = inspect("cachingstore://broken", IMAGE, options)
     assert _code_of(broken) == "media_unreadable"
     assert isinstance(broken, Failure)
@@ -354,7 +355,7 @@ def test_versions_are_read_past_the_listing_cache() -> None:
 
 
 def test_many_media_are_looked_at_together(tmp_path: Path, options: MediaOptions) -> None:
-    """Each URI gets its own result, whatever order they are done in."""
+    """Each URI gets its own result, in whatever order they are inspected."""
     wanted = [(_put(tmp_path, f"{index}.png", _picture(size=(20 + index, 20))), IMAGE) for index in range(80)]
     wanted += [("https://a.example/b.png", IMAGE), (str(tmp_path / "missing"), IMAGE)]
     looks = inspect_many(wanted, options)
@@ -378,7 +379,7 @@ def test_many_media_are_looked_at_together(tmp_path: Path, options: MediaOptions
     ],
 )
 def test_relative_paths_start_at_the_manifests_folder(uri: str, folder: str, absolute: str) -> None:
-    """One file has one name, wherever its manifest lies; URLs stay as they are."""
+    """One file has one name, wherever its manifest is; URLs stay unchanged."""
     assert make_absolute(uri, folder) == absolute
 
 
@@ -390,25 +391,25 @@ def test_relative_paths_start_at_the_manifests_folder(uri: str, folder: str, abs
     tail=st.binary(max_size=200),
 )
 def test_hostile_bytes_raise_nothing(head: bytes, tail: bytes) -> None:
-    """Whatever the bytes are, the answer is a kind or none, a size or none."""
+    """For any bytes, the result is a format or None, and a size or None."""
     kind = detect_kind(head + tail)
     if kind is not None and kind.modality is IMAGE:
         for whole in (False, True):
             facts = read_header(head + tail, kind, whole=whole)
             assert facts is None or len(facts.size_px) == 2
-        find_cut(head + tail, 10**6, kind)
-        find_cut(head + tail, len(head + tail), kind)
+        find_truncation(head + tail, 10**6, kind)
+        find_truncation(head + tail, len(head + tail), kind)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_hostile_uris_raise_nothing(uri: str) -> None:
-    """Any string in a media cell gives information or a failure whose message can be written as UTF-8."""
+    """Any text in a media cell gives MediaInfo or a failure whose message can be written as UTF-8."""
     outcome = inspect(uri, IMAGE, MediaOptions())
     if isinstance(outcome, Failure):
         outcome.message.encode()
 
 
 def test_options_survive_pickling() -> None:
-    """Options travel to workers."""
+    """Options are pickled for workers."""
     assert pickle.loads(pickle.dumps(MediaOptions(threads=3))) == MediaOptions(threads=3)

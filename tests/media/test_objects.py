@@ -1,4 +1,4 @@
-"""Media in S3: what a call of either library tells, which settings hold, and what a listing confirms."""
+"""Media in S3: what both libraries report, which settings apply, and what a listing confirms."""
 
 import io
 from collections.abc import Callable
@@ -7,12 +7,11 @@ from typing import Any
 
 import fsspec
 import pytest
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, resolve
-from arkbeam.media.buckets import find_place, forget_stores
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, load_medium
 from arkbeam.media.cache import KnownMedia, media_table, merge
-from arkbeam.media.files import look_at, read_again, read_range, read_version
-from arkbeam.media.objects import WANTED_OF_PAGE_MIN, list_versions
+from arkbeam.media.files import read_for_sending, read_head, read_range, read_version
+from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, find_object, forget_stores, list_versions
 from PIL import Image
 
 from tests.s3 import BUCKET, S3
@@ -23,37 +22,37 @@ NOT_FOR_OBSTORE = ["a//b.png", "x/./y.png", "x/../y.png", "end/", "old.png?versi
 
 
 def picture(side: int = 20) -> bytes:
-    """A small PNG."""
+    """Return a small PNG."""
     stream = io.BytesIO()
     Image.new("RGB", (side, 20)).save(stream, "PNG")
     return stream.getvalue()
 
 
 class Memory:
-    """What is known, kept in this process."""
+    """Cache entries, kept in this process."""
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Any] = {}
 
     def known(self) -> KnownMedia:
-        """What was learned so far."""
+        """Return the entries so far."""
         return KnownMedia(media_table(self.entries))
 
     def learn(self, entries: Any) -> None:
-        """Remember."""
+        """Add entries."""
         self.entries |= entries
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_both_libraries_tell_the_same_of_an_object(s3: S3, key: str, without_obstore: Callable[[], None]) -> None:
-    """Bytes, size and version are one, whichever is installed: no picture is bought twice because of that."""
+    """Bytes, size and version are equal whichever library is installed, so no image is embedded twice because of it."""
     uri, data = s3.put(key, picture()), picture()
-    assert find_place(uri) is not None
-    by_obstore = [look_at(uri, 10, MediaOptions()), read_again(uri, 1_000_000, MediaOptions())]
+    assert find_object(uri) is not None
+    by_obstore = [read_head(uri, 10, MediaOptions()), read_for_sending(uri, 1_000_000, MediaOptions())]
     versions = {read_version(uri, MediaOptions())}
     without_obstore()
-    assert find_place(uri) is None
-    assert by_obstore == [look_at(uri, 10, MediaOptions()), read_again(uri, 1_000_000, MediaOptions())]
+    assert find_object(uri) is None
+    assert by_obstore == [read_head(uri, 10, MediaOptions()), read_for_sending(uri, 1_000_000, MediaOptions())]
     versions.add(read_version(uri, MediaOptions()))
     assert versions == {by_obstore[0].version}
     assert [found.head for found in by_obstore] == [data[:10], data]
@@ -62,18 +61,18 @@ def test_both_libraries_tell_the_same_of_an_object(s3: S3, key: str, without_obs
 
 @pytest.mark.parametrize("key", NOT_FOR_OBSTORE)
 def test_a_key_that_obstore_would_take_for_another_is_left_to_fsspec(s3: S3, key: str) -> None:
-    """Slashes are dropped by obstore, and dots refused: such a key never reads another object."""
-    assert find_place(s3.uri(key)) is None
+    """Obstore strips slashes and refuses dot segments; such a key is left to fsspec, so it never reads another object."""
+    assert find_object(s3.uri(key)) is None
 
 
 def test_one_call_tells_everything(s3: S3, without_obstore: Callable[[], None]) -> None:
-    """Ranges end where the object does, an empty object is no error, and a missing one is missing."""
+    """Ranges end at the end of the object, an empty object is not an error, and a missing one is `media_missing`."""
     uri = s3.put("a.bin", bytes(range(100)))
     empty = s3.put("empty.png", b"")
     for _ in range(2):
         assert read_range(uri, 90, 200, MediaOptions()) == bytes(range(90, 100))
-        assert look_at(empty, 10, MediaOptions()).size == 0
-        assert read_again(empty, 10, MediaOptions()).head == b""
+        assert read_head(empty, 10, MediaOptions()).size == 0
+        assert read_for_sending(empty, 10, MediaOptions()).head == b""
         missing = inspect(s3.uri("missing.png"), IMAGE, MediaOptions())
         assert isinstance(missing, Failure)
         assert missing.code == "media_missing"
@@ -81,11 +80,11 @@ def test_one_call_tells_everything(s3: S3, without_obstore: Callable[[], None]) 
 
 
 def test_a_large_object_comes_whole(s3: S3) -> None:
-    """What is longer than a block is put together again."""
+    """An object longer than a block is read completely."""
     data = bytes(range(256)) * 20_000
     uri = s3.put("large.bin", data)
-    assert read_again(uri, len(data) + 1, MediaOptions()).head == data
-    assert read_again(uri, 3_000_000, MediaOptions()).head == data[:3_000_000]
+    assert read_for_sending(uri, len(data) + 1, MediaOptions()).head == data
+    assert read_for_sending(uri, 3_000_000, MediaOptions()).head == data[:3_000_000]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_a_large_object_comes_whole(s3: S3) -> None:
     ],
 )
 def test_settings_for_s3fs_hold(s3: S3, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a user configured for fsspec reaches the same server without being configured again."""
+    """The user's configuration for fsspec reaches the same server with obstore."""
 
     def fill(value: Any) -> Any:
         return (
@@ -111,16 +110,16 @@ def test_settings_for_s3fs_hold(s3: S3, settings: dict[str, Any], monkeypatch: p
     forget_stores()
     uri = s3.put("a.png", picture())
     s3.client.put_object_acl(Bucket=BUCKET, Key="a.png", ACL="public-read")
-    assert find_place(uri) is not None
-    assert read_again(uri, 1000, MediaOptions()).head == picture()
+    assert find_object(uri) is not None
+    assert read_for_sending(uri, 1000, MediaOptions()).head == picture()
 
 
 def test_the_endpoint_of_the_environment_holds(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AWS_ENDPOINT_URL is heard as botocore hears it."""
+    """AWS_ENDPOINT_URL is used as botocore uses it."""
     monkeypatch.delitem(fsspec.config.conf, "s3")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
     forget_stores()
-    assert look_at(s3.put("a.png", picture()), 10, MediaOptions()).size == len(picture())
+    assert read_head(s3.put("a.png", picture()), 10, MediaOptions()).size == len(picture())
 
 
 @pytest.mark.parametrize(
@@ -135,41 +134,41 @@ def test_the_endpoint_of_the_environment_holds(s3: S3, monkeypatch: pytest.Monke
 def test_settings_that_are_not_understood_leave_the_bucket_to_fsspec(
     s3: S3, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing that a user asked for is dropped without a word."""
+    """A setting that can't be translated is never ignored: s3fs reads the bucket."""
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": s3.url, **settings})
     forget_stores()
-    assert find_place(s3.uri("a.png")) is None
+    assert find_object(s3.uri("a.png")) is None
 
 
 def test_an_overwrite_is_seen_at_once(s3: S3, without_obstore: Callable[[], None]) -> None:
-    """Neither library answers with an etag that it remembers, and no newer bytes pass for older ones."""
+    """Neither library returns a cached etag, and newer bytes are not taken for older ones."""
     for _ in range(2):
         uri = s3.put("a.png", picture())
         info = inspect(uri, IMAGE, MediaOptions())
         assert isinstance(info, MediaInfo)
         s3.put("a.png", picture(30))
-        changed = resolve(uri, IMAGE, info.version, MediaOptions())
+        changed = load_medium(uri, IMAGE, info.version, MediaOptions())
         assert isinstance(changed, Failure)
         assert changed.code == "media_changed"
         without_obstore()
 
 
 def test_listing_finds_versions_and_leaps_over_gaps(s3: S3) -> None:
-    """Versions of listed keys are those that reading tells; what is sparse or missing is left to be asked for."""
+    """Listed versions equal those of reading. Sparse and missing keys are left to single requests."""
     dense = [f"a/{number:04d}.png" for number in range(60)]
     sparse = [f"b/{number:04d}.png" for number in range(WANTED_OF_PAGE_MIN - 2)]
     for key in (*dense, *sparse):
         s3.put(key, key.encode())
-    place = find_place(s3.uri("x"))
-    assert place is not None
+    target = find_object(s3.uri("x"))
+    assert target is not None
     wanted = sorted([*dense, "a/0000-missing.png"])
-    found = list_versions(place.store, wanted)
+    found = list_versions(target.store, wanted)
     assert found == {key: read_version(s3.uri(key), MediaOptions()) for key in dense}
-    assert list_versions(place.store, sparse) == {}
+    assert list_versions(target.store, sparse) == {}
 
 
-def test_known_media_are_confirmed_and_not_read_again(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second look asks for versions alone, and reads the one that was overwritten and the one that is new."""
+def test_known_media_are_confirmed_and_not_read_for_sending(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second inspection reads versions only, plus the overwritten image and the new one."""
     uris = [s3.put(f"p/{number:03d}.png", picture(20 + number)) for number in range(WANTED_OF_PAGE_MIN + 8)]
     wanted, memory = [(uri, IMAGE) for uri in uris], Memory()
     first = inspect_many(wanted, MediaOptions(), memory)
@@ -182,7 +181,7 @@ def test_known_media_are_confirmed_and_not_read_again(s3: S3, monkeypatch: pytes
         looked.append(uri)
         return inspect(uri, *rest)
 
-    monkeypatch.setattr("arkbeam.media.lookup.inspect", look)
+    monkeypatch.setattr("arkbeam.media.inspection.inspect", look)
     second = inspect_many(wanted, MediaOptions(), memory)
     assert sorted(looked) == sorted([uris[3], s3.uri("p/new.png")])
     changed = second.pop(wanted[3])
@@ -193,7 +192,7 @@ def test_known_media_are_confirmed_and_not_read_again(s3: S3, monkeypatch: pytes
 
 
 def test_what_is_known_holds_for_the_same_rules_alone(s3: S3, tmp_path: Path) -> None:
-    """A picture that passed under one limit is looked at again under another; local files are confirmed as well."""
+    """An image accepted under one limit is inspected again under another; local files are confirmed too."""
     local = tmp_path / "a.png"
     local.write_bytes(picture(40))
     options = MediaOptions(allowed_roots=(str(tmp_path),))
@@ -208,7 +207,7 @@ def test_what_is_known_holds_for_the_same_rules_alone(s3: S3, tmp_path: Path) ->
 
 
 def test_without_a_right_to_list_each_object_is_asked_for(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing that fails costs time, not rows."""
+    """A listing that fails costs time, but no row fails."""
 
     def refuse(*_: object) -> None:
         raise PermissionError("AccessDenied")
@@ -216,13 +215,13 @@ def test_without_a_right_to_list_each_object_is_asked_for(s3: S3, monkeypatch: p
     wanted = [(s3.put(f"p/{number}.png", picture()), IMAGE) for number in range(WANTED_OF_PAGE_MIN)]
     memory = Memory()
     first = inspect_many(wanted, MediaOptions(), memory)
-    monkeypatch.setattr("arkbeam.media.lookup.list_versions", refuse)
-    monkeypatch.setattr("arkbeam.media.lookup.inspect", refuse)
+    monkeypatch.setattr("arkbeam.media.inspection.list_versions", refuse)
+    monkeypatch.setattr("arkbeam.media.inspection.inspect", refuse)
     assert inspect_many(wanted, MediaOptions(), memory) == first
 
 
 def test_the_newest_entry_of_a_key_counts() -> None:
-    """Files are put together newest first; looking up finds the first, and nothing for keys that were never learned."""
+    """Files are merged with the newest first; lookup returns the first entry, and None for unknown keys."""
     keys = [bytes([number]) * 16 for number in range(3)]
     old, new = MediaInfo("v1", "image/png", (20, 20), 1), MediaInfo("v2", "image/png", (30, 20), 2)
     tables = [media_table({keys[0]: ("v2", new)}), media_table({keys[0]: ("v1", old), keys[1]: ("v1", old)})]
@@ -234,7 +233,7 @@ def test_the_newest_entry_of_a_key_counts() -> None:
 def test_bytes_make_the_identity_where_that_is_asked_for(
     s3: S3, modality: Modality, tmp_path: Path, without_obstore: Callable[[], None]
 ) -> None:
-    """The version holds a hash of all bytes, whatever the storage and the library; the sender checks it."""
+    """The version contains a hash of all bytes, whatever the storage and the library; the sender checks it."""
     film = (
         b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\x08moov"
         + (5_000_000).to_bytes(4, "big")
@@ -254,14 +253,16 @@ def test_bytes_make_the_identity_where_that_is_asked_for(
     assert len(hashes) == 1
     version = infos[2].version if isinstance(infos[2], MediaInfo) else None
     local.touch()
-    assert isinstance(resolve(str(local), modality, version, options), str), "another time, the same bytes"
+    assert isinstance(load_medium(str(local), modality, version, options), Inline), "another time, the same bytes"
     local.write_bytes(data[:-1] + b"x")
-    changed = resolve(str(local), modality, version, options)
+    changed = load_medium(str(local), modality, version, options)
     assert isinstance(changed, Failure)
     assert changed.code == "media_changed"
 
 
 def test_buckets_are_those_of_the_scheme(s3: S3) -> None:
-    """Other schemes and the bucket itself are not obstore's."""
-    assert find_place(f"s3a://{BUCKET}/a.png") is not None
-    assert [find_place(uri) for uri in (f"gs://{BUCKET}/a.png", f"s3://{BUCKET}", "s3:///a.png", "a.png")] == [None] * 4
+    """Other schemes and a bucket without a key are not read with obstore."""
+    assert find_object(f"s3a://{BUCKET}/a.png") is not None
+    assert [find_object(uri) for uri in (f"gs://{BUCKET}/a.png", f"s3://{BUCKET}", "s3:///a.png", "a.png")] == [
+        None
+    ] * 4

@@ -1,6 +1,5 @@
-"""Odd media, one to a row, through the whole job: what each becomes as it is, and with `media.fit`."""
+"""Odd media, one in each row, through the whole job: the outcome without and with `media.fit`."""
 
-import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from tests.media.pictures import (
     FAKES,
     animation,
     cut,
+    data_uri,
     deep_colour,
     deep_grey,
     film,
@@ -108,17 +108,13 @@ VIDEOS: dict[str, tuple[str, bytes]] = {
 }
 
 
-def _uri(mime: str, data: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
 DATA_URIS = {
-    "data URI, PNG": _uri("image/png", picture("PNG", (71, 48))),
-    "data URI, TIFF": _uri("image/tiff", picture("TIFF", (72, 48))),
-    "data URI, PNG that is said to be JPEG": _uri("image/jpeg", picture("PNG")),
-    "data URI, image/PNG": _uri("image/PNG", picture("PNG")),
-    "data URI, no base64": _uri("image/png", picture("PNG"))[:-3] + "*==",
-    "data URI, JPEG cut off": _uri("image/jpeg", cut(picture())),
+    "data URI, PNG": data_uri("image/png", picture("PNG", (71, 48))),
+    "data URI, TIFF": data_uri("image/tiff", picture("TIFF", (72, 48))),
+    "data URI, PNG that is said to be JPEG": data_uri("image/jpeg", picture("PNG")),
+    "data URI, image/PNG": data_uri("image/PNG", picture("PNG")),
+    "data URI, no base64": data_uri("image/png", picture("PNG"))[:-3] + "*==",
+    "data URI, JPEG cut off": data_uri("image/jpeg", cut(picture())),
 }
 
 
@@ -141,7 +137,7 @@ def _write(folder: Path) -> list[dict[str, Any]]:
 
 
 def _outcomes(place: Place) -> dict[str, str]:
-    """What became of each row, as the table says it."""
+    """Return the outcome of each row, as in the table."""
     said = {}
     for row in place.read("embeddings").select(["id", "media_changes"]).to_pylist():
         changes = [change.removeprefix("parts[0]: ").replace("->", "→") for change in row["media_changes"] or ()]
@@ -169,7 +165,7 @@ def run_odd_media(place: Place, emulator: Emulator) -> str:
     place.run({**settings, **FIT})
     fitted = _outcomes(place)
     changed = {name for name, outcome in fitted.items() if "→" in outcome}
-    assert emulator.stats["paid"] == bought + len(changed)
+    assert emulator.stats["paid"] == bought + len(changed)  # unchanged media are not embedded again
     refused = {
         row["id"] for row in place.read("failures").to_pylist() if not row["code"].startswith(("media_", "request_"))
     }

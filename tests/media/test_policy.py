@@ -1,4 +1,4 @@
-"""What is done with each medium: every scheme, modality and wish, the names that the service takes, and who is anybody."""
+"""How media get to the service: each scheme, modality and rule, the accepted extensions, and which addresses are public."""
 
 import ipaddress
 import itertools
@@ -8,11 +8,10 @@ import pytest
 from arkbeam.app.config import Config, describe_config, parse_config
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, inspect, resolve
-from arkbeam.media.access import Access
-from arkbeam.media.addresses import is_public, literal_address
+from arkbeam.media import MediaInfo, MediaOptions, inspect, load_medium
+from arkbeam.media.access import Access, find_access
 from arkbeam.media.options import SIGN_LIFETIME_S_MAX, SIGN_LIFETIME_S_MIN
-from arkbeam.media.policy import extension_of, route
+from arkbeam.media.uris import extension_of, is_public, literal_address
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +23,7 @@ SMALLEST = {
     "store": {"uri": "store"},
     "output": {"uri": "out"},
 }
-# The default first, then what else can be done.
+# The default first, then the other possible accesses.
 POSSIBLE = {
     "http": (PASS, INLINE),
     "https": (PASS, INLINE),
@@ -48,19 +47,19 @@ def _parse(access: object, **further: object) -> Config:
     return parse_config({**SMALLEST, "media": {"access": access, **further}})
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     return outcome.code
 
 
 def test_every_scheme_that_a_manifest_may_name_is_in_this_table() -> None:
-    """A scheme of the future is decided about, not forgotten."""
+    """A new scheme must be added here, so that its access is decided on purpose."""
     assert set(MediaOptions().schemes) | {"http", "https", "file", "local"} == set(POSSIBLE)
 
 
 @pytest.mark.parametrize(("scheme", "modality", "access"), list(itertools.product(POSSIBLE, (IMAGE, VIDEO), Access)))
 def test_each_scheme_modality_and_access(scheme: str, modality: Modality, access: Access) -> None:
-    """What can be done is done, for the modality alone or for both; what can't is an error that says what can."""
+    """A possible access is used, for one modality or for both; an impossible one is an error that names the possible ones."""
     uri, default = f"{scheme}://host/a.mp4", POSSIBLE[scheme][0]
     other = VIDEO if modality is IMAGE else IMAGE
     for wish in ({scheme: access.value}, {scheme: {modality.value: access.value}}):
@@ -69,28 +68,28 @@ def test_each_scheme_modality_and_access(scheme: str, modality: Modality, access
                 _parse(wish)
             continue
         options = _parse(wish).media
-        assert route(uri, modality, options) is access
-        assert route(uri.upper(), modality, options) is access
-        assert route(uri, other, options) is (access if wish[scheme] == access.value else default)
+        assert find_access(uri, modality, options.access) is access
+        assert find_access(uri.upper(), modality, options.access) is access
+        assert find_access(uri, other, options.access) is (access if wish[scheme] == access.value else default)
 
 
 @pytest.mark.parametrize(("scheme", "modality"), list(itertools.product(POSSIBLE, (IMAGE, VIDEO))))
 def test_defaults(scheme: str, modality: Modality) -> None:
-    """Without a word in the config; a path is a file, and a data URI goes as it is, whatever is said of others."""
-    assert route(f"{scheme}://host/a.mp4", modality, MediaOptions()) is POSSIBLE[scheme][0]
-    assert route("/a/b.mp4", modality, MediaOptions()) is INLINE
-    assert route("data:image/png;base64,AA", modality, MediaOptions(access={"https": INLINE})) is PASS
+    """Without rules: the default of each scheme; a path counts as a file; a data URI is passed on whatever the rules are."""
+    assert find_access(f"{scheme}://host/a.mp4", modality, MediaOptions().access) is POSSIBLE[scheme][0]
+    assert find_access("/a/b.mp4", modality, MediaOptions().access) is INLINE
+    assert find_access("data:image/png;base64,AA", modality, {"https": INLINE}) is PASS
 
 
 def test_a_rule_holds_for_all_names_of_a_storage() -> None:
-    """Unless one has a rule of its own."""
+    """A rule applies to the other names of the same storage, unless they have rules of their own."""
     options = _parse({"s3": "sign", "az": {"video": "sign"}, "abfs": "inline"}).media
-    assert route("s3a://b/k", IMAGE, options) is SIGN
-    assert route("abfss://b/k", VIDEO, options) is SIGN
-    assert route("abfss://b/k", IMAGE, options) is INLINE
-    assert route("abfs://b/k", VIDEO, options) is INLINE
-    assert route("gs://b/k", VIDEO, options) is INLINE
-    assert route("http://b/k", VIDEO, _parse({"https": "inline"}).media) is PASS
+    assert find_access("s3a://b/k", IMAGE, options.access) is SIGN
+    assert find_access("abfss://b/k", VIDEO, options.access) is SIGN
+    assert find_access("abfss://b/k", IMAGE, options.access) is INLINE
+    assert find_access("abfs://b/k", VIDEO, options.access) is INLINE
+    assert find_access("gs://b/k", VIDEO, options.access) is INLINE
+    assert find_access("http://b/k", VIDEO, _parse({"https": "inline"}).media.access) is PASS
 
 
 @pytest.mark.parametrize(
@@ -109,16 +108,19 @@ def test_a_rule_holds_for_all_names_of_a_storage() -> None:
     ],
 )
 def test_wishes_that_are_none(access: object, message: str) -> None:
-    """Each mistake is named by its key, in one line."""
+    """Each error names its key, in one line."""
     with pytest.raises(ConfigError, match=message) as caught:
         _parse(access)
     assert "\n" not in str(caught.value)
 
 
 def test_the_form_in_a_file_and_on_the_command_line() -> None:
-    """Both forms mix, `--set` lays over, `run.json` repeats it, and it travels to workers."""
+    """Both forms can be mixed, `--set` overrides, `run.json` shows the result, and the options can be pickled for workers."""
     options = _parse({"https": "inline", "s3": {"image": "inline", "video": "sign"}}).media
-    assert (route("s3://b/k", VIDEO, options), route("https://b/k", VIDEO, options)) == (SIGN, INLINE)
+    assert (find_access("s3://b/k", VIDEO, options.access), find_access("https://b/k", VIDEO, options.access)) == (
+        SIGN,
+        INLINE,
+    )
     config = parse_config(SMALLEST, ["media.access.s3.video=sign", "media.access.https=inline"])
     assert config.media.access == {"s3": {"video": SIGN}, "https": INLINE}
     assert describe_config(config)["media"]["access"] == {"s3": {"video": "sign"}, "https": "inline"}
@@ -133,7 +135,7 @@ def test_the_form_in_a_file_and_on_the_command_line() -> None:
     ],
 )
 def test_bounds_of_times(key: str, good: list[float], bad: list[float]) -> None:
-    """A signature holds between an hour and seven days, and somebody must be able to answer."""
+    """A signed URL is valid for one hour to seven days; the time for http must be positive."""
     for value in good:
         assert getattr(_parse({}, **{key: value}).media, key) == value
     for value in bad:
@@ -161,7 +163,7 @@ def test_bounds_of_times(key: str, good: list[float], bad: list[float]) -> None:
     ],
 )
 def test_the_name_of_a_video_that_the_service_fetches(url: str, code: str | None) -> None:
-    """Lower case `.mp4`, `.avi` and `.mov`, or no extension; inlined and as an image, the name says nothing."""
+    """`.mp4`, `.avi` and `.mov` in lower case, or no extension. For images and inlined media the name does not matter."""
     outcome = inspect(url, VIDEO, MediaOptions())
     assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
     if isinstance(outcome, Failure):
@@ -177,7 +179,7 @@ def test_the_name_of_a_video_that_the_service_fetches(url: str, code: str | None
         ("example.com", None),
         ("8.8.8.8", None),
         ("[2606:4700::1111]", None),
-        ("127.0.0.1:8080", None),  # where a stand-in for the service fetches
+        ("127.0.0.1:8080", None),  # a stand-in for the service can fetch there
         ("10.0.0.1", "media_forbidden"),
         ("user:pw@169.254.169.254:80", "media_forbidden"),
         ("2852039166", "media_forbidden"),
@@ -188,7 +190,7 @@ def test_the_name_of_a_video_that_the_service_fetches(url: str, code: str | None
     ],
 )
 def test_addresses_that_the_service_can_not_reach_are_not_passed_on(host: str, code: str | None) -> None:
-    """A private address in a URL is nothing that the vendor's servers could fetch; names are theirs to resolve."""
+    """The vendor's servers can't fetch a URL with a private address. Names are resolved by the service, so they are passed on."""
     outcome = inspect(f"http://{host}/a.png", IMAGE, MediaOptions())
     assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
     if code == "media_forbidden":
@@ -198,9 +200,9 @@ def test_addresses_that_the_service_can_not_reach_are_not_passed_on(host: str, c
 
 
 def test_what_passes_is_sent_as_it_is_spelt() -> None:
-    """Not one character of a URL changes on its way."""
+    """A URL that is passed on is sent without any change."""
     url = "HTTPS://Host.Example:443/a%20b.png?X-Amz-Signature=ab%3D&b=+#f"
-    assert resolve(url, IMAGE, None, MediaOptions()) == url
+    assert load_medium(url, IMAGE, None, MediaOptions()) == url
 
 
 @pytest.mark.parametrize(
@@ -234,13 +236,13 @@ def test_what_passes_is_sent_as_it_is_spelt() -> None:
     ],
 )
 def test_public_addresses(address: str, public: bool) -> None:
-    """Special ones of either version, those inside others, and what is no address at all are not."""
+    """Special addresses of both versions, those inside IPv6 addresses, and text that is not an address are not public."""
     assert is_public(address) is public
 
 
 @given(st.ip_addresses(v=4), st.sampled_from(["{0}", "{1}", "0x{1:x}", "[::ffff:{0}]", "::ffff:{0}"]))
 def test_an_address_is_the_same_however_it_is_written(address: ipaddress.IPv4Address, form: str) -> None:
-    """Dotted, as one number, in hexadecimal, inside IPv6: what is private stays private."""
+    """Dotted, as one number, in hexadecimal, inside IPv6: a private address stays private."""
     literal = literal_address(form.format(address, int(address)))
     assert literal is not None
     assert is_public(literal) == is_public(str(address))
@@ -248,7 +250,7 @@ def test_an_address_is_the_same_however_it_is_written(address: ipaddress.IPv4Add
 
 @given(st.text(max_size=40))
 def test_hostile_hosts_raise_nothing(text: str) -> None:
-    """Any text is an address or none, has an extension or none, and any URL is information or a failure."""
+    """Any text has an address or none and an extension or not; any URL gives MediaInfo or a failure."""
     assert literal_address(text) is None or isinstance(literal_address(text), str)
     assert isinstance(extension_of(text), str)
     for uri in (f"http://{text}", f"https://h/{text}"):

@@ -1,4 +1,4 @@
-"""Signed URLs: of S3 (s3fs against moto's server) and of TOS (tosfs against a server that checks its signatures)."""
+"""Signed URLs of S3 (s3fs against moto's server) and of TOS (tosfs against a server that checks the signatures)."""
 
 import hashlib
 import io
@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 import fsspec.config
 import pytest
-from arkbeam.base.records import Failure, Modality
-from arkbeam.media import MediaInfo, MediaOptions, inspect, resolve
+from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, load_medium
 from arkbeam.media.access import Access
 from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
@@ -32,7 +32,7 @@ def _picture(pillow_format: str = "PNG", colour: int = 200) -> bytes:
     return stream.getvalue()
 
 
-def _code_of(outcome: MediaInfo | str | Failure) -> str:
+def _code_of(outcome: object) -> str:
     assert isinstance(outcome, Failure), outcome
     return outcome.code
 
@@ -43,7 +43,7 @@ def _query(url: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    """An S3-speaking server."""
+    """A server with S3's API."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -53,7 +53,7 @@ def moto() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def bucket(moto: str) -> Iterator[Any]:
-    """A bucket `media`, reached as a user would configure it."""
+    """A bucket `media`, configured as a user would do it."""
     settings = {
         "endpoint_url": moto,
         "key": "AK",
@@ -70,7 +70,7 @@ def bucket(moto: str) -> Iterator[Any]:
 
 
 def test_a_signed_url_of_s3_gives_the_object_to_whoever_has_it(bucket: Any) -> None:
-    """It is looked at as what is inlined, and the service gets a URL with the lifetime that is configured, without a key."""
+    """The object is inspected as if inlined; the service gets a URL with the configured lifetime and without the secret key."""
     bucket.pipe_file("media/a b+c.png", _picture())
     info = inspect("s3://media/a b+c.png", IMAGE, SIGNED)
     assert isinstance(info, MediaInfo)
@@ -78,7 +78,7 @@ def test_a_signed_url_of_s3_gives_the_object_to_whoever_has_it(bucket: Any) -> N
     inlined = inspect("s3://media/a b+c.png", IMAGE, MediaOptions())
     assert isinstance(inlined, MediaInfo)
     assert info.version == inlined.version
-    url = resolve("s3://media/a b+c.png", IMAGE, info.version, replace(SIGNED, sign_lifetime_s=7_200))
+    url = load_medium("s3://media/a b+c.png", IMAGE, info.version, replace(SIGNED, sign_lifetime_s=7_200))
     assert isinstance(url, str)
     with urllib.request.urlopen(url) as answer:
         assert answer.read() == _picture()
@@ -87,14 +87,14 @@ def test_a_signed_url_of_s3_gives_the_object_to_whoever_has_it(bucket: Any) -> N
 
 
 def test_what_changed_is_not_signed(bucket: Any) -> None:
-    """The version is asked for again just before signing; what is gone is a failure as well."""
+    """The version is read again just before signing; a missing object is a failure too."""
     bucket.pipe_file("media/a.png", _picture())
     info = inspect("s3://media/a.png", IMAGE, SIGNED)
     assert isinstance(info, MediaInfo)
     bucket.pipe_file("media/a.png", _picture(colour=10))
-    assert _code_of(resolve("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_changed"
+    assert _code_of(load_medium("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_changed"
     bucket.rm("media/a.png")
-    assert _code_of(resolve("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_missing"
+    assert _code_of(load_medium("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_missing"
     assert _code_of(inspect("s3://media/a.png", IMAGE, SIGNED)) == "media_missing"
 
 
@@ -118,7 +118,7 @@ def test_what_changed_is_not_signed(bucket: Any) -> None:
 def test_the_name_of_what_is_signed_must_tell_its_format(
     name: str, data: bytes, modality: Modality, code: str | None, bucket: Any
 ) -> None:
-    """The service goes by the extension; inlined, the same bytes are taken under any name."""
+    """The service tells the format from the extension; inlined, the same bytes are accepted under any name."""
     bucket.pipe_file(f"media/{name}", data)
     outcome = inspect(f"s3://media/{name}", modality, SIGNED)
     assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
@@ -129,7 +129,7 @@ def test_the_name_of_what_is_signed_must_tell_its_format(
 
 
 def test_a_signed_video_may_be_larger_than_a_body(bucket: Any) -> None:
-    """What the service fetches is not limited by the length of the request, but by the size of a video."""
+    """A signed video is limited by the size of a video, not by the size of a request body."""
     bucket.pipe_file("media/a.mp4", MP4)
     small = MediaOptions(body_bytes_max=len(MP4))
     assert _code_of(inspect("s3://media/a.mp4", VIDEO, small)) == "media_body_too_large"
@@ -139,7 +139,7 @@ def test_a_signed_video_may_be_larger_than_a_body(bucket: Any) -> None:
 
 
 def test_storage_that_can_not_sign_is_a_failure() -> None:
-    """Also where that turns out only when it is asked: a store of a scheme that usually signs."""
+    """A store that can't sign is a failure, even if its scheme usually can."""
 
     class Unsigning(fsspec.AbstractFileSystem):  # type: ignore[misc]
         protocol = "gs"
@@ -152,7 +152,7 @@ def test_storage_that_can_not_sign_is_a_failure() -> None:
 
     fsspec.register_implementation("gs", Unsigning, clobber=True)
     try:
-        outcome = resolve("gs://b/a.png", IMAGE, "v1", MediaOptions(access={"gs": Access.SIGN}))
+        outcome = load_medium("gs://b/a.png", IMAGE, "v1", MediaOptions(access={"gs": Access.SIGN}))
         assert _code_of(outcome) == "media_unsigned"
         assert "inline" in str(outcome)
     finally:
@@ -161,13 +161,13 @@ def test_storage_that_can_not_sign_is_a_failure() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tos_is_signed_unless_told_otherwise(tos: TosServer) -> None:
-    """The file system reads what is looked at, the vendor's client signs, and the server accepts the signature for this object alone."""
+    """The file system inspects, the vendor's client signs, and the server accepts the signature for this object only."""
     tos.files |= {"dir/a b.png": _picture(), "other.png": _picture()}
     options = MediaOptions(sign_lifetime_s=3_600)
     info = inspect("tos://media/dir/a b.png", IMAGE, options)
     assert isinstance(info, MediaInfo), info
     assert (info.mime, info.size_px, info.version) == ("image/png", (40, 30), hashlib.md5(_picture()).hexdigest())
-    url = resolve("tos://media/dir/a b.png", IMAGE, info.version, options)
+    url = load_medium("tos://media/dir/a b.png", IMAGE, info.version, options)
     assert isinstance(url, str), url
     assert (urlsplit(url).path, _query(url)["X-Tos-Expires"]) == ("/dir/a%20b.png", "3600")
     with urllib.request.urlopen(url) as answer:
@@ -180,14 +180,14 @@ def test_tos_is_signed_unless_told_otherwise(tos: TosServer) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tos_can_be_inlined_and_changes_are_seen(tos: TosServer) -> None:
-    """The other way, by a rule; and a picture that was written anew is not signed."""
+    """A rule inlines TOS media; an overwritten image is not signed."""
     tos.files["a.png"] = _picture()
     inlined = MediaOptions(access={"tos": {"image": Access.INLINE}})
     info = inspect("tos://media/a.png", IMAGE, inlined)
     assert isinstance(info, MediaInfo), info
-    assert str(resolve("tos://media/a.png", IMAGE, info.version, inlined)).startswith("data:image/png;base64,")
+    assert load_medium("tos://media/a.png", IMAGE, info.version, inlined) == Inline("image/png", _picture())
     tos.files["a.png"] = _picture(colour=1)
-    assert _code_of(resolve("tos://media/a.png", IMAGE, info.version, inlined)) == "media_changed"
-    assert _code_of(resolve("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_changed"
+    assert _code_of(load_medium("tos://media/a.png", IMAGE, info.version, inlined)) == "media_changed"
+    assert _code_of(load_medium("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_changed"
     del tos.files["a.png"]
-    assert _code_of(resolve("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_missing"
+    assert _code_of(load_medium("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_missing"

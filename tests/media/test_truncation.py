@@ -1,11 +1,11 @@
-"""What is cut off is seen, wherever it was cut; what is complete is taken, whatever follows it."""
+"""Truncated files are detected wherever they end; complete files are accepted whatever follows their end."""
 
 import struct
 
 import pytest
 from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import Kind, describe_unknown, detect_kind
-from arkbeam.media.truncation import count_gif_frames, find_cut
+from arkbeam.media.truncation import count_gif_frames, find_truncation
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -56,23 +56,23 @@ def _is_taken(data: bytes) -> bool:
         facts = read_header(data, kind, whole=True)
         if facts is None or facts.bytes_min > len(data):
             return False
-    return find_cut(data, len(data), kind) is None
+    return find_truncation(data, len(data), kind) is None
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_complete_file_is_taken_with_anything_behind_it(name: str) -> None:
-    """Padding behind the end of a file is no fault of it."""
+    """Padding after the end of a file is accepted."""
     assert _is_taken(WHOLE[name])
-    if name not in ("mp4", "mp4, index first", "mov"):  # a film's next bytes are a box
+    if name not in ("mp4", "mp4, index first", "mov"):  # the next bytes of a movie are a box
         assert _is_taken(WHOLE[name] + bytes(40))
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1, exclude_max=True))
 @example("GIF, animated", 0.999_999)
 def test_a_file_that_is_cut_anywhere_is_seen(name: str, share: float) -> None:
-    """Every beginning of a file that is recognised is either refused or complete by itself.
+    """A truncated file is refused, unless what is left is complete.
 
-    Complete without its last bytes are a GIF without its trailer, a bitmap or animation in which only padding is missing.
+    A GIF without its trailer counts as complete, and so does a bitmap or an animation that only lacks padding.
     """
     data = WHOLE[name]
     start = data[: max(16, int(len(data) * share))]
@@ -85,38 +85,38 @@ def test_a_file_that_is_cut_anywhere_is_seen(name: str, share: float) -> None:
     "name", ["WEBP", "BMP", "DIB", "ICO", "ICNS", "SGI", "SGI, packed", "PNG", "mp4", "mp4, index first", "mov", "avi"]
 )
 def test_a_header_alone_tells_that_a_file_is_cut(name: str) -> None:
-    """Formats whose header says how long they are need not be read whole to be refused."""
+    """A format whose header declares its length is refused without being read completely."""
     data = WHOLE[name]
     head = data[: max(2_000 if name == "SGI, packed" else 60, len(data) // 3)]
-    assert find_cut(head, len(data), _kind(data)) is None
-    assert find_cut(head, len(data) // 2, _kind(data)) is not None
+    assert find_truncation(head, len(data), _kind(data)) is None
+    assert find_truncation(head, len(data) // 2, _kind(data)) is not None
 
 
 def test_what_is_not_at_hand_is_not_judged() -> None:
-    """The beginning of a JPEG, a GIF or a JPEG 2000 says nothing of its end."""
+    """The first bytes of a JPEG, a GIF or a JPEG 2000 tell nothing about its end."""
     for name in ("JPEG", "GIF", "JPEG 2000"):
-        assert find_cut(WHOLE[name][:200], len(WHOLE[name]), _kind(WHOLE[name])) is None
+        assert find_truncation(WHOLE[name][:200], len(WHOLE[name]), _kind(WHOLE[name])) is None
 
 
 def test_a_film_without_its_index_was_not_finished() -> None:
-    """All boxes are whole, but nothing tells where the pictures are."""
+    """All boxes are complete, but the index is missing."""
     unfinished = without(film(), [b"moov"])
-    assert "moov" in str(find_cut(unfinished, len(unfinished), _kind(unfinished)))
+    assert "moov" in str(find_truncation(unfinished, len(unfinished), _kind(unfinished)))
 
 
 def test_a_films_boxes_may_have_long_lengths_or_none() -> None:
-    """A 64-bit length is read; the last box may reach to the end of the file without saying so."""
+    """64-bit lengths are read; the last box may extend to the end of the file without a length."""
     parts = dict(boxes(film()))
     body = parts[b"mdat"][8:]
     long = parts[b"ftyp"] + parts[b"moov"] + struct.pack(">I4sQ", 1, b"mdat", 16 + len(body)) + body
     endless = parts[b"ftyp"] + parts[b"moov"] + struct.pack(">I4s", 0, b"mdat") + body
-    assert find_cut(long, len(long), _kind(long)) is None
-    assert find_cut(long[:-1], len(long) - 1, _kind(long)) is not None
-    assert find_cut(endless, len(endless), _kind(endless)) is None
+    assert find_truncation(long, len(long), _kind(long)) is None
+    assert find_truncation(long[:-1], len(long) - 1, _kind(long)) is not None
+    assert find_truncation(endless, len(endless), _kind(endless)) is None
 
 
 def test_pictures_of_a_gif_are_counted() -> None:
-    """One, or more than one: that is all that matters."""
+    """Only the difference between one image and several matters."""
     assert count_gif_frames(picture("GIF")) == 1
     assert count_gif_frames(animation("GIF")) == 2
     assert count_gif_frames(animation("GIF"), strict=True) == 3
@@ -125,11 +125,11 @@ def test_pictures_of_a_gif_are_counted() -> None:
 
 @given(st.sampled_from(sorted(WHOLE)), st.integers(0, 200), st.binary(min_size=1, max_size=8), st.booleans())
 def test_damaged_headers_raise_nothing(name: str, at: int, noise: bytes, whole: bool) -> None:
-    """Whatever stands in a header, the answer is a reason or none."""
+    """For any header, the result is a reason or None."""
     data = WHOLE[name][:at] + noise + WHOLE[name][at + len(noise) :]
     kind = detect_kind(data)
     if kind is not None:
-        find_cut(data, len(data) if whole else 10**9, kind)
+        find_truncation(data, len(data) if whole else 10**9, kind)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_damaged_headers_raise_nothing(name: str, at: int, noise: bytes, whole: 
     [("psd", "Photoshop"), ("svg", "SVG"), ("pdf", "PDF"), ("html", "HTML"), ("text", "text"), ("webm", "WebM")],
 )
 def test_other_files_are_named(name: str, words: str) -> None:
-    """Who gave a wrong file hears what it is."""
+    """The message says what a file of a wrong format is."""
     assert words in describe_unknown(FAKES[name])
     assert detect_kind(FAKES[name]) is None
 
@@ -145,7 +145,7 @@ def test_other_files_are_named(name: str, words: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("pillow_format", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_orientation_is_read_without_unpacking(pillow_format: str, orientation: int) -> None:
-    """All eight by EXIF."""
+    """All eight orientations are read from EXIF."""
     data = rotated(orientation, pillow_format=pillow_format)
     facts = read_header(data, _kind(data), whole=True)
     assert facts is not None

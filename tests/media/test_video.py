@@ -1,4 +1,4 @@
-"""How long videos are: read from little of the file, wherever its index stands, and used to estimate."""
+"""The length of videos: read from few bytes of the file, wherever its index is, and used for estimates."""
 
 import io
 import sys
@@ -27,7 +27,7 @@ HEAD = 1_000
 
 
 class Storage:
-    """Bytes that are read in ranges, and a note of which."""
+    """Bytes that are read in ranges, with a record of the ranges."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -40,7 +40,7 @@ class Storage:
 
     @property
     def duration_s(self) -> float | None:
-        """What is found out from the first bytes and what is read beyond them."""
+        """Return the length that is found, reading further bytes as needed."""
         kind = detect_kind(self.data)
         assert kind is not None
         return read_duration_s(self.data[:HEAD], len(self.data), kind, self.read)
@@ -48,12 +48,12 @@ class Storage:
 
 @pytest.mark.parametrize("name", FILMS)
 def test_the_length_is_the_containers(name: str) -> None:
-    """Three seconds are three seconds in each container."""
+    """A video of three seconds has three seconds in each container."""
     assert Storage(FILMS[name]).duration_s == pytest.approx(SECONDS, abs=0.15)
 
 
 def test_what_lies_between_is_not_read() -> None:
-    """Of a long film with its index at the end, only the ends are fetched."""
+    """Of a long video with its index at the end, only the start and the end are fetched."""
     parts = dict(boxes(FILMS["mp4"]))
     before_index = without(FILMS["mp4"], [b"moov"])
     long = pad_film(before_index, 20_000_000) + parts[b"moov"]
@@ -66,7 +66,7 @@ def test_what_lies_between_is_not_read() -> None:
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("name", FILMS)
 def test_a_film_that_is_no_film_has_no_length(name: str, share: float) -> None:
-    """Damaged films give a length or none, never an error."""
+    """A damaged video gives a length or None, never an error."""
     data = FILMS[name]
     at = int(len(data) * share)
     for broken in (data[:at] + bytes(len(data) - at), data[:at]):
@@ -76,14 +76,14 @@ def test_a_film_that_is_no_film_has_no_length(name: str, share: float) -> None:
 
 @given(st.sampled_from(sorted(FILMS)), st.floats(0, 1), st.binary(min_size=1, max_size=8))
 def test_hostile_films_raise_nothing(name: str, share: float, noise: bytes) -> None:
-    """Whatever stands in an index."""
+    """Any bytes in an index give a length or None."""
     at = 12 + int((len(FILMS[name]) - 12) * share)
     duration_s = Storage(FILMS[name][:at] + noise + FILMS[name][at + len(noise) :]).duration_s
     assert duration_s is None or 0 < duration_s <= 24 * 3600
 
 
 def test_a_storage_that_fails_is_not_taken_for_a_broken_film() -> None:
-    """What it raised comes through, so that the row says so."""
+    """An exception of the storage is raised, so that the row's failure names it."""
     data = pad_film(FILMS["avi"], 200_000)
     kind = detect_kind(data)
     assert kind is not None
@@ -96,14 +96,14 @@ def test_a_storage_that_fails_is_not_taken_for_a_broken_film() -> None:
 
 
 def test_without_pyav_the_length_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra; a video is taken all the same."""
+    """Without PyAV, which is an extra, videos are accepted and their length is unknown."""
     monkeypatch.setitem(sys.modules, "av", None)
     assert Storage(FILMS["mp4"]).duration_s is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 300_000), st.integers(-1, 70_000)), max_size=10))
 def test_a_ranged_file_reads_as_a_file_does(steps: list[tuple[int, int]]) -> None:
-    """Any seeks and reads give a file's bytes, in one piece or in several."""
+    """Any seeks and reads return the bytes of the file, in one piece or in several."""
     data = bytes(range(256)) * 1_000
     storage = Storage(data)
     file, plain = RangedFile(data[:HEAD], len(data), storage.read), io.BytesIO(data)
@@ -117,20 +117,20 @@ def test_a_ranged_file_reads_as_a_file_does(steps: list[tuple[int, int]]) -> Non
 
 
 def test_a_ranged_file_stops_before_it_reads_too_much() -> None:
-    """Neither many small pieces nor a few large ones."""
+    """Many small reads and a few large ones both reach a limit."""
     file = RangedFile(b"", 10**9, lambda start, end: bytes(end - start))
     for number in range(READS_MAX):
         file.seek(number * 10**7)
         file.read(1)
     file.seek(-1, io.SEEK_END)
-    with pytest.raises(OSError, match="too much"):
+    with pytest.raises(OSError, match="too many bytes"):
         file.read()
-    with pytest.raises(OSError, match="too much"):
+    with pytest.raises(OSError, match="too many bytes"):
         RangedFile(b"", 10**9, lambda start, end: bytes(end - start)).read(BYTES_MAX + 1)
 
 
 def test_a_video_is_looked_at_in_storage() -> None:
-    """The length is part of what is known of a medium; one that can't be opened is none the worse for it."""
+    """The length is part of MediaInfo; a video that PyAV can't open is accepted."""
     store = fsspec.filesystem("memory")
     parts = dict(boxes(FILMS["mp4"]))
     store.pipe_file("/video-test/long.mp4", pad_film(without(FILMS["mp4"], [b"moov"]), 500_000) + parts[b"moov"])
@@ -146,7 +146,7 @@ def test_a_video_is_looked_at_in_storage() -> None:
 def test_tokens_of_videos_and_images_are_known_before_they_are_paid(
     sampling: dict[str, float], place: Place, emulator: Emulator
 ) -> None:
-    """What `plan` estimates for frames and pictures is what is billed for them, scaled down or not."""
+    """For frames and images, `plan` estimates the tokens that are billed, scaled down or not."""
     for name, data in (("a.mp4", film(seconds=30)), ("b.avi", film("avi", 7))):
         (place.folder / name).write_bytes(data)
     for name, size in (("c.jpg", (2_800, 1_400)), ("d.jpg", (280, 280))):

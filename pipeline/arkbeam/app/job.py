@@ -32,8 +32,8 @@ from arkbeam.beam.read import ReadShards, ReadStore
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, stop_engines, telling_others
 from arkbeam.manifest.context import ReadContext
-from arkbeam.manifest.failures import is_below
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
+from arkbeam.media import is_below
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed import check_secrets
 from arkbeam.stages.embed.stops import write_stop

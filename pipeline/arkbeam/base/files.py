@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from arkbeam.base.errors import ArkbeamError, StoreError
 from arkbeam.base.redaction import redact
 
 _TEMPORARY_SUFFIX = ".tmp"
+# What fsspec's file systems call a file's etag and its time of change.
+_ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
+_TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 @contextmanager
@@ -99,6 +102,19 @@ def list_folders(uri: str) -> list[str]:
         except FileNotFoundError:
             return []
         return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
+
+
+def find_version(info: Mapping[str, Any]) -> str:
+    """Return what tells one state of a file from another: its etag, else size and time of change; empty if neither is known.
+
+    `info` is what fsspec's `info` returns.
+    """
+    for key in _ETAG_KEYS:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    if info.get("size") is None:
+        return ""
+    return next((f"{info['size']}-{info[key]}" for key in _TIME_KEYS if info.get(key)), "")
 
 
 def read_bytes(uri: str) -> bytes:

@@ -9,7 +9,7 @@ manifests are read only below `manifest.roots`, and the content of a row that di
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -26,7 +26,7 @@ from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.kept import is_text
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
-from arkbeam.media import local_path, scheme_of
+from arkbeam.media import is_below, local_path
 
 _FOLDER = "failures"
 _COLUMNS = ("row", "id", "original", "manifest")
@@ -90,22 +90,6 @@ def _own_roots(uri: str) -> tuple[str, ...]:
     if os.path.basename(folder) == _FOLDER:  # <outputs>/<output>/failures: allow all of <outputs>
         folder = os.path.dirname(os.path.dirname(folder))
     return (os.getcwd(), folder)
-
-
-def is_below(uri: str, roots: Iterable[str]) -> bool:
-    """True if a file lies below one of the folders: links resolved, same scheme, same host or bucket."""
-    return any(_is_inside(uri, root) for root in roots)
-
-
-def _is_inside(uri: str, root: str) -> bool:
-    path, folder = local_path(uri), local_path(root)
-    if path is not None and folder is not None:
-        path, folder = os.path.realpath(path), os.path.realpath(folder)
-        return os.path.commonpath([path, folder]) == folder
-    if "::" in uri or scheme_of(uri) != scheme_of(root):
-        return False
-    names, above = (one.partition("://")[2].partition("?")[0].strip("/").split("/") for one in (uri, root))
-    return not {"", ".", ".."} & set(names) and names[: len(above)] == above
 
 
 def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterator[pa.Table]:

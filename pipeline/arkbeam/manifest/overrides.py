@@ -14,10 +14,10 @@ from arkbeam.ark.models import SAMPLING_RANGES, find_sampling_flaw, make_samplin
 from arkbeam.ark.wire import encode_multi
 from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling
+from arkbeam.base.refusal import refuse, refuse_unknown
 from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap
-from arkbeam.manifest.refusal import refuse, refuse_unknown
 
 BODY_FIELDS = (
     "model",
@@ -46,7 +46,7 @@ NO_OVERRIDES = Overrides()
 
 
 def read_override_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrides:
-    """Read the mapped columns; an empty cell sets nothing. Raise BadRow (`bad_field`, `bad_json`)."""
+    """Read the mapped columns; an empty cell sets nothing. Raise RowRefused (`bad_field`, `bad_json`)."""
     instructions = sparse = sampling = None
     if columns.instructions is not None:
         instructions = _read_instructions(f"column {columns.instructions}", _cell(row, columns.instructions))
@@ -67,7 +67,7 @@ def read_override_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrid
 def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadContext) -> Overrides:
     """Check the fields of a body that belong to the run, and read those that belong to the row.
 
-    The body's own settings take precedence over `columns`. Raise BadRow (`bad_field`) that names the field.
+    The body's own settings take precedence over `columns`. Raise RowRefused (`bad_field`) that names the field.
     """
     refuse_unknown("bad_field", "body", body, BODY_FIELDS)
     _check_run_fields(body, context)
@@ -80,7 +80,7 @@ def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadC
 
 
 def read_sampling(code: str, where: str, given: Mapping[str, Any]) -> VideoSampling | None:
-    """Read the sampling arguments of an object; nulls are ignored. Raise BadRow with `code` that names the argument."""
+    """Read the sampling arguments of an object; nulls are ignored. Raise RowRefused with `code` that names the argument."""
     values = {name: value for name, value in given.items() if value is not None}
     flaw = find_sampling_flaw(values)
     if flaw is not None:
@@ -91,7 +91,7 @@ def read_sampling(code: str, where: str, given: Mapping[str, Any]) -> VideoSampl
 def decode_cell(where: str, value: Any, bracket: str) -> Any:
     """Parse JSON in a text cell, which is how CSV holds lists and objects; other values stay as they are.
 
-    An empty string becomes None. Raise BadRow (`bad_json`) that names `where`.
+    An empty string becomes None. Raise RowRefused (`bad_json`) that names `where`.
     """
     if type(value) is str and value.lstrip().startswith(bracket):
         try:

@@ -13,6 +13,7 @@ from arkbeam.ark.instructions import InstructionOptions, build_instructions
 from arkbeam.ark.models import SAMPLING_RANGES, find_misfit, overlay_sampling
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.records import Failure, Modality, Part, Request
+from arkbeam.base.refusal import RowRefused, refuse, refuse_unknown
 from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
@@ -24,7 +25,6 @@ from arkbeam.manifest.overrides import (
     read_override_columns,
     read_sampling,
 )
-from arkbeam.manifest.refusal import BadRow, refuse, refuse_unknown
 from arkbeam.media import make_absolute
 
 _ID_COLUMNS = ("id", "custom_id")
@@ -73,7 +73,7 @@ class RowParser:
         try:
             row_id = self._read_id(row)
             return row_id, self._read_request(row)
-        except BadRow as bad:
+        except RowRefused as bad:
             return row_id, bad.failure
 
     def _read_id(self, row: Mapping[str, Any]) -> str | None:
@@ -187,7 +187,7 @@ class RowParser:
         kinds = frozenset(part.modality for part in parts)
         instructions = self._instructions[kinds] if own.instructions is None else own.instructions
         if isinstance(instructions, Failure):
-            raise BadRow(instructions)
+            raise RowRefused(instructions)
         if _VIDEO in kinds:
             parts = [self._sample(part, own) for part in parts]
         # model.sparse applies to rows of text only; a row's own setting is checked against the rules of the API.
@@ -205,7 +205,7 @@ class RowParser:
     def _check(self, request: Request, capabilities: Capabilities | None) -> None:
         misfit = None if capabilities is None else find_misfit(request, capabilities)
         if misfit is not None:
-            raise BadRow(misfit)
+            raise RowRefused(misfit)
 
 
 def _number_to_id(value: Any) -> str:

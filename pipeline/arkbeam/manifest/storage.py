@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from arkbeam.base.errors import ArkbeamError, ManifestError
+from arkbeam.base.files import find_version
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.options import ManifestOptions
 
@@ -20,10 +21,6 @@ _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
 _ZSTD_FEED_BYTES = 1024
 _ZSTD_WINDOW_BYTES_MAX = 2**27
 _GROUP_ROWS_MAX = 2**31 - 1
-
-
-_ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
-_TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 class ByteSource(Protocol):
@@ -48,12 +45,9 @@ def manifest_errors(uri: str) -> Iterator[None]:
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """Return what identifies the state of a file: its etag, else size and modification time; empty if unknown."""
-    for key in _ETAG_KEYS:
-        if info.get(key):
-            return str(info[key]).strip('"')
-    times = [str(info[key]) for key in _TIME_KEYS if info.get(key)]
-    return "-".join([str(info.get("size")), *times[:1]]) if info.get("size") is not None else ""
+    """Return what identifies the state of a manifest: etag, else size and modification time, else size; empty if unknown."""
+    size = info.get("size")
+    return find_version(info) or ("" if size is None else str(size))
 
 
 def check_unchanged(uri: str, version: str) -> None:

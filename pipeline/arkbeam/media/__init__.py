@@ -1,19 +1,17 @@
-"""Media: from the URI in a manifest to what goes on the wire.
+"""Media: from the URI in a manifest to what is sent for it.
 
-`inspect` looks at a medium while manifests are read, `resolve` gives the sender its URL or data URI. Neither raises:
-whatever is wrong with one medium, or with the storage that holds it, is a `Failure` for the rows that name it.
+`inspect` and `inspect_many` look at media while manifests are read; `load_medium` gives the sender a URL or the bytes. They
+do not raise: whatever is wrong with a medium, or with the storage that holds it, is a `Failure` of the rows that name it.
 """
 
 from arkbeam.media.cache import MediaMemory
 from arkbeam.media.checks import MediaInfo
-from arkbeam.media.data_uris import encoded_length
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
-from arkbeam.media.inspection import inspect
-from arkbeam.media.load import fetch, resolve
-from arkbeam.media.locations import local_path, make_absolute, scheme_of
-from arkbeam.media.lookup import inspect_many
+from arkbeam.media.inspection import inspect, inspect_many
+from arkbeam.media.load import load_medium
 from arkbeam.media.options import MediaOptions
+from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute
 
 __all__ = [
     "Fit",
@@ -22,11 +20,10 @@ __all__ = [
     "MediaOptions",
     "content_of",
     "encoded_length",
-    "fetch",
     "inspect",
     "inspect_many",
+    "is_below",
+    "load_medium",
     "local_path",
     "make_absolute",
-    "resolve",
-    "scheme_of",
 ]

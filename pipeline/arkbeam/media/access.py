@@ -1,78 +1,156 @@
-"""What may be done with a medium: the service fetches it, we read and inline it, or we sign its URL for the service."""
+"""How a medium gets to the service: as the URL that the manifest names, as base64, or as a signed URL.
 
-from collections.abc import Mapping
+It also checks whether the service will accept the medium that way, as far as its name and format show.
+"""
+
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Literal
+from urllib.parse import urlsplit
 
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Modality
+from arkbeam.base.refusal import refuse
+from arkbeam.media.uris import (
+    LOCAL_SCHEMES,
+    WEB_SCHEMES,
+    check_url,
+    extension_of,
+    is_public,
+    literal_address,
+    scheme_of,
+)
 
 
 class Access(StrEnum):
     """How a medium gets to the service."""
 
     PASS = "pass"  # noqa: S105 - no password
-    """Its URL goes to the service as it stands: only the service looks at it."""
+    """Its URL is sent unchanged; only the service reads the medium."""
     INLINE = "inline"
-    """It is read here and goes as base64."""
+    """It is read here and sent as base64."""
     SIGN = "sign"
-    """It is looked at here, and a signed URL of it, made just before sending, goes to the service."""
+    """It is inspected here; a signed URL of it, made just before sending, is sent to the service."""
 
 
 Medium = Literal["image", "video"]
 AccessRules = Mapping[str, Access | Mapping[Medium, Access]]
-"""By scheme, for all its media or for each modality."""
+"""By scheme: one access for all its media, or one for each modality."""
 
-WEB_SCHEMES = frozenset({"http", "https"})
-LOCAL_SCHEMES = frozenset({"file", "local"})
-# Several names of one kind of storage: a rule for one holds for those that have none of their own.
-_SAME = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), ("file", "local"))
-# fsspec's file systems that sign (s3fs, gcsfs, adlfs); of tosfs, which does not, the vendor's client below it does.
-# ossfs and the one for HDFS can't.
+# Names of one kind of storage: a scheme without a rule of its own takes the rule of another name in its group.
+_SAME_STORAGE = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), ("file", "local"))
+# The file systems that sign: s3fs, gcsfs and adlfs do, and the vendor's client that tosfs is built on.
+# ossfs and fsspec's HDFS file system can't.
 _SIGNABLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "tos"})
 
+# When the service fetches a URL, it tells the format from the extension. Image formats: vendor's guide to visual
+# understanding, table of image formats.
+_VIDEO_EXTENSIONS = {"mp4": "video/mp4", "avi": "video/avi", "mov": "video/quicktime"}
+_IMAGE_EXTENSIONS = {
+    **dict.fromkeys(("jpg", "jpeg"), "image/jpeg"),
+    **dict.fromkeys(("png", "apng"), "image/png"),
+    "gif": "image/gif",
+    "webp": "image/webp",
+    **dict.fromkeys(("bmp", "dib"), "image/bmp"),
+    **dict.fromkeys(("tif", "tiff"), "image/tiff"),
+    "ico": "image/x-icon",
+    "icns": "image/icns",
+    "sgi": "image/sgi",
+    **dict.fromkeys(("j2c", "j2k", "jp2", "jpc", "jpf", "jpx"), "image/jp2"),
+}
+_ADVICE = "rename it, or inline it (media.access)"
 
-def default_access(scheme: str) -> Access:
-    """Return what is done with a scheme that no rule names."""
+
+def find_access(uri: str, modality: Modality, rules: AccessRules) -> Access:
+    """Return how a medium gets to the service.
+
+    A data URI is passed on: it is in the API's own form. Otherwise the rule of the URI's scheme decides, else the rule of
+    another name of the same storage, else the default.
+    """
+    scheme = scheme_of(uri) or "file"
+    if scheme == "data":
+        return Access.PASS
+    medium: Medium = "video" if modality is Modality.VIDEO else "image"
+    for name in _same_schemes(scheme):
+        rule = rules.get(name)
+        access = rule.get(medium) if isinstance(rule, Mapping) else rule
+        if access is not None:
+            return access
     if scheme in WEB_SCHEMES:
         return Access.PASS
     return Access.SIGN if scheme == "tos" else Access.INLINE
 
 
-def possible_access(scheme: str) -> tuple[Access, ...]:
-    """Return what can be done with a scheme at all."""
-    if scheme in WEB_SCHEMES:
-        return Access.PASS, Access.INLINE
-    return (Access.INLINE, Access.SIGN) if scheme in _SIGNABLE else (Access.INLINE,)
-
-
-def find_access(scheme: str, medium: str, rules: AccessRules) -> Access:
-    """Return what is done with a medium: by its scheme's rule, else by that of another name of it, else the default."""
-    for name in same_schemes(scheme):
-        rule = rules.get(name)
-        if isinstance(rule, Mapping):
-            rule = {**rule}.get("video" if medium == "video" else "image")
-        if rule is not None:
-            return rule
-    return default_access(scheme)
-
-
-def same_schemes(scheme: str) -> tuple[str, ...]:
+def _same_schemes(scheme: str) -> tuple[str, ...]:
     """Return all names of a scheme's kind of storage, its own first."""
-    for names in _SAME:
+    for names in _SAME_STORAGE:
         if scheme in names:
             return scheme, *(name for name in names if name != scheme)
     return (scheme,)
 
 
 def check_rules(rules: AccessRules, schemes: tuple[str, ...]) -> None:
-    """Refuse rules that can't be kept; `schemes` are the object stores that a manifest may name. Raises ConfigError."""
+    """Refuse rules that can't be followed; `schemes` are the object stores that a manifest may name. Raises ConfigError."""
     known = {*WEB_SCHEMES, *LOCAL_SCHEMES, *schemes}
     for scheme, rule in rules.items():
         key = f"media.access.{scheme}"
         if scheme not in known:
-            raise ConfigError(f"{key}: manifests may name no media of this scheme (media.schemes)")
+            raise ConfigError(f"{key}: manifests may not name media with this scheme (media.schemes)")
         wanted = [*rule.values()] if isinstance(rule, Mapping) else [rule]
-        possible = possible_access(scheme)
+        possible = _possible_access(scheme)
         for access in wanted:
             if access not in possible:
-                raise ConfigError(f"{key}: {access.value} can't be done; {' or '.join(possible)} can")
+                raise ConfigError(f"{key}: {access.value} is not possible; use {' or '.join(possible)}")
+
+
+def _possible_access(scheme: str) -> tuple[Access, ...]:
+    if scheme in WEB_SCHEMES:
+        return Access.PASS, Access.INLINE
+    return (Access.INLINE, Access.SIGN) if scheme in _SIGNABLE else (Access.INLINE,)
+
+
+def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts: Collection[str]) -> None:
+    """Refuse a URL that the service can't fetch or would not accept, as far as the URL shows it.
+
+    Raises RowRefused: `media_bad_uri`, `media_forbidden` (its host is a private address), `media_extension`.
+    """
+    check_url(url, url_chars_max)
+    host = _host_of(url)
+    address = literal_address(host)
+    if address is not None and not _is_loopback(address) and not is_public(address) and host not in allowed_hosts:
+        refuse(
+            "media_forbidden",
+            f"the host is the address {address}, which is not public; if it may be used, add it to media.allowed_hosts",
+        )
+    if modality is Modality.VIDEO:
+        _check_video_extension(url)
+
+
+def check_signed(uri: str, modality: Modality, mime: str) -> None:
+    """Refuse a medium whose name would make the service take it for another format. Raises RowRefused (`media_extension`)."""
+    if modality is Modality.VIDEO:
+        _check_video_extension(uri)
+    extension = extension_of(uri)
+    declared = {**_VIDEO_EXTENSIONS, **_IMAGE_EXTENSIONS}.get(extension.lower())
+    if declared is not None and declared != mime:
+        refuse("media_extension", f"the name ends in .{extension}, but the bytes are {mime}; {_ADVICE}")
+
+
+def _check_video_extension(uri: str) -> None:
+    """Refuse a video with an extension that the service does not accept: in upper case, or of another format."""
+    extension = extension_of(uri)
+    if extension and extension not in _VIDEO_EXTENSIONS:
+        allowed = ", ".join(f".{name}" for name in _VIDEO_EXTENSIONS)
+        refuse("media_extension", f"the name ends in .{extension}; the service accepts {allowed}; {_ADVICE}")
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # brackets that don't match
+        refuse("media_bad_uri", "malformed URL: its host is not valid")
+
+
+def _is_loopback(address: str) -> bool:
+    """Return True for loopback: a stand-in for the service runs on this machine and can fetch from there."""
+    return address == "::1" or address.startswith("127.")

@@ -1,7 +1,7 @@
-"""What earlier runs found out about media, by URI: worth as much as the version that the storage tells now.
+"""What earlier runs found out about media. An entry is used only if the storage still reports the version in it.
 
-An entry says: under these rules, this URI in this version is a medium of this type and size. URIs are kept as hashes, so
-that no secret in one is kept; what limits there are is in the hash, so that an entry never outlives a change of rules.
+An entry says: under these rules, this version of this URI is a medium of this type and size. Its key is a hash of the URI, so
+that no secret of a URI is kept, and of the rules, so that a change of the rules makes the entry useless.
 """
 
 import dataclasses
@@ -23,40 +23,41 @@ from arkbeam.media.checks import MediaInfo
 from arkbeam.media.options import MediaOptions
 
 KEY_BYTES = 16
-# Who may read what is asked before; how many at once changes nothing; limits and fitting decide what is found.
+# Options that do not change what inspection finds: permissions are checked before the cache is used, and the others concern
+# speed or sending.
 _WITHOUT_EFFECT = {"allowed_roots", "schemes", "threads", "allowed_hosts", "sign_lifetime_s", "http_timeout_s"}
 
 Entry = tuple[str, MediaInfo]
-"""The version, and what was found out about it."""
+"""A version of a medium, and what inspection found out about it."""
 
 
 def rules_of(options: MediaOptions) -> bytes:
-    """Return what all that is found out depends on: the options that matter, and this package's version."""
+    """Return a hash of what the entries depend on: the options that matter, and the version of this package."""
     fields = dataclasses.asdict(options)
     kept = sorted((name, value) for name, value in fields.items() if name not in _WITHOUT_EFFECT)
     return blake2b(repr((__version__, kept)).encode(), digest_size=KEY_BYTES).digest()
 
 
 def key_of(uri: str, modality: Modality, rules: bytes) -> bytes:
-    """Return what a URI is found by."""
+    """Return the key of a URI's entry; `rules` is from `rules_of`."""
     data = f"{modality.value} {uri}".encode("utf-8", "surrogatepass")
     return blake2b(data, digest_size=KEY_BYTES, key=rules).digest()
 
 
 class MediaMemory(Protocol):
-    """What is known of media from earlier runs, and who remembers what is new."""
+    """Stores entries from run to run."""
 
     def known(self) -> "KnownMedia":
-        """Return what is known."""
+        """Return the entries of earlier runs."""
         ...
 
     def learn(self, entries: Mapping[bytes, Entry]) -> None:
-        """Remember what was found out, by key."""
+        """Store new entries, by key."""
         ...
 
 
 def media_table(entries: Mapping[bytes, Entry]) -> pa.Table:
-    """Write entries as a MEDIA table."""
+    """Return entries as a MEDIA table."""
     columns = [
         pa.array(list(entries), MEDIA.field("key").type),
         pa.array([version for version, _ in entries.values()], pa.string()),
@@ -66,7 +67,7 @@ def media_table(entries: Mapping[bytes, Entry]) -> pa.Table:
 
 
 class KnownMedia:
-    """A MEDIA table to look things up in; of several entries of one key the first counts."""
+    """A MEDIA table with lookup by key. If several entries have one key, the first is used."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
@@ -76,11 +77,11 @@ class KnownMedia:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known at all."""
+        """Whether there are no entries."""
         return len(self._keys) == 0
 
     def find(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """Look up many keys; None for those that nothing is known of."""
+        """Look up many keys; None for keys without an entry."""
         if self.is_empty or not keys:
             return [None] * len(keys)
         wanted = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
@@ -93,7 +94,7 @@ class KnownMedia:
 
 
 def merge(tables: Iterable[pa.Table]) -> pa.Table:
-    """Put MEDIA tables together, the newest first, and keep the first entry of each key."""
+    """Merge MEDIA tables, given from the newest to the oldest; keep the first entry of each key."""
     table = pa.concat_tables([MEDIA.empty_table(), *tables]).combine_chunks()
     keys = _words(table["key"])
     _, first = np.unique(keys, axis=0, return_index=True)
@@ -101,7 +102,7 @@ def merge(tables: Iterable[pa.Table]) -> pa.Table:
 
 
 def _words(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """View 16-byte keys as pairs of numbers."""
+    """View 16-byte keys as pairs of 64-bit numbers."""
     array = column.combine_chunks()
     if len(array) == 0:
         return np.empty((0, 2), np.uint64)
@@ -110,7 +111,7 @@ def _words(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
 
 
 def _read_entry(version: str, facts: str) -> Entry | None:
-    """Read what was kept; None for what another version of this package wrote in another way."""
+    """Decode an entry; None if it has the format of another version of this package."""
     try:
         info: MediaInfo = _from_json(MediaInfo, orjson.loads(facts))
     except (TypeError, ValueError, AttributeError):
@@ -119,7 +120,7 @@ def _read_entry(version: str, facts: str) -> Entry | None:
 
 
 def _from_json(kind: Any, value: Any) -> Any:
-    """Make a dataclass of JSON again, and the tuples in it."""
+    """Convert JSON back to a dataclass, with the tuples in it."""
     if isinstance(kind, types.UnionType):
         kind = next((one for one in typing.get_args(kind) if one is not types.NoneType), None)
     if isinstance(value, dict) and dataclasses.is_dataclass(kind):

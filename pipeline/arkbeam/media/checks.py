@@ -1,41 +1,43 @@
-"""Whether the API takes a medium, by its bytes: each rule with its own code, what was measured, and the limit.
+"""Whether the API accepts a medium, judged by its bytes. Each rule has its own failure code.
 
-`examine` sees the first bytes when manifests are read, `prepare` all of them just before they are sent.
+`examine` checks the first bytes while manifests are read; `prepare` checks all bytes just before they are sent.
 """
 
 import sys
 from dataclasses import dataclass, replace
 
 from arkbeam.base.records import Modality
-from arkbeam.media.data_uris import encoded_length
+from arkbeam.base.refusal import refuse
 from arkbeam.media.fitting import Fit, apply_fit, plan_fit
 from arkbeam.media.headers import ImageFacts, can_read_heic, read_header
 from arkbeam.media.kinds import HEIC, Kind, describe_unknown, detect_kind
 from arkbeam.media.options import FitOptions, MediaOptions
-from arkbeam.media.refusal import Refusal
-from arkbeam.media.truncation import find_cut
+from arkbeam.media.truncation import find_truncation
+from arkbeam.media.uris import encoded_length
 from arkbeam.media.video import Reader, read_duration_s
+
+_RESIZE_ADVICE = "; media.fit.resize_max_pixels scales inlined images down"
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What is known of a medium. All None for an http(s) URL, which only the service looks at."""
+    """What inspection finds out about a medium. All None for a URL that is passed on: only the service reads it."""
 
     version: str | None = None
-    """Of a file that will be inlined: its state when it was looked at, for the fingerprint and for the sender."""
+    """The state of the file when it was inspected, for the fingerprint and the sender. None if it was not read."""
     mime: str | None = None
     size_px: tuple[int, int] | None = None
-    """Width and height of an image as it will be sent; None for video."""
+    """Width and height of an image as it will be sent; None for a video."""
     wire_bytes: int | None = None
-    """Length of what will be sent in place of the URI, where that is a data URI; None where it is still to be made."""
+    """Length of the data URI that will be sent; None if it is not known yet (`fit`), or if a URL will be sent."""
     duration_s: float | None = None
-    """Length of a video, where its container tells it and PyAV is installed."""
+    """Length of a video; None for an image, if the container does not tell it, or if PyAV is not installed."""
     fit: Fit | None = None
-    """What will be changed about an image before it is sent."""
+    """How an image will be changed before it is sent; None: not at all."""
 
 
-def bytes_max(modality: Modality, options: MediaOptions) -> int:
-    """Most bytes that a file may have to be worth reading: more where it is going to be made smaller."""
+def readable_bytes_max(modality: Modality, options: MediaOptions) -> int:
+    """Return how many bytes of a file are read at most: more than the API's limit for images that may be made smaller."""
     if modality is Modality.VIDEO:
         return options.video_bytes_max
     return max(options.image_bytes_max, options.fit.source_bytes_max if options.fit.is_set else 0)
@@ -44,15 +46,15 @@ def bytes_max(modality: Modality, options: MediaOptions) -> int:
 def examine(
     head: bytes, size: int, modality: Modality, options: MediaOptions, read: Reader, *, inlined: bool = True
 ) -> MediaInfo | None:
-    """Tell what a medium of `size` bytes is and what it will be sent as; None when its first bytes don't tell.
+    """Check a medium of `size` bytes by its first bytes; return what it is, or None if more bytes are needed to tell.
 
-    `read` gives further bytes of videos. What is not `inlined`, but signed, is sent as it is, by its URL: it is not made
-    fit, nor held against the limit of a request's body. Raises Refusal if the API would not take it.
+    `read` returns further bytes of a video. A medium that is not `inlined` is signed: it is sent unchanged, by its URL, so
+    it is not fitted, and the limit of request bodies does not apply. Raises RowRefused if the API would not accept it.
     """
     if not inlined:
         options = replace(options, fit=FitOptions(), body_bytes_max=sys.maxsize)
     if size == 0:
-        raise Refusal("media_empty", "it has 0 bytes")
+        refuse("media_empty", "the medium is empty (0 bytes)")
     kind = _require_kind(head, modality, options)
     wire_bytes = encoded_length(size, kind.mime) if inlined else None
     if modality is Modality.VIDEO:
@@ -66,7 +68,7 @@ def examine(
             check_source_bytes(size, options)
             return None
         _require_complete(head, size, kind)
-        raise Refusal("media_damaged", f"it starts like {kind.mime}, but its header can't be read")
+        refuse("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
     fit = plan_fit(facts, options.fit, options.side_px_min)
     check_pixels(facts, fit, options)
     if fit is None:
@@ -80,74 +82,82 @@ def examine(
 
 def _require_kind(head: bytes, modality: Modality, options: MediaOptions) -> Kind:
     kind = detect_kind(head)
-    if kind is not None and kind.modality is modality and (kind.taken or options.fit.transcode):
+    if kind is not None and kind.modality is modality and (kind.accepted or options.fit.transcode):
         if kind is HEIC and not can_read_heic():
-            raise Refusal(f"media_not_{modality.value}", f"it is {kind.mime}; to transcode it install the extra heif")
+            refuse(f"media_not_{modality.value}", f"this is {kind.mime}; install the extra `heif` to convert it")
         return kind
     what = describe_unknown(head) if kind is None else kind.mime
-    advice = (
-        " (media.fit.transcode makes it one)"
-        if kind is not None and not kind.taken and modality is kind.modality
-        else ""
+    convertible = kind is not None and not kind.accepted and modality is kind.modality
+    advice = "; media.fit.transcode converts inlined images of this format" if convertible else ""
+    article = "an" if modality is Modality.IMAGE else "a"
+    refuse(
+        f"media_not_{modality.value}", f"this is {what}, not {article} {modality.value} that the API accepts{advice}"
     )
-    raise Refusal(f"media_not_{modality.value}", f"it is {what}, and no {modality.value} that the API takes{advice}")
 
 
 def _require_complete(data: bytes, size: int, kind: Kind, bytes_min: int = 0) -> None:
-    cut = find_cut(data, size, kind)
+    cut = find_truncation(data, size, kind)
     if cut is None and bytes_min > size:
-        cut = f"its directory tells of {bytes_min} bytes, it has {size}"
+        cut = f"the directory declares {bytes_min} bytes; the file has {size}"
     if cut is not None:
-        raise Refusal("media_truncated", f"it is cut off: {cut}")
+        refuse("media_truncated", f"truncated: {cut}")
 
 
 def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
-    """Refuse what is above the API's limit, or too long for a request body once it is base64."""
+    """Refuse a medium above the API's limit, or too large for a request body as base64. Raises RowRefused."""
     if kind.modality is Modality.IMAGE and size >= options.image_bytes_max:
-        raise Refusal(
-            "media_too_large", f"the image has {size} bytes and must have fewer than {options.image_bytes_max}"
+        advice = _RESIZE_ADVICE if options.fit.resize_max_pixels is None else ""
+        refuse(
+            "media_too_large", f"the image has {size} bytes; it must have fewer than {options.image_bytes_max}{advice}"
         )
     if kind.modality is Modality.VIDEO and size > options.video_bytes_max:
-        raise Refusal("media_too_large", f"the video has {size} bytes and may have {options.video_bytes_max}")
+        refuse("media_too_large", f"the video has {size} bytes; at most {options.video_bytes_max} are allowed")
     encoded = encoded_length(size, kind.mime)
     if encoded > options.body_bytes_max:
-        raise Refusal(
-            "media_body_too_large", f"as base64 it has {encoded} bytes; a request holds {options.body_bytes_max}"
+        refuse(
+            "media_body_too_large",
+            f"the medium has {encoded} bytes as base64; a request may have at most {options.body_bytes_max};"
+            " in an object store, `sign` in media.access avoids this limit",
         )
 
 
 def check_source_bytes(size: int, options: MediaOptions) -> None:
-    """Refuse an image that is too long to be read whole."""
-    limit = bytes_max(Modality.IMAGE, options)
+    """Refuse an image that is too large to be read completely. Raises RowRefused."""
+    limit = readable_bytes_max(Modality.IMAGE, options)
     if size >= limit:
-        raise Refusal("media_too_large", f"the image has {size} bytes and must have fewer than {limit}")
+        refuse("media_too_large", f"the image has {size} bytes; it must have fewer than {limit}")
 
 
 def check_pixels(facts: ImageFacts, fit: Fit | None, options: MediaOptions) -> None:
-    """Refuse sides and areas that the API does not take, and those that we don't unpack to change them."""
+    """Refuse image sizes that the API does not accept, and images too large to be decoded here. Raises RowRefused."""
     width, height = facts.size_px if fit is None else fit.size_px
     if min(width, height) < options.side_px_min:
-        raise Refusal("media_too_small", f"{width} x {height} px; each side must have {options.side_px_min} or more")
+        refuse(
+            "media_too_small",
+            f"the image is {width} x {height} px; each side must have at least {options.side_px_min} px",
+        )
     if width * height >= options.pixels_max:
-        raise Refusal(
+        advice = _RESIZE_ADVICE if options.fit.resize_max_pixels is None else ""
+        refuse(
             "media_too_many_pixels",
-            f"{width} x {height} = {width * height} px; an image must have fewer than {options.pixels_max}",
+            f"the image is {width} x {height} = {width * height} px; it must have fewer than {options.pixels_max}{advice}",
         )
     width, height = facts.size_px
     if fit is not None and width * height > options.fit.source_pixels_max:
-        raise Refusal(
+        refuse(
             "media_too_many_pixels",
-            f"{width} x {height} = {width * height} px; one is changed of at most {options.fit.source_pixels_max}",
+            f"the image is {width} x {height} = {width * height} px; images of at most {options.fit.source_pixels_max} px are"
+            " scaled or converted (media.fit.source_pixels_max)",
         )
 
 
 def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOptions) -> tuple[bytes, Kind]:
-    """Check the whole bytes of a medium and make them fit as was chosen; return what is sent and its format.
+    """Check all bytes of a medium and change them as `fit` says; return the bytes to send and their format.
 
-    Raises Refusal, with the codes of `inspect` and `media_unfit` (it could not be changed as it was to be).
+    Raises RowRefused with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned.
     """
     if not data:
-        raise Refusal("media_empty", "it has 0 bytes")
+        refuse("media_empty", "the medium is empty (0 bytes)")
     kind = _require_kind(data, modality, options)
     facts = None if modality is Modality.VIDEO or fit is None else read_header(data, kind, whole=True)
     _require_complete(data, len(data), kind, 0 if facts is None else facts.bytes_min)
@@ -155,9 +165,9 @@ def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOpti
         check_size(len(data), kind, options)
         return data, kind
     if facts is None:
-        raise Refusal("media_damaged", f"it starts like {kind.mime}, but its header can't be read")
+        refuse("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
     if plan_fit(facts, options.fit, options.side_px_min) != fit:
-        raise Refusal("media_unfit", "its whole header asks for another change than its beginning did")
+        refuse("media_unfit", "the complete header requires another change than was planned from the first bytes")
     changed = apply_fit(data, facts, fit)
     sent = _require_kind(changed, modality, options)
     check_size(len(changed), sent, options)

@@ -1,7 +1,7 @@
-"""Making an image fit: which of `media.fit` it needs, by its header, and doing that to its bytes.
+"""Scaling and converting images as `media.fit` says: choosing the change from an image's header, and applying it to its bytes.
 
-The choice is made when manifests are read, is part of the fingerprint, and is carried out as it was made, so that what was
-planned, bought and told is one thing. The same bytes give the same bytes: metadata is dropped, colour profiles are kept.
+The change is chosen while manifests are read and is part of the fingerprint; the sender applies exactly this change. The result
+depends only on the bytes of the image. Metadata are dropped; colour profiles are kept.
 """
 
 import io
@@ -15,22 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from arkbeam.base.refusal import RowRefused, refuse
 from arkbeam.media.headers import ImageFacts, can_read_heic
 from arkbeam.media.kinds import AVIF, HEIC, ICNS, JPEG, JPEG2000, PNG, SGI, TIFF, Kind
 from arkbeam.media.options import SOURCE_PIXELS_MAX, FitOptions
-from arkbeam.media.refusal import Refusal
 
 RECIPE = 1
-"""Part of the fingerprint: another way of scaling or packing is another number, and buys anew what it changes."""
+"""Part of the fingerprint. A new way of scaling or encoding needs a new number; changed images are then embedded again."""
 JPEG_QUALITY = 90
 ICC_BYTES_MAX = 65_536
 SCANS_MAX = 500
-"""A progressive JPEG has about ten."""
+"""Most scans of a JPEG that is decoded; a usual progressive JPEG has about ten."""
 
 _TRANSCODED = (TIFF, SGI, ICNS, JPEG2000, HEIC, AVIF)
 _SCAN = b"\xff\xda"
 _UINT16_MAX = 65_535
-_ON_ITS_SIDE = 5  # and above: width and height are exchanged
+_ON_ITS_SIDE = 5  # from this orientation on, width and height are exchanged
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,7 +44,7 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What is to be made of an image: its size in pixels and its type. `source` says for people what it was."""
+    """How an image will be changed: its new size in pixels and its new type. `source` describes the original for people."""
 
     size_px: tuple[int, int]
     mime: str
@@ -52,20 +52,20 @@ class Fit:
 
     @property
     def key(self) -> str:
-        """What of it belongs to the identity of the request."""
+        """The part of the change that belongs to the identity of the request."""
         return f"{RECIPE} {self.size_px[0]}x{self.size_px[1]} {self.mime}"
 
     def __str__(self) -> str:
-        """Tell the change."""
+        """Return the change as text, for the column `media_changes`."""
         return f"{self.source} -> {self.size_px[0]}x{self.size_px[1]} {self.mime}"
 
 
 def plan_fit(facts: ImageFacts, options: FitOptions, side_px_min: int) -> Fit | None:
-    """Choose what is to be changed about an image; None: nothing, it goes out as it is.
+    """Choose how an image is changed; None if it is sent unchanged.
 
-    No side becomes smaller than `side_px_min`, or than it was, where that is less. Whatever is changed is turned upright.
+    No side becomes smaller than `side_px_min`, or than it was if that is less. A changed image is also turned upright.
     """
-    if not (facts.kind.taken or options.transcode):
+    if not (facts.kind.accepted or options.transcode):
         return None
     odd = _name_oddities(facts)
     transcodes = bool(options.transcode) and (bool(odd) or facts.kind in _TRANSCODED)
@@ -99,7 +99,10 @@ def _choose_kind(facts: ImageFacts, options: FitOptions) -> Kind:
 
 
 def scale(size_px: tuple[int, int], pixels_max: int | None, side_px_min: int) -> tuple[int, int]:
-    """Scale a size down to at most so many pixels, sides in proportion and rounded down; never up."""
+    """Scale a size down to at most `pixels_max` pixels, in proportion, sides rounded down; never scale up.
+
+    A side is not made shorter than `side_px_min`, even if more pixels remain.
+    """
     width, height = size_px
     if pixels_max is None or width * height <= pixels_max:
         return size_px
@@ -110,37 +113,39 @@ def scale(size_px: tuple[int, int], pixels_max: int | None, side_px_min: int) ->
 
 
 def apply_fit(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
-    """Carry out what was chosen. It takes the time of unpacking and packing the picture: call it in a thread.
+    """Change an image as planned and return its new bytes. It decodes and encodes the image: call it in a thread.
 
-    Raises Refusal (`media_unfit`) when the picture can't be unpacked or its pixels have no plain meaning.
+    Raises RowRefused (`media_unfit`) if the image can't be decoded, or if its pixel values can't be converted to 8 bits.
     """
     if facts.kind is HEIC and not can_read_heic():
-        raise Refusal("media_unfit", "pillow-heif is not installed here (extra `heif`)")
-    if facts.kind is JPEG and data.count(_SCAN) > SCANS_MAX:  # each goes over all pixels
-        raise Refusal("media_unfit", f"it has more than {SCANS_MAX} scans")
+        refuse("media_unfit", "HEIC can't be decoded: install the extra `heif`")
+    if facts.kind is JPEG and data.count(_SCAN) > SCANS_MAX:  # decoding each scan goes over all pixels
+        refuse("media_unfit", f"the JPEG has more than {SCANS_MAX} scans")
     width, height = facts.size_px
     with _pixels.take(width * height):
         try:
             return _convert(data, facts, fit)
-        except Refusal:
+        except RowRefused:
             raise
-        except Exception as error:  # hostile bytes make decoders raise nearly anything
-            raise Refusal("media_unfit", f"it can't be unpacked: {type(error).__name__}: {error}") from error
+        except Exception as error:  # noqa: BLE001 (hostile bytes make decoders raise nearly anything)
+            refuse("media_unfit", f"the image can't be decoded: {type(error).__name__}: {error}")
 
 
 def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     size_px = fit.size_px[::-1] if facts.orientation >= _ON_ITS_SIDE else fit.size_px
     with Image.open(io.BytesIO(data), formats=facts.kind.pillow_formats) as opened:
         if opened.size != facts.size_px:
-            raise Refusal("media_unfit", f"its header says {facts.size_px} px, its pixels are {opened.size}")
+            declared, decoded = (f"{width} x {height} px" for width, height in (facts.size_px, opened.size))
+            refuse("media_unfit", f"the header declares {declared}; the decoder finds {decoded}")
         profile = _read_profile(opened)
-        opened.draft(None, (2 * size_px[0], 2 * size_px[1]))  # JPEG: unpacked at a half or less where that is enough
+        # A JPEG is decoded at half its size or less if that is enough.
+        opened.draft(None, (2 * size_px[0], 2 * size_px[1]))
         image = _make_plain(opened, fit.mime)
     if image.size != size_px:
         image = image.resize(size_px, Image.Resampling.LANCZOS)
     if facts.orientation in _TURNS:
         image = image.transpose(_TURNS[facts.orientation])
-    image.info = {}  # or some writers would copy comments and dates
+    image.info = {}  # some writers would copy comments and dates
     packed = io.BytesIO()
     if fit.mime == PNG.mime:
         image.save(packed, "PNG", icc_profile=profile)
@@ -150,13 +155,13 @@ def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
 
 
 def _read_profile(image: Image.Image) -> bytes | None:
-    """The profile of RGB pixels; those of CMYK and grey say nothing of what these become."""
+    """Return the colour profile of RGB pixels; those of CMYK and grey do not fit the converted pixels."""
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "RGBX", "P") else None
     return profile if isinstance(profile, bytes) and 0 < len(profile) <= ICC_BYTES_MAX else None
 
 
 def _make_plain(image: Image.Image, mime: str) -> Image.Image:
-    """Return an image of 8 bits a channel: grey, RGB, or RGBA where transparency stays; for JPEG it is put on white."""
+    """Convert to 8 bits a channel: grey, RGB, or RGBA for a transparent PNG. For JPEG, transparency becomes white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_8_bits(image))
     if image.has_transparency_data:
@@ -169,15 +174,15 @@ def _make_plain(image: Image.Image, mime: str) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Keep the upper half of 16 bits; numbers of any other range would have to be guessed at."""
+    """Keep the upper 8 of 16 bits. The range of other values is unknown, so they are refused."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > _UINT16_MAX:
-        raise Refusal("media_unfit", "its pixels are fractions or 32 bits wide: what is black and white is not told")
+        refuse("media_unfit", "the pixels are floating-point or 32-bit values, whose range is unknown")
     return (values >> 8).astype(np.uint8)
 
 
-class _Gate:
-    """A bound on the pixels that are unpacked at once in this process."""
+class _PixelLimit:
+    """A limit on the pixels that are decoded at the same time in this process."""
 
     def __init__(self, pixels_max: int) -> None:
         self._pixels_max = pixels_max
@@ -186,7 +191,7 @@ class _Gate:
 
     @contextmanager
     def take(self, pixels: int) -> Iterator[None]:
-        """Wait for room; one picture always has it."""
+        """Wait until there is room for so many pixels. If no other image is being decoded, there is always room."""
         with self._changed:
             self._changed.wait_for(lambda: self._taken == 0 or self._taken + pixels <= self._pixels_max)
             self._taken += pixels
@@ -198,4 +203,4 @@ class _Gate:
                 self._changed.notify_all()
 
 
-_pixels = _Gate(SOURCE_PIXELS_MAX)
+_pixels = _PixelLimit(SOURCE_PIXELS_MAX)

@@ -1,4 +1,4 @@
-"""What an image's header tells: size, and what a service that takes plain pictures might stumble over. Pixels stay packed."""
+"""What an image's header tells: its size, and properties that services often handle badly. Pixels are not decoded."""
 
 import io
 import struct
@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from arkbeam.base.refusal import RowRefused, refuse
 from arkbeam.media.kinds import GIF, HEIC, PNG, SGI, TIFF, WEBP, Kind
-from arkbeam.media.refusal import Refusal
 from arkbeam.media.truncation import count_gif_frames
 
 _EXIF_ORIENTATION = 274
@@ -22,29 +22,29 @@ _TURNED = range(2, 9)
 class ImageFacts:
     """An image as its header describes it. `size_px` is width and height before any rotation by EXIF.
 
-    TIFF and HEIC are turned upright by their decoders and count as upright.
+    Decoders turn TIFF and HEIC images upright, so these count as upright.
     """
 
     kind: Kind
     size_px: tuple[int, int]
     cmyk: bool = False
     transparent: bool = False
-    """It has an alpha channel or a transparent colour, used or not."""
+    """The image has an alpha channel or a transparent colour, even if no pixel uses it."""
     deep: bool = False
-    """More than 8 bits a channel."""
+    """The image has more than 8 bits a channel."""
     orientation: int = 1
-    """By EXIF, 1 to 8: 1 is upright, 5 to 8 have width and height exchanged."""
+    """From EXIF, 1 to 8: 1 is upright; 5 to 8 have width and height exchanged."""
     animated: bool = False
     undecided: bool = False
-    """Whether it is animated or rotated stands further back than the bytes that were read."""
+    """More bytes are needed to tell whether the image is animated or rotated."""
     bytes_min: int = 0
-    """How long the file must be by its directory of strips or tiles; 0 where it has none."""
+    """Length of the file in bytes according to its directory of strips or tiles; 0 if it has none."""
 
 
 def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
-    """Read the facts off the first bytes of an image; None when these don't tell them.
+    """Read an image's header from its first bytes; return None if they don't contain it or it can't be read.
 
-    `whole` says that there are no more bytes. Raises Refusal for more pixels than Pillow itself opens.
+    `whole`: `data` are all bytes of the image. Raises RowRefused for more pixels than Pillow opens (`media_too_many_pixels`).
     """
     try:
         if kind is WEBP:
@@ -65,8 +65,8 @@ def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
                 bytes_min=_tiff_end(image) if kind is TIFF else 0,
             )
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refusal("media_too_many_pixels", f"it has far too many pixels: {error}") from error
-    except Refusal:
+        refuse("media_too_many_pixels", f"too many pixels: {error}")
+    except RowRefused:
         raise
     except Exception:  # noqa: BLE001 (hostile bytes make Pillow raise nearly anything: struct.error, SyntaxError)
         return None
@@ -74,7 +74,7 @@ def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
 
 @cache
 def can_read_heic() -> bool:
-    """Tell whether pillow-heif is installed; if so, Pillow knows it from here on."""
+    """Return True if pillow-heif is installed, and register it with Pillow."""
     try:
         from pillow_heif import register_heif_opener  # noqa: PLC0415 (the extra `heif`)
     except ImportError:
@@ -94,7 +94,7 @@ def _is_deep(data: bytes, image: Image.Image, kind: Kind) -> bool:
 
 
 def _tiff_end(image: Image.Image) -> int:
-    """Furthest end of the strips (tags 273 and 279) or tiles (324 and 325)."""
+    """Return the end of the last strip (tags 273 and 279) or tile (324 and 325)."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     ends = [0]
     for starts, lengths in ((273, 279), (324, 325)):
@@ -108,7 +108,7 @@ def _orientation_of(tags: Mapping[int, Any]) -> int:
 
 
 def _load_exif(data: object) -> Mapping[int, Any]:
-    """A broken EXIF block does not break the picture: it says nothing."""
+    """Read an EXIF block; a damaged one has no tags, and the image is used without it."""
     tags = Image.Exif()
     try:
         if isinstance(data, bytes):
@@ -119,7 +119,7 @@ def _load_exif(data: object) -> Mapping[int, Any]:
 
 
 def _read_webp(data: bytes, *, whole: bool) -> ImageFacts | None:
-    """Read a WebP header (RFC 9649), for which Pillow wants the whole file. EXIF stands behind the picture."""
+    """Read a WebP header (RFC 9649); Pillow would need the whole file. EXIF comes after the pixels."""
     chunk = data[12:16]
     if chunk == b"VP8X" and len(data) >= 30:
         flags = data[20]

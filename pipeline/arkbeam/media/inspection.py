@@ -1,30 +1,41 @@
-"""Looking at media before anything is paid for: are they there, are they what they should be, how large are they."""
+"""Inspecting media before anything is paid for: whether they exist, their format, and their size.
 
+A medium that an earlier run inspected costs a share of a listing, or one request for its version; its cache entry is used only
+if the version is the same. Of other media the first bytes are read.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 from arkbeam.base.records import Failure, Modality
-from arkbeam.media.access import Access
-from arkbeam.media.checks import MediaInfo, bytes_max, examine
-from arkbeam.media.data_uris import decode_data_uri, is_data_uri
-from arkbeam.media.files import look_at, read_range
-from arkbeam.media.identity import content_version, digest_of
+from arkbeam.base.refusal import refuse
+from arkbeam.media.access import Access, check_passed, check_signed, find_access
+from arkbeam.media.cache import Entry, MediaMemory, key_of, rules_of
+from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
+from arkbeam.media.files import guard, read_head, read_range, read_version
+from arkbeam.media.identity import content_version, digest_of, storage_part
 from arkbeam.media.kinds import detect_kind
 from arkbeam.media.options import MediaOptions
-from arkbeam.media.policy import check_passed, check_signed, route
-from arkbeam.media.refusal import Refusal, guard
+from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, S3Object, find_object, list_versions
+from arkbeam.media.uris import check_scheme, decode_data_uri, is_data_uri, is_web, local_path
+
+Wanted = tuple[str, Modality]
+Look = MediaInfo | Failure
 
 
 def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | Failure:
-    """Look at one medium. What is passed on is judged by its URL, data URIs are decoded, all else by its first bytes.
+    """Inspect one medium. Of a URL that is passed on, only the text is checked; of other media, the first bytes are read.
 
-    `uri` is absolute: what a manifest writes relative to its own folder goes through `make_absolute` first.
+    `uri` must be absolute (see `make_absolute`).
 
-    Codes of failures: `media_bad_uri`, `media_bad_data_uri`, `media_mime` (the type named is not that of the bytes),
+    Codes of failures: `media_bad_uri`, `media_bad_data_uri`, `media_mime` (the declared type is not that of the bytes),
     `media_forbidden`, `media_missing`, `media_not_a_file`, `media_unreadable`, `media_changed`, `media_empty`,
     `media_not_image`, `media_not_video`, `media_damaged` (its header can't be read), `media_truncated`,
     `media_too_large` (bytes), `media_body_too_large` (bytes as base64), `media_too_small` (a side),
-    `media_too_many_pixels`, `media_extension` (the service would take it for something else), and those of `media.http`.
+    `media_too_many_pixels`, `media_extension` (the service would take it for another format), and those of `media.http`.
     """
     return guard(uri, partial(_inspect, uri, modality, options))
 
@@ -32,22 +43,22 @@ def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | 
 def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     if is_data_uri(uri):
         return _inspect_data_uri(uri, modality, options)
-    access = route(uri, modality, options)
+    access = find_access(uri, modality, options.access)
     if access is Access.PASS:
-        check_passed(uri, modality, options)
+        check_passed(uri, modality, options.url_chars_max, options.allowed_hosts)
         return MediaInfo()
-    found = look_at(uri, options.header_bytes, options)
+    medium = read_head(uri, options.header_bytes, options)
     inlined = access is Access.INLINE
-    info = examine(found.head, found.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
+    info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
-        # Some keep what must be known far behind: TIFF, JPEG after long metadata. An image is small enough to read whole.
-        found = look_at(uri, bytes_max(modality, options), options)
-        info = examine(found.head, found.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
+        # Some formats have their size after the first bytes: TIFF, or JPEG after long metadata. An image is read completely.
+        medium = read_head(uri, readable_bytes_max(modality, options), options)
+        info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
-        raise Refusal("media_damaged", "its header can't be read")
+        refuse("media_damaged", "the header can't be read")
     if access is Access.SIGN:
         check_signed(uri, modality, info.mime or "")
-    return replace(info, version=found.version)
+    return replace(info, version=medium.version)
 
 
 def _read_part(uri: str, options: MediaOptions, start: int, end: int) -> bytes:
@@ -58,14 +69,96 @@ def _inspect_data_uri(uri: str, modality: Modality, options: MediaOptions) -> Me
     mime, data = decode_data_uri(uri)
     info = examine(data, len(data), modality, options, lambda start, end: data[start:end])
     if info is None:
-        raise Refusal("media_damaged", "its header can't be read")
+        refuse("media_damaged", "the header can't be read")
     kind = detect_kind(data)
     if kind is not None and mime not in (kind.mime, *kind.also_named):
-        raise Refusal("media_mime", f"the data URI says {mime}, its bytes are {kind.mime}")
-    if options.identity == "content":  # the same as a file of these bytes
+        refuse("media_mime", f"the data URI declares {mime}, but the bytes are {kind.mime}")
+    if options.identity == "content":  # the same identity as a file with these bytes
         info = replace(info, version=content_version(digest_of(data), ""))
     if info.fit is not None:
         return info
     if len(uri) > options.body_bytes_max:
-        raise Refusal("media_body_too_large", f"{len(uri)} characters; a request holds {options.body_bytes_max}")
+        refuse(
+            "media_body_too_large",
+            f"the data URI has {len(uri)} bytes; a request may have at most {options.body_bytes_max}",
+        )
     return replace(info, mime=mime, wire_bytes=len(uri))
+
+
+def inspect_many(
+    wanted: Collection[Wanted],
+    options: MediaOptions,
+    memory: MediaMemory | None = None,
+) -> dict[Wanted, Look]:
+    """Inspect many media, `options.threads` at the same time; URLs that are passed on need no thread.
+
+    If `memory` has an entry for a medium, only the medium's version is read. New results are added to `memory`.
+    """
+    looks: dict[Wanted, Look] = {}
+    stored: list[Wanted] = []
+    for uri, modality in wanted:
+        if find_access(uri, modality, options.access) is Access.PASS:
+            looks[uri, modality] = inspect(uri, modality, options)
+        else:
+            stored.append((uri, modality))
+    if not stored:
+        return looks
+    rules = rules_of(options)
+    keys = {one: key_of(*one, rules) for one in stored}
+    with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
+        if memory is not None:
+            looks.update(_confirm(stored, memory.known().find(list(keys.values())), options, pool))
+        new = [one for one in stored if one not in looks]
+        looks.update(zip(new, pool.map(lambda one: inspect(one[0], one[1], options), new), strict=True))
+    if memory is not None:
+        found = ((keys[one], looks[one]) for one in new)
+        memory.learn(
+            {
+                key: (storage_part(look.version), look)
+                for key, look in found
+                if isinstance(look, MediaInfo) and look.version is not None
+            }
+        )
+    return looks
+
+
+def _confirm(
+    stored: Sequence[Wanted], entries: Sequence[Entry | None], options: MediaOptions, pool: ThreadPoolExecutor
+) -> dict[Wanted, MediaInfo]:
+    """Return the cached results of those media whose storage still reports the cached version."""
+    known = {one: entry for one, entry in zip(stored, entries, strict=True) if entry is not None}
+    if not known:
+        return {}
+    uris = list(dict.fromkeys(uri for uri, _ in known))
+    versions = _list_buckets(uris, options, pool)
+    rest = [uri for uri in uris if uri not in versions]
+    reported = pool.map(lambda uri: guard(uri, partial(read_version, uri, options)), rest)
+    versions.update((uri, version) for uri, version in zip(rest, reported, strict=True) if isinstance(version, str))
+    return {one: info for one, (version, info) in known.items() if versions.get(one[0]) == version}
+
+
+def _list_buckets(uris: Sequence[str], options: MediaOptions, pool: ThreadPoolExecutor) -> dict[str, str]:
+    """Return the versions of objects in S3 for which listing is cheaper than one request for each."""
+    buckets: dict[str, dict[str, str]] = defaultdict(dict)
+    stores = {}
+    for uri in uris:
+        target = guard(uri, partial(_find_object, uri, options))
+        if isinstance(target, S3Object):
+            buckets[target.bucket][target.key] = uri
+            stores[target.bucket] = target.store
+    worth = [bucket for bucket, keys in buckets.items() if len(keys) >= WANTED_OF_PAGE_MIN]
+    listings = pool.map(
+        lambda bucket: guard(bucket, partial(list_versions, stores[bucket], sorted(buckets[bucket]))), worth
+    )
+    versions: dict[str, str] = {}
+    for bucket, listing in zip(worth, listings, strict=True):
+        if isinstance(listing, Mapping):  # else it may not be listed: its objects are requested one by one
+            versions.update((buckets[bucket][key], version) for key, version in listing.items())
+    return versions
+
+
+def _find_object(uri: str, options: MediaOptions) -> S3Object | None:
+    if local_path(uri) is not None or is_web(uri):
+        return None
+    check_scheme(uri, options.schemes)
+    return find_object(uri)

@@ -1,4 +1,4 @@
-"""What bytes are: formats by their magic bytes. No storage, no URIs, no decoder."""
+"""Formats of media, recognised by their first bytes. Nothing is read from storage or decoded here."""
 
 import re
 import struct
@@ -9,24 +9,24 @@ from arkbeam.base.records import Modality
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A format, with the name that the API has for it."""
+    """A format of images or videos."""
 
     modality: Modality
     mime: str
-    """The type that a data URI of such bytes must carry, lower case."""
+    """The API's name for the format, in lower case; a data URI of such bytes must have this type."""
     pillow_formats: tuple[str, ...] = ()
-    """Pillow's names of the format: no other decoder is tried. Empty for video."""
+    """Pillow's names for the format: only these decoders are tried. Empty for a video."""
     also_named: tuple[str, ...] = ()
-    """Other types that a manifest's own data URI may carry for such bytes."""
-    taken: bool = True
-    """Whether the API takes it as it is; what it does not take may be made into what it does (`media.fit`)."""
+    """Other types that are accepted in a data URI of a manifest."""
+    accepted: bool = True
+    """Whether the API accepts the format; the others can be converted (`media.fit.transcode`)."""
 
 
 def _image(mime: str, *pillow_formats: str, also_named: tuple[str, ...] = ()) -> Kind:
     return Kind(Modality.IMAGE, mime, pillow_formats, also_named)
 
 
-# The types are those of the vendor's table of image formats (guide to visual understanding, section on formats).
+# Types: vendor's guide to visual understanding, table of image formats.
 JPEG = _image("image/jpeg", "JPEG", "MPO", also_named=("image/jpg",))
 PNG = _image("image/png", "PNG", also_named=("image/apng",))
 GIF = _image("image/gif", "GIF")
@@ -38,8 +38,8 @@ ICO = _image("image/x-icon", "ICO", also_named=("image/ico", "image/vnd.microsof
 ICNS = _image("image/icns", "ICNS")
 SGI = _image("image/sgi", "SGI")
 JPEG2000 = _image("image/jp2", "JPEG2000", also_named=("image/jpeg2000",))
-HEIC = Kind(Modality.IMAGE, "image/heic", ("HEIF",), taken=False)
-AVIF = Kind(Modality.IMAGE, "image/avif", ("AVIF",), taken=False)
+HEIC = Kind(Modality.IMAGE, "image/heic", ("HEIF",), accepted=False)
+AVIF = Kind(Modality.IMAGE, "image/avif", ("AVIF",), accepted=False)
 MP4 = Kind(Modality.VIDEO, "video/mp4")
 AVI = Kind(Modality.VIDEO, "video/avi")
 MOV = Kind(Modality.VIDEO, "video/quicktime")
@@ -86,7 +86,7 @@ _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 
 
 def detect_kind(head: bytes) -> Kind | None:
-    """Tell a format from the first bytes; None when it is none that is known. 16 bytes are enough."""
+    """Return the format of a file from its first bytes, None if it is unknown. 16 bytes are enough."""
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
@@ -100,7 +100,7 @@ def detect_kind(head: bytes) -> Kind | None:
 
 
 def describe_unknown(head: bytes) -> str:
-    """Say for people what bytes are that `detect_kind` does not know."""
+    """Describe, for a message, bytes that `detect_kind` does not recognise."""
     for magic, name in _FOREIGN:
         if head.startswith(magic):
             return name
@@ -109,11 +109,11 @@ def describe_unknown(head: bytes) -> str:
     start = head[:256]
     if start.isascii() and not any(byte < 9 for byte in start):
         return "text"
-    return "of no known format"
+    return "a file of unknown format"
 
 
 def _by_brand(brand: bytes) -> Kind | None:
-    """MPEG-4 family: QuickTime has its own brand; HEIF, AVIF and raw photographs are no video."""
+    """Return the format of a file of the MPEG-4 family by its brand; None for JPEG XL and raw photographs."""
     if brand == b"qt  ":
         return MOV
     if brand in _HEIC_BRANDS:
@@ -124,7 +124,7 @@ def _by_brand(brand: bytes) -> Kind | None:
 
 
 def _is_dib(head: bytes) -> bool:
-    """A bitmap without file header starts with its header's length and says one plane."""
+    """Return True for a bitmap without file header: it starts with the length of its header and has one plane."""
     if len(head) < 16:
         return False
     (length,) = struct.unpack_from("<I", head)

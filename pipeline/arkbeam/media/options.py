@@ -1,4 +1,4 @@
-"""What media may be: sizes, places, and how many are looked at together."""
+"""The `media:` section of the config: how media are read and sent, what may be read, and the limits of the API."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,34 +6,35 @@ from typing import Literal
 from arkbeam.base.errors import ConfigError
 from arkbeam.media.access import AccessRules, check_rules
 
-SIGN_LIFETIME_S_MAX = 604_800  # of S3's signature version 4, and of those made like it
-SIGN_LIFETIME_S_MIN = 3_600  # a signed request may wait for the quota, and be tried again
-RESIZE_PIXELS_MIN = 784  # one token's worth
-SOURCE_PIXELS_MAX = 89_478_485  # above it Pillow takes a file for a decompression bomb
+SIGN_LIFETIME_S_MAX = 604_800  # the limit of S3's signature version 4, and of the schemes modelled on it
+SIGN_LIFETIME_S_MIN = 3_600  # a signed request may wait for the quota and be retried
+RESIZE_PIXELS_MIN = 784  # the pixels of one token
+SOURCE_PIXELS_MAX = 89_478_485  # above this, Pillow reports a decompression bomb
 
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """What is done to images that are inlined, so that the API takes them. Nothing, unless it is asked for.
+    """How inlined images are changed so that the API accepts them. By default they are not changed.
 
-    A choice is made by a picture's header when manifests are read; it is part of the fingerprint of those pictures alone
-    that it changes.
+    The change is chosen from an image's header while manifests are read. It is part of the fingerprint of the images that it
+    changes, and of no others.
     """
 
     resize_max_pixels: int | None = None
-    """Images of more pixels are scaled down to about so many, sides in proportion. 1,028,608 (1,312 tokens)
-    loses nothing: the service scales what is larger down itself."""
+    """Scale images with more pixels than this down to about this many, in proportion; unset: never. 1,028,608 (1,312
+    tokens) loses nothing, because the service itself scales larger images down to that."""
     transcode: bool | Literal["jpeg", "png"] = False
-    """Make JPEG, or PNG where there is transparency, of TIFF, SGI, ICNS, JPEG 2000, AVIF and HEIC (that one with the
-    extra `heif`), of CMYK, of more than 8 bits a channel, of what is rotated by EXIF, and of the first picture of an
-    animation; `jpeg` or `png`: always that."""
+    """Convert TIFF, SGI, ICNS, JPEG 2000, AVIF and HEIC (which needs the extra `heif`), CMYK, more than 8 bits a channel,
+    images that EXIF rotates, and animations (their first image). `true`: to PNG if the image has transparency, else to
+    JPEG; `jpeg` or `png`: always to that format; `false`: never."""
     source_bytes_max: int = 52_428_800
-    """An image that is to be changed may have so many bytes before."""
+    """An image that will be scaled or converted must have fewer bytes than this."""
     source_pixels_max: int = 80_000_000
-    """And so many pixels: it is unpacked in memory, at most so many pixels of all images at once."""
+    """An image that will be scaled or converted may have at most this many pixels. It is decoded in memory; the images
+    decoded at the same time in one process have at most 89,478,485 pixels together."""
 
     def __post_init__(self) -> None:
-        """Refuse bounds within which nothing could be done."""
+        """Check the limits. Raises ConfigError."""
         if self.resize_max_pixels is not None and self.resize_max_pixels < RESIZE_PIXELS_MIN:
             raise ConfigError(
                 f"media.fit.resize_max_pixels is {self.resize_max_pixels}; it must be {RESIZE_PIXELS_MIN} or more"
@@ -45,7 +46,7 @@ class FitOptions:
 
     @property
     def is_set(self) -> bool:
-        """Whether anything may be changed at all."""
+        """Whether any image may be changed."""
         return self.resize_max_pixels is not None or self.transcode is not False
 
 
@@ -54,42 +55,45 @@ class MediaOptions:
     """The `media:` section of the config. Limits are the API's (vendor's guide to multimodal embeddings)."""
 
     access: AccessRules = field(default_factory=dict, hash=False)
-    """What is done with media, by scheme, and by `image` and `video` below it: `pass`, `inline` or `sign`; see below."""
+    """How media get to the service, by scheme, or by `image` and `video` below a scheme. `pass`: the service fetches the URL;
+    `inline`: the medium is read here and sent as base64; `sign`: the service fetches a signed URL. Default: `pass` for
+    http and https, `sign` for tos, `inline` for everything else."""
     allowed_hosts: tuple[str, ...] = ()
-    """Hosts that are read although they have a private address, by the name in the URL."""
+    """Host names, as written in URLs, that may be read even if their address is private."""
     sign_lifetime_s: int = SIGN_LIFETIME_S_MAX
-    """How long a signed URL holds; 7 days are the most that object stores take."""
+    """Seconds until a signed URL expires, from 3,600 to 604,800 (7 days, the maximum of object stores)."""
     http_timeout_s: float = 30.0
-    """Longest wait for an http(s) medium that is read here, redirects included."""
+    """Seconds after which reading an http(s) medium here is given up, including redirects and retries."""
     allowed_roots: tuple[str, ...] = ()
-    """Folders below which local files may be read, symbolic links resolved; none: the
-    folders of the manifests."""
+    """Folders below which local files may be read, after symbolic links are resolved. Default: the folders of the
+    manifests."""
     schemes: tuple[str, ...] = ("memory", "s3", "s3a", "gs", "gcs", "tos", "oss", "abfs", "abfss", "az", "hdfs")
-    """Object stores that a manifest may name, read with the credentials of the process."""
+    """Schemes of the object stores that manifests may name. Objects are read with the credentials of the process."""
     image_bytes_max: int = 10_000_000
-    """An image must be smaller than this; MB are read as the stricter ones."""
+    """An image must have fewer bytes than this. (The API's limit is 10 MB; the stricter reading of MB is used.)"""
     video_bytes_max: int = 52_428_800
-    """A video may be this large (50 MiB), not larger."""
+    """A video may have at most this many bytes (50 MiB)."""
     body_bytes_max: int = 64_000_000
-    """Largest request body; an inlined medium must fit in it as base64, which is a third longer than the bytes."""
+    """A request body may have at most this many bytes. Inlined media count as base64, 4/3 of their bytes."""
     side_px_min: int = 15
-    """Smallest width and height of an image."""
+    """An image must have at least this width and height in pixels."""
     pixels_max: int = 36_000_000
-    """Width times height of an image must be smaller than this."""
+    """An image must have fewer pixels (width times height) than this."""
     url_chars_max: int = 8_192
-    """Longest http(s) URL and longest path."""
+    """An http(s) URL or a local path may have at most this many characters."""
     header_bytes: int = 64 * 1024
-    """Bytes read from the start of a medium to tell what it is."""
+    """Bytes that are read from the start of a medium to find its format and size."""
     threads: int = 64
-    """Media looked at together while manifests are read."""
+    """Media inspected at the same time while manifests are read."""
     identity: Literal["uri_version", "content"] = "uri_version"
-    """What makes two media that are read here the same: `uri_version`, name and etag (or size and time of change);
-    `content`, their bytes, so that one picture under two names is bought once, and all bytes are read while planning."""
+    """When two media that are read here are the same. `uri_version`: if their URI and etag are equal (size and time of change
+    if there is no etag). `content`: if their bytes are equal, so that one image under two names is embedded once; all bytes
+    are then read while planning."""
     fit: FitOptions = FitOptions()
-    """What may be changed about images."""
+    """How images are changed so that the API accepts them."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be done for a scheme, and a lifetime that no store would sign for."""
+        """Check the access rules and the limits. Raises ConfigError."""
         check_rules(self.access, self.schemes)
         if not SIGN_LIFETIME_S_MIN <= self.sign_lifetime_s <= SIGN_LIFETIME_S_MAX:
             raise ConfigError(

@@ -1,7 +1,6 @@
-"""Whether a file is all there, by its own word: lengths in headers, end markers. Pixels and frames are not decoded.
+"""Whether a file is complete, judged by the lengths in its headers and by its end marker. Pixels and frames are not decoded.
 
-Each format says in its own way how far it reaches. What is cut off is refused before it is paid for; what merely has more
-bytes behind its end than it should is taken, as every decoder takes it.
+Truncated files are refused before they are paid for. Extra bytes after the end of a file are accepted, as decoders do.
 """
 
 import re
@@ -12,44 +11,45 @@ from arkbeam.media.kinds import AVI, BMP, DIB, GIF, ICNS, ICO, JPEG, JPEG2000, M
 
 _BOXES_MAX = 10_000
 _ICONS_MAX = 256
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # within a scan: not a stuffed zero, not a restart
+_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # inside a scan: neither a stuffed zero nor a restart marker
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _SOS, _EOI = 0xDA, 0xD9
 _JPEG_END = _JPEG2000_END = b"\xff\xd9"
 
 
-def find_cut(data: bytes, size: int, kind: Kind) -> str | None:
-    """Say what is missing from a file of `size` bytes, of which `data` are the first; None when nothing is seen to be.
+def find_truncation(data: bytes, size: int, kind: Kind) -> str | None:
+    """Return what shows that a file of `size` bytes is truncated, for a message; None if nothing shows it.
 
-    With all bytes at hand every format is checked to its end; with fewer, as far as lengths in the header tell.
+    `data` are its first bytes. If they are all bytes, every format is checked to its end; otherwise only the lengths in the
+    headers are compared with `size`.
     """
     try:
-        return _find_cut(data, size, kind)
-    except (struct.error, IndexError):  # a header that is itself cut off
-        return "it ends within its header" if len(data) >= size else None
+        return _find_truncation(data, size, kind)
+    except (struct.error, IndexError):  # the header itself is truncated
+        return "the file ends within its header" if len(data) >= size else None
 
 
-def _find_cut(data: bytes, size: int, kind: Kind) -> str | None:
+def _find_truncation(data: bytes, size: int, kind: Kind) -> str | None:
     if kind in (MP4, MOV):
-        return _find_cut_movie(data, size)
+        return _find_movie_truncation(data, size)
     if kind is PNG:
-        return _find_cut_png(data, size)
+        return _find_png_truncation(data, size)
     if kind in _ENDS:
         what, find_end = _ENDS[kind]
         return _reaches(what, find_end(data), size)
     if len(data) < size:
         return None
     if kind is JPEG and not _has_jpeg_end(data):
-        return "it has no end marker (EOI)"
+        return "no end marker (EOI)"
     if kind is GIF and count_gif_frames(data, strict=True) < 1:
-        return "it ends within a block"
+        return "the file ends within a block"
     if kind is JPEG2000 and _JPEG2000_END not in data[-64:]:
-        return "it has no end marker (EOC)"
+        return "no end marker (EOC)"
     return None
 
 
 def _reaches(what: str, end: int, size: int) -> str | None:
-    return f"{what} tells of {end} bytes, it has {size}" if end > size else None
+    return f"{what} declares {end} bytes; the file has {size}" if end > size else None
 
 
 def _riff_end(data: bytes) -> int:
@@ -66,7 +66,7 @@ def _ico_end(data: bytes) -> int:
 
 
 def _bitmap_end(data: bytes, at: int) -> int:
-    """End of the pixels of a bitmap; 0 where they are compressed, so that the header does not tell."""
+    """Return where the pixels of a bitmap end; 0 if they are compressed, because the header then does not tell."""
     (header,) = struct.unpack_from("<I", data, at)
     if header == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", data, at + 4)
@@ -85,7 +85,7 @@ def _bitmap_end(data: bytes, at: int) -> int:
 
 
 def _sgi_end(data: bytes) -> int:
-    """End of an SGI image: pixels as they are, or the furthest row of its table of packed ones."""
+    """Return where an SGI image ends: computed from its size, or from its table of rows if they are compressed."""
     packed, depth, dimension, width, height, channels = struct.unpack_from(">BBHHHH", data, 2)
     rows = (height if dimension > 1 else 1) * (channels if dimension > 2 else 1)
     if not packed:
@@ -106,39 +106,39 @@ _ENDS: dict[Kind, tuple[str, Callable[[bytes], int]]] = {
     ICO: ("the directory", _ico_end),
     SGI: ("the header", _sgi_end),
 }
-"""Formats that say in their header how long they are: what says it, and how."""
+"""Formats whose header tells their length: the name of that header for messages, and a function that reads the length."""
 
 
-def _find_cut_png(data: bytes, size: int) -> str | None:
+def _find_png_truncation(data: bytes, size: int) -> str | None:
     at = 8
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         at += 12 + length
         if at > size:
-            return _reaches(f"its chunk {name.decode('latin-1')!r}", at, size)
+            return _reaches(f"chunk {name.decode('latin-1')!r}", at, size)
         if name == b"IEND":
             return None
-    return "it has no end (IEND)" if len(data) >= size else None
+    return "no end marker (IEND)" if len(data) >= size else None
 
 
 def _has_jpeg_end(data: bytes) -> bool:
-    """Walk a JPEG's segments to its end marker; those of thumbnails inside segments don't count."""
+    """Follow a JPEG's segments to its end marker; end markers of thumbnails inside segments don't count."""
     at = 2
     while (found := _JPEG_MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
         if marker == _EOI:
             return True
         if marker == _SOS and data.endswith(_JPEG_END):
-            return True  # pixels can't hold it, and to look at each of their bytes takes a millisecond
+            return True  # pixel data can't contain the marker; searching all of it would take a millisecond
         if marker not in _NO_LENGTH:
             at += int.from_bytes(data[at : at + 2], "big")
     return False
 
 
 def count_gif_frames(data: bytes, *, strict: bool = False) -> int:
-    """Count the pictures of a GIF, up to two; `strict`: only those that are complete.
+    """Count the images of a GIF, up to two. `strict`: count all images, or return 0 if the file ends within a block.
 
-    A GIF without its last byte, the trailer, is complete: all decoders take it.
+    A GIF without its last byte, the trailer, counts as complete: all decoders accept it.
     """
     frames = 0
     for name, complete in _gif_blocks(data):
@@ -151,7 +151,7 @@ def count_gif_frames(data: bytes, *, strict: bool = False) -> int:
 
 
 def _gif_blocks(data: bytes) -> Iterator[tuple[int, bool]]:
-    """Give each block's introducer, and whether it is all there."""
+    """Yield the introducer of each block, and whether the block is complete."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while at < len(data) and data[at] in (0x21, 0x2C):
         name = data[at]
@@ -168,8 +168,8 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, bool]]:
         at += 1
 
 
-def _find_cut_movie(data: bytes, size: int) -> str | None:
-    """Follow the boxes of a movie (ISO 14496-12) as far as the bytes at hand lead."""
+def _find_movie_truncation(data: bytes, size: int) -> str | None:
+    """Follow the boxes of a movie (ISO 14496-12) through the bytes at hand."""
     at = boxes = 0
     seen = set()
     while at + 8 <= len(data) and boxes < _BOXES_MAX:
@@ -184,7 +184,7 @@ def _find_cut_movie(data: bytes, size: int) -> str | None:
         boxes += 1
         at += length
         if at > size:
-            return _reaches(f"its box {name.decode('latin-1')!r}", at, size)
+            return _reaches(f"box {name.decode('latin-1')!r}", at, size)
     if at >= size and b"moov" not in seen:
-        return "it has no index (moov box): the recording was not finished"
+        return "no index (moov box); the recording was not finished"
     return None

@@ -1,7 +1,7 @@
-"""How long a video is, by its container's index. Frames are not decoded.
+"""The length of a video, read from the index of its container. Frames are not decoded.
 
-PyAV reads the index (the extra `video`) through a file that fetches little: the index of an mp4 stands at its start or at
-its end, and what is between is left where it is. Without PyAV, or where the index can't be read, the length is unknown.
+PyAV (the extra `video`) reads the index through a file object that fetches few bytes: the index of an mp4 is at its start or
+at its end, and the bytes between are not fetched. Without PyAV, or if the index can't be read, the length is unknown.
 """
 
 import io
@@ -13,24 +13,24 @@ BLOCK_BYTES = 64 * 1024
 BYTES_MAX = 8 * 1024 * 1024
 READS_MAX = 64
 DURATION_S_MAX = 24 * 3600.0
-"""A header that tells of more is not believed."""
+"""A longer duration in a header is not trusted: the length then counts as unknown."""
 
 Reader = Callable[[int, int], bytes]
-"""Gives the bytes from a position up to another."""
+"""Returns the bytes from one position to another."""
 
 
 def read_duration_s(head: bytes, size: int, kind: Kind, read: Reader) -> float | None:
-    """Return a video's length in seconds; None where it isn't known.
+    """Return a video's length in seconds; None if it is unknown.
 
-    `head` are its first bytes, of `size` in all; others are read as they are needed, at most 8 MB in 64 pieces. What the
-    storage raises comes through, for then nothing is known of the video at all.
+    `head` are the first of its `size` bytes. Further bytes are fetched with `read`, at most 8 MiB in 64 calls. What `read`
+    raises is raised again: the video can't be read from its storage.
     """
     try:
         import av  # noqa: PLC0415 (the extra `video`)
     except ImportError:
         return None
     file = RangedFile(head, size, read)
-    probing = {"probesize": str(BLOCK_BYTES), "analyzeduration": "0"}  # codecs don't matter here
+    probing = {"probesize": str(BLOCK_BYTES), "analyzeduration": "0"}  # only the container matters here, not the codecs
     try:
         with av.open(file, "r", "avi" if kind is AVI else "mov", options=probing) as container:
             duration_s = None if container.duration is None else container.duration / av.time_base
@@ -42,10 +42,10 @@ def read_duration_s(head: bytes, size: int, kind: Kind, read: Reader) -> float |
 
 
 class RangedFile(io.RawIOBase):
-    """A file in storage that can be read from anywhere, a block at a time and no more than so much of it."""
+    """A seekable file in storage. It is read in blocks, up to `BYTES_MAX` bytes and `READS_MAX` calls in all."""
 
     def __init__(self, head: bytes, size: int, read: Reader) -> None:
-        """`head` are the first bytes, which need not be fetched again."""
+        """`head` are the first bytes, which are not fetched again; `size` is the length of the file."""
         self._size = size
         self._read = read
         self._at = 0
@@ -53,14 +53,14 @@ class RangedFile(io.RawIOBase):
         self._head = head
         self._bytes = self._reads = 0
         self.fault: Exception | None = None
-        """What the storage raised: the library in between gives it another name."""
+        """What the storage raised; PyAV replaces it by an error of its own."""
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It can be read from anywhere."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
@@ -68,13 +68,13 @@ class RangedFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position; nothing is read."""
+        """Move the position without reading; return the new position."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, start + offset)
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes, fewer where a block ends. Raises OSError once too much was read."""
+        """Read up to `size` bytes, fewer at the end of a block. Raises OSError if the limits are exceeded."""
         left = self._size - self._at
         wanted = left if size < 0 else min(size, left)
         if wanted <= 0:
@@ -91,7 +91,7 @@ class RangedFile(io.RawIOBase):
     def _fetch(self, wanted: int) -> None:
         end = min(self._size, self._at + max(wanted, BLOCK_BYTES))
         if self._reads >= READS_MAX or self._bytes + end - self._at > BYTES_MAX:
-            raise OSError("too much would have to be read")
+            raise OSError("too many bytes would have to be read")
         try:
             block = self._read(self._at, end)
         except Exception as error:

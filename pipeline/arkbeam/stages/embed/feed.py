@@ -14,7 +14,7 @@ from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.manifest.staging import StagedRequest, request_from_json
-from arkbeam.media import encoded_length, fetch
+from arkbeam.media import encoded_length, load_medium
 from arkbeam.quota.budget import NO_COST
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.run_files import read_rows_at
@@ -76,19 +76,19 @@ def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
     for position, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
         if part.modality is Modality.TEXT:
             continue
-        fetched = fetch(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(position))
-        if isinstance(fetched, Failure):
-            return Unsendable(row.fingerprint, fetched)
-        if isinstance(fetched, Inline):
-            inlined[position] = fetched
+        loaded = load_medium(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(position))
+        if isinstance(loaded, Failure):
+            return Unsendable(row.fingerprint, loaded)
+        if isinstance(loaded, Inline):
+            inlined[position] = loaded
         else:
-            parts[position] = replace(part, value=fetched)
+            parts[position] = replace(part, value=loaded)
     length = sum(
         encoded_length(len(inlined[position].data), inlined[position].mime) if position in inlined else len(part.value)
         for position, part in enumerate(parts)
     )
     if length > spec.reading.media.body_bytes_max:
-        message = f"its parts have {length} bytes as sent; a request holds {spec.reading.media.body_bytes_max}"
+        message = f"the parts have {length} bytes as sent; a request may have at most {spec.reading.media.body_bytes_max} (media.body_bytes_max)"
         return Unsendable(row.fingerprint, Failure("request_too_large", message))
     try:
         body = encode_request(replace(request, parts=tuple(parts)), spec.wire, inlined)

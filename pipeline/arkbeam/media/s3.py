@@ -1,21 +1,27 @@
-"""Buckets of S3 through obstore, where it is installed.
+"""Reading objects of S3 with obstore, if it is installed: one request returns bytes, size and etag of one state of the object.
 
-A call takes a twentieth of the processor time that it takes through s3fs, and there is no thread that all calls share. What
-the user configured for s3fs holds here too; a setting that can't be translated leaves the bucket to fsspec, as do keys that
-obstore can't name.
+A request takes a twentieth of the CPU time that it takes with s3fs, and requests do not share one thread. The settings for
+s3fs apply here too. A bucket whose settings can't be translated, and keys that obstore can't name, are read with fsspec.
 
-Only S3 and what speaks it: there both ways tell the same etag. GCS's two interfaces tell different ones, so that a
-picture's identity would hang on which packages are installed, and the picture would be bought twice.
+Only S3 and stores with its API are read this way, because there both libraries report the same etag. For GCS they report
+different ones: an image's identity would depend on the installed packages, and the image would be embedded twice.
+
+Reading raises what obstore raises; FileNotFoundError if the object does not exist.
 """
 
+import io
+import posixpath
 import re
 import threading
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fsspec
+
+from arkbeam.media.identity import MediumBlocks, MediumRead, storage_version
 
 try:
     import botocore.config
@@ -32,7 +38,7 @@ _TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(minu
 _RETRIES = {"max_retries": 4, "retry_timeout": timedelta(minutes=2)}
 _STORES_MAX = 256
 _AWS_HOST = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
-# Of what may be configured for s3fs: what is translated here, and what concerns caches and uploads alone.
+# Settings of s3fs: those that are translated here, and those that only concern caches and uploads.
 _SESSION = {"profile"}
 _CLIENT = {"endpoint_url", "use_ssl"}
 _SECRETS = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "token": "aws_session_token"}
@@ -43,18 +49,24 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 _CLIENT_KWARGS = {"endpoint_url", "region_name", "use_ssl", *_SECRETS.values()}
 
+_BLOCK_BYTES = 1024 * 1024
+_PAGE_KEYS = 1000  # the most keys that S3 lists in one request
+# A page is listed only if at least so many of its keys are wanted: a listing takes as much time as 32 requests for single
+# objects in parallel, and costs twelve times as much as one.
+WANTED_OF_PAGE_MIN = 32
+
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """An object by its bucket's store and its key."""
+class S3Object:
+    """An object: its bucket, obstore's store of the bucket, and its key."""
 
     store: Any
     bucket: str
     key: str
 
 
-def find_place(uri: str) -> Place | None:
-    """Return where an `s3://` URI points, or None for whatever is better left to fsspec."""
+def find_object(uri: str) -> S3Object | None:
+    """Return the object of an `s3://` URI, or None if it must be read with fsspec."""
     scheme, separator, rest = uri.partition("://")
     if obstore is None or not separator or scheme.lower() not in _SCHEMES:
         return None
@@ -62,18 +74,83 @@ def find_place(uri: str) -> Place | None:
     if not bucket or not _is_plain(key):
         return None
     store = _stores.get(bucket)
-    return None if store is None else Place(store, bucket, key)
+    return None if store is None else S3Object(store, bucket, key)
 
 
 def _is_plain(key: str) -> bool:
-    """Tell whether obstore reads this very key: it drops slashes at the ends, and refuses empty and dotted segments."""
+    """Return True if obstore reads exactly this key: it strips slashes at both ends, and refuses empty and dot segments."""
     if "?versionId=" in key or not key.isprintable():
         return False
     return not any(segment in ("", ".", "..") for segment in key.split("/"))
 
 
+def read_object(target: S3Object, start: int, end: int) -> MediumRead:
+    """Read the bytes from `start` to `end`, fewer if the object ends before."""
+    opened = open_object(target, start, end)
+    if opened.expected <= _BLOCK_BYTES:
+        return MediumRead(b"".join(opened.blocks), opened.size, opened.version)
+    whole = io.BytesIO()  # returns its buffer without a copy
+    for block in opened.blocks:
+        whole.write(block)
+    return MediumRead(whole.getvalue(), opened.size, opened.version)
+
+
+def open_object(target: S3Object, start: int, end: int) -> MediumBlocks:
+    """Start reading the bytes from `start` to `end`. Size and version are known at once; the bytes come in blocks."""
+    try:
+        answer = obstore.get(target.store, target.key, options={"range": (start, end)})
+    except obstore.exceptions.BaseError:
+        size, version = head_object(target)  # a range of an empty object is an error
+        if start < size:
+            raise
+        return MediumBlocks(iter(()), 0, size, version)
+    low, high = answer.range
+    meta = answer.meta
+    return MediumBlocks(iter(answer.stream(min_chunk_size=_BLOCK_BYTES)), high - low, meta["size"], _version(meta))
+
+
+def head_object(target: S3Object) -> tuple[int, str]:
+    """Return the size and the version without reading the bytes."""
+    meta = obstore.head(target.store, target.key)
+    return meta["size"], _version(meta)
+
+
+def list_versions(store: Any, wanted: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those `wanted` keys for which listing is cheap; the caller requests the others one by one.
+
+    `wanted` is sorted, without duplicates. Each page starts at the next wanted key. Listing stops at the first page with too
+    few wanted keys.
+    """
+    found: dict[str, str] = {}
+    folder = posixpath.commonpath([wanted[0], wanted[-1]])
+    start = 0
+    while len(wanted) - start >= WANTED_OF_PAGE_MIN:
+        page = _list_page(store, folder, wanted[start])
+        end = bisect_right(wanted, max(page, default=""), start)
+        hits = {key: page[key] for key in wanted[start:end] if key in page}
+        found |= hits
+        start = end
+        if len(hits) < WANTED_OF_PAGE_MIN or len(page) < _PAGE_KEYS:
+            break
+    return found
+
+
+def _list_page(store: Any, folder: str, first: str) -> Mapping[str, str]:
+    """List one page of keys below a folder, from `first` on, with their versions."""
+    before = first[:-1]  # the listing starts after this key
+    for page in obstore.list(store, folder or None, offset=before or None, chunk_size=_PAGE_KEYS):
+        return {meta["path"]: _version(meta) for meta in page}
+    return {}
+
+
+def _version(meta: Mapping[str, Any]) -> str:
+    """Return the etag, in the form that s3fs reports; size and time of change if there is none."""
+    tag = meta.get("e_tag")
+    return storage_version(str(tag).strip('"')) if tag else f"{meta['size']}-{meta['last_modified']}"
+
+
 class _Stores:
-    """The stores of this process, one a bucket: settings and environment are those of its first use."""
+    """The stores of this process, one for each bucket, with the settings and the environment at its first use."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -99,14 +176,14 @@ class _Stores:
 
 
 def forget_stores() -> None:
-    """Make stores anew from now on, since the settings have changed."""
+    """Drop all stores, so that changed settings apply."""
     _stores.clear()
 
 
 def _make_store(bucket: str, settings: Mapping[str, Any]) -> Any:
-    """Make a bucket's store as s3fs would reach it; None where that takes what is not translated.
+    """Create the store of a bucket with the settings of s3fs; None if one of them can't be translated.
 
-    botocore itself works out endpoint, region and credentials from settings, environment and its files.
+    botocore finds endpoint, region and credentials in the settings, the environment and its configuration files.
     """
     client = _make_client(settings)
     if client is None:
@@ -137,12 +214,12 @@ def _make_store(bucket: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _make_client(settings: Mapping[str, Any]) -> Any:
-    """Make botocore's client of the settings; None where one of them is not understood here."""
+    """Create botocore's client with the settings of s3fs; None if one of them can't be translated."""
     client_kwargs = dict(settings.get("client_kwargs") or {})
     config_kwargs = dict(settings.get("config_kwargs") or {})
     named = {"anon", "requester_pays", "client_kwargs", "config_kwargs", *_SESSION, *_CLIENT, *_SECRETS, *_SECRETS_ALSO}
     unknown = {name for name, value in settings.items() if value not in (None, False, {})} - named - _WITHOUT_EFFECT
-    if unknown or set(client_kwargs) - _CLIENT_KWARGS or not _understands(config_kwargs):
+    if unknown or set(client_kwargs) - _CLIENT_KWARGS or not _can_translate(config_kwargs):
         return None
     for name, argument in {**_SECRETS_ALSO, **_SECRETS, **{name: name for name in _CLIENT}}.items():
         if settings.get(name) is not None:
@@ -154,8 +231,8 @@ def _make_client(settings: Mapping[str, Any]) -> Any:
     return session.create_client("s3", config=config, **client_kwargs)
 
 
-def _understands(config_kwargs: Mapping[str, Any]) -> bool:
-    """Of botocore's own settings: the style of addresses; what is about pools, time-outs and retries does no harm."""
+def _can_translate(config_kwargs: Mapping[str, Any]) -> bool:
+    """Return True if botocore's own settings can be translated. Those for pools, timeouts and retries may be ignored."""
     harmless = {"max_pool_connections", "connect_timeout", "read_timeout", "retries", "tcp_keepalive"}
     if set(config_kwargs) - harmless - {"s3", "signature_version", "region_name"}:
         return False
@@ -172,7 +249,7 @@ def _addressing(settings: Mapping[str, Any]) -> str:
 
 
 def _find_region(client: Any, bucket: str) -> str | None:
-    """Ask AWS in which region a bucket lies; it says so to whoever asks, also when it refuses all else."""
+    """Ask AWS for the region of a bucket. The reply names it even if access is denied."""
     try:
         answer = client.head_bucket(Bucket=bucket)
     except botocore.exceptions.ClientError as error:
@@ -185,13 +262,13 @@ def _find_region(client: Any, bucket: str) -> str | None:
 
 
 class _Credentials:
-    """botocore's credentials, which renew themselves, in the shape that obstore asks for."""
+    """botocore's credentials, which renew themselves, in the form that obstore needs."""
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
 
     def __call__(self) -> dict[str, Any]:
-        """Give what is valid now."""
+        """Return the credentials that are valid now."""
         frozen = self._credentials.get_frozen_credentials()
         return {
             "access_key_id": frozen.access_key,

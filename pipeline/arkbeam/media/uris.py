@@ -1,0 +1,215 @@
+"""Kinds of media URIs (local path, http(s) URL, object, data URI) and which of them a manifest may name.
+
+No medium is read here; only symbolic links of local paths are resolved.
+"""
+
+import binascii
+import ipaddress
+import os
+import posixpath
+import re
+import socket
+from collections.abc import Collection, Iterable
+from urllib.parse import unquote
+
+from arkbeam.base.refusal import refuse
+
+WEB_SCHEMES = frozenset({"http", "https"})
+LOCAL_SCHEMES = frozenset({"file", "local"})
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_DATA_URI_HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
+# Digits alone are no extension: `/v1.2`.
+_EXTENSION = re.compile(r"(?=[0-9]*[A-Za-z])[0-9A-Za-z]{1,10}")
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+# Special addresses that Python's registry lacks, at least in some versions: the protocol's own block (Oracle's metadata
+# service had an address there), site-local addresses, and Azure's agent, which is reachable only inside that cloud and
+# hands out certificates and keys. The metadata services of other clouds have link-local, shared or unique local addresses.
+_SPECIAL_NETWORKS = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "fec0::/10", "168.63.129.16/32")))
+# Prefixes of IPv6 addresses that are translated to the IPv4 address in their last 32 bits (RFC 6052, 8215).
+_NAT64_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48")))
+
+
+def scheme_of(uri: str) -> str | None:
+    """Return the URI's scheme in lower case, `data` for a data URI, None for a path."""
+    if is_data_uri(uri):
+        return "data"
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else None
+
+
+def is_web(uri: str) -> bool:
+    """Return True if the URI is an http(s) URL."""
+    return scheme_of(uri) in WEB_SCHEMES
+
+
+def is_data_uri(uri: str) -> bool:
+    """Return True if the URI contains the medium's bytes."""
+    return uri[:5].lower() == "data:"
+
+
+def local_path(uri: str) -> str | None:
+    """Return the path of a local file or folder, None for any other URI. `~` and `%20` are not expanded."""
+    scheme = scheme_of(uri)
+    if scheme is None:
+        return uri
+    return uri.partition("://")[2] if scheme in LOCAL_SCHEMES else None
+
+
+def extension_of(uri: str) -> str:
+    """Return the extension of a URI's path as it is written, empty if there is none."""
+    path = (uri.partition("#")[0] if is_web(uri) else uri).partition("?")[0]
+    name = posixpath.basename(unquote(path.partition("://")[2].partition("/")[2]))
+    extension = name.rpartition(".")[2] if "." in name else ""
+    return extension if _EXTENSION.fullmatch(extension) else ""
+
+
+def make_absolute(uri: str, folder: str) -> str:
+    """Return a medium's URI in a form that does not depend on the manifest that names it.
+
+    A relative path starts at `folder`, the folder of the manifest that names it, which may itself be a URI. Local paths
+    lose `file://`, `.` and `..`, so that one file has one name; every other URI is returned as it is.
+    """
+    path = local_path(uri)
+    if path is None:
+        return uri
+    if os.path.isabs(path):
+        return os.path.normpath(path)
+    base = local_path(folder)
+    if base is not None:
+        return os.path.normpath(os.path.join(os.path.abspath(base), path))
+    scheme, _, base_path = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(base_path, path))}"
+
+
+def is_below(uri: str, roots: Iterable[str]) -> bool:
+    """Return True if a file is below one of the folders.
+
+    Symbolic links of local paths are resolved. Other URIs must start with the folder's scheme, host or bucket, and path.
+    """
+    path = local_path(uri)
+    if path is not None:
+        return _find_real_path(path, roots) is not None
+    return any(_has_prefix(uri, root) for root in roots)
+
+
+def _has_prefix(uri: str, root: str) -> bool:
+    if "::" in uri or scheme_of(uri) != scheme_of(root):
+        return False
+    names, above = (one.partition("://")[2].partition("?")[0].strip("/").split("/") for one in (uri, root))
+    return not {"", ".", ".."} & set(names) and names[: len(above)] == above
+
+
+def _find_real_path(path: str, roots: Iterable[str]) -> str | None:
+    """Return the real path of a local file below one of the local `roots`, links resolved; None if it is outside."""
+    real = os.path.realpath(path)
+    for root in map(local_path, roots):
+        if root is not None:
+            folder = os.path.realpath(root)
+            if os.path.commonpath([real, folder]) == folder:
+                return real
+    return None
+
+
+def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
+    """Return the real path of a local file that a manifest may name, symbolic links resolved.
+
+    Raises RowRefused (`media_bad_uri`, or `media_forbidden` for a file outside `roots`, whether it exists or not: people
+    who write manifests do not necessarily have the right to read this machine's disk).
+    """
+    if len(path) > chars_max:
+        refuse("media_bad_uri", f"the path has {len(path)} characters; at most {chars_max} are allowed")
+    if "\0" in path:
+        refuse("media_bad_uri", "not a valid file path: it contains a null character")
+    real = _find_real_path(path, roots)
+    if real is None:
+        refuse(
+            "media_forbidden",
+            "the file is outside the folders that may be read; if it may be read, add its folder to media.allowed_roots",
+        )
+    return real
+
+
+def check_scheme(uri: str, schemes: Collection[str]) -> None:
+    """Refuse an object whose scheme is not in `schemes`, and any chained URI (`s3://…::file://…`), which could reach anything.
+
+    Raises RowRefused (`media_forbidden`).
+    """
+    scheme = scheme_of(uri)
+    if scheme not in schemes:
+        refuse("media_forbidden", f"media with the scheme {scheme!r} may not be read (media.schemes)")
+    if "::" in uri:
+        refuse("media_forbidden", "chained URIs (with '::') may not be read")
+
+
+def check_url(url: str, chars_max: int) -> None:
+    """Refuse a malformed http(s) URL. Whether there is a medium behind it shows when it is fetched.
+
+    Raises RowRefused (`media_bad_uri`).
+    """
+    if len(url) > chars_max:
+        refuse("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
+    host = url.partition("://")[2].partition("/")[0].partition("?")[0]
+    if not host or any(character.isspace() or character < " " for character in url):
+        refuse("media_bad_uri", "malformed URL: it has no host, or it contains white space")
+
+
+def is_public(address: str) -> bool:
+    """Return True if an IP address, as the system resolves it, belongs to the public Internet.
+
+    False for a private, loopback, link-local, multicast, shared, reserved or unspecified address, for an IPv6 address that
+    contains such an IPv4 address, and for text that is not an address. Source: the IANA registries of special-purpose
+    addresses.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    embedded = _find_embedded(parsed)
+    if embedded is not None:
+        return is_public(str(embedded))
+    special = parsed.is_multicast or parsed.is_reserved or any(parsed in network for network in _SPECIAL_NETWORKS)
+    return parsed.is_global and not special
+
+
+def _find_embedded(address: _Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address inside an IPv6 address, None if there is none."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if any(address in network for network in _NAT64_NETWORKS):
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def literal_address(host: str) -> str | None:
+    """Return the IP address that a host is, None for a name: `127.1`, `2130706433` and `0x7f000001` are 127.0.0.1."""
+    try:
+        return str(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def decode_data_uri(uri: str) -> tuple[str, bytes]:
+    """Return the type and the bytes of a data URI, `data:image/<format>;base64,<payload>`, as the API's contract writes it.
+
+    Raises RowRefused (`media_bad_data_uri`) for any other form.
+    """
+    head = _DATA_URI_HEAD.match(uri)
+    if head is None:
+        refuse(
+            "media_bad_data_uri",
+            "a data URI must start with data:image/<format>;base64, or data:video/<format>;base64, in lower case",
+        )
+    try:
+        data = binascii.a2b_base64(uri[head.end() :].encode("ascii"), strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        refuse("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
+    return head[1], data
+
+
+def encoded_length(size: int, mime: str) -> int:
+    """Return the length in characters of the data URI of `size` bytes."""
+    return len(f"data:{mime};base64,") + 4 * ((size + 2) // 3)
