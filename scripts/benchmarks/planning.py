@@ -37,7 +37,7 @@ def measure(bench: Bench) -> list[Figure]:
     bench.say(f"store of {sizes.known:,} vectors written")
     return [
         _figure("the join", said["join"], sizes, "split into buckets and plan_bucket, on one core"),
-        _figure("through Beam", said["beam"], sizes, "PlanRows on the in-process runner, on one core"),
+        _figure("through Beam", said["beam"], sizes, "PlanBuckets on the in-process runner, on one core"),
         _command_figure(bench, site, sizes),
     ]
 

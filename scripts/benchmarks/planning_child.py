@@ -6,12 +6,11 @@ Prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: the pure function
 in-process runner. CONFIG tells what a run's stages know, such as the number of buckets.
 """
 
-import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +21,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import load_config
 from arkbeam.app.job import prepare_job
 from arkbeam.base import schema
-from arkbeam.beam.plan import PlanRows
-from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets
+from arkbeam.beam.plan import PlanBuckets
+from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets, sum_totals
 from arkbeam.stages.spec import RunSpec
 
 from scripts.benchmarks.runs import BenchError
@@ -63,7 +62,7 @@ def make_tables(rows: int, known: int) -> _Tables:
 def plan_alone(tables: _Tables, spec: RunSpec) -> PlanTotals:
     """Split into buckets and plan each, as the stages do, without Beam."""
     keys, index = (_by_bucket(pieces, spec.buckets) for pieces in (tables.keys, tables.index))
-    return _sum(plan_bucket(keys[bucket], index.get(bucket, []), []).totals for bucket in keys)
+    return sum_totals(plan_bucket(keys[bucket], index.get(bucket, []), []).totals for bucket in keys)
 
 
 def plan_through_beam(spec: RunSpec) -> PlanTotals:
@@ -76,17 +75,13 @@ def plan_through_beam(spec: RunSpec) -> PlanTotals:
             | "SplitIndex" >> beam.FlatMap(_split, "index", spec.buckets)
         )
         refused = pipeline | "Refused" >> beam.Create([])
-        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanRows(spec)
+        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanBuckets(spec)
         _ = planned.totals | "Note" >> beam.Map(_note)
-    return _sum(_totals)
+    return sum_totals(_totals)
 
 
 def _split(number: int, name: str, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     yield from split_buckets(getattr(_tables, name)[number], buckets)
-
-
-def _sum(totals: Iterable[PlanTotals]) -> PlanTotals:
-    return functools.reduce(PlanTotals.plus, totals, PlanTotals())
 
 
 def _note(totals: PlanTotals) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from arkbeam.ark.models import VERSIONS
 from arkbeam.base import schema
+from arkbeam.quota.options import RateLimits
 from arkbeam.stages.plan import (
     BUCKETS_MAX,
     NOT_BOUGHT,
@@ -257,11 +258,11 @@ def test_lanes_are_dealt_evenly(lanes: int) -> None:
 def test_estimate_names_the_limit_that_binds() -> None:
     """Time is that of the nearer limit, at the share of the quota that a run uses, and money is by kind of token."""
     caps = VERSIONS["251215"]
-    short = estimate(PlanTotals(to_buy=1_000, text_tokens=20_000), caps, rpm=100, tpm=10_000, headroom=0.5)
+    short = estimate(PlanTotals(to_buy=1_000, text_tokens=20_000), caps, RateLimits(100, 10_000), headroom=0.5)
     assert (short.binding, short.minutes) == ("rpm", pytest.approx(20))
     assert short.cost_cny == pytest.approx(20_000 / 1e6 * caps.price_text_cny_per_million)
     large = estimate(
-        PlanTotals(to_buy=10, text_tokens=500, image_tokens=13_000), caps, rpm=100, tpm=10_000, headroom=0.5
+        PlanTotals(to_buy=10, text_tokens=500, image_tokens=13_000), caps, RateLimits(100, 10_000), headroom=0.5
     )
     assert (large.binding, large.minutes) == ("tpm", pytest.approx(2.7))
     money = 500 / 1e6 * caps.price_text_cny_per_million + 13_000 / 1e6 * caps.price_image_cny_per_million
@@ -270,7 +271,7 @@ def test_estimate_names_the_limit_that_binds() -> None:
 
 def test_nothing_to_buy_costs_nothing() -> None:
     """A run that owns all its vectors is estimated at no money and no time."""
-    nothing = estimate(PlanTotals(rows=5, owned=5), VERSIONS["251215"], rpm=1, tpm=1, headroom=1.0)
+    nothing = estimate(PlanTotals(rows=5, owned=5), VERSIONS["251215"], RateLimits(1, 1), headroom=1.0)
     assert (nothing.cost_cny, nothing.minutes) == (0, 0)
 
 

@@ -33,8 +33,7 @@ from arkbeam.stages.publish import embeddings, failures, parts
 from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS, Commit, begin_commit, describe_run, end_run, finish_commit
 from arkbeam.stages.publish.embeddings import write_embeddings_part
 from arkbeam.stages.publish.failures import write_failures_part
-from arkbeam.stages.publish.parts import PartFile, assign_parts, count_by, part_numbers
-from arkbeam.stages.publish.rows import Manifests
+from arkbeam.stages.publish.parts import Manifests, PartFile, assign_parts, count_by, part_numbers
 from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, write_usage_part
 from arkbeam.stages.read import ShardSummary, stage_shard
 from arkbeam.store.claim import MARK_NAME
@@ -103,7 +102,7 @@ class Run:
             chance.shuffle(wanted)
             bought = [_bought(name, self.texts[name], next(numbers)) for name in wanted]
             spec = self.job.spec
-            write_segment(spec.store.uri, spec.run, segment, segment_table(bought, DIMENSIONS))
+            write_segment(spec.store.uri, spec.run.name, segment, segment_table(bought, DIMENSIONS))
 
     def segments(self) -> dict[int, str]:
         """The segments of the store by their ids."""
@@ -152,7 +151,7 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
     }
     job = prepare_job(parse_config(raw), base_url="http://127.0.0.1:1/api/v3")
     (folder / "out").mkdir()
-    (folder / "out" / MARK_NAME).write_bytes(orjson.dumps({"run": job.spec.run}))  # the claim, as the job holds it
+    (folder / "out" / MARK_NAME).write_bytes(orjson.dumps({"run": job.spec.run.name}))  # the claim, as the job holds it
     summaries, keys, texts = [], [], {}
     for shard in job.shards:
         *tables, summary = stage_shard(shard, job.spec)
@@ -161,7 +160,7 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
         keys += [table for table in tables if isinstance(table, pa.Table)]
         everything = np.arange(summary.staged, dtype=np.uint32)
         for table in read_rows_at(
-            job.spec.store.uri, job.spec.run, shard.number, everything, ["fingerprint", "request"]
+            job.spec.store.uri, job.spec.run.name, shard.number, everything, ["fingerprint", "request"]
         ):
             for name, request in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 texts[name] = request_from_json(request).request.parts[0].value
@@ -171,7 +170,7 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
 
 def _read(run: Run, file: PartFile) -> pa.Table:
     """Read a published file, and check that it is what its entry in `run.json` says."""
-    path = Path(run.job.spec.output_uri) / file.path
+    path = Path(run.job.spec.run.output_uri) / file.path
     table = pq.read_table(path)
     assert (file.rows, file.bytes) == (table.num_rows, path.stat().st_size)
     assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -231,7 +230,7 @@ def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None
         wrong = refs.set_column(index, refs.schema.field(name), pa.array(values))
         with pytest.raises(StoreError, match="run again"):
             write_embeddings_part(0, wrong, run.segments(), run.manifests, run.job.spec)
-    assert not list(Path(run.job.spec.output_uri).rglob("*.parquet"))
+    assert not list(Path(run.job.spec.run.output_uri).rglob("*.parquet"))
 
 
 def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) -> None:
@@ -248,7 +247,7 @@ def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) ->
     with pytest.raises(StoreError, match=r"damaged.* set aside as .*run again"):
         write_embeddings_part(0, refs, {1: str(path)}, run.manifests, run.job.spec)
     assert run.segments() == {}
-    assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run / path.name).read_bytes() == data
+    assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run.name / path.name).read_bytes() == data
 
 
 def _settle(run: Run, refused: Mapping[str, tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
@@ -321,19 +320,19 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
     """Fill a store with what several runs paid; return text and image tokens, outcome and run of all that are ours."""
     spec = run.job.spec
     names = list(run.texts)
-    dead = new_run_name(spec.output_uri, OLD_SECONDS, "0" * 8)
-    other = new_run_name(spec.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    dead = new_run_name(spec.run.output_uri, OLD_SECONDS, "0" * 8)
+    other = new_run_name(spec.run.output_uri + "-other", OLD_SECONDS, "1" * 8)
     ids = count(1)
 
     def event(kind: EventKind, name: bytes, client_id: str, usage: Usage = Usage()) -> Event:
         return Event(kind, Attempt(name, client_id, 1, 1.0), Failure("x", "x"), usage)
 
-    for owner, first in ((spec.run, 0), (dead, 3), (other, 5)):
+    for owner, first in ((spec.run.name, 0), (dead, 3), (other, 5)):
         bought = [_bought(name, run.texts[name], first + at) for at, name in enumerate(names[first : first + 2])]
         write_segment(spec.store.uri, owner, next(ids), segment_table(bought, DIMENSIONS))
     write_events(
         spec.store.uri,
-        spec.run,
+        spec.run.name,
         next(ids),
         [event(EventKind.UNUSABLE, names[0], "nan", Usage(5, 5, 2, 3)), event(EventKind.REFUSED, names[7], "no")],
     )
@@ -346,9 +345,9 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
     write_events(spec.store.uri, dead, next(ids), lost)
     write_events(spec.store.uri, other, next(ids), [event(EventKind.UNUSABLE, names[0], "theirs", Usage(9, 9, 9, 0))])
     return {
-        **{f"client-{number}": (10, number, "ok", spec.run) for number in (0, 1)},
+        **{f"client-{number}": (10, number, "ok", spec.run.name) for number in (0, 1)},
         **{f"client-{number}": (10, number, "ok", dead) for number in (3, 4)},
-        "nan": (2, 3, "unusable", spec.run),
+        "nan": (2, 3, "unusable", spec.run.name),
         "lost-then-bought": (10, 1, "lost", dead),
         "lost-then-bought-by-another": (10, 5, "lost", dead),
         "lost-for-ever": (None, None, "lost", dead),
@@ -364,7 +363,7 @@ def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.Monk
     spec = run.job.spec
     paid = _pay(run)
     monkeypatch.setattr("arkbeam.stages.publish.usage.FILES_PER_PART", 2)
-    sources = list_usage_sources(spec.store.uri, spec.output_uri)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
     assert [number for number, _ in sources] == list(range(len(sources)))
     assert len(sources) == 2
     written = [write_usage_part(part, uris, spec) for part, uris in sources]
@@ -374,9 +373,9 @@ def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.Monk
     got = {name: (row["text_tokens"], row["image_tokens"], row["outcome"], row["run"]) for name, row in found.items()}
     assert got == paid
     for name, (text, image, _, _) in paid.items():
-        cost = None if text is None or image is None else pytest.approx(cost_cny(text, image, spec.capabilities))
+        cost = None if text is None or image is None else pytest.approx(cost_cny(text, image, spec.model.capabilities))
         assert found[name]["cost_cny"] == cost
-    _check_totals(written, paid, spec.run)
+    _check_totals(written, paid, spec.run.name)
     assert count_paid_twice(written) == 2  # names[0] was unusable once, names[1] lost once
 
 
@@ -393,7 +392,7 @@ def _check_totals(
 def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None:
     """Readers find the schema all the same."""
     run = _stage(tmp_path)
-    ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.output_uri)
+    ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_uri)
     written = write_usage_part(part, uris, run.job.spec)
     assert _read(run, written.file).schema.names == schema.USAGE.names
     assert (written.file.rows, count_paid_twice([written])) == (0, 0)
@@ -450,7 +449,7 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
     """Publish as the transforms do, in parts of at most so many rows; `extra` rows are said to be read in addition."""
     spec = run.job.spec
     refs, failed = _settle(run, {})
-    begin_commit(spec.output_uri, spec.run)
+    begin_commit(spec.run.output_uri, spec.run.name)
     published = [
         write_embeddings_part(part, rows, run.segments(), run.manifests, spec)
         for part, rows in _split(refs, "segment", rows_max)
@@ -459,7 +458,9 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
         write_failures_part(part, rows, [] if part else run.unreadable, run.manifests, spec)
         for part, rows in _split(failed, "shard", rows_max) or [(0, failed)]
     ]
-    used = [write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.output_uri)]
+    used = [
+        write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.run.output_uri)
+    ]
     return finish_commit(_commit(run, published, rejected, used, extra), spec)
 
 
@@ -490,9 +491,9 @@ def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
         assert (note["quota"]["found_rpm"], note["quota"]["found_tpm"]) == (found.rpm, None)
         console = Console(file=StringIO(), width=200)
         console.print(summary_table(note))
-        status = Status(Counts(), 0, 0.0, spec.rpm, spec.tpm, 1.0, None, found)
+        status = Status(Counts(), 0, 0.0, spec.rate_limits.rpm, spec.rate_limits.tpm, 1.0, None, found)
         line = describe_progress(status, Rates(), spec)
-        words = f"the service allows about 412 requests/min; the config says {spec.rpm:,}"
+        words = f"the service allows about 412 requests/min; the config says {spec.rate_limits.rpm:,}"
         for told in (line, console.file.getvalue()):  # type: ignore[attr-defined]
             assert (words in told) == (found.rpm is not None)
 
@@ -502,7 +503,7 @@ def test_a_commit_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
     """Around every file operation: either there is no `_SUCCESS`, or the output is whole; and a repeat completes it."""
     run = _stage(tmp_path, rows=25)
     run.fill_store(random.Random(2), 0.4)
-    output = Path(run.job.spec.output_uri)
+    output = Path(run.job.spec.run.output_uri)
     _publish(run, rows_max=5)
     finished, partial = False, 0
     for fatal in range(100):
@@ -531,7 +532,7 @@ def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
     """Only those: files that are not ours to name stay, and so does nothing that a killed writer left."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.4)
-    output = Path(run.job.spec.output_uri)
+    output = Path(run.job.spec.run.output_uri)
     many = _publish(run, rows_max=5)
     (output / "embeddings/.part-00000.parquet.0a0b0c0d.tmp").touch()
     (output / "notes.parquet").touch()
@@ -558,7 +559,7 @@ def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -
     assert note["rows"] == note["published"] + note["failed"] == len(run.lines)
     with pytest.raises(StoreError, match=f"{note['rows'] + extra} rows in, {note['published']} published"):
         _publish(run, rows_max=50, extra=extra)
-    assert not (Path(run.job.spec.output_uri) / SUCCESS).exists()
+    assert not (Path(run.job.spec.run.output_uri) / SUCCESS).exists()
 
 
 STOP = Stop(StopKind.SERVICE, "AccountOverdueError", "pay first")
@@ -572,8 +573,8 @@ def test_a_run_that_stopped_leaves_the_output_alone_unless_told_otherwise(tmp_pa
     everything = PartFile("failures/part-00000.parquet", len(run.lines), 1, "0")
     stopped = _commit(run, [], [everything], [])
     end_run(replace(stopped, report=replace(stopped.report, stop=STOP)), spec)
-    assert (Path(spec.output_uri) / SUCCESS).exists() is partial
-    note = orjson.loads(Path(note_uri(spec.store.uri, spec.run, "result")).read_bytes())
+    assert (Path(spec.run.output_uri) / SUCCESS).exists() is partial
+    note = orjson.loads(Path(note_uri(spec.store.uri, spec.run.name, "result")).read_bytes())
     assert note["stopped"] == {"kind": "service", "code": "AccountOverdueError", "message": "pay first"}
 
 

@@ -67,7 +67,7 @@ def _staged(job: Job, shard: int, rows: int) -> list[dict[str, Any]]:
     columns = ["row", "id", "fingerprint", "request", "kept"]
     return [
         row
-        for table in read_rows_at(job.spec.store.uri, job.spec.run, shard, ordinals, columns)
+        for table in read_rows_at(job.spec.store.uri, job.spec.run.name, shard, ordinals, columns)
         for row in table.to_pylist()
     ]
 
@@ -84,7 +84,7 @@ def test_every_line_is_staged_or_unreadable_or_blank(tmp_path: Path) -> None:
     assert keys.select(["shard", "ordinal"]).to_pylist() == [{"shard": 0, "ordinal": number} for number in range(3)]
     assert keys["fingerprint"].to_pylist() == [row["fingerprint"] for row in staged]
     assert keys["fingerprint"][0] == keys["fingerprint"][2] != keys["fingerprint"][1]
-    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run, 0))
+    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run.name, 0))
     assert unreadable["row"].to_pylist() == [2]
 
 
@@ -119,12 +119,12 @@ def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatc
             _stage(job)
     first = _stage(job)
     for folder in (rows_folder, unreadable_folder):  # what a try left that was cut elsewhere
-        path = Path(folder(job.spec.store.uri, job.spec.run, 0))
+        path = Path(folder(job.spec.store.uri, job.spec.run.name, 0))
         (path / "0000000007.parquet").write_bytes((path / "0000000000.parquet").read_bytes())
     again = _stage(job)
     assert first == again
     assert [row["row"] for row in _staged(job, 0, 20)] == list(range(20))
-    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run, 0))
+    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run.name, 0))
     assert unreadable.num_rows == 1
 
 
@@ -159,7 +159,7 @@ def _fill_store(job: Job) -> list[str]:
 def _read_all(job: Job) -> tuple[set[int], set[int]]:
     """Return the numbers that the store owns and those that it knows to be refused."""
     found: tuple[set[int], set[int]] = (set(), set())
-    for group in list_store_files(job.spec.store.uri, job.spec.run):
+    for group in list_store_files(job.spec.store.uri, job.spec.run.name):
         for numbers, table in zip(found, read_store_files(group, job.spec), strict=True):
             numbers.update(int.from_bytes(name) for name in table["fingerprint"].to_pylist())
     return found

@@ -125,8 +125,8 @@ def plan(
     job = prepare_job(loaded, retry_failed=retry_failed)
     _print_notes(job.notes)
     totals, spec = plan_job(job, beam_options or []), job.spec
-    limits = {"rpm": spec.rpm, "tpm": spec.tpm}
-    expected = estimate(totals, spec.capabilities, **limits, headroom=spec.quota.headroom, budget=spec.budget)
+    limits, capabilities = spec.rate_limits, spec.model.capabilities
+    expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
     out.print(plan_table(totals, expected))
 
 

@@ -58,7 +58,7 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
         f"{items_per_s * 60 / status.rpm:.0%} of rpm",
         f"{tokens_per_s * 60 / status.tpm:.0%} of tpm ({tokens_per_s * 60:,.0f} tokens/min)",
         f"{counts.refused:,} refused, {counts.retries:,} retries, {counts.failed:,} failed",
-        f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities):,.4f} CNY",
+        f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities):,.4f} CNY",
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",
     ]
     if spec.budget.is_set:
@@ -86,9 +86,9 @@ def show_progress(spec: RunSpec, console: Console, *, plain_s: float = PLAIN_S) 
 
 
 def _line(spec: RunSpec, rates: Rates) -> str:
-    engine = find_engine(spec.run)
+    engine = find_engine(spec.run.name)
     if engine is None:
-        return f"reading and planning, {format_seconds(time.time() - spec.started_s)}"
+        return f"reading and planning, {format_seconds(time.time() - spec.run.started_s)}"
     status = engine.status()
     counts = status.counts
     rates.add(time.monotonic(), counts.bought + counts.failed, counts.total_tokens)

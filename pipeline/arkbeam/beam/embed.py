@@ -7,7 +7,8 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
 from arkbeam.engine.outcomes import LaneReport
-from arkbeam.stages.embed import Block, embed_lane, open_engine
+from arkbeam.stages.embed.lanes import Block, embed_lane
+from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.spec import RunSpec
 

@@ -9,8 +9,8 @@ from apache_beam.pvalue import PCollection, TaggedOutput
 
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
-from arkbeam.stages.embed import Block
-from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by
+from arkbeam.stages.embed.lanes import Block
+from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
 from arkbeam.store.run_files import buyers_uri, write_tables
@@ -19,7 +19,7 @@ OWNED, WAITING, BUYERS, REFUSED, TOTALS = "owned", "waiting", "buyers", "refused
 REFS, FAILED = "refs", "failed"
 
 
-class PlanRows(beam.PTransform):
+class PlanBuckets(beam.PTransform):
     """Join `keys`, `index` and `refused` by bucket.
 
     Gives `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED) and `totals`.
@@ -42,7 +42,7 @@ class SumTotals(beam.PTransform):
         """Give one element, also when there is no bucket."""
         totals, summaries = counted
         unread = summaries | "Unread" >> beam.Map(_total_of_shard)
-        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(_sum_totals)
+        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(sum_totals)
 
 
 class DealLanes(beam.PTransform):
@@ -62,7 +62,7 @@ class DealLanes(beam.PTransform):
         )
 
 
-class SettleRows(beam.PTransform):
+class SettleBuckets(beam.PTransform):
     """Join the rows that `waiting` holds with what was `bought` and what was `refused`; give `refs` and `failed`."""
 
     def expand(self, tables: Any) -> Any:
@@ -92,18 +92,11 @@ def _total_of_shard(summary: ShardSummary) -> PlanTotals:
     return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context)
 
 
-def _sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:
-    result = PlanTotals()
-    for one in totals:
-        result = result.plus(one)
-    return result
-
-
 def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[tuple[int, Block]]:
     shard, tables = element
     faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))
-    write_tables(buyers_uri(spec.store.uri, spec.run, shard), blocks, KEYS)
+    write_tables(buyers_uri(spec.store.uri, spec.run.name, shard), blocks, KEYS)
     faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
         yield deal_lane(shard, number, spec.quota.lanes), Block(shard, number, block.num_rows)

@@ -19,7 +19,7 @@ INDEX, REFUSED = "index", "refused"
 _EMIT_ROWS = 131_072  # 4 MB of keys: elements stay below 8 MB, and small shards share them
 
 
-class ReadShards(beam.PTransform):
+class StageShards(beam.PTransform):
     """Stage shards; give `keys` as (bucket, KEYS table) and `summaries` as ShardSummary."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -32,7 +32,7 @@ class ReadShards(beam.PTransform):
         return shards | "Spread" >> beam.Reshuffle() | "Stage" >> stage
 
 
-class ReadStore(beam.PTransform):
+class ReadStoreFiles(beam.PTransform):
     """Read groups of store files; give `index` as (bucket, INDEX table) and `refused` as (bucket, REFUSED table)."""
 
     def __init__(self, spec: RunSpec) -> None:

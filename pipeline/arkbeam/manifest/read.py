@@ -14,11 +14,10 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RowBatch, quote_row
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.fingerprint import Fingerprinter
 from arkbeam.manifest.formats import read_batches
 from arkbeam.manifest.kept import build_kept, cast_kept, take_kept, unify_kept
-from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.retries import Retry, is_masked, read_retry
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import Shard, folder_of
@@ -26,7 +25,7 @@ from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_jso
 from arkbeam.manifest.storage import check_unchanged
 from arkbeam.media import MediaInfo, MediaMemory, inspect_many
 
-__all__ = ["ReadContext", "ShardChunk", "cast_kept", "read_shard", "unify_kept"]
+__all__ = ["ShardChunk", "cast_kept", "read_shard", "unify_kept"]
 
 _TEXT = Modality.TEXT
 _PASSED = MediaInfo()
@@ -70,9 +69,9 @@ def read_shard(
 def _read_chunks(
     shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, retry: Retry | None
 ) -> Iterator[ShardChunk]:
-    parser = RowParser(options, context, folder_of(shard.manifest))
-    multi = context.multi_embedding != "off"
-    fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
+    model = context.model
+    parser = RowParser(options, model, folder_of(shard.manifest))
+    fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
     for batch in read_batches(shard, options, parser.columns, retry):
@@ -169,7 +168,7 @@ class _Chunk:
         durations_s = {uri: look.duration_s for uri, look in known.items() if look.duration_s}
         if wanted:
             self._drop_unsendable(looks, context)
-        capabilities = context.capabilities
+        capabilities = context.model.capabilities
         for request in self.requests:
             parts = request.parts
             if len(parts) == 1 and parts[0].modality is _TEXT:
@@ -181,7 +180,7 @@ class _Chunk:
             tokens = estimate_request(request, sizes, durations_s)
             self.text_tokens.append(tokens.text)
             self.image_tokens.append(tokens.image)
-            if capabilities is not None and exceeds_context(tokens, capabilities):
+            if exceeds_context(tokens, capabilities):
                 self.over_context += 1
 
     def _identify_parts(

@@ -12,10 +12,9 @@ from typing import Any
 from arkbeam.ark.instructions import InstructionOptions, build_instructions
 from arkbeam.ark.models import find_misfit
 from arkbeam.ark.sampling import SAMPLING_RANGES, overlay_sampling
-from arkbeam.base.capabilities import Capabilities
+from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.manifest.batches import is_utf8
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import NOTHING, Overrides, decode_cell, read_body_fields, read_columns, read_sampling
 from arkbeam.manifest.refusal import BadRow, refuse, refuse_unknown
@@ -33,15 +32,15 @@ Kinds = frozenset[Modality]
 class RowParser:
     """Reads the rows of one manifest. Relative paths of media start at `folder`, the manifest's own."""
 
-    def __init__(self, options: ManifestOptions, context: ReadContext, folder: str) -> None:
+    def __init__(self, options: ManifestOptions, model: ModelSpec, folder: str) -> None:
         columns = options.columns
         self._options = options
-        self._context = context
+        self._model = model
         self._folder = folder
         self._ids = (columns.id,) if columns.id is not None else _ID_COLUMNS
         self._has_body = columns.is_default
         self._own = tuple(filter(None, (columns.instructions, columns.sparse, columns.video_sampling)))
-        self._instructions = _instructions_by_kinds(context.instructions)
+        self._instructions = _instructions_by_kinds(model.options.instructions)
         text_instructions = self._instructions[frozenset({_TEXT})]
         self._text_instructions = None if isinstance(text_instructions, Failure) else text_instructions
         self._input = "input" if columns.is_default else columns.input
@@ -105,7 +104,7 @@ class RowParser:
             refuse("bad_field", "the row has an input list or a body beside other inputs: map one of them")
         if body is not None:
             body = {name: value for name, value in body.items() if value is not None}
-            own = read_body_fields(body, own, self._context)
+            own = read_body_fields(body, own, self._model)
             given = body.get("input")
         return self._finish(self._read_input(given), own)
 
@@ -159,10 +158,10 @@ class RowParser:
     def _finish(self, parts: list[Part], own: Overrides) -> Request:
         if len(parts) > self._options.parts_max:
             refuse("too_many_parts", f"{len(parts)} parts; manifest.parts_max is {self._options.parts_max}")
-        context = self._context
+        asked = self._model.options
         if own is NOTHING and len(parts) == 1 and parts[0].modality is _TEXT:
             # The config was checked against the model before: such a row adds nothing to it.
-            return Request(tuple(parts), self._text_instructions, context.sparse)
+            return Request(tuple(parts), self._text_instructions, asked.sparse)
         kinds = frozenset(part.modality for part in parts)
         instructions = self._instructions[kinds] if own.instructions is None else own.instructions
         if isinstance(instructions, Failure):
@@ -170,21 +169,18 @@ class RowParser:
         if _VIDEO in kinds:
             parts = [self._sample(part, own) for part in parts]
         # The run's wish is for rows of text; a row's own wish is held against the rules.
-        sparse = context.sparse and kinds == {_TEXT} if own.sparse is None else own.sparse
+        sparse = asked.sparse and kinds == {_TEXT} if own.sparse is None else own.sparse
         request = Request(tuple(parts), instructions, sparse)
-        self._check(request, context.capabilities)
+        misfit = find_misfit(request, self._model.capabilities)
+        if misfit is not None:
+            raise BadRow(misfit)
         return request
 
     def _sample(self, part: Part, own: Overrides) -> Part:
         """Lay a video's own arguments over its row's, and those over the run's."""
         if part.modality is not _VIDEO:
             return part
-        return replace(part, sampling=overlay_sampling(self._context.video, own.sampling, part.sampling))
-
-    def _check(self, request: Request, capabilities: Capabilities | None) -> None:
-        misfit = None if capabilities is None else find_misfit(request, capabilities)
-        if misfit is not None:
-            raise BadRow(misfit)
+        return replace(part, sampling=overlay_sampling(self._model.options.video, own.sampling, part.sampling))
 
 
 def _number_to_id(value: Any) -> str:

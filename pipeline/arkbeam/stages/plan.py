@@ -4,7 +4,8 @@ Everything is decided by fingerprint, in buckets of it. A fingerprint is looked 
 several owners; what is looked up in is sorted, so that a plan made again, of tables in another order, is the same plan.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,6 +16,7 @@ from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
 from arkbeam.base.schema import concat
 from arkbeam.quota.budget import NO_BUDGET, BudgetOptions
+from arkbeam.quota.options import RateLimits
 
 BUCKETS_MAX = 256
 BUCKET_BYTES = 8 * 1024 * 1024  # of manifest, which is about 1 MB of keys
@@ -151,18 +153,22 @@ def deal_lane(shard: int, block: int, lanes: int) -> int:
     return (shard + block) % lanes
 
 
+def sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:
+    """Add up the totals of buckets and shards; all zeros if there are none."""
+    return functools.reduce(PlanTotals.plus, totals, PlanTotals())
+
+
 def estimate(
     totals: PlanTotals,
     capabilities: Capabilities,
+    limits: RateLimits,
     *,
-    rpm: int,
-    tpm: int,
     headroom: float,
     budget: BudgetOptions = NO_BUDGET,
 ) -> Estimate:
     """Price a plan and say how long it takes at the quota, and which of the two limits decides that."""
-    by_requests = totals.to_buy / (rpm * headroom)
-    by_tokens = totals.tokens / (tpm * headroom)
+    by_requests = totals.to_buy / (limits.rpm * headroom)
+    by_tokens = totals.tokens / (limits.tpm * headroom)
     cost = cost_cny(totals.text_tokens, totals.image_tokens, capabilities)
     return Estimate(
         cost_cny=cost,

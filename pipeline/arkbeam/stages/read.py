@@ -16,6 +16,7 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.files import remove_folder
 from arkbeam.base.redaction import redact
 from arkbeam.base.schema import concat
+from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
@@ -57,15 +58,15 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
     Raises: ManifestError when the manifest can't be read, StoreError when the run's folder can't be written.
     """
-    store_uri, run = spec.store.uri, spec.run
+    store_uri, run = spec.store.uri, spec.run.name
     folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
     for folder in folders:
         remove_folder(folder)  # an earlier try may have cut its pieces elsewhere
     lines = over_context = 0
-    notes = media_notes(spec)
+    context, notes = ReadContext(spec.run.service, spec.model, spec.media), media_notes(spec)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, spec.reading, notes):
+        for chunk in read_shard(shard, spec.manifest, context, notes):
             lines += chunk.rows
             over_context += chunk.over_context
             staged.write(chunk.staged)
@@ -84,10 +85,10 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 def media_notes(spec: RunSpec) -> MediaNotes:
     """Return what this process knows of media in a run: read once, not once a shard."""
     with _notes_lock:
-        if spec.run not in _notes:
+        if spec.run.name not in _notes:
             _notes.clear()  # runs of a process follow each other
-            _notes[spec.run] = MediaNotes(spec.store.uri, segment_ids())
-        return _notes[spec.run]
+            _notes[spec.run.name] = MediaNotes(spec.store.uri, segment_ids())
+        return _notes[spec.run.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Tab
     refused = _read_all(files.events, read_refused, REFUSED_COLUMNS, spec)
     whole = [segment_id(uri) for uri in index if uri in files.unverified]
     if whole:
-        note_verified(spec.store.uri, f"{spec.run}-{whole[0]:016x}", whole)
+        note_verified(spec.store.uri, f"{spec.run.name}-{whole[0]:016x}", whole)
     return concat(index.values(), schema.INDEX), concat(refused.values(), schema.REFUSED)
 
 

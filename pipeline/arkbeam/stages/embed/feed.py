@@ -35,7 +35,7 @@ class Unsendable:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StagedRow:
     """A row to be bought, as it was staged; `tokens` are estimated."""
 
     fingerprint: bytes
@@ -54,29 +54,29 @@ class Row:
         return self.staged.wire_bytes * _HELD_QUARTERS // 4
 
 
-def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[Row]:
+def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[StagedRow]:
     """Read the requests of a shard's buyers (KEYS, in order)."""
     image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
-    for table in read_rows_at(spec.store.uri, spec.run, shard, buyers["ordinal"].to_numpy(), ["request"]):
+    for table in read_rows_at(spec.store.uri, spec.run.name, shard, buyers["ordinal"].to_numpy(), ["request"]):
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
         for name, body, *counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
-            yield Row(name, request_from_json(body), *counted)
+            yield StagedRow(name, request_from_json(body), *counted)
         start += len(bodies)
 
 
-def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
+def encode_row(row: StagedRow, spec: RunSpec) -> Item | Unsendable:
     """Make what is sent of a row; blocks while its media are read."""
     request = row.staged.request
     parts, inlined = list(request.parts), {}
     for position, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
         if part.modality is Modality.TEXT:
             continue
-        fetched = fetch(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(position))
+        fetched = fetch(part.value, part.modality, version, spec.media, row.staged.fit_of(position))
         if isinstance(fetched, Failure):
             return Unsendable(row.fingerprint, fetched)
         if isinstance(fetched, Inline):
@@ -87,11 +87,11 @@ def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
         encoded_length(len(inlined[position].data), inlined[position].mime) if position in inlined else len(part.value)
         for position, part in enumerate(parts)
     )
-    if length > spec.reading.media.body_bytes_max:
-        message = f"its parts have {length} bytes as sent; a request holds {spec.reading.media.body_bytes_max}"
+    if length > spec.media.body_bytes_max:
+        message = f"its parts have {length} bytes as sent; a request holds {spec.media.body_bytes_max}"
         return Unsendable(row.fingerprint, Failure("request_too_large", message))
     try:
-        body = encode_request(replace(request, parts=tuple(parts)), spec.wire, inlined)
+        body = encode_request(replace(request, parts=tuple(parts)), spec.model.wire, inlined)
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
     bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NOTHING
@@ -114,7 +114,7 @@ class Feed:
     _ready_bytes: int = 0
     _unsendable: list[Unsendable] = field(default_factory=list)
 
-    def batches(self, rows: Iterator[Row]) -> Iterator[list[Item] | Unsendable]:
+    def batches(self, rows: Iterator[StagedRow]) -> Iterator[list[Item] | Unsendable]:
         """Yield batches, our unit of submission, and rows that can't be sent. It ends early when the run stops."""
         try:
             for row in rows:
@@ -143,14 +143,14 @@ class Feed:
         finally:
             self._give_back()
 
-    def _start(self, row: Row) -> bool:
+    def _start(self, row: StagedRow) -> bool:
         """Begin to read a row's media, if threads and the engine have room."""
         if len(self._pending) >= MEDIA_THREADS or not self.engine.reserve(row.held_bytes, wait=False):
             return False
         self._read(row)
         return True
 
-    def _read(self, row: Row) -> None:
+    def _read(self, row: StagedRow) -> None:
         self._pending.append((row.held_bytes, self.pool.submit(encode_row, row, self.spec)))
 
     def _collect(self) -> None:

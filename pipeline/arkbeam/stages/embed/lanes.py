@@ -11,8 +11,8 @@ from arkbeam.base import schema
 from arkbeam.base.schema import concat
 from arkbeam.engine.core import Engine
 from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
-from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, Row, Unsendable, read_rows
-from arkbeam.stages.embed.stops import read_stop, write_stop
+from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
+from arkbeam.stages.embed.process import read_stop, write_stop
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import read_refused
 from arkbeam.store.layout import events_folder, list_parquet, segments_folder
@@ -99,11 +99,11 @@ class _Gathered:
         return outcomes
 
 
-def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[Row]:
+def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[StagedRow]:
     """Read the rows of the blocks in the order of the manifest, without those that this run has settled already."""
     own = _own_outcomes(spec)
     for block in sorted(blocks, key=lambda block: (block.shard, block.number)):
-        buyers = read_block(buyers_uri(spec.store.uri, spec.run, block.shard), block.number)
+        buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, block.shard), block.number)
         index, refused = (_only(table, buyers) for table in (own.index, own.refused))
         gathered.put(index, refused)
         for settled in (index, refused):
@@ -113,9 +113,9 @@ def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterat
 
 def _own_outcomes(spec: RunSpec) -> Outcomes:
     """Read what this very run has in the store: nothing, unless a lane is run again or another went before."""
-    segments = list_parquet(segments_folder(spec.store.uri, spec.run))
-    events = list_parquet(events_folder(spec.store.uri, spec.run))
-    model = read_model(spec.store.uri, spec.service, spec.wire.model).resolved  # the first try may have met another
+    segments = list_parquet(segments_folder(spec.store.uri, spec.run.name))
+    events = list_parquet(events_folder(spec.store.uri, spec.run.name))
+    model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved  # the first try may have met another
     return Outcomes(
         concat([read_index(uri, model) for uri in segments], schema.INDEX),
         concat([read_refused(uri) for uri in events], schema.REFUSED),

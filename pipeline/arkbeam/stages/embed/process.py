@@ -1,16 +1,22 @@
-"""What a process needs to embed: one engine a run, with client, pacer and open buffer."""
+"""What a process needs to embed: one engine a run, with client, pacer and open buffer; and how processes stop together."""
 
 import gc
 import os
 import secrets
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+
+import orjson
 
 from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
-from arkbeam.base.errors import ConfigError
+from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.files import exists, read_bytes, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.guard import Guard
+from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.purse import Purse
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.registry import get_engine
@@ -21,13 +27,14 @@ from arkbeam.quota.lease_sharing import LeaseSharing
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.sharing import Sharing
-from arkbeam.stages.embed.stops import watch_stop
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import segment_ids
 from arkbeam.store.models import read_model, write_model
+from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024
+POLL_S = 1.0
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -35,7 +42,7 @@ def open_engine(spec: RunSpec) -> Engine:
 
     Raises: ConfigError when the API key is not in the environment.
     """
-    return get_engine(spec.run, lambda: _start_engine(spec))
+    return get_engine(spec.run.name, lambda: _start_engine(spec))
 
 
 def check_secrets(spec: RunSpec) -> None:
@@ -43,9 +50,40 @@ def check_secrets(spec: RunSpec) -> None:
 
     Raises: ConfigError that names the variable.
     """
-    if spec.needs_key:
+    if _needs_key(spec):
         read_api_key(spec.api.api_key_env)
     _read_redis_password(spec.quota)
+
+
+def write_stop(spec: RunSpec, stop: Stop) -> None:
+    """Tell all processes of the run to stop. Raises: StoreError."""
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
+
+
+def read_stop(spec: RunSpec) -> Stop | None:
+    """Read why the run is to stop, if it is. Raises: StoreError."""
+    uri = note_uri(spec.store.uri, spec.run.name, "stop")
+    if not exists(uri):
+        return None
+    note = orjson.loads(read_bytes(uri))
+    return Stop(StopKind(note["kind"]), note["code"], note["message"])
+
+
+def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
+    """Stop the engine when the run is to stop, from a thread of its own that ends with the engine."""
+
+    def watch() -> None:
+        while engine.status().stop is None:
+            time.sleep(poll_s)
+            try:
+                stop = read_stop(spec)
+            except StoreError:
+                continue  # the engine's own writes say so if it lasts
+            if stop is not None:
+                engine.stop(stop)
+                return
+
+    threading.Thread(target=watch, name="arkbeam-stop", daemon=True).start()
 
 
 def _relax_collector() -> None:
@@ -58,22 +96,23 @@ def _relax_collector() -> None:
 def _start_engine(spec: RunSpec) -> Engine:
     _relax_collector()
     engine = _make_engine(spec)
-    if spec.processes > 1:
+    if spec.processes_max > 1:
         watch_stop(spec, engine)
     return engine
 
 
 def _make_engine(spec: RunSpec) -> Engine:
-    api_key = read_api_key(spec.api.api_key_env) if spec.needs_key else "stand-in"
-    limits, store = spec.limits, spec.store
-    target = StoreTarget(store.uri, spec.run, spec.dimensions, spec.multi)
+    api_key = read_api_key(spec.api.api_key_env) if _needs_key(spec) else "stand-in"
+    limits, store, model = spec.limits, spec.store, spec.model
+    dimensions, multi = model.dimensions_stored, model.asks_multi
+    target = StoreTarget(store.uri, spec.run.name, dimensions, multi)
     process = f"{os.getpid()}-{secrets.token_hex(4)}"
-    journal = open_journal(store.uri, spec.run, process)
-    guard = Guard(spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model))
+    journal = open_journal(store.uri, spec.run.name, process)
+    guard = Guard(
+        spec.run.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model)
+    )
     return Engine(
-        EngineOptions(
-            limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s, store.timeout_s
-        ),
+        EngineOptions(limits, dimensions, store.flush_rows, store.flush_s, multi, spec.run.started_s, store.timeout_s),
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: _make_pacer(spec, now_s),
         Recorder(target, segment_ids(), journal),
@@ -88,15 +127,15 @@ def _make_purse(spec: RunSpec, process: str) -> Purse | None:
     if not spec.budget.is_set:
         return None
     budget = budget_amount(spec.budget)
-    if not spec.shares_budget:
+    if not spec.many_processes:
         return Purse(Spending(budget), spec.prices)
-    draws = Draws(spec.store.uri, spec.run, process, budget, spec.quota.lanes)
+    draws = Draws(spec.store.uri, spec.run.name, process, budget, spec.quota.lanes)
     return Purse(Spending(NOTHING), spec.prices, draws.draw, draws.give_back)
 
 
 def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:
     in_flight, ramp = InFlight(spec.limits.requests_in_flight), Ramp() if spec.quota.ramp else None
-    return Pacer(spec.rpm, spec.tpm, spec.quota.headroom, now_s, in_flight, ramp)
+    return Pacer(*spec.rate_limits, spec.quota.headroom, now_s, in_flight, ramp)
 
 
 def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
@@ -104,7 +143,7 @@ def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
     quota = spec.quota
     if quota.redis_url is None:
         return lambda pacer: LeaseSharing(
-            spec.store.uri, spec.quota_account, spec.run, pacer, unshared_s_max=quota.unshared_s_max
+            spec.store.uri, spec.quota_account, spec.run.name, pacer, unshared_s_max=quota.unshared_s_max
         )
     try:
         from arkbeam.quota.redis_sharing import RedisSharing, open_redis  # noqa: PLC0415 - an extra
@@ -127,19 +166,23 @@ def _read_redis_password(quota: QuotaOptions) -> str | None:
     return password
 
 
+def _needs_key(spec: RunSpec) -> bool:
+    return spec.run.service is ServiceKind.ARK
+
+
 def _api_options(spec: RunSpec) -> ApiOptions:
     """Take larger replies where tokens have vectors too: 4 kB each as zstd, 22 kB as numbers (measured)."""
-    return (
-        replace(spec.api, reply_bytes_max=max(spec.api.reply_bytes_max, MULTI_REPLY_BYTES)) if spec.multi else spec.api
-    )
+    if not spec.model.asks_multi:
+        return spec.api
+    return replace(spec.api, reply_bytes_max=max(spec.api.reply_bytes_max, MULTI_REPLY_BYTES))
 
 
 def _expected_model(spec: RunSpec) -> str | None:
-    return read_model(spec.store.uri, spec.service, spec.wire.model).resolved
+    return read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
 
 
 def _note_model(spec: RunSpec, model: str) -> None:
     """Remember the model that answered: as the right one if it is the first, else as one that was seen."""
-    record = read_model(spec.store.uri, spec.service, spec.wire.model)
+    record = read_model(spec.store.uri, spec.run.service, spec.model.name)
     changed = replace(record, resolved=model) if record.resolved is None else replace(record, seen=model)
-    write_model(spec.store.uri, spec.service, changed)
+    write_model(spec.store.uri, spec.run.service, changed)

@@ -23,7 +23,7 @@ from arkbeam.quota.budget import Amount
 from arkbeam.quota.minutes import Minutes
 from arkbeam.quota.ratios import Ratios
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.stages.publish import embeddings, failures, multi, usage
+from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.parts import PartFile
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
 from arkbeam.stages.spec import RunSpec
@@ -68,7 +68,7 @@ def begin_commit(output_uri: str, run: str) -> None:
 def end_run(commit: Commit, spec: RunSpec) -> None:
     """Commit, or leave the output alone if the run stopped; note in the run's folder how it ended, for who waits for it."""
     note = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
-    write_bytes(note_uri(spec.store.uri, spec.run, "result"), orjson.dumps(note))
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "result"), orjson.dumps(note))
 
 
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         counts = f"{note['rows']} rows in, {note['published']} published, {note['failed']} failed"
         raise StoreError(f"rows do not add up: {counts}; the output is not marked complete, run again")
     _warn_of_missing_usage(commit)
-    _step("clean", spec, partial(_remove_others, spec.output_uri, {file.path for file in files}))
+    _step("clean", spec, partial(_remove_others, spec.run.output_uri, {file.path for file in files}))
     data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
-    _step("note", spec, partial(write_bytes, join(spec.output_uri, RUN_NOTE), data))
-    _step("success", spec, partial(write_bytes, join(spec.output_uri, SUCCESS), b""))
+    _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
+    _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
     return note
 
@@ -103,20 +103,21 @@ def _warn_of_missing_usage(commit: Commit) -> None:
 def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:
     """Take one step of the commit, if the output is still ours."""
     faults.hit(f"commit.{name}")
-    check_claim(spec.output_uri, spec.run)
+    check_claim(spec.run.output_uri, spec.run.name)
     act()
 
 
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Return what `run.json` says of a run, its files aside."""
     totals, counts, use = commit.totals, commit.report.counts, commit.report.use
+    capabilities, (rpm, tpm) = spec.model.capabilities, spec.rate_limits
     this_run = _sum([part.this_run for part in commit.usage]) if commit.usage else _counted(commit.report, spec)
     all_runs = _sum([part.all_runs for part in commit.usage])
     return {
-        "run": spec.run,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.started_s)),
-        "elapsed_s": round(time.time() - spec.started_s, 3),
-        "service": spec.service.value,
+        "run": spec.run.name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.run.started_s)),
+        "elapsed_s": round(time.time() - spec.run.started_s, 3),
+        "service": spec.run.service.value,
         "rows": totals.rows + totals.unreadable,
         "published": sum(file.rows for file in commit.embeddings if file.path.startswith(f"{embeddings.FOLDER}/")),
         "failed": sum(file.rows for file in commit.failures),
@@ -141,13 +142,13 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "all_runs": {
             "requests_paid": all_runs.attempts,
             "paid_twice": count_paid_twice(commit.usage),
-            "files_unreadable": count_unreadable(spec.store.uri, spec.output_uri),
+            "files_unreadable": count_unreadable(spec.store.uri, spec.run.output_uri),
             "tokens": _tokens(all_runs),
             "cost_cny": round(all_runs.cost_cny, 6),
         },
         "quota": {
-            "rpm": spec.rpm,
-            "tpm": spec.tpm,
+            "rpm": rpm,
+            "tpm": tpm,
             "headroom": spec.quota.headroom,
             "utilisation": round(use.utilisation, 4),
             "binding": use.binding if counts.sent else None,
@@ -157,8 +158,8 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
             "found_tpm": commit.report.found.tpm,
         },
         "prices": {
-            "text_cny_per_million": spec.capabilities.price_text_cny_per_million,
-            "image_cny_per_million": spec.capabilities.price_image_cny_per_million,
+            "text_cny_per_million": capabilities.price_text_cny_per_million,
+            "image_cny_per_million": capabilities.price_image_cny_per_million,
         },
         "budget": describe_budget(counts, spec),
         "stopped": asdict(commit.report.stop) if commit.report.stop else None,
@@ -169,7 +170,8 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
 def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
     """Return how the quota was used, minute by minute; `utilisation` is of the limit that binds in the whole run."""
     entries = list(minutes.entries())
-    used = [sum(entry.shares(spec.rpm, spec.tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
+    rpm, tpm = spec.rate_limits
+    used = [sum(entry.shares(rpm, tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
     binding = 0 if used[0] >= used[1] else 1
     return [
         {
@@ -179,7 +181,7 @@ def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
             "requests": entry.requests,
             "refused": entry.refused,
             "tokens": entry.tokens,
-            "utilisation": round(entry.shares(spec.rpm, spec.tpm)[binding], 4),
+            "utilisation": round(entry.shares(rpm, tpm)[binding], 4),
             "refused_share": round(entry.refused_share, 4),
         }
         for entry in entries
@@ -203,7 +205,7 @@ def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
 def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
     """Return what the engine counted, for a run that published no `usage/`. All tokens are those of the prompt here."""
     counts = report.counts
-    cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities)
+    cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities)
     paid, total = counts.bought + counts.unusable + counts.lost, counts.total_tokens
     return UsageTotals(paid, total, total, counts.text_tokens, counts.image_tokens, cost)
 
@@ -225,7 +227,7 @@ def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
 
 
 def _remove_others(output_uri: str, paths: set[str]) -> None:
-    for folder in (embeddings.FOLDER, multi.FOLDER, failures.FOLDER, usage.FOLDER):
+    for folder in (embeddings.FOLDER, embeddings.MULTI_FOLDER, failures.FOLDER, usage.FOLDER):
         keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
         for uri in list_files(join(output_uri, folder), ".parquet"):
             if uri.rpartition("/")[2] not in keep:

@@ -1,4 +1,4 @@
-"""The parts of `embeddings/`: one row for each manifest row that has a vector."""
+"""The parts of `embeddings/`: one row for each manifest row that has a vector; beside them, per-token vectors in `multi/`."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -10,14 +10,16 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, PartFile, write_part
-from arkbeam.stages.publish.rows import Manifests, gather_rows
+from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, Manifests, PartFile, gather_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.damage import read_or_set_aside
+from arkbeam.store.multi import read_multi
 from arkbeam.store.run_files import take_rows
 from arkbeam.store.segments import dense_values, read_columns
 
 FOLDER = "embeddings"
+MULTI_FOLDER = "multi"
+MULTI_SLICE_ROWS = 256  # a row may hold thousands of vectors
 _VECTOR_COLUMNS = [
     "fingerprint",
     "dense",
@@ -36,11 +38,42 @@ def write_embeddings_part(
 
     Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
     """
-    wanted = schema.embeddings_schema(spec.dimensions_published or spec.dimensions, manifests.kept)
+    wanted = schema.embeddings_schema(spec.model.dimensions_published, manifests.kept)
     refs = sort_refs(refs)
     slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
     tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
     return write_part(FOLDER, part, tables, wanted, spec)
+
+
+def write_multi_part(
+    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
+) -> PartFile:
+    """Write one part of `multi/` from the REFS of the part.
+
+    Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
+    """
+    wanted = schema.multi_embeddings_schema(spec.model.dimensions_stored)
+    refs = sort_refs(refs)
+    slices = (refs.slice(start, MULTI_SLICE_ROWS) for start in range(0, refs.num_rows, MULTI_SLICE_ROWS))
+    return write_part(
+        MULTI_FOLDER, part, (_multi_table(one, segments, manifests, spec, wanted) for one in slices), wanted, spec
+    )
+
+
+def _multi_table(
+    refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
+) -> pa.Table:
+    pieces = []
+    for segment, positions in split_segments(refs):
+        uri = find_segment(segments, segment)
+        table = read_or_set_aside(spec.store.uri, uri, partial(read_multi, spec.store.uri, uri))
+        pieces.append(take_rows(table, positions))
+    vectors = pa.concat_tables(pieces)
+    rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
+    if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
+        raise StoreError("vectors of tokens in the store do not belong to their segment: run again")
+    columns = {name: rows[name] for name in ("id", "manifest", "row", "fingerprint")} | {"multi": vectors["multi"]}
+    return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
 
 def _embeddings_tables(
@@ -75,13 +108,13 @@ def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) 
         vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
             raise StoreError(f"segment {segment:016x} is shorter than its index says: run again")
-        pieces.append(_cut(take_rows(vectors, rows), spec.dimensions_published))
+        pieces.append(_cut(take_rows(vectors, rows), spec.model.dimensions_published))
     return pa.concat_tables(pieces)
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
     """Cut dense vectors to their first values and normalise them, as the vendor's guide says for models that return 2,048."""
-    if not dimensions or dimensions == vectors.schema.field("dense").type.list_size:
+    if dimensions == vectors.schema.field("dense").type.list_size:
         return vectors
     cut = dense_values(vectors["dense"])[:, :dimensions]
     norms = np.linalg.norm(cut, axis=1, keepdims=True)

@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from arkbeam.base import schema
-from arkbeam.stages.publish.parts import PartFile, write_part
-from arkbeam.stages.publish.rows import Manifests, gather_rows, name_rows
+from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, name_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.run_files import read_tables, unreadable_folder
 
@@ -28,7 +27,7 @@ def write_failures_part(
 
 def _unreadable_tables(shards: Iterable[int], manifests: Manifests, spec: RunSpec) -> Iterator[pa.Table]:
     for shard in shards:
-        for table in read_tables(unreadable_folder(spec.store.uri, spec.run, shard)):
+        for table in read_tables(unreadable_folder(spec.store.uri, spec.run.name, shard)):
             yield name_rows(table, shard, manifests).select(schema.FAILURES.names).cast(schema.FAILURES)
 
 

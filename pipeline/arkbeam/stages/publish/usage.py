@@ -71,7 +71,7 @@ def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart
     table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
     table = _fill_lost(table, spec)
     file = write_part(FOLDER, part, [table], schema.USAGE, spec)
-    this_run = table.filter(pc.equal(table["run"], spec.run))
+    this_run = table.filter(pc.equal(table["run"], spec.run.name))
     return UsagePart(file, _totals(this_run), _totals(table), table["fingerprint"].combine_chunks())
 
 
@@ -89,7 +89,7 @@ def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
         table = table.filter(table["paid"])
     outcome = table["kind"] if is_event else pa.array([BOUGHT] * table.num_rows, pa.string())
     columns = {name: table[name] for name in _COMMON} | {
-        "cost_cny": _costs(table, spec.capabilities),
+        "cost_cny": _costs(table, spec.model.capabilities),
         "outcome": outcome,
         "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
     }
@@ -112,7 +112,7 @@ def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
     for name in [*_TOKENS, "model"]:
         filled = pc.if_else(unknown, bought[name].combine_chunks().take(at.combine_chunks()), table[name])
         table = table.set_column(table.column_names.index(name), schema.USAGE.field(name), filled)
-    costs = _costs(table, spec.capabilities)
+    costs = _costs(table, spec.model.capabilities)
     return table.set_column(table.column_names.index("cost_cny"), schema.USAGE.field("cost_cny"), costs)
 
 
