@@ -52,7 +52,7 @@ def _command_figure(bench: Bench, site: Site, sizes: Sizes) -> Figure:
     """Run `arkbeam plan`, and see that it knows what the store holds."""
     ended = run_child(site.command("plan"), bench.folder)
     lines = dict(_read_table(ended.stdout))
-    if (lines.get("owned"), lines.get("to buy")) != (
+    if (lines.get("owned"), lines.get("to send")) != (
         f"{sizes.known:,} rows",
         f"{sizes.rows - sizes.known:,} requests",
     ):

@@ -62,7 +62,7 @@ def test_the_table(place: Any, emulator: Any, call: Callable[..., Any], rpm: int
     expected = estimate(totals, place.prepare().spec.model.capabilities, RateLimits(rpm, tpm), headroom=0.5)
     assert expected.minutes == max(120 / (rpm * 0.5), totals.tokens / (tpm * 0.5))
     lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in ended.out.splitlines() if "│" in line}
-    assert (lines["rows"], lines["distinct"], lines["to buy"]) == ("120", "120", "120 requests")
+    assert (lines["rows"], lines["distinct"], lines["to send"]) == ("120", "120", "120 requests")
     assert f"{totals.tokens:,}" in lines["tokens"]
     assert f"{expected.cost_cny:.4f} CNY" in lines["cost"]
     assert lines["binding limit"] == binding == expected.binding

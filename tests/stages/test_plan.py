@@ -167,7 +167,7 @@ def test_settling_agrees_with_an_oracle(keys: list[Key], bought: list[Held], ref
     assert sorted(_rows(refs)) == sorted(
         (*owners[key.fingerprint], key.shard, key.ordinal) for key in keys if key.fingerprint in owners
     )
-    unbought = (NOT_BOUGHT, "the run ended before this was bought")
+    unbought = (NOT_BOUGHT, "the run ended before this row was sent")
     assert sorted(_rows(failed)) == sorted(
         (key.shard, key.ordinal, *reasons.get(key.fingerprint, unbought))
         for key in keys

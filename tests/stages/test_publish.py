@@ -280,7 +280,7 @@ def test_each_failed_row_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert row["id"] == line.get("id", f"{Path(manifest).name}:{number}")
         assert orjson.loads(row["original"])["text"] == line["text"]
         assert (row["code"], row["message"]) == reasons.get(
-            line["text"], (NOT_BOUGHT, "the run ended before this was bought")
+            line["text"], (NOT_BOUGHT, "the run ended before this row was sent")
         )
 
 
@@ -557,7 +557,7 @@ def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -
     run.fill_store(random.Random(1), 0.5)
     note = _publish(run, rows_max=50)
     assert note["rows"] == note["published"] + note["failed"] == len(run.lines)
-    with pytest.raises(StoreError, match=f"{note['rows'] + extra} rows in, {note['published']} published"):
+    with pytest.raises(StoreError, match=f"{note['rows'] + extra} rows read, {note['published']} published"):
         _publish(run, rows_max=50, extra=extra)
     assert not (Path(run.job.spec.run.output_uri) / SUCCESS).exists()
 

@@ -1,4 +1,7 @@
-"""The job: one pipeline, Read → Plan → Embed → Publish, and what must hold around it."""
+"""Prepare and run a job: check the config, claim the output, clean up after earlier runs, run the pipeline.
+
+The pipeline itself is in `beam.pipeline`.
+"""
 
 import logging
 import secrets
@@ -50,7 +53,7 @@ _PLAN = "-plan"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run that is ready to go: what it does and what it reads. `notes` are things its user should know."""
+    """A run that is ready to start: its spec, the shards that it reads, and notes to show to the user."""
 
     spec: RunSpec
     shards: tuple[Shard, ...]
@@ -60,11 +63,15 @@ class Job:
 def prepare_job(
     config: Config, *, base_url: str | None = None, retry_failed: bool = False, publish_partial: bool = False
 ) -> Job:
-    """Check all that can be checked before anything is sent, and fix what every stage needs to know.
+    """Check everything that can be checked before anything is sent, and make the spec that all stages use.
 
-    `base_url` is that of the emulator which was started for this run, if one was.
+    Args:
+        config: the parsed config.
+        base_url: URL of the emulator that was started for this run; None for `api.base_url`.
+        retry_failed: send requests again that the service refused permanently in an earlier run.
+        publish_partial: publish even if the run stops early.
 
-    Raises: ConfigError and ManifestError, naming the key or the file.
+    Raises: ConfigError or ManifestError that names the key or the file.
     """
     model = ModelSpec.of(config.model)
     api = replace(config.api, base_url=base_url or config.api.base_url)
@@ -101,17 +108,17 @@ def _fill_roots(media: MediaOptions, manifests: Sequence[Manifest]) -> MediaOpti
 
 
 def _check_failures(manifests: Sequence[Manifest], output_uri: str) -> None:
-    """Refuse to retry failures into the output that holds them: its other rows would be gone, and so would they."""
+    """Refuse a manifest of failures that lies in the run's own output: publishing would replace it and all other rows."""
     for uri in sorted({uri for manifest in manifests for uri in manifest.failures}):
         if is_below(uri, [absolute(output_uri)]):
             raise ConfigError(
-                f"manifest.uris names the failures of this output, {redact(uri)}: name another output.uri, or run the"
-                " manifest itself again, which tries what failed and buys nothing twice"
+                f"manifest.uris names the failures of this output, {redact(uri)}: set another output.uri, or run the"
+                " original manifest again, which retries the failed rows and pays for no row twice"
             )
 
 
 def _find_service(config: Config, base_url: str) -> ServiceKind:
-    """Tell whether vectors come from a stand-in; only a loopback address is ever asked."""
+    """Return whether the vectors come from a stand-in. Only a server on a loopback address is asked."""
     if config.starts_emulator:
         return ServiceKind.STAND_IN
     endpoint_url(base_url)
@@ -119,9 +126,9 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
 
 
 def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
-    """Read and plan, and send nothing.
+    """Run Read and Plan alone; send nothing.
 
-    Raises: ArkbeamError of the stage that failed.
+    Raises: the ArkbeamError of the stage that failed.
     """
     run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
     spec = replace(job.spec, run=replace(run, name=f"{run.name}{_PLAN}"), model_owned=model.resolved)
@@ -134,9 +141,10 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
 
 
 def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
-    """Run the whole pipeline; return what `run.json` says, also of a run that stopped and published nothing.
+    """Run the whole pipeline; return the content of `run.json`, also for a run that stopped and published nothing.
 
-    Raises: OutputInUse before anything is sent; ConfigError without an API key; StoreError; KeyboardInterrupt.
+    Raises: OutputInUse if another run writes the output, before anything is sent; ConfigError if the API key is missing;
+    StoreError; KeyboardInterrupt.
     """
     spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
     check_secrets(spec)
@@ -158,7 +166,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 @contextmanager
 def _telling_workers(spec: RunSpec) -> Iterator[None]:
-    """Let whoever stops this process's engines stop those of its workers as well."""
+    """For the length of the block, pass stops of this process's engines on to the worker processes."""
     if spec.processes_max == 1:
         yield
         return
@@ -167,16 +175,25 @@ def _telling_workers(spec: RunSpec) -> Iterator[None]:
 
 
 def _book_lost(spec: RunSpec) -> int:
-    """Book what processes of this output's runs sent and could not keep. We hold the output, so all of them have ended."""
+    """Record attempts of this output's runs whose replies were lost with their process; return their number.
+
+    This run holds the claim on the output, so all processes of its other runs have ended.
+    """
     return book_lost_attempts(spec.store.uri, spec.run.output_uri, segment_ids())
 
 
 def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
-    """Return the model whose vectors are owned; with `accept_change`, from now on the one that was seen last."""
+    """Return the resolved model whose vectors count as owned.
+
+    With `accept_change`, the version that the service last named becomes the resolved model.
+    """
     record = read_model(spec.store.uri, spec.run.service, spec.model.name)
     if accept_change and record.seen is not None:
         _log.warning(
-            "vectors of %s are missing from now on: %s answers for %s", record.resolved, record.seen, record.name
+            "vectors of %s no longer count as owned: the name %s now resolves to %s",
+            record.resolved,
+            record.name,
+            record.seen,
         )
         record = ModelRecord(record.name, record.seen)
         write_model(spec.store.uri, spec.run.service, record)
@@ -184,10 +201,10 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
 
 
 def _clear_dead_runs(spec: RunSpec) -> None:
-    """Remove what earlier runs of this output left behind, once it is booked."""
+    """Record lost attempts of earlier runs of this output, then remove the files that those runs left behind."""
     lost = _book_lost(spec)
     if lost:
-        _log.warning("an earlier run was killed: %d requests whose answers it could not keep are booked as paid", lost)
+        _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
     _remove_marks(spec)
     for run in runs_of_output(run_folder(spec.store.uri), spec.run.output_uri):
         if not run.endswith(_PLAN):
@@ -197,11 +214,13 @@ def _clear_dead_runs(spec: RunSpec) -> None:
 
 
 def _remove_marks(spec: RunSpec) -> None:
-    """Remove the marks of this output's processes: of killed ones, and of workers that ended right after their last lane."""
+    """Remove the quota marks of this output's processes that were killed, or that ended right after their last lane."""
     try:
         remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
     except StoreError as error:
-        _log.warning("marks of ended processes are left behind, which others count for some seconds: %s", error)
+        _log.warning(
+            "quota marks of ended processes can't be removed; other processes count them for some seconds: %s", error
+        )
 
 
 def _stop_when_lost(reason: str) -> None:
@@ -212,4 +231,4 @@ def _quota_notes(spec: RunSpec) -> Iterator[str]:
     listed, (rpm, tpm) = spec.model.capabilities, spec.rate_limits
     if rpm > listed.rpm or tpm > listed.tpm:
         limits = f"{listed.rpm:,} requests and {listed.tpm:,} tokens a minute"
-        yield f"the quota is above what the vendor lists for {spec.model.name} ({limits}); taken as configured"
+        yield f"the configured quota is above the vendor's limits for {spec.model.name} ({limits}); it is used as configured"

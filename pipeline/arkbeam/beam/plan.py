@@ -1,4 +1,4 @@
-"""Plan, as Beam sees it: keys meet the index by bucket; who buys is dealt over lanes. And the same join after Embed."""
+"""Plan in Beam: join keys with the index by bucket, distribute missing rows over lanes; join again after Embed."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,7 +22,7 @@ REFS, FAILED = "refs", "failed"
 class PlanBuckets(beam.PTransform):
     """Join `keys`, `index` and `refused` by bucket.
 
-    Gives `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED) and `totals`.
+    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED), `totals` (PlanTotals).
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -30,30 +30,30 @@ class PlanBuckets(beam.PTransform):
         self._spec = spec
 
     def expand(self, tables: Any) -> Any:
-        """Group by bucket, then plan each."""
+        """Group by bucket, then plan each bucket."""
         plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(OWNED, WAITING, BUYERS, REFUSED, TOTALS)
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> plan
 
 
 class SumTotals(beam.PTransform):
-    """Add up the totals of buckets and of shards (ShardSummary) into the one of the run."""
+    """Add up the totals of buckets (PlanTotals) and of shards (ShardSummary) to the totals of the run."""
 
     def expand(self, counted: Any) -> PCollection[PlanTotals]:
-        """Give one element, also when there is no bucket."""
+        """Return one element, even if there is no bucket."""
         totals, summaries = counted
         unread = summaries | "Unread" >> beam.Map(_total_of_shard)
         return (totals, unread) | beam.Flatten() | beam.CombineGlobally(sum_totals)
 
 
 class DealLanes(beam.PTransform):
-    """Write each shard's buyers as blocks and deal those over lanes: (shard, KEYS) in, (lane, [Block]) out."""
+    """Write each shard's buyers as blocks and distribute the blocks over lanes: (shard, KEYS) in, (lane, [Block]) out."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, Iterable[Block]]]:
-        """Group by shard, cut, group by lane."""
+        """Group by shard, cut into blocks, group by lane."""
         return (
             buyers
             | "ByShard" >> beam.GroupByKey()
@@ -63,10 +63,10 @@ class DealLanes(beam.PTransform):
 
 
 class SettleBuckets(beam.PTransform):
-    """Join the rows that `waiting` holds with what was `bought` and what was `refused`; give `refs` and `failed`."""
+    """Join `waiting` rows with `bought` and `refused` by bucket. Outputs: `refs` (REFS), `failed` (FAILED)."""
 
     def expand(self, tables: Any) -> Any:
-        """Group by bucket, then settle each."""
+        """Group by bucket, then settle each bucket."""
         settle = beam.FlatMap(_settle_bucket).with_outputs(REFS, FAILED)
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> settle
 

@@ -1,4 +1,4 @@
-"""Publish, as Beam sees it: number the parts, write each, commit once. The order is kept by side inputs."""
+"""Publish in Beam: number the parts, write each, commit once. Side inputs enforce the order of these steps."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from arkbeam.store.layout import list_parquet, segment_id, segments_folder
 
 
 class Settled(NamedTuple):
-    """What a run comes to before it is published."""
+    """The results of a run that are to be published."""
 
     refs: PCollection[pa.Table]
     failed: PCollection[pa.Table]
@@ -32,14 +32,14 @@ class Settled(NamedTuple):
 
 
 class Publish(beam.PTransform):
-    """Write the output of a run, or leave the earlier one if the run stopped; either way, note how it ended."""
+    """Write the output of a run, or keep the earlier one if the run stopped. Write how it ended to the run's folder."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, settled: Any) -> PCollection[None]:
-        """Begin, write all parts, commit; takes a Settled."""
+        """Begin, write all parts, commit. The input is a Settled."""
         spec = self._spec
         once = settled.totals.pipeline | "Once" >> beam.Create([None])
         report = once | "Merge" >> beam.Map(_merge_reports, AsIter(settled.reports), spec)
@@ -132,7 +132,7 @@ def _number(counts: dict[int, int], begun: bool) -> dict[int, int]:
 
 
 def _first_part(_: None, begun: bool, wanted: pa.Schema) -> list[tuple[int, pa.Table]]:
-    """Make sure of a part 0: readers find the schema also where there is no row."""
+    """Add an empty part 0, so that readers find the schema even if there is no row."""
     return [(0, wanted.empty_table())] if begun else []
 
 

@@ -1,1 +1,1 @@
-"""Embed: a lane's missing rows become requests, go through the engine, and come back as refs or failures."""
+"""Embed: turn the missing rows of a lane into requests, send them through the engine, return refs and failures."""

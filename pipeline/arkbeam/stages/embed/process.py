@@ -1,4 +1,4 @@
-"""What a process needs to embed: one engine a run, with client, pacer and open buffer; and how processes stop together."""
+"""What a process needs to embed: one engine a run, and the note by which the processes of a run stop each other."""
 
 import gc
 import os
@@ -34,21 +34,21 @@ from arkbeam.store.models import read_model, write_model
 from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024
-POLL_S = 1.0
+POLL_S = 1.0  # between two looks for a stop of another process
 
 
 def open_engine(spec: RunSpec) -> Engine:
-    """Return this process's engine of the run, made on first use.
+    """Return this process's engine of the run; make it on first use.
 
-    Raises: ConfigError when the API key is not in the environment.
+    Raises: ConfigError if the API key is not in the environment.
     """
     return get_engine(spec.run.name, lambda: _start_engine(spec))
 
 
 def check_secrets(spec: RunSpec) -> None:
-    """Make sure that the environment holds what the run needs of it.
+    """Check that the environment has the secrets that the run needs.
 
-    Raises: ConfigError that names the variable.
+    Raises: ConfigError that names the missing variable.
     """
     if _needs_key(spec):
         read_api_key(spec.api.api_key_env)
@@ -56,12 +56,12 @@ def check_secrets(spec: RunSpec) -> None:
 
 
 def write_stop(spec: RunSpec, stop: Stop) -> None:
-    """Tell all processes of the run to stop. Raises: StoreError."""
+    """Write the note in the run's folder that stops all processes of the run. Raises: StoreError."""
     write_bytes(note_uri(spec.store.uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
 
 
 def read_stop(spec: RunSpec) -> Stop | None:
-    """Read why the run is to stop, if it is. Raises: StoreError."""
+    """Return why the run has to stop; None if it has not. Raises: StoreError."""
     uri = note_uri(spec.store.uri, spec.run.name, "stop")
     if not exists(uri):
         return None
@@ -70,7 +70,7 @@ def read_stop(spec: RunSpec) -> Stop | None:
 
 
 def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
-    """Stop the engine when the run is to stop, from a thread of its own that ends with the engine."""
+    """Start a thread that stops the engine once another process has stopped the run. It ends with the engine."""
 
     def watch() -> None:
         while engine.status().stop is None:
@@ -78,7 +78,7 @@ def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
             try:
                 stop = read_stop(spec)
             except StoreError:
-                continue  # the engine's own writes say so if it lasts
+                continue  # if the storage stays unreachable, the engine's own writes fail and report it
             if stop is not None:
                 engine.stop(stop)
                 return
@@ -87,9 +87,12 @@ def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
 
 
 def _relax_collector() -> None:
-    """Look for garbage cycles less often: a request makes many objects and no cycle, and a quarter of a text's CPU went there."""
+    """Make Python collect garbage cycles less often.
+
+    A request makes many objects and no cycles; with Python's defaults the collector took a quarter of a text row's CPU.
+    """
     gc.collect()
-    gc.freeze()  # what lives now, most of it Beam's modules, lives to the end
+    gc.freeze()  # the objects of today, mostly Beam's modules, stay until the process ends
     gc.set_threshold(50_000, 20, 50)
 
 
@@ -123,7 +126,7 @@ def _make_engine(spec: RunSpec) -> Engine:
 
 
 def _make_purse(spec: RunSpec, process: str) -> Purse | None:
-    """Make what keeps the run within its budget: one process has all of it, several draw shares."""
+    """Make what keeps the run within its budget. One process has the whole budget; several draw shares of it."""
     if not spec.budget.is_set:
         return None
     budget = budget_amount(spec.budget)
@@ -139,7 +142,7 @@ def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:
 
 
 def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
-    """Share the quota through Redis where there is one, else by marks in the store."""
+    """Share the quota through Redis if one is configured, otherwise through marks in the store."""
     quota = spec.quota
     if quota.redis_url is None:
         return lambda pacer: LeaseSharing(
@@ -154,9 +157,9 @@ def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
 
 
 def _read_redis_password(quota: QuotaOptions) -> str | None:
-    """Take the password of the Redis from the environment, if there is to be one.
+    """Read the password of Redis from the environment; None if the config names no variable for it.
 
-    Raises: ConfigError when the variable that the config names is not set.
+    Raises: ConfigError if the variable that the config names is not set.
     """
     if quota.redis_password_env is None:
         return None
@@ -171,7 +174,7 @@ def _needs_key(spec: RunSpec) -> bool:
 
 
 def _api_options(spec: RunSpec) -> ApiOptions:
-    """Take larger replies where tokens have vectors too: 4 kB each as zstd, 22 kB as numbers (measured)."""
+    """Allow larger replies if they hold per-token vectors: 4 kB a token as zstd, 22 kB as numbers (measured)."""
     if not spec.model.asks_multi:
         return spec.api
     return replace(spec.api, reply_bytes_max=max(spec.api.reply_bytes_max, MULTI_REPLY_BYTES))
@@ -182,7 +185,7 @@ def _expected_model(spec: RunSpec) -> str | None:
 
 
 def _note_model(spec: RunSpec, model: str) -> None:
-    """Remember the model that answered: as the right one if it is the first, else as one that was seen."""
+    """Record the model that a reply names: as `resolved` if it is the first, otherwise as `seen`."""
     record = read_model(spec.store.uri, spec.run.service, spec.model.name)
     changed = replace(record, resolved=model) if record.resolved is None else replace(record, seen=model)
     write_model(spec.store.uri, spec.run.service, changed)

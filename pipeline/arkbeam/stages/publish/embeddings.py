@@ -1,4 +1,8 @@
-"""The parts of `embeddings/`: one row for each manifest row that has a vector; beside them, per-token vectors in `multi/`."""
+"""Write the parts of `embeddings/` and `multi/`.
+
+`embeddings/` has one row for each manifest row that has a vector. If per-token vectors were asked for, part k of `multi/`
+has those of the rows in part k of `embeddings/`.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -34,9 +38,9 @@ _VECTOR_COLUMNS = [
 def write_embeddings_part(
     part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
 ) -> PartFile:
-    """Write one part of `embeddings/` from its REFS; `segments` tells each segment's URI.
+    """Write one part of `embeddings/` from its REFS. `segments` maps segment ids to URIs.
 
-    Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
+    Raises: StoreError if the store can't be read or a ref points to another fingerprint than its row's.
     """
     wanted = schema.embeddings_schema(spec.model.dimensions_published, manifests.kept)
     refs = sort_refs(refs)
@@ -48,9 +52,9 @@ def write_embeddings_part(
 def write_multi_part(
     part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
 ) -> PartFile:
-    """Write one part of `multi/` from the REFS of the part.
+    """Write one part of `multi/` from the REFS of the part. `segments` maps segment ids to URIs.
 
-    Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
+    Raises: StoreError if the store can't be read or a ref points to another fingerprint than its row's.
     """
     wanted = schema.multi_embeddings_schema(spec.model.dimensions_stored)
     refs = sort_refs(refs)
@@ -71,7 +75,7 @@ def _multi_table(
     vectors = pa.concat_tables(pieces)
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
-        raise StoreError("vectors of tokens in the store do not belong to their segment: run again")
+        raise StoreError("per-token vectors in the store do not match their segment: run again")
     columns = {name: rows[name] for name in ("id", "manifest", "row", "fingerprint")} | {"multi": vectors["multi"]}
     return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
@@ -79,7 +83,7 @@ def _multi_table(
 def _embeddings_tables(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> Iterator[pa.Table]:
-    """Gather the rows of a slice at once, since they lie anywhere, and its vectors, which are large, by row group."""
+    """Read the rows of a slice at once, since they may be anywhere, and its vectors, which are large, by row group."""
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "media_changes", "kept"])
     for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
         vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
@@ -88,7 +92,7 @@ def _embeddings_tables(
 
 def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
-        raise StoreError("a segment of the store does not hold the fingerprints that its index named: run again")
+        raise StoreError("the rows of a segment do not have the fingerprints of its index: run again")
     columns = {name: vectors[name] for name in vectors.column_names} | {
         name: rows[name] for name in ("id", "manifest", "row", "media_changes")
     }
@@ -101,19 +105,19 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
 
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
-    """Read the vectors of refs that are sorted by segment, each segment once."""
+    """Read the vectors of refs. They are sorted by segment, so that each segment is read once."""
     pieces = []
     for segment, rows in split_segments(refs):
         uri = find_segment(segments, segment)
         vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
-            raise StoreError(f"segment {segment:016x} is shorter than its index says: run again")
+            raise StoreError(f"segment {segment:016x} has fewer rows than its index: run again")
         pieces.append(_cut(take_rows(vectors, rows), spec.model.dimensions_published))
     return pa.concat_tables(pieces)
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
-    """Cut dense vectors to their first values and normalise them, as the vendor's guide says for models that return 2,048."""
+    """Cut dense vectors to their first values and normalise them (L2), as the vendor's guide says for 2,048-d models."""
     if dimensions == vectors.schema.field("dense").type.list_size:
         return vectors
     cut = dense_values(vectors["dense"])[:, :dimensions]
@@ -126,13 +130,13 @@ def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
 
 
 def sort_refs(refs: pa.Table) -> pa.Table:
-    """Sort REFS as they are published: by segment, so that each is read once."""
+    """Sort REFS in the order of publishing: by segment, so that each segment is read once."""
     names = ("segment", "segment_row", "shard", "ordinal")
     return refs.take(pa.array(np.lexsort([refs.column(name).to_numpy() for name in reversed(names)])))
 
 
 def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Give each segment of sorted REFS and the rows that are wanted of it."""
+    """Yield each segment of sorted REFS with the numbers of the rows to read from it."""
     numbers = refs["segment"].to_numpy()
     positions = refs["segment_row"].to_numpy().astype(np.int64)
     starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
@@ -141,8 +145,8 @@ def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]
 
 
 def find_segment(segments: Mapping[int, str], segment: int) -> str:
-    """Return a segment's URI. Raises: StoreError when it is gone."""
+    """Return a segment's URI. Raises: StoreError if it is no longer in the store."""
     try:
         return segments[segment]
     except KeyError:
-        raise StoreError(f"segment {segment:016x} has gone from the store since it was planned: run again") from None
+        raise StoreError(f"segment {segment:016x} was removed from the store after planning: run again") from None

@@ -1,4 +1,4 @@
-"""How rows are numbered into part files and named as they are published, and how one part file is written."""
+"""Assign rows to part files, give rows their published names and numbers, write one part file."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,16 +36,19 @@ class PartFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What publishing needs to know of the shards: names, first rows, and the one type of the kept columns."""
+    """What publishing needs to know of the shards, by shard number, and the common type of the kept columns."""
 
     uris: dict[int, str]
+    """The manifest's URI, redacted."""
     labels: dict[int, str]
+    """The manifest's file name, which default ids begin with."""
     first_rows: dict[int, int]
+    """The number of the shard's first row in its manifest."""
     kept: pa.StructType
 
     @classmethod
     def of(cls, summaries: Iterable[ShardSummary]) -> "Manifests":
-        """Number the rows through each manifest's shards, which are numbered in order."""
+        """Number the rows of each manifest through its shards, in the order of the shards' numbers."""
         uris, labels, first_rows, next_row = {}, {}, {}, dict[str, int]()
         kept: dict[pa.DataType, None] = {}
         for shard in sorted(summaries, key=lambda summary: summary.number):
@@ -57,7 +60,14 @@ class Manifests:
 
 
 def assign_parts(counts: Mapping[int, int], rows_max: int = PART_ROWS) -> dict[int, int]:
-    """Number the parts: keys (segments or shards) in order, as many to a part as stay within `rows_max`, at least one."""
+    """Assign keys (segments or shards), in order, to parts of at most `rows_max` rows; at least one key to a part.
+
+    Args:
+        counts: rows by key.
+        rows_max: the most rows of a part that holds several keys.
+
+    Returns: the number of the part by key.
+    """
     parts: dict[int, int] = {}
     part, filled = 0, 0
     for key in sorted(counts):
@@ -84,13 +94,13 @@ def sum_counts(counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
 
 
 def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.NDArray[np.int64]:
-    """Return each row's part, by the key in one of its columns."""
+    """Return the number of each row's part, given the part of each key and the name of the key's column."""
     values, inverse = np.unique(table.column(name).to_numpy(), return_inverse=True)
     return np.array([parts[value] for value in values.tolist()], np.int64)[inverse]
 
 
 def gather_rows(table: pa.Table, manifests: Manifests, spec: RunSpec, columns: Sequence[str]) -> pa.Table:
-    """Read the staged rows that a table's shards and ordinals name, in its order, with manifest, row and id as published."""
+    """Read the staged rows of a table's shards and ordinals, in its order, with manifest, row and id as published."""
     shards, ordinals = table["shard"].to_numpy(), table["ordinal"].to_numpy()
     order = np.lexsort([ordinals, shards])
     pieces = []
@@ -105,7 +115,7 @@ def gather_rows(table: pa.Table, manifests: Manifests, spec: RunSpec, columns: S
 
 
 def name_rows(rows: pa.Table, shard: int, manifests: Manifests, *, wants_kept: bool = False) -> pa.Table:
-    """Number a shard's rows from its manifest's first, name the manifest, and fill ids that the manifest does not have."""
+    """Number a shard's rows within their manifest, add the manifest's URI, and fill in missing ids."""
     numbers = pc.add(rows["row"], pa.scalar(manifests.first_rows[shard], pa.uint64()))
     default = pc.binary_join_element_wise(manifests.labels[shard], numbers.cast(pa.string()), ":")
     named = rows.set_column(rows.column_names.index("row"), "row", numbers)
@@ -119,7 +129,7 @@ def name_rows(rows: pa.Table, shard: int, manifests: Manifests, *, wants_kept: b
 
 
 def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Make each table while the one before it is being written: reading and writing take about as long."""
+    """Compute each table in a thread while the caller writes the one before: both take about the same time."""
     iterator = iter(tables)
     with ThreadPoolExecutor(1, thread_name_prefix="arkbeam-publish") as pool:
         coming = pool.submit(next, iterator, None)
@@ -131,7 +141,7 @@ def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
     """Write one part file from tables of one schema, in bounded memory, and hash it.
 
-    Raises: OutputInUse when the output is not this run's any more; nothing is changed then.
+    Raises: OutputInUse if this run has lost its claim on the output; then nothing is changed.
     """
     faults.hit("publish.part", folder)
     path = f"{folder}/part-{part:05d}.parquet"
