@@ -47,7 +47,7 @@ def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, s
     run = start(*place.arguments("run"))
     emulator.wait_for("in_flight", 16)
     run.send(signal.SIGINT)
-    while "once more" not in run.process.stderr.readline():
+    while "exit at once" not in run.process.stderr.readline():
         pass
     run.send(signal.SIGINT)
     assert run.wait().code == 130
