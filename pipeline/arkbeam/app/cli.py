@@ -132,7 +132,7 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1 and 2, as for arkbeam run.")
+@app.command(epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1, 2 and 130, as for arkbeam run.")
 def plan(
     config: ConfigPath,
     beam_options: BeamOptions = None,
@@ -177,7 +177,7 @@ def emulator(
 
 
 @app.command(
-    epilog="Example: arkbeam inspect out --rows 3\n\nExit codes: 0; 2 if the folder has no complete output; 1."
+    epilog="Example: arkbeam inspect out --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output."
 )
 def inspect(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")],
