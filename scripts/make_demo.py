@@ -1,9 +1,9 @@
-"""Makes the demo's data: the catalogue of an invented museum shop, in English and Chinese, with pictures of its tiles.
+"""Make the demo's data: the catalogue of an invented museum shop, in English and Chinese, with pictures of its tiles.
 
     python scripts/make_demo.py            writes configs/demo/manifest.jsonl, more.csv and images/
 
-Nothing in it is random: with the pinned Pillow a second run writes the same bytes. The one video, `videos/lantern.mp4`
-(three seconds of a lantern crossing the night, H.264), is not made here but kept with the data.
+Nothing is random: with the pinned Pillow every run writes the same bytes. The only video, `videos/lantern.mp4` (H.264, three
+seconds: a lantern moves across a night sky), is not made here; it is kept with the data.
 """
 
 import csv
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One thing the shop sells. `{v}` in a sentence stands for the variant; the price is in yuan."""
+    """A product of the shop, in English and Chinese; the price is in yuan."""
 
     slug: str
     en: str
@@ -38,7 +38,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Things that come in the same three variants: (slug, English, Chinese)."""
+    """Products that come in the same three variants: (slug, English, Chinese)."""
 
     tag: str
     variants: tuple[tuple[str, str, str], ...]
@@ -174,19 +174,19 @@ Paint = Callable[[ImageDraw.ImageDraw, int, int, tuple[int, int, int]], None]
 
 
 def paint_stripes(draw: ImageDraw.ImageDraw, w: int, h: int, ink: tuple[int, int, int]) -> None:
-    """Horizontal stripes."""
+    """Draw horizontal stripes."""
     for top in range(0, h, max(2, h // 4)):
         draw.rectangle((0, top, w, top + h // 8 - 1), fill=ink)
 
 
 def paint_columns(draw: ImageDraw.ImageDraw, w: int, h: int, ink: tuple[int, int, int]) -> None:
-    """Vertical stripes."""
+    """Draw vertical stripes."""
     for left in range(0, w, max(2, w // 4)):
         draw.rectangle((left, 0, left + w // 8 - 1, h), fill=ink)
 
 
 def paint_checks(draw: ImageDraw.ImageDraw, w: int, h: int, ink: tuple[int, int, int]) -> None:
-    """A chess board of 4 x 4."""
+    """Draw a chess board of 4 x 4 cells."""
     for cell in range(16):
         x, y = cell % 4, cell // 4
         if (x + y) % 2:
@@ -194,7 +194,7 @@ def paint_checks(draw: ImageDraw.ImageDraw, w: int, h: int, ink: tuple[int, int,
 
 
 def paint_dots(draw: ImageDraw.ImageDraw, w: int, h: int, ink: tuple[int, int, int]) -> None:
-    """Nine dots."""
+    """Draw nine dots."""
     for cell in range(9):
         x, y = (2 * (cell % 3) + 1) * w // 6, (2 * (cell // 3) + 1) * h // 6
         draw.ellipse((x - w // 12, y - h // 12, x + w // 12, y + h // 12), fill=ink)
@@ -225,7 +225,7 @@ FORMATS = ("png", "jpg", "webp")
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One tile of the shop: a layout in one colour on a ground of another, and the file that shows it."""
+    """A tile of the shop: a pattern in one colour on a ground of another colour, and its picture."""
 
     number: int
     layout: str
@@ -234,17 +234,17 @@ class Tile:
 
     @property
     def image(self) -> str:
-        """Path of the picture from the manifest's folder."""
+        """Path of the picture, relative to the manifest's folder."""
         return f"images/{self.layout}-{self.ink}-{self.ground}.{FORMATS[self.number % len(FORMATS)]}"
 
     @property
     def en(self) -> str:
-        """What an English reader calls it."""
+        """Name in English."""
         return f"{self.ink} {self.layout} on {self.ground}"
 
     @property
     def zh(self) -> str:
-        """What a Chinese reader calls it."""
+        """Name in Chinese."""
         return f"{COLOURS[self.ground][0]}底{COLOURS[self.ink][0]}色{LAYOUTS[self.layout][0]}"
 
 
@@ -255,7 +255,7 @@ TILES = tuple(
 
 
 def tile_bytes(tile: Tile) -> bytes:
-    """The picture's file."""
+    """Return the bytes of the picture's file."""
     w, h = SIZES[tile.number % len(SIZES)]
     picture = Image.new("RGB", (w, h), COLOURS[tile.ground][1])
     LAYOUTS[tile.layout][1](ImageDraw.Draw(picture), w, h, COLOURS[tile.ink][1])
@@ -271,7 +271,7 @@ def tile_bytes(tile: Tile) -> bytes:
 
 
 def text_rows() -> Iterator[Row]:
-    """Every thing in every variant, once in English and once in Chinese."""
+    """Yield every product in every variant, once in English and once in Chinese."""
     for shelf in SHELVES:
         for kind in shelf.kinds:
             for step, (slug, en, zh) in enumerate(shelf.variants):
@@ -294,13 +294,13 @@ def text_rows() -> Iterator[Row]:
 
 
 def duplicate_rows(texts: list[Row]) -> Iterator[Row]:
-    """Things that are also on sale: the same text under another id, at half the price."""
+    """Yield products that are also on sale: the same text with another id, at half the price."""
     for row in texts[:: len(texts) // DUPLICATES][:DUPLICATES]:
         yield row | {"id": f"{row['id']}-sale", "price": round(row["price"] / 2, 2), "tags": [*row["tags"], "sale"]}
 
 
 def tile_rows() -> Iterator[Row]:
-    """Every tile by its picture alone, and every other one by picture and text."""
+    """Yield every tile with its picture alone, and every second tile also with picture and text."""
     for tile in TILES:
         shared = {"image": tile.image, "price": 18.5 + tile.number % 4, "tags": ["tiles", tile.layout]}
         name = Path(tile.image).stem
@@ -314,14 +314,14 @@ def tile_rows() -> Iterator[Row]:
 
 
 def video_rows() -> Iterator[Row]:
-    """The one video, alone and with a text."""
+    """Yield the video, once alone and once with a text."""
     shared = {"video": "videos/lantern.mp4", "lang": "en", "price": 0.0, "tags": ["film"]}
     yield {"id": "film-lantern", "title": "lantern film", **shared}
     yield {"id": "film-lantern-en", "title": "lantern film", "text": "A red lantern floats across the night.", **shared}
 
 
 def bad_lines() -> Iterator[str]:
-    """Five rows that can't become vectors, each for a reason of its own."""
+    """Yield five rows that become failure rows, each for a different reason."""
     shared = {"lang": "en", "price": 1.0, "tags": ["bad"]}
     yield '{"id": "bad-json", "text": "This line was cut off in the mid'
     yield to_line({"id": "bad-empty", "title": "no text, no image, no video", **shared})
@@ -335,12 +335,12 @@ def bad_lines() -> Iterator[str]:
 
 
 def to_line(row: Row) -> str:
-    """One JSON line with the columns in order; a column without a value is left out."""
+    """Return a row as one line of JSON with the columns in order, without columns that have no value."""
     return json.dumps({name: row[name] for name in COLUMNS if name in row}, ensure_ascii=False)
 
 
 def manifest_bytes() -> bytes:
-    """The manifest. Its rows are ordered by a hash of the line: an export is seldom sorted, bad rows come anywhere."""
+    """Return the manifest. Lines are sorted by their hash, so that bad rows and duplicates are anywhere, as in an export."""
     texts = list(text_rows())
     lines = [to_line(row) for row in (*texts, *duplicate_rows(texts), *tile_rows(), *video_rows())]
     lines += bad_lines()
@@ -363,7 +363,7 @@ VISITS = (
 
 
 def more_bytes() -> bytes:
-    """A second, small manifest as CSV: what visitors ask. It has no prices and no tags, since CSV knows text alone."""
+    """Return a second, small manifest as CSV: visitors' questions. It has no prices and no tags, since CSV has only text."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("id", "text", "image", "title", "lang"))
@@ -374,7 +374,7 @@ def more_bytes() -> bytes:
 
 
 def demo_files() -> dict[str, bytes]:
-    """Every file by its path below the demo's folder."""
+    """Return the content of every file by its path below the demo's folder."""
     files = {tile.image: tile_bytes(tile) for tile in TILES}
     files["images/no-picture.png"] = b"This file says it is a picture. It is not.\n"
     files["manifest.jsonl"] = manifest_bytes()
@@ -383,7 +383,7 @@ def demo_files() -> dict[str, bytes]:
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Writes the files over those that are there."""
+    """Write all files, over existing ones."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     files = demo_files()
     for name, content in files.items():

@@ -1,4 +1,4 @@
-"""`python -m arkbeam` is `arkbeam`."""
+"""Run the command line: `python -m arkbeam` does the same as `arkbeam`."""
 
 from arkbeam.app.cli import main
 

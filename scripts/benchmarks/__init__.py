@@ -1,4 +1,4 @@
-"""What this project promises, measured: one module a measure, one table for all. Run by `scripts/bench`.
+"""Measure what this project promises: one module for each measure, one table for all. `scripts/bench` runs it.
 
-Every run that is measured is a child process of its own, beside an emulator in another one.
+Every measured run is a child process, and the emulator runs in another process.
 """

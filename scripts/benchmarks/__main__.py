@@ -41,15 +41,17 @@ _EPILOG = f"""Measures:
 
 {_NAMES}
 
-Figures mean something only on a machine that does nothing else. Runs use temporary folders (TMPDIR says where; some \
-4 GB at full size), which are removed afterwards; nothing is written into the checkout.
+Figures are only meaningful on a machine without other load. Runs use temporary folders below TMPDIR (about 4 GB at \
+full size), which are removed afterwards; nothing is written into the checkout.
 
-Exit codes: 0 every measure was made, whether or not it shows what was asked for; 1 one could not be made; 2 a wrong \
-command line."""
+Example: scripts/bench --quick fixed kill
+
+Exit codes: 0: every measure was made, whether its targets are met or not; 1: a measure could not be made; 2: an error \
+in the command line."""
 
 
 def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[list[Figure], bool]:
-    """Make the measures, each in a folder that is gone afterwards; return the figures, and whether all were made."""
+    """Make the measures, each in a temporary folder; return the figures, and whether all measures could be made."""
     figures: list[Figure] = []
     complete = True
     for name in names:
@@ -69,17 +71,17 @@ def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[li
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Measures; none means all.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes: two minutes instead of a quarter of an hour.")
-    ] = False,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Measures to make; default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: 2 minutes instead of 15.")] = False,
 ) -> None:
-    """Measure what this project promises, and print one table."""
+    """Measure what this project promises, and print one table of the figures."""
     chosen = names or list(MEASURES)
     unknown = [name for name in chosen if name not in MEASURES]
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(MEASURES)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders and children go as with Ctrl-C
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that folders and child processes are removed, as with Ctrl-C
     size = Size.QUICK if quick else Size.FULL
     figures, complete = run_measures(chosen, size, Console(stderr=True))
     out = Console(width=None if sys.stdout.isatty() else 200)

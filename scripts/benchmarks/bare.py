@@ -1,9 +1,9 @@
-"""The loop to compare with: as many workers, requests encoded beforehand, send and decode, nothing else.
+"""The loop that throughput is compared with: it sends encoded requests with as many workers and decodes the replies.
 
     python -m scripts.benchmarks.bare httpx|ark BASE_URL COUNT WORKERS
 
-`httpx` is a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. Prints {"seconds": …} of
-the loop alone: the encoding is not in it.
+`httpx` is a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. It prints
+{"seconds": …} of the loop alone, without the encoding of the requests.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ Send = Callable[[bytes], Awaitable[object]]
 
 
 def encode_bodies(count: int) -> list[bytes]:
-    """Encode as many requests as a run would send."""
+    """Encode the requests of `count` texts."""
     options = WireOptions(MODEL, DIMENSIONS)
     return [encode_request(Request((Part(Modality.TEXT, text),)), options) for text in make_texts(count)]
 
 
 async def open_httpx(base_url: str, stack: AsyncExitStack) -> Send:
-    """Return a sender on the plain client."""
+    """Return a function that sends a body with the plain client."""
     headers = {"Authorization": "Bearer stand-in", "Content-Type": "application/json"}
     client = await stack.enter_async_context(
         httpx.AsyncClient(transport=AiohttpTransport(), headers=headers, timeout=60.0)
@@ -48,7 +48,7 @@ async def open_httpx(base_url: str, stack: AsyncExitStack) -> Send:
 
 
 async def open_ark(base_url: str, workers: int, stack: AsyncExitStack) -> Send:
-    """Return a sender on this project's client."""
+    """Return a function that sends a body with this project's client."""
     client = ArkClient(ApiOptions(base_url=base_url), "stand-in", connections_max=workers)
     stack.push_async_callback(client.aclose)
     source = random.Random(0)
@@ -63,7 +63,7 @@ async def open_ark(base_url: str, workers: int, stack: AsyncExitStack) -> Send:
 
 
 async def send_all(kind: str, base_url: str, bodies: list[bytes], workers: int) -> float:
-    """Send every body, and return the seconds it took."""
+    """Send all bodies; return the seconds that it took."""
     waiting: Iterator[bytes] = iter(bodies)
     async with AsyncExitStack() as stack:
         send = await (open_httpx(base_url, stack) if kind == "httpx" else open_ark(base_url, workers, stack))

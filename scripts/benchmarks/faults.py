@@ -1,4 +1,4 @@
-"""What faults cost in time: the same rows with and without a quarter of all answers wrong."""
+"""What faults cost in time: the same rows with 22 % faulty replies and without."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class _Run:
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Time of 20,000 rows with 22 % of the answers wrong, over what the share itself explains."""
+    """Time of 20,000 rows with 22 % faulty replies, over the time that the additional requests and time-outs explain."""
     rows = ROWS[bench.size]
     clean, faulty = _run(bench, "clean", FaultShares()), _run(bench, "faulty", SHARES)
     hangs_s = faulty.received * SHARES.hang * TIMEOUT_S / IN_FLIGHT
@@ -49,7 +49,7 @@ def measure(bench: Bench) -> list[Figure]:
             f"≤ {ASKED}",
             at_most(ratio, ASKED),
             f"{rows:,} rows: {clean.wall_s:.1f} s and {clean.received:,} requests without faults, {faulty.wall_s:.1f} s and "
-            f"{faulty.received:,} with; {hangs_s:.1f} s for answers that never came; {faulty.published:,} published, "
+            f"{faulty.received:,} with; {hangs_s:.1f} s for replies that never came; {faulty.published:,} published, "
             f"{faulty.failed} failed",
         )
     ]

@@ -1,4 +1,4 @@
-"""The fixed cost: a run of 100 rows from start to exit."""
+"""The fixed cost of a run: 100 rows, from the start of the process to its exit."""
 
 from statistics import median
 
@@ -15,7 +15,7 @@ TIMES = {Size.FULL: 5, Size.QUICK: 3, Size.TINY: 1}
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Wall time of a 100-row run beside a running emulator: all bought, and all owned."""
+    """Wall time of a run of 100 rows against a running emulator: all bought, and all owned."""
     bought, owned = [], []
     with start_emulator(EmulatorOptions()) as url:
         for number in range(TIMES[bench.size]):

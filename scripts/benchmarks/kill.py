@@ -1,4 +1,4 @@
-"""`kill -9` at half of a run, then the same command: what is paid twice, whether output and bill are right."""
+"""Kill a run with SIGKILL half-way, repeat the command: what is paid twice, are the output and `usage/` right?"""
 
 import time
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _DEADLINE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Rows of a run, and how often one is killed."""
+    """Rows of a run, and how many runs are killed."""
 
     rows: int
     times: int
@@ -31,7 +31,7 @@ SIZES = {Size.FULL: Sizes(2_000, 3), Size.QUICK: Sizes(600, 1), Size.TINY: Sizes
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run that was killed and run again: counts of the server, of `usage/`, and the output's check."""
+    """Results of a run that was killed and repeated: counts of the server and of `usage/`, and the check of the output."""
 
     paid_at_kill: int
     paid: int
@@ -43,12 +43,12 @@ class Outcome:
 
     @property
     def usage_is_bill(self) -> bool:
-        """Whether `usage/` adds up to what the server billed."""
+        """True if the sums of `usage/` are what the server billed."""
         return (self.usage_requests, self.usage_tokens) == (self.paid, self.tokens)
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Kill a run of 2,000 rows at half of them, run it again, compare output and usage with the server's bill."""
+    """Kill a run of 2,000 rows half-way, repeat it, and compare the output and `usage/` with the server's bill."""
     sizes = SIZES[bench.size]
     points = _kill_points(sizes.rows)[: sizes.times]
     outcomes = [_kill_once(bench, sizes.rows, point) for point in points]
@@ -81,9 +81,9 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _kill_points(rows: int) -> list[int]:
-    """Return how often the server was paid when a run is killed: at half; a little later; when most is at stake.
+    """Return after how many paid requests a run is killed: half of them; some more; and when most can be lost.
 
-    That is when the open buffer is full or just being written, and most requests are in flight again.
+    Most can be lost while the open buffer is full or being written and most requests are in flight again.
     """
     half = rows // 2
     written = -(-half // FLUSH_ROWS) * FLUSH_ROWS
@@ -117,7 +117,7 @@ def _kill_once(bench: Bench, rows: int, point: int) -> Outcome:
 
 
 def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
-    """Start a run, kill it once the server was paid so often; return how often that was."""
+    """Start a run, kill it once the server counts `paid_max` paid requests; return the count at that time."""
     said = site.folder / "said.txt"
     with said.open("wb") as output:
         process = spawn(site.command(), site.folder, output.fileno(), output.fileno())

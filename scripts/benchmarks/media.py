@@ -1,6 +1,6 @@
-"""Media in an S3 store: what planning an image takes, what inlining one costs, and how much memory videos take.
+"""Media in an S3 store: the time to plan an image, the CPU to inline one, the memory that videos take.
 
-The store is a stand-in in another process (`s3_stand_in`): a real server's own work would be most of what is measured.
+The store is a stand-in in another process (`s3_stand_in`), since the work of a real server would dominate the figures.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\0\0\0\x08moov"
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Images that are planned, images that are bought and in how many rounds, videos, and how large one is."""
+    """Number of planned images, of bought images and of rounds of buying, number of videos and the size of one."""
 
     planned: int
     bought: int
@@ -48,7 +48,7 @@ SIZES = {
 
 
 def measure_plan(bench: Bench) -> list[Figure]:
-    """Planning 20,000 images of an S3 store that takes 20 ms a call, when nothing is known of them and when all is."""
+    """Time to plan 20,000 images of an S3 store with 20 ms a call, on the first run and on the next one."""
     count = SIZES[bench.size].planned
     folder = bench.folder / "s3" / BUCKET / "pictures"
     folder.mkdir(parents=True)
@@ -89,7 +89,7 @@ def measure_plan(bench: Bench) -> list[Figure]:
 
 
 def measure_cpu(bench: Bench) -> list[Figure]:
-    """2,000 mixed images of about 100 kB from an S3 store, at zero latency: CPU an item over that of text."""
+    """CPU of an image over that of a text: 2,000 mixed images of about 100 kB from an S3 store, at zero latency."""
     sizes = SIZES[bench.size]
     folder = bench.folder / "s3" / BUCKET / "pictures"
     folder.mkdir(parents=True)
@@ -148,7 +148,7 @@ def measure_memory(bench: Bench) -> list[Figure]:
         with (folder / f"{number:04d}.mp4").open("wb") as file:
             mdat = sizes.video_bytes - len(_MP4)
             file.write(_MP4 + mdat.to_bytes(4, "big") + b"mdat" + number.to_bytes(8, "big"))
-            file.truncate(sizes.video_bytes)  # the rest is a hole
+            file.truncate(sizes.video_bytes)  # the rest of the file is sparse
     site = Site(bench.folder / "site")
     rows = [{"id": row_id(n), "video": f"s3://{BUCKET}/films/{n:04d}.mp4"} for n in range(sizes.videos)]
     with start_stand_in(folder.parents[1]) as endpoint, start_emulator(EmulatorOptions(latency_ms=300)) as url:
@@ -198,7 +198,7 @@ def _credentials(endpoint: str) -> dict[str, str]:
 
 
 def _small_picture(number: int) -> bytes:
-    """Make a bitmap of 16 x 16 pixels that differs from all others."""
+    """Make a bitmap of 16 x 16 pixels that is different for each number."""
     pixels = np.full((16, 16, 3), 255, np.uint8)
     pixels[0, 0] = [number >> 16 & 255, number >> 8 & 255, number & 255]
     header = b"BM" + (54 + pixels.size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")

@@ -1,4 +1,4 @@
-"""Peak memory of a run: how it grows with rows, and of a million rows that are all owned."""
+"""Peak memory of a run: its growth with the number of rows, and that of a million owned rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ ASKED_RATIO = 1.4
 ASKED_OWNED_BYTES = 2e9
 OWNED_DIMENSIONS = 1024
 KEPT_BYTES = 1_000
-_POOL_BYTES = 8 * 2**20  # far more than compression looks back
+_POOL_BYTES = 8 * 2**20  # far more than the window of the compression
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Rows of the two runs that buy, and of the one that owns."""
+    """Rows of the two runs that buy all rows, and of the run that owns all rows."""
 
     low: int
     high: int

@@ -1,4 +1,4 @@
-"""What a run published, checked against what it should be."""
+"""Check what a run has published."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ _BATCH_ROWS = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Published rows against the manifest's: `wrong` have another vector than their text, `missing` are not there."""
+    """Published rows compared with the manifest.
+
+    `wrong` rows have not the vector of their text, `missing` rows are not published, `repeated` rows more than once.
+    """
 
     rows: int
     wrong: int
@@ -27,12 +30,12 @@ class Checked:
 
     @property
     def is_right(self) -> bool:
-        """Every row once, each with its own vector."""
+        """True if every row is published once with the vector of its text."""
         return not (self.wrong or self.missing or self.repeated)
 
 
 def check_vectors(output: Path, texts: Sequence[str]) -> Checked:
-    """Compare every published vector, bit for bit, with what the emulator's function makes of the row's text."""
+    """Compare every published vector, bit for bit, with the vector that the emulator computes from the row's text."""
     seen: set[int] = set()
     rows = wrong = 0
     for batch in read_batches(output, ["id", "dense"]):
@@ -47,7 +50,7 @@ def check_vectors(output: Path, texts: Sequence[str]) -> Checked:
 
 
 def read_batches(output: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Read some columns of `embeddings/`, a few rows at a time."""
+    """Read columns of `embeddings/`, in batches of 1,024 rows."""
     for path in sorted((output / "embeddings").glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))
@@ -59,6 +62,6 @@ def count_bytes(folder: Path) -> int:
 
 
 def sum_usage(output: Path) -> tuple[int, int]:
-    """Return the requests and the tokens that `usage/` adds up to."""
+    """Return the number of requests and the sum of tokens in `usage/`."""
     table = pa.concat_tables(pq.read_table(path, columns=["total_tokens"]) for path in (output / "usage").iterdir())
     return table.num_rows, int(pc.sum(table["total_tokens"]).as_py() or 0)

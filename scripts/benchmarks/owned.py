@@ -1,6 +1,6 @@
-"""Stores that hold what nobody bought: filled through the store's own code, with fingerprints as a run makes them.
+"""Fill a store without buying: with the store's own code, and with the fingerprints that a run computes.
 
-Vectors are one and the same, so that a million of them fit on a disk; all else is as a run would have written it.
+All vectors are the same one, so that a million of them fit on a disk. Everything else is as a run writes it.
 """
 
 import time
@@ -26,7 +26,7 @@ _TOKENS = 40
 
 
 def own_texts(site: Site, texts: Iterable[str], dimensions: int) -> None:
-    """Put a vector for each text into the site's store, as an earlier run of the same output would have."""
+    """Write a vector for each text to the site's store, as an earlier run of the same output would have done."""
     fingerprinter = Fingerprinter(ServiceKind.STAND_IN, MODEL, dimensions)
     store_uri = absolute(str(site.store))
     run = new_run_name(absolute(str(site.output)), time.time(), "0" * 8)

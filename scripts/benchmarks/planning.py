@@ -1,4 +1,4 @@
-"""Microseconds to plan a row: the join alone, the same through Beam, and the command with reading and all."""
+"""Microseconds to plan a row: for the join alone, for the join through Beam, for the whole command."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Rows of the manifest, and how many of them the store holds."""
+    """Rows of the manifest, and how many of them the store has."""
 
     rows: int
     known: int
@@ -25,7 +25,7 @@ SIZES = {Size.FULL: Sizes(1_000_000, 500_000), Size.QUICK: Sizes(100_000, 50_000
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Planning 1,000,000 rows against 500,000 known on one core; and the whole `arkbeam plan`."""
+    """Time to plan 1,000,000 rows with 500,000 of them in the store, on one core; and of the whole `arkbeam plan`."""
     sizes = SIZES[bench.size]
     site = Site(bench.folder)
     site.write_config("emulator", model={"dimensions": DIMENSIONS})
@@ -37,26 +37,26 @@ def measure(bench: Bench) -> list[Figure]:
     bench.say(f"store of {sizes.known:,} vectors written")
     return [
         _figure("the join", said["join"], sizes, "split into buckets and plan_bucket, on one core"),
-        _figure("through Beam", said["beam"], sizes, "PlanRows on the in-process runner, on one core"),
+        _figure("through Beam", said["beam"], sizes, "PlanBuckets on the in-process runner, on one core"),
         _command_figure(bench, site, sizes),
     ]
 
 
 def _figure(name: str, took: dict[str, float], sizes: Sizes, what: str) -> Figure:
     wall_us = took["wall_s"] * 1e6 / sizes.rows
-    details = f"{what}; {took['cpu_s'] * 1e6 / sizes.rows:.1f} µs of CPU, {took['wall_s']:.1f} s in all"
+    details = f"{what}; {took['cpu_s'] * 1e6 / sizes.rows:.1f} µs of CPU, {took['wall_s']:.1f} s in total"
     return Figure("plan", name, f"{wall_us:.1f} µs/row", f"≤ {ASKED_US:.0f} µs", at_most(wall_us, ASKED_US), details)
 
 
 def _command_figure(bench: Bench, site: Site, sizes: Sizes) -> Figure:
-    """Run `arkbeam plan`, and see that it knows what the store holds."""
+    """Run `arkbeam plan`, and check that it counts the rows in the store."""
     ended = run_child(site.command("plan"), bench.folder)
     lines = dict(_read_table(ended.stdout))
-    if (lines.get("owned"), lines.get("to buy")) != (
+    if (lines.get("owned"), lines.get("to send")) != (
         f"{sizes.known:,} rows",
         f"{sizes.rows - sizes.known:,} requests",
     ):
-        raise BenchError(f"arkbeam plan counts otherwise than the bench: {lines}")
+        raise BenchError(f"arkbeam plan has other counts than the bench: {lines}")
     bench.say(f"arkbeam plan: {ended.wall_s:.1f} s")
     return Figure(
         "plan",

@@ -1,17 +1,16 @@
-"""Plan alone, in a process of its own on one core.
+"""Time Plan alone, in a process that uses one core.
 
     python -m scripts.benchmarks.planning_child CONFIG ROWS KNOWN
 
-Prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: the pure functions, and the same tables through Beam's
-in-process runner. CONFIG tells what a run's stages know, such as the number of buckets.
+It prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: for the pure functions, and for the same tables through Beam's
+in-process runner. The number of buckets comes from CONFIG.
 """
 
-import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,20 +21,20 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import load_config
 from arkbeam.app.job import prepare_job
 from arkbeam.base import schema
-from arkbeam.beam.plan import PlanRows
-from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets
+from arkbeam.beam.plan import PlanBuckets
+from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets, sum_totals
 from arkbeam.stages.spec import RunSpec
 
 from scripts.benchmarks.runs import BenchError
 
-KEYS_ROWS = 131_072  # as Read emits them
+KEYS_ROWS = 131_072  # of one table, as Read emits them
 INDEX_ROWS = 65_536
 SEGMENT_ROWS = 256
 
 
 @dataclass(slots=True)
 class _Tables:
-    """What both ways plan. Beam's stages find it here: in this process they are not copied."""
+    """The tables that are planned. Beam's functions use this object directly: in one process it is not copied."""
 
     keys: list[pa.Table] = field(default_factory=list)
     index: list[pa.Table] = field(default_factory=list)
@@ -46,7 +45,7 @@ _totals: list[PlanTotals] = []
 
 
 def make_tables(rows: int, known: int) -> _Tables:
-    """Make KEYS of so many different rows, and INDEX of some of them in another order."""
+    """Make KEYS of `rows` different rows, and INDEX of `known` of them in another order."""
     random = np.random.default_rng(0)
     fingerprints = random.bytes(rows * schema.FINGERPRINT_BYTES)
     array = pa.Array.from_buffers(schema.FINGERPRINT, rows, [None, pa.py_buffer(fingerprints)])
@@ -61,13 +60,13 @@ def make_tables(rows: int, known: int) -> _Tables:
 
 
 def plan_alone(tables: _Tables, spec: RunSpec) -> PlanTotals:
-    """Split into buckets and plan each, as the stages do, without Beam."""
+    """Split the tables into buckets and plan each, without Beam."""
     keys, index = (_by_bucket(pieces, spec.buckets) for pieces in (tables.keys, tables.index))
-    return _sum(plan_bucket(keys[bucket], index.get(bucket, []), []).totals for bucket in keys)
+    return sum_totals(plan_bucket(keys[bucket], index.get(bucket, []), []).totals for bucket in keys)
 
 
 def plan_through_beam(spec: RunSpec) -> PlanTotals:
-    """Run Plan's transform over the same tables on the in-process runner."""
+    """Run the transform PlanBuckets over the same tables on the in-process runner."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         keys = pipeline | "Keys" >> beam.Create(range(len(_tables.keys))) | beam.FlatMap(_split, "keys", spec.buckets)
         index = (
@@ -76,17 +75,13 @@ def plan_through_beam(spec: RunSpec) -> PlanTotals:
             | "SplitIndex" >> beam.FlatMap(_split, "index", spec.buckets)
         )
         refused = pipeline | "Refused" >> beam.Create([])
-        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanRows(spec)
+        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanBuckets(spec)
         _ = planned.totals | "Note" >> beam.Map(_note)
-    return _sum(_totals)
+    return sum_totals(_totals)
 
 
 def _split(number: int, name: str, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     yield from split_buckets(getattr(_tables, name)[number], buckets)
-
-
-def _sum(totals: Iterable[PlanTotals]) -> PlanTotals:
-    return functools.reduce(PlanTotals.plus, totals, PlanTotals())
 
 
 def _note(totals: PlanTotals) -> None:
@@ -115,7 +110,7 @@ def _time(work: Callable[[], PlanTotals], rows: int, known: int) -> dict[str, fl
 
 
 def main(config: str, rows: int, known: int) -> dict[str, Any]:
-    """Plan in both ways; return what each took."""
+    """Plan in both ways; return the time of each."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     pa.set_cpu_count(1)
@@ -131,7 +126,7 @@ def main(config: str, rows: int, known: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # Through the import system: what Beam pickles by name must be found in this very module.
+    # Import this module by its name, since Beam pickles its functions by the name of their module.
     from scripts.benchmarks import planning_child
 
     print(json.dumps(planning_child.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,9 +1,9 @@
-"""How much of the quota is used, and whether the service has to refuse: a minute at 200 ms latency, seen by the server.
+"""The used share of the quota and the share of refused requests, as counted by the server.
 
-As many rows as the quota allows a minute can never be refused: a sliding minute holds them all. So a second run with
-half as many new rows follows at once, into a minute that is still full of the first.
+As many rows as the quota allows in a minute are never refused, since one sliding minute holds them all. So a second run
+with half as many new rows follows at once, in a minute that is still full with the requests of the first.
 
-The measures of some minutes look at what the server counted by second, from the second minute of requests on.
+Measures that last several minutes use the server's counts by second, from the second minute on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ FAST_RPM = {Size.FULL: 15_000, Size.QUICK: 15_000, Size.TINY: 3_000}
 
 @dataclass(frozen=True, slots=True)
 class _Regime:
-    """A quota that a run keeps for some minutes, and what is asked of it. Without `tpm` the requests bind."""
+    """A quota for a run of some minutes, and the targets for it. `rpm` binds if it is set, otherwise `tpm`."""
 
     name: str
     rpm: int | None
@@ -45,7 +45,7 @@ class _Regime:
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """What the server let in, from its first paid request to its last."""
+    """What the server accepted, from its first paid request to its last."""
 
     requests: int
     tokens: int
@@ -58,18 +58,18 @@ class _Spent:
         return cls(stats["paid"], stats["tokens"]["total"], minutes, stats["refused"])
 
     def share(self, amount: int, per_minute: int) -> float:
-        """Return an amount's share of the quota. Between n requests are n - 1 gaps: the last one's cost is not in."""
+        """Return the share of the quota that an amount is. n requests have n - 1 gaps, so the last one does not count."""
         return amount * (1 - 1 / self.requests) / self.minutes / per_minute
 
 
 def measure_requests(bench: Bench) -> list[Figure]:
-    """Share of the requests per minute that 600 rows use at 200 ms latency, and what is refused."""
+    """Used share of 600 requests a minute at 200 ms latency, and the number of refused requests."""
     texts = list(make_texts(ROWS[bench.size] * 3 // 2))
     return _measure(bench, "quota_rpm", texts, rpm=ROWS_PER_MINUTE, tpm=None)
 
 
 def measure_tokens(bench: Bench) -> list[Figure]:
-    """The same where the tokens per minute bind: 600 rows of 2 to 120 words."""
+    """The same for a quota of tokens: 600 rows of 2 to 120 words."""
     rows = ROWS[bench.size]
     texts = list(make_mixed_texts(rows * 3 // 2))
     tokens = sum(count_parts([TextPart(text)], None).total_tokens or 0 for text in texts[:rows])
@@ -111,14 +111,14 @@ def _measure(bench: Bench, name: str, texts: Sequence[str], *, rpm: int | None, 
 
 
 def measure_sliding(bench: Bench) -> list[Figure]:
-    """Three minutes at 600 RPM and 200 ms, a sliding minute, refusals counting: share used from the second on."""
+    """Used share of 600 RPM over three sliding minutes, from the second on; refused requests count too."""
     rows = round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12
     regime = _Regime("quota_sliding", ROWS_PER_MINUTE, None, LATENCY_MS, 0.95, 0.0)
     return _measure_minutes(bench, regime, list(make_texts(rows)))[0]
 
 
 def measure_spread(bench: Bench) -> list[Figure]:
-    """The same where tokens bind and a request's are as 1 to 100."""
+    """The same for a quota of tokens, with texts whose lengths differ by a factor of up to 100."""
     texts = list(make_spread_texts(round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12))
     tokens = sum(count_parts([TextPart(text)], None).total_tokens or 0 for text in texts)
     regime = _Regime("quota_spread", None, tokens * ROWS_PER_MINUTE // len(texts), LATENCY_MS, 0.95, 0.005)
@@ -126,14 +126,14 @@ def measure_spread(bench: Bench) -> list[Figure]:
 
 
 def measure_fast(bench: Bench) -> list[Figure]:
-    """Three minutes at 15,000 RPM and 300 ms in one process: share used from the second on, and processor time."""
+    """Used share of 15,000 RPM over three minutes in one process, from the second on; and its CPU time."""
     rpm = FAST_RPM[bench.size]
     rows = round(rpm * MINUTES[bench.size]) + 12
     figures, ended = _measure_minutes(
         bench, _Regime("quota_fast", rpm, None, 300.0, 0.97, 0.005), list(make_texts(rows))
     )
     cores = ended.cpu_s / ended.wall_s
-    details = f"{ended.cpu_s:.1f} s of processor in {ended.wall_s:.1f} s, starting and publishing included"
+    details = f"{ended.cpu_s:.1f} s of CPU in {ended.wall_s:.1f} s, start and publishing included"
     return [*figures, Figure("quota_fast", "of a core", f"{cores:.1%}", "≤ 35%", at_most(cores, 0.35), details)]
 
 
@@ -179,9 +179,10 @@ def _measure_minutes(bench: Bench, regime: _Regime, texts: Sequence[str]) -> tup
 
 
 def find_share(by_second: Sequence[Mapping[str, int]], unit: str, limit: int) -> tuple[float, int]:
-    """Return the share of a limit a minute that was used in whole seconds, and how many those were.
+    """Return the used share of a limit per minute, and the number of whole seconds that it was measured over.
 
-    They begin a minute after the first request, or after a third of the time if there is less, and end before the last second.
+    They start one minute after the first request, or after a third of the time if that is shorter, and end before the last
+    second.
     """
     counted = {second["second"]: second[unit] for second in by_second}
     if not counted:

@@ -1,7 +1,7 @@
-"""One quota among four processes, seen by the server: by marks in a store that speaks S3, and through Redis.
+"""One quota shared by four processes, as counted by the server: by marks in an S3 store, and through Redis.
 
-Each process is a run of its own, with its own output; all buy for one account. With marks, one is killed at half of the time
-and comes back at three quarters. The first minute, in which all start, is not counted.
+Each process is a run with its own output; all send for one account. With marks, one process is killed after half of the time
+and started again after three quarters. The first minute, in which all start, does not count.
 """
 
 import os
@@ -35,7 +35,7 @@ _BUCKET = "bench"
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """How long it all lasts, and from when on it counts."""
+    """Length of the measure, and the second from which it counts."""
 
     total_s: int
     counted_from_s: int
@@ -47,7 +47,7 @@ REDIS = {Size.FULL: _Times(180, 60), Size.QUICK: _Times(40, 10), Size.TINY: _Tim
 
 @dataclass(slots=True)
 class _Team:
-    """Runs at once, each a child process."""
+    """Several runs at the same time, each a child process."""
 
     bench: Bench
     environment: Mapping[str, str]
@@ -55,27 +55,27 @@ class _Team:
     running: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, number: int) -> None:
-        """Start a run, for the first time or again."""
+        """Start a run for the first time, or again after a kill."""
         with (self.bench.folder / f"{number}.log").open("ab") as log:
             self.running[number] = spawn(
                 self.sites[number].command(), self.sites[number].folder, log.fileno(), log.fileno(), **self.environment
             )
 
     def kill(self, number: int) -> None:
-        """End a run as a crash would."""
+        """Kill a run with SIGKILL."""
         process = self.running.pop(number)
         process.kill()
         process.wait()
 
     def check(self) -> None:
-        """Raise BenchError when a run has ended by itself."""
+        """Raise BenchError if a run has ended by itself."""
         for number, process in self.running.items():
             if process.poll() is not None:
                 said = (self.bench.folder / f"{number}.log").read_text("utf-8", "replace")
                 raise BenchError(f"run {number} ended with {process.returncode}: {said[-1000:]}")
 
     def end(self) -> None:
-        """Interrupt all that run."""
+        """Stop all runs with SIGTERM."""
         for process in self.running.values():
             process.send_signal(signal.SIGTERM)
         for process in self.running.values():
@@ -88,7 +88,7 @@ class _Team:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the server saw: a second each, from the first request on."""
+    """The server's counts, one for each second from the first request on."""
 
     received: Sequence[int]
     paid: Sequence[int]
@@ -96,31 +96,31 @@ class Seen:
 
     @classmethod
     def of(cls, stats: Mapping[str, Any]) -> "Seen":
-        """Take it out of an emulator's report."""
+        """Read the counts from an emulator's statistics."""
         seconds = {one["second"]: one for one in stats["requests_by_second"]}
         if not seconds:
-            raise BenchError("the server was sent nothing")
+            raise BenchError("no request reached the server")
         every = [seconds.get(second, {}) for second in range(min(seconds), max(seconds) + 1)]
         return cls(*([one.get(name, 0) for one in every] for name in ("received", "paid", "refused")))
 
     def utilisation(self, times: _Times) -> float:
-        """The paid share of the quota in the time that counts."""
+        """Return the paid share of the quota in the time that counts."""
         paid = self.paid[times.counted_from_s : times.total_s]
         return sum(paid) / (RPM / 60 * (times.total_s - times.counted_from_s))
 
     @property
     def refused_share(self) -> float:
-        """Refused requests by all that were sent."""
+        """Refused requests over all requests."""
         return sum(self.refused) / max(1, sum(self.received))
 
     @property
     def most_a_minute(self) -> int:
-        """Most requests in any 60 seconds."""
+        """The most requests in any 60 seconds."""
         return max(sum(self.received[at : at + 60]) for at in range(len(self.received)))
 
 
 def measure_lanes(bench: Bench) -> list[Figure]:
-    """Share of 600 RPM that four processes use by marks in an S3 store, one of them killed for a quarter of the time."""
+    """Used share of 600 RPM by four processes with marks in an S3 store; one is down for a quarter of the time."""
     times = LANES[bench.size]
     with _s3_server(bench) as environment:
         seen = _measure(bench, times, environment, kill=True, store={"uri": f"s3://{_BUCKET}/store"})
@@ -128,7 +128,7 @@ def measure_lanes(bench: Bench) -> list[Figure]:
 
 
 def measure_redis(bench: Bench) -> list[Figure]:
-    """Share of 600 RPM that four processes use through Redis."""
+    """Used share of 600 RPM by four processes that share it through Redis."""
     times = REDIS[bench.size]
     with _redis_server(bench) as url:
         store = {"uri": str(bench.folder / "store")}
@@ -174,12 +174,12 @@ def _wait_for_first(url: str, team: _Team) -> None:
     while not read_stats(url)["received"]:
         team.check()
         if time.monotonic() > deadline_s:
-            raise BenchError("nothing was sent")
+            raise BenchError("no request was sent")
         time.sleep(0.05)
 
 
 def _live(team: _Team, total_s: int, *, kill: bool) -> None:
-    """Let the time pass; kill a run at half of it and start it again at three quarters."""
+    """Wait for the length of the measure; kill a run after half of it and start it again after three quarters."""
     began_s = time.monotonic()
     killed = back = not kill
     while (passed_s := time.monotonic() - began_s) < total_s:
@@ -187,11 +187,11 @@ def _live(team: _Team, total_s: int, *, kill: bool) -> None:
         if not killed and passed_s >= total_s / 2:
             killed = True
             team.kill(0)
-            team.bench.say("one is killed")
+            team.bench.say("one process is killed")
         if not back and passed_s >= total_s * 3 / 4:
             back = True
             team.start(0)
-            team.bench.say("and comes back")
+            team.bench.say("the process is started again")
         time.sleep(0.1)
 
 
@@ -221,7 +221,7 @@ def _figures(name: str, seen: Seen, times: _Times, asked: float) -> list[Figure]
 
 @contextmanager
 def _s3_server(bench: Bench) -> Iterator[dict[str, str]]:
-    """A server that speaks S3, with a bucket; give the environment in which s3fs finds it."""
+    """Start an S3 server with a bucket; yield the environment variables with which s3fs finds it."""
     port = _free_port()
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
     environment = {
@@ -238,7 +238,7 @@ def _s3_server(bench: Bench) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _redis_server(bench: Bench) -> Iterator[str]:
-    """A Redis without files."""
+    """Start a Redis that writes no files; yield its URL."""
     program = shutil.which("redis-server")
     if program is None:
         raise BenchError("redis-server is not installed")
@@ -249,7 +249,7 @@ def _redis_server(bench: Bench) -> Iterator[str]:
 
 @contextmanager
 def _server(command: Sequence[str], bench: Bench, name: str, port: int) -> Iterator[None]:
-    """A server in a process of its own, from when it listens to the end of the block."""
+    """Start a server as a child process, wait until it listens, kill it at the end of the block."""
     with (bench.folder / f"{name}.log").open("wb") as log:
         process = spawn(command, bench.folder, log.fileno(), log.fileno())
     try:

@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A folder with one config, the manifest it reads, the store and the output it writes."""
+    """A folder with a config, its manifest, its store and its output."""
 
     folder: Path
 
@@ -66,7 +66,7 @@ class Site:
         return self.folder / "out"
 
     def write_config(self, base_url: str, **sections: Mapping[str, object]) -> None:
-        """Write the config: no quota to speak of and 64 requests in flight, unless `sections` say otherwise."""
+        """Write the config, with `sections` laid over the defaults: a practically unlimited quota, 64 requests in flight."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, dict[str, object]] = {
             "manifest": {"uris": [str(self.manifest)]},
@@ -82,7 +82,7 @@ class Site:
         self.config.write_bytes(orjson.dumps(config))  # JSON is YAML
 
     def command(self, name: str = "run") -> list[str]:
-        """The command line of `arkbeam run` or another command on this config."""
+        """Return the command line of `arkbeam run`, or of another command, for this config."""
         return [sys.executable, "-m", "arkbeam", name, str(self.config)]
 
     def run(self) -> Ended:

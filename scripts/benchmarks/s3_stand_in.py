@@ -1,10 +1,10 @@
-"""A small server that speaks as much S3 as reading media takes, fast enough to measure clients against.
+"""A small, fast server with the part of S3 that reading media needs, to measure clients against.
 
     python -m scripts.benchmarks.s3_stand_in FOLDER LATENCY_MS
 
-Folders below FOLDER are buckets, files in them objects. It answers HEAD, GET with a range, and both listings; it checks no
-signature and takes no PUT. Each answer comes after LATENCY_MS; GET /?calls tells how many of each there were. It prints
-its address as soon as it listens, and ends with its standard input.
+Folders below FOLDER are buckets, the files in them are objects. It supports HEAD, GET with a range, and both listings; it
+checks no signature and takes no PUT. Each reply is sent after LATENCY_MS. GET /?calls returns the number of calls by kind.
+It prints its address once it listens, and ends when its standard input is closed.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _KEPT_BYTES = 1024 * 1024  # objects up to this size are held in memory
 
 
 class Bucket:
-    """The objects of one folder, listed once: name, size, etag and time of each."""
+    """The objects of one folder, listed once at the start: name, size, etag and time of each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,7 +68,7 @@ class Bucket:
 
 
 class StandIn:
-    """The application."""
+    """The ASGI application."""
 
     def __init__(self, root: Path, latency_s: float) -> None:
         self._buckets = {folder.name: Bucket(folder) for folder in root.iterdir() if folder.is_dir()}
@@ -170,7 +170,7 @@ def _iso(time_s: float) -> str:
 
 @contextmanager
 def start_stand_in(root: Path, latency_ms: float = 0.0) -> Iterator[str]:
-    """Serve a folder from another process; give the endpoint's address."""
+    """Serve a folder from another process for the length of the block; yield the endpoint's URL."""
     command = [sys.executable, "-m", "scripts.benchmarks.s3_stand_in", str(root), str(latency_ms)]
     here = str(Path(__file__).resolve().parents[2])
     with subprocess.Popen(

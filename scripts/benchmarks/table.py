@@ -1,4 +1,4 @@
-"""What a measure comes to, and the one table in which all of them are shown."""
+"""The figures of a measure, and the table that shows the figures of all measures."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 class Size(StrEnum):
-    """How much is measured. `full` is what is promised; `tiny` only shows that a measure works."""
+    """How much is measured. The promises are for `full`; `tiny` only shows that a measure works."""
 
     FULL = "full"
     QUICK = "quick"
@@ -20,7 +20,7 @@ class Size(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a measure is given: its size, an empty folder of its own, and somewhere to tell how far it is."""
+    """What a measure gets: its size, an empty folder, and a function that prints its progress."""
 
     size: Size
     folder: Path
@@ -29,7 +29,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. `met` is None where nothing was asked for: the figure is told for its own sake."""
+    """One line of the table. `met` is None if the figure has no target."""
 
     measure: str
     figure: str
@@ -43,17 +43,17 @@ Measure = Callable[[Bench], list[Figure]]
 
 
 def at_least(measured: float, asked: float) -> bool:
-    """Whether a figure reaches what was asked for; one that could not be made (NaN) does not."""
+    """Return whether a figure is at least its target; False for NaN, which stands for a figure that can't be computed."""
     return measured >= asked
 
 
 def at_most(measured: float, asked: float) -> bool:
-    """Whether a figure stays within what was asked for; one that could not be made (NaN) does not."""
+    """Return whether a figure is at most its target; False for NaN, which stands for a figure that can't be computed."""
     return measured <= asked
 
 
 def figures_table(figures: Sequence[Figure], size: Size) -> Table:
-    """Lay out all figures."""
+    """Return the table of all figures."""
     table = Table(
         "measure", "figure", "asked", "measured", "", "details", title=f"bench, {size.value} size", title_justify="left"
     )
@@ -67,7 +67,7 @@ def figures_table(figures: Sequence[Figure], size: Size) -> Table:
 
 
 def describe_machine() -> str:
-    """Say what the figures depend on: cores, memory, load by others, versions."""
+    """Return what the figures depend on: cores, memory, load, versions."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())

@@ -1,4 +1,4 @@
-"""Manifests of texts that differ from each other, the same in every run of the bench."""
+"""Manifests of distinct texts, the same in every run of the bench."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,21 +16,21 @@ _WORDS = _VOCABULARY.split()
 
 
 def make_texts(count: int, *, seed: int = 0, words: int = 12) -> Iterator[str]:
-    """Yield texts of some words each (about 75 characters); each ends with its own number, so that all differ."""
+    """Yield texts of `words` words (12 are about 75 characters). Each ends with its own number, so that all differ."""
     random = Random(seed)
     for number in range(count):
         yield f"{' '.join(random.choices(_WORDS, k=words))} {seed}-{number}"
 
 
 def make_mixed_texts(count: int, *, seed: int = 0) -> Iterator[str]:
-    """Yield texts of 2 to 120 words, long and short ones in turns that nobody can foresee."""
+    """Yield texts of 2 to 120 words, long and short ones in random order."""
     random = Random(seed)
     for number in range(count):
         yield f"{' '.join(random.choices(_WORDS, k=random.randint(2, 120)))} {number}"
 
 
 def make_spread_texts(count: int, *, seed: int = 0) -> Iterator[str]:
-    """Yield texts of 4 to 1,600 words, spread evenly over the logarithms: their tokens are as 1 to 100."""
+    """Yield texts of 4 to 1,600 words, evenly distributed on a logarithmic scale."""
     random = Random(seed)
     for number in range(count):
         yield f"{' '.join(random.choices(_WORDS, k=round(4 * 400 ** random.random())))} {number}"
@@ -42,17 +42,17 @@ def row_id(number: int) -> str:
 
 
 def row_number(name: str) -> int:
-    """Return the row that an id names."""
+    """Return the number of the row with an id."""
     return int(name.removeprefix("row-"))
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> None:
-    """Write a manifest of one text a row."""
+    """Write a manifest with one text in each row."""
     write_rows(path, ({"id": row_id(number), "text": text} for number, text in enumerate(texts)))
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a manifest."""
+    """Write a JSONL manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.writelines(orjson.dumps(row) + b"\n" for row in rows)

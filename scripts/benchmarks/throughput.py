@@ -1,7 +1,7 @@
-"""Items a second at zero latency: `arkbeam run` against a loop that only sends and decodes.
+"""Items a second at zero latency: `arkbeam run` compared with a loop that only sends and decodes.
 
-Two sizes are run and their difference taken, so that starting up and publishing a first part are in neither side.
-Rounds are interleaved: what else the machine does falls on all sides alike. What is told is the median of rounds.
+Each side runs two sizes, and the difference is taken, so that the start and the first part file do not count. The sides take
+turns in each round, so that other load on the machine affects all of them alike. The figures are the medians of the rounds.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ KINDS = ("arkbeam", "httpx", "ark")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Texts of the two runs, and how often the pair is run."""
+    """Texts of the two runs, and the number of rounds."""
 
     low: int
     high: int
@@ -34,7 +34,7 @@ SIZES = {Size.FULL: Sizes(10_000, 60_000, 3), Size.QUICK: Sizes(1_000, 5_000, 1)
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """Seconds of one run; `cpu_s` of its whole process, `emulator_s` of the server, the ceiling when it is busy."""
+    """Seconds of one run: wall time, CPU of its process, CPU of the emulator (which can be the bottleneck)."""
 
     wall_s: float
     cpu_s: float
@@ -43,7 +43,7 @@ class Took:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One round's difference: items a second, and the processor time an item takes on either side."""
+    """The difference of one round: items a second, and CPU time per item of the run and of the emulator."""
 
     per_s: float
     cpu_ms: float
@@ -51,7 +51,7 @@ class Rate:
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Text at zero latency: items a second of a run over those of a bare loop on the same client."""
+    """Items a second of a run of texts at zero latency, over those of a bare loop with the same client."""
     sizes = SIZES[bench.size]
     rounds: dict[str, list[Rate]] = {kind: [] for kind in KINDS}
     with start_emulator(EmulatorOptions()) as url:
@@ -77,7 +77,7 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _take(bench: Bench, kind: str, url: str, count: int, number: int) -> Took:
-    """Run one side once, against a store that holds nothing."""
+    """Run one side once, with an empty store."""
     before_s = read_emulator_cpu_s()
     if kind == "arkbeam":
         wall_s, cpu_s = _run_pipeline(Site(bench.folder / f"{number}-{count}"), url, count)
@@ -99,7 +99,7 @@ def _run_pipeline(site: Site, url: str, count: int) -> tuple[float, float]:
 
 
 def _difference(low: Took, high: Took, items: int) -> Rate:
-    """Take the smaller run off the larger; NaN when they are too small to tell apart."""
+    """Subtract the smaller run from the larger one; NaN if they are too small to differ."""
     wall_s, cpu_s, emulator_s = (getattr(high, name) - getattr(low, name) for name in ("wall_s", "cpu_s", "emulator_s"))
     return Rate(items / wall_s if wall_s > 0 else float("nan"), cpu_s * 1000 / items, emulator_s * 1000 / items)
 

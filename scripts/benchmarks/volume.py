@@ -1,4 +1,4 @@
-"""Bytes of a published row with a 2,048-d vector, and whether every bit of it is as the server sent it."""
+"""Bytes of a published row with a 2,048-d vector, and whether every vector has the bits that the server sent."""
 
 import base64
 
@@ -22,7 +22,7 @@ ROWS = {Size.FULL: 10_000, Size.QUICK: 2_000, Size.TINY: 50}
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Bytes a row of `embeddings/` for 2,048 values that are exact in bfloat16, and bit-equality with what was sent."""
+    """Bytes of a row in `embeddings/` with 2,048 values that are exact in bfloat16, and bit-equality with the replies."""
     rows = ROWS[bench.size]
     texts = list(make_texts(rows))
     site = Site(bench.folder)
@@ -49,14 +49,14 @@ def measure(bench: Bench) -> list[Figure]:
             f"{checked.wrong + differing}",
             "0",
             checked.is_right and not differing,
-            f"of {checked.rows:,} made again by the emulator's function, and of {fetched} fetched again; "
+            f"of {checked.rows:,} recomputed by the emulator's function, and of {fetched} requested again; "
             f"{checked.missing} missing, {checked.repeated} repeated",
         ),
     ]
 
 
 def _compare_with_server(site: Site, url: str, texts: list[str]) -> tuple[int, int]:
-    """Ask the server again for the first rows; return how many, and how many of them differ from what is published."""
+    """Request the first rows again; return their number, and how many of them differ from the published vectors."""
     batch = next(read_batches(site.output, ["id", "dense"])).slice(0, FETCHED_MAX)
     names, dense = batch.column("id").to_pylist(), dense_values(batch.column("dense"))
     with httpx.Client(trust_env=False, headers={"Authorization": "Bearer stand-in"}) as client:

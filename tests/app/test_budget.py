@@ -188,4 +188,4 @@ def test_the_summary_shows_pace_and_estimates(place: Any, emulator: Any, call: C
     ratios = quota["estimates"]["text"]
     assert ratios["replies"] == 50
     assert 0 < ratios["ratio_p05"] <= ratios["ratio_median"] <= ratios["ratio_p95"]
-    assert "counted over estimated" in ended.out
+    assert "billed / estimated" in ended.out

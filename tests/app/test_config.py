@@ -247,7 +247,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes) -> No
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A missing one, a folder, and one that is too large to be a config."""
-    with pytest.raises(ConfigError, match=r"no config .*missing\.yaml"):
+    with pytest.raises(ConfigError, match=r"config .*missing\.yaml does not exist"):
         load_config(str(tmp_path / "missing.yaml"))
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(str(tmp_path))

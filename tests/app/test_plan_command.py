@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arkbeam.quota.options import RateLimits
 from arkbeam.stages.plan import estimate
 
 ROWS = [
@@ -58,10 +59,10 @@ def test_the_table(place: Any, emulator: Any, call: Callable[..., Any], rpm: int
     ended = call(*place.arguments("plan", settings))
     assert ended.code == 0
     totals = place.plan(settings)
-    expected = estimate(totals, place.prepare().spec.capabilities, rpm=rpm, tpm=tpm, headroom=0.5)
+    expected = estimate(totals, place.prepare().spec.model.capabilities, RateLimits(rpm, tpm), headroom=0.5)
     assert expected.minutes == max(120 / (rpm * 0.5), totals.tokens / (tpm * 0.5))
     lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in ended.out.splitlines() if "│" in line}
-    assert (lines["rows"], lines["distinct"], lines["to buy"]) == ("120", "120", "120 requests")
+    assert (lines["rows"], lines["distinct"], lines["to send"]) == ("120", "120", "120 requests")
     assert f"{totals.tokens:,}" in lines["tokens"]
     assert f"{expected.cost_cny:.4f} CNY" in lines["cost"]
     assert lines["binding limit"] == binding == expected.binding
@@ -80,4 +81,4 @@ def test_vendors_limits_are_the_default(place: Any) -> None:
     """Without a quota the model's own holds."""
     place.write_rows(ROWS)
     spec = place.prepare({"quota": {}}).spec
-    assert (spec.rpm, spec.tpm) == (spec.capabilities.rpm, spec.capabilities.tpm)
+    assert spec.rate_limits == (spec.model.capabilities.rpm, spec.model.capabilities.tpm)

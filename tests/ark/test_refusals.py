@@ -22,7 +22,7 @@ import pytest
 from arkbeam.ark.client import read_api_key
 from arkbeam.ark.models import ModelOptions, check_options, find_capabilities
 from arkbeam.ark.tokens import estimate_request
-from arkbeam.ark.wire import EMBEDDINGS_PATH, encode_request, wire_options
+from arkbeam.ark.wire import EMBEDDINGS_PATH, ModelSpec, encode_request, wire_options
 from arkbeam.base.capabilities import exceeds_context
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Failure, Request, ServiceKind, VideoSampling
@@ -30,8 +30,7 @@ from arkbeam.emulator.contract import parse_request
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.replies import Refused
 from arkbeam.emulator.serve import start_emulator
-from arkbeam.manifest.context import ReadContext
-from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
@@ -93,16 +92,7 @@ def read_rows(lines: list[bytes], model: ModelOptions, folder: Path) -> list[Req
     path = folder / "rows.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
     options = ManifestOptions(str(path))
-    context = ReadContext(
-        ServiceKind.STAND_IN,
-        model.name,
-        model.dimensions,
-        model.instructions,
-        model.sparse,
-        find_capabilities(model),
-        multi_embedding=model.multi_embedding or "off",
-        video=model.video,
-    )
+    context = ReadContext(ServiceKind.STAND_IN, ModelSpec(model, find_capabilities(model)))
     outcomes: list[Request | Failure] = []
     for shard in cut_shards(list_manifests(options), 2**30):
         for chunk in read_shard(shard, options, context):

@@ -25,13 +25,12 @@ import pyarrow.parquet as pq
 import zstandard
 from arkbeam.ark.client import _decompress
 from arkbeam.ark.errors import error_from_status, error_from_unusable
-from arkbeam.ark.models import ModelOptions, check_options
-from arkbeam.ark.wire import UnencodableRequest, UnusableReply, WireOptions, decode_reply, encode_request
+from arkbeam.ark.models import ModelOptions
+from arkbeam.ark.wire import ModelSpec, UnencodableRequest, UnusableReply, WireOptions, decode_reply, encode_request
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.kept import cast_kept, unify_kept
-from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.options import ColumnMap, ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
@@ -155,11 +154,7 @@ def count_rows(folder: Path, uri: Path, options: ManifestOptions, seen: collecti
 
 CONTEXT = ReadContext(
     ServiceKind.STAND_IN,
-    MODEL,
-    1024,
-    instructions="Instruction:",
-    sparse=True,
-    capabilities=check_options(ModelOptions(MODEL)),
+    ModelSpec.of(ModelOptions(MODEL, 1024, instructions="Instruction:", sparse=True)),
     media=MediaOptions(allowed_roots=("/nonexistent",)),
 )
 WIRE = WireOptions(MODEL, 1024)

@@ -43,7 +43,7 @@ def test_a_worker_that_is_killed(
     emulator.wait_for("paid", 300)
     _buyer(run.process.pid).send_signal(signal.SIGKILL)
     ended = run.wait()
-    assert (ended.code, "the same command goes on" in ended.err) == (1, True)
+    assert (ended.code, "run the same command again to continue" in ended.err) == (1, True)
     assert not (place.output / "_SUCCESS").exists()
     note = place.run()
     stats = emulator.stats

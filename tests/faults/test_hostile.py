@@ -24,13 +24,12 @@ import pytest
 import zstandard
 from arkbeam.app.config import load_config, parse_config
 from arkbeam.ark.errors import RETRY_AFTER_S_MAX, parse_retry_after, read_retry_after
-from arkbeam.ark.models import ModelOptions, check_options
-from arkbeam.ark.wire import UnusableReply, decode_error, decode_reply
+from arkbeam.ark.models import ModelOptions
+from arkbeam.ark.wire import ModelSpec, UnusableReply, decode_error, decode_reply
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.records import Failure, Request, ServiceKind
+from arkbeam.base.records import Failure, Request
 from arkbeam.base.redaction import redact
 from arkbeam.base.replies import Reply
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap, ManifestOptions
 from arkbeam.manifest.rows import RowParser
 from hypothesis import given
@@ -95,15 +94,13 @@ def test_mutated_input(what: str, count: int, full: int, record_property: Any) -
     assert len(note["outcomes"]) > 4
 
 
-CONTEXT = ReadContext(
-    ServiceKind.ARK, MODEL, 1024, instructions="x", sparse=True, capabilities=check_options(ModelOptions(MODEL))
-)
+SPEC = ModelSpec.of(ModelOptions(MODEL, 1024, instructions="x", sparse=True))
 
 
 @given(st.dictionaries(WORDS | st.text(max_size=5), VALUES, max_size=6), st.sampled_from([ColumnMap(), ColumnMap(id="type", text=("text", "url"), image="image", input="input", instructions="instructions", sparse="index", video_sampling="fps")]))  # fmt: skip
 def test_any_row_is_a_request_or_a_failure(row: dict[str, Any], columns: ColumnMap) -> None:
     """Whatever its cells are, a row asks for something or says why not, in words that can be written anywhere."""
-    row_id, outcome = RowParser(ManifestOptions("x", columns), CONTEXT, "/folder").parse(row)
+    row_id, outcome = RowParser(ManifestOptions("x", columns), SPEC, "/folder").parse(row)
     assert row_id is None or 0 < len(row_id) <= 1024
     assert isinstance(outcome, (Request, Failure))
     if isinstance(outcome, Failure):

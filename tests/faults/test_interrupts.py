@@ -24,9 +24,9 @@ def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
     run.send(signal.SIGINT)
     ended = run.wait()
     assert ended.code == 130
-    assert "waiting for open requests; once more to leave at once" in ended.err
+    assert "waiting for open requests; press Ctrl-C again to exit at once" in ended.err
     assert "SIGINT" in ended.err
-    assert "the same command goes on from here" in ended.err
+    assert "run the same command again to continue" in ended.err
     stats = emulator.stats
     bought = stats["paid"]
     assert 40 <= bought < 300
@@ -47,7 +47,7 @@ def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, s
     run = start(*place.arguments("run"))
     emulator.wait_for("in_flight", 16)
     run.send(signal.SIGINT)
-    while "once more" not in run.process.stderr.readline():
+    while "exit at once" not in run.process.stderr.readline():
         pass
     run.send(signal.SIGINT)
     assert run.wait().code == 130
@@ -84,7 +84,7 @@ def test_workers_in_other_processes(make_emulator: Any, make_place: Any, start: 
     emulator.wait_for("paid", 200)
     os.killpg(run.process.pid, signal.SIGINT)
     ended = run.wait()
-    assert (ended.code, "once more to leave at once" in ended.err) == (130, True)
+    assert (ended.code, "press Ctrl-C again to exit at once" in ended.err) == (130, True)
     bought = emulator.stats["paid"]
     assert 200 <= bought < 1_000
     assert not (place.output / "_SUCCESS").exists()
@@ -102,7 +102,7 @@ def test_before_anything_is_sent(place: Any, emulator: Any, start: Any, wait: An
     run.send(signal.SIGINT)
     ended = run.wait()
     assert ended.code == 130
-    assert "interrupted (SIGINT); the same command goes on from here" in ended.err
+    assert "interrupted (SIGINT); run the same command again to continue" in ended.err
     assert "Traceback" not in ended.err
     assert emulator.stats["received"] == 0
     assert place.leftovers == []

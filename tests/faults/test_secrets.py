@@ -16,7 +16,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from arkbeam.app.job import build_pipeline
+from arkbeam.beam.pipeline import build_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,7 +211,7 @@ def test_the_job_graph_holds_no_key(marked: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MY_KEY", KEY)
     job = marked.prepare()
     pipeline = beam.Pipeline(runner=FnApiRunner())
-    build_pipeline(pipeline, job)
+    build_pipeline(pipeline, job.spec, job.shards)
     graph = pipeline.to_runner_api().SerializeToString()
     assert b"MY_KEY" in graph + pickle.dumps(job)
     assert [word for word in WORDS if word.encode() in graph or word.encode() in pickle.dumps(job)] == []

@@ -37,7 +37,7 @@ def test_stop_in_mid_run(
     assert ended.code == 4
     assert code in ended.err
     assert advice in ended.err
-    assert "the same command goes on from here" in ended.err
+    assert "run the same command again to continue" in ended.err
     assert "40 paid" in ended.out
     stats = stopping.stats
     assert stats["paid"] == 60

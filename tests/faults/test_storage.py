@@ -257,14 +257,14 @@ def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatc
     yard.write_texts(ROWS + 10)
     with monkeypatch.context() as patched:  # when publishing
         patched.setattr(publish, "list_parquet", lambda folder: lag(folder, ".parquet"))
-        with pytest.raises(StoreError, match=r"has gone from the store since it was planned: run again"):
+        with pytest.raises(StoreError, match=r"was removed from the store after planning: run again"):
             yard.run()
         assert not (yard.output / "_SUCCESS").exists()
     yard.write_texts(ROWS + 20)
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):  # when adding up what was paid
         patched.setattr(usage, "list_parquet", lambda folder: lag(folder, ".parquet"))
         yard.run()
-    assert "usage/ shows 0 requests of this run, 10 were paid" in caplog.text
+    assert "usage/ has 0 of the 10 paid requests of this run" in caplog.text
     yard.run()
     assert yard.read("usage").num_rows == emulator.stats["paid"]
     assert commit.SUCCESS in {path.name for path in yard.output.iterdir()}

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from arkbeam.ark.models import VERSIONS
+from arkbeam.ark.models import VERSIONS, ModelOptions
+from arkbeam.ark.wire import ModelSpec
 from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Modality, Part, Request, ServiceKind
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.lines import BOM
-from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.options import ColumnMap, ManifestOptions, ReadContext
 from arkbeam.manifest.read import ShardChunk, read_shard
 from arkbeam.manifest.shards import Shard, cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
@@ -30,7 +30,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
-CONTEXT = ReadContext(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048, capabilities=VERSIONS["251215"])
+
+
+def _context(version: str = "251215", media: MediaOptions | None = None, **asked: Any) -> ReadContext:
+    """A run that asks a model of this version for these options."""
+    model = ModelSpec(ModelOptions("doubao-embedding-vision-251215", **asked), VERSIONS[version])
+    return ReadContext(ServiceKind.ARK, model, media or MediaOptions())
+
+
+CONTEXT = _context(dimensions=2048)
 
 
 def _text(value: str) -> Request:
@@ -112,7 +120,7 @@ def test_the_forms_of_a_row(row: dict[str, Any], parts: list[tuple[Modality, str
         ({"text": " \t"}, "no_input"),
         ({"text": [], "image": ""}, "no_input"),
         ({"input": []}, "no_input"),
-        ({"body": {"model": CONTEXT.model}}, "bad_field"),
+        ({"body": {"model": CONTEXT.model.name}}, "bad_field"),
         ({"text": 3}, "bad_text"),
         ({"text": {"a": 1}}, "bad_text"),
         ({"text": [["a"]]}, "bad_text"),
@@ -154,7 +162,7 @@ def test_rows_that_ask_for_nothing_that_can_be_sent(row: dict[str, Any], code: s
     ("body", "request_"),
     [
         ({}, _text("a")),
-        ({"model": CONTEXT.model, "dimensions": 2048, "encoding_format": "base64"}, _text("a")),
+        ({"model": CONTEXT.model.name, "dimensions": 2048, "encoding_format": "base64"}, _text("a")),
         ({"multi_embedding": {"type": "disabled"}}, _text("a")),
         ({"instructions": ""}, Request(_text("a").parts, "")),
         ({"model": None, "dimensions": None, "encoding_format": None, "instructions": None}, _text("a")),
@@ -201,7 +209,7 @@ def test_a_body_that_is_not_this_runs_is_a_failure(body: dict[str, Any], says: s
 
 def test_sparse_is_asked_for_on_rows_of_text_alone(lines: Callable[..., Path]) -> None:
     """The API allows it for one or several texts, without media."""
-    context = ReadContext(ServiceKind.ARK, "m", instructions="I", sparse=True)
+    context = _context(instructions="I", sparse=True)
     path = lines({"text": "a"}, {"text": ["a", "b"]}, {"text": "a", "image": "https://h/1"})
     good, _ = _read(path, context)
     assert [(request.sparse, request.instructions) for _, _, request in good] == [
@@ -213,7 +221,7 @@ def test_sparse_is_asked_for_on_rows_of_text_alone(lines: Callable[..., Path]) -
 
 def test_what_the_model_can_not_do_is_a_failure(lines: Callable[..., Path]) -> None:
     """Rows are checked against the model's capabilities before anything is sent."""
-    context = ReadContext(ServiceKind.ARK, "m", capabilities=VERSIONS["250328"])
+    context = _context("250328")
     path = lines({"video": "https://h/v.mp4"}, {"text": ["a", "b"]}, {"text": "a", "image": "https://h/1"})
     assert _read(path, context)[1] == [(0, "video_unsupported"), (1, "too_many_parts")]
 
@@ -650,7 +658,7 @@ def test_media_are_looked_at_and_versioned(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps({"id": index, "text": "t", "image": image}) + "\n" for index, image in enumerate(images))
     )
-    context = ReadContext(ServiceKind.ARK, "m", media=MediaOptions(allowed_roots=(str(tmp_path / "m"),)))
+    context = _context(media=MediaOptions(allowed_roots=(str(tmp_path / "m"),)))
     (chunk,) = _chunks(path, context)
     assert chunk.unreadable["code"].to_pylist() == ["media_missing", "media_forbidden"]
     assert chunk.unreadable["id"].to_pylist() == ["2", "3"]
@@ -667,7 +675,7 @@ def test_media_are_looked_at_and_versioned(tmp_path: Path) -> None:
 
 def test_a_changed_picture_is_another_item(tmp_path: Path) -> None:
     """The version of a file is part of the fingerprint."""
-    context = ReadContext(ServiceKind.ARK, "m", media=MediaOptions(allowed_roots=(str(tmp_path),)))
+    context = _context(media=MediaOptions(allowed_roots=(str(tmp_path),)))
     (tmp_path / "m.jsonl").write_text('{"image": "a.png"}\n')
     prints = []
     for size in (20, 30):
@@ -682,7 +690,7 @@ def test_parts_that_are_too_large_together_are_a_failure(tmp_path: Path) -> None
     (tmp_path / "a.png").write_bytes(picture)
     (tmp_path / "m.jsonl").write_text('{"image": "a.png"}\n{"image": ["a.png", "a.png"]}\n')
     media = MediaOptions(allowed_roots=(str(tmp_path),), body_bytes_max=len(picture) * 2)
-    assert _read(tmp_path / "m.jsonl", ReadContext(ServiceKind.ARK, "m", media=media))[1] == [(1, "request_too_large")]
+    assert _read(tmp_path / "m.jsonl", _context(media=media))[1] == [(1, "request_too_large")]
 
 
 def test_media_beside_a_manifest_in_an_object_store() -> None:

@@ -10,21 +10,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.ark.instructions import InstructionOptions
-from arkbeam.ark.models import VERSIONS
-from arkbeam.base.capabilities import EncodingFormat
+from arkbeam.ark.models import VERSIONS, ModelOptions
+from arkbeam.ark.wire import ModelSpec
+from arkbeam.base.capabilities import Capabilities, EncodingFormat
 from arkbeam.base.records import Modality, Part, Request, ServiceKind, VideoSampling
-from arkbeam.manifest.context import ReadContext
-from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.options import ColumnMap, ManifestOptions, ReadContext
 from arkbeam.manifest.read import ShardChunk, read_shard
 from arkbeam.manifest.shards import cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 CAPS = VERSIONS["251215"]
-CONTEXT = ReadContext(ServiceKind.ARK, "doubao-embedding-vision-251215", capabilities=CAPS)
 CORPUS = InstructionOptions("corpus")
 URLS = {"image": "https://h/i.png", "video": "https://h/v.mp4"}
 
+
+def asking(capabilities: Capabilities = CAPS, **options: Any) -> ReadContext:
+    """A run that asks its model for these options."""
+    return ReadContext(
+        ServiceKind.ARK, ModelSpec(ModelOptions("doubao-embedding-vision-251215", **options), capabilities)
+    )
+
+
+CONTEXT = asking()
 Reader = Callable[..., ShardChunk]
 
 
@@ -77,7 +85,7 @@ def test_corpus_instructions_are_each_rows_own(read: Reader) -> None:
         {"body": body},
         {"image": URLS["image"], "video": URLS["video"]},
     )
-    chunk = read(*rows, context=replace(CONTEXT, instructions=CORPUS))
+    chunk = read(*rows, context=asking(instructions=CORPUS))
     made_of = ("text", "text", "text and image", "text and video", "image", "image and video")
     assert [request.instructions for request in _requests(chunk)] == [
         f"Instruction:Compress the {kind} into one word.\nQuery:" for kind in made_of
@@ -87,19 +95,19 @@ def test_corpus_instructions_are_each_rows_own(read: Reader) -> None:
 def test_a_row_without_a_wording_is_a_failure_unless_it_brings_its_own(read: Reader) -> None:
     """There is no documented wording for text, image and video together; a row's own instructions are sent."""
     row = {"text": "a", **URLS}
-    context = replace(CONTEXT, instructions=CORPUS)
+    context = asking(instructions=CORPUS)
     ((code, message),) = _failures(read(row, context=context))
     assert (code, "text and image and video" in message) == ("no_wording", True)
     (request,) = _requests(read(row | {"words": "my own"}, context=context, instructions="words"))
     assert request.instructions == "my own"
-    verbatim = replace(CONTEXT, instructions="for all")
+    verbatim = asking(instructions="for all")
     assert [one.instructions for one in _requests(read(row, context=verbatim))] == ["for all"]
 
 
 @pytest.mark.parametrize("scenario", ["query", "clustering", "classification", "sts"])
 def test_other_scenarios_send_one_string(scenario: Any, read: Reader) -> None:
     """All rows have the same instructions, whatever their modalities."""
-    context = replace(CONTEXT, instructions=InstructionOptions(scenario, "text/image", "Find it"))
+    context = asking(instructions=InstructionOptions(scenario, "text/image", "Find it"))
     chunk = read({"text": "a"}, {"image": URLS["image"]}, {"text": "a", **URLS}, context=context)
     expected = "Target_modality: text/image.\nInstruction:Find it\nQuery:"
     assert [request.instructions for request in _requests(chunk)] == [expected] * 3
@@ -107,11 +115,11 @@ def test_other_scenarios_send_one_string(scenario: Any, read: Reader) -> None:
 
 def test_instructions_are_part_of_the_fingerprint_as_they_are_sent(read: Reader) -> None:
     """A built string and the same string verbatim have one fingerprint; other instructions, or none, have another."""
-    built = read({"text": "a"}, context=replace(CONTEXT, instructions=CORPUS))
+    built = read({"text": "a"}, context=asking(instructions=CORPUS))
     same = "Instruction:Compress the text into one word.\nQuery:"
-    verbatim = read({"text": "a"}, context=replace(CONTEXT, instructions=same))
+    verbatim = read({"text": "a"}, context=asking(instructions=same))
     own = read({"text": "a", "words": same}, instructions="words")
-    others = [read({"text": "a"}), read({"text": "a"}, context=replace(CONTEXT, instructions=same + " "))]
+    others = [read({"text": "a"}), read({"text": "a"}, context=asking(instructions=same + " "))]
     first, *rest = (chunk.keys["fingerprint"].to_pylist() for chunk in (built, verbatim, own, *others))
     assert rest[0] == rest[1] == first
     assert len({bytes(one[0]) for one in (first, *rest)}) == 3
@@ -121,7 +129,7 @@ def test_a_rows_own_instructions_count_before_the_configs(read: Reader) -> None:
     """Column and body are sent unchanged; an empty cell means the config's; a body takes precedence over a column."""
     body = {"input": [{"type": "text", "text": "a"}], "instructions": "from the body"}
     rows = ({"text": "a", "p": " as is \n"}, {"text": "a", "p": " "}, {"text": "a"}, {"body": body, "p": "column"})
-    chunk = read(*rows, context=replace(CONTEXT, instructions="config"), instructions="p")
+    chunk = read(*rows, context=asking(instructions="config"), instructions="p")
     assert [one.instructions for one in _requests(chunk)] == [" as is \n", "config", "config", "from the body"]
 
 
@@ -129,7 +137,7 @@ def test_instructions_that_are_no_text_or_not_taken_are_failures(read: Reader) -
     """The message names the column; a model without instructions has its own code."""
     ((code, message),) = _failures(read({"text": "a", "p": 5}, instructions="p"))
     assert (code, "column p" in message) == ("bad_field", True)
-    old = replace(CONTEXT, capabilities=VERSIONS["250615"])
+    old = asking(VERSIONS["250615"])
     ((code, _),) = _failures(read({"text": "a", "p": "x"}, context=old, instructions="p"))
     assert code == "instructions_unsupported"
 
@@ -143,7 +151,7 @@ def test_instructions_that_are_no_text_or_not_taken_are_failures(read: Reader) -
 )
 def test_a_column_says_whether_a_row_asks_for_sparse(cell: Any, asked: bool, read: Reader) -> None:
     """True and false take precedence over the config; an empty cell means the config's setting."""
-    context = replace(CONTEXT, sparse=True)
+    context = asking(sparse=True)
     assert [one.sparse for one in _requests(read({"text": "a", "s": cell}, context=context, sparse="s"))] == [asked]
 
 
@@ -160,7 +168,7 @@ def test_sparse_goes_out_on_text_alone(read: Reader) -> None:
     image = {"type": "image_url", "image_url": {"url": URLS["image"]}}
     text = {"type": "text", "text": "a"}
     rows = ({"text": ["a", "b"]}, {"text": "a", "image": URLS["image"]}, {"body": {"input": [text, text], **enabled}})
-    chunk = read(*rows, context=replace(CONTEXT, sparse=True))
+    chunk = read(*rows, context=asking(sparse=True))
     assert [request.sparse for request in _requests(chunk)] == [True, False, True]
     bad = read({"body": {"input": [text, image], **enabled}}, {"image": URLS["image"], "s": True}, sparse="s")
     assert [code for code, _ in _failures(bad)] == ["sparse_needs_text_only"] * 2
@@ -173,7 +181,7 @@ def test_sparse_goes_out_on_text_alone(read: Reader) -> None:
 
 def test_sampling_is_laid_over_argument_by_argument(read: Reader) -> None:
     """The arguments of a part take precedence over the row's column, and those over the config."""
-    context = replace(CONTEXT, video=VideoSampling(fps=1.0, min_frames=8, max_video_tokens=20_480))
+    context = asking(video=VideoSampling(fps=1.0, min_frames=8, max_video_tokens=20_480))
     row = {"input": [_video({"fps": 2}), _video({}), {"type": "text", "text": "a"}], "how": {"fps": 3, "min_frames": 5}}
     (request,) = _requests(read(row, context=context, video_sampling="how"))
     assert [part.sampling for part in request.parts] == [
@@ -182,7 +190,7 @@ def test_sampling_is_laid_over_argument_by_argument(read: Reader) -> None:
         None,
     ]
     (bare,) = _requests(read({"video": URLS["video"], "text": "a", "image": URLS["image"]}, context=context))
-    assert [part.sampling for part in bare.parts] == [None, None, context.video]
+    assert [part.sampling for part in bare.parts] == [None, None, context.model.options.video]
     (unset,) = _requests(read({"video": URLS["video"]}))
     assert unset.parts == (Part(VIDEO, URLS["video"]),)
 
@@ -220,7 +228,7 @@ def test_a_sampling_column_holds_an_object(read: Reader) -> None:
 
 def test_a_model_without_sampling_is_told(read: Reader) -> None:
     """Version 250615 takes videos, but no sampling arguments."""
-    old = replace(CONTEXT, capabilities=VERSIONS["250615"])
+    old = asking(VERSIONS["250615"])
     assert [code for code, _ in _failures(read({"input": [_video({"fps": 1})]}, context=old))] == [
         "sampling_unsupported"
     ]
@@ -243,35 +251,35 @@ def test_sampling_changes_fingerprint_and_estimate(read: Reader) -> None:
     ("context", "good", "bad"),
     [
         (CONTEXT, {"dimensions": 2048}, {"dimensions": 1024}),
-        (replace(CONTEXT, dimensions=1024), {"dimensions": 1024}, {"dimensions": 2048}),
+        (asking(dimensions=1024), {"dimensions": 1024}, {"dimensions": 2048}),
         (
-            replace(CONTEXT, capabilities=VERSIONS["250328"], dimensions_published=1024),
+            asking(VERSIONS["250328"], dimensions=1024),
             {"dimensions": 1024},
             {"dimensions": 2048},
         ),
         (CONTEXT, {"encoding_format": "base64"}, {"encoding_format": "float"}),
         (
-            replace(CONTEXT, encoding_format=EncodingFormat.FLOAT),
+            asking(encoding_format=EncodingFormat.FLOAT),
             {"encoding_format": "float"},
             {"encoding_format": "base64"},
         ),
         (
-            replace(CONTEXT, encoding_format=EncodingFormat.NULL),
+            asking(encoding_format=EncodingFormat.NULL),
             {"encoding_format": "float"},
             {"encoding_format": "base64"},
         ),
         (
-            replace(CONTEXT, encoding_format=EncodingFormat.ABSENT),
+            asking(encoding_format=EncodingFormat.ABSENT),
             {"encoding_format": None},
             {"encoding_format": "null"},
         ),
         (CONTEXT, {"multi_embedding": {"type": "disabled"}}, {"multi_embedding": {"type": "enabled"}}),
         (
-            replace(CONTEXT, multi_embedding="zstd"),
+            asking(multi_embedding="zstd"),
             {"multi_embedding": {"type": "enabled", "compression": "zstd"}},
             {"multi_embedding": {"type": "disabled"}},
         ),
-        (CONTEXT, {"model": CONTEXT.model}, {"model": "doubao-embedding-vision-250615"}),
+        (CONTEXT, {"model": CONTEXT.model.name}, {"model": "doubao-embedding-vision-250615"}),
         (CONTEXT, {}, {"user": "me"}),
     ],
 )
@@ -290,9 +298,9 @@ def test_vectors_of_tokens_are_another_purchase(read: Reader) -> None:
     """Whether per-token vectors are requested is in the fingerprint; their encoding and the encoding format are not."""
     contexts = (
         CONTEXT,
-        replace(CONTEXT, encoding_format=EncodingFormat.FLOAT),
-        replace(CONTEXT, multi_embedding="plain"),
-        replace(CONTEXT, multi_embedding="zstd"),
+        asking(encoding_format=EncodingFormat.FLOAT),
+        asking(multi_embedding="plain"),
+        asking(multi_embedding="zstd"),
     )
     plain, as_float, multi, packed = (
         read({"text": "a"}, {"image": URLS["image"]}, context=one).keys["fingerprint"].to_pylist() for one in contexts
@@ -309,12 +317,11 @@ def test_rows_above_the_context_are_counted_and_staged_whole(read: Reader) -> No
     """A row with an estimate above the model's context is counted, but neither cut nor refused."""
     caps = replace(CAPS, context_tokens=1_400)
     rows = ({"text": "天" * 3_000}, {"text": "short"}, {"text": "天" * 200, "image": URLS["image"]}, {"text": 5})
-    chunk = read(*rows, context=replace(CONTEXT, capabilities=caps))
+    chunk = read(*rows, context=asking(caps))
     assert chunk.over_context == 2
     assert chunk.staged.num_rows == 3
     assert request_from_json(chunk.staged["request"][0].as_py()).request.parts[0].value == "天" * 3_000
     assert read(*rows).over_context == 0
-    assert read(*rows, context=replace(CONTEXT, capabilities=None)).over_context == 0
 
 
 # Columns in other formats

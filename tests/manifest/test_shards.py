@@ -10,10 +10,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.ark.models import ModelOptions
+from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
-from arkbeam.manifest.context import ReadContext
-from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.manifest.options import ColumnMap, ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 
@@ -199,7 +200,7 @@ def test_a_manifest_that_changes_after_it_was_cut_ends_the_run(tmp_path: Path, n
         path.write_bytes(gzip.compress(line) if name.endswith("gz") else line)
     options = ManifestOptions(str(path), columns=ColumnMap(text=("text",)))
     (shard,) = cut_shards(list_manifests(options), 10**6)
-    context = ReadContext(ServiceKind.ARK, "doubao-embedding-vision-251215", 1024)
+    context = ReadContext(ServiceKind.ARK, ModelSpec.of(ModelOptions("doubao-embedding-vision-251215", 1024)))
     assert sum(chunk.rows for chunk in read_shard(shard, options, context)) == (2 if name.endswith("parquet") else 1)
     reading = read_shard(shard, options, context)
     if moment == "meanwhile":

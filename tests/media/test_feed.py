@@ -12,14 +12,14 @@ from arkbeam.engine.items import Item, Room
 from arkbeam.manifest.staging import StagedRequest
 from arkbeam.media import MediaOptions
 from arkbeam.stages.embed import feed as requests
-from arkbeam.stages.embed.feed import BATCH_ITEMS, Feed, Row, Unsendable
+from arkbeam.stages.embed.feed import BATCH_ITEMS, Feed, StagedRow, Unsendable
 from hypothesis import given
 from hypothesis import strategies as st
 
 SPEC = cast(
     Any,
     SimpleNamespace(
-        reading=SimpleNamespace(media=MediaOptions()), wire=WireOptions("m"), budget=SimpleNamespace(is_set=False)
+        media=MediaOptions(), model=SimpleNamespace(wire=WireOptions("m")), budget=SimpleNamespace(is_set=False)
     ),
 )
 BYTES_MAX = 10_000
@@ -58,13 +58,13 @@ class Engine:
         self.submitted = []
 
 
-def row(number: int, size: int) -> Row:
+def row(number: int, size: int) -> StagedRow:
     """A row with one image of `size` bytes, or with one text (0); a size that ends in 7 can't be read."""
     name = number.to_bytes(16, "big")
     if size == 0:
-        return Row(name, StagedRequest(Request((Part(Modality.TEXT, "text"),)), (None,)), 1, 0)
+        return StagedRow(name, StagedRequest(Request((Part(Modality.TEXT, "text"),)), (None,)), 1, 0)
     request = Request((Part(Modality.IMAGE, f"s3://bucket/{size}"),))
-    return Row(name, StagedRequest(request, ("v",), wire_bytes=4 * (size + 2) // 3 + 200), 1, 0)
+    return StagedRow(name, StagedRequest(request, ("v",), wire_bytes=4 * (size + 2) // 3 + 200), 1, 0)
 
 
 def read(uri: str, *_: Any) -> Inline | Failure:

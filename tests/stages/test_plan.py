@@ -1,4 +1,4 @@
-"""Planning against a plain oracle: dictionaries, one row at a time."""
+"""Plan is compared with a simple oracle: dictionaries, one row at a time."""
 
 import hashlib
 import pickle
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from arkbeam.ark.models import VERSIONS
 from arkbeam.base import schema
+from arkbeam.quota.options import RateLimits
 from arkbeam.stages.plan import (
     BUCKETS_MAX,
     NOT_BOUGHT,
@@ -88,7 +89,7 @@ def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def _pieces(rows: Sequence[tuple[Any, ...]], wanted: pa.Schema, chance: random.Random) -> list[pa.Table]:
-    """Deal rows over tables in any order, empty tables among them."""
+    """Distribute rows over tables in random order; some tables may be empty."""
     dealt: list[list[tuple[Any, ...]]] = [[] for _ in range(chance.randint(1, 4))]
     for row in chance.sample(list(rows), len(rows)):
         chance.choice(dealt).append(row)
@@ -108,7 +109,7 @@ def _plan(keys: list[Key], index: list[Held], refused: list[Refusal], seed: int,
 def test_plan_agrees_with_an_oracle(
     keys: list[Key], index: list[Held], refused: list[Refusal], retry_refused: bool
 ) -> None:
-    """Every row is owned, waiting or refused, and of those that share a missing fingerprint the first one buys."""
+    """Every row is owned, waiting or refused; the first of the rows with one missing fingerprint is the buyer."""
     plan = _plan(keys, index, refused, 1, retry=retry_refused)
     owners = {held.fingerprint: held[1:] for held in sorted(index, key=lambda held: held[1:], reverse=True)}
     reasons = {} if retry_refused else {one.fingerprint: one[1:] for one in sorted(refused, key=lambda r: r[1:])[::-1]}
@@ -141,7 +142,7 @@ def test_plan_agrees_with_an_oracle(
 def test_plan_does_not_depend_on_the_order_of_its_input(
     keys: list[Key], index: list[Held], refused: list[Refusal], seed: int, retry_refused: bool
 ) -> None:
-    """A plan that is made again from the same rows, in other tables and another order, is the same plan."""
+    """The same rows in other tables and in another order give the same plan."""
     first = _plan(keys, index, refused, 0, retry=retry_refused)
     again = _plan(keys, index, refused, seed, retry=retry_refused)
     for name in ("owned", "waiting", "buyers", "refused"):
@@ -151,7 +152,7 @@ def test_plan_does_not_depend_on_the_order_of_its_input(
 
 @given(_KEYS, _INDEX, _REFUSED, st.integers(0, 2**32))
 def test_settling_agrees_with_an_oracle(keys: list[Key], bought: list[Held], refused: list[Refusal], seed: int) -> None:
-    """Every row that waited gets its own fingerprint's vector, or that one's reason, or `not_bought`."""
+    """Every waiting row gets the vector or the refusal of its fingerprint, or `not_bought`."""
     chance = random.Random(seed)
     waiting = [(key.fingerprint, key.shard, key.ordinal) for key in keys]
     refs, failed = settle_bucket(
@@ -166,7 +167,7 @@ def test_settling_agrees_with_an_oracle(keys: list[Key], bought: list[Held], ref
     assert sorted(_rows(refs)) == sorted(
         (*owners[key.fingerprint], key.shard, key.ordinal) for key in keys if key.fingerprint in owners
     )
-    unbought = (NOT_BOUGHT, "the run ended before this was bought")
+    unbought = (NOT_BOUGHT, "the run ended before this row was sent")
     assert sorted(_rows(failed)) == sorted(
         (key.shard, key.ordinal, *reasons.get(key.fingerprint, unbought))
         for key in keys
@@ -183,7 +184,7 @@ def _many_keys(count: int, seed: int = 0) -> pa.Table:
 
 @given(st.integers(0, 300), st.integers(0, 50), st.integers(1, BUCKETS_MAX), st.integers(1, 3))
 def test_buckets_hold_every_row_once(rows: int, start: int, buckets: int, chunks: int) -> None:
-    """The pieces together are the table, each bucket once, and a fingerprint is always in the same bucket."""
+    """The pieces together are the table, each bucket occurs once, and a fingerprint is always in the same bucket."""
     table = pa.concat_tables([_many_keys(rows + start, seed % 2).slice(start) for seed in range(chunks)])
     pieces = list(split_buckets(table, buckets))
     numbers = [number for number, _ in pieces]
@@ -199,14 +200,14 @@ def test_buckets_hold_every_row_once(rows: int, start: int, buckets: int, chunks
 
 @pytest.mark.parametrize("buckets", [1, 2, 7, BUCKETS_MAX])
 def test_pieces_do_not_carry_their_parent(buckets: int) -> None:
-    """An element of the shuffle is as large as its rows: a slice would be pickled with the table it was cut from."""
+    """A piece is pickled without the table that it was taken from; a slice would not be."""
     parent = _many_keys(100_000)
     for _, piece in split_buckets(parent.slice(50_000, 40), buckets):
         assert len(pickle.dumps(piece)) < 5_000
 
 
 def test_buckets_are_of_about_one_size() -> None:
-    """Hashes fill all buckets evenly, whatever the number of them."""
+    """Hashes fill any number of buckets evenly."""
     for buckets in (1, 3, 100, BUCKETS_MAX):
         sizes = [piece.num_rows for _, piece in split_buckets(_many_keys(100_000), buckets)]
         assert len(sizes) == buckets
@@ -214,14 +215,14 @@ def test_buckets_are_of_about_one_size() -> None:
 
 
 def test_number_of_buckets_is_bounded() -> None:
-    """An empty manifest has one bucket, a huge one no more than the most."""
+    """An empty manifest has one bucket, a huge one BUCKETS_MAX."""
     mebibyte = 2**20
     assert [count_buckets(size) for size in (0, 1, 8 * mebibyte, 8 * mebibyte + 1, 2**50)] == [1, 1, 1, 2, BUCKETS_MAX]
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=50))
 def test_splitting_keeps_the_order_of_rows(numbers: list[int]) -> None:
-    """Rows of one number stay together in the order they had."""
+    """Rows with the same number stay in their order."""
     table = _many_keys(len(numbers))
     pieces = dict(split_by(table, np.array(numbers)))
     assert list(pieces) == sorted(set(numbers))
@@ -231,7 +232,7 @@ def test_splitting_keeps_the_order_of_rows(numbers: list[int]) -> None:
 
 @given(st.permutations(range(25)), st.integers(1, 30))
 def test_blocks_are_in_the_order_of_the_manifest(ordinals: list[int], rows_max: int) -> None:
-    """Blocks put together are the shard's buyers by ordinal, each full but the last."""
+    """The blocks together are the shard's buyers sorted by ordinal; all but the last are full."""
     buyers = _table([Key(_name(ordinal), 4, ordinal, 1, 0) for ordinal in ordinals], schema.KEYS)
     blocks = list(cut_blocks(buyers, rows_max))
     assert [number for block in blocks for number in block["ordinal"].to_pylist()] == list(range(25))
@@ -248,20 +249,20 @@ def _neighbours(lanes: int) -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])
 def test_lanes_are_dealt_evenly(lanes: int) -> None:
-    """Neighbours of a shard go to different lanes, all lanes have work, and none is beyond their number."""
+    """Neighbouring blocks go to different lanes, and every lane gets work."""
     pairs = list(_neighbours(lanes))
     assert {lane for pair in pairs for lane in pair} == set(range(lanes))
     assert lanes == 1 or all(left != right for left, right in pairs)
 
 
 def test_estimate_names_the_limit_that_binds() -> None:
-    """Time is that of the nearer limit, at the share of the quota that a run uses, and money is by kind of token."""
+    """The time follows from the limit that binds and from `headroom`; the cost from the kinds of tokens."""
     caps = VERSIONS["251215"]
-    short = estimate(PlanTotals(to_buy=1_000, text_tokens=20_000), caps, rpm=100, tpm=10_000, headroom=0.5)
+    short = estimate(PlanTotals(to_buy=1_000, text_tokens=20_000), caps, RateLimits(100, 10_000), headroom=0.5)
     assert (short.binding, short.minutes) == ("rpm", pytest.approx(20))
     assert short.cost_cny == pytest.approx(20_000 / 1e6 * caps.price_text_cny_per_million)
     large = estimate(
-        PlanTotals(to_buy=10, text_tokens=500, image_tokens=13_000), caps, rpm=100, tpm=10_000, headroom=0.5
+        PlanTotals(to_buy=10, text_tokens=500, image_tokens=13_000), caps, RateLimits(100, 10_000), headroom=0.5
     )
     assert (large.binding, large.minutes) == ("tpm", pytest.approx(2.7))
     money = 500 / 1e6 * caps.price_text_cny_per_million + 13_000 / 1e6 * caps.price_image_cny_per_million
@@ -269,14 +270,14 @@ def test_estimate_names_the_limit_that_binds() -> None:
 
 
 def test_nothing_to_buy_costs_nothing() -> None:
-    """A run that owns all its vectors is estimated at no money and no time."""
-    nothing = estimate(PlanTotals(rows=5, owned=5), VERSIONS["251215"], rpm=1, tpm=1, headroom=1.0)
+    """If all vectors are owned, the estimate is no cost and no time."""
+    nothing = estimate(PlanTotals(rows=5, owned=5), VERSIONS["251215"], RateLimits(1, 1), headroom=1.0)
     assert (nothing.cost_cny, nothing.minutes) == (0, 0)
 
 
 @given(st.lists(st.lists(st.integers(0, 10**9), min_size=9, max_size=9), min_size=2, max_size=4))
 def test_totals_of_buckets_add_up(numbers: list[list[int]]) -> None:
-    """The sum of plans is the sum of each of their numbers."""
+    """The sum of plans has the sum of each count."""
     total = PlanTotals()
     for fields in numbers:
         total = total.plus(PlanTotals(*fields))

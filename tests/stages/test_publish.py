@@ -1,4 +1,4 @@
-"""Publishing: files against a brute-force join, and a commit that may be killed anywhere."""
+"""Publish: files are compared with a brute-force join, and the commit is killed at every step."""
 
 import hashlib
 import random
@@ -33,8 +33,7 @@ from arkbeam.stages.publish import embeddings, failures, parts
 from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS, Commit, begin_commit, describe_run, end_run, finish_commit
 from arkbeam.stages.publish.embeddings import write_embeddings_part
 from arkbeam.stages.publish.failures import write_failures_part
-from arkbeam.stages.publish.parts import PartFile, assign_parts, count_by, part_numbers
-from arkbeam.stages.publish.rows import Manifests
+from arkbeam.stages.publish.parts import Manifests, PartFile, assign_parts, count_by, part_numbers
 from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, write_usage_part
 from arkbeam.stages.read import ShardSummary, stage_shard
 from arkbeam.store.claim import MARK_NAME
@@ -51,7 +50,7 @@ OLD_SECONDS = 1_743_575_029
 
 
 def _vector(text: str) -> Any:
-    """The vector that a text has in these tests; its first values alone differ between texts."""
+    """The vector of a text in these tests; only its first values differ between texts."""
     values = np.zeros(DIMENSIONS, np.float32)
     values[:4] = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=4).digest(), np.uint8)
     values[4] = 1.0
@@ -76,37 +75,37 @@ def _bought(fingerprint: bytes, text: str, number: int, **usage: Any) -> Bought:
 
 @dataclass
 class Run:
-    """Manifests that are staged, a store with vectors, and what every line of the manifests should become."""
+    """Staged manifests, a store with vectors, and the expected content of every line."""
 
     job: Job
     summaries: list[ShardSummary]
     keys: pa.Table
     texts: dict[bytes, str]
     lines: dict[tuple[str, int], dict[str, Any] | None]
-    """By manifest and physical line, what the line says; None where it can't be read. Blank lines are in neither."""
+    """The row by manifest and physical line; None if the line can't be read. Blank lines are left out."""
 
     @property
     def manifests(self) -> Manifests:
-        """What publishing is told of the manifests."""
+        """What publishing needs to know of the manifests."""
         return Manifests.of(self.summaries)
 
     @property
     def unreadable(self) -> list[int]:
-        """The shards that have rows which can't be read."""
+        """The shards with unreadable rows."""
         return [summary.number for summary in self.summaries if summary.unreadable]
 
     def fill_store(self, chance: random.Random, share: float, segments: int = 3) -> None:
-        """Buy about so many of the texts, some of them twice, into so many segments."""
+        """Write the vectors of about this share of the texts, some of them twice, to segments."""
         numbers = count()
         for segment in range(1, segments + 1):
             wanted = [name for name in self.texts if chance.random() < share] or [next(iter(self.texts))]
             chance.shuffle(wanted)
             bought = [_bought(name, self.texts[name], next(numbers)) for name in wanted]
             spec = self.job.spec
-            write_segment(spec.store.uri, spec.run, segment, segment_table(bought, DIMENSIONS))
+            write_segment(spec.store.uri, spec.run.name, segment, segment_table(bought, DIMENSIONS))
 
     def segments(self) -> dict[int, str]:
-        """The segments of the store by their ids."""
+        """The URIs of the store's segments by id."""
         return {segment_id(uri): uri for uri in list_parquet(segments_folder(self.job.spec.store.uri))}
 
     def refs(self) -> pa.Table:
@@ -115,7 +114,7 @@ class Run:
 
 
 def _write_lines(path: Path, chance: random.Random, rows: int, texts: int, cell: Callable[[], Any]) -> list[Any]:
-    """Write a manifest with duplicates, blank and broken lines; return what each line says, "" where it is blank."""
+    """Write a manifest with duplicates, blank and broken lines; return the row of each line, "" for a blank one."""
     said: list[Any] = []
     with path.open("wb") as file:
         for number in range(rows):
@@ -136,7 +135,7 @@ def _write_lines(path: Path, chance: random.Random, rows: int, texts: int, cell:
 
 
 def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
-    """Stage two manifests of several shards each, whose kept columns are of different types."""
+    """Stage two manifests of several shards each; their kept columns have different types."""
     chance = random.Random(seed)
     (folder / "in").mkdir()
     manifests = {
@@ -152,7 +151,7 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
     }
     job = prepare_job(parse_config(raw), base_url="http://127.0.0.1:1/api/v3")
     (folder / "out").mkdir()
-    (folder / "out" / MARK_NAME).write_bytes(orjson.dumps({"run": job.spec.run}))  # the claim, as the job holds it
+    (folder / "out" / MARK_NAME).write_bytes(orjson.dumps({"run": job.spec.run.name}))  # the claim that a job has
     summaries, keys, texts = [], [], {}
     for shard in job.shards:
         *tables, summary = stage_shard(shard, job.spec)
@@ -161,7 +160,7 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
         keys += [table for table in tables if isinstance(table, pa.Table)]
         everything = np.arange(summary.staged, dtype=np.uint32)
         for table in read_rows_at(
-            job.spec.store.uri, job.spec.run, shard.number, everything, ["fingerprint", "request"]
+            job.spec.store.uri, job.spec.run.name, shard.number, everything, ["fingerprint", "request"]
         ):
             for name, request in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 texts[name] = request_from_json(request).request.parts[0].value
@@ -170,8 +169,8 @@ def _stage(folder: Path, seed: int = 0, rows: int = 40) -> Run:
 
 
 def _read(run: Run, file: PartFile) -> pa.Table:
-    """Read a published file, and check that it is what its entry in `run.json` says."""
-    path = Path(run.job.spec.output_uri) / file.path
+    """Read a published file, and check its size, rows and hash."""
+    path = Path(run.job.spec.run.output_uri) / file.path
     table = pq.read_table(path)
     assert (file.rows, file.bytes) == (table.num_rows, path.stat().st_size)
     assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -183,7 +182,7 @@ def _read(run: Run, file: PartFile) -> pa.Table:
 def test_each_row_has_the_vector_of_its_own_text(
     tmp_path_factory: pytest.TempPathFactory, seed: int, slice_rows: int
 ) -> None:
-    """Whatever the shards, duplicates, segments and slices: id, manifest, row, vector and kept columns of each line."""
+    """Id, manifest, row, vector and kept columns of each line are right for any shards, segments and slices."""
     run = _stage(tmp_path_factory.mktemp("run"), seed)
     run.fill_store(random.Random(seed), 0.6)
     with pytest.MonkeyPatch.context() as patched:
@@ -206,7 +205,7 @@ def test_each_row_has_the_vector_of_its_own_text(
 
 
 def test_a_part_is_written_again_byte_for_byte(tmp_path: Path) -> None:
-    """The order in which refs arrive does not matter."""
+    """The order of the refs does not matter."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.9)
     refs = run.refs()
@@ -216,7 +215,7 @@ def test_a_part_is_written_again_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None:
-    """A ref that names another fingerprint's row, a row beyond the segment, or no segment at all, ends the run."""
+    """A ref to the row of another fingerprint, to a row beyond the segment or to no segment ends the run."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 1.0, segments=1)
     refs = run.refs()
@@ -231,11 +230,11 @@ def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None
         wrong = refs.set_column(index, refs.schema.field(name), pa.array(values))
         with pytest.raises(StoreError, match="run again"):
             write_embeddings_part(0, wrong, run.segments(), run.manifests, run.job.spec)
-    assert not list(Path(run.job.spec.output_uri).rglob("*.parquet"))
+    assert not list(Path(run.job.spec.run.output_uri).rglob("*.parquet"))
 
 
 def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) -> None:
-    """What is found while publishing is set aside, so that the next run buys it instead of failing the same way."""
+    """A segment that is found damaged in Publish is set aside, so that the next run can succeed."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 1.0, segments=1)
     refs = run.refs()
@@ -248,11 +247,11 @@ def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) ->
     with pytest.raises(StoreError, match=r"damaged.* set aside as .*run again"):
         write_embeddings_part(0, refs, {1: str(path)}, run.manifests, run.job.spec)
     assert run.segments() == {}
-    assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run / path.name).read_bytes() == data
+    assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run.name / path.name).read_bytes() == data
 
 
 def _settle(run: Run, refused: Mapping[str, tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
-    """Give refs of what is owned, and FAILED rows of all other rows."""
+    """Return the REFS of owned rows, and FAILED rows of all others."""
     rows = [(name, *refused[text]) for name, text in run.texts.items() if text in refused]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED)
@@ -262,7 +261,7 @@ def _settle(run: Run, refused: Mapping[str, tuple[str, str]]) -> tuple[pa.Table,
 
 @pytest.mark.parametrize("slice_rows", [1, 4, 16_384])
 def test_each_failed_row_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_rows: int) -> None:
-    """Unreadable rows and those without a vector, with manifest, row, id, reason and the line as it was."""
+    """Unreadable rows and rows without a vector have manifest, row, id, reason and the original line."""
     run = _stage(tmp_path, rows=60)
     reasons = {"文本 3": ("SensitiveContentDetected", "no"), "文本 4": ("OutofContextError", "long")}
     _, failed = _settle(run, reasons)
@@ -281,13 +280,13 @@ def test_each_failed_row_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert row["id"] == line.get("id", f"{Path(manifest).name}:{number}")
         assert orjson.loads(row["original"])["text"] == line["text"]
         assert (row["code"], row["message"]) == reasons.get(
-            line["text"], (NOT_BOUGHT, "the run ended before this was bought")
+            line["text"], (NOT_BOUGHT, "the run ended before this row was sent")
         )
 
 
 @given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(1, 50), max_size=30), st.integers(1, 60))
 def test_parts_are_numbered_without_gaps(counts: dict[int, int], rows_max: int) -> None:
-    """From 0, in the order of their keys, none above the most rows unless one key alone is, none needlessly small."""
+    """Parts are numbered from 0 in the order of keys; each is as full as `rows_max` allows."""
     numbered = assign_parts(counts, rows_max)
     assert numbered == assign_parts(dict(reversed(counts.items())), rows_max)
     assert set(numbered) == set(counts)
@@ -302,7 +301,7 @@ def test_parts_are_numbered_without_gaps(counts: dict[int, int], rows_max: int) 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
 def test_rows_find_their_part_by_their_key(keys: list[int]) -> None:
-    """Counting and numbering agree, whatever the order of rows."""
+    """Rows get the part of their key, in any order of rows."""
     table = pa.table({"segment": pa.array(keys, pa.uint64())})
     counts = count_by(table, "segment")
     assert counts == {key: keys.count(key) for key in set(keys)}
@@ -311,29 +310,29 @@ def test_rows_find_their_part_by_their_key(keys: list[int]) -> None:
 
 
 def test_rows_are_numbered_through_a_manifests_shards() -> None:
-    """A shard's first row follows the last line of the one before it in the same manifest, blank lines counted."""
+    """A shard's rows are numbered after the lines of the shards before it in the same manifest, blank lines included."""
     shards = [("a", 5), ("a", 0), ("b", 3), ("b", 4), ("a", 7)]
     summaries = [ShardSummary(n, uri, uri, lines, 0, 0, ()) for n, (uri, lines) in enumerate(shards)]
     assert Manifests.of(reversed(summaries)).first_rows == {0: 0, 1: 5, 2: 0, 3: 3, 4: 5}
 
 
 def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
-    """Fill a store with what several runs paid; return text and image tokens, outcome and run of all that are ours."""
+    """Write attempts of several runs to a store; return tokens, outcome and run of those of this output."""
     spec = run.job.spec
     names = list(run.texts)
-    dead = new_run_name(spec.output_uri, OLD_SECONDS, "0" * 8)
-    other = new_run_name(spec.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    dead = new_run_name(spec.run.output_uri, OLD_SECONDS, "0" * 8)
+    other = new_run_name(spec.run.output_uri + "-other", OLD_SECONDS, "1" * 8)
     ids = count(1)
 
     def event(kind: EventKind, name: bytes, client_id: str, usage: Usage = Usage()) -> Event:
         return Event(kind, Attempt(name, client_id, 1, 1.0), Failure("x", "x"), usage)
 
-    for owner, first in ((spec.run, 0), (dead, 3), (other, 5)):
+    for owner, first in ((spec.run.name, 0), (dead, 3), (other, 5)):
         bought = [_bought(name, run.texts[name], first + at) for at, name in enumerate(names[first : first + 2])]
         write_segment(spec.store.uri, owner, next(ids), segment_table(bought, DIMENSIONS))
     write_events(
         spec.store.uri,
-        spec.run,
+        spec.run.name,
         next(ids),
         [event(EventKind.UNUSABLE, names[0], "nan", Usage(5, 5, 2, 3)), event(EventKind.REFUSED, names[7], "no")],
     )
@@ -346,9 +345,9 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
     write_events(spec.store.uri, dead, next(ids), lost)
     write_events(spec.store.uri, other, next(ids), [event(EventKind.UNUSABLE, names[0], "theirs", Usage(9, 9, 9, 0))])
     return {
-        **{f"client-{number}": (10, number, "ok", spec.run) for number in (0, 1)},
+        **{f"client-{number}": (10, number, "ok", spec.run.name) for number in (0, 1)},
         **{f"client-{number}": (10, number, "ok", dead) for number in (3, 4)},
-        "nan": (2, 3, "unusable", spec.run),
+        "nan": (2, 3, "unusable", spec.run.name),
         "lost-then-bought": (10, 1, "lost", dead),
         "lost-then-bought-by-another": (10, 5, "lost", dead),
         "lost-for-ever": (None, None, "lost", dead),
@@ -357,14 +356,14 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
 
 
 def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every paid attempt of all its runs, no refusal and nobody else's; lost ones with the tokens of their like."""
-    folder = tmp_path / "events"  # a store may lie anywhere
+    """It has every paid attempt of this output's runs and no others; lost ones have the tokens of the repeated request."""
+    folder = tmp_path / "events"  # the store can be in any folder
     folder.mkdir()
     run = _stage(folder)
     spec = run.job.spec
     paid = _pay(run)
     monkeypatch.setattr("arkbeam.stages.publish.usage.FILES_PER_PART", 2)
-    sources = list_usage_sources(spec.store.uri, spec.output_uri)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
     assert [number for number, _ in sources] == list(range(len(sources)))
     assert len(sources) == 2
     written = [write_usage_part(part, uris, spec) for part, uris in sources]
@@ -374,9 +373,9 @@ def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.Monk
     got = {name: (row["text_tokens"], row["image_tokens"], row["outcome"], row["run"]) for name, row in found.items()}
     assert got == paid
     for name, (text, image, _, _) in paid.items():
-        cost = None if text is None or image is None else pytest.approx(cost_cny(text, image, spec.capabilities))
+        cost = None if text is None or image is None else pytest.approx(cost_cny(text, image, spec.model.capabilities))
         assert found[name]["cost_cny"] == cost
-    _check_totals(written, paid, spec.run)
+    _check_totals(written, paid, spec.run.name)
     assert count_paid_twice(written) == 2  # names[0] was unusable once, names[1] lost once
 
 
@@ -391,21 +390,21 @@ def _check_totals(
 
 
 def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None:
-    """Readers find the schema all the same."""
+    """There is one file with the schema, so that readers work."""
     run = _stage(tmp_path)
-    ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.output_uri)
+    ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_uri)
     written = write_usage_part(part, uris, run.job.spec)
     assert _read(run, written.file).schema.names == schema.USAGE.names
     assert (written.file.rows, count_paid_twice([written])) == (0, 0)
 
 
 class Killed(BaseException):
-    """Ends a test's publication as a kill would: nothing after it runs."""
+    """Ends the publication of a test as a kill would: no code after it runs."""
 
 
 @dataclass
 class Steps:
-    """Counts the file operations of a publication, and kills it just before or just after one of them."""
+    """Counts the file operations of a publication, and kills it before or after one of them."""
 
     fatal: int
     after: bool
@@ -423,7 +422,7 @@ class Steps:
         return call
 
     def wrap_block(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Count blocks of a context manager; one that is killed before its end leaves nothing."""
+        """Count the blocks of a context manager; a block that is killed before its end leaves no file."""
 
         @contextmanager
         def block(*arguments: Any, **named: Any) -> Iterator[Any]:
@@ -435,7 +434,7 @@ class Steps:
         return block
 
     def check(self, *, after: bool) -> None:
-        """Kill if this is the moment."""
+        """Raise Killed at the chosen operation."""
         if self.done == self.fatal and after == self.after:
             raise Killed
         self.done += after
@@ -447,10 +446,10 @@ def _split(table: pa.Table, key: str, rows_max: int) -> list[tuple[int, pa.Table
 
 
 def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
-    """Publish as the transforms do, in parts of at most so many rows; `extra` rows are said to be read in addition."""
+    """Publish as the transforms do, in parts of at most `rows_max` rows; the plan counts `extra` rows more."""
     spec = run.job.spec
     refs, failed = _settle(run, {})
-    begin_commit(spec.output_uri, spec.run)
+    begin_commit(spec.run.output_uri, spec.run.name)
     published = [
         write_embeddings_part(part, rows, run.segments(), run.manifests, spec)
         for part, rows in _split(refs, "segment", rows_max)
@@ -459,7 +458,9 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
         write_failures_part(part, rows, [] if part else run.unreadable, run.manifests, spec)
         for part, rows in _split(failed, "shard", rows_max) or [(0, failed)]
     ]
-    used = [write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.output_uri)]
+    used = [
+        write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.run.output_uri)
+    ]
     return finish_commit(_commit(run, published, rejected, used, extra), spec)
 
 
@@ -472,7 +473,7 @@ def _commit(
 
 
 def _is_complete(output: Path) -> bool:
-    """Whether the parts are exactly those that `run.json` names, each as it says."""
+    """Return whether the parts are those of `run.json`, with the same hashes."""
     files = {file["path"]: file for file in orjson.loads((output / RUN_NOTE).read_bytes())["files"]}
     found = {str(path.relative_to(output)): path for path in output.glob("*/*.parquet")}
     return set(files) == set(found) and all(
@@ -481,7 +482,7 @@ def _is_complete(output: Path) -> bool:
 
 
 def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
-    """What the service allows, where that is less than the config says, is in `run.json`, the summary and the progress."""
+    """A limit of the service below the configured one is in `run.json`, the summary and the progress."""
     run = _stage(tmp_path, rows=3)
     spec = run.job.spec
     commit = _commit(run, [], [], [])
@@ -490,19 +491,19 @@ def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
         assert (note["quota"]["found_rpm"], note["quota"]["found_tpm"]) == (found.rpm, None)
         console = Console(file=StringIO(), width=200)
         console.print(summary_table(note))
-        status = Status(Counts(), 0, 0.0, spec.rpm, spec.tpm, 1.0, None, found)
+        status = Status(Counts(), 0, 0.0, spec.rate_limits.rpm, spec.rate_limits.tpm, 1.0, None, found)
         line = describe_progress(status, Rates(), spec)
-        words = f"the service allows about 412 requests/min; the config says {spec.rpm:,}"
+        words = f"the service allows about 412 requests/min; the config says {spec.rate_limits.rpm:,}"
         for told in (line, console.file.getvalue()):  # type: ignore[attr-defined]
             assert (words in told) == (found.rpm is not None)
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_commit_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
-    """Around every file operation: either there is no `_SUCCESS`, or the output is whole; and a repeat completes it."""
+    """After a kill at any file operation there is no `_SUCCESS` or the output is complete; a repeat completes it."""
     run = _stage(tmp_path, rows=25)
     run.fill_store(random.Random(2), 0.4)
-    output = Path(run.job.spec.output_uri)
+    output = Path(run.job.spec.run.output_uri)
     _publish(run, rows_max=5)
     finished, partial = False, 0
     for fatal in range(100):
@@ -528,10 +529,10 @@ def test_a_commit_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
-    """Only those: files that are not ours to name stay, and so does nothing that a killed writer left."""
+    """Parts of the earlier output and leftovers of killed writers are removed; other files stay."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.4)
-    output = Path(run.job.spec.output_uri)
+    output = Path(run.job.spec.run.output_uri)
     many = _publish(run, rows_max=5)
     (output / "embeddings/.part-00000.parquet.0a0b0c0d.tmp").touch()
     (output / "notes.parquet").touch()
@@ -551,14 +552,14 @@ def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extra", [-1, 1])
 def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -> None:
-    """A row more or less than was read: no `_SUCCESS`, and an error with the counts."""
+    """If one row is missing or too many, there is no `_SUCCESS`, and the error has the counts."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.5)
     note = _publish(run, rows_max=50)
     assert note["rows"] == note["published"] + note["failed"] == len(run.lines)
-    with pytest.raises(StoreError, match=f"{note['rows'] + extra} rows in, {note['published']} published"):
+    with pytest.raises(StoreError, match=f"{note['rows'] + extra} rows read, {note['published']} published"):
         _publish(run, rows_max=50, extra=extra)
-    assert not (Path(run.job.spec.output_uri) / SUCCESS).exists()
+    assert not (Path(run.job.spec.run.output_uri) / SUCCESS).exists()
 
 
 STOP = Stop(StopKind.SERVICE, "AccountOverdueError", "pay first")
@@ -566,19 +567,19 @@ STOP = Stop(StopKind.SERVICE, "AccountOverdueError", "pay first")
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_run_that_stopped_leaves_the_output_alone_unless_told_otherwise(tmp_path: Path, partial: bool) -> None:
-    """How it ended is noted in the run's folder either way, with the reason."""
+    """In both cases the run's folder has a note of how it ended and why."""
     run = _stage(tmp_path)
     spec = replace(run.job.spec, publish_partial=partial)
     everything = PartFile("failures/part-00000.parquet", len(run.lines), 1, "0")
     stopped = _commit(run, [], [everything], [])
     end_run(replace(stopped, report=replace(stopped.report, stop=STOP)), spec)
-    assert (Path(spec.output_uri) / SUCCESS).exists() is partial
-    note = orjson.loads(Path(note_uri(spec.store.uri, spec.run, "result")).read_bytes())
+    assert (Path(spec.run.output_uri) / SUCCESS).exists() is partial
+    note = orjson.loads(Path(note_uri(spec.store.uri, spec.run.name, "result")).read_bytes())
     assert note["stopped"] == {"kind": "service", "code": "AccountOverdueError", "message": "pay first"}
 
 
 def test_the_run_note_says_what_people_ask_for(tmp_path: Path) -> None:
-    """The keys that `run.json` promises are there, and hold the totals of this run and of all runs."""
+    """`run.json` has the documented keys, with the totals of this run and of all runs."""
     run = _stage(tmp_path)
     _pay(run)
     note = _publish(run, rows_max=50)

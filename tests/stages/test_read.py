@@ -1,4 +1,4 @@
-"""Reading: a shard's rows end in the run's folder, a store's files in its index."""
+"""Read: a shard's rows are staged in the run's folder, a store's files become its index."""
 
 import logging
 from collections.abc import Sequence
@@ -67,29 +67,29 @@ def _staged(job: Job, shard: int, rows: int) -> list[dict[str, Any]]:
     columns = ["row", "id", "fingerprint", "request", "kept"]
     return [
         row
-        for table in read_rows_at(job.spec.store.uri, job.spec.run, shard, ordinals, columns)
+        for table in read_rows_at(job.spec.store.uri, job.spec.run.name, shard, ordinals, columns)
         for row in table.to_pylist()
     ]
 
 
 def test_every_line_is_staged_or_unreadable_or_blank(tmp_path: Path) -> None:
-    """Ordinals count what is staged, rows count physical lines, and a key says where its row is."""
+    """Ordinals count staged rows, row numbers count physical lines, and a key has the place of its row."""
     lines = [_line(text="a", id="1"), b"\n", b"{broken\n", _line(text="b"), _line(text="a", id="3")]
     job = _job(tmp_path, lines)
     (summary,), keys = _stage(job)
-    assert (summary.lines, summary.staged, summary.unreadable, summary.rows) == (5, 3, 1, 4)
+    assert (summary.lines, summary.staged, summary.unreadable) == (5, 3, 1)
     staged = _staged(job, 0, 3)
     assert [(row["row"], row["id"]) for row in staged] == [(0, "1"), (3, None), (4, "3")]
     assert [request_from_json(row["request"]).request.parts[0].value for row in staged] == ["a", "b", "a"]
     assert keys.select(["shard", "ordinal"]).to_pylist() == [{"shard": 0, "ordinal": number} for number in range(3)]
     assert keys["fingerprint"].to_pylist() == [row["fingerprint"] for row in staged]
     assert keys["fingerprint"][0] == keys["fingerprint"][2] != keys["fingerprint"][1]
-    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run, 0))
+    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run.name, 0))
     assert unreadable["row"].to_pylist() == [2]
 
 
 def test_shards_of_a_manifest_hold_its_lines_once(tmp_path: Path) -> None:
-    """Whatever the cuts, the shards' lines add up to the manifest's, in order."""
+    """Wherever the manifest is cut, the shards together have its lines, in order."""
     lines = [_line(text=f"text {number}", id=str(number)) for number in range(500)]
     job = _job(tmp_path, lines, shard_bytes_max=2_000)
     summaries, keys = _stage(job)
@@ -102,7 +102,7 @@ def test_shards_of_a_manifest_hold_its_lines_once(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A retry, whose first try was cut elsewhere or died in the middle, leaves one copy of every row."""
+    """If the first attempt died half-way or was cut elsewhere, the second leaves one copy of every row."""
     lines = [_line(text=f"text {number}", price=number if number % 2 else str(number)) for number in range(20)] + [
         b"{\n"
     ]
@@ -118,18 +118,18 @@ def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatc
         with pytest.raises(ManifestError, match="went away"):
             _stage(job)
     first = _stage(job)
-    for folder in (rows_folder, unreadable_folder):  # what a try left that was cut elsewhere
-        path = Path(folder(job.spec.store.uri, job.spec.run, 0))
+    for folder in (rows_folder, unreadable_folder):  # left by an attempt that was cut elsewhere
+        path = Path(folder(job.spec.store.uri, job.spec.run.name, 0))
         (path / "0000000007.parquet").write_bytes((path / "0000000000.parquet").read_bytes())
     again = _stage(job)
     assert first == again
     assert [row["row"] for row in _staged(job, 0, 20)] == list(range(20))
-    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run, 0))
+    (unreadable,) = read_tables(unreadable_folder(job.spec.store.uri, job.spec.run.name, 0))
     assert unreadable.num_rows == 1
 
 
 def test_the_kinds_of_kept_columns_are_summed_up(tmp_path: Path) -> None:
-    """Each type that a shard's kept columns have is told once; without any the summary has none."""
+    """The summary has each type of the kept columns once, and none if no columns are kept."""
     plain = _job(tmp_path, [_line(text="a")])
     assert _stage(plain)[0][0].kept == ()
     job = _job(tmp_path, [_line(text="a", price=1), _line(text="b", price=2)], keep=["price"])
@@ -157,16 +157,16 @@ def _fill_store(job: Job) -> list[str]:
 
 
 def _read_all(job: Job) -> tuple[set[int], set[int]]:
-    """Return the numbers that the store owns and those that it knows to be refused."""
+    """Return the numbers with a vector in the store and those with a refusal."""
     found: tuple[set[int], set[int]] = (set(), set())
-    for group in list_store_files(job.spec.store.uri, job.spec.run):
+    for group in list_store_files(job.spec.store.uri, job.spec.run.name):
         for numbers, table in zip(found, read_store_files(group, job.spec), strict=True):
             numbers.update(int.from_bytes(name) for name in table["fingerprint"].to_pylist())
     return found
 
 
 def test_a_store_is_read_as_index_and_refusals(tmp_path: Path) -> None:
-    """All segments of all runs, and all refusals; an empty store has neither."""
+    """All segments and refusals of all runs are read; an empty store has none."""
     job = _job(tmp_path, [_line(text="a")])
     assert _read_all(job) == (set(), set())
     _fill_store(job)
@@ -174,7 +174,7 @@ def test_a_store_is_read_as_index_and_refusals(tmp_path: Path) -> None:
 
 
 def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
-    """A store of many files is read by many workers, each file once."""
+    """The files of a large store are split into groups, each file in one group."""
     job = _job(tmp_path, [_line(text="a")])
     uri = job.spec.store.uri
     for folder, files in (
@@ -193,7 +193,7 @@ def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
 def test_a_damaged_segment_is_set_aside_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
 ) -> None:
-    """What it held is not owned any more, the rest is, and the file is kept where no run looks."""
+    """Its vectors are no longer owned, all others are, and the file is moved to a folder that no run reads."""
     job = _job(tmp_path, [_line(text="a")])
     path = Path(_fill_store(job)[1])
     if damage is None:
@@ -211,7 +211,7 @@ def test_a_damaged_segment_is_set_aside_with_a_warning(
 
 
 def test_damaged_events_are_set_aside_too(tmp_path: Path) -> None:
-    """Their refusals are asked for again; the run goes on."""
+    """The requests that they refused are sent again; the run continues."""
     job = _job(tmp_path, [_line(text="a")])
     _fill_store(job)
     (uri,) = list_parquet(events_folder(job.spec.store.uri))
@@ -221,7 +221,7 @@ def test_damaged_events_are_set_aside_too(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sound segment stays where it is: set aside for a time-out, all it holds would be paid for again."""
+    """An intact segment stays in the store: if it were set aside after a time-out, its vectors would be paid twice."""
     job = _job(tmp_path, [_line(text="a")])
     segments = _fill_store(job)
     read, fails = reading.read_index, [1]
@@ -233,7 +233,7 @@ def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(reading, "read_index", read_or_fail)
     fails[:] = [1, 0]
-    assert _read_all(job)[0] == {0, 1, 10, 11, 20, 21}  # once is made good by a second try
+    assert _read_all(job)[0] == {0, 1, 10, 11, 20, 21}  # one failure is followed by a second attempt
     fails[:] = [1, 1]
     with pytest.raises(StoreError, match="TimeoutError"):
         read_store_files(StoreFiles(segments=tuple(segments)), job.spec)

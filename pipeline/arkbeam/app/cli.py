@@ -1,4 +1,4 @@
-"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`."""
+"""The command line: `arkbeam run`, `arkbeam plan`, `arkbeam emulator` and `arkbeam inspect`."""
 
 import logging
 import os
@@ -26,32 +26,42 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Turn manifests of text, images and video into vectors through Volcengine Ark, into Parquet.",
+    help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
+    epilog="To try it without an API key: arkbeam run configs/demo.yaml",
 )
 _LOG_CHARS_MAX = 4_000
 out, err = Console(), Console(stderr=True)
 
-EXIT_CODES = """Exit codes: 0 all rows published, or no more failed than limits.failures_allowed; 1 a fault of ours or of
-storage; 2 bad config or manifest; 3 more failure rows than allowed; 4 the service said stop; 5 budget reached; 6 the output
-is in use by another run; 130 interrupted (what was paid for is kept). Where several hold: 130, 4, 5, 3."""
+EXIT_CODES = """Exit codes:
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML config; see the README for its keys.")]
+0: every row was published, or at most limits.failures_allowed rows failed;
+1: an internal error or a storage error;
+2: an error in the command line, the config or a manifest;
+3: more rows failed than limits.failures_allowed;
+4: the service refused to continue (overdue account, exhausted quota, wrong key, …);
+5: the budget was used up;
+6: another run is writing the output;
+130: interrupted by Ctrl-C or SIGTERM.
+
+If several apply, the first of 130, 4, 5, 3 is returned."""
+
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="The config, a YAML file. The README lists its keys.")
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Lay a value over the config, as in --set quota.rpm=600. Repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config: --set quota.rpm=600. Repeatable."),
 ]
 BeamOptions = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[-- BEAM OPTIONS]", help="Options for Apache Beam after --, as in -- --runner=FlinkRunner."
+        metavar="[-- BEAM OPTIONS]", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."
     ),
 ]
 
 
 class ExitCode(IntEnum):
-    """What the shell learns; see EXIT_CODES."""
+    """Exit codes of the command line; EXIT_CODES has their meanings."""
 
     OK = 0
     FAULT = 1
@@ -64,34 +74,47 @@ class ExitCode(IntEnum):
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         print(f"arkbeam {__version__}")
         raise typer.Exit
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=f"Example: arkbeam run config.yaml --set quota.rpm=600\n\n{EXIT_CODES}")
 def run(
     config: ConfigPath,
     beam_options: BeamOptions = None,
     settings: Settings = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Send requests again that the service refused for good in an earlier run."),
+        typer.Option(
+            "--retry-failed", help="Send requests again that the service refused permanently in an earlier run."
+        ),
     ] = False,
     publish_partial: Annotated[
         bool,
-        typer.Option("--publish-partial", help="Publish also when the run stops early; the rest become failure rows."),
+        typer.Option(
+            "--publish-partial",
+            help="Publish even if the run stops early; rows that were not sent become failure rows (not_bought).",
+        ),
     ] = False,
     accept_model_change: Annotated[
         bool,
         typer.Option(
             "--accept-model-change",
-            help="Buy all anew if the model's name was seen to stand for another version since.",
+            help="Re-embed everything if the model name now resolves to a different version.",
         ),
     ] = False,
 ) -> None:
-    """Embed what the store does not hold yet, and publish the output."""
+    """Embed all rows that have no vector in the store, and write the output.
+
+    Reads the manifests and looks up every row in the store.
+    Sends one request for each distinct row that is missing.
+    Writes embeddings/, failures/, usage/ and run.json to the folder output.uri.
+
+    Vectors that were paid for are kept in the store.
+    After an interruption or an error, run the same command again: it sends only what is still missing.
+    """
     from arkbeam.app.job import prepare_job, run_job  # Beam takes half a second to import: not for --help
     from arkbeam.app.progress import show_progress
     from arkbeam.app.report import summary_table
@@ -109,14 +132,17 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1, 2 and 130, as for arkbeam run.")
 def plan(
     config: ConfigPath,
     beam_options: BeamOptions = None,
     settings: Settings = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Plan as `run --retry-failed` would.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Plan a run with --retry-failed.")] = False,
 ) -> None:
-    """Say what a run would buy, cost and last; send nothing."""
+    """Show how many requests a run would send, what it would cost and how long it would take. Send nothing.
+
+    Reads the manifests and the store, as a run does. Token counts are estimates.
+    """
     from arkbeam.app.job import plan_job, prepare_job
     from arkbeam.app.report import plan_table
     from arkbeam.stages.plan import estimate
@@ -125,34 +151,39 @@ def plan(
     job = prepare_job(loaded, retry_failed=retry_failed)
     _print_notes(job.notes)
     totals, spec = plan_job(job, beam_options or []), job.spec
-    limits = {"rpm": spec.rpm, "tpm": spec.tpm}
-    expected = estimate(totals, spec.capabilities, **limits, headroom=spec.quota.headroom, budget=spec.budget)
+    limits, capabilities = spec.rate_limits, spec.model.capabilities
+    expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
     out.print(plan_table(totals, expected))
 
 
-@app.command()
+@app.command(epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05")
 def emulator(
-    port: Annotated[int, typer.Option(help="Loopback port; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.")] = 8080,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="An option, as in --set rpm=600 or --set faults.error_500=0.05."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set an option: --set rpm=600. Repeatable."),
     ] = None,
 ) -> None:
-    """Serve a stand-in for the API on this machine, until Ctrl-C. Options: the keys of the config's emulator section."""
+    """Serve a stand-in for the API on this machine until Ctrl-C.
+
+    Its vectors are computed from the request and have no meaning.
+    To use it, set api.base_url to the URL that it prints.
+    Its options are the keys of the section emulator of the config.
+    """
     from arkbeam.app.config import parse_emulator
     from arkbeam.emulator.serve import serve
 
     serve(parse_emulator(settings or []), port)
 
 
-@app.command()
+@app.command(
+    epilog="Example: arkbeam inspect out --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output."
+)
 def inspect(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output's folder.")],
-    rows: Annotated[int, typer.Option(help="How many rows to show.")] = 2,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")],
+    rows: Annotated[int, typer.Option(help="Number of rows to show.")] = 2,
 ) -> None:
-    """Show what an output holds: its run, schema, a few rows, failures by code."""
+    """Show an output: the summary of its run, its columns, a few rows, and the failures by code."""
     from arkbeam.app.report import inspect_output
 
     for table in inspect_output(output, rows):
@@ -160,7 +191,7 @@ def inspect(
 
 
 def exit_code(note: dict[str, Any], limits: LimitsOptions) -> ExitCode:
-    """Return what a run that came to its end exits with."""
+    """Return the exit code of a run that ended without an exception."""
     stopped = note["stopped"]
     if stopped is not None:
         by_kind = {
@@ -173,7 +204,7 @@ def exit_code(note: dict[str, Any], limits: LimitsOptions) -> ExitCode:
 
 
 def main() -> NoReturn:
-    """Run the command line; our errors become one line and an exit code. Never returns."""
+    """Run the command line. An ArkbeamError becomes one line and an exit code. Never returns."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("arkbeam").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
@@ -192,7 +223,7 @@ def main() -> NoReturn:
 
 @contextmanager
 def _service(config: Config) -> Iterator[str]:
-    """Give the base URL of the service, with an emulator behind it for the length of the block if the config asks for one."""
+    """Yield the base URL of the service. If the config asks for an emulator, start one for the length of the block."""
     with ExitStack() as stack:
         if not config.starts_emulator:
             yield config.api.base_url
@@ -201,14 +232,14 @@ def _service(config: Config) -> Iterator[str]:
             from arkbeam.emulator.serve import start_emulator
         except ImportError as error:
             raise ArkbeamError(
-                f"api.base_url is emulator, which needs the extra: pip install 'arkbeam[emulator]' ({error})"
+                f"api.base_url is emulator, which needs more packages: pip install 'arkbeam[emulator]' ({error})"
             ) from None
         yield stack.enter_context(start_emulator(config.emulator))
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM stop the run in order, the second at once."""
+    """Handle Ctrl-C and SIGTERM: the first stops the run in order, the second ends the process at once."""
     seen = 0
 
     def handle(number: int, _: types.FrameType | None) -> None:
@@ -218,9 +249,11 @@ def _signals() -> Iterator[None]:
             os._exit(ExitCode.INTERRUPTED)
         name = signal.Signals(number).name
         if stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
-            print("stopping: waiting for open requests; once more to leave at once", file=sys.stderr, flush=True)
+            print(
+                "stopping: waiting for open requests; press Ctrl-C again to exit at once", file=sys.stderr, flush=True
+            )
             return
-        print(f"interrupted ({name}); the same command goes on from here", file=sys.stderr, flush=True)
+        print(f"interrupted ({name}); run the same command again to continue", file=sys.stderr, flush=True)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -239,45 +272,43 @@ def _print_notes(notes: tuple[str, ...]) -> None:
 def _print_warnings(note: dict[str, Any]) -> None:
     if note["over_context"]:
         err.print(
-            f"warning: {note['over_context']:,} rows are longer than the model takes, by estimate; they were sent whole, "
-            "and the service's refusals are failure rows"
+            f"warning: {note['over_context']:,} rows are longer than the model's context, by estimate; they were sent, "
+            "and those that the service refused are failure rows"
         )
     if note["all_runs"]["files_unreadable"]:
         _say(
-            f"warning: {note['all_runs']['files_unreadable']:,} damaged files of the store could not be read at all; "
-            "usage/ is short by what they cost, unless a killed run's journal knew it"
+            f"warning: {note['all_runs']['files_unreadable']:,} damaged files of the store can't be read; usage/ lacks "
+            "what their vectors cost, except for attempts in the journal of a killed run"
         )
     if note["usage_missing"]:
-        _say(
-            f"warning: {note['usage_missing']:,} paid replies came without usage; their tokens and cost are not counted"
-        )
+        _say(f"warning: {note['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted")
 
 
 def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None:
     stopped, output_uri = note["stopped"], redact_uri(output_uri)
     if stopped is not None:
         _say(f"stopped ({stopped['code']}): {stopped['message']}")
-        _say("what was paid for is in the store; the same command goes on from here")
+        _say("vectors that were paid for are in the store; run the same command again to continue")
     if "files" in note:
         out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
     else:
-        _say(f"nothing was published: {output_uri} is as it was")
+        _say(f"nothing was published: {output_uri} is unchanged")
     if code is ExitCode.FAILURES:
         _say(f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
 
 
 def _say(text: str) -> None:
-    """Print one line for people: as it is, whatever the width and whatever brackets are in it."""
+    """Print one line to stderr as it is: no wrapping, no markup."""
     err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_no_error_of_ours(record: logging.LogRecord) -> bool:
-    """Keep Beam from logging with a traceback what becomes one line in the end."""
+    """Return False for records of our own exceptions: `main` reports them in one line, without Beam's traceback."""
     return record.exc_info is None or not isinstance(record.exc_info[1], (ArkbeamError, KeyboardInterrupt))
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
-    """Mask what libraries log of URLs and of exceptions that quote them."""
+    """Mask secrets in records of libraries, which may log URLs and exceptions that quote them."""
     record.msg, record.args = redact(record.getMessage(), _LOG_CHARS_MAX), ()
     if record.exc_info and not record.exc_text:
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
@@ -286,7 +317,7 @@ def _redact_record(record: logging.LogRecord) -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """Leave without waiting for the threads of runner and libraries: a stage may hold some, and some die with an abort."""
+    """Exit without waiting for threads of the runner and of libraries: some may hang, others abort at interpreter exit."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

@@ -1,6 +1,7 @@
-"""The YAML file: one section for each room that has options, and every key checked before anything is read or sent.
+"""The config: a YAML file with one section for each dataclass of options. All keys are checked before anything is read.
 
-An unknown key is an error that names the nearest known one. No value is a secret: keys are named by environment variable.
+An unknown key is an error that names the nearest known key. The config holds no secrets: it names the environment variables
+that hold them.
 """
 
 import dataclasses
@@ -36,15 +37,15 @@ _Section = typing.TypeVar("_Section")
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """The `output:` section of the config."""
+    """Where the output is written. The `output:` section of the config."""
 
     uri: str
-    """Folder of the files that are published; one run at a time writes to it."""
+    """Folder of the published files. Only one run at a time can write to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole config. Sections that are left out have their defaults."""
+    """A whole config. A section that is missing has its defaults."""
 
     manifest: ManifestOptions
     model: ModelOptions
@@ -58,46 +59,48 @@ class Config:
     emulator: EmulatorOptions = field(default_factory=EmulatorOptions)
 
     def __post_init__(self) -> None:
-        """Refuse kept columns that have the name of one of ours."""
+        """Refuse to keep columns with the name of a column of the output."""
         ours = embeddings_schema(1, pa.struct([])).names
         for name in self.manifest.keep:
             if name in ours:
-                raise ConfigError(f"manifest.keep: {name!r} is a column of the output already; rename the manifest's")
+                raise ConfigError(
+                    f"manifest.keep: {name!r} is already a column of the output; rename the column in the manifest"
+                )
 
     @property
     def starts_emulator(self) -> bool:
-        """Whether the run brings its own stand-in server."""
+        """True if the run starts its own stand-in server."""
         return self.api.base_url == EMULATOR
 
 
 def load_config(path: str, settings: Sequence[str] = ()) -> Config:
-    """Read a config file, with settings such as `quota.rpm=600` laid over it.
+    """Read a config file, and override keys by settings such as `quota.rpm=600`.
 
     Raises: ConfigError that names the file or the key, and what to do.
     """
     file = Path(path)
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
-            raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes: is it a config?")
+            raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes: this is not a config")
         raw = _load_yaml(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no config {path}") from None
+        raise ConfigError(f"config {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {redact(str(error))}") from None
+        raise ConfigError(f"{path} is not valid YAML: {redact(str(error))}") from None
     return parse_config(raw, settings)
 
 
 def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
-    """Check a parsed YAML document and make a Config of it. Raises: ConfigError."""
+    """Check a parsed YAML document and return it as a Config. Raises: ConfigError."""
     if not isinstance(raw, dict):
         raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
     return _parse(Config, raw, settings)
 
 
 def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
-    """Make the emulator's options of settings such as `rpm=600`. Raises: ConfigError."""
+    """Return the emulator's options from settings such as `rpm=600`. Raises: ConfigError."""
     return _parse(EmulatorOptions, {}, settings)
 
 
@@ -112,12 +115,12 @@ def _parse(section: type[_Section], raw: dict[str, Any], settings: Sequence[str]
 
 
 def describe_config(config: Config) -> dict[str, Any]:
-    """Return the config as `run.json` repeats it."""
+    """Return the config in the form in which `run.json` repeats it."""
     return typing.cast("dict[str, Any]", _redact_uris(TypeAdapter(Config).dump_python(config, mode="json")))
 
 
 def _redact_uris(value: Any) -> Any:
-    """Mask passwords and signatures, which URIs of manifests and stores may hold."""
+    """Mask passwords and signatures in URIs."""
     if isinstance(value, dict):
         return {key: _redact_uris(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -126,28 +129,28 @@ def _redact_uris(value: Any) -> Any:
 
 
 def list_keys() -> list[str]:
-    """List every key that a config may have, dotted."""
+    """Return every key that a config can have, such as `quota.rpm`."""
     return list(_walk_keys(Config, ""))
 
 
 def _walk_keys(section: type, prefix: str) -> typing.Iterator[str]:
     for name, kind in typing.get_type_hints(section).items():
         inner = section_of(kind)
-        if inner is None or str in typing.get_args(kind):  # a key that is either a text or a section
+        if inner is None or str in typing.get_args(kind):  # a key that takes either text or a section
             yield prefix + name
         if inner is not None:
             yield from _walk_keys(inner, f"{prefix}{name}.")
 
 
 def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
-    """Return the document with one `key.path=value` in it; the value is read as YAML."""
+    """Return a copy of the document with `key.path=value` set; the value is parsed as YAML."""
     path, equals, text = setting.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {redact(setting, 200)}: write it as key.path=value, for example quota.rpm=600")
     try:
         value = _load_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {redact(path, 200)}: the value is no YAML: {redact(str(error))}") from None
+        raise ConfigError(f"--set {redact(path, 200)}: the value is not valid YAML: {redact(str(error))}") from None
     head, *rest = path.split(".", 1)
     if not rest:
         return {**raw, head: value}
@@ -156,7 +159,7 @@ def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
 
 
 def _load_yaml(text: str) -> Any:
-    """Parse YAML. What PyYAML trips over itself, such as a thirteenth month, is a YAMLError as well."""
+    """Parse YAML. Exceptions that PyYAML does not handle itself, such as for a thirteenth month, become YAMLError."""
     try:
         return yaml.safe_load(text)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
@@ -174,7 +177,7 @@ def _check_keys(raw: Mapping[Any, Any], section: type, prefix: str) -> None:
 
 
 def section_of(kind: Any) -> type | None:
-    """Return the dataclass that a field holds, looking through `X | None`."""
+    """Return the dataclass of a field's type, also if the type is `X | None`; None if it is not a dataclass."""
     if isinstance(kind, types.UnionType):
         kinds = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
         kind = kinds[0] if kinds else None
@@ -185,20 +188,25 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
     everywhere = list_keys()
     near = difflib.get_close_matches(key, [*siblings, *everywhere], n=1, cutoff=0.5)
     same_name = [known for known in everywhere if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    swapped = [known for known in siblings if sorted(known) == sorted(key)]  # rmp is rpm, although ramp looks nearer
+    swapped = [
+        known for known in siblings if sorted(known) == sorted(key)
+    ]  # rmp means rpm, although ramp is more similar
     nearest = (same_name or swapped or near or siblings)[0]
     return f"unknown key {redact(key, 200)}: did you mean {nearest}?"
 
 
 def _explain_all(error: ValidationError) -> str:
-    """Write what is wrong, a line for each key; a section is not told that it is no text as well, nor the reverse."""
+    """Describe what is wrong, one line for each key.
+
+    A key that takes text or a section has an error for each of the two forms; only the error of the form in use is kept.
+    """
     problems = error.errors()
     wanted = [one for one in problems if not _is_other_form(one)]
     return "\n".join(_explain(problem) for problem in (wanted or problems)[:10])
 
 
 def _is_other_form(problem: Any) -> bool:
-    """Whether the problem is that a key, which may be a word or a mapping, is not the one of these that was not meant."""
+    """Return whether the error is about the form, text or mapping, that the value does not have."""
     if isinstance(problem["input"], dict):
         return problem["type"] in ("string_type", "enum")
     return problem["type"] == "dict_type" and any(str(step).startswith("dict[") for step in problem["loc"])
@@ -217,8 +225,8 @@ def _explain(problem: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    """Write a value of any size in bounded time."""
+    """Return a short form of a value of any size, in bounded time."""
     try:
         return redact(value if isinstance(value, str) else reprlib.repr(value), 80)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts
         return "a number too long to show"

@@ -1,4 +1,7 @@
-"""What people watch: a live line on a terminal, plain lines elsewhere. It reads the engine that the run uses in this process."""
+"""Show the progress of a run: a live line on a terminal, plain lines elsewhere.
+
+The numbers are read from the run's engine in this process. Worker processes have their own engines, which are not shown.
+"""
 
 import math
 import threading
@@ -26,12 +29,12 @@ RATE_S = 60.0
 
 @dataclass(slots=True)
 class Rates:
-    """Items and tokens over the last minute, from a few samples a second."""
+    """Items and tokens a second over the last minute, from a few samples a second."""
 
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def add(self, now_s: float, items: int, tokens: int) -> None:
-        """Take a sample of two counters."""
+        """Add a sample of the two counters."""
         self._samples.append((now_s, items, tokens))
         while len(self._samples) > 2 and now_s - self._samples[0][0] > RATE_S:
             self._samples.popleft()
@@ -46,7 +49,7 @@ class Rates:
 
 
 def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
-    """Write one line: how far, how fast, how much of the quota, how costly, how long still."""
+    """Return one line: items done, speed, share of the quota, failures, cost, time left."""
     counts = status.counts
     done = counts.bought + counts.failed
     items_per_s, tokens_per_s = rates.per_s()
@@ -58,7 +61,7 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
         f"{items_per_s * 60 / status.rpm:.0%} of rpm",
         f"{tokens_per_s * 60 / status.tpm:.0%} of tpm ({tokens_per_s * 60:,.0f} tokens/min)",
         f"{counts.refused:,} refused, {counts.retries:,} retries, {counts.failed:,} failed",
-        f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities):,.4f} CNY",
+        f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities):,.4f} CNY",
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",
     ]
     if spec.budget.is_set:
@@ -66,14 +69,14 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
     if status.stop is not None:
         fields.append(f"stopping, {status.in_flight} in flight")
     elif status.paused_s > 0:
-        fields.append(f"paused {status.paused_s:.0f} s by a refusal")
+        fields.append(f"paused for {status.paused_s:.0f} s after a refusal")
     fields += status.found.describe(status.rpm, status.tpm)
     return " | ".join(fields)
 
 
 @contextmanager
 def show_progress(spec: RunSpec, console: Console, *, plain_s: float = PLAIN_S) -> Iterator[None]:
-    """Show progress from a thread of its own for the length of the block."""
+    """Show the progress in a thread for the length of the block."""
     done = threading.Event()
     watch = _watch_live if console.is_terminal else _watch_plain
     thread = threading.Thread(target=watch, args=(spec, console, done, plain_s), name="arkbeam-progress", daemon=True)
@@ -86,9 +89,9 @@ def show_progress(spec: RunSpec, console: Console, *, plain_s: float = PLAIN_S) 
 
 
 def _line(spec: RunSpec, rates: Rates) -> str:
-    engine = find_engine(spec.run)
+    engine = find_engine(spec.run.name)
     if engine is None:
-        return f"reading and planning, {format_seconds(time.time() - spec.started_s)}"
+        return f"reading and planning, {format_seconds(time.time() - spec.run.started_s)}"
     status = engine.status()
     counts = status.counts
     rates.add(time.monotonic(), counts.bought + counts.failed, counts.total_tokens)
@@ -107,7 +110,7 @@ def _watch_plain(spec: RunSpec, console: Console, done: threading.Event, plain_s
     rates = Rates()
     next_s = time.monotonic() + min(1.0, plain_s)
     while not done.wait(LIVE_S):
-        line = _line(spec, rates)  # also when it is not shown: it takes the samples that rates are made of
+        line = _line(spec, rates)  # also if it is not printed: it adds the samples for the rates
         if time.monotonic() >= next_s:
             print(line, file=console.file, flush=True)
             next_s = time.monotonic() + plain_s

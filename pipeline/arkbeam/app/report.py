@@ -1,4 +1,4 @@
-"""What people read: the plan before a run, the summary after it, and what an output holds."""
+"""Tables for the terminal: the plan before a run, the summary after it, the content of an output."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -20,19 +20,19 @@ _CELL_CHARS_MAX = 40
 
 
 def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
-    """Lay out what a run would do, cost and last."""
+    """Return a table of a plan: rows, requests, tokens, cost and time."""
     rows = [
         ("rows", f"{totals.rows + totals.unreadable:,}"),
         ("unreadable", f"{totals.unreadable:,}"),
         ("distinct", f"{totals.distinct:,}"),
         ("owned", f"{totals.owned:,} rows"),
         ("refused before", f"{totals.refused:,} rows"),
-        ("to buy", f"{totals.to_buy:,} requests"),
+        ("to send", f"{totals.to_buy:,} requests"),
         ("above the context", f"{totals.over_context:,} rows, by estimate"),
         ("tokens", f"about {totals.tokens:,} ({totals.text_tokens:,} text, {totals.image_tokens:,} image)"),
         ("cost", f"about {estimate.cost_cny:,.4f} CNY"),
         ("time", f"at least {format_seconds(estimate.minutes * 60)} at the quota"),
-        ("binding limit", estimate.binding if totals.to_buy else "none: nothing to buy"),
+        ("binding limit", estimate.binding if totals.to_buy else "none: nothing to send"),
     ]
     if estimate.covered is not None:
         rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
@@ -40,7 +40,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
 
 
 def summary_table(note: dict[str, Any]) -> Table:
-    """Lay out how a run went, from what `run.json` says."""
+    """Return a table of the results of a run, from the content of `run.json`."""
     tokens, quota = note["tokens"], note["quota"]
     rows = [
         ("rows", f"{note['rows']:,}"),
@@ -65,34 +65,34 @@ def summary_table(note: dict[str, Any]) -> Table:
 def _describe_retries(note: dict[str, Any]) -> str:
     text = f"{note['retries']:,}"
     if note["unusable"]:
-        text += f", {note['unusable']:,} paid answers of no use ({note.get('unusable_tokens', 0):,} tokens)"
+        text += f", {note['unusable']:,} unusable (billed) replies ({note.get('unusable_tokens', 0):,} tokens)"
     if note.get("lost"):
-        text += f", {note['lost']:,} answers lost"
+        text += f", {note['lost']:,} lost replies"
     if note["retries"] and "tries_max" in note:
-        text += f"; one row took {note['tries_max']} tries, one {format_seconds(note['row_s_max'])}"
+        text += f"; at most {note['tries_max']} tries and {format_seconds(note['row_s_max'])} for one row"
     return text
 
 
 def _describe_minutes(minutes: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Say how steady the pace was from the second minute on; the last one counts when most of it was in use."""
+    """Describe how even the pace was. The first minute is left out, and the last one if it lasted less than 30 s."""
     whole = [one for one in minutes[1:] if one["seconds"] >= 30]
     if not whole:
         return
     shares = sorted(one["utilisation"] for one in whole)
     requests = sum(one["requests"] for one in whole)
     refused = sum(one["refused"] for one in whole)
-    spread = f"{shares[len(shares) // 2]:.1%} in the median, {shares[0]:.1%} to {shares[-1]:.1%}"
+    spread = f"median {shares[len(shares) // 2]:.1%}, from {shares[0]:.1%} to {shares[-1]:.1%}"
     refused_share = refused / requests if requests else 0.0
     yield "pace by minute", f"{spread}, {refused_share:.1%} refused (from the second minute on)"
 
 
 def _describe_estimates(estimates: dict[str, Any]) -> Iterator[tuple[str, str]]:
     parts = [
-        f"{kind} ×{one['ratio_median']:.2f} in the median, ×{one['ratio_p95']:.2f} at 95 %"
+        f"{kind}: median ×{one['ratio_median']:.2f}, 95th percentile ×{one['ratio_p95']:.2f}"
         for kind, one in sorted(estimates.items())
     ]
     if parts:
-        yield "counted over estimated", "; ".join(parts)
+        yield "tokens, billed / estimated", "; ".join(parts)
 
 
 def _describe_budget(budget: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
@@ -107,12 +107,12 @@ def _describe_budget(budget: dict[str, Any] | None) -> Iterator[tuple[str, str]]
 
 
 def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
-    """Lay out what an output holds: its run, schema, failures by code, a few rows.
+    """Yield tables of an output: the summary of its run, its columns with a few rows, the failures by code.
 
-    Raises: ConfigError when there is no complete output.
+    Raises: ConfigError if the folder has no complete output.
     """
     if not exists(join(output_uri, SUCCESS)):
-        raise ConfigError(f"{output_uri} holds no complete output: there is no {SUCCESS}")
+        raise ConfigError(f"{output_uri} is not a complete output: it has no {SUCCESS}")
     yield summary_table(orjson.loads(read_bytes(join(output_uri, RUN_NOTE))))
     parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
     if parts:
@@ -121,7 +121,7 @@ def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration for people: `8.3 s`, `12 min 4 s`, `3 h 20 min`."""
+    """Format a duration: `8.3 s`, `12 min 4 s`, `3 h 20 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -138,7 +138,7 @@ def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def _rows_table(rows: pa.Table) -> Table:
-    """Lay out the schema with some rows beside it: one line for each column, since there are more columns than rows."""
+    """Return a table with one line for each column: its name, its type and its values in some rows."""
     heads = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     table = Table("column", "type", *heads, title="embeddings", title_justify="left")
     for field, values in zip(rows.schema, rows.columns, strict=True):
@@ -155,10 +155,10 @@ def _name_type(kind: pa.DataType) -> str:
 def _codes_table(uris: Sequence[str]) -> Table:
     counts: dict[str, tuple[int, str]] = {}
     for uri in uris:
-        for row in _read_columns(uri, ["code", "message"]).to_pylist():
+        for row in _read_codes(uri).to_pylist():
             count, message = counts.get(row["code"], (0, row["message"]))
             counts[row["code"]] = (count + 1, message)
-    table = Table("code", "rows", "the first message", title="failures", title_justify="left")
+    table = Table("code", "rows", "first message", title="failures", title_justify="left")
     for code, (count, message) in sorted(counts.items(), key=lambda item: -item[1][0]):
         table.add_row(code, f"{count:,}", message)
     return table
@@ -172,10 +172,10 @@ def _read_head(uri: str, rows_max: int) -> pa.Table:
         return pa.Table.from_batches([first] if first is not None else [], reader.schema_arrow).slice(0, rows_max)
 
 
-def _read_columns(uri: str, names: Sequence[str]) -> pa.Table:
+def _read_codes(uri: str) -> pa.Table:
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
-        return pq.ParquetFile(file).read(columns=list(names))
+        return pq.ParquetFile(file).read(columns=["code", "message"])
 
 
 def _shorten(value: Any) -> str:

@@ -9,13 +9,13 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, assert_never
 
 import orjson
 
-from arkbeam.ark.models import ModelOptions, dimensions_sent
+from arkbeam.ark.models import ModelOptions, check_options, dimensions_published, dimensions_sent, dimensions_stored
 from arkbeam.ark.vectors import Flaw, FlawError, decode_dense, decode_multi, decode_sparse
 from arkbeam.base.capabilities import Capabilities, EncodingFormat, MultiEmbedding
 from arkbeam.base.errors import ArkbeamError
@@ -58,6 +58,47 @@ def wire_options(options: ModelOptions, caps: Capabilities) -> WireOptions:
         encoding_format=options.encoding_format or EncodingFormat.NULL,
         multi_embedding=options.multi_embedding or "off",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a run asks of its model and what the model returns, the same for every request of the run."""
+
+    options: ModelOptions
+    """The `model:` section of the config."""
+    capabilities: Capabilities
+    """What the model can do. Rows that ask for more become failure rows."""
+    wire: WireOptions = field(init=False)
+    """The fields that are sent with every request; derived from the two above."""
+
+    def __post_init__(self) -> None:
+        """Derive the wire options."""
+        object.__setattr__(self, "wire", wire_options(self.options, self.capabilities))
+
+    @classmethod
+    def of(cls, options: ModelOptions) -> "ModelSpec":
+        """Check the `model:` section of a config. Raises ConfigError if the model does not support what it asks for."""
+        return cls(options, check_options(options))
+
+    @property
+    def name(self) -> str:
+        """The Model ID or Endpoint ID that requests name."""
+        return self.options.name
+
+    @property
+    def asks_multi(self) -> bool:
+        """True if one vector per token is asked for, in addition to the dense vector."""
+        return self.options.asks_multi
+
+    @property
+    def dimensions_stored(self) -> int:
+        """Length of the dense vectors as the service returns them and the store keeps them."""
+        return dimensions_stored(self.options, self.capabilities)
+
+    @property
+    def dimensions_published(self) -> int:
+        """Length of the dense vectors in the output: `dimensions_stored`, or less if they are cut when published."""
+        return dimensions_published(self.options, self.capabilities)
 
 
 def encode_multi(mode: MultiEmbedding) -> dict[str, str] | None:

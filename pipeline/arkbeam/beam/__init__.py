@@ -1,1 +1,1 @@
-"""Beam glue: one PTransform for each stage, named after the pure function that it calls."""
+"""The stages as Beam PTransforms, each named after the function in `stages/` that it calls; and the pipeline of all."""

@@ -1,4 +1,4 @@
-"""Embed, as Beam sees it: a lane is one element; what leaves are refs, refusals and a report, never a vector."""
+"""Embed in Beam: one element is a lane; the outputs are refs, refusals and a report, never vectors."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,7 +7,8 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
 from arkbeam.engine.outcomes import LaneReport
-from arkbeam.stages.embed import Block, embed_lane, open_engine
+from arkbeam.stages.embed.lanes import Block, embed_lane
+from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.spec import RunSpec
 
@@ -15,7 +16,7 @@ BOUGHT, REFUSED, REPORTS = "bought", "refused", "reports"
 
 
 class EmbedLanes(beam.PTransform):
-    """Buy what lanes miss; give `bought` (bucket, INDEX), `refused` (bucket, REFUSED) and `reports` (LaneReport)."""
+    """Send the rows of lanes. Outputs: `bought` (bucket, INDEX), `refused` (bucket, REFUSED), `reports` (LaneReport)."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Plan, as Beam sees it: keys meet the index by bucket; who buys is dealt over lanes. And the same join after Embed."""
+"""Plan in Beam: join keys with the index by bucket, distribute missing rows over lanes; join again after Embed."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,8 +9,8 @@ from apache_beam.pvalue import PCollection, TaggedOutput
 
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
-from arkbeam.stages.embed import Block
-from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by
+from arkbeam.stages.embed.lanes import Block
+from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
 from arkbeam.store.run_files import buyers_uri, write_tables
@@ -19,10 +19,10 @@ OWNED, WAITING, BUYERS, REFUSED, TOTALS = "owned", "waiting", "buyers", "refused
 REFS, FAILED = "refs", "failed"
 
 
-class PlanRows(beam.PTransform):
+class PlanBuckets(beam.PTransform):
     """Join `keys`, `index` and `refused` by bucket.
 
-    Gives `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED) and `totals`.
+    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED), `totals` (PlanTotals).
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -30,30 +30,30 @@ class PlanRows(beam.PTransform):
         self._spec = spec
 
     def expand(self, tables: Any) -> Any:
-        """Group by bucket, then plan each."""
+        """Group by bucket, then plan each bucket."""
         plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(OWNED, WAITING, BUYERS, REFUSED, TOTALS)
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> plan
 
 
 class SumTotals(beam.PTransform):
-    """Add up the totals of buckets and of shards (ShardSummary) into the one of the run."""
+    """Add up the totals of buckets (PlanTotals) and of shards (ShardSummary) to the totals of the run."""
 
     def expand(self, counted: Any) -> PCollection[PlanTotals]:
-        """Give one element, also when there is no bucket."""
+        """Return one element, even if there is no bucket."""
         totals, summaries = counted
         unread = summaries | "Unread" >> beam.Map(_total_of_shard)
-        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(_sum_totals)
+        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(sum_totals)
 
 
 class DealLanes(beam.PTransform):
-    """Write each shard's buyers as blocks and deal those over lanes: (shard, KEYS) in, (lane, [Block]) out."""
+    """Write each shard's buyers as blocks and distribute the blocks over lanes: (shard, KEYS) in, (lane, [Block]) out."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, Iterable[Block]]]:
-        """Group by shard, cut, group by lane."""
+        """Group by shard, cut into blocks, group by lane."""
         return (
             buyers
             | "ByShard" >> beam.GroupByKey()
@@ -62,11 +62,11 @@ class DealLanes(beam.PTransform):
         )
 
 
-class SettleRows(beam.PTransform):
-    """Join the rows that `waiting` holds with what was `bought` and what was `refused`; give `refs` and `failed`."""
+class SettleBuckets(beam.PTransform):
+    """Join `waiting` rows with `bought` and `refused` by bucket. Outputs: `refs` (REFS), `failed` (FAILED)."""
 
     def expand(self, tables: Any) -> Any:
-        """Group by bucket, then settle each."""
+        """Group by bucket, then settle each bucket."""
         settle = beam.FlatMap(_settle_bucket).with_outputs(REFS, FAILED)
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> settle
 
@@ -92,18 +92,11 @@ def _total_of_shard(summary: ShardSummary) -> PlanTotals:
     return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context)
 
 
-def _sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:
-    result = PlanTotals()
-    for one in totals:
-        result = result.plus(one)
-    return result
-
-
 def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[tuple[int, Block]]:
     shard, tables = element
     faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))
-    write_tables(buyers_uri(spec.store.uri, spec.run, shard), blocks, KEYS)
+    write_tables(buyers_uri(spec.store.uri, spec.run.name, shard), blocks, KEYS)
     faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
         yield deal_lane(shard, number, spec.quota.lanes), Block(shard, number, block.num_rows)

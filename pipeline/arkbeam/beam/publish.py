@@ -1,4 +1,4 @@
-"""Publish, as Beam sees it: number the parts, write each, commit once. The order is kept by side inputs."""
+"""Publish in Beam: number the parts, write each, commit once. Side inputs enforce the order of these steps."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,11 +12,9 @@ from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.plan import PlanTotals, split_by
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
-from arkbeam.stages.publish.embeddings import write_embeddings_part
+from arkbeam.stages.publish.embeddings import write_embeddings_part, write_multi_part
 from arkbeam.stages.publish.failures import write_failures_part
-from arkbeam.stages.publish.multi import write_multi_part
-from arkbeam.stages.publish.parts import PartFile, assign_parts, count_by, part_numbers
-from arkbeam.stages.publish.rows import Manifests
+from arkbeam.stages.publish.parts import Manifests, PartFile, assign_parts, count_by, part_numbers, sum_counts
 from arkbeam.stages.publish.usage import UsagePart, list_usage_sources, write_usage_part
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import RunSpec
@@ -24,7 +22,7 @@ from arkbeam.store.layout import list_parquet, segment_id, segments_folder
 
 
 class Settled(NamedTuple):
-    """What a run comes to before it is published."""
+    """The results of a run that are to be published."""
 
     refs: PCollection[pa.Table]
     failed: PCollection[pa.Table]
@@ -34,21 +32,21 @@ class Settled(NamedTuple):
 
 
 class Publish(beam.PTransform):
-    """Write the output of a run, or leave the earlier one if the run stopped; either way, note how it ended."""
+    """Write the output of a run, or keep the earlier one if the run stopped. Write how it ended to the run's folder."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, settled: Any) -> PCollection[None]:
-        """Begin, write all parts, commit; takes a Settled."""
+        """Begin, write all parts, commit. The input is a Settled."""
         spec = self._spec
         once = settled.totals.pipeline | "Once" >> beam.Create([None])
         report = once | "Merge" >> beam.Map(_merge_reports, AsIter(settled.reports), spec)
         begun = AsSingleton(report | "Begin" >> beam.Map(_begin, spec))
         manifests = AsSingleton(once | "Manifests" >> beam.Map(_manifests, AsIter(settled.summaries)))
-        embeddings = settled.refs | "Embeddings" >> _WriteEmbeddings(spec, begun, manifests)
-        failures = settled.failed | "Failures" >> _WriteFailures(spec, begun, manifests, settled.summaries)
+        embeddings = settled.refs | "Embeddings" >> _WriteEmbeddingsParts(spec, begun, manifests)
+        failures = settled.failed | "Failures" >> _WriteFailuresParts(spec, begun, manifests, settled.summaries)
         usage = (
             once
             | "UsageSources" >> beam.FlatMap(_usage_sources, spec, begun)
@@ -66,13 +64,13 @@ class Publish(beam.PTransform):
         )
 
 
-class _WriteEmbeddings(beam.PTransform):
+class _WriteEmbeddingsParts(beam.PTransform):
     def __init__(self, spec: RunSpec, begun: AsSingleton, manifests: AsSingleton) -> None:
         super().__init__()
         self._spec, self._begun, self._manifests = spec, begun, manifests
 
     def expand(self, refs: PCollection[pa.Table]) -> PCollection[PartFile]:
-        counts = refs | "Count" >> beam.Map(count_by, "segment") | "Sum" >> beam.CombineGlobally(_sum_counts)
+        counts = refs | "Count" >> beam.Map(count_by, "segment") | "Sum" >> beam.CombineGlobally(sum_counts)
         parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
         once = refs.pipeline | "Once" >> beam.Create([None])
         segments = AsSingleton(once | "Segments" >> beam.Map(_segments, self._begun, AsSingleton(counts), self._spec))
@@ -85,7 +83,7 @@ class _WriteEmbeddings(beam.PTransform):
         )
 
 
-class _WriteFailures(beam.PTransform):
+class _WriteFailuresParts(beam.PTransform):
     def __init__(
         self, spec: RunSpec, begun: AsSingleton, manifests: AsSingleton, summaries: PCollection[ShardSummary]
     ) -> None:
@@ -97,7 +95,7 @@ class _WriteFailures(beam.PTransform):
         counts = (
             (failed | "Count" >> beam.Map(count_by, "shard"), unreadable)
             | "Join" >> beam.Flatten()
-            | "Sum" >> beam.CombineGlobally(_sum_counts)
+            | "Sum" >> beam.CombineGlobally(sum_counts)
         )
         parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
         once = failed.pipeline | "Once" >> beam.Create([None])
@@ -112,7 +110,7 @@ class _WriteFailures(beam.PTransform):
 
 
 def _merge_reports(_: None, reports: Iterable[LaneReport], spec: RunSpec) -> LaneReport:
-    merged = LaneReport(Counts(), QuotaUse(spec.rpm, spec.tpm))
+    merged = LaneReport(Counts(), QuotaUse(*spec.rate_limits))
     for report in reports:
         merged = merged.merge(report)
     return merged
@@ -121,7 +119,7 @@ def _merge_reports(_: None, reports: Iterable[LaneReport], spec: RunSpec) -> Lan
 def _begin(report: LaneReport, spec: RunSpec) -> bool:
     if not publishes(report.stop, spec):
         return False
-    begin_commit(spec.output_uri, spec.run)
+    begin_commit(spec.run.output_uri, spec.run.name)
     return True
 
 
@@ -129,20 +127,12 @@ def _manifests(_: None, summaries: Iterable[ShardSummary]) -> Manifests:
     return Manifests.of(summaries)
 
 
-def _sum_counts(counts: Iterable[dict[int, int]]) -> dict[int, int]:
-    result: dict[int, int] = {}
-    for one in counts:
-        for key, count in one.items():
-            result[key] = result.get(key, 0) + count
-    return result
-
-
 def _number(counts: dict[int, int], begun: bool) -> dict[int, int]:
     return assign_parts(counts) if begun else {}
 
 
 def _first_part(_: None, begun: bool, wanted: pa.Schema) -> list[tuple[int, pa.Table]]:
-    """Make sure of a part 0: readers find the schema also where there is no row."""
+    """Add an empty part 0, so that readers find the schema even if there is no row."""
     return [(0, wanted.empty_table())] if begun else []
 
 
@@ -163,7 +153,7 @@ def _write_embeddings(
 ) -> Iterator[PartFile]:
     part, tables = element
     refs = schema.concat(tables, schema.REFS)
-    if spec.multi:
+    if spec.model.asks_multi:
         yield write_multi_part(part, refs, segments, manifests, spec)
     yield write_embeddings_part(part, refs, segments, manifests, spec)
 
@@ -185,7 +175,7 @@ def _write_failures(element: tuple[int, dict[str, Iterable[Any]]], manifests: Ma
 
 
 def _usage_sources(_: None, spec: RunSpec, begun: bool) -> list[tuple[int, tuple[str, ...]]]:
-    return list_usage_sources(spec.store.uri, spec.output_uri) if begun else []
+    return list_usage_sources(spec.store.uri, spec.run.output_uri) if begun else []
 
 
 def _write_usage(source: tuple[int, tuple[str, ...]], spec: RunSpec) -> UsagePart:

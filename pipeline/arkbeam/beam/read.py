@@ -1,4 +1,4 @@
-"""Read, as Beam sees it: shards in, keys by bucket and shard summaries out; and the store's index, by bucket."""
+"""Read in Beam: from shards to keys by bucket and shard summaries; and the store's index by bucket."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,37 +16,37 @@ from arkbeam.stages.spec import RunSpec
 
 KEYS, SUMMARIES = "keys", "summaries"
 INDEX, REFUSED = "index", "refused"
-_EMIT_ROWS = 131_072  # 4 MB of keys: elements stay below 8 MB, and small shards share them
+_EMIT_ROWS = 131_072  # 4 MB of keys: elements stay below 8 MB, and several small shards share one
 
 
-class ReadShards(beam.PTransform):
-    """Stage shards; give `keys` as (bucket, KEYS table) and `summaries` as ShardSummary."""
+class StageShards(beam.PTransform):
+    """Stage shards. Outputs: `keys` (bucket, KEYS), `summaries` (ShardSummary)."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        """Spread the shards, then stage each."""
+        """Distribute the shards over workers, then stage each."""
         stage = beam.ParDo(_StageShard(self._spec)).with_outputs(KEYS, SUMMARIES)
         return shards | "Spread" >> beam.Reshuffle() | "Stage" >> stage
 
 
-class ReadStore(beam.PTransform):
-    """Read groups of store files; give `index` as (bucket, INDEX table) and `refused` as (bucket, REFUSED table)."""
+class ReadStoreFiles(beam.PTransform):
+    """Read groups of store files. Outputs: `index` (bucket, INDEX), `refused` (bucket, REFUSED)."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, groups: beam.PCollection[StoreFiles]) -> Any:
-        """Spread the groups, then read each."""
+        """Distribute the groups over workers, then read each."""
         read = beam.FlatMap(_read_group, self._spec).with_outputs(INDEX, REFUSED)
         return groups | "Spread" >> beam.Reshuffle() | "Index" >> read
 
 
 class _StageShard(beam.DoFn):
-    """Gathers keys over a bundle, so that many small shards do not become many small elements."""
+    """Collects keys over a bundle, so that many small shards do not make many small elements."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec

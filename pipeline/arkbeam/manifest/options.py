@@ -1,7 +1,11 @@
 """The `manifest:` section of the config: which files are read, and what their columns hold."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Literal
+
+from arkbeam.ark.wire import ModelSpec
+from arkbeam.base.records import ServiceKind
+from arkbeam.media.options import MediaOptions
 
 MEBIBYTE = 1024 * 1024
 
@@ -39,10 +43,9 @@ class ColumnMap:
 
     def __post_init__(self) -> None:
         """Turn a single name into a tuple."""
-        for field in fields(self):
-            if field.name in {"text", "image", "video"}:
-                value = getattr(self, field.name)
-                object.__setattr__(self, field.name, (value,) if isinstance(value, str) else tuple(value))
+        for name in ("text", "image", "video"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
 
     @property
     def is_default(self) -> bool:
@@ -82,3 +85,14 @@ class ManifestOptions:
         for name in ("uris", "keep", "roots"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(dict.fromkeys(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadContext:
+    """What the rows of a run are read for; the same for every row."""
+
+    service: ServiceKind
+    """Part of every fingerprint."""
+    model: ModelSpec
+    """What is asked of the model where a row says nothing, and what a row may ask for."""
+    media: MediaOptions = field(default_factory=MediaOptions)

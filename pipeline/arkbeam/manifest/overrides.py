@@ -11,12 +11,11 @@ from typing import Any
 import orjson
 
 from arkbeam.ark.models import SAMPLING_RANGES, find_sampling_flaw, make_sampling
-from arkbeam.ark.wire import encode_multi
+from arkbeam.ark.wire import ModelSpec, encode_multi
 from arkbeam.base.capabilities import EncodingFormat
 from arkbeam.base.records import VideoSampling
 from arkbeam.base.refusal import refuse, refuse_unknown
 from arkbeam.manifest.batches import describe_type, is_utf8
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ColumnMap
 
 BODY_FIELDS = (
@@ -64,13 +63,13 @@ def read_override_columns(row: Mapping[str, Any], columns: ColumnMap) -> Overrid
     return Overrides(instructions, sparse, sampling)
 
 
-def read_body_fields(body: Mapping[str, Any], columns: Overrides, context: ReadContext) -> Overrides:
+def read_body_fields(body: Mapping[str, Any], columns: Overrides, model: ModelSpec) -> Overrides:
     """Check the fields of a body that belong to the run, and read those that belong to the row.
 
     The body's own settings take precedence over `columns`. Raise RowRefused (`bad_field`) that names the field.
     """
     refuse_unknown("bad_field", "body", body, BODY_FIELDS)
-    _check_run_fields(body, context)
+    _check_run_fields(body, model)
     instructions, sparse = columns.instructions, columns.sparse
     if "instructions" in body:
         instructions = _read_instructions("body.instructions", body["instructions"])
@@ -127,26 +126,18 @@ def _read_sparse(value: Any) -> bool:
     refuse("bad_field", f"body.sparse_embedding must be {wanted}; found {str(value)[:100]}")
 
 
-def _check_run_fields(body: Mapping[str, Any], context: ReadContext) -> None:
+def _check_run_fields(body: Mapping[str, Any], model: ModelSpec) -> None:
     wanted: dict[str, tuple[Any, ...]] = {
-        "model": (context.model,),
-        "dimensions": _dimensions_meant(context),
-        "encoding_format": _formats_meant(context.encoding_format),
-        "multi_embedding": (encode_multi(context.multi_embedding) or {"type": "disabled"},),
+        "model": (model.name,),
+        "dimensions": (model.dimensions_published,),
+        "encoding_format": _formats_meant(model.wire.encoding_format),
+        "multi_embedding": (encode_multi(model.wire.multi_embedding) or {"type": "disabled"},),
     }
     for name, meant in wanted.items():
         if name in body and not any(type(body[name]) is type(one) and body[name] == one for one in meant):
-            run = " or ".join(repr(one) for one in meant) or "the model's default"
+            run = " or ".join(repr(one) for one in meant)
             found = str(body[name])[:100]
             refuse("bad_field", f"body.{name} is {found!r}; this run has {run}: remove the field, or change the config")
-
-
-def _dimensions_meant(context: ReadContext) -> tuple[int, ...]:
-    """Return what a body may repeat: the run's dimensions, or the model's default if the run sends none."""
-    meant = context.dimensions_published or context.dimensions
-    if meant is not None:
-        return (meant,)
-    return () if context.capabilities is None else context.capabilities.dimensions[:1]
 
 
 def _formats_meant(chosen: EncodingFormat) -> tuple[str, ...]:

@@ -14,14 +14,13 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RowBatch, quote_row
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.csv_rows import read_csv
 from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
 from arkbeam.manifest.jsonl_rows import read_jsonl
 from arkbeam.manifest.kept import build_kept, take_kept
 from arkbeam.manifest.lines import iter_lines
-from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.parquet_rows import read_parquet
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import Shard, folder_of
@@ -72,9 +71,9 @@ def read_shard(
 def _read_chunks(
     shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, failed: FailedRows | None
 ) -> Iterator[ShardChunk]:
-    parser = RowParser(options, context, folder_of(shard.manifest))
-    multi = context.multi_embedding != "off"
-    fingerprinter = Fingerprinter(context.service, context.model, context.dimensions, multi)
+    model = context.model
+    parser = RowParser(options, model, folder_of(shard.manifest))
+    fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
     for batch in _read_batches(shard, options, parser.columns, failed):
@@ -190,7 +189,7 @@ class _Chunk:
         durations_s = {uri: look.duration_s for uri, look in known.items() if look.duration_s}
         if wanted:
             self._drop_unsendable(looks, context)
-        capabilities = context.capabilities
+        capabilities = context.model.capabilities
         for request in self.requests:
             parts = request.parts
             if len(parts) == 1 and parts[0].modality is _TEXT:
@@ -202,7 +201,7 @@ class _Chunk:
             tokens = estimate_request(request, sizes, durations_s)
             self.text_tokens.append(tokens.text)
             self.image_tokens.append(tokens.image)
-            if capabilities is not None and exceeds_context(tokens, capabilities):
+            if exceeds_context(tokens, capabilities):
                 self.over_context += 1
 
     def _identify_parts(

@@ -11,11 +11,10 @@ from typing import Any
 
 from arkbeam.ark.instructions import InstructionOptions, build_instructions
 from arkbeam.ark.models import SAMPLING_RANGES, find_misfit, overlay_sampling
-from arkbeam.base.capabilities import Capabilities
+from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.base.refusal import RowRefused, refuse, refuse_unknown
 from arkbeam.manifest.batches import describe_type, is_utf8
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import (
     NO_OVERRIDES,
@@ -39,15 +38,15 @@ Kinds = frozenset[Modality]
 class RowParser:
     """Parses the rows of one manifest. Relative paths of media are resolved against `folder`, the manifest's folder."""
 
-    def __init__(self, options: ManifestOptions, context: ReadContext, folder: str) -> None:
+    def __init__(self, options: ManifestOptions, model: ModelSpec, folder: str) -> None:
         columns = options.columns
         self._options = options
-        self._context = context
+        self._model = model
         self._folder = folder
         self._ids = (columns.id,) if columns.id is not None else _ID_COLUMNS
         self._has_body = columns.is_default
         self._own = tuple(filter(None, (columns.instructions, columns.sparse, columns.video_sampling)))
-        self._instructions = _instructions_by_kinds(context.instructions)
+        self._instructions = _instructions_by_kinds(model.options.instructions)
         text_instructions = self._instructions[frozenset({_TEXT})]
         self._text_instructions = None if isinstance(text_instructions, Failure) else text_instructions
         self._input = "input" if columns.is_default else columns.input
@@ -114,7 +113,7 @@ class RowParser:
             )
         if body is not None:
             body = {name: value for name, value in body.items() if value is not None}
-            own = read_body_fields(body, own, self._context)
+            own = read_body_fields(body, own, self._model)
             given = body.get("input")
         return self._finish(self._read_input(given), own)
 
@@ -180,10 +179,10 @@ class RowParser:
                 "too_many_parts",
                 f"the row has {len(parts)} parts; at most {limit} are allowed: split the row, or raise manifest.parts_max",
             )
-        context = self._context
+        asked = self._model.options
         if own is NO_OVERRIDES and len(parts) == 1 and parts[0].modality is _TEXT:
             # The row has only settings of the run, which were checked against the model before.
-            return Request(tuple(parts), self._text_instructions, context.sparse)
+            return Request(tuple(parts), self._text_instructions, asked.sparse)
         kinds = frozenset(part.modality for part in parts)
         instructions = self._instructions[kinds] if own.instructions is None else own.instructions
         if isinstance(instructions, Failure):
@@ -191,21 +190,18 @@ class RowParser:
         if _VIDEO in kinds:
             parts = [self._sample(part, own) for part in parts]
         # model.sparse applies to rows of text only; a row's own setting is checked against the rules of the API.
-        sparse = context.sparse and kinds == {_TEXT} if own.sparse is None else own.sparse
+        sparse = asked.sparse and kinds == {_TEXT} if own.sparse is None else own.sparse
         request = Request(tuple(parts), instructions, sparse)
-        self._check(request, context.capabilities)
+        misfit = find_misfit(request, self._model.capabilities)
+        if misfit is not None:
+            raise RowRefused(misfit)
         return request
 
     def _sample(self, part: Part, own: Overrides) -> Part:
         """Merge the sampling arguments of a video: its own take precedence over the row's, and those over the run's."""
         if part.modality is not _VIDEO:
             return part
-        return replace(part, sampling=overlay_sampling(self._context.video, own.sampling, part.sampling))
-
-    def _check(self, request: Request, capabilities: Capabilities | None) -> None:
-        misfit = None if capabilities is None else find_misfit(request, capabilities)
-        if misfit is not None:
-            raise RowRefused(misfit)
+        return replace(part, sampling=overlay_sampling(self._model.options.video, own.sampling, part.sampling))
 
 
 def _number_to_id(value: Any) -> str:

@@ -2,11 +2,20 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.errors import ConfigError
 
 _ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class RateLimits(NamedTuple):
+    """Requests and tokens a minute that a run may send, before `headroom`."""
+
+    rpm: int
+    tpm: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,10 @@ class QuotaOptions:
         _check_redis(self.redis_url, self.redis_password_env)
         if self.lanes < 1:
             raise ConfigError(f"quota.lanes is {self.lanes}; it must be at least 1")
+
+    def rate_limits(self, capabilities: Capabilities) -> RateLimits:
+        """Return the limits in force: the configured ones, or the model's own where none is configured."""
+        return RateLimits(self.rpm or capabilities.rpm, self.tpm or capabilities.tpm)
 
 
 @dataclass(frozen=True, slots=True)

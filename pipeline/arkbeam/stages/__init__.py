@@ -1,1 +1,1 @@
-"""The four stages, Read, Plan, Embed and Publish, as functions over tables: no Beam here."""
+"""The stages Read, Plan, Embed and Publish as functions over Arrow tables, without Beam."""

@@ -1,10 +1,12 @@
-"""Plan: which rows have a vector, which need one, which of those buys it. Pure functions over Arrow tables.
+"""Plan: decide which rows have a vector in the store, which need one, and which row's request is sent for it.
 
-Everything is decided by fingerprint, in buckets of it. A fingerprint is looked up with `index_in`, which takes the first of
-several owners; what is looked up in is sorted, so that a plan made again, of tables in another order, is the same plan.
+Pure functions over Arrow tables. Rows are joined with the store by fingerprint, one bucket of fingerprints at a time.
+`index_in` returns the first of several matches, so the tables that it searches are sorted first: a plan that is repeated
+with the same tables in another order is the same plan.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,40 +17,45 @@ from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
 from arkbeam.base.schema import concat
 from arkbeam.quota.budget import NO_BUDGET, BudgetOptions
+from arkbeam.quota.options import RateLimits
 
 BUCKETS_MAX = 256
-BUCKET_BYTES = 8 * 1024 * 1024  # of manifest, which is about 1 MB of keys
+BUCKET_BYTES = 8 * 1024 * 1024  # of manifest; about 1 MB of keys
 NOT_BOUGHT = "not_bought"
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTotals:
-    """What a plan comes to. Rows = unreadable + readable; readable = owned + refused + waiting rows."""
+    """Counts of a plan. All rows = `rows` + `unreadable`; `rows` = owned + refused + waiting rows."""
 
     rows: int = 0
     unreadable: int = 0
     distinct: int = 0
-    duplicates: int = 0  # rows whose fingerprint an earlier row has
-    owned: int = 0  # rows whose vector the store holds
-    refused: int = 0  # rows whose request the service refused for good in an earlier run
-    to_buy: int = 0  # distinct requests
-    text_tokens: int = 0  # of what is to be bought, estimated
+    duplicates: int = 0  # rows with the fingerprint of an earlier row
+    owned: int = 0  # rows whose vector is in the store
+    refused: int = 0  # rows whose request the service refused permanently in an earlier run
+    to_buy: int = 0  # distinct requests to send
+    text_tokens: int = 0  # estimated tokens of the requests to send
     image_tokens: int = 0
-    over_context: int = 0  # rows whose estimate is above what the model takes: sent all the same, perhaps refused
+    over_context: int = 0  # rows estimated to be longer than the model's context; they are sent, the service may refuse
 
     def plus(self, other: "PlanTotals") -> "PlanTotals":
-        """Add two plans' totals."""
+        """Return the sum of two plans' totals."""
         return PlanTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
     def tokens(self) -> int:
-        """Estimated tokens of what is to be bought."""
+        """Estimated tokens of the requests to send."""
         return self.text_tokens + self.image_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class BucketPlan:
-    """One bucket's decisions: REFS of owned rows, KEYS of rows that wait, KEYS of those who buy, FAILED rows."""
+    """The decisions for one bucket.
+
+    `owned`: REFS of rows whose vector is in the store. `waiting`: keys of rows that wait for a vector. `buyers`: KEYS of
+    the waiting rows whose request is sent, one for each fingerprint. `refused`: FAILED rows.
+    """
 
     owned: pa.Table
     waiting: pa.Table
@@ -59,22 +66,27 @@ class BucketPlan:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a plan will cost and how long the quota makes it last."""
+    """Estimated cost and duration of a plan."""
 
     cost_cny: float
     minutes: float
+    """At least this long, since the quota allows no more."""
     binding: str
+    """The limit that decides the duration: `rpm` or `tpm`."""
     covered: float | None = None
-    """The share of what is to be bought that the budget reaches for; None without a budget."""
+    """The share of the missing vectors that the budget pays for; None without a budget."""
 
 
 def count_buckets(manifest_bytes: int) -> int:
-    """Return how many buckets keep each of them, and each element of the shuffle, small."""
+    """Return the number of buckets, so that each bucket, and each element of the shuffle, stays small."""
     return max(1, min(BUCKETS_MAX, -(-manifest_bytes // BUCKET_BYTES)))
 
 
 def split_buckets(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
-    """Split a table by its fingerprints' first two bytes; every piece is a copy (`take`), since a slice pickles its parent."""
+    """Split a table by the first two bytes of its fingerprints.
+
+    Every piece is a copy made with `take`: a slice would be pickled together with the whole table.
+    """
     if table.num_rows == 0:
         return
     if buckets == 1:
@@ -85,7 +97,7 @@ def split_buckets(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table
 
 
 def split_by(table: pa.Table, numbers: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
-    """Split a table into copies by a number per row, in the order of the numbers; rows keep their order."""
+    """Split a table by one number per row. Return copies in the order of the numbers; rows keep their order."""
     order = np.argsort(numbers, kind="stable")
     values, starts = np.unique(numbers[order], return_index=True)
     for value, positions in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
@@ -95,13 +107,13 @@ def split_by(table: pa.Table, numbers: np.ndarray) -> Iterator[tuple[int, pa.Tab
 def plan_bucket(
     keys: Sequence[pa.Table], index: Sequence[pa.Table], refused: Sequence[pa.Table], *, retry_refused: bool = False
 ) -> BucketPlan:
-    """Join one bucket's keys with what the store knows.
+    """Join one bucket's keys with the store's index and refusals.
 
     Args:
-        keys: KEYS tables, in any order: the plan does not depend on it.
-        index: INDEX tables; a fingerprint may occur more than once.
-        refused: REFUSED tables; a vector that is owned wins over a refusal.
-        retry_refused: whether requests that were refused for good are bought again.
+        keys: KEYS tables. The plan does not depend on their order.
+        index: INDEX tables. A fingerprint may occur more than once.
+        refused: REFUSED tables. If the store holds both a vector and a refusal, the vector counts.
+        retry_refused: send requests again that were refused permanently.
     """
     rows = _sorted(concat(keys, schema.KEYS), ("shard", "ordinal"))
     known = _sorted(concat(index, schema.INDEX), ("segment", "row"))
@@ -127,42 +139,46 @@ def plan_bucket(
 def settle_bucket(
     waiting: Sequence[pa.Table], bought: Sequence[pa.Table], refused: Sequence[pa.Table]
 ) -> tuple[pa.Table, pa.Table]:
-    """Join the rows that waited with what was bought: REFS of those with a vector, FAILED of those without.
+    """Join waiting rows with the results of Embed: return REFS of rows with a vector and FAILED of the others.
 
-    A row of which the run knows neither a vector nor a refusal was not bought: the run stopped before.
+    A row with neither a vector nor a refusal fails with `not_bought`: the run stopped before its request was sent.
     """
     rows = concat(waiting, _WAITING)
     known = _sorted(concat(bought, schema.INDEX), ("segment", "row"))
     at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
     refs = _refs(rows, known, at)
     failed, missing = _split_refused(rows.filter(pc.is_null(at)), concat(refused, schema.REFUSED))
-    return refs, pa.concat_tables([failed, _failed(missing, NOT_BOUGHT, "the run ended before this was bought")])
+    return refs, pa.concat_tables([failed, _failed(missing, NOT_BOUGHT, "the run ended before this row was sent")])
 
 
 def cut_blocks(buyers: pa.Table, rows_max: int) -> Iterator[pa.Table]:
-    """Cut one shard's buyers, in the order of the manifest, into blocks of bounded size."""
+    """Sort one shard's buyers in the order of the manifest and cut them into blocks of at most `rows_max` rows."""
     ordered = _sorted(buyers, ("ordinal",))
     for start in range(0, ordered.num_rows, rows_max):
         yield ordered.slice(start, rows_max)
 
 
 def deal_lane(shard: int, block: int, lanes: int) -> int:
-    """Return the lane of a block: neighbours go to different lanes."""
+    """Return the lane of a block; neighbouring blocks go to different lanes."""
     return (shard + block) % lanes
+
+
+def sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:
+    """Add up the totals of buckets and shards; all zeros if there are none."""
+    return functools.reduce(PlanTotals.plus, totals, PlanTotals())
 
 
 def estimate(
     totals: PlanTotals,
     capabilities: Capabilities,
+    limits: RateLimits,
     *,
-    rpm: int,
-    tpm: int,
     headroom: float,
     budget: BudgetOptions = NO_BUDGET,
 ) -> Estimate:
-    """Price a plan and say how long it takes at the quota, and which of the two limits decides that."""
-    by_requests = totals.to_buy / (rpm * headroom)
-    by_tokens = totals.tokens / (tpm * headroom)
+    """Estimate the cost and the duration of a plan at a quota, and which of the two limits decides the duration."""
+    by_requests = totals.to_buy / (limits.rpm * headroom)
+    by_tokens = totals.tokens / (limits.tpm * headroom)
     cost = cost_cny(totals.text_tokens, totals.image_tokens, capabilities)
     return Estimate(
         cost_cny=cost,

@@ -1,6 +1,6 @@
-"""Read: a shard becomes staged rows, rows that can't be read, and keys; a store's files become its index.
+"""Read: stage the rows of shards in the run's folder, and read the index of the store.
 
-Keys and index alone travel on.
+Only keys and index are passed on to Plan; rows stay in the run's folder.
 """
 
 import logging
@@ -16,6 +16,7 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.files import remove_folder
 from arkbeam.base.redaction import redact
 from arkbeam.base.schema import concat
+from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
@@ -34,37 +35,35 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What a shard turned out to hold. `lines` are physical ones, blank ones included: the next shard's rows begin after."""
+    """What a shard contains."""
 
     number: int
     manifest: str
     label: str
     lines: int
+    """Physical lines, blank ones included. The rows of the manifest's next shard are numbered from here on."""
     staged: int
+    """Rows with a request. Each of them, and each unreadable row, becomes a published row or a failure row."""
     unreadable: int
     kept: tuple[pa.DataType, ...]
+    """The types that the struct of kept columns has in the shard's chunks."""
     over_context: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows of the manifest: each becomes a published row or a failure row."""
-        return self.staged + self.unreadable
 
 
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
-    """Read a shard once and write its rows to the run's folder; give its KEYS as they come, then what it holds.
+    """Read a shard and write its rows to the run's folder. Yield KEYS tables, and at the end the summary.
 
-    Raises: ManifestError when the manifest can't be read, StoreError when the run's folder can't be written.
+    Raises: ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
     """
-    store_uri, run = spec.store.uri, spec.run
+    store_uri, run = spec.store.uri, spec.run.name
     folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
     for folder in folders:
-        remove_folder(folder)  # an earlier try may have cut its pieces elsewhere
+        remove_folder(folder)  # an earlier attempt may have cut its pieces at other rows
     lines = over_context = 0
-    notes = media_notes(spec)
+    context, notes = ReadContext(spec.run.service, spec.model, spec.media), media_notes(spec)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, spec.reading, notes):
+        for chunk in read_shard(shard, spec.manifest, context, notes):
             lines += chunk.rows
             over_context += chunk.over_context
             staged.write(chunk.staged)
@@ -81,17 +80,20 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
 
 def media_notes(spec: RunSpec) -> StoredMediaCache:
-    """Return what this process knows of media in a run: read once, not once a shard."""
+    """Return the store's media notes, which a process reads once a run and not once a shard."""
     with _notes_lock:
-        if spec.run not in _notes:
-            _notes.clear()  # runs of a process follow each other
-            _notes[spec.run] = StoredMediaCache(spec.store.uri, segment_ids())
-        return _notes[spec.run]
+        if spec.run.name not in _notes:
+            _notes.clear()  # a process runs one run after the other
+            _notes[spec.run.name] = StoredMediaCache(spec.store.uri, segment_ids())
+        return _notes[spec.run.name]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFiles:
-    """Some of a store's segments and event files: one element's worth. `unverified` are segments never read whole so far."""
+    """Some of a store's segments and event files: one element of the pipeline.
+
+    `unverified`: those segments whose content has not been compared with its hash yet.
+    """
 
     segments: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
@@ -99,7 +101,7 @@ class StoreFiles:
 
 
 def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
-    """List all that a store holds, in groups."""
+    """List all segments and event files of a store, in groups."""
     size = STORE_FILES_PER_GROUP
     segments, events = list_parquet(segments_folder(store_uri)), list_parquet(events_folder(store_uri))
     ids = np.array([segment_id(uri) for uri in segments], np.uint64)
@@ -113,22 +115,22 @@ def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
 
 
 def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
-    """Read the INDEX of segments and the REFUSED rows of events. A damaged file is set aside: what it held is bought again.
+    """Read the INDEX of segments and the REFUSED rows of event files.
 
-    A segment is verified as a whole when it is read for the first time, later only in what is read of it here: Publish
-    verifies what it takes anyhow.
+    A damaged file is set aside, and its vectors are bought again. The first time that a segment is read, its whole content
+    is verified; later only the columns that are read here, since Publish verifies what it reads.
     """
 
     def read_segment(uri: str) -> pa.Table:
         if uri in files.unverified and not is_whole(spec.store.uri, uri):
-            raise StoreError(f"{redact(uri)} is not as it was written")
+            raise StoreError(f"{redact(uri)} does not have the content that was written")
         return read_index(uri, spec.model_owned)
 
     index = _read_all(files.segments, read_segment, INDEX_COLUMNS, spec)
     refused = _read_all(files.events, read_refused, REFUSED_COLUMNS, spec)
     whole = [segment_id(uri) for uri in index if uri in files.unverified]
     if whole:
-        note_verified(spec.store.uri, f"{spec.run}-{whole[0]:016x}", whole)
+        note_verified(spec.store.uri, f"{spec.run.name}-{whole[0]:016x}", whole)
     return concat(index.values(), schema.INDEX), concat(refused.values(), schema.REFUSED)
 
 
@@ -140,7 +142,7 @@ def _read_all(
         try:
             tables[uri] = read(uri)
         except StoreError as error:
-            # Only if the file failed and not the storage: buying again would be wrong else.
+            # Set aside only a damaged file: if the storage failed instead, buying again would be wrong.
             if not is_damaged(uri, columns) and is_whole(spec.store.uri, uri):
                 tables[uri] = read(uri)
                 continue

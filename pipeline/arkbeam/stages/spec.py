@@ -1,64 +1,80 @@
-"""What the stages of one run need to know: fixed before the first stage, sent to every worker, without a secret in it."""
+"""What every stage of a run needs to know: fixed before the first stage, pickled to every worker, without secrets."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from arkbeam.ark.client import ApiOptions
-from arkbeam.ark.wire import WireOptions
-from arkbeam.base.capabilities import Capabilities
+from arkbeam.ark.models import MODEL_FAMILY
+from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.records import ServiceKind
-from arkbeam.manifest.context import ReadContext
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.quota.budget import NO_BUDGET, BudgetOptions, Prices
-from arkbeam.quota.options import LimitsOptions, QuotaOptions
+from arkbeam.media.options import MediaOptions
+from arkbeam.quota.budget import BudgetOptions, Prices
+from arkbeam.quota.options import LimitsOptions, QuotaOptions, RateLimits
 from arkbeam.store.layout import StoreOptions
 
-BLOCK_ROWS = 2048  # of a lane's work: one row group of buyers
-PART_ROWS = 16_384  # of a published file
+BLOCK_ROWS = 2048  # rows of a block of a lane: one row group of a shard's buyers
+PART_ROWS = 16_384  # rows of a published file
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Which run this is: its name, its start, the kind of service that it asks, and the output that it writes."""
+
+    name: str
+    """Unique; made of the start, a hash of the output's URI and random digits (`store.layout.new_run_name`)."""
+    started_s: float
+    """Unix time."""
+    service: ServiceKind
+    output_uri: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run. `rpm` and `tpm` are the limits in force; `config` is what `run.json` repeats of the config.
+    """One run: its identity, its model, the sections of the config as they are, and how it was started."""
 
-    `dimensions` is the length of the vectors as bought, `dimensions_published` the one they are cut to (0: none); `multi`
-    says whether tokens have vectors too.
-    `model_owned` is the model whose vectors in the store are taken as owned, None for all.
-    `shares_budget` says whether several processes may buy at once: each then draws its share of the budget.
-    `processes` is how many may send at once: more than one watch for each other's stops.
-    `quota_account` names what the quota belongs to, for those who share it: service, account, family of models.
-    """
-
-    run: str
-    started_s: float
-    service: ServiceKind
+    run: RunIdentity
+    model: ModelSpec
     manifest: ManifestOptions
-    reading: ReadContext
-    wire: WireOptions
-    dimensions: int
-    capabilities: Capabilities
+    media: MediaOptions
+    """With `allowed_roots` filled in."""
     api: ApiOptions
+    """With the base URL of the emulator, if the run starts one."""
     quota: QuotaOptions
-    rpm: int
-    tpm: int
+    """`rpm` and `tpm` may be None here: `rate_limits` has the limits in force."""
+    budget: BudgetOptions
     limits: LimitsOptions
     store: StoreOptions
-    output_uri: str
-    buckets: int
-    needs_key: bool
-    retry_failed: bool
-    publish_partial: bool
     config: dict[str, Any]
-    multi: bool = False
-    dimensions_published: int = 0
+    """The whole config as `run.json` repeats it."""
+    buckets: int
+    """How many buckets keys and index are split into, by fingerprint."""
+    retry_failed: bool = False
+    """Send requests again that the service refused permanently in an earlier run."""
+    publish_partial: bool = False
+    """Publish even if the run stops early."""
     model_owned: str | None = None
-    processes: int = 1
-    budget: BudgetOptions = NO_BUDGET
-    shares_budget: bool = False
-    quota_account: str = "default"
+    """The resolved model whose vectors in the store count as owned; None: those of any."""
+    many_processes: bool = False
+    """True if lanes may run in several processes at once."""
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """Requests and tokens a minute that the run may send, before `quota.headroom`."""
+        return self.quota.rate_limits(self.model.capabilities)
+
+    @property
+    def quota_account(self) -> str:
+        """The name under which processes share the quota: kind of service, account, family of models."""
+        return f"{self.run.service.value}-{self.quota.account}-{MODEL_FAMILY}"
+
+    @property
+    def processes_max(self) -> int:
+        """The most processes that may send at once: one for each lane, unless all lanes run in one process."""
+        return self.quota.lanes if self.many_processes else 1
 
     @property
     def prices(self) -> Prices:
         """What tokens cost."""
-        caps = self.capabilities
+        caps = self.model.capabilities
         return Prices.per_million(caps.price_text_cny_per_million, caps.price_image_cny_per_million)

@@ -1,4 +1,4 @@
-"""Staged rows become requests as they are sent: media read, bodies encoded, in batches of bounded count and bytes."""
+"""Turn staged rows into encoded requests: read their media, encode the bodies, group them into bounded batches."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -21,22 +21,22 @@ from arkbeam.store.run_files import read_rows_at
 
 BATCH_ITEMS = 128
 BATCH_BYTES = 32 * 1024 * 1024
-MEDIA_THREADS = 16  # rows whose media are read together, as far as their bytes have room
-# While a medium is read and encoded there are its bytes beside their base64: 7/4 of what is sent.
+MEDIA_THREADS = 16  # rows whose media are read at the same time, if the engine has room for their bytes
+# While a medium is encoded, memory holds its bytes and their base64: 3/4 + 4/4 of the bytes that are sent.
 _HELD_QUARTERS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Unsendable:
-    """A row that can't be sent, and why: its medium is gone or has changed, or the request is too large."""
+    """A row that can't be sent, and why: a medium is missing or has changed, or the request is too large."""
 
     fingerprint: bytes
     failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A row to be bought, as it was staged; `tokens` are estimated."""
+class StagedRow:
+    """A row to send, as it was staged. `tokens` is an estimate and includes `image_tokens`."""
 
     fingerprint: bytes
     staged: StagedRequest
@@ -45,38 +45,38 @@ class Row:
 
     @property
     def reads(self) -> bool:
-        """Whether storage is asked for some of the row's media, or one is changed: both take their time."""
+        """True if some of the row's media are read from storage or resized. Both are slow and done in a thread."""
         return any(version is not None for version in self.staged.versions) or bool(self.staged.fits)
 
     @property
     def held_bytes(self) -> int:
-        """What memory holds while the row's media are read and encoded."""
+        """Bytes that memory holds while the row's media are read and encoded."""
         return self.staged.wire_bytes * _HELD_QUARTERS // 4
 
 
-def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[Row]:
+def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[StagedRow]:
     """Read the requests of a shard's buyers (KEYS, in order)."""
     image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
-    for table in read_rows_at(spec.store.uri, spec.run, shard, buyers["ordinal"].to_numpy(), ["request"]):
+    for table in read_rows_at(spec.store.uri, spec.run.name, shard, buyers["ordinal"].to_numpy(), ["request"]):
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
         for name, body, *counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
-            yield Row(name, request_from_json(body), *counted)
+            yield StagedRow(name, request_from_json(body), *counted)
         start += len(bodies)
 
 
-def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
-    """Make what is sent of a row; blocks while its media are read."""
+def encode_row(row: StagedRow, spec: RunSpec) -> Item | Unsendable:
+    """Encode the request of a row. Blocks while its media are read."""
     request = row.staged.request
     parts, inlined = list(request.parts), {}
     for position, (part, version) in enumerate(zip(request.parts, row.staged.versions, strict=True)):
         if part.modality is Modality.TEXT:
             continue
-        loaded = load_medium(part.value, part.modality, version, spec.reading.media, row.staged.fit_of(position))
+        loaded = load_medium(part.value, part.modality, version, spec.media, row.staged.fit_of(position))
         if isinstance(loaded, Failure):
             return Unsendable(row.fingerprint, loaded)
         if isinstance(loaded, Inline):
@@ -87,11 +87,11 @@ def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
         encoded_length(len(inlined[position].data), inlined[position].mime) if position in inlined else len(part.value)
         for position, part in enumerate(parts)
     )
-    if length > spec.reading.media.body_bytes_max:
-        message = f"the parts have {length} bytes as sent; a request may have at most {spec.reading.media.body_bytes_max} (media.body_bytes_max)"
+    if length > spec.media.body_bytes_max:
+        message = f"the parts have {length} bytes as sent; a request may have at most {spec.media.body_bytes_max} (media.body_bytes_max)"
         return Unsendable(row.fingerprint, Failure("request_too_large", message))
     try:
-        body = encode_request(replace(request, parts=tuple(parts)), spec.wire, inlined)
+        body = encode_request(replace(request, parts=tuple(parts)), spec.model.wire, inlined)
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
     bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NO_COST
@@ -100,10 +100,11 @@ def encode_row(row: Row, spec: RunSpec) -> Item | Unsendable:
 
 @dataclass(slots=True)
 class Feed:
-    """From rows to batches of items, with media read ahead of them, in threads, as many as have room in the engine.
+    """Turns rows into batches of items. Threads read media ahead, as long as the engine has room for their bytes.
 
-    A row's room is taken before its media are read, so that what is read, waits and is in flight has one bound. Nothing that
-    is ready is held back while room is waited for: several feeds of one engine can't wait for each other.
+    A row's bytes are reserved in the engine before its media are read. So one bound (`limits.bytes_in_flight`) covers what
+    is being read, what waits and what is in flight. Before it waits for room, a feed hands over all items that are ready:
+    otherwise several feeds of one engine could block each other.
     """
 
     spec: RunSpec
@@ -114,8 +115,8 @@ class Feed:
     _ready_bytes: int = 0
     _unsendable: list[Unsendable] = field(default_factory=list)
 
-    def batches(self, rows: Iterator[Row]) -> Iterator[list[Item] | Unsendable]:
-        """Yield batches, our unit of submission, and rows that can't be sent. It ends early when the run stops."""
+    def batches(self, rows: Iterator[StagedRow]) -> Iterator[list[Item] | Unsendable]:
+        """Yield batches, the unit of submission, and rows that can't be sent. End early if the run stops."""
         try:
             for row in rows:
                 if not row.reads:
@@ -143,18 +144,18 @@ class Feed:
         finally:
             self._give_back()
 
-    def _start(self, row: Row) -> bool:
-        """Begin to read a row's media, if threads and the engine have room."""
+    def _start(self, row: StagedRow) -> bool:
+        """Start to read a row's media if a thread is free and the engine has room. Return whether it was started."""
         if len(self._pending) >= MEDIA_THREADS or not self.engine.reserve(row.held_bytes, wait=False):
             return False
         self._read(row)
         return True
 
-    def _read(self, row: Row) -> None:
+    def _read(self, row: StagedRow) -> None:
         self._pending.append((row.held_bytes, self.pool.submit(encode_row, row, self.spec)))
 
     def _collect(self) -> None:
-        """Take the oldest row that is being read, and those behind it that are done."""
+        """Wait for the oldest row that is being read; take it and the finished rows that follow it."""
         while self._pending:
             held_bytes, future = self._pending.popleft()
             encoded = future.result()
@@ -181,7 +182,7 @@ class Feed:
             yield ready
 
     def _give_back(self) -> None:
-        """Let go what was read and is not going to be sent, since the run stops."""
+        """Release the room of rows that were read and will not be sent, since the run stops."""
         for held_bytes, future in self._pending:
             future.cancel()
             self.engine.give_back(held_bytes)

@@ -1,4 +1,4 @@
-"""One lane, from its blocks of missing rows to refs and failures."""
+"""Embed one lane: from blocks of missing rows to refs and failures."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,8 @@ from arkbeam.base import schema
 from arkbeam.base.schema import concat
 from arkbeam.engine.core import Engine
 from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
-from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, Row, Unsendable, read_rows
-from arkbeam.stages.embed.stops import read_stop, write_stop
+from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
+from arkbeam.stages.embed.process import read_stop, write_stop
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import read_refused
 from arkbeam.store.layout import events_folder, list_parquet, segments_folder
@@ -25,7 +25,7 @@ _EMIT_ROWS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of a lane's work: one row group of a shard's buyers."""
+    """A part of a lane's work: one row group of a shard's buyers."""
 
     shard: int
     number: int
@@ -34,17 +34,17 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What came of some of a lane's items: INDEX rows of those with a vector, REFUSED rows of the others."""
+    """Results of some of a lane's items: INDEX rows of those with a vector, REFUSED rows of the others."""
 
     index: pa.Table
     refused: pa.Table
 
 
 def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
-    """Buy what a lane's blocks miss; give outcomes as they gather and the lane's report at the end.
+    """Send the rows of a lane's blocks. Yield outcomes as they accumulate, and at the end the lane's report.
 
-    A lane that an engine runs again leaves out what its first try already bought. Once a run stops, here or in another
-    process, the rest is left out too: whatever is in no outcome was not bought.
+    If the runner repeats a lane, rows that the first attempt settled are taken from the store and not sent again. Once the
+    run stops, here or in another process, the remaining rows are skipped: a row without an outcome was not sent.
     """
     with engine.lane():
         yield from _embed(blocks, spec, engine)
@@ -59,7 +59,7 @@ def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[O
     with ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media") as pool:
         for batch in Feed(spec, engine, pool).batches(_rows(blocks, spec, gathered)):
             if isinstance(batch, Unsendable):
-                engine.expect(-1)  # it is not going to be sent
+                engine.expect(-1)  # it will not be sent
                 sink.add(1)
                 sink.refuse(batch.fingerprint, batch.failure.code, batch.failure.message)
                 continue
@@ -67,7 +67,7 @@ def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[O
                 break
             yield from gathered.add(sink)
     report = engine.finish(sink)
-    if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # others may still have some of their share
+    if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # other processes may have budget left
         write_stop(spec, report.stop)
     yield from gathered.add(sink)
     yield gathered.take()
@@ -75,7 +75,7 @@ def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[O
 
 
 class _Gathered:
-    """Outcomes until they are worth an element: a table for each segment would be thousands of small ones."""
+    """Collects outcomes into elements of `_EMIT_ROWS`: one table for each segment would be thousands of small ones."""
 
     def __init__(self) -> None:
         self._index: list[pa.Table] = []
@@ -99,11 +99,11 @@ class _Gathered:
         return outcomes
 
 
-def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[Row]:
-    """Read the rows of the blocks in the order of the manifest, without those that this run has settled already."""
+def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[StagedRow]:
+    """Read the rows of the blocks in the order of the manifest, without those that this run has already settled."""
     own = _own_outcomes(spec)
     for block in sorted(blocks, key=lambda block: (block.shard, block.number)):
-        buyers = read_block(buyers_uri(spec.store.uri, spec.run, block.shard), block.number)
+        buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, block.shard), block.number)
         index, refused = (_only(table, buyers) for table in (own.index, own.refused))
         gathered.put(index, refused)
         for settled in (index, refused):
@@ -112,10 +112,12 @@ def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterat
 
 
 def _own_outcomes(spec: RunSpec) -> Outcomes:
-    """Read what this very run has in the store: nothing, unless a lane is run again or another went before."""
-    segments = list_parquet(segments_folder(spec.store.uri, spec.run))
-    events = list_parquet(events_folder(spec.store.uri, spec.run))
-    model = read_model(spec.store.uri, spec.service, spec.wire.model).resolved  # the first try may have met another
+    """Read what this run has in the store: nothing, unless a lane is repeated or another lane ran before."""
+    segments = list_parquet(segments_folder(spec.store.uri, spec.run.name))
+    events = list_parquet(events_folder(spec.store.uri, spec.run.name))
+    model = read_model(
+        spec.store.uri, spec.run.service, spec.model.name
+    ).resolved  # the first attempt may have met another model
     return Outcomes(
         concat([read_index(uri, model) for uri in segments], schema.INDEX),
         concat([read_refused(uri) for uri in events], schema.REFUSED),

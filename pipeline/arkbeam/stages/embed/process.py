@@ -1,15 +1,21 @@
-"""What a process needs to embed: one engine a run, with client, pacer and open buffer."""
+"""What a process needs to embed: one engine a run, and the note by which the processes of a run stop each other."""
 
 import gc
 import os
 import secrets
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+
+import orjson
 
 from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
-from arkbeam.base.errors import ConfigError
+from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.files import exists, read_bytes, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.core import Engine, EngineOptions
+from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.registry import get_engine
 from arkbeam.engine.stopping import ReplyCheck
@@ -20,61 +26,95 @@ from arkbeam.quota.lease_sharing import LeaseSharing
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.sharing import Sharing
-from arkbeam.stages.embed.stops import watch_stop
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import segment_ids
 from arkbeam.store.model_record import read_model, write_model
+from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024
+POLL_S = 1.0  # between two looks for a stop of another process
 
 
 def open_engine(spec: RunSpec) -> Engine:
-    """Return this process's engine of the run, made on first use.
+    """Return this process's engine of the run; make it on first use.
 
-    Raises: ConfigError when the API key is not in the environment.
+    Raises: ConfigError if the API key is not in the environment.
     """
-    return get_engine(spec.run, lambda: _start_engine(spec))
+    return get_engine(spec.run.name, lambda: _start_engine(spec))
 
 
 def check_secrets(spec: RunSpec) -> None:
-    """Make sure that the environment holds what the run needs of it.
+    """Check that the environment has the secrets that the run needs.
 
-    Raises: ConfigError that names the variable.
+    Raises: ConfigError that names the missing variable.
     """
-    if spec.needs_key:
+    if _needs_key(spec):
         read_api_key(spec.api.api_key_env)
     _read_redis_password(spec.quota)
 
 
+def write_stop(spec: RunSpec, stop: Stop) -> None:
+    """Write the note in the run's folder that stops all processes of the run. Raises: StoreError."""
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
+
+
+def read_stop(spec: RunSpec) -> Stop | None:
+    """Return why the run has to stop; None if it has not. Raises: StoreError."""
+    uri = note_uri(spec.store.uri, spec.run.name, "stop")
+    if not exists(uri):
+        return None
+    note = orjson.loads(read_bytes(uri))
+    return Stop(StopKind(note["kind"]), note["code"], note["message"])
+
+
+def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
+    """Start a thread that stops the engine once another process has stopped the run. It ends with the engine."""
+
+    def watch() -> None:
+        while engine.status().stop is None:
+            time.sleep(poll_s)
+            try:
+                stop = read_stop(spec)
+            except StoreError:
+                continue  # if the storage stays unreachable, the engine's own writes fail and report it
+            if stop is not None:
+                engine.stop(stop)
+                return
+
+    threading.Thread(target=watch, name="arkbeam-stop", daemon=True).start()
+
+
 def _relax_collector() -> None:
-    """Look for garbage cycles less often: a request makes many objects and no cycle, and a quarter of a text's CPU went there."""
+    """Make Python collect garbage cycles less often.
+
+    A request makes many objects and no cycles; with Python's defaults the collector took a quarter of a text row's CPU.
+    """
     gc.collect()
-    gc.freeze()  # what lives now, most of it Beam's modules, lives to the end
+    gc.freeze()  # the objects of today, mostly Beam's modules, stay until the process ends
     gc.set_threshold(50_000, 20, 50)
 
 
 def _start_engine(spec: RunSpec) -> Engine:
     _relax_collector()
     engine = _make_engine(spec)
-    if spec.processes > 1:
+    if spec.processes_max > 1:
         watch_stop(spec, engine)
     return engine
 
 
 def _make_engine(spec: RunSpec) -> Engine:
-    api_key = read_api_key(spec.api.api_key_env) if spec.needs_key else "stand-in"
-    limits, store = spec.limits, spec.store
-    target = StoreTarget(store.uri, spec.run, spec.dimensions, spec.multi)
+    api_key = read_api_key(spec.api.api_key_env) if _needs_key(spec) else "stand-in"
+    limits, store, model = spec.limits, spec.store, spec.model
+    dimensions, multi = model.dimensions_stored, model.asks_multi
+    target = StoreTarget(store.uri, spec.run.name, dimensions, multi)
     process = f"{os.getpid()}-{secrets.token_hex(4)}"
-    journal = open_journal(store.uri, spec.run, process)
+    journal = open_journal(store.uri, spec.run.name, process)
     reply_check = ReplyCheck(
-        spec.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model)
+        spec.run.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model)
     )
     return Engine(
-        EngineOptions(
-            limits, spec.dimensions, store.flush_rows, store.flush_s, spec.multi, spec.started_s, store.timeout_s
-        ),
+        EngineOptions(limits, dimensions, store.flush_rows, store.flush_s, multi, spec.run.started_s, store.timeout_s),
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: _make_pacer(spec, now_s),
         Recorder(target, segment_ids(), journal),
@@ -85,27 +125,27 @@ def _make_engine(spec: RunSpec) -> Engine:
 
 
 def _make_budget_gate(spec: RunSpec, process: str) -> BudgetGate | None:
-    """Make what keeps the run within its budget: one process has all of it, several draw shares."""
+    """Make what keeps the run within its budget. One process has the whole budget; several draw shares of it."""
     if not spec.budget.is_set:
         return None
     budget = configured_budget(spec.budget)
-    if not spec.shares_budget:
+    if not spec.many_processes:
         return BudgetGate(Budget(budget), spec.prices)
-    draws = Draws(spec.store.uri, spec.run, process, budget, spec.quota.lanes)
+    draws = Draws(spec.store.uri, spec.run.name, process, budget, spec.quota.lanes)
     return BudgetGate(Budget(NO_COST), spec.prices, draws.draw, draws.give_back)
 
 
 def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:
     in_flight, ramp = InFlight(spec.limits.requests_in_flight), Ramp() if spec.quota.ramp else None
-    return Pacer(spec.rpm, spec.tpm, spec.quota.headroom, now_s, in_flight, ramp)
+    return Pacer(*spec.rate_limits, spec.quota.headroom, now_s, in_flight, ramp)
 
 
 def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
-    """Share the quota through Redis where there is one, else by marks in the store."""
+    """Share the quota through Redis if one is configured, otherwise through marks in the store."""
     quota = spec.quota
     if quota.redis_url is None:
         return lambda pacer: LeaseSharing(
-            spec.store.uri, spec.quota_account, spec.run, pacer, unshared_s_max=quota.unshared_s_max
+            spec.store.uri, spec.quota_account, spec.run.name, pacer, unshared_s_max=quota.unshared_s_max
         )
     try:
         from arkbeam.quota.redis_sharing import RedisSharing, open_redis  # noqa: PLC0415 - an extra
@@ -116,9 +156,9 @@ def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
 
 
 def _read_redis_password(quota: QuotaOptions) -> str | None:
-    """Take the password of the Redis from the environment, if there is to be one.
+    """Read the password of Redis from the environment; None if the config names no variable for it.
 
-    Raises: ConfigError when the variable that the config names is not set.
+    Raises: ConfigError if the variable that the config names is not set.
     """
     if quota.redis_password_env is None:
         return None
@@ -128,19 +168,23 @@ def _read_redis_password(quota: QuotaOptions) -> str | None:
     return password
 
 
+def _needs_key(spec: RunSpec) -> bool:
+    return spec.run.service is ServiceKind.ARK
+
+
 def _api_options(spec: RunSpec) -> ApiOptions:
-    """Take larger replies where tokens have vectors too: 4 kB each as zstd, 22 kB as numbers (measured)."""
-    return (
-        replace(spec.api, reply_bytes_max=max(spec.api.reply_bytes_max, MULTI_REPLY_BYTES)) if spec.multi else spec.api
-    )
+    """Allow larger replies if they hold per-token vectors: 4 kB a token as zstd, 22 kB as numbers (measured)."""
+    if not spec.model.asks_multi:
+        return spec.api
+    return replace(spec.api, reply_bytes_max=max(spec.api.reply_bytes_max, MULTI_REPLY_BYTES))
 
 
 def _expected_model(spec: RunSpec) -> str | None:
-    return read_model(spec.store.uri, spec.service, spec.wire.model).resolved
+    return read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
 
 
 def _note_model(spec: RunSpec, model: str) -> None:
-    """Remember the model that answered: as the right one if it is the first, else as one that was seen."""
-    record = read_model(spec.store.uri, spec.service, spec.wire.model)
+    """Record the model that a reply names: as `resolved` if it is the first, otherwise as `seen`."""
+    record = read_model(spec.store.uri, spec.run.service, spec.model.name)
     changed = replace(record, resolved=model) if record.resolved is None else replace(record, seen=model)
-    write_model(spec.store.uri, spec.service, changed)
+    write_model(spec.store.uri, spec.run.service, changed)

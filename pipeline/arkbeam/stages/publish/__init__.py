@@ -1,5 +1,5 @@
-"""Publish: from refs to files, then one commit. Outputs are views of what was bought.
+"""Publish: write the output's files from refs, then commit once. An output is a view of the store.
 
-Part k is a function of the plan alone: refs are numbered into parts by their segments, so that every segment is read once,
-in order, and a part that is written again has the same rows. What a part holds in memory is one slice of `PART_ROWS`.
+The content of a part depends on the plan alone: refs are assigned to parts by their segments. So each segment is read
+once, and a part that is written again has the same rows. A part takes the memory of one slice of `PART_ROWS` rows.
 """

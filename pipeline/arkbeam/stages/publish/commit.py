@@ -1,8 +1,9 @@
-"""The commit: an output is complete when `_SUCCESS` is there, and that is written last.
+"""The commit: an output is complete if it has the file `_SUCCESS`, which is written last.
 
-The order is what makes a kill between any two steps harmless: take `_SUCCESS` away, write the parts, remove files that are
-not in the plan, `run.json`, `_SUCCESS`. Whoever asks for `_SUCCESS` never sees half an output as complete. Before each step,
-and before each part takes its place, the claim on the output is looked at: a run that lost it changes nothing more.
+The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts, remove files that
+are not in the plan, write `run.json`, write `_SUCCESS`. A reader that checks for `_SUCCESS` never takes an incomplete output
+for a complete one. Before each step, and before each part is put in its place, the claim on the output is checked: a run
+that has lost its claim changes nothing more.
 """
 
 import logging
@@ -22,7 +23,7 @@ from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.stages.publish import embeddings, failures, multi, usage
+from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.parts import PartFile
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
 from arkbeam.stages.spec import RunSpec
@@ -37,7 +38,7 @@ RUN_NOTE = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """All that a commit is made of. `embeddings` holds the parts of `multi/` as well."""
+    """The results of a run that a commit needs. `embeddings` includes the parts of `multi/`."""
 
     totals: PlanTotals
     report: LaneReport
@@ -47,17 +48,18 @@ class Commit:
 
 
 def publishes(stop: Stop | None, spec: RunSpec) -> bool:
-    """Whether a run replaces its output.
+    """Return whether a run replaces its output.
 
-    One that used its budget up does; any other that stopped leaves an earlier output as it was, unless told otherwise.
+    A run that finished, or that used up its budget, does. A run that stopped for another reason leaves the earlier output as
+    it was, unless `--publish-partial` was given.
     """
     return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
 
 
 def begin_commit(output_uri: str, run: str) -> None:
-    """Take the mark of completeness away before the first part is written.
+    """Remove `_SUCCESS` before the first part is written.
 
-    Raises: OutputInUse when the output is not this run's any more.
+    Raises: OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
     check_claim(output_uri, run)
@@ -65,57 +67,58 @@ def begin_commit(output_uri: str, run: str) -> None:
 
 
 def end_run(commit: Commit, spec: RunSpec) -> None:
-    """Commit, or leave the output alone if the run stopped; note in the run's folder how it ended, for who waits for it."""
+    """Commit, or leave the output unchanged if the run stopped. Write how it ended to the run's folder, for the submitter."""
     note = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
-    write_bytes(note_uri(spec.store.uri, spec.run, "result"), orjson.dumps(note))
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "result"), orjson.dumps(note))
 
 
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
-    """Check that every row is accounted for, remove what is not in the plan, mark the output complete; return `run.json`.
+    """Check the number of rows, remove files that are not in the plan, mark the output complete; return `run.json`.
 
-    Raises: StoreError when rows in are not rows published plus rows failed, OutputInUse when the claim is lost.
+    Raises: StoreError if rows read are not rows published plus rows failed, OutputInUse if the claim is lost.
     """
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
     note = describe_run(commit, spec) | {"files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]}
     if note["rows"] != note["published"] + note["failed"]:
-        counts = f"{note['rows']} rows in, {note['published']} published, {note['failed']} failed"
-        raise StoreError(f"rows do not add up: {counts}; the output is not marked complete, run again")
+        counts = f"{note['rows']} rows read, {note['published']} published, {note['failed']} failed"
+        raise StoreError(f"the numbers of rows do not match: {counts}; the output is not marked complete, run again")
     _warn_of_missing_usage(commit)
-    _step("clean", spec, partial(_remove_others, spec.output_uri, {file.path for file in files}))
+    _step("clean", spec, partial(_remove_others, spec.run.output_uri, {file.path for file in files}))
     data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
-    _step("note", spec, partial(write_bytes, join(spec.output_uri, RUN_NOTE), data))
-    _step("success", spec, partial(write_bytes, join(spec.output_uri, SUCCESS), b""))
+    _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
+    _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
     return note
 
 
 def _warn_of_missing_usage(commit: Commit) -> None:
-    """Say when `usage/` holds fewer requests of this run than were counted: the listing of the store may lag."""
+    """Warn if `usage/` has fewer requests of this run than were counted: a listing of the store may be out of date."""
     shown, counts = sum(part.this_run.attempts for part in commit.usage), commit.report.counts
     paid = counts.bought + counts.unusable + counts.lost
     if shown < paid:
         _log.warning(
-            "usage/ shows %d requests of this run, %d were paid: the next run of this output adds them", shown, paid
+            "usage/ has %d of the %d paid requests of this run: the next run of this output adds the rest", shown, paid
         )
 
 
 def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:
-    """Take one step of the commit, if the output is still ours."""
+    """Do one step of the commit if this run still has its claim on the output."""
     faults.hit(f"commit.{name}")
-    check_claim(spec.output_uri, spec.run)
+    check_claim(spec.run.output_uri, spec.run.name)
     act()
 
 
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
-    """Return what `run.json` says of a run, its files aside."""
+    """Return the content of `run.json`, without the list of files."""
     totals, counts, use = commit.totals, commit.report.counts, commit.report.use
+    capabilities, (rpm, tpm) = spec.model.capabilities, spec.rate_limits
     this_run = _sum([part.this_run for part in commit.usage]) if commit.usage else _counted(commit.report, spec)
     all_runs = _sum([part.all_runs for part in commit.usage])
     return {
-        "run": spec.run,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.started_s)),
-        "elapsed_s": round(time.time() - spec.started_s, 3),
-        "service": spec.service.value,
+        "run": spec.run.name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.run.started_s)),
+        "elapsed_s": round(time.time() - spec.run.started_s, 3),
+        "service": spec.run.service.value,
         "rows": totals.rows + totals.unreadable,
         "published": sum(file.rows for file in commit.embeddings if file.path.startswith(f"{embeddings.FOLDER}/")),
         "failed": sum(file.rows for file in commit.failures),
@@ -140,13 +143,13 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "all_runs": {
             "requests_paid": all_runs.attempts,
             "paid_twice": count_paid_twice(commit.usage),
-            "files_unreadable": count_unreadable(spec.store.uri, spec.output_uri),
+            "files_unreadable": count_unreadable(spec.store.uri, spec.run.output_uri),
             "tokens": _tokens(all_runs),
             "cost_cny": round(all_runs.cost_cny, 6),
         },
         "quota": {
-            "rpm": spec.rpm,
-            "tpm": spec.tpm,
+            "rpm": rpm,
+            "tpm": tpm,
             "headroom": spec.quota.headroom,
             "utilisation": round(use.utilisation, 4),
             "binding": use.binding if counts.sent else None,
@@ -156,8 +159,8 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
             "found_tpm": commit.report.found.tpm,
         },
         "prices": {
-            "text_cny_per_million": spec.capabilities.price_text_cny_per_million,
-            "image_cny_per_million": spec.capabilities.price_image_cny_per_million,
+            "text_cny_per_million": capabilities.price_text_cny_per_million,
+            "image_cny_per_million": capabilities.price_image_cny_per_million,
         },
         "budget": describe_budget(counts, spec),
         "stopped": asdict(commit.report.stop) if commit.report.stop else None,
@@ -166,9 +169,10 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
 
 
 def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
-    """Return how the quota was used, minute by minute; `utilisation` is of the limit that binds in the whole run."""
+    """Return the use of the quota by minute. `utilisation` is the share of the limit that binds over the whole run."""
     entries = list(minutes.entries())
-    used = [sum(entry.shares(spec.rpm, spec.tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
+    rpm, tpm = spec.rate_limits
+    used = [sum(entry.shares(rpm, tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
     binding = 0 if used[0] >= used[1] else 1
     return [
         {
@@ -178,7 +182,7 @@ def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
             "requests": entry.requests,
             "refused": entry.refused,
             "tokens": entry.tokens,
-            "utilisation": round(entry.shares(spec.rpm, spec.tpm)[binding], 4),
+            "utilisation": round(entry.shares(rpm, tpm)[binding], 4),
             "refused_share": round(entry.refused_share, 4),
         }
         for entry in entries
@@ -186,13 +190,13 @@ def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
 
 
 def describe_ratios(ratios: Ratios) -> dict[str, float]:
-    """Return by which factors the service's count was off the estimate that a request was admitted with."""
+    """Return quantiles of the ratio of the service's token count to the estimate with which a request was admitted."""
     quantiles = {"ratio_p05": 0.05, "ratio_median": 0.5, "ratio_p95": 0.95}
     return {"replies": ratios.replies} | {name: round(ratios.quantile(at), 3) for name, at in quantiles.items()}
 
 
 def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
-    """Return the budget and what was taken of it, lost answers at the most they can have cost; None without a budget."""
+    """Return the budget and its use, None without a budget. Lost replies count with the most that they can have cost."""
     if not spec.budget.is_set:
         return None
     used = Cost(counts.budget_tokens, counts.budget_pcny)
@@ -200,9 +204,9 @@ def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
 
 
 def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
-    """Return what the engine counted, for a run that published no `usage/`. All tokens are those of the prompt here."""
+    """Return the engine's own counts, for a run without `usage/`. All tokens count as tokens of the prompt."""
     counts = report.counts
-    cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.capabilities)
+    cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities)
     paid, total = counts.bought + counts.unusable + counts.lost, counts.total_tokens
     return UsageTotals(paid, total, total, counts.text_tokens, counts.image_tokens, cost)
 
@@ -224,7 +228,7 @@ def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
 
 
 def _remove_others(output_uri: str, paths: set[str]) -> None:
-    for folder in (embeddings.FOLDER, multi.FOLDER, failures.FOLDER, usage.FOLDER):
+    for folder in (embeddings.FOLDER, embeddings.MULTI_FOLDER, failures.FOLDER, usage.FOLDER):
         keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
         for uri in list_files(join(output_uri, folder), ".parquet"):
             if uri.rpartition("/")[2] not in keep:

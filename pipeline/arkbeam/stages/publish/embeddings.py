@@ -1,4 +1,8 @@
-"""The parts of `embeddings/`: one row for each manifest row that has a vector."""
+"""Write the parts of `embeddings/` and `multi/`.
+
+`embeddings/` has one row for each manifest row that has a vector. If per-token vectors were asked for, part k of `multi/`
+has those of the rows in part k of `embeddings/`.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -10,14 +14,16 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, PartFile, write_part
-from arkbeam.stages.publish.rows import Manifests, gather_rows
+from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, Manifests, PartFile, gather_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.integrity import read_or_set_aside
+from arkbeam.store.multi import read_multi
 from arkbeam.store.run_files import take_rows
 from arkbeam.store.segments import dense_values, read_columns
 
 FOLDER = "embeddings"
+MULTI_FOLDER = "multi"
+MULTI_SLICE_ROWS = 256  # a row may hold thousands of vectors
 _VECTOR_COLUMNS = [
     "fingerprint",
     "dense",
@@ -32,21 +38,52 @@ _VECTOR_COLUMNS = [
 def write_embeddings_part(
     part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
 ) -> PartFile:
-    """Write one part of `embeddings/` from its REFS; `segments` tells each segment's URI.
+    """Write one part of `embeddings/` from its REFS. `segments` maps segment ids to URIs.
 
-    Raises: StoreError when the store can't be read or holds another fingerprint than the row has.
+    Raises: StoreError if the store can't be read or a ref points to another fingerprint than its row's.
     """
-    wanted = schema.embeddings_schema(spec.dimensions_published or spec.dimensions, manifests.kept)
+    wanted = schema.embeddings_schema(spec.model.dimensions_published, manifests.kept)
     refs = sort_refs(refs)
     slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
     tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
     return write_part(FOLDER, part, tables, wanted, spec)
 
 
+def write_multi_part(
+    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
+) -> PartFile:
+    """Write one part of `multi/` from the REFS of the part. `segments` maps segment ids to URIs.
+
+    Raises: StoreError if the store can't be read or a ref points to another fingerprint than its row's.
+    """
+    wanted = schema.multi_embeddings_schema(spec.model.dimensions_stored)
+    refs = sort_refs(refs)
+    slices = (refs.slice(start, MULTI_SLICE_ROWS) for start in range(0, refs.num_rows, MULTI_SLICE_ROWS))
+    return write_part(
+        MULTI_FOLDER, part, (_multi_table(one, segments, manifests, spec, wanted) for one in slices), wanted, spec
+    )
+
+
+def _multi_table(
+    refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
+) -> pa.Table:
+    pieces = []
+    for segment, positions in split_segments(refs):
+        uri = find_segment(segments, segment)
+        table = read_or_set_aside(spec.store.uri, uri, partial(read_multi, spec.store.uri, uri))
+        pieces.append(take_rows(table, positions))
+    vectors = pa.concat_tables(pieces)
+    rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
+    if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
+        raise StoreError("per-token vectors in the store do not match their segment: run again")
+    columns = {name: rows[name] for name in ("id", "manifest", "row", "fingerprint")} | {"multi": vectors["multi"]}
+    return pa.table([columns[name] for name in wanted.names], schema=wanted)
+
+
 def _embeddings_tables(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> Iterator[pa.Table]:
-    """Gather the rows of a slice at once, since they lie anywhere, and its vectors, which are large, by row group."""
+    """Read the rows of a slice at once, since they may be anywhere, and its vectors, which are large, by row group."""
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "media_changes", "kept"])
     for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
         vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
@@ -55,7 +92,7 @@ def _embeddings_tables(
 
 def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
-        raise StoreError("a segment of the store does not hold the fingerprints that its index named: run again")
+        raise StoreError("the rows of a segment do not have the fingerprints of its index: run again")
     columns = {name: vectors[name] for name in vectors.column_names} | {
         name: rows[name] for name in ("id", "manifest", "row", "media_changes")
     }
@@ -68,20 +105,20 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
 
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
-    """Read the vectors of refs that are sorted by segment, each segment once."""
+    """Read the vectors of refs. They are sorted by segment, so that each segment is read once."""
     pieces = []
     for segment, rows in split_segments(refs):
         uri = find_segment(segments, segment)
         vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
-            raise StoreError(f"segment {segment:016x} is shorter than its index says: run again")
-        pieces.append(_cut(take_rows(vectors, rows), spec.dimensions_published))
+            raise StoreError(f"segment {segment:016x} has fewer rows than its index: run again")
+        pieces.append(_cut(take_rows(vectors, rows), spec.model.dimensions_published))
     return pa.concat_tables(pieces)
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
-    """Cut dense vectors to their first values and normalise them, as the vendor's guide says for models that return 2,048."""
-    if not dimensions or dimensions == vectors.schema.field("dense").type.list_size:
+    """Cut dense vectors to their first values and normalise them (L2), as the vendor's guide says for 2,048-d models."""
+    if dimensions == vectors.schema.field("dense").type.list_size:
         return vectors
     cut = dense_values(vectors["dense"])[:, :dimensions]
     norms = np.linalg.norm(cut, axis=1, keepdims=True)
@@ -93,13 +130,13 @@ def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
 
 
 def sort_refs(refs: pa.Table) -> pa.Table:
-    """Sort REFS as they are published: by segment, so that each is read once."""
+    """Sort REFS in the order of publishing: by segment, so that each segment is read once."""
     names = ("segment", "segment_row", "shard", "ordinal")
     return refs.take(pa.array(np.lexsort([refs.column(name).to_numpy() for name in reversed(names)])))
 
 
 def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Give each segment of sorted REFS and the rows that are wanted of it."""
+    """Yield each segment of sorted REFS with the numbers of the rows to read from it."""
     numbers = refs["segment"].to_numpy()
     positions = refs["segment_row"].to_numpy().astype(np.int64)
     starts = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1]))
@@ -108,8 +145,8 @@ def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]
 
 
 def find_segment(segments: Mapping[int, str], segment: int) -> str:
-    """Return a segment's URI. Raises: StoreError when it is gone."""
+    """Return a segment's URI. Raises: StoreError if it is no longer in the store."""
     try:
         return segments[segment]
     except KeyError:
-        raise StoreError(f"segment {segment:016x} has gone from the store since it was planned: run again") from None
+        raise StoreError(f"segment {segment:016x} was removed from the store after planning: run again") from None

@@ -1,4 +1,4 @@
-"""The parts of `failures/`: one row for each manifest row that has no vector, with the reason and the original row."""
+"""Write the parts of `failures/`: one row for each manifest row without a vector, with reason and original row."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from arkbeam.base import schema
-from arkbeam.stages.publish.parts import PartFile, write_part
-from arkbeam.stages.publish.rows import Manifests, gather_rows, name_rows
+from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, name_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.run_files import read_tables, unreadable_folder
 
@@ -18,7 +17,15 @@ FOLDER = "failures"
 def write_failures_part(
     part: int, failed: pa.Table, unreadable: Iterable[int], manifests: Manifests, spec: RunSpec
 ) -> PartFile:
-    """Write one part of `failures/`: shards' unreadable rows, and FAILED rows with what was staged of them."""
+    """Write one part of `failures/`.
+
+    Args:
+        part: number of the part.
+        failed: FAILED rows; the rest of their columns is read from the staged rows.
+        unreadable: shards whose unreadable rows belong to this part.
+        manifests: names and numbers of the shards' rows.
+        spec: the run.
+    """
     failed = failed.take(pa.array(np.lexsort([failed.column(name).to_numpy() for name in ("ordinal", "shard")])))
     slices = (failed.slice(start, PART_ROWS) for start in range(0, failed.num_rows, PART_ROWS))
     read = _unreadable_tables(sorted(unreadable), manifests, spec)
@@ -28,7 +35,7 @@ def write_failures_part(
 
 def _unreadable_tables(shards: Iterable[int], manifests: Manifests, spec: RunSpec) -> Iterator[pa.Table]:
     for shard in shards:
-        for table in read_tables(unreadable_folder(spec.store.uri, spec.run, shard)):
+        for table in read_tables(unreadable_folder(spec.store.uri, spec.run.name, shard)):
             yield name_rows(table, shard, manifests).select(schema.FAILURES.names).cast(schema.FAILURES)
 
 

@@ -1,7 +1,7 @@
-"""How rows are numbered into part files, and how one part file is written."""
+"""Assign rows to part files, give rows their published names and numbers, write one part file."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +9,17 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base import faults, schema
 from arkbeam.base.files import join, writing
+from arkbeam.base.redaction import redact_uri
+from arkbeam.manifest.kept import cast_kept, unify_kept
+from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.claim import check_claim
+from arkbeam.store.run_files import read_rows_at, take_rows
 
 ROW_GROUP_ROWS = 4096
 
@@ -29,8 +34,40 @@ class PartFile:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What publishing needs to know of the shards, by shard number, and the common type of the kept columns."""
+
+    uris: dict[int, str]
+    """The manifest's URI, redacted."""
+    labels: dict[int, str]
+    """The manifest's file name, which default ids begin with."""
+    first_rows: dict[int, int]
+    """The number of the shard's first row in its manifest."""
+    kept: pa.StructType
+
+    @classmethod
+    def of(cls, summaries: Iterable[ShardSummary]) -> "Manifests":
+        """Number the rows of each manifest through its shards, in the order of the shards' numbers."""
+        uris, labels, first_rows, next_row = {}, {}, {}, dict[str, int]()
+        kept: dict[pa.DataType, None] = {}
+        for shard in sorted(summaries, key=lambda summary: summary.number):
+            uris[shard.number], labels[shard.number] = redact_uri(shard.manifest), shard.label
+            first_rows[shard.number] = next_row.get(shard.manifest, 0)
+            next_row[shard.manifest] = first_rows[shard.number] + shard.lines
+            kept |= dict.fromkeys(shard.kept)
+        return cls(uris, labels, first_rows, unify_kept(list(kept)))
+
+
 def assign_parts(counts: Mapping[int, int], rows_max: int = PART_ROWS) -> dict[int, int]:
-    """Number the parts: keys (segments or shards) in order, as many to a part as stay within `rows_max`, at least one."""
+    """Assign keys (segments or shards), in order, to parts of at most `rows_max` rows; at least one key to a part.
+
+    Args:
+        counts: rows by key.
+        rows_max: the most rows of a part that holds several keys.
+
+    Returns: the number of the part by key.
+    """
     parts: dict[int, int] = {}
     part, filled = 0, 0
     for key in sorted(counts):
@@ -47,14 +84,52 @@ def count_by(table: pa.Table, name: str) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
+def sum_counts(counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    """Add up counts by key."""
+    result: dict[int, int] = {}
+    for one in counts:
+        for key, count in one.items():
+            result[key] = result.get(key, 0) + count
+    return result
+
+
 def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.NDArray[np.int64]:
-    """Return each row's part, by the key in one of its columns."""
+    """Return the number of each row's part, given the part of each key and the name of the key's column."""
     values, inverse = np.unique(table.column(name).to_numpy(), return_inverse=True)
     return np.array([parts[value] for value in values.tolist()], np.int64)[inverse]
 
 
+def gather_rows(table: pa.Table, manifests: Manifests, spec: RunSpec, columns: Sequence[str]) -> pa.Table:
+    """Read the staged rows of a table's shards and ordinals, in its order, with manifest, row and id as published."""
+    shards, ordinals = table["shard"].to_numpy(), table["ordinal"].to_numpy()
+    order = np.lexsort([ordinals, shards])
+    pieces = []
+    for shard in np.unique(shards).tolist():
+        for rows in read_rows_at(
+            spec.store.uri, spec.run.name, shard, ordinals[order][shards[order] == shard], columns
+        ):
+            pieces.append(name_rows(rows, shard, manifests, wants_kept="kept" in columns))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return take_rows(pa.concat_tables(pieces), back)
+
+
+def name_rows(rows: pa.Table, shard: int, manifests: Manifests, *, wants_kept: bool = False) -> pa.Table:
+    """Number a shard's rows within their manifest, add the manifest's URI, and fill in missing ids."""
+    numbers = pc.add(rows["row"], pa.scalar(manifests.first_rows[shard], pa.uint64()))
+    default = pc.binary_join_element_wise(manifests.labels[shard], numbers.cast(pa.string()), ":")
+    named = rows.set_column(rows.column_names.index("row"), "row", numbers)
+    named = named.set_column(rows.column_names.index("id"), "id", pc.coalesce(rows["id"], default))
+    named = named.append_column("manifest", pa.array([manifests.uris[shard]] * rows.num_rows, pa.string()))
+    if not wants_kept:
+        return named
+    kept = rows["kept"].combine_chunks() if "kept" in rows.column_names else pa.nulls(rows.num_rows, pa.struct([]))
+    bare = named.drop_columns(["kept"]) if "kept" in rows.column_names else named
+    return bare.append_column("kept", cast_kept(kept, manifests.kept))
+
+
 def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Make each table while the one before it is being written: reading and writing take about as long."""
+    """Compute each table in a thread while the caller writes the one before: both take about the same time."""
     iterator = iter(tables)
     with ThreadPoolExecutor(1, thread_name_prefix="arkbeam-publish") as pool:
         coming = pool.submit(next, iterator, None)
@@ -66,12 +141,14 @@ def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
     """Write one part file from tables of one schema, in bounded memory, and hash it.
 
-    Raises: OutputInUse when the output is not this run's any more; nothing is changed then.
+    Raises: OutputInUse if this run has lost its claim on the output; then nothing is changed.
     """
     faults.hit("publish.part", folder)
     path = f"{folder}/part-{part:05d}.parquet"
     rows = 0
-    with writing(join(spec.output_uri, path), check=partial(check_claim, spec.output_uri, spec.run)) as local:
+    with writing(
+        join(spec.run.output_uri, path), check=partial(check_claim, spec.run.output_uri, spec.run.name)
+    ) as local:
         with pq.ParquetWriter(local, wanted, **schema.parquet_options(wanted)) as writer:
             for table in read_ahead(tables):
                 rows += table.num_rows

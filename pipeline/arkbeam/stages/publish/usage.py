@@ -1,7 +1,7 @@
-"""The parts of `usage/`: one row for each attempt that this output has paid for, in all of its runs.
+"""Write the parts of `usage/`: one row for each attempt that this output has paid for, in all of its runs.
 
-Summed, it is the bill. Attempts whose answer died with their process are booked as `lost`, and those whose answer was cut
-off as `unusable`: they count as paid, with the tokens that the same request cost when it was bought again.
+The sum of `usage/` is the bill. Attempts whose reply was lost with their process have the outcome `lost`, those whose
+reply was cut off `unusable`. They count as paid, with the tokens that the same request cost when it was repeated.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ _COMMON = ["request_id", "client_request_id", "fingerprint", "model", "created",
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """What attempts come to."""
+    """Sums over attempts."""
 
     attempts: int = 0
     prompt_tokens: int = 0
@@ -38,13 +38,13 @@ class UsageTotals:
     cost_cny: float = 0.0
 
     def plus(self, other: "UsageTotals") -> "UsageTotals":
-        """Add two totals."""
+        """Return the sum of two totals."""
         return UsageTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class UsagePart:
-    """A part of `usage/`: its file, and the totals of this run and of all runs in it."""
+    """A part of `usage/`: its file, the totals of this run and of all runs in it, and one fingerprint for each row."""
 
     file: PartFile
     this_run: UsageTotals
@@ -53,7 +53,7 @@ class UsagePart:
 
 
 def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[str, ...]]]:
-    """List the segment and event files that this output's runs wrote, cut into numbered groups: one for each part."""
+    """List the segment and event files of this output's runs, in numbered groups: one group for each part."""
     uris = []
     for folder in (segments_folder(store_uri), events_folder(store_uri)):
         for run in runs_of_output(folder, output_uri):
@@ -65,18 +65,18 @@ def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple
 def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart:
     """Write one part of `usage/` from segment and event files.
 
-    Raises: StoreError when the store can't be read or the output can't be written.
+    Raises: StoreError if the store can't be read or the output can't be written.
     """
     tables = [_read_attempts(uri, spec) for uri in uris]
     table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
     table = _fill_lost(table, spec)
     file = write_part(FOLDER, part, [table], schema.USAGE, spec)
-    this_run = table.filter(pc.equal(table["run"], spec.run))
+    this_run = table.filter(pc.equal(table["run"], spec.run.name))
     return UsagePart(file, _totals(this_run), _totals(table), table["fingerprint"].combine_chunks())
 
 
 def count_paid_twice(parts: Iterable[UsagePart]) -> int:
-    """Count the paid attempts beyond one for each fingerprint."""
+    """Count the paid attempts in excess of one for each fingerprint."""
     fingerprints = pa.chunked_array([part.fingerprints for part in parts], schema.FINGERPRINT)
     return len(fingerprints) - int(pc.count_distinct(fingerprints).as_py()) if len(fingerprints) else 0
 
@@ -89,7 +89,7 @@ def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
         table = table.filter(table["paid"])
     outcome = table["kind"] if is_event else pa.array([BOUGHT] * table.num_rows, pa.string())
     columns = {name: table[name] for name in _COMMON} | {
-        "cost_cny": _costs(table, spec.capabilities),
+        "cost_cny": _costs(table, spec.model.capabilities),
         "outcome": outcome,
         "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
     }
@@ -103,7 +103,7 @@ def _costs(table: pa.Table, capabilities: Capabilities) -> pa.Array:
 
 
 def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
-    """Give attempts whose count was lost the tokens of the same request's bought one; null when it was never bought."""
+    """Fill in unknown token counts with those of the successful attempt of the same request; null if there is none."""
     unknown = pc.and_(pc.not_equal(table["outcome"], BOUGHT), pc.is_null(table["total_tokens"]))
     if not pc.any(unknown).as_py():
         return table
@@ -112,7 +112,7 @@ def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
     for name in [*_TOKENS, "model"]:
         filled = pc.if_else(unknown, bought[name].combine_chunks().take(at.combine_chunks()), table[name])
         table = table.set_column(table.column_names.index(name), schema.USAGE.field(name), filled)
-    costs = _costs(table, spec.capabilities)
+    costs = _costs(table, spec.model.capabilities)
     return table.set_column(table.column_names.index("cost_cny"), schema.USAGE.field("cost_cny"), costs)
 
 

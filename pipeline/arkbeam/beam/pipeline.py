@@ -1,0 +1,146 @@
+"""The whole flow as one Beam pipeline, and the runner that executes it."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+import orjson
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
+from arkbeam.base.files import write_bytes
+from arkbeam.beam.embed import EmbedLanes
+from arkbeam.beam.plan import DealLanes, PlanBuckets, SettleBuckets, SumTotals
+from arkbeam.beam.publish import Publish, Settled
+from arkbeam.beam.read import ReadStoreFiles, StageShards
+from arkbeam.manifest.shards import Shard
+from arkbeam.stages.plan import PlanTotals
+from arkbeam.stages.read import ShardSummary, list_store_files
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.run_files import note_uri
+
+_ERRORS: dict[str, type[ArkbeamError]] = {
+    kind.__name__: kind for kind in (ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError)
+}
+_QUOTED_ERROR = re.compile(rf"^arkbeam\.base\.errors\.({'|'.join(_ERRORS)}): (.+)$", re.MULTILINE)
+_WHILE_RUNNING = re.compile(r" \[while running '.*'\]$")
+
+
+def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]) -> None:
+    """Add all stages of a run: Read → Plan → Embed → Plan → Publish."""
+    planned, summaries = _read_and_plan(pipeline, spec, shards)
+    bought = planned.buyers | "Deal" >> DealLanes(spec) | "Embed" >> EmbedLanes(spec)
+    settled = {
+        "waiting": planned.waiting,
+        "bought": bought.bought,
+        "refused": bought.refused,
+    } | "Settle" >> SettleBuckets()
+    _ = Settled(
+        refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
+        failed=(planned.refused, settled.failed) | "Failed" >> beam.Flatten(),
+        summaries=summaries,
+        totals=(planned.totals, summaries) | "Totals" >> SumTotals(),
+        reports=bought.reports,
+    ) | "Publish" >> Publish(spec)
+
+
+def build_plan(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]) -> None:
+    """Add Read and Plan alone. The totals are written to the note `plan` in the run's folder."""
+    planned, summaries = _read_and_plan(pipeline, spec, shards)
+    _ = (planned.totals, summaries) | "Sum" >> SumTotals() | "Note" >> beam.Map(_note_plan, spec)
+
+
+def _read_and_plan(
+    pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]
+) -> tuple[Any, beam.PCollection[ShardSummary]]:
+    read = pipeline | "Shards" >> beam.Create(shards) | "Read" >> StageShards(spec)
+    files = list_store_files(spec.store.uri, spec.run.name)
+    store = pipeline | "StoreFiles" >> beam.Create(files) | "ReadStore" >> ReadStoreFiles(spec)
+    planned = {"keys": read.keys, "index": store.index, "refused": store.refused} | "Plan" >> PlanBuckets(spec)
+    return planned, read.summaries
+
+
+def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "plan"), orjson.dumps(totals))
+
+
+@contextmanager
+def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
+    """Make a pipeline, and run it at the end of the block.
+
+    It runs on the in-process runner unless the arguments name another one. That runner is chosen by class: given its
+    plain name, the DirectRunner of recent Beam versions may try to download another runner.
+
+    Raises: ConfigError for arguments that Beam does not know; the ArkbeamError of the stage that failed;
+    KeyboardInterrupt.
+    """
+    options = PipelineOptions(list(beam_arguments))
+    named = _names_runner(beam_arguments)
+    _check_arguments(beam_arguments, options, named)
+    pipeline = beam.Pipeline(options=options) if named else beam.Pipeline(_make_runner(options), options=options)
+    yield pipeline
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise _unwrap(error) from error
+
+
+def has_many_processes(beam_arguments: Sequence[str]) -> bool:
+    """Return whether lanes may run in several processes. On the in-process runner they do not, unless it is told to."""
+    mode = PipelineOptions(list(beam_arguments)).view_as(DirectOptions).direct_running_mode
+    return mode == "multi_processing" or _names_runner(beam_arguments)
+
+
+def _names_runner(beam_arguments: Sequence[str]) -> bool:
+    return any(argument.startswith("--runner") for argument in beam_arguments)
+
+
+def _make_runner(options: PipelineOptions) -> FnApiRunner:
+    """Make the in-process runner; in mode `multi_processing`, with worker processes that ignore signals.
+
+    Ctrl-C on a terminal and a service manager's SIGTERM reach every process of a run. Workers would end at once and lose
+    the replies that they hold, so only this process handles the signal and then stops them. Beam's own command for
+    workers does not ignore signals, so this function sets the command and resets the mode.
+    """
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return FnApiRunner()
+    direct.direct_running_mode = "in_memory"
+    command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+def _check_arguments(arguments: Sequence[str], options: PipelineOptions, named: bool) -> None:
+    """Refuse arguments that Beam would ignore silently. A named runner may know options that Beam itself does not."""
+    if arguments and not arguments[0].startswith("-"):
+        raise ConfigError(f"unexpected argument {arguments[0]!r}: options of Apache Beam begin with --")
+    unknown = set(options.get_all_options(retain_unknown_options=True)) - set(options.get_all_options())
+    if unknown and not named:
+        raise ConfigError(f"Apache Beam has no option --{min(unknown)}")
+
+
+def _unwrap(error: BaseException) -> ArkbeamError | KeyboardInterrupt:
+    """Find our own exception, or KeyboardInterrupt, inside a runner's exception; remove what Beam adds to its message.
+
+    From a worker process only the text of a traceback arrives: its last line is the exception's name and message.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ArkbeamError):
+            return type(cause)(_WHILE_RUNNING.sub("", str(cause)))
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    quoted = _QUOTED_ERROR.findall(str(error))
+    if not quoted:
+        return ArkbeamError(
+            f"the pipeline failed: {error}; paid vectors are in the store, run the same command again to continue"
+        )
+    name, message = quoted[-1]
+    return _ERRORS[name](_WHILE_RUNNING.sub("", message))
