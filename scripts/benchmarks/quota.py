@@ -31,7 +31,7 @@ FAST_RPM = {Size.FULL: 15_000, Size.QUICK: 15_000, Size.TINY: 3_000}
 
 
 @dataclass(frozen=True, slots=True)
-class _Regime:
+class _Scenario:
     """A quota for a run of some minutes, and the targets for it. `rpm` binds if it is set, otherwise `tpm`."""
 
     name: str
@@ -113,16 +113,16 @@ def _measure(bench: Bench, name: str, texts: Sequence[str], *, rpm: int | None, 
 def measure_sliding(bench: Bench) -> list[Figure]:
     """Used share of 600 RPM over three sliding minutes, from the second on; refused requests count too."""
     rows = round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12
-    regime = _Regime("quota_sliding", ROWS_PER_MINUTE, None, LATENCY_MS, 0.95, 0.0)
-    return _measure_minutes(bench, regime, list(make_texts(rows)))[0]
+    scenario = _Scenario("quota_sliding", ROWS_PER_MINUTE, None, LATENCY_MS, 0.95, 0.0)
+    return _measure_minutes(bench, scenario, list(make_texts(rows)))[0]
 
 
 def measure_spread(bench: Bench) -> list[Figure]:
     """The same for a quota of tokens, with texts whose lengths differ by a factor of up to 100."""
     texts = list(make_spread_texts(round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12))
     tokens = sum(count_parts([TextPart(text)], None).total_tokens or 0 for text in texts)
-    regime = _Regime("quota_spread", None, tokens * ROWS_PER_MINUTE // len(texts), LATENCY_MS, 0.95, 0.005)
-    return _measure_minutes(bench, regime, texts)[0]
+    scenario = _Scenario("quota_spread", None, tokens * ROWS_PER_MINUTE // len(texts), LATENCY_MS, 0.95, 0.005)
+    return _measure_minutes(bench, scenario, texts)[0]
 
 
 def measure_fast(bench: Bench) -> list[Figure]:
@@ -130,22 +130,22 @@ def measure_fast(bench: Bench) -> list[Figure]:
     rpm = FAST_RPM[bench.size]
     rows = round(rpm * MINUTES[bench.size]) + 12
     figures, ended = _measure_minutes(
-        bench, _Regime("quota_fast", rpm, None, 300.0, 0.97, 0.005), list(make_texts(rows))
+        bench, _Scenario("quota_fast", rpm, None, 300.0, 0.97, 0.005), list(make_texts(rows))
     )
     cores = ended.cpu_s / ended.wall_s
     details = f"{ended.cpu_s:.1f} s of CPU in {ended.wall_s:.1f} s, start and publishing included"
     return [*figures, Figure("quota_fast", "of a core", f"{cores:.1%}", "≤ 35%", at_most(cores, 0.35), details)]
 
 
-def _measure_minutes(bench: Bench, regime: _Regime, texts: Sequence[str]) -> tuple[list[Figure], Ended]:
+def _measure_minutes(bench: Bench, scenario: _Scenario, texts: Sequence[str]) -> tuple[list[Figure], Ended]:
     quota = {
-        "rpm": regime.rpm or UNLIMITED_RPM,
-        "tpm": regime.tpm or UNLIMITED_TPM,
+        "rpm": scenario.rpm or UNLIMITED_RPM,
+        "tpm": scenario.tpm or UNLIMITED_TPM,
         "headroom": HEADROOM_MINUTES,
     }
-    site = Site(bench.folder / regime.name)
+    site = Site(bench.folder / scenario.name)
     emulator = EmulatorOptions(
-        rpm=regime.rpm, tpm=regime.tpm, refusals_count=regime.refusals_count, latency_ms=regime.latency_ms
+        rpm=scenario.rpm, tpm=scenario.tpm, refusals_count=scenario.refusals_count, latency_ms=scenario.latency_ms
     )
     write_texts(site.manifest, texts)
     with start_emulator(emulator) as url:
@@ -153,26 +153,26 @@ def _measure_minutes(bench: Bench, regime: _Regime, texts: Sequence[str]) -> tup
         ended = site.run()
         stats = read_stats(url)
     bench.say(f"{len(texts):,} rows in {ended.wall_s:.0f} s")
-    unit, limit = ("paid", regime.rpm) if regime.rpm else ("tokens", regime.tpm or 1)
+    unit, limit = ("paid", scenario.rpm) if scenario.rpm else ("tokens", scenario.tpm or 1)
     share, seconds = find_share(stats["requests_by_second"], unit, limit)
     refused = stats["refused"] / stats["received"]
     words = f"over {seconds} s at the server, headroom {HEADROOM_MINUTES}; at most {stats['in_flight_max']} in flight"
-    asked = f"≥ {regime.asked:.0%}"
+    asked = f"≥ {scenario.asked:.0%}"
     return [
         Figure(
-            regime.name,
-            f"used share of {'rpm' if regime.rpm else 'tpm'} {limit:,}, minutes 2 on",
+            scenario.name,
+            f"used share of {'rpm' if scenario.rpm else 'tpm'} {limit:,}, minutes 2 on",
             f"{share:.1%}",
             asked,
-            at_least(share, regime.asked),
+            at_least(share, scenario.asked),
             words,
         ),
         Figure(
-            regime.name,
+            scenario.name,
             "refused share",
             f"{refused:.2%}",
-            f"≤ {regime.refused_max:.1%}",
-            at_most(refused, regime.refused_max),
+            f"≤ {scenario.refused_max:.1%}",
+            at_most(refused, scenario.refused_max),
             f"{stats['refused']:,} of {stats['received']:,}",
         ),
     ], ended
