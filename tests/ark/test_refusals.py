@@ -28,7 +28,7 @@ from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Failure, Request, ServiceKind, VideoSampling
 from arkbeam.emulator.contract import parse_request
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.replies import Refused
+from arkbeam.emulator.replies import Rejected
 from arkbeam.emulator.serve import start_emulator
 from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
@@ -498,5 +498,5 @@ def test_what_we_send_is_not_refused(
         sent = encode_request(outcome, wire_options(model, caps))
         try:
             parse_request(sent, {})
-        except Refused as refused:
-            pytest.fail(f"{sent[:500]!r} is refused: {refused.reply}")
+        except Rejected as rejected:
+            pytest.fail(f"{sent[:500]!r} is rejected: {rejected.reply}")

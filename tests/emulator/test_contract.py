@@ -12,7 +12,7 @@ from arkbeam.emulator import contract
 from arkbeam.emulator.contract import NEWEST_MODEL, hash_meaning, parse_request
 from arkbeam.emulator.media import IMAGE_BYTES_MAX
 from arkbeam.emulator.parts import EmbeddingRequest, ImagePart, TextPart, TokenVectors, VideoPart
-from arkbeam.emulator.replies import ERRORS, ErrorReply, Refused
+from arkbeam.emulator.replies import ERRORS, ErrorReply, Rejected
 from PIL import Image
 
 V251215 = "doubao-embedding-vision-251215"
@@ -158,7 +158,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("fields", "code", "param"), BAD_FIELDS, ids=range(len(BAD_FIELDS)))
 def test_fields_that_the_contract_refuses(fields: dict[str, Any], code: str, param: str) -> None:
     """Each broken rule has its own code, and the error has the field at fault."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Rejected) as caught:
         parse(fields)
     assert (caught.value.reply.code, caught.value.reply.param) == (code, param)
     assert caught.value.reply.status == (404 if code == NOT_FOUND else 400)
@@ -167,7 +167,7 @@ def test_fields_that_the_contract_refuses(fields: dict[str, Any], code: str, par
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN}', b'{"a":"\\ud800"}'])
 def test_bodies_that_are_no_json_object(body: bytes) -> None:
     """A body that is not a JSON object in valid UTF-8 gets the documented message."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Rejected) as caught:
         parse_request(body, {})
     answer = orjson.loads(caught.value.reply.to_bytes("021"))
     assert "we could not parse the JSON body of your request" in answer["error"]["message"]
@@ -178,7 +178,7 @@ def test_a_body_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     body = orjson.dumps({"model": V251215, "input": [text()]})
     monkeypatch.setattr(contract, "BODY_BYTES_MAX", len(body))
     parse_request(body, {})
-    with pytest.raises(Refused, match="bytes"):
+    with pytest.raises(Rejected, match="bytes"):
         parse_request(body + b" ", {})
 
 
@@ -296,6 +296,6 @@ def test_error_bodies(code: str) -> None:
 
 def test_details_of_errors_are_bounded() -> None:
     """A very long name from the client is cut in the message."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Rejected) as caught:
         parse({"model": "x" * 100_000})
     assert len(caught.value.reply.to_bytes("021")) < 1_000

@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="port on the loopback interface; 0 selects a free port")
     parser.add_argument("--options", default="{}", help="EmulatorOptions as a JSON object")
     parser.add_argument("--fd", type=int, help="file descriptor of a listening socket, used instead of --port")
-    parser.add_argument("--parent-pid", type=int, help="exit when this process is no longer the parent")
+    parser.add_argument("--parent-pid", type=int, help="exit when the process with this id is no longer the parent")
     arguments = parser.parse_args()
     listener = None if arguments.fd is None else socket.socket(fileno=arguments.fd)
     try:

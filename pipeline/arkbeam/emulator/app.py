@@ -1,7 +1,9 @@
 """The emulator as a Starlette application: the embeddings route, a greeting and the counts.
 
-A request is read and checked (`RequestReader`), accepted and billed or refused, and answered (`Emulator`). The route is
-plain ASGI, which is fast: in a benchmark, the client runs on the same machine.
+`RequestReader` reads and checks a request; `Emulator` accepts and bills it, or refuses it, and sends the response. Two
+words have fixed meanings: a request that breaks the contract is rejected (400, 401, 404), a request beyond a quota or
+after `stop_after` is refused. The route is plain ASGI, which is fast: in a benchmark, the client runs on the same
+machine.
 """
 
 import asyncio
@@ -47,12 +49,12 @@ from arkbeam.emulator.parts import EmbeddingRequest, TextPart, count_usage
 from arkbeam.emulator.quota import Limit, QuotaMeter
 from arkbeam.emulator.replies import (
     ErrorReply,
-    Refused,
+    Rejected,
     encode_result,
     encode_token_vectors,
     encode_vector,
     make_request_id,
-    refuse,
+    reject,
 )
 from arkbeam.emulator.vectors import embed_parts, embed_sparse, embed_tokens
 
@@ -105,7 +107,7 @@ class RequestReader:
         self._downloads = ThreadPoolExecutor(_DOWNLOADS_MAX, "download")  # own threads, since downloads wait
 
     async def read(self, body: bytes) -> CheckedRequest:
-        """Parse a request body, download its media from loopback URLs and check it. Raise Refused."""
+        """Parse a request body, download its media from loopback URLs and check it. Raise Rejected."""
         large = len(body) > _INLINE_BYTES_MAX
         request, caps = await _run(large, parse_request, body, self._options.endpoints)
         if any(not isinstance(part, TextPart) and is_loopback(part.url) for part in request.parts):
@@ -123,10 +125,10 @@ class RequestReader:
     def _check(self, request: EmbeddingRequest, caps: Capabilities, large: bool) -> CheckedRequest:
         usage = count_usage(request, caps.context_tokens)
         if (usage.total_tokens or 0) > caps.context_tokens:
-            raise refuse("OutofContextError", "input", f"more than {caps.context_tokens}")
+            raise reject("OutofContextError", "input", f"more than {caps.context_tokens}")
         poison = self._options.poison
         if poison and any(isinstance(part, TextPart) and poison in part.text for part in request.parts):
-            raise refuse("SensitiveContentDetected", "input")
+            raise reject("SensitiveContentDetected", "input")
         return CheckedRequest(request, usage, hash_meaning(request), large)
 
 
@@ -185,20 +187,20 @@ class Emulator:
         try:
             self._authorize(scope)
             checked = await self._reader.read(await read_body(scope, receive))
-        except Refused as refused:
+        except Rejected as rejected:
             self.ledger.rejected += 1
-            if self.options.refusals_count and refused.reply.status == 400:
+            if self.options.refusals_count and rejected.reply.status == 400:
                 self._meter.add(1, 0, self._clock())
-            return refused.reply
+            return rejected.reply
         return self._accept(checked, self._clock())
 
     def _authorize(self, scope: Scope) -> None:
         sent = find_header(scope, b"authorization") or b""
         scheme, _, key = sent.partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
-            raise refuse("AuthenticationError")
+            raise reject("AuthenticationError")
         if self._authorization is not None and not hmac.compare_digest(key.strip(), self._authorization):
-            raise refuse("AuthenticationError")
+            raise reject("AuthenticationError")
 
     def _accept(self, checked: CheckedRequest, now_s: float) -> AcceptedRequest | ErrorReply:
         options, tokens = self.options, checked.usage.total_tokens or 0

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arkbeam.emulator.contract import BODY_BYTES_MAX
-from arkbeam.emulator.replies import Refused, refuse
+from arkbeam.emulator.replies import Rejected, reject
 
 STAND_IN_HEADER = (b"x-arkbeam-stand-in", b"1")
 
@@ -24,7 +24,7 @@ def find_header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read a whole body of bounded size. Raise Refused if it is longer; the server then discards the rest."""
+    """Read a whole body of bounded size. Raise Rejected if the body is longer; the server then discards the rest."""
     declared = find_header(scope, b"content-length")
     if declared is not None and int(declared) > BODY_BYTES_MAX:
         raise _too_long()
@@ -33,7 +33,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise refuse("InvalidParameter", "body", "the client disconnected before the body was complete")
+            raise reject("InvalidParameter", "body", "the client disconnected before the body was complete")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > BODY_BYTES_MAX:
@@ -42,8 +42,8 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _too_long() -> Refused:
-    return refuse("InvalidParameter", "body", f"the request body has more than {BODY_BYTES_MAX} bytes")
+def _too_long() -> Rejected:
+    return reject("InvalidParameter", "body", f"the request body has more than {BODY_BYTES_MAX} bytes")
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
@@ -67,7 +67,7 @@ async def send_half(send: Send, headers: Headers, body: bytes) -> None:
 
 
 class StandInMiddleware:
-    """Adds a header to every response that says that this is not the real service."""
+    """Adds the stand-in header to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an ASGI application."""

@@ -1,8 +1,8 @@
-"""The request side of the contract: parse and check a request body; refuse what the contract does not allow. Pure.
+"""The request side of the contract: parse and check a request body; reject what the contract does not allow. Pure.
 
 This is a second implementation of the contract page. It shares the table of models with the client (`ark.models`,
-`base.capabilities`), but no code that reads or writes requests and replies. Where the page has no rule, the rules of
-the fact sheet apply. Unknown fields are ignored.
+`base.capabilities`), but no code that reads or writes requests and replies. Where the page has no rule, the
+vendor's guides and clients decide. Unknown fields are ignored.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.errors import ConfigError
 from arkbeam.emulator.media import read_image, read_video
 from arkbeam.emulator.parts import EmbeddingRequest, ImagePart, Part, Sampling, TextPart, TokenVectors, VideoPart
-from arkbeam.emulator.replies import refuse
+from arkbeam.emulator.replies import reject
 
 BODY_BYTES_MAX = 64_000_000
 NEWEST_MODEL = f"doubao-embedding-vision-{list(VERSIONS)[-1]}"
@@ -37,9 +37,9 @@ _JSON_NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", in
 
 
 def parse_request(body: bytes, endpoints: Mapping[str, str]) -> tuple[EmbeddingRequest, Capabilities]:
-    """Parse and check a request body; return the request and the capabilities of its model. Raise Refused."""
+    """Parse and check a request body; return the request and the capabilities of its model. Raise Rejected."""
     if len(body) > BODY_BYTES_MAX:
-        raise refuse("InvalidParameter", "", f"the request body has more than {BODY_BYTES_MAX} bytes")
+        raise reject("InvalidParameter", "", f"the request body has more than {BODY_BYTES_MAX} bytes")
     try:
         fields_sent = orjson.loads(body)
     except ValueError as error:
@@ -50,17 +50,17 @@ def parse_request(body: bytes, endpoints: Mapping[str, str]) -> tuple[EmbeddingR
 
 
 def read_fields(sent: _Json, endpoints: Mapping[str, str]) -> tuple[EmbeddingRequest, Capabilities]:
-    """Check the fields of a body; a field that is null counts as missing. Raise Refused."""
+    """Check the fields of a body; a field that is null counts as missing. Raise Rejected."""
     model = resolve_model(sent.get("model"), endpoints)
     caps = _capabilities(model)
     if "input" not in sent:
-        raise refuse("MissingParameter", "input")
+        raise reject("MissingParameter", "input")
     if not isinstance(sent["input"], list):
         raise _unparsable()
     dimensions = _read_dimensions(sent, caps)
     encoding_format = sent.get("encoding_format", "float")
     if encoding_format not in ("float", "base64"):
-        raise refuse("InvalidParameter", "encoding_format", "expected float, base64 or null")
+        raise reject("InvalidParameter", "encoding_format", "expected float, base64 or null")
     request = EmbeddingRequest(
         model=model,
         parts=(parts := _read_parts(sent["input"], caps)),
@@ -74,19 +74,19 @@ def read_fields(sent: _Json, endpoints: Mapping[str, str]) -> tuple[EmbeddingReq
 
 
 def _unparsable() -> Exception:
-    return refuse("InvalidParameter", "body", "we could not parse the JSON body of your request")
+    return reject("InvalidParameter", "body", "we could not parse the JSON body of your request")
 
 
 def resolve_model(name: object, endpoints: Mapping[str, str]) -> str:
     """Return the Model ID for a model name.
 
-    The name is a Model ID of a known version, a configured endpoint, or any other `ep-…` (the newest version). Raise
-    Refused.
+    The name may be a Model ID of a known version, a configured endpoint, or any other `ep-…`, which is the newest
+    version. Raise Rejected for other names.
     """
     if name is None or name == "":
-        raise refuse("MissingParameter", "model")
+        raise reject("MissingParameter", "model")
     if not isinstance(name, str):
-        raise refuse("InvalidParameter", "model", f"expected a string, but got {_name_type(name)}")
+        raise reject("InvalidParameter", "model", f"expected a string, but got {_name_type(name)}")
     if name in endpoints:
         return endpoints[name]
     if name.startswith("ep-"):
@@ -94,7 +94,7 @@ def resolve_model(name: object, endpoints: Mapping[str, str]) -> str:
     if name.rpartition("-")[2] in VERSIONS:
         _capabilities(name)
         return name
-    raise refuse("InvalidEndpointOrModel.NotFound", "model", name)
+    raise reject("InvalidEndpointOrModel.NotFound", "model", name)
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +102,7 @@ def _capabilities(model: str) -> Capabilities:
     try:
         return find_capabilities(ModelOptions(name=model))
     except ConfigError as error:
-        raise refuse("InvalidEndpointOrModel.NotFound", "model", model) from error
+        raise reject("InvalidEndpointOrModel.NotFound", "model", model) from error
 
 
 def _name_type(value: object) -> str:
@@ -113,10 +113,10 @@ def _read_dimensions(sent: _Json, caps: Capabilities) -> int:
     if "dimensions" not in sent:
         return caps.dimensions[0]
     if not caps.dimensions_field:
-        raise refuse("InvalidParameter.UnsupportedParameter", "dimensions", f"not with model version {caps.version}")
+        raise reject("InvalidParameter.UnsupportedParameter", "dimensions", f"not with model version {caps.version}")
     dimensions = sent["dimensions"]
     if type(dimensions) is not int or dimensions not in caps.dimensions:
-        raise refuse("InvalidParameter", "dimensions", f"expected one of {sorted(caps.dimensions)}")
+        raise reject("InvalidParameter", "dimensions", f"expected one of {sorted(caps.dimensions)}")
     return dimensions
 
 
@@ -125,25 +125,25 @@ def _read_instructions(sent: _Json, caps: Capabilities) -> str | None:
         return None
     instructions = sent["instructions"]
     if not isinstance(instructions, str):
-        raise refuse("InvalidParameter", "instructions", f"expected a string, but got {_name_type(instructions)}")
+        raise reject("InvalidParameter", "instructions", f"expected a string, but got {_name_type(instructions)}")
     if not caps.instructions:
-        raise refuse("InvalidParameter.UnsupportedParameter", "instructions", f"not with model version {caps.version}")
+        raise reject("InvalidParameter.UnsupportedParameter", "instructions", f"not with model version {caps.version}")
     return instructions
 
 
-def _read_switch(sent: _Json, name: str, caps: Capabilities, known: bool) -> _Json | None:
-    """Read a field `{"type": "enabled"}`, which the model version must support; None if it is missing."""
+def _read_switch(sent: _Json, name: str, caps: Capabilities, supported: bool) -> _Json | None:
+    """Read a field `{"type": "enabled" | "disabled"}`; None if it is missing. `supported`: the model version has it."""
     if name not in sent:
         return None
     asked = sent[name]
     if not isinstance(asked, dict):
-        raise refuse("InvalidParameter", name, f"expected an object, but got {_name_type(asked)}")
+        raise reject("InvalidParameter", name, f"expected an object, but got {_name_type(asked)}")
     if asked.get("type") is None:
-        raise refuse("MissingParameter", f"{name}.type")
+        raise reject("MissingParameter", f"{name}.type")
     if asked["type"] not in ("enabled", "disabled"):
-        raise refuse("InvalidParameter", f"{name}.type", "expected enabled or disabled")
-    if not known:
-        raise refuse("InvalidParameter.UnsupportedParameter", name, f"not with model version {caps.version}")
+        raise reject("InvalidParameter", f"{name}.type", "expected enabled or disabled")
+    if not supported:
+        raise reject("InvalidParameter.UnsupportedParameter", name, f"not with model version {caps.version}")
     return asked
 
 
@@ -153,13 +153,13 @@ def _read_token_vectors(sent: _Json, caps: Capabilities) -> TokenVectors | None:
         return None
     compression = asked.get("compression")
     if compression == "blosc2":
-        raise refuse(
+        raise reject(
             "InvalidParameter.UnsupportedParameter",
             "multi_embedding.compression",
             "this stand-in does not support blosc2",
         )
     if compression not in (None, "zstd"):
-        raise refuse("InvalidParameter", "multi_embedding.compression", "expected zstd or blosc2")
+        raise reject("InvalidParameter", "multi_embedding.compression", "expected zstd or blosc2")
     if asked["type"] == "disabled":
         return None
     return TokenVectors.PLAIN if compression is None else TokenVectors.ZSTD
@@ -171,16 +171,16 @@ def _read_sparse(sent: _Json, caps: Capabilities, parts: tuple[Part, ...]) -> bo
     if asked is None:
         return False
     if not all(isinstance(part, TextPart) for part in parts):
-        raise refuse("InvalidParameter", "sparse_embedding", "only for text-only input")
+        raise reject("InvalidParameter", "sparse_embedding", "only for text-only input")
     return bool(asked["type"] == "enabled")
 
 
 def _read_parts(items: list[Any], caps: Capabilities) -> tuple[Part, ...]:
     if not items:
-        raise refuse("InvalidParameter", "input", "expected at least one item")
+        raise reject("InvalidParameter", "input", "expected at least one item")
     kinds = [item.get("type") if isinstance(item, dict) else None for item in items]
     if not caps.mixed and (kinds.count("text") > 1 or kinds.count("image_url") > 1):
-        raise refuse(
+        raise reject(
             "InvalidParameter", "input", f"model version {caps.version} accepts at most one text and one image"
         )
     return tuple(_read_part(item, f"input[{index}]", caps) for index, item in enumerate(items))
@@ -188,10 +188,10 @@ def _read_parts(items: list[Any], caps: Capabilities) -> tuple[Part, ...]:
 
 def _read_part(item: object, param: str, caps: Capabilities) -> Part:
     if not isinstance(item, dict):
-        raise refuse("InvalidParameter", param, f"expected an object, but got {_name_type(item)}")
+        raise reject("InvalidParameter", param, f"expected an object, but got {_name_type(item)}")
     kind = item.get("type")
     if kind is None:
-        raise refuse("MissingParameter", f"{param}.type")
+        raise reject("MissingParameter", f"{param}.type")
     if kind == "text":
         return _read_text(_require(item, "text", param), f"{param}.text")
     if kind == "image_url":
@@ -199,30 +199,30 @@ def _read_part(item: object, param: str, caps: Capabilities) -> Part:
         return read_image(url, f"{param}.image_url.url")
     if kind == "video_url":
         if not caps.video:
-            raise refuse("InvalidParameter", param, f"model version {caps.version} does not accept videos")
+            raise reject("InvalidParameter", param, f"model version {caps.version} does not accept videos")
         url = _require_url(item, "video_url", param)
         return read_video(url, _read_sampling(item["video_url"], f"{param}.video_url", caps), f"{param}.video_url.url")
-    raise refuse("InvalidParameter", f"{param}.type", "expected text, image_url or video_url")
+    raise reject("InvalidParameter", f"{param}.type", "expected text, image_url or video_url")
 
 
 def _read_text(text: object, param: str) -> TextPart:
     if not isinstance(text, str):
-        raise refuse("InvalidParameter", param, f"expected a string, but got {_name_type(text)}")
+        raise reject("InvalidParameter", param, f"expected a string, but got {_name_type(text)}")
     if not text:
-        raise refuse("InvalidParameter", param, "expected a non-empty text")
+        raise reject("InvalidParameter", param, "expected a non-empty text")
     return TextPart(text)
 
 
 def _require(item: _Json, name: str, param: str) -> Any:
     if item.get(name) is None:
-        raise refuse("MissingParameter", f"{param}.{name}")
+        raise reject("MissingParameter", f"{param}.{name}")
     return item[name]
 
 
 def _require_url(item: _Json, name: str, param: str) -> Any:
     medium = _require(item, name, param)
     if not isinstance(medium, dict):
-        raise refuse("InvalidParameter", f"{param}.{name}", f"expected an object, but got {_name_type(medium)}")
+        raise reject("InvalidParameter", f"{param}.{name}", f"expected an object, but got {_name_type(medium)}")
     return _require(medium, "url", f"{param}.{name}")
 
 
@@ -230,11 +230,11 @@ def _read_sampling(medium: _Json, param: str, caps: Capabilities) -> Sampling:
     asked = {name: medium[name] for name in _SAMPLING_RANGES if medium.get(name) is not None}
     for name, value in asked.items():
         if not caps.video_sampling:
-            raise refuse("InvalidParameter.UnsupportedParameter", f"{param}.{name}", f"not with {caps.version}")
+            raise reject("InvalidParameter.UnsupportedParameter", f"{param}.{name}", f"not with {caps.version}")
         low, high = _SAMPLING_RANGES[name]
         fits = type(value) is int or (type(value) is float and name == "fps")
         if not fits or not low <= value <= high:
-            raise refuse("InvalidParameter", f"{param}.{name}", f"expected a number from {low} to {high}")
+            raise reject("InvalidParameter", f"{param}.{name}", f"expected a number from {low} to {high}")
     return Sampling(**asked)
 
 

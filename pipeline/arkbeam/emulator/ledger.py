@@ -1,4 +1,4 @@
-"""What the server counts: requests, bills and tokens, in total and per second. Tests and benchmarks compare with it."""
+"""Count requests, bills and tokens, in total and per second. Tests and benchmarks compare their results with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,8 +1,8 @@
 """Images and videos of requests: download from loopback URLs, check against the contract, read size or duration.
 
-Limits are the vendor's media rules (fact sheet, section 2) with 1 MB = 10^6 bytes, the stricter interpretation. Of an
-image, the size and the mean colours are read; of a video, the format and the duration (from its header: frames are not
-decoded).
+Limits are those of the vendor's guides, with 1 MB = 10^6 bytes for images, the stricter interpretation, and 50 MiB for
+videos. The size and the mean colours of an image are read. The format and the duration of a video are read from its
+header; frames are not decoded.
 
 Media at loopback URLs are downloaded; no other host is contacted. A failed download is answered as by the service
 (observed on its chat and image APIs): 400 InvalidParameter with one of two known messages.
@@ -27,7 +27,7 @@ from urllib.parse import quote, urlsplit
 from PIL import Image, UnidentifiedImageError
 
 from arkbeam.emulator.parts import ImagePart, Part, Sampling, TextPart, VideoPart
-from arkbeam.emulator.replies import ErrorReply, Refused, refuse
+from arkbeam.emulator.replies import ErrorReply, Rejected, reject
 
 IMAGE_BYTES_MAX = 10_000_000
 IMAGE_SIDE_PX_MIN = 15
@@ -79,49 +79,49 @@ _EXTENSIONS = {
 """Allowed extensions in the URL of a downloaded file of each format. Other extensions are not checked."""
 
 DOWNLOAD_TIMEOUT_S = 10.0
-"""As observed of the service. A slow download is aborted after at most twice this time."""
+"""As observed on the service. A slow download is aborted after at most twice this time."""
 
 _CHUNK_BYTES = 1 << 16
 
 _OLD_MOV_BOXES = {b"moov", b"mdat", b"wide", b"free", b"skip"}
 _BOXES_MAX = 10_000
 _UNKNOWN = {0, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF}
-"""Durations that mean "unknown": 0 is in the movie header of a fragmented file, all bits set means undefined."""
+"""Durations that mean "unknown": the movie header of a fragmented file has 0; all bits set mean undefined."""
 
 _Box = tuple[bytes, int, int]
 
 
 def read_image(url: object, param: str) -> ImagePart:
-    """Check an `image_url.url`; read the image if the URL is a data URI. Raise Refused."""
+    """Check an `image_url.url`; read the image if the URL is a data URI. Raise Rejected."""
     if not isinstance(url, str):
-        raise refuse("InvalidParameter", param, "expected a string")
+        raise reject("InvalidParameter", param, "expected a string")
     if not url:
-        raise refuse("InvalidImageURL.EmptyURL", param)
+        raise reject("InvalidImageURL.EmptyURL", param)
     if url[:5].lower() != "data:":
         if not _HTTP_URL.fullmatch(url):
-            raise refuse("InvalidImageURL.InvalidFormat", param, "expected an http(s) URL or a data URI")
+            raise reject("InvalidImageURL.InvalidFormat", param, "expected an http(s) URL or a data URI")
         return ImagePart(url, URL_IMAGE_SIDE_PX, URL_IMAGE_SIDE_PX, None)
     subtype, data = _decode_data_uri(url, "image", "InvalidImageURL.InvalidFormat", param)
     allowed = {name for name, called in _IMAGE_FORMATS.items() if subtype in called}
-    return _read_picture(url, data, f"the data URI says {subtype}", allowed, param)
+    return _read_image_data(url, data, f"the data URI says {subtype}", allowed, param)
 
 
 def fetch_part(part: Part, param: str) -> Part:
-    """Download and read the image or video at a loopback URL; return other parts unchanged. Raise Refused."""
+    """Download and read the image or video at a loopback URL; return other parts unchanged. Raise Rejected."""
     if isinstance(part, TextPart) or not is_loopback(part.url):
         return part
     if isinstance(part, ImagePart):
         data = download(part.url, IMAGE_BYTES_MAX, "image_url")
-        return _read_picture(
+        return _read_image_data(
             part.url, data, *_formats_by_extension(part.url, set(_IMAGE_FORMATS)), f"{param}.image_url.url"
         )
     data = download(part.url, VIDEO_BYTES_MAX, "video_url")
     reason, allowed = _formats_by_extension(part.url, {"mp4", "quicktime", "avi"})
-    return _read_film(part.url, data, reason, allowed, part.sampling, f"{param}.video_url.url")
+    return _read_video_data(part.url, data, reason, allowed, part.sampling, f"{param}.video_url.url")
 
 
 def _formats_by_extension(url: str, any_format: set[str]) -> tuple[str, set[str]]:
-    """Return the formats that the extension of a URL allows, after the reason for a message."""
+    """Return the reason, for a message, and the formats that the extension of a URL allows."""
     extension = urlsplit(url).path.rpartition(".")[2].lower()
     allowed = {name for name, extensions in _EXTENSIONS.items() if extension in extensions}
     return f"the URL ends in {extension}", allowed or any_format
@@ -130,41 +130,41 @@ def _formats_by_extension(url: str, any_format: set[str]) -> tuple[str, set[str]
 def _decode_data_uri(url: str, kind: str, code: str, param: str) -> tuple[str, bytes]:
     head = _DATA_URI.match(url)
     if head is None or head[1] != kind:
-        raise refuse(code, param, f"expected data:{kind}/<format>;base64,<data> in lower case")
+        raise reject(code, param, f"expected data:{kind}/<format>;base64,<data> in lower case")
     try:
         data = binascii.a2b_base64(url[head.end() :].encode("ascii"), strict_mode=True)
-    except ValueError as error:  # binascii.Error and UnicodeEncodeError are both
-        raise refuse(code, param, "the data is not valid base64") from error
+    except ValueError as error:  # binascii.Error and UnicodeEncodeError are subclasses
+        raise reject(code, param, "the data is not valid base64") from error
     if not data:
-        raise refuse(code, param, "the data URI is empty")
+        raise reject(code, param, "the data URI is empty")
     return head[2], data
 
 
-def _read_picture(url: str, data: bytes, reason: str, allowed: set[str], param: str) -> ImagePart:
-    """Read an image, which must have one of the allowed formats; `reason` says why, for the message. Raise Refused."""
+def _read_image_data(url: str, data: bytes, reason: str, allowed: set[str], param: str) -> ImagePart:
+    """Read an image and check it. `reason` says why only the `allowed` formats are, for the message. Raise Rejected."""
     unsupported = "InvalidParameter.UnsupportedImageFormat"
     if len(data) >= IMAGE_BYTES_MAX:
-        raise refuse("InvalidParameter", param, f"the image has {IMAGE_BYTES_MAX} bytes or more")
+        raise reject("InvalidParameter", param, f"the image has {IMAGE_BYTES_MAX} bytes or more")
     try:
         picture = Image.open(io.BytesIO(data), formats=_OPENED)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise refuse("InvalidParameter", param, "the image has more than 36000000 pixels") from error
+        raise reject("InvalidParameter", param, "the image has more than 36000000 pixels") from error
     except UnidentifiedImageError as error:
-        raise refuse(unsupported, param, "the data is not an image of a supported format") from error
+        raise reject(unsupported, param, "the data is not an image of a supported format") from error
     except Exception as error:  # Pillow's readers can raise any exception on damaged headers
-        raise refuse(unsupported, param, "the image is damaged") from error
+        raise reject(unsupported, param, "the image is damaged") from error
     with picture:
         if picture.format not in allowed:
-            raise refuse(unsupported, param, f"{reason}, the bytes are {picture.format}")
+            raise reject(unsupported, param, f"{reason}, the bytes are {picture.format}")
         width, height = picture.size
         if min(width, height) < IMAGE_SIDE_PX_MIN:
-            raise refuse("InvalidParameter", param, f"the image is {width}x{height}, both sides must exceed 14 px")
+            raise reject("InvalidParameter", param, f"the image is {width}x{height}, both sides must exceed 14 px")
         if width * height > IMAGE_PIXELS_MAX:
-            raise refuse("InvalidParameter", param, f"the image is {width}x{height}, it must be below 36000000 pixels")
+            raise reject("InvalidParameter", param, f"the image is {width}x{height}, it must be below 36000000 pixels")
         try:
             tiles = _mean_colours(picture)
         except Exception as error:  # the same for damaged image data
-            raise refuse(unsupported, param, "the image is damaged or cut off") from error
+            raise reject(unsupported, param, "the image is damaged or cut off") from error
     return ImagePart(url, width, height, tiles)
 
 
@@ -175,25 +175,27 @@ def _mean_colours(picture: Image.Image) -> bytes:
 
 
 def read_video(url: object, sampling: Sampling, param: str) -> VideoPart:
-    """Check a `video_url.url`; read the duration if the URL is a data URI. Raise Refused."""
+    """Check a `video_url.url`; read the duration if the URL is a data URI. Raise Rejected."""
     if not isinstance(url, str):
-        raise refuse("InvalidParameter", param, "expected a string")
+        raise reject("InvalidParameter", param, "expected a string")
     if url[:5].lower() != "data:":
         if not _HTTP_URL.fullmatch(url):
-            raise refuse("InvalidParameter", param, "expected an http(s) URL or a data URI")
+            raise reject("InvalidParameter", param, "expected an http(s) URL or a data URI")
         return VideoPart(url, None, sampling)
     subtype, data = _decode_data_uri(url, "video", "InvalidParameter", param)
-    return _read_film(url, data, f"the data URI says {subtype}", {subtype}, sampling, param)
+    return _read_video_data(url, data, f"the data URI says {subtype}", {subtype}, sampling, param)
 
 
-def _read_film(url: str, data: bytes, reason: str, allowed: set[str], sampling: Sampling, param: str) -> VideoPart:
+def _read_video_data(
+    url: str, data: bytes, reason: str, allowed: set[str], sampling: Sampling, param: str
+) -> VideoPart:
     if len(data) > VIDEO_BYTES_MAX:
-        raise refuse("InvalidParameter", param, f"the video has more than {VIDEO_BYTES_MAX} bytes")
+        raise reject("InvalidParameter", param, f"the video has more than {VIDEO_BYTES_MAX} bytes")
     found = detect_video(data)
     if found is None:
-        raise refuse("InvalidParameter", param, "the data is not an mp4, avi or mov video")
+        raise reject("InvalidParameter", param, "the data is not an mp4, avi or mov video")
     if found not in allowed:
-        raise refuse("InvalidParameter", param, f"{reason}, the bytes are {found}")
+        raise reject("InvalidParameter", param, f"{reason}, the bytes are {found}")
     return VideoPart(url, video_duration_s(data), sampling, hashlib.blake2b(data, digest_size=16).digest())
 
 
@@ -214,7 +216,7 @@ def is_loopback(url: str) -> bool:
 
 
 def download(url: str, bytes_max: int, param: str) -> bytes:
-    """Download a loopback URL; at most `bytes_max` + 1 bytes are returned. It blocks. Raise Refused."""
+    """Download a loopback URL; at most `bytes_max` + 1 bytes are returned. It blocks. Raise Rejected."""
     deadline_s = time.monotonic() + DOWNLOAD_TIMEOUT_S
     try:
         with _OPENER.open(quote(url, safe=string.punctuation), timeout=DOWNLOAD_TIMEOUT_S) as answer:
@@ -256,8 +258,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
 
-def _fail_download(message: str, param: str) -> Refused:
-    return Refused(ErrorReply("InvalidParameter", param, message=message))
+def _fail_download(message: str, param: str) -> Rejected:
+    return Rejected(ErrorReply("InvalidParameter", param, message=message))
 
 
 def detect_video(data: bytes) -> str | None:

@@ -1,6 +1,6 @@
 """The parts of a request as the emulator represents them, and the number of tokens that it bills for them. Pure.
 
-Published formulas (contract page and fact sheet, section 10): an image has w * h / 784 tokens, at most 1,312; the
+Published formulas (contract page and vendor's guides): an image has w * h / 784 tokens, at most 1,312; the
 frames of a video are image tokens and its time axis is text tokens; the service adds preset text to every request, and
 more with media; "hello" costs 20 text tokens, and the page's example (7 Chinese characters and one image) costs 31 text
 and 497 image tokens. No tokenizer is published: the text counter here is a simple rule that fits these two figures.
@@ -99,7 +99,7 @@ def name_modalities(parts: Sequence[Part]) -> str:
 
 
 def default_instructions(parts: Sequence[Part]) -> str:
-    """Return the instructions of a request that has none: the vendor's corpus template (fact sheet, section 3)."""
+    """Return the instructions of a request that has none: the vendor's corpus template."""
     return f"Instruction:Compress the {name_modalities(parts)} into one word.\nQuery:"
 
 

@@ -1,4 +1,4 @@
-"""Encode what the emulator answers: the error bodies and the result body of the contract.
+"""Encode the bodies of responses: the errors and the result of the contract.
 
 Status, code and body of errors follow the vendor's error table; messages follow the published samples. The result body
 has the keys of the contract page's example, in the same order.
@@ -90,8 +90,8 @@ class ErrorReply:
         return orjson.dumps({"error": error})
 
 
-class Refused(Exception):
-    """The contract does not allow the request. The server answers with `reply`."""
+class Rejected(Exception):
+    """The contract does not allow the request. The server sends `reply`."""
 
     def __init__(self, reply: ErrorReply) -> None:
         """Set the response."""
@@ -99,9 +99,9 @@ class Refused(Exception):
         self.reply = reply
 
 
-def refuse(code: str, param: str = "", detail: str = "") -> Refused:
+def reject(code: str, param: str = "", detail: str = "") -> Rejected:
     """Return the exception to raise for a request that the contract does not allow."""
-    return Refused(ErrorReply(code, param, detail))
+    return Rejected(ErrorReply(code, param, detail))
 
 
 def make_request_id(created_ms: int) -> str:
@@ -120,16 +120,16 @@ def encode_vector(vector: Float32s, encoding_format: str) -> str | npt.NDArray[n
     return vector.astype(np.float64)
 
 
-def encode_token_vectors(vectors: npt.NDArray[np.float16], written: TokenVectors) -> str | npt.NDArray[np.float64]:
+def encode_token_vectors(vectors: npt.NDArray[np.float16], encoding: TokenVectors) -> str | npt.NDArray[np.float64]:
     """Encode per-token vectors as requested: lists of numbers, or base64 of zstd of little-endian float16."""
-    match written:
+    match encoding:
         case TokenVectors.PLAIN:
             return vectors.astype(np.float64)
         case TokenVectors.ZSTD:
             packed = zstandard.ZstdCompressor().compress(vectors.astype("<f2", copy=False).tobytes())
             return base64.b64encode(packed).decode("ascii")
         case _:
-            assert_never(written)
+            assert_never(encoding)
 
 
 def encode_result(

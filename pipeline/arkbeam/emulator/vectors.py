@@ -1,10 +1,10 @@
 """The emulator's vectors: deterministic, of unit length, exact in bfloat16, and similar for similar inputs.
 
 Dense vectors are sums of *rows*. A row is 2,048 consecutive values of one fixed pseudo-random sequence; a hash selects
-where it starts. A text adds one row for each word, word pair and character n-gram (Chinese: characters and pairs), so
+where it starts. A text adds one row for each word, word pair and character trigram (Chinese: characters and pairs), so
 texts that share words have similar vectors. An image adds one row for each value of its 8 x 8 mean colours, multiplied
-by the value. A video adds rows by the hash of its bytes. The URL of an image or video that is not downloaded counts as
-text. The unit vectors of the parts are added up, with a small share for the instructions and a small share that is
+by the value. A video adds rows that a hash of its bytes selects. The URL of an image or video that is not downloaded counts
+as text. The unit vectors of the parts are added up, with a small share for the instructions and a small share that is
 different for each request, so that two different requests have the same vector only if their hashes collide.
 
 Sums use integers that are small enough to be exact, so the result is the same on every machine and in every order of
@@ -52,7 +52,7 @@ VOCABULARY = 131_072
 """Number of indices of sparse vectors."""
 
 TOKENS_MAX = 256
-"""Maximum number of per-token vectors, so that a reply with numbers has about 10 MB at most."""
+"""Maximum number of per-token vectors of a request, so that a reply with numbers has about 10 MB at most."""
 
 _SEED = 20_250_615
 _ROWS_BITS = 16
@@ -78,7 +78,7 @@ _SHORT_WORD_CHARS = 3
 def embed(parts: Iterable[tuple[str, str]], *, dimensions: int = WIDTH, instructions: str | None = None) -> Float32s:
     """Return the dense vector that the server returns for these (modality, value) pairs.
 
-    The modality is `text`, `image` or `video`; the value is the text, the URL or the data URI. Raise Refused for media
+    The modality is `text`, `image` or `video`; the value is the text, the URL or the data URI. Raise Rejected for media
     that the contract does not allow.
     """
     return embed_parts([_read_part(Modality(kind), value) for kind, value in parts], dimensions, instructions)
@@ -116,7 +116,7 @@ def round_to_bfloat16(values: Float32s) -> Float32s:
 
 
 def _normalise(values: npt.NDArray[Any], length: float = _SCALE) -> Float64s:
-    """Scale a vector to a length; a zero vector stays zero. If the length is not 1, round the result to integers."""
+    """Scale a vector to this length; a zero vector stays zero. If the length is not 1, round the values to integers."""
     exact = values.astype(np.float64)
     norm = math.sqrt(float(np.dot(exact, exact)))  # a sum of integers below 2^53
     if norm == 0.0:
