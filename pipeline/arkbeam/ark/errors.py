@@ -24,11 +24,9 @@ from arkbeam.base.replies import Action, ApiError, Pressure
 RETRY_AFTER_S_MAX = 60.0
 """A longer Retry-After is cut to this: quotas are counted per minute."""
 TRIES_500_MAX = 3
-"""Attempts after a 500. Some invalid requests also get a 500, so more attempts are not worth it."""
-TRIES_UNUSABLE_MAX = 3
-"""Attempts after an unusable reply: the first and two more, since each is paid."""
+"""Maximum number of attempts of an item that gets a 500. Some invalid requests also get a 500."""
 TRIES_FETCH_MAX = 3
-"""Attempts if the service could not download the media of the row: the cause may be temporary or the URL itself."""
+"""Maximum number of attempts of an item whose media the service could not download: the URL itself may be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def classify_status(status: int, code: str, message: str) -> Verdict:
 
 
 def _classify_unknown_refusal(code: str) -> Verdict:
-    """Guess the limit from an unknown 429 code. A code without a hint only delays its own item."""
+    """Guess the limit from an unknown 429 code. A code without a hint counts as an overload."""
     upper = code.upper()
     if "TPM" in upper:
         return _TPM
@@ -163,7 +161,7 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], now_
 
 
 def error_from_unusable(error: UnusableReply, status: int, request_id: str | None) -> ApiError:
-    """Make the ApiError for a successful reply without a usable vector: it is paid and tried again at most twice."""
+    """Make the ApiError for a successful reply without a usable vector: it is paid. `limits.retries_paid` bounds its retries."""
     return ApiError(
         message=error.message,
         action=Action.RETRY,
@@ -173,7 +171,6 @@ def error_from_unusable(error: UnusableReply, status: int, request_id: str | Non
         paid=True,
         usage=error.usage,
         model=error.model,
-        attempts_max=TRIES_UNUSABLE_MAX,
     )
 
 
