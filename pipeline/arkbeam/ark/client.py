@@ -197,8 +197,8 @@ class ArkClient:
         self._extensions = {
             "timeout": {"connect": options.timeout_connect_s, "read": None, "write": None, "pool": None}
         }
-        # The transport is used without an httpx client: auth, redirects and cookies are not wanted and cost 85 us a
-        # request.
+        # The transport is used without an httpx client: auth, redirects and cookies are not wanted and cost 85 µs
+        # per request.
         self._transport = AiohttpTransport(proxy=find_proxy(url))
         self._transport.client = partial(_new_session, self._transport, connections_max)
 
@@ -382,7 +382,7 @@ def _too_large(bytes_max: int) -> UnusableReply:
 
 
 def _decompress(received: bytearray, headers: Mapping[str, str], bytes_max: int) -> bytes:
-    """Decompress gzip, the only encoding that requests accept, up to `bytes_max` bytes. Raise UnusableReply."""
+    """Decompress gzip, the only encoding that requests accept. Raise UnusableReply if the result exceeds `bytes_max`."""
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding == "identity":
         return bytes(received)

@@ -6,7 +6,8 @@ The vendor's guide has two templates. All text outside the braces must be kept b
     Target_modality: {T}.\nInstruction:{I}\nQuery:          for queries and all other tasks
 
 {M}: the modalities of this row. {T}: the modalities of the corpus samples, not of the query. {I}: the task in words.
-Clustering, classification and STS (semantic textual similarity) use the same string for all of their rows.
+The second template gives the same string for all rows; with clustering, classification and STS (semantic textual
+similarity), all samples use it.
 """
 
 from collections.abc import Collection

@@ -213,6 +213,7 @@ def _capabilities_of(version: str, name: str) -> Capabilities:
     return replace(base, version=version, notes=(note,))
 
 
+# By capability: what a model without it does, the first version that has it, and the remedy.
 _DENIALS = {
     "sparse": ("does not return sparse vectors", _V250615.version, "remove model.sparse"),
     "instructions": (

@@ -68,7 +68,7 @@ def estimate_text(text: str) -> int:
 def image_tokens(width: int, height: int) -> int:
     """Return the tokens of an image of this size in pixels: area / 784, rounded up, at most 1,312.
 
-    Raise ValueError for no area.
+    Raise ValueError if a side is less than 1 pixel.
     """
     if width < 1 or height < 1:
         raise ValueError(f"an image can't be {width} by {height} pixels")

@@ -77,7 +77,7 @@ class ModelSpec:
 
     @classmethod
     def of(cls, options: ModelOptions) -> "ModelSpec":
-        """Check the `model:` section of a config. Raises ConfigError if the model does not support what it asks for."""
+        """Check the `model:` section of a config. Raise ConfigError if the model does not support it."""
         return cls(options, check_options(options))
 
     @property
@@ -87,7 +87,7 @@ class ModelSpec:
 
     @property
     def asks_multi(self) -> bool:
-        """True if one vector per token is asked for, in addition to the dense vector."""
+        """True if requests ask for per-token vectors, in any encoding."""
         return self.options.asks_multi
 
     @property
@@ -184,7 +184,7 @@ def _check_length(length: int) -> None:
 
 
 def _splice(body: Mapping[str, Any], request: Request, inlined: Mapping[int, Inline]) -> bytes:
-    """Encode a body with base64 data URIs in place of some URLs, in blocks and without a copy of the whole body."""
+    """Encode a body with the inlined parts as base64 data URIs, in blocks and without a copy of the whole body."""
     before, after = {"model": body["model"]}, {name: body[name] for name in body if name not in ("model", "input")}
     _check_length(sum(4 * ((len(inline.data) + 2) // 3) for inline in inlined.values()))
     out = io.BytesIO()  # getvalue() does not copy the buffer

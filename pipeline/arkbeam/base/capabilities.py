@@ -7,10 +7,11 @@ from typing import Literal
 from arkbeam.base.records import TokenEstimate
 
 MultiEmbedding = Literal["off", "plain", "zstd"]
+"""Encoding of the per-token vectors that a request asks for: JSON numbers, or a zstd frame; `off`: not asked for."""
 
 
 class EncodingFormat(StrEnum):
-    """How the service writes the dense vector in the reply. NULL sends JSON null; ABSENT leaves the field out."""
+    """The request field `encoding_format`: how the service encodes vectors. NULL: JSON null is sent; ABSENT: no field."""
 
     BASE64 = "base64"
     FLOAT = "float"
@@ -67,8 +68,8 @@ def exceeds_context(estimate: TokenEstimate, caps: Capabilities) -> bool:
     return estimate.text + estimate.image > caps.context_tokens
 
 
-def cost_cny(usage_text_tokens: int, usage_image_tokens: int, caps: Capabilities) -> float:
+def cost_cny(text_tokens: int, image_tokens: int, caps: Capabilities) -> float:
     """Return the price in CNY of these tokens: text and image tokens have separate prices, the output is free."""
-    text = usage_text_tokens * caps.price_text_cny_per_million
-    image = usage_image_tokens * caps.price_image_cny_per_million
+    text = text_tokens * caps.price_text_cny_per_million
+    image = image_tokens * caps.price_image_cny_per_million
     return (text + image) / 1_000_000

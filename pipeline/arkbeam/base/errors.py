@@ -1,4 +1,4 @@
-"""Every exception that this package raises on purpose.
+"""The exceptions that can end a command, with its exit code, and their base class.
 
     ArkbeamError
     ├── ConfigError      the config or the command line is wrong          exit 2
@@ -8,13 +8,15 @@
     └── ApiError         one call to the service failed (`base.replies`). The Embed stage handles it: it tries again,
                          writes a failure row or stops the run
 
+`RowRefused` (`base.refusal`) is not here: it is always caught and becomes a failure row.
+
 A message says what is wrong and what to do, and contains no secret. It is the exception's only argument, so that the
-exceptions can be pickled. (ApiError has fields and its own way to be pickled.)
+exceptions can be pickled. (ApiError has several fields and its own `__reduce__`.)
 """
 
 
 class ArkbeamError(Exception):
-    """Base class of every exception that this package raises on purpose."""
+    """Base class of the exceptions that can end a command. Raised itself if none of the others fits."""
 
     exit_code = 1
 

@@ -3,8 +3,8 @@
 A file that this module writes is complete or absent, even if the write fails: a local file is written under a temporary
 name in the same folder and then renamed; an object is uploaded in one call. (An exception inside fsspec's `with
 fs.open(uri, "wb")` leaves half an object.) With `durable` (the default) file and name are synced to the disk before the
-call returns, so that after a power cut no file is empty or missing on which a later file relies. Files that are needed
-only during the run are not synced.
+call returns, so that after a power cut a file that a later file relies on is neither empty nor missing. Files that are
+needed only during the run are not synced.
 """
 
 import errno
@@ -25,7 +25,7 @@ from arkbeam.base.errors import ArkbeamError, StoreError
 from arkbeam.base.redaction import redact
 
 _TEMPORARY_SUFFIX = ".tmp"
-# What fsspec's file systems call a file's etag and its time of change.
+# Names that fsspec's file systems use for a file's etag and its modification time.
 _ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
@@ -105,9 +105,9 @@ def list_folders(uri: str) -> list[str]:
 
 
 def find_version(info: Mapping[str, Any]) -> str:
-    """Return what tells one state of a file from another: its etag, else size and time of change; empty if neither is known.
+    """Return the version of a file: its etag, else its size and modification time; empty if neither is known.
 
-    `info` is what fsspec's `info` returns.
+    The version changes when the file changes. `info` is what fsspec's `info` returns.
     """
     for key in _ETAG_KEYS:
         if info.get(key):
@@ -140,11 +140,9 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
 
 @contextmanager
 def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None = None) -> Iterator[Path]:
-    """Yield a local path to write to.
+    """Yield a local path to write to. At the end of the block, the file appears at `uri`.
 
-    At the end of the block the file appears at `uri`; if the block raises, it does not.
-
-    `check` is called just before the file appears; if it raises, the file does not appear.
+    `check` is called just before that. If the block or `check` raises, the file does not appear.
     """
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):

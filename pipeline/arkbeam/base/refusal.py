@@ -1,4 +1,4 @@
-"""Refusing a row before anything is sent: an exception with the failure that is published for the row."""
+"""Refuse a row before anything is sent, with an exception that contains the failure that is published for the row."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
@@ -8,7 +8,7 @@ from arkbeam.base.redaction import redact
 
 
 class RowRefused(Exception):
-    """A row, or a medium of one, that can't be sent. `RowParser.parse` and `media.files.guard` return its failure."""
+    """A row, or a medium of one, that can't be sent. `RowParser.parse` and `media.files.guard` catch it and return its failure."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)

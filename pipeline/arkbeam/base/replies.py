@@ -3,7 +3,7 @@
 ApiError.action
 ├── RETRY    the same request may work later: it was refused for now, timed out, was cut off, or the reply was unusable
 ├── REJECT   this row will never work: it becomes a failure row
-└── STOP     no row will work: key, account, quota, model or address is wrong; the run keeps the vectors it paid for and ends
+└── STOP     no row will work: key, account, quota, model or address is wrong; the run ends and keeps its paid vectors
 """
 
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ class Action(StrEnum):
 
 
 class Pressure(StrEnum):
-    """Which limit a refusal is about: requests or tokens per minute, requests in flight, or an overloaded service."""
+    """The cause of a refusal: the limit of requests or tokens per minute or of requests in flight, or an overload."""
 
     NONE = "none"
     RPM = "rpm"
@@ -44,7 +44,8 @@ class ApiError(ArkbeamError):
     `paid`: a reply came that is billed but unusable; `usage` and `model` are what could be read from it.
     `lost`: the request was sent and got no answer, so the service may have processed and billed it. The sender sets
     this.
-    `attempts_max`: upper bound for all attempts of the item, lower than the bound of the retry policy.
+    `attempts_max`: maximum number of attempts of the item, if it is lower than that of the retry policy. Not for paid
+    errors: `limits.retries_paid` bounds those.
     """
 
     message: str

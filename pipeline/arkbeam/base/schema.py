@@ -116,8 +116,8 @@ EVENTS = pa.schema(
     ]
 )
 
-# Known facts about media files. `key`: hash of the URI; `version`: the version that the facts are true for; `facts`:
-# JSON.
+# Results of media inspection. `key`: hash of the URI; `version`: the version of the file that was inspected; `facts`:
+# the results as JSON.
 MEDIA = pa.schema(
     [
         pa.field("key", pa.binary(16), nullable=False),
