@@ -382,7 +382,10 @@ def _too_large(bytes_max: int) -> UnusableReply:
 
 
 def _decompress(received: bytearray, headers: Mapping[str, str], bytes_max: int) -> bytes:
-    """Decompress gzip, the only encoding that requests accept. Raise UnusableReply if the result exceeds `bytes_max`."""
+    """Decompress gzip, the only encoding that requests accept.
+
+    Raise UnusableReply for another encoding, for damaged data, and for more than `bytes_max` bytes.
+    """
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding == "identity":
         return bytes(received)

@@ -161,7 +161,10 @@ def error_from_status(status: int, body: bytes, headers: Mapping[str, str], now_
 
 
 def error_from_unusable(error: UnusableReply, status: int, request_id: str | None) -> ApiError:
-    """Make the ApiError for a successful reply without a usable vector: it is paid. `limits.retries_paid` bounds its retries."""
+    """Make the ApiError for a successful reply without a usable vector.
+
+    It is paid; `limits.retries_paid` bounds its retries.
+    """
     return ApiError(
         message=error.message,
         action=Action.RETRY,

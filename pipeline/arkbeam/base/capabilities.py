@@ -11,7 +11,10 @@ MultiEmbedding = Literal["off", "plain", "zstd"]
 
 
 class EncodingFormat(StrEnum):
-    """The request field `encoding_format`: how the service encodes vectors. NULL: JSON null is sent; ABSENT: no field."""
+    """The request field `encoding_format`: how the service encodes vectors.
+
+    NULL: JSON null is sent; ABSENT: the field is not sent.
+    """
 
     BASE64 = "base64"
     FLOAT = "float"

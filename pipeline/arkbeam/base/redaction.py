@@ -10,7 +10,8 @@ MASK = "***"
 # Only this much of a text is searched for secrets; the rest is dropped, since it must not be shown unsearched.
 _WINDOW_CHARS = 65_536
 
-# Query parameters that are signatures or credentials in S3, TOS, GCS, OSS, COS, OBS, Azure, CloudFront, and common names.
+# Query parameters that are signatures or credentials in S3, TOS, GCS, OSS, COS, OBS, Azure, CloudFront, and common
+# names.
 _PARAMETERS = r"""
     x-(?:amz|tos|goog|oss|cos|obs)-[\w-]+ | x-signature | signature | sig | q-(?:signature|ak)
   | (?:oss|aws)?accesskeyid | googleaccessid | key-pair-id | policy

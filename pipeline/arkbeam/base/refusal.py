@@ -8,7 +8,10 @@ from arkbeam.base.redaction import redact
 
 
 class RowRefused(Exception):
-    """A row, or a medium of one, that can't be sent. `RowParser.parse` and `media.files.guard` catch it and return its failure."""
+    """A row, or a medium of one, that can't be sent.
+
+    `RowParser.parse` and `media.files.guard` catch it and return its failure.
+    """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
@@ -21,7 +24,10 @@ def refuse(code: str, message: str) -> NoReturn:
 
 
 def refuse_unknown(code: str, where: str, given: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise RowRefused if an object of a row has a field that is not in `known`; the message names it and the known fields."""
+    """Raise RowRefused if an object of a row has a field that is not in `known`.
+
+    The message names the field and the known fields.
+    """
     unknown = sorted(given.keys() - set(known))
     if unknown:
         refuse(code, f"{where}.{unknown[0]} is not a known field; known are {', '.join(sorted(known))}")

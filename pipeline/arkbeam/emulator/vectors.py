@@ -3,9 +3,9 @@
 Dense vectors are sums of *rows*. A row is 2,048 consecutive values of one fixed pseudo-random sequence; a hash selects
 where it starts. A text adds one row for each word, word pair and character trigram (Chinese: characters and pairs), so
 texts that share words have similar vectors. An image adds one row for each value of its 8 x 8 mean colours, multiplied
-by the value. A video adds rows that a hash of its bytes selects. The URL of an image or video that is not downloaded counts
-as text. The unit vectors of the parts are added up, with a small share for the instructions and a small share that is
-different for each request, so that two different requests have the same vector only if their hashes collide.
+by the value. A video adds rows that a hash of its bytes selects. The URL of an image or video that is not downloaded
+counts as text. The unit vectors of the parts are added up, with a small share for the instructions and a small share
+that is different for each request, so that two different requests have the same vector only if their hashes collide.
 
 Sums use integers that are small enough to be exact, so the result is the same on every machine and in every order of
 addition.

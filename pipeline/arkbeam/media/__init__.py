@@ -1,7 +1,7 @@
-"""Media: from the URI in a manifest to what is sent for it.
+"""Turn the URI of an image or a video in a manifest into what is sent for it.
 
-`inspect` and `inspect_many` look at media while manifests are read; `load_medium` gives the sender a URL or the bytes. They
-do not raise: whatever is wrong with a medium, or with the storage that holds it, is a `Failure` of the rows that name it.
+`inspect` and `inspect_many` check media while manifests are read; `load_medium` returns the URL or the bytes to send.
+They do not raise for a medium that can't be used or read: they return a `Failure` for the rows that name it.
 """
 
 from arkbeam.media.cache import MediaMemory

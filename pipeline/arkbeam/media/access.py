@@ -1,6 +1,6 @@
-"""How a medium gets to the service: as the URL that the manifest names, as base64, or as a signed URL.
+"""Choose how a medium gets to the service: as the URL in the manifest, as base64, or as a signed URL.
 
-It also checks whether the service will accept the medium that way, as far as its name and format show.
+Also refuse media that the service would not accept that way, as far as their names and formats show.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,24 +26,24 @@ class Access(StrEnum):
     """How a medium gets to the service."""
 
     PASS = "pass"  # noqa: S105 - no password
-    """Its URL is sent unchanged; only the service reads the medium."""
+    """The URL is sent unchanged; only the service reads the medium."""
     INLINE = "inline"
-    """It is read here and sent as base64."""
+    """The medium is read here and sent as base64."""
     SIGN = "sign"
-    """It is inspected here; a signed URL of it, made just before sending, is sent to the service."""
+    """The medium is inspected here; a signed URL is made just before sending, and the service reads the medium."""
 
 
 Medium = Literal["image", "video"]
 AccessRules = Mapping[str, Access | Mapping[Medium, Access]]
 """By scheme: one access for all its media, or one for each modality."""
 
-# Names of one kind of storage: a scheme without a rule of its own takes the rule of another name in its group.
+# Schemes of the same storage: a scheme without a rule uses the rule of another scheme in its group.
 _SAME_STORAGE = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), ("file", "local"))
-# The file systems that sign: s3fs, gcsfs and adlfs do, and the vendor's client that tosfs is built on.
-# ossfs and fsspec's HDFS file system can't.
+# Schemes whose URLs can be signed: by s3fs, gcsfs and adlfs, and for tos by the vendor's client inside tosfs.
+# ossfs and fsspec's HDFS file system can't sign.
 _SIGNABLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "tos"})
 
-# When the service fetches a URL, it tells the format from the extension. Image formats: vendor's guide to visual
+# The service determines the format of what it fetches from the extension. Image formats: vendor's guide to visual
 # understanding, table of image formats.
 _VIDEO_EXTENSIONS = {"mp4": "video/mp4", "avi": "video/avi", "mov": "video/quicktime"}
 _IMAGE_EXTENSIONS = {
@@ -64,8 +64,8 @@ _ADVICE = "rename it, or inline it (media.access)"
 def find_access(uri: str, modality: Modality, rules: AccessRules) -> Access:
     """Return how a medium gets to the service.
 
-    A data URI is passed on: it is in the API's own form. Otherwise the rule of the URI's scheme decides, else the rule of
-    another name of the same storage, else the default.
+    A data URI is sent unchanged. Otherwise the rule of the URI's scheme decides, else the rule of another scheme of the
+    same storage, else the default.
     """
     scheme = scheme_of(uri) or "file"
     if scheme == "data":
@@ -82,7 +82,7 @@ def find_access(uri: str, modality: Modality, rules: AccessRules) -> Access:
 
 
 def _same_schemes(scheme: str) -> tuple[str, ...]:
-    """Return all names of a scheme's kind of storage, its own first."""
+    """Return all schemes of the same storage, the given one first."""
     for names in _SAME_STORAGE:
         if scheme in names:
             return scheme, *(name for name in names if name != scheme)
@@ -90,7 +90,7 @@ def _same_schemes(scheme: str) -> tuple[str, ...]:
 
 
 def check_rules(rules: AccessRules, schemes: tuple[str, ...]) -> None:
-    """Refuse rules that can't be followed; `schemes` are the object stores that a manifest may name. Raises ConfigError."""
+    """Raise ConfigError for impossible rules. `schemes`: those of the object stores that a manifest may name."""
     known = {*WEB_SCHEMES, *LOCAL_SCHEMES, *schemes}
     for scheme, rule in rules.items():
         key = f"media.access.{scheme}"
@@ -112,7 +112,7 @@ def _possible_access(scheme: str) -> tuple[Access, ...]:
 def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts: Collection[str]) -> None:
     """Refuse a URL that the service can't fetch or would not accept, as far as the URL shows it.
 
-    Raises RowRefused: `media_bad_uri`, `media_forbidden` (its host is a private address), `media_extension`.
+    Raise RowRefused: `media_bad_uri`, `media_forbidden` (the host is a private address), `media_extension`.
     """
     check_url(url, url_chars_max)
     host = _host_of(url)
@@ -127,7 +127,10 @@ def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts
 
 
 def check_signed(uri: str, modality: Modality, mime: str) -> None:
-    """Refuse a medium whose name would make the service take it for another format. Raises RowRefused (`media_extension`)."""
+    """Raise RowRefused (`media_extension`) if the name would make the service take the medium for another format.
+
+    A video must have an extension that the service accepts, or none.
+    """
     if modality is Modality.VIDEO:
         _check_video_extension(uri)
     extension = extension_of(uri)
@@ -137,7 +140,7 @@ def check_signed(uri: str, modality: Modality, mime: str) -> None:
 
 
 def _check_video_extension(uri: str) -> None:
-    """Refuse a video with an extension that the service does not accept: in upper case, or of another format."""
+    """Refuse a video whose extension the service does not accept: in upper case, or of another format."""
     extension = extension_of(uri)
     if extension and extension not in _VIDEO_EXTENSIONS:
         allowed = ", ".join(f".{name}" for name in _VIDEO_EXTENSIONS)
@@ -152,5 +155,5 @@ def _host_of(url: str) -> str:
 
 
 def _is_loopback(address: str) -> bool:
-    """Return True for loopback: a stand-in for the service runs on this machine and can fetch from there."""
+    """Return True for loopback, which is allowed: a stand-in for the service on this machine can fetch from there."""
     return address == "::1" or address.startswith("127.")

@@ -1,7 +1,7 @@
-"""What earlier runs found out about media. An entry is used only if the storage still reports the version in it.
+"""The results of media inspection in earlier runs. An entry is used only if the storage still reports its version.
 
-An entry says: under these rules, this version of this URI is a medium of this type and size. Its key is a hash of the URI, so
-that no secret of a URI is kept, and of the rules, so that a change of the rules makes the entry useless.
+The key of an entry is a hash of the URI and of the options that inspection depends on. So no secret in a URI is stored,
+and a change of these options makes the entry useless.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from arkbeam.media.checks import MediaInfo
 from arkbeam.media.options import MediaOptions
 
 KEY_BYTES = 16
-# Options that do not change what inspection finds: permissions are checked before the cache is used, and the others concern
-# speed or sending.
+# Options that do not change what inspection finds: permissions are checked before the cache is used, and the others
+# concern speed or sending.
 _WITHOUT_EFFECT = {"allowed_roots", "schemes", "threads", "allowed_hosts", "sign_lifetime_s", "http_timeout_s"}
 
 Entry = tuple[str, MediaInfo]
-"""A version of a medium, and what inspection found out about it."""
+"""The version of a medium, and the result of its inspection."""
 
 
 def rules_of(options: MediaOptions) -> bytes:
-    """Return a hash of what the entries depend on: the options that matter, and the version of this package."""
+    """Return a hash of what inspection depends on: its options, and the version of this package."""
     fields = dataclasses.asdict(options)
     kept = sorted((name, value) for name, value in fields.items() if name not in _WITHOUT_EFFECT)
     return blake2b(repr((__version__, kept)).encode(), digest_size=KEY_BYTES).digest()
@@ -77,7 +77,7 @@ class KnownMedia:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no entries."""
+        """True if there are no entries."""
         return len(self._keys) == 0
 
     def find(self, keys: Sequence[bytes]) -> list[Entry | None]:

@@ -1,4 +1,4 @@
-"""Whether the API accepts a medium, judged by its bytes. Each rule has its own failure code.
+"""Refuse media that the API would not accept, judged by their bytes. Each rule has its own failure code.
 
 `examine` checks the first bytes while manifests are read; `prepare` checks all bytes just before they are sent.
 """
@@ -21,23 +21,29 @@ _RESIZE_ADVICE = "; media.fit.resize_max_pixels scales inlined images down"
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What inspection finds out about a medium. All None for a URL that is passed on: only the service reads it."""
+    """What inspection finds out about a medium.
+
+    All None for a URL that is sent unchanged: only the service reads it.
+    """
 
     version: str | None = None
-    """The state of the file when it was inspected, for the fingerprint and the sender. None if it was not read."""
+    """The version of the file when it was inspected (`media.identity`). None if the file was not read."""
     mime: str | None = None
     size_px: tuple[int, int] | None = None
     """Width and height of an image as it will be sent; None for a video."""
     wire_bytes: int | None = None
     """Length of the data URI that will be sent; None if it is not known yet (`fit`), or if a URL will be sent."""
     duration_s: float | None = None
-    """Length of a video; None for an image, if the container does not tell it, or if PyAV is not installed."""
+    """Duration of a video; None for an image, if the container does not contain it, or if PyAV is not installed."""
     fit: Fit | None = None
     """How an image will be changed before it is sent; None: not at all."""
 
 
 def readable_bytes_max(modality: Modality, options: MediaOptions) -> int:
-    """Return how many bytes of a file are read at most: more than the API's limit for images that may be made smaller."""
+    """Return the maximum number of bytes that are read of a file.
+
+    It is above the API's limit for images if they may be scaled down.
+    """
     if modality is Modality.VIDEO:
         return options.video_bytes_max
     return max(options.image_bytes_max, options.fit.source_bytes_max if options.fit.is_set else 0)
@@ -48,8 +54,8 @@ def examine(
 ) -> MediaInfo | None:
     """Check a medium of `size` bytes by its first bytes; return what it is, or None if more bytes are needed to tell.
 
-    `read` returns further bytes of a video. A medium that is not `inlined` is signed: it is sent unchanged, by its URL, so
-    it is not fitted, and the limit of request bodies does not apply. Raises RowRefused if the API would not accept it.
+    `read` returns further bytes of a video. A medium that is not `inlined` is sent unchanged, as a signed URL: it is
+    not fitted, and the limit of request bodies does not apply. Raise RowRefused if the API would not accept it.
     """
     if not inlined:
         options = replace(options, fit=FitOptions(), body_bytes_max=sys.maxsize)
@@ -60,7 +66,8 @@ def examine(
     if modality is Modality.VIDEO:
         check_size(size, kind, options)
         _require_complete(head, size, kind)
-        return MediaInfo(None, kind.mime, None, wire_bytes, read_duration_s(head, size, kind, read))
+        duration_s = read_duration_s(head, size, kind, read)
+        return MediaInfo(mime=kind.mime, wire_bytes=wire_bytes, duration_s=duration_s)
     whole = len(head) >= size
     facts = read_header(head, kind, whole=whole)
     if facts is None or (facts.undecided and options.fit.is_set):
@@ -77,7 +84,7 @@ def examine(
         check_source_bytes(size, options)
     _require_complete(head, size, kind, facts.bytes_min)
     sent_px, mime = (facts.size_px, kind.mime) if fit is None else (fit.size_px, fit.mime)
-    return MediaInfo(None, mime, sent_px, None if fit else wire_bytes, None, fit)
+    return MediaInfo(mime=mime, size_px=sent_px, wire_bytes=None if fit else wire_bytes, fit=fit)
 
 
 def _require_kind(head: bytes, modality: Modality, options: MediaOptions) -> Kind:
@@ -104,7 +111,7 @@ def _require_complete(data: bytes, size: int, kind: Kind, bytes_min: int = 0) ->
 
 
 def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
-    """Refuse a medium above the API's limit, or too large for a request body as base64. Raises RowRefused."""
+    """Raise RowRefused for a medium above the API's limit, or too large for a request body as base64."""
     if kind.modality is Modality.IMAGE and size >= options.image_bytes_max:
         advice = _RESIZE_ADVICE if options.fit.resize_max_pixels is None else ""
         refuse(
@@ -122,14 +129,14 @@ def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
 
 
 def check_source_bytes(size: int, options: MediaOptions) -> None:
-    """Refuse an image that is too large to be read completely. Raises RowRefused."""
+    """Raise RowRefused for an image that is too large to be read completely."""
     limit = readable_bytes_max(Modality.IMAGE, options)
     if size >= limit:
         refuse("media_too_large", f"the image has {size} bytes; it must have fewer than {limit}")
 
 
 def check_pixels(facts: ImageFacts, fit: Fit | None, options: MediaOptions) -> None:
-    """Refuse image sizes that the API does not accept, and images too large to be decoded here. Raises RowRefused."""
+    """Raise RowRefused for image sizes that the API does not accept, and for images too large to be decoded here."""
     width, height = facts.size_px if fit is None else fit.size_px
     if min(width, height) < options.side_px_min:
         refuse(
@@ -154,7 +161,7 @@ def check_pixels(facts: ImageFacts, fit: Fit | None, options: MediaOptions) -> N
 def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOptions) -> tuple[bytes, Kind]:
     """Check all bytes of a medium and change them as `fit` says; return the bytes to send and their format.
 
-    Raises RowRefused with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned.
+    Raise RowRefused with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned.
     """
     if not data:
         refuse("media_empty", "the medium is empty (0 bytes)")

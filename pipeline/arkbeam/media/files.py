@@ -1,8 +1,8 @@
-"""Reading media from storage: their bytes, sizes and versions. Everything here may raise what the storage raises.
+"""Read the bytes, sizes and versions of media from storage.
 
-A version tells one state of a file from another: the etag where the store has one, else size and time of change. It is read
-past fsspec's listing caches: s3fs was seen to return the old etag from them after an overwrite. `guard` turns what is raised
-into a failure.
+The functions raise what the storage raises; `guard` turns this into a failure. The version of a file is its etag, else
+its size and modification time. fsspec's listing caches are not used for it: s3fs was seen to return the old etag from
+them after an overwrite.
 """
 
 import os
@@ -31,7 +31,10 @@ _Result = TypeVar("_Result")
 
 
 def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
-    """Run `work` on a medium. If it raises RowRefused, or whatever storage raises, return a Failure that names the medium."""
+    """Run `work` on a medium and return its result.
+
+    If it raises RowRefused or an exception of the storage, return a Failure that names the medium.
+    """
     try:
         return work()
     except RowRefused as refused:
@@ -46,9 +49,10 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
 
 
 def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
-    """Read at most `bytes_max` bytes from the start, with the file's current size and version.
+    """Read at most `bytes_max` bytes from the start, with the size and version of the file.
 
-    With `media.identity: content` the whole file is read, a block at a time, and the version contains a hash of its bytes.
+    With `media.identity: content` the whole file is read, a block at a time, and the version contains a hash of its
+    bytes.
     """
     if options.identity == "content":
         return _read_and_hash(uri, bytes_max, options)
@@ -62,9 +66,10 @@ def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
 
 
 def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
-    """Read at most `bytes_max` bytes from the start, and the size and version with or after them.
+    """Read at most `bytes_max` bytes from the start, and the size and version together with or after the bytes.
 
-    The version is never older than the bytes, so bytes written later can't be taken for the expected version.
+    The version is never older than the bytes: if the file is overwritten before the bytes are read, the version shows
+    it.
     """
     medium = _read_at_once(uri, bytes_max, options)
     if medium is not None:
@@ -80,7 +85,10 @@ def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumR
 
 
 def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead | None:
-    """Read a local file, a URL or an S3 object, where bytes and version come from one state. Return None for other storage."""
+    """Read a local file, a URL or an S3 object, whose bytes and version can be read together.
+
+    Return None for other storage.
+    """
     path = local_path(uri)
     if path is not None:
         return _read_local(path, bytes_max, options)
@@ -92,7 +100,7 @@ def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead
 
 
 def read_range(uri: str, start: int, end: int, options: MediaOptions) -> bytes:
-    """Read the bytes from `start` to `end` of the file's current state; fewer if it ends before."""
+    """Read the bytes from `start` to `end` (exclusive), fewer if the file ends before."""
     path = local_path(uri)
     if path is not None:
         with _open_local(path, options) as descriptor:
@@ -183,7 +191,10 @@ def _read_local(path: str, bytes_max: int, options: MediaOptions) -> MediumRead:
 
 @contextmanager
 def _open_local(path: str, options: MediaOptions) -> Iterator[int]:
-    """Open a file that a manifest may name. A link created after the check is not followed; opening a pipe does not block."""
+    """Open a file that a manifest may name.
+
+    A link created after the check is not followed; opening a pipe does not block.
+    """
     real = find_allowed_path(path, options.allowed_roots, options.url_chars_max)
     descriptor = os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:

@@ -1,7 +1,7 @@
-"""Scaling and converting images as `media.fit` says: choosing the change from an image's header, and applying it to its bytes.
+"""Scale and convert images as `media.fit` says: choose the change from the header, and apply it to the bytes.
 
-The change is chosen while manifests are read and is part of the fingerprint; the sender applies exactly this change. The result
-depends only on the bytes of the image. Metadata are dropped; colour profiles are kept.
+The change is chosen while manifests are read and is part of the fingerprint; the sender applies exactly this change.
+The result depends only on the bytes of the image. Metadata are dropped; colour profiles are kept.
 """
 
 import io
@@ -21,16 +21,17 @@ from arkbeam.media.kinds import AVIF, HEIC, ICNS, JPEG, JPEG2000, PNG, SGI, TIFF
 from arkbeam.media.options import SOURCE_PIXELS_MAX, FitOptions
 
 RECIPE = 1
-"""Part of the fingerprint. A new way of scaling or encoding needs a new number; changed images are then embedded again."""
+"""Part of the fingerprint. A new way of scaling or encoding needs a new number; changed images are then embedded
+again."""
 JPEG_QUALITY = 90
 ICC_BYTES_MAX = 65_536
 SCANS_MAX = 500
-"""Most scans of a JPEG that is decoded; a usual progressive JPEG has about ten."""
+"""Maximum number of scans of a JPEG that is decoded; a usual progressive JPEG has about ten."""
 
 _TRANSCODED = (TIFF, SGI, ICNS, JPEG2000, HEIC, AVIF)
 _SCAN = b"\xff\xda"
 _UINT16_MAX = 65_535
-_ON_ITS_SIDE = 5  # from this orientation on, width and height are exchanged
+_ON_ITS_SIDE = 5  # from this orientation on, width and height are swapped
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,7 +45,10 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How an image will be changed: its new size in pixels and its new type. `source` describes the original for people."""
+    """How an image will be changed: its new size in pixels and its new type.
+
+    `source` describes the original for people.
+    """
 
     size_px: tuple[int, int]
     mime: str
@@ -52,7 +56,7 @@ class Fit:
 
     @property
     def key(self) -> str:
-        """The part of the change that belongs to the identity of the request."""
+        """The part of the change that is in the fingerprint."""
         return f"{RECIPE} {self.size_px[0]}x{self.size_px[1]} {self.mime}"
 
     def __str__(self) -> str:
@@ -63,7 +67,7 @@ class Fit:
 def plan_fit(facts: ImageFacts, options: FitOptions, side_px_min: int) -> Fit | None:
     """Choose how an image is changed; None if it is sent unchanged.
 
-    No side becomes smaller than `side_px_min`, or than it was if that is less. A changed image is also turned upright.
+    Scaling makes no side shorter than `side_px_min`. A changed image is also turned upright.
     """
     if not (facts.kind.accepted or options.transcode):
         return None
@@ -115,7 +119,7 @@ def scale(size_px: tuple[int, int], pixels_max: int | None, side_px_min: int) ->
 def apply_fit(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     """Change an image as planned and return its new bytes. It decodes and encodes the image: call it in a thread.
 
-    Raises RowRefused (`media_unfit`) if the image can't be decoded, or if its pixel values can't be converted to 8 bits.
+    Raise RowRefused (`media_unfit`) if the image can't be decoded, or if its pixel values can't be converted to 8 bits.
     """
     if facts.kind is HEIC and not can_read_heic():
         refuse("media_unfit", "HEIC can't be decoded: install the extra `heif`")
@@ -155,7 +159,7 @@ def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
 
 
 def _read_profile(image: Image.Image) -> bytes | None:
-    """Return the colour profile of RGB pixels; those of CMYK and grey do not fit the converted pixels."""
+    """Return the colour profile of an RGB image. Profiles for CMYK and grey are not valid for the converted pixels."""
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "RGBX", "P") else None
     return profile if isinstance(profile, bytes) and 0 < len(profile) <= ICC_BYTES_MAX else None
 
@@ -191,7 +195,7 @@ class _PixelLimit:
 
     @contextmanager
     def take(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for so many pixels. If no other image is being decoded, there is always room."""
+        """Wait until so many pixels are free. Do not wait if no other image is being decoded."""
         with self._changed:
             self._changed.wait_for(lambda: self._taken == 0 or self._taken + pixels <= self._pixels_max)
             self._taken += pixels

@@ -1,4 +1,4 @@
-"""What an image's header tells: its size, and properties that services often handle badly. Pixels are not decoded."""
+"""Read an image's header: its size, and properties that services often handle badly. Pixels are not decoded."""
 
 import io
 import struct
@@ -33,10 +33,10 @@ class ImageFacts:
     deep: bool = False
     """The image has more than 8 bits a channel."""
     orientation: int = 1
-    """From EXIF, 1 to 8: 1 is upright; 5 to 8 have width and height exchanged."""
+    """From EXIF, 1 to 8: 1 is upright; with 5 to 8, width and height are swapped."""
     animated: bool = False
     undecided: bool = False
-    """More bytes are needed to tell whether the image is animated or rotated."""
+    """True if more bytes are needed to see if the image is animated or rotated."""
     bytes_min: int = 0
     """Length of the file in bytes according to its directory of strips or tiles; 0 if it has none."""
 
@@ -44,7 +44,8 @@ class ImageFacts:
 def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
     """Read an image's header from its first bytes; return None if they don't contain it or it can't be read.
 
-    `whole`: `data` are all bytes of the image. Raises RowRefused for more pixels than Pillow opens (`media_too_many_pixels`).
+    `whole`: `data` are all bytes of the image. Raise RowRefused (`media_too_many_pixels`) for more pixels than
+    Pillow opens.
     """
     try:
         if kind is WEBP:

@@ -1,8 +1,8 @@
-"""Fetching media from http(s) URLs, with limits on bytes, time and redirects, and never from private addresses.
+"""Fetch media from http(s) URLs, with limits on bytes, time and redirects, and not from private addresses.
 
 The address is checked when its socket is created, also after each redirect, so a name can't resolve to another address
-between check and connection. A request is a GET with the URL's own user and password, if it has any. It has no cookies and
-nothing from `.netrc`. Proxies of the environment are not used: a proxy would resolve the name without this check.
+between check and connection. A request is a GET with the URL's own user and password, if it has any. It has no cookies
+and nothing from `.netrc`. Proxies of the environment are not used: a proxy would resolve the name without this check.
 
 aiohttp is used directly, without httpx, because it passes each address to a function of ours before it connects.
 """
@@ -44,20 +44,20 @@ _Got = TypeVar("_Got")
 
 
 class _TransientFailure(RowRefused):
-    """A try that failed, though the next one may succeed."""
+    """A try failed, and the next one may succeed."""
 
 
 class _ForbiddenAddress(Exception):
-    """A connection to a private address. It is not an OSError, after which aiohttp would try the host's next address."""
+    """A connection to a private address. Not an OSError: after that, aiohttp would try the host's next address."""
 
 
 def fetch(url: str, bytes_max: int, options: MediaOptions) -> MediumRead:
-    """Fetch at most `bytes_max` bytes from the start, with size and version of the whole. It blocks: call it in a thread.
+    """Fetch at most `bytes_max` bytes from the start, with size and version of the whole.
 
-    The version is the etag, else size and time of change, else a hash of the bytes.
+    The version is the etag, else size and modification time, else a hash of the bytes. It blocks: call it in a thread.
 
-    Raises RowRefused: `media_bad_uri`, `media_forbidden`, `media_unreachable`, `media_timeout`,
-    `media_redirects`, `media_missing` (404 and 410), `media_status` (any other reply without the bytes), `media_too_large`.
+    Raise RowRefused: `media_bad_uri`, `media_forbidden`, `media_unreachable`, `media_timeout`, `media_redirects`,
+    `media_missing` (404 and 410), `media_status` (any other reply without the bytes), `media_too_large`.
     """
     check_url(url, options.url_chars_max)
     fetched: MediumRead = sync(
@@ -67,7 +67,10 @@ def fetch(url: str, bytes_max: int, options: MediaOptions) -> MediumRead:
 
 
 def fetch_range(url: str, start: int, end: int, options: MediaOptions) -> bytes:
-    """Fetch the bytes from `start` to `end`, fewer if the file ends before, none if the server does not support ranges."""
+    """Fetch the bytes from `start` to `end` (exclusive), fewer if the file ends before.
+
+    Return no bytes if the server does not support ranges.
+    """
     part: bytes = sync(
         get_loop(), _with_timeout, partial(_fetch_range, url, start, end, options), options.http_timeout_s
     )
@@ -113,10 +116,10 @@ async def _map_errors(work: Callable[[], Awaitable[_Got]]) -> _Got:
 
 
 async def _fetch(url: str, bytes_max: int, options: MediaOptions) -> MediumRead:
-    """Request the first bytes; if the server does not tell the size or version of the whole, request the whole."""
+    """Request the first bytes; if the reply has no size or version of the whole file, request the whole file."""
     whole_max = max(options.image_bytes_max, options.video_bytes_max)
     async with _open(url, options, (0, bytes_max)) as reply:
-        if reply.status == 416:  # the file has no first byte
+        if reply.status == 416:  # the file is empty
             return MediumRead(b"", 0, "0")
         size, version = _read_size(reply), _read_version(reply)
         if size is not None and version is not None:
@@ -168,7 +171,7 @@ async def _read(reply: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 async def _open(
     url: str, options: MediaOptions, part: tuple[int, int] | None = None
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Request a URL, or a part of it, and follow redirects. Raises RowRefused if the reply does not have the bytes."""
+    """Request a URL, or a part of it, and follow redirects. Raise RowRefused if the reply does not have the bytes."""
     headers = {**_HEADERS, "Range": f"bytes={part[0]}-{part[1] - 1}"} if part else _HEADERS
     address, own = _parse(url)
     for _ in range(REDIRECTS_MAX + 1):
@@ -224,7 +227,7 @@ def _check_status(reply: aiohttp.ClientResponse, *, ranged: bool) -> None:
 
 
 def _read_size(reply: aiohttp.ClientResponse) -> int | None:
-    """Return the size of the whole file, None if the server does not tell it."""
+    """Return the size of the whole file, None if the reply does not contain it."""
     if reply.status == 206:
         found = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", ""))
         return int(found[1]) if found else None
@@ -240,7 +243,7 @@ def _read_version(reply: aiohttp.ClientResponse, size: int | None = None) -> str
 
 
 def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
-    """Create the socket for an address that may be reached; aiohttp connects it to exactly this address."""
+    """Create the socket for a public address; aiohttp connects it to exactly this address. Raise _ForbiddenAddress."""
     family, kind, protocol, _, (host, *_) = info
     if not is_public(host):
         raise _ForbiddenAddress(f"the host has the address {host}, which is not public")
@@ -255,7 +258,10 @@ def _plain_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 class _Sessions:
-    """The connections of one process, in fsspec's event loop: one session for hosts in `allowed_hosts`, one for all others."""
+    """The connections of one process, in fsspec's event loop.
+
+    One session is for hosts in `allowed_hosts`, one for all others.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -281,7 +287,10 @@ class _Sessions:
 
 
 def _new_session(make_socket: Callable[[tuple[Any, ...]], socket.socket]) -> aiohttp.ClientSession:
-    """Create a session without "happy eyeballs", which would ignore that an address was refused and try the next one."""
+    """Create a session whose sockets `make_socket` creates.
+
+    "Happy eyeballs" is off: it would ignore that an address was refused and try the next one.
+    """
     connector = aiohttp.TCPConnector(
         limit=64, resolver=aiohttp.ThreadedResolver(), happy_eyeballs_delay=None, socket_factory=make_socket
     )

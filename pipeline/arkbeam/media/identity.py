@@ -1,8 +1,8 @@
-"""The version of a medium, which tells one state of it from another: made of what its storage reports, or of its bytes.
+"""The version of a medium: a string that changes when the medium changes.
 
-A version is the storage's etag, or size and time of change if there is no etag. With `media.identity: content` a hash of the
-bytes stands before it. The fingerprint then uses only the hash, and the sender can see from an unchanged etag that the bytes
-are the same, without hashing them again.
+It is the storage's etag, or size and modification time if there is no etag. With `media.identity: content`, a hash of
+the bytes is put before it. The fingerprint then uses only the hash, and an unchanged etag shows the sender that the
+bytes are the same, without hashing them again.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def content_version(digest: bytes, version: str) -> str:
 
 
 def content_of(version: str | None) -> bytes | None:
-    """Return the hash of the bytes that a version contains, None if it contains none."""
+    """Return the hash of the bytes that a version contains, or None."""
     if version is None or not version.startswith(_CONTENT):
         return None
     return bytes.fromhex(version[len(_CONTENT) : len(_CONTENT) + 2 * DIGEST_BYTES])
@@ -65,8 +65,9 @@ def digest_of(data: bytes) -> bytes:
 def check_version(expected: str | None, found: str, data: bytes | None) -> None:
     """Refuse a medium that changed after its fingerprint was made.
 
-    `expected` is the version in the fingerprint, None if there was none; `found` is the version that the storage reports now;
-    `data` are all bytes of the medium, or None if they were not read completely. Raises RowRefused (`media_changed`).
+    `expected` is the version in the fingerprint, None if there was none; `found` is the version that the storage
+    reports now; `data` are all bytes of the medium, or None if they were not read completely. Raise RowRefused
+    (`media_changed`).
     """
     if expected is None:
         return

@@ -1,7 +1,7 @@
-"""Inspecting media before anything is paid for: whether they exist, their format, and their size.
+"""Inspect media before anything is paid for: check that they exist, and check their format and size.
 
-A medium that an earlier run inspected costs a share of a listing, or one request for its version; its cache entry is used only
-if the version is the same. Of other media the first bytes are read.
+For a medium that an earlier run inspected, only the version is requested, alone or with others in a listing; the cache
+entry is used if the version is the same. Of other media, the first bytes are read.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ Look = MediaInfo | Failure
 
 
 def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | Failure:
-    """Inspect one medium. Of a URL that is passed on, only the text is checked; of other media, the first bytes are read.
+    """Inspect one medium: check the text of a URL that is sent unchanged, and the first bytes of other media.
 
     `uri` must be absolute (see `make_absolute`).
 
@@ -35,7 +35,8 @@ def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | 
     `media_forbidden`, `media_missing`, `media_not_a_file`, `media_unreadable`, `media_changed`, `media_empty`,
     `media_not_image`, `media_not_video`, `media_damaged` (its header can't be read), `media_truncated`,
     `media_too_large` (bytes), `media_body_too_large` (bytes as base64), `media_too_small` (a side),
-    `media_too_many_pixels`, `media_extension` (the service would take it for another format), and those of `media.http`.
+    `media_too_many_pixels`, `media_extension` (the service would take it for another format), and those of
+    `media.http`.
     """
     return guard(uri, partial(_inspect, uri, modality, options))
 
@@ -51,7 +52,7 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     inlined = access is Access.INLINE
     info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
-        # Some formats have their size after the first bytes: TIFF, or JPEG after long metadata. An image is read completely.
+        # The size may come after the first bytes (TIFF, JPEG with long metadata): read the whole image.
         medium = read_head(uri, readable_bytes_max(modality, options), options)
         info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
@@ -90,7 +91,7 @@ def inspect_many(
     options: MediaOptions,
     memory: MediaMemory | None = None,
 ) -> dict[Wanted, Look]:
-    """Inspect many media, `options.threads` at the same time; URLs that are passed on need no thread.
+    """Inspect many media, `options.threads` at the same time; URLs that are sent unchanged need no thread.
 
     If `memory` has an entry for a medium, only the medium's version is read. New results are added to `memory`.
     """
@@ -138,7 +139,7 @@ def _confirm(
 
 
 def _list_buckets(uris: Sequence[str], options: MediaOptions, pool: ThreadPoolExecutor) -> dict[str, str]:
-    """Return the versions of objects in S3 for which listing is cheaper than one request for each."""
+    """Return the versions of those S3 objects for which a listing is cheaper than one request each."""
     buckets: dict[str, dict[str, str]] = defaultdict(dict)
     stores = {}
     for uri in uris:
@@ -152,7 +153,7 @@ def _list_buckets(uris: Sequence[str], options: MediaOptions, pool: ThreadPoolEx
     )
     versions: dict[str, str] = {}
     for bucket, listing in zip(worth, listings, strict=True):
-        if isinstance(listing, Mapping):  # else it may not be listed: its objects are requested one by one
+        if isinstance(listing, Mapping):  # otherwise listing failed, and its objects are requested one by one
             versions.update((buckets[bucket][key], version) for key, version in listing.items())
     return versions
 

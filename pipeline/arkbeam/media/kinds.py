@@ -19,7 +19,7 @@ class Kind:
     also_named: tuple[str, ...] = ()
     """Other types that are accepted in a data URI of a manifest."""
     accepted: bool = True
-    """Whether the API accepts the format; the others can be converted (`media.fit.transcode`)."""
+    """True if the API accepts the format; the other formats can be converted (`media.fit.transcode`)."""
 
 
 def _image(mime: str, *pillow_formats: str, also_named: tuple[str, ...] = ()) -> Kind:
@@ -86,7 +86,7 @@ _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 
 
 def detect_kind(head: bytes) -> Kind | None:
-    """Return the format of a file from its first bytes, None if it is unknown. 16 bytes are enough."""
+    """Return the format of a file from its first 16 bytes or more; None if it is unknown."""
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind

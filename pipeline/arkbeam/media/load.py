@@ -1,4 +1,4 @@
-"""From a staged URI to what is sent for it, just before it is sent: the URL, a signed URL, or the bytes.
+"""Turn a staged URI, just before sending, into what is sent for it: the URL, a signed URL, or the bytes.
 
 A signed URL lets anyone who has it read one object for a limited time, without credentials.
 """
@@ -24,9 +24,9 @@ def load_medium(
 ) -> str | Inline | Failure:
     """Return what is sent for a medium: its URL, a signed URL, or its bytes, as `media.access` says.
 
-    If the medium no longer has the `version` in its fingerprint, it is a failure (`media_changed`), so that a row never gets
-    the vector of another image. All bytes are checked, and changed as `fit` says. Other codes are those of `inspect`,
-    `media_unfit` and `media_unsigned`. It blocks: call it in a thread.
+    Return a Failure (`media_changed`) if the medium no longer has the `version` in its fingerprint, so that a row never
+    gets the vector of another image. All bytes are checked, and changed as `fit` says. Other codes are those of
+    `inspect`, `media_unfit` and `media_unsigned`. It blocks: call it in a thread.
     """
     access = find_access(uri, modality, options.access)
     if access is Access.PASS and fit is None:
@@ -56,10 +56,10 @@ def _load_signed(uri: str, version: str | None, options: MediaOptions) -> str:
 
 
 def _sign_url(uri: str, options: MediaOptions) -> str:
-    """Return a URL of an object that is valid for `options.sign_lifetime_s`, signed with the credentials of the process.
+    """Return a signed URL of an object, valid for `options.sign_lifetime_s`.
 
-    No request is made. A URL signed with temporary credentials expires with them. Raises RowRefused (`media_unsigned`), and
-    what the file system raises.
+    It is signed with the credentials of the process. No request is made. A URL signed with temporary credentials
+    expires with them. Raise RowRefused (`media_unsigned`), and what the file system raises.
     """
     check_scheme(uri, options.schemes)
     filesystem, path = fsspec.core.url_to_fs(uri)
@@ -84,7 +84,10 @@ def _sign(filesystem: Any, path: str, lifetime_s: int) -> str:
 
 
 def _with_version_4(filesystem: Any) -> Any:
-    """Make s3fs sign with signature version 4. Its default is version 2, which newer buckets and other stores refuse."""
+    """Make s3fs sign with signature version 4.
+
+    Its default is version 2, which newer buckets and other stores refuse.
+    """
     settings = filesystem.storage_options.get("config_kwargs") or {}
     if "s3" not in filesystem.protocol or "signature_version" in settings:
         return filesystem

@@ -6,7 +6,7 @@ from typing import Literal
 from arkbeam.base.errors import ConfigError
 from arkbeam.media.access import AccessRules, check_rules
 
-SIGN_LIFETIME_S_MAX = 604_800  # the limit of S3's signature version 4, and of the schemes modelled on it
+SIGN_LIFETIME_S_MAX = 604_800  # the limit of S3's signature version 4, and of similar methods of other stores
 SIGN_LIFETIME_S_MIN = 3_600  # a signed request may wait for the quota and be retried
 RESIZE_PIXELS_MIN = 784  # the pixels of one token
 SOURCE_PIXELS_MAX = 89_478_485  # above this, Pillow reports a decompression bomb
@@ -16,17 +16,17 @@ SOURCE_PIXELS_MAX = 89_478_485  # above this, Pillow reports a decompression bom
 class FitOptions:
     """How inlined images are changed so that the API accepts them. By default they are not changed.
 
-    The change is chosen from an image's header while manifests are read. It is part of the fingerprint of the images that it
-    changes, and of no others.
+    The change is chosen from an image's header while manifests are read. It is part of the fingerprint of the images
+    that it changes, and of no others.
     """
 
     resize_max_pixels: int | None = None
     """Scale images with more pixels than this down to about this many, in proportion; unset: never. 1,028,608 (1,312
     tokens) loses nothing, because the service itself scales larger images down to that."""
     transcode: bool | Literal["jpeg", "png"] = False
-    """Convert TIFF, SGI, ICNS, JPEG 2000, AVIF and HEIC (which needs the extra `heif`), CMYK, more than 8 bits a channel,
-    images that EXIF rotates, and animations (their first image). `true`: to PNG if the image has transparency, else to
-    JPEG; `jpeg` or `png`: always to that format; `false`: never."""
+    """Convert TIFF, SGI, ICNS, JPEG 2000, AVIF and HEIC (which needs the extra `heif`), CMYK, more than 8 bits a
+    channel, images that EXIF rotates, and animations (their first image). `true`: to PNG if the image has transparency,
+    else to JPEG; `jpeg` or `png`: always to that format; `false`: never."""
     source_bytes_max: int = 52_428_800
     """An image that will be scaled or converted must have fewer bytes than this."""
     source_pixels_max: int = 80_000_000
@@ -34,7 +34,7 @@ class FitOptions:
     decoded at the same time in one process have at most 89,478,485 pixels together."""
 
     def __post_init__(self) -> None:
-        """Check the limits. Raises ConfigError."""
+        """Raise ConfigError for invalid limits."""
         if self.resize_max_pixels is not None and self.resize_max_pixels < RESIZE_PIXELS_MIN:
             raise ConfigError(
                 f"media.fit.resize_max_pixels is {self.resize_max_pixels}; it must be {RESIZE_PIXELS_MIN} or more"
@@ -46,7 +46,7 @@ class FitOptions:
 
     @property
     def is_set(self) -> bool:
-        """Whether any image may be changed."""
+        """True if any image may be changed."""
         return self.resize_max_pixels is not None or self.transcode is not False
 
 
@@ -55,15 +55,15 @@ class MediaOptions:
     """The `media:` section of the config. Limits are the API's (vendor's guide to multimodal embeddings)."""
 
     access: AccessRules = field(default_factory=dict, hash=False)
-    """How media get to the service, by scheme, or by `image` and `video` below a scheme. `pass`: the service fetches the URL;
-    `inline`: the medium is read here and sent as base64; `sign`: the service fetches a signed URL. Default: `pass` for
-    http and https, `sign` for tos, `inline` for everything else."""
+    """How media get to the service, by scheme, or by `image` and `video` below a scheme. `pass`: the service fetches
+    the URL; `inline`: the medium is read here and sent as base64; `sign`: the service fetches a signed URL. Default:
+    `pass` for http and https, `sign` for tos, `inline` for everything else."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names, as written in URLs, that may be read even if their address is private."""
     sign_lifetime_s: int = SIGN_LIFETIME_S_MAX
     """Seconds until a signed URL expires, from 3,600 to 604,800 (7 days, the maximum of object stores)."""
     http_timeout_s: float = 30.0
-    """Seconds after which reading an http(s) medium here is given up, including redirects and retries."""
+    """Time limit for reading an http(s) medium here, in seconds, with all redirects and retries."""
     allowed_roots: tuple[str, ...] = ()
     """Folders below which local files may be read, after symbolic links are resolved. Default: the folders of the
     manifests."""
@@ -82,18 +82,18 @@ class MediaOptions:
     url_chars_max: int = 8_192
     """An http(s) URL or a local path may have at most this many characters."""
     header_bytes: int = 64 * 1024
-    """Bytes that are read from the start of a medium to find its format and size."""
+    """Number of bytes that are read from the start of a medium to find its format and size."""
     threads: int = 64
-    """Media inspected at the same time while manifests are read."""
+    """Maximum number of media that are inspected at the same time while manifests are read."""
     identity: Literal["uri_version", "content"] = "uri_version"
-    """When two media that are read here are the same. `uri_version`: if their URI and etag are equal (size and time of change
-    if there is no etag). `content`: if their bytes are equal, so that one image under two names is embedded once; all bytes
-    are then read while planning."""
+    """Which media that are read here count as the same. `uri_version`: those with the same URI and etag (size and
+    modification time if there is no etag). `content`: those with the same bytes, so that one image under two names is
+    embedded once; all bytes are then read while planning."""
     fit: FitOptions = FitOptions()
     """How images are changed so that the API accepts them."""
 
     def __post_init__(self) -> None:
-        """Check the access rules and the limits. Raises ConfigError."""
+        """Raise ConfigError for impossible access rules and invalid limits."""
         check_rules(self.access, self.schemes)
         if not SIGN_LIFETIME_S_MIN <= self.sign_lifetime_s <= SIGN_LIFETIME_S_MAX:
             raise ConfigError(

@@ -1,10 +1,11 @@
-"""Reading objects of S3 with obstore, if it is installed: one request returns bytes, size and etag of one state of the object.
+"""Read S3 objects with obstore, if it is installed: one request returns bytes, size and etag of one state.
 
-A request takes a twentieth of the CPU time that it takes with s3fs, and requests do not share one thread. The settings for
-s3fs apply here too. A bucket whose settings can't be translated, and keys that obstore can't name, are read with fsspec.
+A request takes a twentieth of the CPU time that it takes with s3fs, and requests do not share one thread. The settings
+for s3fs apply here too. Buckets whose settings can't be translated, and keys that obstore can't name, are read with
+fsspec.
 
-Only S3 and stores with its API are read this way, because there both libraries report the same etag. For GCS they report
-different ones: an image's identity would depend on the installed packages, and the image would be embedded twice.
+Only S3 and stores with its API are read this way, because there both libraries report the same etag. For GCS, they
+report different etags: an image would be embedded again if a package was installed or removed.
 
 Reading raises what obstore raises; FileNotFoundError if the object does not exist.
 """
@@ -38,7 +39,7 @@ _TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(minu
 _RETRIES = {"max_retries": 4, "retry_timeout": timedelta(minutes=2)}
 _STORES_MAX = 256
 _AWS_HOST = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
-# Settings of s3fs: those that are translated here, and those that only concern caches and uploads.
+# Settings of s3fs: those that are translated here, and those that concern only caches and uploads.
 _SESSION = {"profile"}
 _CLIENT = {"endpoint_url", "use_ssl"}
 _SECRETS = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "token": "aws_session_token"}
@@ -51,8 +52,8 @@ _CLIENT_KWARGS = {"endpoint_url", "region_name", "use_ssl", *_SECRETS.values()}
 
 _BLOCK_BYTES = 1024 * 1024
 _PAGE_KEYS = 1000  # the most keys that S3 lists in one request
-# A page is listed only if at least so many of its keys are wanted: a listing takes as much time as 32 requests for single
-# objects in parallel, and costs twelve times as much as one.
+# A page is listed only if at least so many of its keys are wanted: a listing takes as much time as 32 parallel requests
+# for single objects, and costs as much as twelve of them.
 WANTED_OF_PAGE_MIN = 32
 
 
@@ -78,14 +79,17 @@ def find_object(uri: str) -> S3Object | None:
 
 
 def _is_plain(key: str) -> bool:
-    """Return True if obstore reads exactly this key: it strips slashes at both ends, and refuses empty and dot segments."""
+    """Return True if obstore reads exactly this key.
+
+    obstore strips slashes at both ends, and refuses empty and dot segments.
+    """
     if "?versionId=" in key or not key.isprintable():
         return False
     return not any(segment in ("", ".", "..") for segment in key.split("/"))
 
 
 def read_object(target: S3Object, start: int, end: int) -> MediumRead:
-    """Read the bytes from `start` to `end`, fewer if the object ends before."""
+    """Read the bytes from `start` to `end` (exclusive), fewer if the object ends before."""
     opened = open_object(target, start, end)
     if opened.expected <= _BLOCK_BYTES:
         return MediumRead(b"".join(opened.blocks), opened.size, opened.version)
@@ -100,7 +104,7 @@ def open_object(target: S3Object, start: int, end: int) -> MediumBlocks:
     try:
         answer = obstore.get(target.store, target.key, options={"range": (start, end)})
     except obstore.exceptions.BaseError:
-        size, version = head_object(target)  # a range of an empty object is an error
+        size, version = head_object(target)  # a range in an empty object is an error
         if start < size:
             raise
         return MediumBlocks(iter(()), 0, size, version)
@@ -118,8 +122,8 @@ def head_object(target: S3Object) -> tuple[int, str]:
 def list_versions(store: Any, wanted: Sequence[str]) -> dict[str, str]:
     """Return the versions of those `wanted` keys for which listing is cheap; the caller requests the others one by one.
 
-    `wanted` is sorted, without duplicates. Each page starts at the next wanted key. Listing stops at the first page with too
-    few wanted keys.
+    `wanted` is sorted, without duplicates. Each page starts at the next wanted key. Listing stops at the first page
+    with too few wanted keys.
     """
     found: dict[str, str] = {}
     folder = posixpath.commonpath([wanted[0], wanted[-1]])
@@ -144,7 +148,7 @@ def _list_page(store: Any, folder: str, first: str) -> Mapping[str, str]:
 
 
 def _version(meta: Mapping[str, Any]) -> str:
-    """Return the etag, in the form that s3fs reports; size and time of change if there is none."""
+    """Return the etag, in the form that s3fs reports; size and modification time if there is none."""
     tag = meta.get("e_tag")
     return storage_version(str(tag).strip('"')) if tag else f"{meta['size']}-{meta['last_modified']}"
 
@@ -232,7 +236,10 @@ def _make_client(settings: Mapping[str, Any]) -> Any:
 
 
 def _can_translate(config_kwargs: Mapping[str, Any]) -> bool:
-    """Return True if botocore's own settings can be translated. Those for pools, timeouts and retries may be ignored."""
+    """Return True if botocore's own settings can be translated.
+
+    Those for pools, timeouts and retries may be ignored.
+    """
     harmless = {"max_pool_connections", "connect_timeout", "read_timeout", "retries", "tcp_keepalive"}
     if set(config_kwargs) - harmless - {"s3", "signature_version", "region_name"}:
         return False

@@ -1,4 +1,4 @@
-"""Whether a file is complete, judged by the lengths in its headers and by its end marker. Pixels and frames are not decoded.
+"""Detect truncated files by the lengths in their headers and by end markers. Pixels and frames are not decoded.
 
 Truncated files are refused before they are paid for. Extra bytes after the end of a file are accepted, as decoders do.
 """
@@ -18,10 +18,10 @@ _JPEG_END = _JPEG2000_END = b"\xff\xd9"
 
 
 def find_truncation(data: bytes, size: int, kind: Kind) -> str | None:
-    """Return what shows that a file of `size` bytes is truncated, for a message; None if nothing shows it.
+    """Return why a file of `size` bytes counts as truncated, as text for a message; None if it seems complete.
 
-    `data` are its first bytes. If they are all bytes, every format is checked to its end; otherwise only the lengths in the
-    headers are compared with `size`.
+    `data` are its first bytes or all of them. If they are all, each format is checked to its end; otherwise only the
+    lengths in the headers are compared with `size`.
     """
     try:
         return _find_truncation(data, size, kind)
@@ -66,7 +66,10 @@ def _ico_end(data: bytes) -> int:
 
 
 def _bitmap_end(data: bytes, at: int) -> int:
-    """Return where the pixels of a bitmap end; 0 if they are compressed, because the header then does not tell."""
+    """Return where the pixels of a bitmap end.
+
+    Return 0 if they are compressed: their length is then not in the header.
+    """
     (header,) = struct.unpack_from("<I", data, at)
     if header == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", data, at + 4)
@@ -106,7 +109,8 @@ _ENDS: dict[Kind, tuple[str, Callable[[bytes], int]]] = {
     ICO: ("the directory", _ico_end),
     SGI: ("the header", _sgi_end),
 }
-"""Formats whose header tells their length: the name of that header for messages, and a function that reads the length."""
+"""Formats whose header tells their length: the name of that header for messages, and a function that reads the
+length."""
 
 
 def _find_png_truncation(data: bytes, size: int) -> str | None:
@@ -151,7 +155,7 @@ def count_gif_frames(data: bytes, *, strict: bool = False) -> int:
 
 
 def _gif_blocks(data: bytes) -> Iterator[tuple[int, bool]]:
-    """Yield the introducer of each block, and whether the block is complete."""
+    """Yield the introducer of each block, and True if the block is complete."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while at < len(data) and data[at] in (0x21, 0x2C):
         name = data[at]

@@ -1,4 +1,4 @@
-"""Kinds of media URIs (local path, http(s) URL, object, data URI) and which of them a manifest may name.
+"""Parse URIs of media (local path, http(s) URL, object, data URI), and check which of them a manifest may name.
 
 No medium is read here; only symbolic links of local paths are resolved.
 """
@@ -18,12 +18,13 @@ WEB_SCHEMES = frozenset({"http", "https"})
 LOCAL_SCHEMES = frozenset({"file", "local"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DATA_URI_HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
-# Digits alone are no extension: `/v1.2`.
+# Digits alone are not an extension: `/v1.2`.
 _EXTENSION = re.compile(r"(?=[0-9]*[A-Za-z])[0-9A-Za-z]{1,10}")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # Special addresses that Python's registry lacks, at least in some versions: the protocol's own block (Oracle's metadata
 # service had an address there), site-local addresses, and Azure's agent, which is reachable only inside that cloud and
-# hands out certificates and keys. The metadata services of other clouds have link-local, shared or unique local addresses.
+# hands out certificates and keys. The metadata services of other clouds have link-local, shared or unique local
+# addresses.
 _SPECIAL_NETWORKS = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "fec0::/10", "168.63.129.16/32")))
 # Prefixes of IPv6 addresses that are translated to the IPv4 address in their last 32 bits (RFC 6052, 8215).
 _NAT64_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48")))
@@ -56,7 +57,7 @@ def local_path(uri: str) -> str | None:
 
 
 def extension_of(uri: str) -> str:
-    """Return the extension of a URI's path as it is written, empty if there is none."""
+    """Return the extension of a URI's path, in its own upper or lower case; empty if there is none."""
     path = (uri.partition("#")[0] if is_web(uri) else uri).partition("?")[0]
     name = posixpath.basename(unquote(path.partition("://")[2].partition("/")[2]))
     extension = name.rpartition(".")[2] if "." in name else ""
@@ -84,7 +85,8 @@ def make_absolute(uri: str, folder: str) -> str:
 def is_below(uri: str, roots: Iterable[str]) -> bool:
     """Return True if a file is below one of the folders.
 
-    Symbolic links of local paths are resolved. Other URIs must start with the folder's scheme, host or bucket, and path.
+    Symbolic links of local paths are resolved. Other URIs must start with the folder's scheme, host or bucket, and
+    path.
     """
     path = local_path(uri)
     if path is not None:
@@ -100,7 +102,7 @@ def _has_prefix(uri: str, root: str) -> bool:
 
 
 def _find_real_path(path: str, roots: Iterable[str]) -> str | None:
-    """Return the real path of a local file below one of the local `roots`, links resolved; None if it is outside."""
+    """Return the path, with links resolved, of a file below one of the local `roots`; None for a file outside them."""
     real = os.path.realpath(path)
     for root in map(local_path, roots):
         if root is not None:
@@ -113,8 +115,8 @@ def _find_real_path(path: str, roots: Iterable[str]) -> str | None:
 def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
     """Return the real path of a local file that a manifest may name, symbolic links resolved.
 
-    Raises RowRefused (`media_bad_uri`, or `media_forbidden` for a file outside `roots`, whether it exists or not: people
-    who write manifests do not necessarily have the right to read this machine's disk).
+    Raise RowRefused: `media_bad_uri`, or `media_forbidden` for a file outside `roots`, even if it does not exist.
+    People who write manifests do not necessarily have the right to read this machine's disk.
     """
     if len(path) > chars_max:
         refuse("media_bad_uri", f"the path has {len(path)} characters; at most {chars_max} are allowed")
@@ -130,9 +132,9 @@ def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
 
 
 def check_scheme(uri: str, schemes: Collection[str]) -> None:
-    """Refuse an object whose scheme is not in `schemes`, and any chained URI (`s3://…::file://…`), which could reach anything.
+    """Raise RowRefused (`media_forbidden`) if the scheme of an object is not in `schemes`, or if its URI is chained.
 
-    Raises RowRefused (`media_forbidden`).
+    A chained URI, such as `s3://…::file://…`, could name any file.
     """
     scheme = scheme_of(uri)
     if scheme not in schemes:
@@ -142,10 +144,7 @@ def check_scheme(uri: str, schemes: Collection[str]) -> None:
 
 
 def check_url(url: str, chars_max: int) -> None:
-    """Refuse a malformed http(s) URL. Whether there is a medium behind it shows when it is fetched.
-
-    Raises RowRefused (`media_bad_uri`).
-    """
+    """Raise RowRefused (`media_bad_uri`) for a malformed http(s) URL. The URL is not fetched."""
     if len(url) > chars_max:
         refuse("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
     host = url.partition("://")[2].partition("/")[0].partition("?")[0]
@@ -156,9 +155,9 @@ def check_url(url: str, chars_max: int) -> None:
 def is_public(address: str) -> bool:
     """Return True if an IP address, as the system resolves it, belongs to the public Internet.
 
-    False for a private, loopback, link-local, multicast, shared, reserved or unspecified address, for an IPv6 address that
-    contains such an IPv4 address, and for text that is not an address. Source: the IANA registries of special-purpose
-    addresses.
+    False for a private, loopback, link-local, multicast, shared, reserved or unspecified address, for an IPv6 address
+    that contains such an IPv4 address, and for text that is not an address. Source: the IANA registries of
+    special-purpose addresses.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -181,7 +180,10 @@ def _find_embedded(address: _Address) -> ipaddress.IPv4Address | None:
 
 
 def literal_address(host: str) -> str | None:
-    """Return the IP address that a host is, None for a name: `127.1`, `2130706433` and `0x7f000001` are 127.0.0.1."""
+    """Return the IP address if the host is one, None for a name.
+
+    All notations count: `127.1`, `2130706433` and `0x7f000001` are 127.0.0.1.
+    """
     try:
         return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
@@ -193,9 +195,9 @@ def literal_address(host: str) -> str | None:
 
 
 def decode_data_uri(uri: str) -> tuple[str, bytes]:
-    """Return the type and the bytes of a data URI, `data:image/<format>;base64,<payload>`, as the API's contract writes it.
+    """Return the type and the bytes of a data URI, `data:image/<format>;base64,<payload>`.
 
-    Raises RowRefused (`media_bad_data_uri`) for any other form.
+    Raise RowRefused (`media_bad_data_uri`) for any other form.
     """
     head = _DATA_URI_HEAD.match(uri)
     if head is None:

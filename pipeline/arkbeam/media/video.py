@@ -1,7 +1,8 @@
-"""The length of a video, read from the index of its container. Frames are not decoded.
+"""Read the duration of a video from the index of its container. Frames are not decoded.
 
-PyAV (the extra `video`) reads the index through a file object that fetches few bytes: the index of an mp4 is at its start or
-at its end, and the bytes between are not fetched. Without PyAV, or if the index can't be read, the length is unknown.
+PyAV (the extra `video`) reads the index through a file object that fetches few bytes: the index of an mp4 is at its
+start or at its end, and the bytes between are not fetched. Without PyAV, or if the index can't be read, the duration is
+unknown.
 """
 
 import io
@@ -13,17 +14,17 @@ BLOCK_BYTES = 64 * 1024
 BYTES_MAX = 8 * 1024 * 1024
 READS_MAX = 64
 DURATION_S_MAX = 24 * 3600.0
-"""A longer duration in a header is not trusted: the length then counts as unknown."""
+"""A longer duration in a header is not trusted and counts as unknown."""
 
 Reader = Callable[[int, int], bytes]
-"""Returns the bytes from one position to another."""
+"""Returns the bytes from one position to another (exclusive)."""
 
 
 def read_duration_s(head: bytes, size: int, kind: Kind, read: Reader) -> float | None:
-    """Return a video's length in seconds; None if it is unknown.
+    """Return a video's duration in seconds; None if it is unknown.
 
-    `head` are the first of its `size` bytes. Further bytes are fetched with `read`, at most 8 MiB in 64 calls. What `read`
-    raises is raised again: the video can't be read from its storage.
+    `head` are the first of its `size` bytes. Further bytes are fetched with `read`, at most 8 MiB in 64 calls. If
+    `read` raises, the exception is raised again: the video can't be read from its storage.
     """
     try:
         import av  # noqa: PLC0415 (the extra `video`)
@@ -53,7 +54,7 @@ class RangedFile(io.RawIOBase):
         self._head = head
         self._bytes = self._reads = 0
         self.fault: Exception | None = None
-        """What the storage raised; PyAV replaces it by an error of its own."""
+        """The exception of the storage, which PyAV replaces with its own."""
 
     def readable(self) -> bool:
         """Return True."""
@@ -74,7 +75,7 @@ class RangedFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes, fewer at the end of a block. Raises OSError if the limits are exceeded."""
+        """Read up to `size` bytes, fewer at the end of a block. Raise OSError if the limits are exceeded."""
         left = self._size - self._at
         wanted = left if size < 0 else min(size, left)
         if wanted <= 0:
