@@ -4,7 +4,7 @@
 do not raise: whatever is wrong with a medium, or with the storage that holds it, is a `Failure` of the rows that name it.
 """
 
-from arkbeam.media.cache import MediaMemory
+from arkbeam.media.cache import MediaCache
 from arkbeam.media.checks import MediaInfo
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
@@ -15,8 +15,8 @@ from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolu
 
 __all__ = [
     "Fit",
+    "MediaCache",
     "MediaInfo",
-    "MediaMemory",
     "MediaOptions",
     "content_of",
     "encoded_length",
