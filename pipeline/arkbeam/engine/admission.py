@@ -25,7 +25,7 @@ class Admitted:
 
 @dataclass(slots=True)
 class Admission:
-    """The queue of items to send. Items to be sent again are first, since they are the oldest. Used by the engine's thread only."""
+    """The queue of items to send, used only by the engine's thread. Items to be sent again are first: they are the oldest."""
 
     pacer: Pacer
     estimate: Callable[[Tracked], float]

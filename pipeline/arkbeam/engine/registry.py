@@ -41,9 +41,8 @@ def telling_others(tell: Callable[[Stop], None]) -> Iterator[None]:
 
 def stop_engines(stop: Stop) -> bool:
     """Stop every engine of this process, and those of other processes; return False if there are none."""
-    engines = list(
-        _engines.values()
-    )  # no lock: this may run in a signal handler that interrupted the holder of the lock
+    # No lock: this may run in a signal handler that interrupted the holder of the lock.
+    engines = list(_engines.values())
     for engine in engines:
         engine.stop(stop)
     for tell in _others:
