@@ -40,7 +40,7 @@ def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
 
 
 def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """A second Ctrl-C waits for nothing; what was in flight then is booked as paid by the next run."""
+    """A second Ctrl-C waits for nothing; what was in flight then is recorded as paid by the next run."""
     emulator = make_emulator(latency_ms=1_000)
     place = make_place(emulator.url)
     place.write_texts(40)
@@ -59,7 +59,7 @@ def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, s
 
 
 def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """At SIGTERM a run waits `limits.drain_s` for open requests and no longer; those it gave up are booked as paid."""
+    """At SIGTERM a run waits `limits.drain_s` for open requests and no longer; those it gave up are recorded as paid."""
     emulator = make_emulator(latency_ms=3_000)
     place = make_place(emulator.url)
     place.write_texts(10)

@@ -140,7 +140,7 @@ def kill_at(point: str, place: Place, yard: Yard, start: Callable[..., Any]) -> 
 def test_killed(
     phase: str, yard: Yard, tmp_path: Path, start: Any, read_published: Any, assert_bill: Any, figures: Any
 ) -> None:
-    """The same command completes the output of an undisturbed run, pays at most in flight and one buffer twice, books the bill.
+    """The same command completes the output of an undisturbed run, and pays at most in flight and one buffer twice, as `usage/` shows.
 
     `usage/` may be above the bill by requests that were just being handed over: only where there were any in flight.
     """

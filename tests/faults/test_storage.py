@@ -68,7 +68,7 @@ class Checks:
         self.assert_not_complete(self.place)
 
     def completed(self) -> None:
-        """The same command completes output and books; little was paid twice."""
+        """The same command completes the output and `usage/`; little was paid twice."""
         note = self.place.run()
         stats = self.emulator.stats
         assert (note["published"], stats["paid_distinct"]) == (ROWS, ROWS)
@@ -103,7 +103,7 @@ def checks(
     ],
 )
 def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: str, says: str) -> None:
-    """One line says what failed and where, nothing looks complete, and the same command completes output and books."""
+    """One line says what failed and where, nothing looks complete, and the same command completes output and `usage/`."""
     with inject(fault):
         ended = call(*checks.place.arguments("run"))
     about = fault.partition("@*")[2].split(":")[0].rstrip("*")
@@ -302,13 +302,13 @@ def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, b
     with pytest.raises(StoreError):
         read_columns(uri, COLUMNS)
     aside = set_aside(store_uri, uri)
-    booked = [
+    recorded = [
         row
         for name in list_parquet(f"{store_uri}/events")
         for row in read_columns(name, ["client_request_id", "total_tokens", "kind"]).to_pylist()
     ]
-    assert len(booked) in ((0,) if aside.endswith(integrity.UNREADABLE) else (6,))
-    assert {row["total_tokens"] for row in booked} <= {9, None}
+    assert len(recorded) in ((0,) if aside.endswith(integrity.UNREADABLE) else (6,))
+    assert {row["total_tokens"] for row in recorded} <= {9, None}
     for name in list_parquet(f"{store_uri}/events"):
         Path(name).unlink()
     Path(uri).write_bytes(whole)
@@ -336,12 +336,12 @@ def test_what_a_journal_has_booked_is_not_salvaged_twice(tmp_path: Path) -> None
     write_events(store_uri, RUN, 6, [Event(EventKind.LOST, SEGMENT[0].attempt, Failure("lost", "it was"))])
     flip_bit(uri, _place_in(Path(uri), "dense page") * 8)
     set_aside(store_uri, uri)
-    booked = [
+    recorded = [
         name
         for one in list_parquet(f"{store_uri}/events")
         for name in read_columns(one, ["client_request_id"])[0].to_pylist()
     ]
-    assert sorted(booked) == sorted(item.attempt.client_request_id for item in SEGMENT)
+    assert sorted(recorded) == sorted(item.attempt.client_request_id for item in SEGMENT)
 
 
 def test_a_storage_that_does_not_answer_is_not_damage(tmp_path: Path) -> None:

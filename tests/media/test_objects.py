@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, load_medium
-from arkbeam.media.cache import KnownMedia, media_table, merge
+from arkbeam.media.cache import CachedMedia, media_table, merge
 from arkbeam.media.files import read_for_sending, read_head, read_range, read_version
 from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, find_object, forget_stores, list_versions
 from PIL import Image
@@ -28,17 +28,17 @@ def picture(side: int = 20) -> bytes:
     return stream.getvalue()
 
 
-class Memory:
+class MemoryCache:
     """Cache entries, kept in this process."""
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Any] = {}
 
-    def known(self) -> KnownMedia:
+    def load(self) -> CachedMedia:
         """Return the entries so far."""
-        return KnownMedia(media_table(self.entries))
+        return CachedMedia(media_table(self.entries))
 
-    def learn(self, entries: Any) -> None:
+    def add(self, entries: Any) -> None:
         """Add entries."""
         self.entries |= entries
 
@@ -170,8 +170,8 @@ def test_listing_finds_versions_and_leaps_over_gaps(s3: S3) -> None:
 def test_known_media_are_confirmed_and_not_read_for_sending(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second inspection reads versions only, plus the overwritten image and the new one."""
     uris = [s3.put(f"p/{number:03d}.png", picture(20 + number)) for number in range(WANTED_OF_PAGE_MIN + 8)]
-    wanted, memory = [(uri, IMAGE) for uri in uris], Memory()
-    first = inspect_many(wanted, MediaOptions(), memory)
+    wanted, cache = [(uri, IMAGE) for uri in uris], MemoryCache()
+    first = inspect_many(wanted, MediaOptions(), cache)
     assert first == inspect_many(wanted, MediaOptions())
     s3.put("p/003.png", picture(99))
     wanted.append((s3.put("p/new.png", picture()), IMAGE))
@@ -182,7 +182,7 @@ def test_known_media_are_confirmed_and_not_read_for_sending(s3: S3, monkeypatch:
         return inspect(uri, *rest)
 
     monkeypatch.setattr("arkbeam.media.inspection.inspect", look)
-    second = inspect_many(wanted, MediaOptions(), memory)
+    second = inspect_many(wanted, MediaOptions(), cache)
     assert sorted(looked) == sorted([uris[3], s3.uri("p/new.png")])
     changed = second.pop(wanted[3])
     assert isinstance(changed, MediaInfo)
@@ -196,12 +196,12 @@ def test_what_is_known_holds_for_the_same_rules_alone(s3: S3, tmp_path: Path) ->
     local = tmp_path / "a.png"
     local.write_bytes(picture(40))
     options = MediaOptions(allowed_roots=(str(tmp_path),))
-    wanted, memory = [(s3.put("a.png", picture(40)), IMAGE), (str(local), IMAGE)], Memory()
-    first = inspect_many(wanted, options, memory)
-    assert inspect_many(wanted, options, memory) == first
+    wanted, cache = [(s3.put("a.png", picture(40)), IMAGE), (str(local), IMAGE)], MemoryCache()
+    first = inspect_many(wanted, options, cache)
+    assert inspect_many(wanted, options, cache) == first
     strict = MediaOptions(allowed_roots=(str(tmp_path),), side_px_min=30)
-    assert all(isinstance(look, Failure) for look in inspect_many(wanted, strict, memory).values())
-    forbidden = inspect_many(wanted, MediaOptions(schemes=()), memory)
+    assert all(isinstance(look, Failure) for look in inspect_many(wanted, strict, cache).values())
+    forbidden = inspect_many(wanted, MediaOptions(schemes=()), cache)
     assert {look.code for look in forbidden.values() if isinstance(look, Failure)} == {"media_forbidden"}
     assert len(forbidden) == len(wanted)
 
@@ -213,11 +213,11 @@ def test_without_a_right_to_list_each_object_is_asked_for(s3: S3, monkeypatch: p
         raise PermissionError("AccessDenied")
 
     wanted = [(s3.put(f"p/{number}.png", picture()), IMAGE) for number in range(WANTED_OF_PAGE_MIN)]
-    memory = Memory()
-    first = inspect_many(wanted, MediaOptions(), memory)
+    cache = MemoryCache()
+    first = inspect_many(wanted, MediaOptions(), cache)
     monkeypatch.setattr("arkbeam.media.inspection.list_versions", refuse)
     monkeypatch.setattr("arkbeam.media.inspection.inspect", refuse)
-    assert inspect_many(wanted, MediaOptions(), memory) == first
+    assert inspect_many(wanted, MediaOptions(), cache) == first
 
 
 def test_the_newest_entry_of_a_key_counts() -> None:
@@ -226,7 +226,7 @@ def test_the_newest_entry_of_a_key_counts() -> None:
     old, new = MediaInfo("v1", "image/png", (20, 20), 1), MediaInfo("v2", "image/png", (30, 20), 2)
     tables = [media_table({keys[0]: ("v2", new)}), media_table({keys[0]: ("v1", old), keys[1]: ("v1", old)})]
     for table in (merge(tables), merge([merge(tables), tables[1]])):
-        assert KnownMedia(table).find(keys) == [("v2", new), ("v1", old), None]
+        assert CachedMedia(table).find(keys) == [("v2", new), ("v1", old), None]
 
 
 @pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.VIDEO])

@@ -82,8 +82,8 @@ def test_what_is_not_used_is_given_back(make_redis: Callable[..., Any]) -> None:
     redis = make_redis()
     first = Sender(redis.url, 60, 10**9)
     asyncio.run(first.live(5.0, requests_max=1))
-    booked = float(asyncio.run(_hash(redis.url))["requests_s"])
-    assert booked - time.time() <= 1.01
+    paid_until_s = float(asyncio.run(_hash(redis.url))["requests_s"])
+    assert paid_until_s - time.time() <= 1.01
     in_debt = Sender(redis.url, 10**6, 60_000, tokens=100.0)
 
     async def overspend() -> None:

@@ -12,7 +12,7 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Failure, Usage
 from arkbeam.store import journal as journal_module
 from arkbeam.store.events import Event, EventKind, write_events
-from arkbeam.store.journal import Journal, book_lost_attempts, open_journal, read_journal
+from arkbeam.store.journal import Journal, open_journal, read_journal, record_lost_attempts
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, new_run_name, output_key
 from arkbeam.store.segments import Attempt, Bought, read_columns, segment_table, write_segment
 from hypothesis import HealthCheck, given, settings
@@ -151,7 +151,7 @@ def _send(store: Path, run: str, *names: str, unpaid: tuple[str, ...] = ()) -> N
     journal.close(keep=True)
 
 
-def _booked(store: Path, run: str) -> list[str]:
+def _recorded(store: Path, run: str) -> list[str]:
     uris = list_parquet(events_folder(str(store), run))
     return sorted(name for uri in uris for name in read_columns(uri, ["client_request_id"])[0].to_pylist())
 
@@ -163,35 +163,35 @@ OTHER = new_run_name("/outputs/theirs", 0, "00000000")
 def test_what_a_dead_run_lost_is_booked_once(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
 ) -> None:
-    """Attempts that are in neither segments nor events are booked as paid; repeating it changes nothing."""
-    _send(tmp_path, RUN, "stored", "booked", "lost", "refused", unpaid=("refused",))
+    """Attempts that are in neither segments nor events are recorded as paid; repeating it changes nothing."""
+    _send(tmp_path, RUN, "stored", "recorded", "lost", "refused", unpaid=("refused",))
     write_segment(str(tmp_path), RUN, 1, segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS))
-    known = Event(EventKind.UNUSABLE, Attempt(bytes(16), "booked", 1, 0.0), Failure("nan", "x"))
+    known = Event(EventKind.UNUSABLE, Attempt(bytes(16), "recorded", 1, 0.0), Failure("nan", "x"))
     write_events(str(tmp_path), RUN, 2, [known])
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 1
-    assert _booked(tmp_path, RUN) == ["booked", "lost"]
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 1
+    assert _recorded(tmp_path, RUN) == ["lost", "recorded"]
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
     assert not Path(journals_folder(str(tmp_path), RUN)).exists()
 
 
 def test_booking_that_was_killed_is_repeated_without_double_entries(tmp_path: Path, segments: Iterator[int]) -> None:
-    """A journal that still exists after its attempts were booked adds nothing."""
+    """A journal that still exists after its attempts were recorded adds nothing."""
     _send(tmp_path, RUN, "lost-1", "lost-2")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "journals", copy)
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 2
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 2
     shutil.copytree(copy, tmp_path / "journals", dirs_exist_ok=True)
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
-    assert _booked(tmp_path, RUN) == ["lost-1", "lost-2"]
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
+    assert _recorded(tmp_path, RUN) == ["lost-1", "lost-2"]
 
 
 def test_runs_of_other_outputs_may_be_alive(tmp_path: Path, segments: Iterator[int]) -> None:
     """Their journals are neither read nor removed."""
     assert output_key(OUTPUT) != output_key("/outputs/theirs")
     _send(tmp_path, OTHER, "in-flight")
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
     assert Path(journals_folder(str(tmp_path), OTHER)).exists()
-    assert _booked(tmp_path, OTHER) == []
+    assert _recorded(tmp_path, OTHER) == []
 
 
 def test_several_processes_of_a_run_are_booked_together(tmp_path: Path, segments: Iterator[int]) -> None:
@@ -200,25 +200,25 @@ def test_several_processes_of_a_run_are_booked_together(tmp_path: Path, segments
     folder.mkdir(parents=True)
     (folder / "1.log").write_bytes(b"s a " + b"00" * 16 + b"\ns torn 0000")
     (folder / "2.log").write_bytes(b"s b " + b"11" * 16 + b"\n")
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 2
-    assert _booked(tmp_path, RUN) == ["a", "b"]
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 2
+    assert _recorded(tmp_path, RUN) == ["a", "b"]
 
 
 def test_a_damaged_segment_does_not_hinder_the_booking(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
 ) -> None:
-    """Its attempts are booked as lost; otherwise no run of this output could ever start again."""
+    """Its attempts are recorded as lost; otherwise no run of this output could ever start again."""
     _send(tmp_path, RUN, "stored")
     table = segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS)
     Path(write_segment(str(tmp_path), RUN, 1, table)).write_bytes(b"PAR1 cut short")
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 1
-    assert _booked(tmp_path, RUN) == ["stored"]
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 1
+    assert _recorded(tmp_path, RUN) == ["stored"]
 
 
 def test_a_segment_that_cannot_be_reached_stops_the_booking(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the storage fails, nothing is known about the segment: nothing is booked, and the journal stays."""
+    """If the storage fails, nothing is known about the segment: nothing is recorded, and the journal stays."""
     _send(tmp_path, RUN, "stored")
     table = segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS)
     write_segment(str(tmp_path), RUN, 1, table)
@@ -229,6 +229,6 @@ def test_a_segment_that_cannot_be_reached_stops_the_booking(
     with monkeypatch.context() as patched:
         patched.setattr(journal_module, "read_columns", fail)
         with pytest.raises(StoreError):
-            book_lost_attempts(str(tmp_path), OUTPUT, segments)
-    assert book_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
-    assert _booked(tmp_path, RUN) == []
+            record_lost_attempts(str(tmp_path), OUTPUT, segments)
+    assert record_lost_attempts(str(tmp_path), OUTPUT, segments) == 0
+    assert _recorded(tmp_path, RUN) == []

@@ -32,7 +32,7 @@ from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.plan import PlanTotals, count_buckets
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output
-from arkbeam.store.journal import book_lost_attempts
+from arkbeam.store.journal import record_lost_attempts
 from arkbeam.store.layout import (
     events_folder,
     multi_folder,
@@ -160,7 +160,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             close_engine(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
-        _book_lost(spec)
+        _record_lost(spec)
         return note
 
 
@@ -174,12 +174,12 @@ def _telling_workers(spec: RunSpec) -> Iterator[None]:
         yield
 
 
-def _book_lost(spec: RunSpec) -> int:
+def _record_lost(spec: RunSpec) -> int:
     """Record attempts of this output's runs whose replies were lost with their process; return their number.
 
     This run holds the claim on the output, so all processes of its other runs have ended.
     """
-    return book_lost_attempts(spec.store.uri, spec.run.output_uri, segment_ids())
+    return record_lost_attempts(spec.store.uri, spec.run.output_uri, segment_ids())
 
 
 def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
@@ -202,7 +202,7 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
 
 def _clear_dead_runs(spec: RunSpec) -> None:
     """Record lost attempts of earlier runs of this output, then remove the files that those runs left behind."""
-    lost = _book_lost(spec)
+    lost = _record_lost(spec)
     if lost:
         _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
     _remove_marks(spec)

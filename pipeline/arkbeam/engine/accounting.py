@@ -24,7 +24,7 @@ _GATEWAY_GAVE_UP = frozenset({408, 502, 504})
 
 
 def may_be_billed(tracked: Tracked, error: ApiError) -> bool:
-    """True if a try without a usable answer may be billed: it was sent, and the service itself did not answer with an error."""
+    """True if a failed try is lost: it was sent, and no answer of the service itself says that it is not billed."""
     return tracked.is_sent and not error.paid and (error.status is None or error.status in _GATEWAY_GAVE_UP)
 
 
@@ -72,10 +72,13 @@ class Accounting:
         for counts in self._both(tracked):
             counts.bought += 1
 
-    def record_rejected_reply(
+    def record_mismatch(
         self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float
     ) -> None:
-        """Record a reply that this run must not use. It was billed; the vector of another model is stored for later runs."""
+        """Record a reply that this run must not use, since it comes from an unexpected model or service. It was billed.
+
+        The vector of another model is stored for later runs.
+        """
         reply = bought.reply
         self._settle_reply(tracked, bought, estimate, now_s)
         if failure.code == MODEL_CHANGED:
@@ -98,7 +101,7 @@ class Accounting:
         if error.paid:
             self._record_unusable(tracked, attempt, error, estimate, now_s)
         elif error.lost:
-            # Its tokens may be used, so the pacer keeps the estimate.
+            # The service may have counted its tokens, so the pacer keeps the estimate.
             self.record_lost(attempt, Failure(error.code, error.message))
         else:
             self.recorder.note_unpaid(attempt.client_request_id)
@@ -114,7 +117,7 @@ class Accounting:
             self.record_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
 
     def record_lost(self, attempt: Attempt, failure: Failure) -> None:
-        """Record a request that was sent and not answered. It counts as paid, since it may be billed."""
+        """Record a lost request: it was sent and not answered. It counts as paid, since it may be billed."""
         self.recorder.add_event(Event(EventKind.LOST, attempt, failure))
 
     def record_failure(self, tracked: Tracked, error: ApiError) -> None:
@@ -141,14 +144,17 @@ class Accounting:
             self._settle_budget(self.budget_gate, tracked, self.budget_gate.prices.of_usage(usage, tracked.item.bound))
 
     def settle_budget_of_error(self, tracked: Tracked, error: ApiError) -> None:
-        """Replace the reservation of a failed request: by its bound if it may be billed, by nothing if it was not."""
+        """Replace the reservation of a failed request by its cost.
+
+        The cost is the price of its usage if it is billed, its bound if it is lost, and otherwise 0.
+        """
         if error.paid:
             self.settle_budget(tracked, error.usage or Usage())
         elif self.budget_gate is not None:
             self._settle_budget(self.budget_gate, tracked, tracked.item.bound if error.lost else NO_COST)
 
     def take_record(self) -> tuple[Minutes, dict[Modality, Ratios]]:
-        """Return the counts by minute and the ratios of estimates since the last call."""
+        """Return the counts by minute and the ratios of counted to estimated tokens since the last call."""
         record = (self.minutes, self.ratios)
         self.minutes, self.ratios = Minutes(self.minutes.start_s), {}
         return record

@@ -1,4 +1,4 @@
-"""Admission: the oldest item waits here until the pacer, the shared quota and the budget allow it; the others wait behind it."""
+"""Admission: a queue in which the oldest item waits until the pacer, the shared quota and the budget allow it."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ class Admitted:
 
 @dataclass(slots=True)
 class Admission:
-    """The queue of items to send. Used only by the engine's thread. Items to be sent again go first, since they are the oldest."""
+    """The queue of items to send, used only by the engine's thread. Items to be sent again are first: they are the oldest."""
 
     pacer: Pacer
     estimate: Callable[[Tracked], float]
@@ -64,7 +64,7 @@ class Admission:
     async def take(self) -> Admitted:
         """Wait until an item may be sent, count it as sent, and return it. Callers are served one at a time.
 
-        Raises: StoreError when a larger share of the budget cannot be drawn.
+        Raise StoreError if a larger share of the budget can't be drawn.
         """
         async with self._turn:
             while True:
@@ -83,7 +83,7 @@ class Admission:
                 await self._nap(wait_s)
 
     async def _reserve(self, tracked: Tracked) -> bool:
-        """Reserve the most that a request can cost. False if that took a while, or if the budget is reached."""
+        """Reserve the most that a request can cost. Return False if the call had to wait, or if the budget is reached."""
         if self.budget_gate is None or self.budget_gate.budget.reserve(tracked.item.bound):
             return True
         if (
@@ -95,7 +95,7 @@ class Admission:
         return False
 
     def _wait_s(self, tokens: float, now_s: float) -> float:
-        """Return the seconds to wait. The shared quota is asked last, since its permits should be used at once."""
+        """Return the seconds to wait. The shared quota is checked last, since its permits should be used at once."""
         self.sharing.refresh(now_s)
         wait_s = self.pacer.wait_s(now_s, tokens)
         return wait_s if wait_s > 0 else self.sharing.wait_s(tokens, now_s)

@@ -53,7 +53,7 @@ class EngineOptions:
 
 
 class Engine:
-    """See the module. Public methods may be called from any thread.
+    """The engine that the module describes. Public methods may be called from any thread.
 
     `make_client` and `make_pacer` (called with the time of the monotonic clock) are called in the constructor.
     """
@@ -108,7 +108,7 @@ class Engine:
 
     @contextmanager
     def lane(self) -> Iterator[None]:
-        """Use the quota for the length of the block."""
+        """Take part in the quota while a lane runs: for the length of the block."""
         self._call(self._sharing.join)
         try:
             yield
@@ -138,7 +138,7 @@ class Engine:
         return self._room.enter(1, size) if wait else self._room.try_enter(size)
 
     def fill(self, item: Item, size: int) -> Item:
-        """Mark an item as one whose room of `size` bytes was taken by `reserve`, and release the bytes it does not need."""
+        """Mark an item whose room of `size` bytes was taken by `reserve`, and release the bytes that it does not need."""
         item.reserved = True
         self._room.shrink(size - len(item.body))
         return item
@@ -262,7 +262,7 @@ class Engine:
             await self._flusher.wait_for_room()
 
     async def _send(self, admitted: Admitted) -> None:
-        """Send a request once. Raises: ApiError, as the client does."""
+        """Send a request once. Raise ApiError if it fails, as the client does."""
         tracked, estimate, sent_s = admitted.tracked, admitted.estimate, admitted.sent_s
         item, accounting = tracked.item, self._accounting
         item.first_sent_s = item.first_sent_s or sent_s
@@ -311,10 +311,10 @@ class Engine:
             self._begin_stop(Stop(StopKind.BUDGET, "budget_reached", self._budget_gate.describe(tracked.item.bound)))
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
-        """Record a result. A reply that must not be mixed with the others is recorded as well, but stops the run."""
+        """Record a result. A reply from an unexpected model or service is recorded too, and stops the run."""
         fault = self._reply_check.find_fault(bought.reply)
         if fault is not None:
-            self._accounting.record_rejected_reply(tracked, bought, fault, estimate, now_s)
+            self._accounting.record_mismatch(tracked, bought, fault, estimate, now_s)
             self._drop([tracked])
             self._begin_stop(Stop(StopKind.SERVICE, fault.code, fault.message))
             return
@@ -323,7 +323,7 @@ class Engine:
         self._flusher.note_result()
 
     def _settle_error(self, tracked: Tracked, error: ApiError) -> None:
-        """Handle an item whose try failed: send it again, record a failure, or stop the run."""
+        """Handle an item whose try failed: send it again later, record a failure, or stop the run."""
         item = tracked.item
         if error.action is Action.STOP:
             self._drop([tracked])
@@ -388,7 +388,7 @@ class Engine:
         return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
 
     def _take_leftovers(self) -> Callable[[], None]:
-        """Take back the unused share of the budget after the last lane; return a function that writes it to the store."""
+        """Take the unused share of the budget after the last lane; return a function that gives it back in the store."""
         if self._budget_gate is None or self._sinks:
             return lambda: None
         return self._budget_gate.give_back()

@@ -47,7 +47,7 @@ class Room:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def enter(self, items: int, size: int) -> bool:
-        """Wait until there is room; return False if the engine stops. A batch above the bound is let in when the engine is empty."""
+        """Wait until there is room; return False if the engine stops. A batch above the bound enters when there are no items."""
         with self._changed:
             self._changed.wait_for(lambda: self.stopped or self._fits(items, size))
             if self.stopped:
@@ -76,9 +76,8 @@ class Room:
         with self._changed:
             self.items -= 1
             self.bytes -= size
-            if (
-                self.items <= ITEMS_MAX // 2
-            ):  # not for every item: waking the thread of a lane costs more than a request
+            # Not for every item: waking the thread of a lane costs more than a request.
+            if self.items <= ITEMS_MAX // 2:
                 self._changed.notify()
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""What the engine returns: refs and refusals as tables, counts, and why a run stopped. A stop is data, not an exception."""
+"""What the engine returns: where the vectors are (INDEX tables), failed items (REFUSED tables), counts, and stops.
+
+A stop says why a run ends early. It is data, not an exception.
+"""
 
 import threading
 from collections import deque
@@ -37,7 +40,8 @@ class Counts:
     """What was done so far. `expected`, `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
 
     `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were sent
-    and not answered. `tries_max` and `elapsed_s_max` (from the first try to the end) are the highest of any item.
+    and not answered (they may be billed). `tries_max` and `elapsed_s_max` (from the first try to the end) are the highest
+    of any item.
     `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its bound.
     """
 
@@ -95,7 +99,7 @@ class LaneReport:
 
 @dataclass(slots=True, eq=False)
 class Sink:
-    """The results of one lane: the engine's thread delivers them, the thread of the lane collects them."""
+    """The results of one lane. The engine's thread delivers them, and the thread of the lane collects them."""
 
     counts: Counts = field(default_factory=Counts)
     open_items: int = 0
@@ -128,15 +132,15 @@ class Sink:
             self._close(count)
 
     def fail(self, fault: ArkbeamError) -> None:
-        """Note the error that keeps results from being stored; `collect` raises it."""
+        """Note an error that prevents results from being stored; `collect` raises it."""
         with self._changed:
             self._fault = fault
             self._changed.notify_all()
 
     def collect(self) -> tuple[list[pa.Table], pa.Table]:
-        """Return what was delivered since the last call: INDEX tables, and a REFUSED table.
+        """Return what was delivered since the last call: INDEX tables, and a REFUSED table of the failed items.
 
-        Raises: the error that keeps results from being stored.
+        Raise the error that was noted by `fail`, if there is one.
         """
         with self._changed:
             if self._fault is not None:

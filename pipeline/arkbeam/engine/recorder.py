@@ -1,4 +1,7 @@
-"""The open buffer of a process: results of all its lanes until they are written as a segment, the journal, and the flushes."""
+"""The open buffer of a process, its journal, and the flushes, which write the buffer to the store.
+
+The buffer holds the results of all lanes of the process until they are written as a segment.
+"""
 
 import asyncio
 import math
@@ -22,7 +25,7 @@ MULTI_BYTES_MAX = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StoreTarget:
-    """Where a process writes: the store, the run, the length of the vectors, and whether there are per-token vectors (`multi`)."""
+    """Where and what a process writes. `multi`: also per-token vectors."""
 
     store_uri: str
     run: str
@@ -40,9 +43,9 @@ class Batch:
     events: Sequence[Event]
 
     def write(self) -> None:
-        """Write the segment, then deliver to each lane where its vectors are.
+        """Write the events and the segment, then deliver the INDEX rows of its results to each lane.
 
-        Raises: StoreError when the store cannot be written; nothing is delivered then.
+        Raise StoreError if the store can't be written; nothing is delivered then.
         """
         faults.hit("store.flush")
         if self.events:
@@ -90,13 +93,13 @@ class Recorder:
         return now_s - self._oldest_s
 
     def note_sent(self, client_request_id: str, fingerprint: bytes) -> None:
-        """Note in the journal a request that is about to be sent."""
+        """Record in the journal a request that is about to be sent."""
         self.journal.sent(client_request_id, fingerprint)
         self._open.add(client_request_id)
         faults.hit("embed.sending")
 
     def note_unpaid(self, client_request_id: str) -> None:
-        """Note in the journal a request that ended and is not billed."""
+        """Record in the journal a request that ended and is not billed."""
         self.journal.unpaid(client_request_id)
         self._open.discard(client_request_id)
 
@@ -141,8 +144,8 @@ class Recorder:
 class Flusher:
     """Decides when the open buffer is written: when it is full or old, or when no more results will come.
 
-    One write runs at a time, in a thread. `on_fault` is called with the error that keeps results from being stored. Used only by
-    the engine's thread, except `close`.
+    One write runs at a time, in a thread. `on_fault` is called with an error that prevents results from being stored. Only
+    the engine's thread uses a Flusher, except for `close`.
     """
 
     recorder: Recorder

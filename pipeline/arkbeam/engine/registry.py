@@ -1,7 +1,7 @@
 """The engines of this process, one for each run. Stages, signal handlers and the progress display find them here.
 
-The registry is a module-level object because a pipeline is pickled: an engine inside the pipeline would be a copy that no
-signal handler reaches.
+The engines are in a module-level variable because a pipeline is pickled: an engine inside the pipeline would be a copy,
+and no signal handler could reach it.
 """
 
 import threading
@@ -41,7 +41,8 @@ def telling_others(tell: Callable[[Stop], None]) -> Iterator[None]:
 
 def stop_engines(stop: Stop) -> bool:
     """Stop every engine of this process, and those of other processes; return False if there are none."""
-    engines = list(_engines.values())  # no lock: a signal handler may hold the thread that has it
+    # No lock: this may run in a signal handler that interrupted the holder of the lock.
+    engines = list(_engines.values())
     for engine in engines:
         engine.stop(stop)
     for tell in _others:

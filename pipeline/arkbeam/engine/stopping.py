@@ -45,10 +45,11 @@ class ReplyCheck:
 
 @dataclass(slots=True)
 class FirstRejections:
-    """Holds the first rejections of a run back, since the config may be at fault.
+    """Holds back the first rejections (permanent refusals) of a run, since the config may be wrong.
 
-    The rows are at fault, and their rejections are stored, as soon as a vector was bought or a second error code was seen. If
-    `rows_max` rows are rejected with one code before that, the config is likely wrong and `is_tripped` becomes True.
+    As soon as a vector was bought or a second error code was seen, the rows are at fault: the rejections are stored, and
+    `is_over` becomes True. If `rows_max` rows are rejected with one code before that, the config is likely wrong, and
+    `is_tripped` becomes True.
     """
 
     rows_max: int

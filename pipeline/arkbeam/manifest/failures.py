@@ -48,11 +48,10 @@ _MASKED = (
 
 
 def is_failure_table(found: pa.Schema) -> bool:
-    """True if a Parquet schema has the columns of a failure table, wherever the file lies."""
+    """True if a Parquet schema has the columns of a failure table. The folder of the file does not matter."""
     if sorted(found.names) != sorted(schema.FAILURES.names):
         return False
-    wanted = pa.types.is_integer
-    return all(wanted(found.field(n).type) if n == "row" else is_text(found.field(n).type) for n in found.names)
+    return all((pa.types.is_integer if name == "row" else is_text)(found.field(name).type) for name in found.names)
 
 
 def list_named_manifests(uri: str, options: ManifestOptions) -> list[str]:
@@ -146,7 +145,7 @@ class FailedRows:
         return low < high
 
     def pick(self, batch: RowBatch, first_row: int) -> None:
-        """Blank all rows of a batch except the unchanged named ones, and give those their published ids."""
+        """Blank all rows of a batch except the named ones that have not changed; give these their published ids."""
         low, high = self._between(first_row, first_row + len(batch.rows))
         ids: dict[int, str] = {}
         for index in range(low, high):
@@ -197,7 +196,7 @@ class FailedRows:
 
 
 def list_failed_rows(manifest: str, files: Sequence[str], options: ManifestOptions) -> FailedRows:
-    """Read which rows of a manifest the failure tables `files` name. In memory is a digest of each row, not its content."""
+    """Read which rows of a manifest the failure tables `files` name. Of each row a digest is kept, not its content."""
     rows: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     ids: list[str] = []
     digests: list[bytes] = []

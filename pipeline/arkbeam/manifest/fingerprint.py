@@ -1,4 +1,4 @@
-"""The identity of a request: two requests with the same fingerprint need only one purchase.
+"""The identity of a request: requests with the same fingerprint share one vector, which is bought once.
 
     fingerprint = BLAKE2b-128( "arkbeam" version  field field … )
     field       = tag (1 byte)  length (8 bytes, little endian)  bytes
@@ -82,7 +82,7 @@ class Fingerprinter:
         state = self._begin(request.instructions, request.sparse)
         for part, version, fit in zip(request.parts, versions, fits or (None,) * len(versions), strict=True):
             content = content_of(version)
-            if content is not None:  # the content alone identifies it: an empty name, which no part has
+            if content is not None:  # the hash of the content replaces the name; no part has an empty name
                 state.update(_field(_TAGS[part.modality], b"") + _field(_CONTENT, content))
             else:
                 value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)

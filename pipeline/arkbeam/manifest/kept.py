@@ -1,4 +1,4 @@
-"""Columns that are carried from the manifest to the output: one struct column, which ends with one type for all shards.
+"""Columns that are copied from the manifest to the output: one struct column, with one type for all shards in the end.
 
 Parquet columns have types of their own; types of JSON values are inferred per chunk. If the types of a column can't be
 unified, the column becomes text: strings stay as they are, other values become their JSON.
@@ -94,7 +94,7 @@ def unify_kept(kinds: Sequence[pa.StructType | pa.Schema]) -> pa.StructType:
         for index in range(len(kind) if isinstance(kind, pa.Schema) else kind.num_fields):
             column = kind.field(index)
             columns[column.name] = _unify(columns.get(column.name, pa.null()), column.type)
-    return pa.struct([pa.field(name, _name_nulls(kind)) for name, kind in columns.items()])
+    return pa.struct([pa.field(name, _replace_nulls(kind)) for name, kind in columns.items()])
 
 
 def _unify(left: pa.DataType, right: pa.DataType) -> pa.DataType:
@@ -112,16 +112,16 @@ def _unify(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     return _TEXT if _count_leaves(unified) > _LEAVES_MAX else unified
 
 
-def _name_nulls(kind: pa.DataType) -> pa.DataType:
+def _replace_nulls(kind: pa.DataType) -> pa.DataType:
     """Replace Arrow's null type by text, since few Parquet readers support it."""
     if pa.types.is_null(kind):
         return _TEXT
     if pa.types.is_struct(kind):
-        return pa.struct([child.with_type(_name_nulls(child.type)) for child in _children(kind)])
+        return pa.struct([child.with_type(_replace_nulls(child.type)) for child in _children(kind)])
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_name_nulls(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(_replace_nulls(kind.value_type)))
     if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_name_nulls(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(_replace_nulls(kind.value_type)))
     return kind
 
 

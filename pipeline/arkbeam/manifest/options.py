@@ -89,10 +89,10 @@ class ManifestOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """What the rows of a run are read for; the same for every row."""
+    """The settings of a run that requests and fingerprints depend on; the same for every row."""
 
     service: ServiceKind
     """Part of every fingerprint."""
     model: ModelSpec
-    """What is asked of the model where a row says nothing, and what a row may ask for."""
+    """The `model:` section, which holds for rows without their own settings, and what the model supports."""
     media: MediaOptions = field(default_factory=MediaOptions)

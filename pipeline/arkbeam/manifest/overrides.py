@@ -1,4 +1,4 @@
-"""Settings that a row may have of its own, beside its parts: instructions, sparse, and the sampling of its videos.
+"""The settings that a row may have in addition to its parts: instructions, sparse, and the sampling of its videos.
 
 They come from mapped columns or from fields of the row's body. Settings of the run (model, dimensions, encoding format,
 per-token vectors) may be repeated in a body, but not changed.

@@ -19,7 +19,7 @@ from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 
 # Types of dictionary values whose lengths Arrow can measure.
 _BYTES_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-# Also for very wide rows, since most of their columns may not be read.
+# The declared size of a row includes columns that are not read, so a batch of very wide rows has at least this many.
 _BATCH_ROWS_MIN = 16
 
 
@@ -41,7 +41,7 @@ def read_parquet(
         with manifest_errors(shard.manifest):
             file = open_parquet_manifest(shard.manifest, stream, options)
             present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
-            reader = _read_dictionaries(stream, file)
+            reader = _open_with_dictionaries(stream, file)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
             if not shard.failures and shard.end > len(groups):
                 raise ManifestError(f"manifest {redact(shard.manifest)} has changed while it was read: run again")
@@ -67,11 +67,11 @@ def read_parquet(
                     yield plain_rows
 
 
-def _read_dictionaries(stream: IO[bytes], file: pq.ParquetFile) -> pq.ParquetFile:
+def _open_with_dictionaries(stream: IO[bytes], file: pq.ParquetFile) -> pq.ParquetFile:
     """Open the file so that texts and bytes are read as dictionaries.
 
-    In a small file a million rows may refer to one long text. As a dictionary it is in memory once, until the size of the
-    rows is known.
+    In a small file a million rows may refer to one long text. In a dictionary this text is in memory once. It is copied to
+    the rows only after their size is known.
     """
     leaves = (file.schema.column(number) for number in range(len(file.schema)))
     paths = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
@@ -85,7 +85,7 @@ def _blank_batches(rows: int) -> Iterator[RowBatch]:
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """Return how many rows make about one batch, by the size that the row group declares. Larger batches are split later."""
+    """Return how many rows make about one batch, by the size that the row group declares. Too large batches are split later."""
     row_bytes = max(int(group.total_byte_size) // max(int(group.num_rows), 1), 1)
     return min(max(BATCH_BYTES_MAX // row_bytes, _BATCH_ROWS_MIN), BATCH_ROWS_MAX)
 
@@ -191,7 +191,7 @@ def _name_cells(names: list[str], cells: tuple[Any, ...]) -> RawRow:
 
 
 def _invalid_utf8(batch: pa.RecordBatch) -> set[int]:
-    """Return the rows with invalid UTF-8. Parquet does not check it, and converting it to Python strings would raise."""
+    """Return the rows with invalid UTF-8. Parquet does not check texts, and converting bad ones to Python would raise."""
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid:

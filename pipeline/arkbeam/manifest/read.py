@@ -1,4 +1,4 @@
-"""Read a shard into tables. Rows are parsed and checked only here; later stages rely on it."""
+"""Read a shard into tables. Rows are parsed and checked only here; later stages do not check them again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +26,13 @@ from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
 from arkbeam.manifest.storage import check_unchanged, open_manifest
-from arkbeam.media import MediaInfo, MediaMemory, inspect_many
+from arkbeam.media import MediaCache, MediaInfo, inspect_many
 
 _TEXT = Modality.TEXT
-_PASSED = MediaInfo()
+_NOTHING_FOUND = MediaInfo()  # for texts, which are not inspected
 
 Looks = Mapping[tuple[str, Modality], MediaInfo | Failure]
+"""What inspection found out about the media of a chunk, by URI and modality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +52,25 @@ class ShardChunk:
 
 
 def read_shard(
-    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None = None
+    shard: Shard, options: ManifestOptions, context: ReadContext, cache: MediaCache | None = None
 ) -> Iterator[ShardChunk]:
     """Yield a shard's rows in order, in chunks of at most 4,096 rows or about 8 MB.
 
     `row` counts from the first physical line or record of the shard; a CSV header is not counted. A row that can't be
-    read, or whose media can't be sent, is a row of `unreadable`. Media that `memory` knows are read again only if they have
+    read, or whose media can't be sent, is a row of `unreadable`. Media that are in `cache` are read only if they have
     changed. If failure tables name the shard's rows, only those rows are read. Raise ManifestError if the file as a whole
     can't be read, or if it has changed since it was cut into shards.
     """
     if shard.failures:
         yield from _read_failed_rows(
-            list_failed_rows(shard.manifest, shard.failures, options), shard, options, context, memory
+            list_failed_rows(shard.manifest, shard.failures, options), shard, options, context, cache
         )
     else:
-        yield from _read_chunks(shard, options, context, memory, None)
+        yield from _read_chunks(shard, options, context, cache, None)
 
 
 def _read_chunks(
-    shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None, failed: FailedRows | None
+    shard: Shard, options: ManifestOptions, context: ReadContext, cache: MediaCache | None, failed: FailedRows | None
 ) -> Iterator[ShardChunk]:
     model = context.model
     parser = RowParser(options, model, folder_of(shard.manifest))
@@ -81,7 +82,7 @@ def _read_chunks(
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row)
         chunk.parse(parser, options)
-        chunk.identify(fingerprinter, context, memory)
+        chunk.identify(fingerprinter, context, cache)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
@@ -91,13 +92,13 @@ def _read_chunks(
 
 
 def _read_failed_rows(
-    failed: FailedRows, shard: Shard, options: ManifestOptions, context: ReadContext, memory: MediaMemory | None
+    failed: FailedRows, shard: Shard, options: ManifestOptions, context: ReadContext, cache: MediaCache | None
 ) -> Iterator[ShardChunk]:
     """Read the rows that failure tables name, in one pass over their manifest; then yield those that can't be read again."""
     gone = is_masked(shard.manifest)
     if not gone:
         try:
-            yield from _read_chunks(shard, options, context, memory, failed)
+            yield from _read_chunks(shard, options, context, cache, failed)
         except ManifestError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -174,7 +175,7 @@ class _Chunk:
         self.unreadable_ids.append(row_id)
         self.failures.append(failure)
 
-    def identify(self, fingerprinter: Fingerprinter, context: ReadContext, memory: MediaMemory | None) -> None:
+    def identify(self, fingerprinter: Fingerprinter, context: ReadContext, cache: MediaCache | None) -> None:
         """Compute fingerprints, staged JSON and estimates; rows whose media can't be sent become unreadable."""
         wanted = {
             (part.value, part.modality): None
@@ -183,7 +184,7 @@ class _Chunk:
             for part in request.parts
             if part.modality is not _TEXT
         }
-        looks = inspect_many(wanted, context.media, memory) if wanted else {}
+        looks = inspect_many(wanted, context.media, cache) if wanted else {}
         known = {uri: look for (uri, _), look in looks.items() if isinstance(look, MediaInfo)}
         sizes = {uri: look.size_px for uri, look in known.items() if look.size_px}
         durations_s = {uri: look.duration_s for uri, look in known.items() if look.duration_s}
@@ -276,7 +277,7 @@ class _Chunk:
 
 
 def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:
-    """Refuse kept cells that are nested too deeply to be written: orjson allows 254 levels."""
+    """Return a failure if a kept cell is nested too deeply to be written (orjson allows 254 levels), else None."""
     for name in names:
         value = row.get(name)
         if type(value) in (dict, list):
@@ -291,8 +292,8 @@ def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:
 
 
 def _look_of(looks: Looks, value: str, modality: Modality) -> MediaInfo:
-    look = looks.get((value, modality), _PASSED)
-    return look if isinstance(look, MediaInfo) else _PASSED
+    look = looks.get((value, modality), _NOTHING_FOUND)
+    return look if isinstance(look, MediaInfo) else _NOTHING_FOUND
 
 
 def _bytes_as_sent(look: MediaInfo, image_bytes_max: int) -> int:
@@ -310,7 +311,7 @@ def _find_unsendable(request: Request, looks: Looks, body_bytes_max: int) -> Fai
     """Return why a row's media can't be sent: the first refused medium, or their total size; None if they can be sent."""
     length = 0
     for part in request.parts:
-        look = looks.get((part.value, part.modality), _PASSED)
+        look = looks.get((part.value, part.modality), _NOTHING_FOUND)
         if isinstance(look, Failure):
             return look
         length += look.wire_bytes or len(part.value)

@@ -1,4 +1,4 @@
-"""From the cells of a row to a request, or to the failure that says why there is none.
+"""Turn the cells of a row into a request, or into the failure that says why there is none.
 
 A row has one of three forms: cells in mapped columns; an `input` list as in the API's contract; or a `body` that holds a
 whole request, as in files for the vendor's batch service.
@@ -63,7 +63,7 @@ class RowParser:
         return frozenset(names | ({self._input} if self._input else set()) | ({"body"} if self._has_body else set()))
 
     def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
-        """Return a row's own id, or None, and its request, or the Failure that says why it has none.
+        """Return a row's own id (None if it has none), and its request or the Failure that says why it has none.
 
         Codes: `bad_id`, `no_input`, `bad_text` (not a string, or not UTF-8), `bad_part`, `bad_field`, `too_many_parts`,
         `bad_json`, `line_too_long`, `no_wording`, and those of `ark.models.find_misfit`.

@@ -42,7 +42,7 @@ class Manifest:
     bytes: int | None
     """Size of the file; None if the storage does not report it."""
     version: str = ""
-    """Identifies this state of the file: its etag, or size and modification time; empty if the storage reports neither."""
+    """Identifies this state of the file, as `storage.version_of` returns it; empty if unknown."""
     failures: tuple[str, ...] = ()
     """Failure tables that name rows of this manifest: only these rows are read. Empty: all rows are read."""
 
@@ -65,6 +65,7 @@ class Shard:
     version: str = ""
     """The manifest's version when it was cut; it must be the same when the shard is read."""
     failures: tuple[str, ...] = ()
+    """As in `Manifest`."""
 
 
 def list_manifests(options: ManifestOptions) -> list[Manifest]:
@@ -203,7 +204,7 @@ def _find(uri: str) -> dict[str, Mapping[str, Any]]:
         filesystem.invalidate_cache()
         if has_magic(path) and not filesystem.exists(path):
             entries = list(filesystem.glob(path, detail=True).values())
-            entries = [entry for entry in entries if entry["type"] != "directory" and not _is_mark(entry["name"])]
+            entries = [entry for entry in entries if entry["type"] != "directory" and not _is_hidden(entry["name"])]
             if not entries:
                 raise ManifestError(f"no file matches {redact(uri)} in manifest.uris")
         else:
@@ -215,7 +216,7 @@ def _find(uri: str) -> dict[str, Mapping[str, Any]]:
 
 def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
     """Return the files of a folder of failure tables. Raise ManifestError for any other folder."""
-    entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_mark(entry["name"])]
+    entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_hidden(entry["name"])]
     files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
     if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
         folder = redact(uri).rstrip("/")
@@ -223,7 +224,7 @@ def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
     return files
 
 
-def _is_mark(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.rpartition("/")[2].startswith(("_", "."))
 
 

@@ -27,7 +27,7 @@ class ByteSource(Protocol):
     """A source of bytes that is read once, from start to end."""
 
     def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes; empty at the end."""
+        """Return the next bytes, about `size` of them; empty at the end. A decompressor may return up to 32 MB."""
 
 
 @contextmanager
@@ -135,9 +135,9 @@ def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions)
     return file
 
 
-def _check_expansion(uri: str, expanded: int, packed: int, limits: ManifestOptions) -> None:
-    by_ratio = max(_EXPAND_FREELY_BYTES, limits.expand_ratio_max * packed)
-    if expanded > min(limits.expanded_bytes_max, by_ratio):
+def _check_expansion(uri: str, expanded: int, packed: int, options: ManifestOptions) -> None:
+    by_ratio = max(_EXPAND_FREELY_BYTES, options.expand_ratio_max * packed)
+    if expanded > min(options.expanded_bytes_max, by_ratio):
         raise ManifestError(
             f"manifest {redact(uri)} expands from {packed} to {expanded} bytes or more, which is above the limit:"
             " decompress it, or raise manifest.expanded_bytes_max and manifest.expand_ratio_max"
@@ -145,7 +145,7 @@ def _check_expansion(uri: str, expanded: int, packed: int, limits: ManifestOptio
 
 
 class _Source:
-    """A manifest's bytes. Reading raises ManifestError on errors and if they expand beyond the limits."""
+    """A manifest's bytes. `read` raises ManifestError if the storage fails or the bytes expand beyond the limits."""
 
     def __init__(self, uri: str, source: ByteSource, packed: IO[bytes] | None, options: ManifestOptions) -> None:
         self._uri = uri

@@ -4,7 +4,7 @@
 They do not raise for a medium that can't be used or read: they return a `Failure` for the rows that name it.
 """
 
-from arkbeam.media.cache import MediaMemory
+from arkbeam.media.cache import MediaCache
 from arkbeam.media.checks import MediaInfo
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
@@ -15,8 +15,8 @@ from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolu
 
 __all__ = [
     "Fit",
+    "MediaCache",
     "MediaInfo",
-    "MediaMemory",
     "MediaOptions",
     "content_of",
     "encoded_length",

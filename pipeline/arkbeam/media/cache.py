@@ -44,14 +44,14 @@ def key_of(uri: str, modality: Modality, rules: bytes) -> bytes:
     return blake2b(data, digest_size=KEY_BYTES, key=rules).digest()
 
 
-class MediaMemory(Protocol):
+class MediaCache(Protocol):
     """Stores entries from run to run."""
 
-    def known(self) -> "KnownMedia":
+    def load(self) -> "CachedMedia":
         """Return the entries of earlier runs."""
         ...
 
-    def learn(self, entries: Mapping[bytes, Entry]) -> None:
+    def add(self, entries: Mapping[bytes, Entry]) -> None:
         """Store new entries, by key."""
         ...
 
@@ -66,7 +66,7 @@ def media_table(entries: Mapping[bytes, Entry]) -> pa.Table:
     return pa.table(columns, schema=MEDIA)
 
 
-class KnownMedia:
+class CachedMedia:
     """A MEDIA table with lookup by key. If several entries have one key, the first is used."""
 
     def __init__(self, table: pa.Table) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from arkbeam.base.records import Failure, Modality
 from arkbeam.base.refusal import refuse
 from arkbeam.media.access import Access, check_passed, check_signed, find_access
-from arkbeam.media.cache import Entry, MediaMemory, key_of, rules_of
+from arkbeam.media.cache import Entry, MediaCache, key_of, rules_of
 from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
 from arkbeam.media.files import guard, read_head, read_range, read_version
 from arkbeam.media.identity import content_version, digest_of, storage_part
@@ -89,11 +89,11 @@ def _inspect_data_uri(uri: str, modality: Modality, options: MediaOptions) -> Me
 def inspect_many(
     wanted: Collection[Wanted],
     options: MediaOptions,
-    memory: MediaMemory | None = None,
+    cache: MediaCache | None = None,
 ) -> dict[Wanted, Look]:
     """Inspect many media, `options.threads` at the same time; URLs that are sent unchanged need no thread.
 
-    If `memory` has an entry for a medium, only the medium's version is read. New results are added to `memory`.
+    If `cache` has an entry for a medium, only the medium's version is read. New results are added to `cache`.
     """
     looks: dict[Wanted, Look] = {}
     stored: list[Wanted] = []
@@ -107,13 +107,13 @@ def inspect_many(
     rules = rules_of(options)
     keys = {one: key_of(*one, rules) for one in stored}
     with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
-        if memory is not None:
-            looks.update(_confirm(stored, memory.known().find(list(keys.values())), options, pool))
+        if cache is not None:
+            looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
         new = [one for one in stored if one not in looks]
         looks.update(zip(new, pool.map(lambda one: inspect(one[0], one[1], options), new), strict=True))
-    if memory is not None:
+    if cache is not None:
         found = ((keys[one], looks[one]) for one in new)
-        memory.learn(
+        cache.add(
             {
                 key: (storage_part(look.version), look)
                 for key, look in found

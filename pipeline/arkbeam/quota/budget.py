@@ -1,4 +1,4 @@
-"""The budget of a run: before it is sent, every request reserves its bound, the most that it can cost.
+"""The budget of a run. Every request reserves its bound (the most that it can cost) before it is sent.
 
 The reservation is later replaced by the actual cost, so the requests in flight never cost more than what is left. A request
 without a reply is charged its bound, since it may be billed. Several processes draw shares of one budget; a share counts as
@@ -19,23 +19,23 @@ _PCNY = 10**12
 
 @dataclass(frozen=True, slots=True)
 class BudgetOptions:
-    """The most that one run may use. The `budget:` section of the config."""
+    """The limits of what one run may use. The `budget:` section of the config."""
 
     tokens: int | None = None
     """Maximum tokens of one run, including retries and requests without a reply. The run stops with exit code 5 at the first
     request that does not fit."""
     cny: float | None = None
-    """Maximum cost of one run in CNY, at the prices in `model.prices`. If `tokens` is set too, both bounds apply."""
+    """Maximum cost of one run in CNY, at the prices in `model.prices`. If `tokens` is set too, both limits apply."""
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.tokens < 1:
-            raise ConfigError(f"budget.tokens is {self.tokens}; it must be at least 1, or absent for no bound")
+            raise ConfigError(f"budget.tokens is {self.tokens}; it must be at least 1, or absent for no limit")
         if self.cny is not None and not (math.isfinite(self.cny) and self.cny > 0):
-            raise ConfigError(f"budget.cny is {self.cny}; it must be above 0, or absent for no bound")
+            raise ConfigError(f"budget.cny is {self.cny}; it must be above 0, or absent for no limit")
 
     @property
     def is_set(self) -> bool:
-        """True if there is a bound."""
+        """True if there is a limit."""
         return self.tokens is not None or self.cny is not None
 
 
@@ -97,7 +97,7 @@ class Prices:
 
 
 def configured_budget(options: BudgetOptions) -> Cost:
-    """Return the configured budget. A missing bound is replaced by `UNLIMITED`, more than any run can use."""
+    """Return the configured budget. A missing limit is replaced by `UNLIMITED`, more than any run can use."""
     return Cost(
         UNLIMITED if options.tokens is None else options.tokens,
         UNLIMITED if options.cny is None else math.floor(round(options.cny * _PCNY, 3)),
@@ -105,7 +105,7 @@ def configured_budget(options: BudgetOptions) -> Cost:
 
 
 def share_used(used: Cost, options: BudgetOptions) -> float:
-    """Return the used share of a budget, that of the bound which is nearer."""
+    """Return the used share of a budget: of its two limits, the share of the one that is nearer to being reached."""
     by_tokens = used.tokens / options.tokens if options.tokens is not None else 0.0
     return max(by_tokens, used.cny / options.cny if options.cny is not None else 0.0)
 
@@ -144,12 +144,12 @@ class Budget:
         return True
 
     def settle(self, bound: Cost, actual: Cost) -> None:
-        """Replace a reservation by the actual cost: nothing for a refused request, the bound for one without a reply."""
+        """Replace a reservation by the actual cost: 0 for a refused request, the bound for a request without a reply."""
         self.reserved = self.reserved.minus(bound)
         self.used = self.used.plus(actual)
 
     def give_back(self) -> Cost:
-        """Remove what is neither used nor reserved from the grant, and return it."""
+        """Reduce `granted` by what is neither used nor reserved, and return that amount."""
         left = Cost(max(0, self.left.tokens), max(0, self.left.pcny))
         self.granted = self.granted.minus(left)
         return left
@@ -173,11 +173,10 @@ class BudgetGate:
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def make_room(self, bound: Cost) -> bool:
-        """Wait until a bound that did not fit may fit. Return False if the run stops, or if it will never fit.
+        """Wait until a bound that did not fit may fit. Return False if the run stops, or if the bound will never fit.
 
-        Call it directly after `budget.reserve` has failed, from one task at a time.
-
-        Raises: StoreError when a larger share cannot be drawn.
+        Call this directly after `budget.reserve` has failed, from one task at a time. Raise StoreError if a larger share
+        can't be drawn.
         """
         nothing_in_flight = self.budget.is_idle
         self._settled.clear()
@@ -200,7 +199,7 @@ class BudgetGate:
         self._settled.set()
 
     def describe(self, bound: Cost) -> str:
-        """Return a message: what is used, and which bound did not fit."""
+        """Return a message that says how much is used and which bound did not fit."""
         used = self.budget.used
         return (
             f"the budget is reached: {used.tokens:,} tokens ({used.cny:,.4f} CNY) are used in this process, and the "
@@ -208,7 +207,7 @@ class BudgetGate:
         )
 
     def give_back(self) -> Callable[[], None]:
-        """Take what is left of a shared budget from this process; return a blocking function that returns it to the store."""
+        """Take from this process what it has left of a shared budget; return a blocking function that gives it back."""
         give = self.give
         if give is None:
             return lambda: None
@@ -231,8 +230,8 @@ class BudgetGate:
 def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, lanes: int) -> Cost | None:
     """Return how much more a process may try to draw, or None if less than `need` is left.
 
-    It is at least `need`, otherwise a quarter of an equal part of what is left: draws become smaller and smaller, so that
-    little is left unused in other processes when the budget ends.
+    The amount is a quarter of one lane's equal part of what is left, but at least `need`. So draws become smaller and
+    smaller, and little is left unused in other processes when the budget ends.
     """
     left = budget.minus(own)
     for other in others:
@@ -244,7 +243,7 @@ def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, lan
 
 
 def is_within_budget(budget: Cost, own: Cost, others: Iterable[Cost]) -> bool:
-    """True if a draw is valid: all draws, listed after the own one was written, add up to no more than the budget."""
+    """True if a draw is valid: all draws, listed after `own` was written, add up to no more than the budget."""
     total = own
     for other in others:
         total = total.plus(other)

@@ -2,7 +2,7 @@
 
 Each kind of refusal (requests, tokens, an overloaded service, requests in flight) has its own `Control`. A control counts the
 answers in spans of 10 s and decides once a span: slow down, undo a decrease that did not help, or recover. It never reacts to
-a single refusal: the pause after one is up to the `Pacer`.
+a single refusal; the pause after a refusal is made by the `Pacer`.
 """
 
 import math
@@ -15,7 +15,7 @@ MARGIN = 0.98  # share of what the service was seen to accept
 FACTOR_MIN = 0.01
 STEP = 0.02  # increase in one span, as a share of the configured limit, up to what the service is known to accept
 MINUTE_S = 60.0
-BOLD_REFUSALS = 3
+BOLD_REFUSALS = 3  # a bold control decides after so many
 CLEAN_SPANS = 3  # after so many spans without refusals, the factor from before the refusals is forgotten
 PAUSES_WRONG = 1e-4  # accepted probability that random refusals look like a limit
 
@@ -51,10 +51,10 @@ class Control:
     _refused: int = 0
     _dense: bool = False
     _taken: float | None = None
-    _calm: int = 0
-    _clean: int = 0
+    _calm: int = 0  # steps above `ceiling` since the last decrease
+    _clean: int = 0  # spans in a row with tolerable refusals
     _trial: _Trial | None = None
-    _before: tuple[float, float] | None = None
+    _before: tuple[float, float] | None = None  # `factor` and `ceiling` before the first of a series of decreases
 
     def note_answer(
         self, *, refused: bool, sent_s: float, now_s: float, taken: float | None = None, dense: bool = False
@@ -97,7 +97,7 @@ class Control:
         share = self._refused / self._answers
         trial, self._trial = self._trial, None
         if trial is not None:
-            if not self._dense and share > self._expect(trial):
+            if not self._dense and share > self._share_if_random(trial):
                 self._undo(share)
                 return
             self.is_limited = True
@@ -116,8 +116,11 @@ class Control:
             self.factor, self.ceiling = self._before
         self.noise, self.is_limited = share, False
 
-    def _expect(self, trial: _Trial) -> float:
-        """Return the share of refusals that separates random ones (their share stays) from a limit (their share falls)."""
+    def _share_if_random(self, trial: _Trial) -> float:
+        """Return the share of refusals above which they are random.
+
+        After a decrease, the share of random refusals stays the same; the share of refusals by a limit falls.
+        """
         if_limit = max(0.0, 1 - (1 - trial.share) * trial.factor / self.factor)
         return (trial.share + if_limit) / 2
 
@@ -152,8 +155,8 @@ class Control:
 class InFlight:
     """How many requests may be in flight: what the rate needs at the measured latency (Little's law), and a reserve.
 
-    `limit` starts low and grows by at most 1 with each answer, so it doubles in the time of one answer, without a burst.
-    `requests_max` bounds it.
+    `limit` starts low and grows by at most 1 with each answer, so it doubles with each round trip, without a burst. It is at
+    most `requests_max`.
     """
 
     requests_max: int

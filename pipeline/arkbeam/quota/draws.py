@@ -20,6 +20,7 @@ from arkbeam.store.layout import run_folder
 
 TRIES_MAX = 6
 PAUSE_S = 0.25
+UNSHARED_PARTS = 2**20  # used as the number of lanes after a failed try: draw no more than is needed
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class Draws:
     def draw(self, need: Cost) -> Cost | None:
         """Draw at least `need`; return what was drawn, or None if less than that is left.
 
-        Raises: StoreError when the files cannot be read or written.
+        Raise StoreError if the files can't be read or written.
         """
         with self._lock:
             for number in range(TRIES_MAX):
@@ -46,7 +47,7 @@ class Draws:
                 lanes = self.lanes if number == 0 else UNSHARED_PARTS
                 more = choose_draw(self.budget, self.own, self._read_others(), need, lanes)
                 if more is None:
-                    continue  # another process may be about to withdraw its draw
+                    continue  # another process may be about to undo its draw
                 self._write(self.own.plus(more))
                 if is_within_budget(self.budget, self.own.plus(more), self._read_others()):
                     self.own = self.own.plus(more)
@@ -55,7 +56,7 @@ class Draws:
             return None
 
     def give_back(self, amount: Cost) -> None:
-        """Return a part of what was drawn to the budget."""
+        """Give a part of what was drawn back to the budget."""
         with self._lock:
             self.own = self.own.minus(amount)
             self._write(self.own)
@@ -70,9 +71,6 @@ class Draws:
     def _read_others(self) -> list[Cost]:
         uris = [uri for uri in list_files(self._folder) if not uri.endswith((f"/{self.process}", ".tmp"))]
         return [_parse(uri, read_bytes(uri)) for uri in uris]
-
-
-UNSHARED_PARTS = 2**20  # after a refusal, draw only what is needed
 
 
 def _parse(uri: str, data: bytes) -> Cost:

@@ -67,9 +67,8 @@ class Membership:
         }
         self._others = sum(listed_s - seen.since_s < DROP_S for seen in self._seen.values())
         self._listed_s = listed_s
-        if (
-            self.name not in marks and listed_s >= self._joined_s
-        ):  # the own mark was removed: the others do not count this process
+        # If the own mark was removed, the others do not count this process: it must join again.
+        if self.name not in marks and listed_s >= self._joined_s:
             self._joined_s, self._written_s = math.inf, -math.inf
         self._note_able(now_s)
 

@@ -26,9 +26,9 @@ def new_mark_name(run: str, random_hex: str) -> str:
 
 
 def write_mark(folder: str, name: str, number: int, details: dict[str, str]) -> None:
-    """Write the `number`th file of a mark, and remove the file of two renewals ago. `details` are for people who look at it.
+    """Write the `number`th file of a mark, and remove the file of two renewals ago. Raise StoreError if that fails.
 
-    Raises: StoreError.
+    `details` are the content of the file, for people who look at it.
     """
     write_bytes(_uri(folder, name, number), orjson.dumps(details), durable=False)
     if number >= KEPT:
@@ -38,7 +38,7 @@ def write_mark(folder: str, name: str, number: int, details: dict[str, str]) -> 
 def list_marks(folder: str) -> dict[str, str]:
     """Return the token of each mark by its name. The token differs after each renewal. No listing cache is used.
 
-    Raises: StoreError.
+    Raise StoreError if the folder can't be listed.
     """
     newest: dict[str, int] = {}
     for uri in list_files(folder):
@@ -49,18 +49,16 @@ def list_marks(folder: str) -> dict[str, str]:
 
 
 def remove_mark(folder: str, name: str) -> None:
-    """Remove all files of a mark. Raises: StoreError."""
+    """Remove all files of a mark. Raise StoreError if that fails."""
     for uri in list_files(folder):
         if uri.rpartition("/")[2].rpartition(".")[0] == name:
             remove_file(uri)
 
 
 def remove_marks_of_output(folder: str, output_uri: str) -> None:
-    """Remove the marks of earlier runs of an output.
+    """Remove the marks of earlier runs of an output. Raise StoreError if that fails.
 
-    Call it only while holding the claim on the output: then every process of an earlier run has ended.
-
-    Raises: StoreError.
+    Call this only while holding the claim on the output: then every process of an earlier run has ended.
     """
     marker = f"-{output_key(output_uri)}-"
     for name in list_marks(folder):

@@ -115,7 +115,7 @@ class LimitsOptions:
     def count_failures_allowed(self, rows: int) -> int:
         """Return how many of `rows` rows may fail.
 
-        Raises: ConfigError when `failures_allowed` is neither a number nor a share.
+        Raise ConfigError if `failures_allowed` is neither a number nor a share.
         """
         allowed = self.failures_allowed
         try:
@@ -131,10 +131,7 @@ class LimitsOptions:
 
 
 def _check_redis(url: str | None, password_env: str | None) -> None:
-    """Check the URL of the Redis. No message repeats the URL, since it may hold a password.
-
-    Raises: ConfigError.
-    """
+    """Raise ConfigError if the URL of the Redis is not valid. No message repeats it, since it may hold a password."""
     if url is None:
         if password_env is not None:
             raise ConfigError("quota.redis_password_env needs quota.redis_url")

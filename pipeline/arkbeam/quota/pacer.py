@@ -109,7 +109,7 @@ class Pacer:
         self.use = self.use.plus(tokens=actual, now_s=now_s)
 
     def take_excess(self) -> float:
-        """Return what replies cost above their estimates since the last call."""
+        """Return the tokens that replies used above their estimates since the last call; negative if they used fewer."""
         excess, self.excess = self.excess, 0.0
         return excess
 
@@ -161,9 +161,10 @@ class Pacer:
         limit = self.requests if pressure is Pressure.RPM else self.tokens
         number = self.refusals_in_a_row - limit.control.patience + 1
         if number >= 1:
-            own_s = min(PAUSE_S_MAX, backoff_s(number))
-            told = retry_after_s is not None and retry_after_s >= RETRY_AFTER_S_MIN
-            self.pause(retry_after_s if told and retry_after_s is not None else own_s, now_s)
+            pause_s = min(PAUSE_S_MAX, backoff_s(number))
+            if retry_after_s is not None and retry_after_s >= RETRY_AFTER_S_MIN:
+                pause_s = retry_after_s
+            self.pause(pause_s, now_s)
             self._probing, self._probe_until_s = True, -math.inf
 
     def _learn(self, pressure: Pressure, sent_s: float, now_s: float) -> None:

@@ -1,15 +1,16 @@
 """Permits: the part of a quota in Redis that this process may use. How many to ask for, and when they become valid.
 
 A process asks for permits in blocks of about `BLOCK_S` seconds of the whole quota: one call then covers many requests, and no
-process holds much that others wait for. Permits that are not used in time expire, since later they would add to what other
-processes were granted since. What replies cost above or below their estimates is settled with the next block.
+process holds many permits that others wait for. Permits that are not used in time expire: used later, they would add to
+permits that other processes were granted in the meantime. What replies cost above or below their estimates is settled with
+the next block.
 """
 
 import math
 from dataclasses import dataclass
 
 BLOCK_S = 0.1
-LATE_S = 0.3
+LATE_S = 0.3  # permits expire so long after the end of their block
 _MEAN_WEIGHT = 0.05  # of one request in the running mean of tokens: it covers about the last 20
 
 

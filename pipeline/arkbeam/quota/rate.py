@@ -119,7 +119,7 @@ class RateLimit:
     taken: SlidingWindow = field(default_factory=SlidingWindow)
 
     def room_in_s(self, cost: float, now_s: float) -> float:
-        """Return the seconds until a cost fits into the last minute. A cost above half a minute waits until half of it is free."""
+        """Return the seconds until a cost fits into the last minute. A cost above half the limit needs room for half."""
         limit = self.per_minute * max(self.control.factor, self.control.ceiling)
         self.sent.forget(now_s)
         excess = self.sent.total + min(cost, limit / 2) - limit

@@ -24,7 +24,7 @@ from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.permits import PermitBlock, Permits
 
 SLACK_S = 0.1  # less than `quota.rate` allows a single process, since each process holds permits in addition
-TICK_S = 0.5  # how often Redis is told of new pauses while no permits are needed
+TICK_S = 0.5  # how often new pauses are written to Redis while no permits are needed
 RETRY_S = 0.5
 TIMEOUT_S = 2.0
 KEEP_S = 600  # Redis deletes the hash of an account so long after its debt is paid off
@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 def open_redis(url: str, password: str | None) -> Any:
     """Make a client that connects on first use, in the event loop that uses it.
 
-    Raises: ConfigError when the URL is malformed.
+    Raise ConfigError if the URL is malformed.
     """
     bounds = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "retry": Retry(NoBackoff(), 0)}
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.quota.options import LimitsOptions
 
-RETRY_AFTER_S_MIN = 0.5  # a shorter Retry-After is ignored: it would make a hot loop
+RETRY_AFTER_S_MIN = 0.5  # a shorter Retry-After is ignored: requests would be repeated too fast
 WAIT_S_FIRST = 1.0
 WAIT_S_MAX = 30.0
 

@@ -1,4 +1,7 @@
-"""How the engine uses a quota that it may share with other processes. All calls come from the engine's event loop."""
+"""How the engine uses a quota that it may share with other processes. All calls come from the engine's event loop.
+
+A lane is one of the parallel pieces of a run's work (`quota.lanes`). A process needs its share while it runs lanes.
+"""
 
 from collections.abc import Callable
 from typing import Protocol

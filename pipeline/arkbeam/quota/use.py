@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 ENTRIES_MAX = 1440
-"""A day of minutes. In longer runs an entry stands for two minutes, then four, and so on."""
+"""A day of minutes. In longer runs an entry covers two minutes, then four, and so on."""
 BINS_PER_DOUBLING = 32
 """Bins of the histogram of ratios: each is 2.2 % wide."""
 _BIN_MAX = 8 * BINS_PER_DOUBLING  # 1/256 … 256
@@ -14,7 +14,7 @@ _BIN_MAX = 8 * BINS_PER_DOUBLING  # 1/256 … 256
 
 @dataclass(frozen=True, slots=True)
 class FoundLimits:
-    """What the service was seen to allow a minute, None for a limit that is not lower than configured."""
+    """What the service was seen to allow a minute; None for a limit that is not lower than the configured one."""
 
     rpm: int | None = None
     tpm: int | None = None

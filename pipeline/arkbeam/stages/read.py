@@ -28,8 +28,8 @@ from arkbeam.store.run_files import PieceWriter, rows_folder, unreadable_folder
 from arkbeam.store.segments import INDEX_COLUMNS, is_damaged, read_index
 
 STORE_FILES_PER_GROUP = 256
-_notes: dict[str, StoredMediaCache] = {}
-_notes_lock = threading.Lock()
+_caches: dict[str, StoredMediaCache] = {}
+_caches_lock = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -60,10 +60,10 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have cut its pieces at other rows
     lines = over_context = 0
-    context, notes = ReadContext(spec.run.service, spec.model, spec.media), media_notes(spec)
+    context, cache = ReadContext(spec.run.service, spec.model, spec.media), get_media_cache(spec)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, context, notes):
+        for chunk in read_shard(shard, spec.manifest, context, cache):
             lines += chunk.rows
             over_context += chunk.over_context
             staged.write(chunk.staged)
@@ -72,20 +72,20 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
                 kept[chunk.staged.schema.field("kept").type] = None
             yield chunk.keys
-    notes.flush()
+    cache.flush()
     faults.hit("read.summary")
     yield ShardSummary(
         shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept), over_context
     )
 
 
-def media_notes(spec: RunSpec) -> StoredMediaCache:
-    """Return the store's media notes, which a process reads once a run and not once a shard."""
-    with _notes_lock:
-        if spec.run.name not in _notes:
-            _notes.clear()  # a process runs one run after the other
-            _notes[spec.run.name] = StoredMediaCache(spec.store.uri, segment_ids())
-        return _notes[spec.run.name]
+def get_media_cache(spec: RunSpec) -> StoredMediaCache:
+    """Return the media cache of the store. A process loads it once a run, not once a shard."""
+    with _caches_lock:
+        if spec.run.name not in _caches:
+            _caches.clear()  # a process runs one run after the other
+            _caches[spec.run.name] = StoredMediaCache(spec.store.uri, segment_ids())
+        return _caches[spec.run.name]
 
 
 @dataclass(frozen=True, slots=True)

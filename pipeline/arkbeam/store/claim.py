@@ -48,7 +48,7 @@ def claim_output(
 def check_claim(output_uri: str, run: str) -> None:
     """Check that a run still holds its output. Any process of the run may call it.
 
-    Raise OutputInUse if the run does not hold it, or can't know; StoreError if the mark can't be read.
+    Raise OutputInUse if the run does not hold it, or may have lost it; StoreError if the mark can't be read.
     """
     faults.hit("commit.check")
     if run in _lost:

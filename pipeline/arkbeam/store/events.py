@@ -16,13 +16,12 @@ REFUSED_COLUMNS = ("kind", *schema.REFUSED.names)
 
 
 class EventKind(StrEnum):
-    """Why an event was booked."""
+    """What happened to the attempt."""
 
     UNUSABLE = "unusable"  # a reply with status 200 but no usable vector: paid
     REFUSED = "refused"  # the service will never accept this request: not paid, and not sent again
-    LOST = (
-        "lost"  # sent, but the reply did not arrive, was lost with its process or damaged in the store: counted as paid
-    )
+    # Sent, but the reply did not arrive, was lost with its process, or was damaged in the store: counts as paid.
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Event:
 
     @property
     def paid(self) -> bool:
-        """True if the account is billed for it."""
+        """True if the account is billed for the attempt, or may be."""
         return self.kind is not EventKind.REFUSED
 
 

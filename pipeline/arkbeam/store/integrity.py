@@ -1,11 +1,12 @@
 """Check that files of the store are as they were written, and set damaged ones aside without losing their cost.
 
-The vectors of a damaged segment are bought again, but their first purchase must stay in the books: all attempts that can
-still be read from it are booked as events of kind `lost`, in the run that paid for them. A file from which nothing can be
-read is set aside under a name that ends in `.unreadable`; their number shows by how much `usage/` may be too low.
+The vectors of a damaged segment are bought again, but what they cost the first time must still count. So each attempt that
+can be read from the segment is recorded as an event of kind `lost`, in the run that paid for it. A file from which nothing
+can be read is set aside under a name that ends in `.unreadable`. The cost of these files is missing from `usage/`;
+`run.json` has their number.
 
-Each segment is verified once, not on every run. The records of verified segments hold 8 bytes per segment. A damaged or
-missing record only costs another verification.
+Read verifies each segment as a whole once, not on every run. The records of verified segments hold 8 bytes per segment. If
+a record is damaged or missing, its segments are verified again.
 """
 
 import logging
@@ -44,7 +45,7 @@ _log = logging.getLogger(__name__)
 def is_whole(store_uri: str, uri: str) -> bool:
     """True if a segment and its per-token vectors are byte for byte as they were written.
 
-    Raise StoreError if they can't be read from the storage, so that nothing is known about them.
+    Raise StoreError if the storage fails, since the files may then be undamaged.
     """
     return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
 
@@ -70,9 +71,10 @@ def note_verified(store_uri: str, name: str, ids: Iterable[int]) -> None:
 
 
 def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
-    """Call `read` for a segment that is needed. A damaged segment is set aside, since no run could publish otherwise.
+    """Return what `read` returns for a segment that is needed.
 
-    Raise StoreError if it can't be read; the message says where the file is now if it was set aside.
+    Raise StoreError if the segment can't be read. A damaged segment is set aside first, since otherwise no run could
+    publish; the message then says where the file is now.
     """
     try:
         return read()
@@ -86,8 +88,8 @@ def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) ->
 def set_aside(store_uri: str, uri: str) -> str:
     """Move a damaged segment to `damaged/`, so that its vectors are bought again; return its new URI.
 
-    The attempts that can be read from it are booked first. It is safe to repeat this after a kill in between. Raise
-    StoreError if the file can't be moved.
+    The attempts that can be read from it are recorded as lost first. If a kill interrupts this, it is safe to call it
+    again. Raise StoreError if the file can't be moved.
     """
     run, name = run_of(uri), uri.rpartition("/")[2]
     events = _salvage(read_bytes(uri))
@@ -95,8 +97,8 @@ def set_aside(store_uri: str, uri: str) -> str:
         name += UNREADABLE
         _log.warning("nothing can be read from %s: its cost is missing from usage/", uri)
     elif events:
-        booked = _booked(store_uri, run, apart_from=uri)
-        events = [event for event in events if event.attempt.client_request_id not in booked]
+        recorded = _recorded_ids(store_uri, run, apart_from=uri)
+        events = [event for event in events if event.attempt.client_request_id not in recorded]
         if events:
             write_events(store_uri, run, segment_id(uri), events)
     target = join(damaged_folder(store_uri, run), name)
@@ -110,8 +112,8 @@ def count_unreadable(store_uri: str, output_uri: str) -> int:
     return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE)) for run in runs)
 
 
-def _booked(store_uri: str, run: str, *, apart_from: str) -> set[str]:
-    """Return the client request ids in a run's events, which may have been booked from its journal."""
+def _recorded_ids(store_uri: str, run: str, *, apart_from: str) -> set[str]:
+    """Return the client request ids in a run's events: its journal may have been recorded before."""
     names: set[str] = set()
     for uri in list_parquet(events_folder(store_uri, run)):
         if uri != apart_from and not is_damaged(uri):
@@ -154,7 +156,7 @@ def _readable_columns(data: bytes) -> dict[str, list[Any]]:
 
 
 def _plausible(usage: Usage) -> Usage:
-    """Return the counts if they add up, else none: they are then estimated from the second purchase of the same request."""
+    """Return the counts if they add up, else no counts: `usage/` then estimates them from a later answer to the request."""
     counts = (usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens)
     if None in counts or min(counts) < 0 or usage.text_tokens + usage.image_tokens != usage.total_tokens:  # type: ignore[type-var, operator]
         return Usage()

@@ -1,9 +1,9 @@
 """The journal: the requests that were sent since the last flush, so that the bill is known even after a kill.
 
 One line is appended when a request is sent and one when its reply arrives, without buffering, so the lines survive the
-process. The journal holds no vectors. The next run of the same output books the attempts that a dead run's journal has and
-its segments do not. Objects can't be appended to, so only local stores have journals. In an object store, after a kill
-`usage/` lacks the requests that were in flight or not yet flushed.
+process. The journal holds no vectors. The next run of the same output records as lost the attempts that are in a dead run's
+journal but not in its segments or events. Files in object stores can't be appended to, so only local stores have journals.
+If a run on an object store is killed, the requests that were in flight or not yet flushed are missing from `usage/`.
 """
 
 import os
@@ -72,13 +72,13 @@ def open_journal(store_uri: str, run: str, process: str) -> Journal:
     return Journal(join(journals_folder(store_uri, run), f"{process}.log") if local else None)
 
 
-def book_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[int]) -> int:
-    """Book the attempts that dead runs of this output paid for but did not store; return their number.
+def record_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[int]) -> int:
+    """Record the attempts that dead runs of this output paid for but did not store; return their number.
 
-    Only the holder of the output may call this, because then all earlier runs of the output are dead. It is safe to repeat
-    after a kill: attempts that are already booked are recognised by their client request ids.
+    Only the holder of the output may call this, because then all earlier runs of the output are dead. If a kill interrupts
+    this, it is safe to call it again: attempts that are already recorded are recognised by their client request ids.
     """
-    booked = 0
+    recorded = 0
     for run in runs_of_output(journals_folder(store_uri), output_uri):
         lines = [line for uri in list_files(journals_folder(store_uri, run)) for line in read_bytes(uri).splitlines()]
         lost = list(read_journal(lines))
@@ -87,9 +87,9 @@ def book_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[in
             lost = [event for event in lost if event.attempt.client_request_id not in known]
         if lost:
             write_events(store_uri, run, next(new_segment), lost)
-            booked += len(lost)
+            recorded += len(lost)
         remove_folder(journals_folder(store_uri, run))
-    return booked
+    return recorded
 
 
 def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
@@ -110,10 +110,10 @@ def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
         except ValueError:  # a cut or garbled line, for example after a power cut, must not stop later runs
             continue
     for name, fingerprint in sent.items():
-        yield _lost(name, fingerprint, paid.get(name))
+        yield _lost_event(name, fingerprint, paid.get(name))
 
 
-def _lost(client_request_id: str, fingerprint: bytes, paid: list[Any] | None) -> Event:
+def _lost_event(client_request_id: str, fingerprint: bytes, paid: list[Any] | None) -> Event:
     request_id, model, created, tokens = paid or (None, None, None, [None] * 4)
     failure = Failure("lost", "the process ended before it could store the reply")
     attempt = Attempt(fingerprint, client_request_id, 1, 0.0)
@@ -127,7 +127,7 @@ def _known_client_ids(store_uri: str, run: str) -> set[str]:
 
 
 def _client_ids(uri: str) -> list[str]:
-    """Return the client request ids in a file; none if it is damaged, since it will be set aside before Plan."""
+    """Return the client request ids in a file; none if it is damaged, since Read will then set it aside."""
     try:
         table = read_columns(uri, ["client_request_id"])
     except StoreError:

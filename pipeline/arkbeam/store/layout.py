@@ -1,9 +1,9 @@
 """Paths in a store, and the names of runs and segments.
 
-    <store>/segments/<run>/<segment>-<hash>.parquet   vectors as they were bought: immutable, complete or absent
+    <store>/segments/<run>/<segment>-<hash>.parquet   bought vectors: immutable, complete or absent
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
-    <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a vector, and permanent refusals
-    <store>/journals/<run>/<process>.log              attempts that are not yet in one of the above (local stores only)
+    <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent refusals
+    <store>/journals/<run>/<process>.log              attempts that are not yet in a segment or event file (local stores only)
     <store>/verified/<name>.ids                       ids of segments that were read completely and found undamaged
     <store>/damaged/<run>/                            segments that were damaged
     <store>/models/<key>.json                         the model that a name or endpoint resolved to
@@ -31,11 +31,11 @@ SUFFIX = ".parquet"
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """The `store:` section of the config: where bought vectors are stored, and how often they are written."""
+    """The `store:` section of the config: where vectors are stored, and how often they are written."""
 
     uri: str
-    """Folder of all vectors that were ever bought: a path or a URI of any fsspec scheme. Keep it, and use one store for all
-    outputs: a vector in it is never bought again."""
+    """Folder of all vectors that were ever paid for: a path or a URI of any fsspec scheme. Keep it, and use one store for
+    all outputs: a vector in it is never paid for again."""
     flush_rows: int = 256
     """Most results that a process holds before it writes them; a kill loses at most these and the requests in flight."""
     flush_s: float = 10.0
@@ -86,7 +86,7 @@ def segment_id(uri: str) -> int:
 
 
 def hash_in_name(uri: str) -> str:
-    """Return the hash of the bytes that a file's name contains; empty if it contains none."""
+    """Return the hash that a file's name contains; empty if it contains none."""
     return uri.rpartition("/")[2].removesuffix(SUFFIX).partition("-")[2]
 
 
@@ -146,6 +146,6 @@ def list_parquet(folder: str) -> list[str]:
 
 
 def runs_of_output(folder: str, output_uri: str) -> list[str]:
-    """List the runs of an output that have a folder below `folder`, which is that of segments, events, journals or runs."""
+    """List the runs of an output that have a folder below `folder`, which has one folder per run (of all outputs)."""
     marker = f"-{output_key(output_uri)}-"
     return [run for run in list_folders(folder) if marker in run]

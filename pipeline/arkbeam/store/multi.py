@@ -38,7 +38,7 @@ def multi_table(bought: Sequence[Bought], dimensions: int) -> pa.Table:
 
 
 def write_multi(store_uri: str, run: str, segment: int, table: pa.Table) -> dict[bytes, bytes]:
-    """Write the per-token vectors of a segment. Call it before the segment is written, so that none is without them.
+    """Write the per-token vectors of a segment. Call this before the segment is written, so that no segment lacks them.
 
     Return the metadata that the segment must have: the hash of this file.
     """
@@ -60,7 +60,7 @@ def read_multi(store_uri: str, segment_uri: str) -> pa.Table:
 def is_multi_damaged(store_uri: str, segment_uri: str) -> bool:
     """True if the per-token vectors of an undamaged segment are damaged or missing.
 
-    Raise StoreError if they can't be read from the storage, so that nothing is known about them.
+    Raise StoreError if the storage fails, since they may then be undamaged.
     """
     metadata = read_metadata(segment_uri)
     if _HASH not in metadata:

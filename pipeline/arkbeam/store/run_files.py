@@ -2,8 +2,8 @@
 
     rows/<shard>/<ordinal>.parquet  staged rows, from this ordinal on
     unreadable/<shard>/<n>.parquet  rows that could not be read
-    buyers/<shard>.parquet          KEYS of the rows that are bought; one row group is one block
-    budget/<process>                what a process has taken from a shared budget (`quota.draws`)
+    buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block
+    budget/<process>                what a process has drawn from a shared budget (`quota.draws`)
     plan.json, stop.json, result.json
 
 A stage that runs again writes the same files again, so repeating it changes nothing.
@@ -36,7 +36,7 @@ def unreadable_folder(store_uri: str, run: str, shard: int) -> str:
 
 
 def buyers_uri(store_uri: str, run: str, shard: int) -> str:
-    """Return the URI of the keys of a shard's rows that are bought."""
+    """Return the URI of a shard's buyers: the KEYS of those rows whose requests are sent."""
     return join(run_folder(store_uri, run), "buyers", f"{shard:06d}{SUFFIX}")
 
 

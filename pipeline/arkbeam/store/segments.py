@@ -24,7 +24,10 @@ INDEX_COLUMNS = ("fingerprint", "model")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request as it is booked: its ids, the number of attempts, and the latency of the last one."""
+    """One sending of a request. `attempts` counts how often the request was sent so far, this time included.
+
+    An attempt that is recovered from a journal or a damaged file has 1 attempt and a latency of 0: neither is known.
+    """
 
     fingerprint: bytes
     client_request_id: str
@@ -121,7 +124,8 @@ def read_whole(uri: str) -> bytes:
 def is_damaged(uri: str, columns: Sequence[str] = ()) -> bool:
     """True if a file is damaged: its bytes do not have the hash in its name.
 
-    A file without a hash in its name is damaged if `columns` can't be read from it. Raise StoreError if the bytes can't be read from the storage, so that nothing is known about them.
+    A file without a hash in its name is damaged if `columns` can't be read from it. Raise StoreError if the storage fails,
+    since the file may then be undamaged.
     """
     data = read_bytes(uri)
     wanted = hash_in_name(uri)
