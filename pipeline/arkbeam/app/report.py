@@ -45,7 +45,7 @@ def summary_table(result: dict[str, Any]) -> Table:
     rows = [
         ("rows", f"{result['rows']:,}"),
         ("published", f"{result['published']:,}"),
-        ("failed", f"{result['failed']:,}{'; reasons are in failures/' if result['failed'] else ''}"),
+        ("failed", f"{result['failed']:,}"),
         ("owned", f"{result['owned']:,} rows had their vector in the store"),
         ("duplicates", f"{result['duplicates']:,} rows share the request of an earlier row"),
         (
