@@ -23,7 +23,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
     """Return a table of a plan: rows, requests, tokens, cost and time."""
     rows = [
         ("rows", f"{totals.rows + totals.unreadable:,}"),
-        ("unreadable", f"{totals.unreadable:,}"),
+        ("unreadable", f"{totals.unreadable:,} rows have no valid input"),
         ("distinct", f"{totals.distinct:,}"),
         ("owned", f"{totals.owned:,} rows have their vector in the store"),
         ("rejected before", f"{totals.refused:,} rows"),
