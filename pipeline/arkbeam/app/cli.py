@@ -38,7 +38,7 @@ EXIT_CODES = """Exit codes:
 1: an internal error or a storage error;
 2: an error in the command line, the config or a manifest;
 3: more rows failed than limits.failures_allowed;
-4: the service refused to continue (overdue account, exhausted quota, wrong key, …);
+4: the service refused to continue (overdue account, exhausted quota, wrong key, …), or rejected all of the first rows;
 5: the budget was used up;
 6: another run is writing the output;
 130: interrupted by Ctrl-C or SIGTERM.
