@@ -1,1 +1,1 @@
-"""What people use: the command line, the config, the job, reports and progress."""
+"""The program around the pipeline: command line, config, job, reports and progress."""

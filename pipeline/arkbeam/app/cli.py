@@ -38,7 +38,7 @@ EXIT_CODES = """Exit codes:
 1: an internal error or a storage error;
 2: an error in the command line, the config or a manifest;
 3: more rows failed than limits.failures_allowed;
-4: the service refused to continue (overdue account, exhausted quota, wrong key, …);
+4: the service refused to continue (overdue account, exhausted quota, wrong key, …), or rejected all of the first rows;
 5: the budget was used up;
 6: another run is writing the output;
 130: interrupted by Ctrl-C or SIGTERM.
@@ -46,7 +46,7 @@ EXIT_CODES = """Exit codes:
 If several apply, the first of 130, 4, 5, 3 is returned."""
 
 ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="The config, a YAML file. The README lists its keys.")
+    str, typer.Argument(metavar="CONFIG", help="The config, a YAML file. configs/README.md lists its keys.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -54,9 +54,7 @@ Settings = Annotated[
 ]
 BeamOptions = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[-- BEAM OPTIONS]", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."
-    ),
+    typer.Argument(metavar="-- BEAM OPTIONS", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."),
 ]
 
 
@@ -87,9 +85,7 @@ def run(
     settings: Settings = None,
     retry_failed: Annotated[
         bool,
-        typer.Option(
-            "--retry-failed", help="Send requests again that the service refused permanently in an earlier run."
-        ),
+        typer.Option("--retry-failed", help="Send rows again that the service rejected for good in an earlier run."),
     ] = False,
     publish_partial: Annotated[
         bool,
@@ -124,11 +120,11 @@ def run(
         job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
         _print_notes(job.notes)
         with show_progress(job.spec, err):
-            note = run_job(job, beam_options or [], accept_model_change=accept_model_change)
-    _print_warnings(note)
-    out.print(summary_table(note))
-    code = exit_code(note, loaded.limits)
-    _print_ending(note, code, loaded.output.uri)
+            result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
+    _print_warnings(result)
+    out.print(summary_table(result))
+    code = exit_code(result, loaded.limits)
+    _print_ending(result, code, loaded.output.uri)
     raise typer.Exit(code)
 
 
@@ -137,11 +133,12 @@ def plan(
     config: ConfigPath,
     beam_options: BeamOptions = None,
     settings: Settings = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Plan a run with --retry-failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Plan for a run with --retry-failed.")] = False,
 ) -> None:
     """Show how many requests a run would send, what it would cost and how long it would take. Send nothing.
 
     Reads the manifests and the store, as a run does. Token counts are estimates.
+    An owned row has its vector in the store and costs nothing.
     """
     from arkbeam.app.job import plan_job, prepare_job
     from arkbeam.app.report import plan_table
@@ -164,11 +161,11 @@ def emulator(
         typer.Option("--set", metavar="KEY=VALUE", help="Set an option: --set rpm=600. Repeatable."),
     ] = None,
 ) -> None:
-    """Serve a stand-in for the API on this machine until Ctrl-C.
+    """Run the emulator, a local server that speaks the API's contract, until Ctrl-C.
 
-    Its vectors are computed from the request and have no meaning.
-    To use it, set api.base_url to the URL that it prints.
-    Its options are the keys of the section emulator of the config.
+    Its vectors are computed from the words and colours of a request; they are not those of the real model.
+    To use it, set api.base_url to the URL that it prints. It needs no API key.
+    Its options are the keys of the config's section emulator.
     """
     from arkbeam.app.config import parse_emulator
     from arkbeam.emulator.serve import serve
@@ -177,7 +174,7 @@ def emulator(
 
 
 @app.command(
-    epilog="Example: arkbeam inspect out --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output."
+    epilog="Example: arkbeam inspect out/demo --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output."
 )
 def inspect(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")],
@@ -190,9 +187,9 @@ def inspect(
         out.print(table)
 
 
-def exit_code(note: dict[str, Any], limits: LimitsOptions) -> ExitCode:
+def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
     """Return the exit code of a run that ended without an exception."""
-    stopped = note["stopped"]
+    stopped = result["stopped"]
     if stopped is not None:
         by_kind = {
             StopKind.INTERRUPTED: ExitCode.INTERRUPTED,
@@ -200,15 +197,15 @@ def exit_code(note: dict[str, Any], limits: LimitsOptions) -> ExitCode:
             StopKind.BUDGET: ExitCode.BUDGET,
         }
         return by_kind.get(StopKind(stopped["kind"]), ExitCode.FAULT)
-    return ExitCode.FAILURES if note["failed"] > limits.count_failures_allowed(note["rows"]) else ExitCode.OK
+    return ExitCode.FAILURES if result["failed"] > limits.count_failures_allowed(result["rows"]) else ExitCode.OK
 
 
 def main() -> NoReturn:
-    """Run the command line. An ArkbeamError becomes one line and an exit code. Never returns."""
+    """Run the command line and exit the process. An ArkbeamError becomes one line and an exit code."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("arkbeam").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_is_no_error_of_ours)
+        handler.addFilter(_is_not_our_error)
         handler.addFilter(_redact_record)
     try:
         app(standalone_mode=True)
@@ -223,7 +220,7 @@ def main() -> NoReturn:
 
 @contextmanager
 def _service(config: Config) -> Iterator[str]:
-    """Yield the base URL of the service. If the config asks for an emulator, start one for the length of the block."""
+    """Yield the base URL of the service. If it is `emulator`, start an emulator for the length of the block."""
     with ExitStack() as stack:
         if not config.starts_emulator:
             yield config.api.base_url
@@ -239,7 +236,7 @@ def _service(config: Config) -> Iterator[str]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM: the first stops the run in order, the second ends the process at once."""
+    """Handle Ctrl-C and SIGTERM for the length of the block: the first stops the run in order, the second exits at once."""
     seen = 0
 
     def handle(number: int, _: types.FrameType | None) -> None:
@@ -269,32 +266,32 @@ def _print_notes(notes: tuple[str, ...]) -> None:
         _say(f"note: {note}")
 
 
-def _print_warnings(note: dict[str, Any]) -> None:
-    if note["over_context"]:
+def _print_warnings(result: dict[str, Any]) -> None:
+    if result["over_context"]:
         err.print(
-            f"warning: {note['over_context']:,} rows are longer than the model's context, by estimate; they were sent, "
-            "and those that the service refused are failure rows"
+            f"warning: {result['over_context']:,} rows are longer than the model's context, by estimate; they were sent, "
+            "and those that the service rejected are failure rows"
         )
-    if note["all_runs"]["files_unreadable"]:
+    if result["all_runs"]["files_unreadable"]:
         _say(
-            f"warning: {note['all_runs']['files_unreadable']:,} damaged files of the store can't be read; usage/ lacks "
-            "what their vectors cost, except for attempts in the journal of a killed run"
+            f"warning: {result['all_runs']['files_unreadable']:,} damaged files of the store can't be read; usage/ lacks "
+            "the cost of their vectors, except for requests in the journal of a killed run"
         )
-    if note["usage_missing"]:
-        _say(f"warning: {note['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted")
+    if result["usage_missing"]:
+        _say(f"warning: {result['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted")
 
 
-def _print_ending(note: dict[str, Any], code: ExitCode, output_uri: str) -> None:
-    stopped, output_uri = note["stopped"], redact_uri(output_uri)
+def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str) -> None:
+    stopped, output_uri = result["stopped"], redact_uri(output_uri)
     if stopped is not None:
         _say(f"stopped ({stopped['code']}): {stopped['message']}")
         _say("vectors that were paid for are in the store; run the same command again to continue")
-    if "files" in note:
+    if "files" in result:
         out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
     else:
         _say(f"nothing was published: {output_uri} is unchanged")
     if code is ExitCode.FAILURES:
-        _say(f"{note['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
+        _say(f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
 
 
 def _say(text: str) -> None:
@@ -302,13 +299,13 @@ def _say(text: str) -> None:
     err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _is_no_error_of_ours(record: logging.LogRecord) -> bool:
+def _is_not_our_error(record: logging.LogRecord) -> bool:
     """Return False for records of our own exceptions: `main` reports them in one line, without Beam's traceback."""
     return record.exc_info is None or not isinstance(record.exc_info[1], (ArkbeamError, KeyboardInterrupt))
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
-    """Mask secrets in records of libraries, which may log URLs and exceptions that quote them."""
+    """Mask secrets in a record: libraries log URLs, and exceptions that quote URLs."""
     record.msg, record.args = redact(record.getMessage(), _LOG_CHARS_MAX), ()
     if record.exc_info and not record.exc_text:
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
@@ -317,7 +314,7 @@ def _redact_record(record: logging.LogRecord) -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit without waiting for threads of the runner and of libraries: some may hang, others abort at interpreter exit."""
+    """Exit without waiting for threads: some threads of Beam and of libraries hang or abort when the interpreter exits."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

@@ -1,7 +1,7 @@
 """The config: a YAML file with one section for each dataclass of options. All keys are checked before anything is read.
 
-An unknown key is an error that names the nearest known key. The config holds no secrets: it names the environment variables
-that hold them.
+An unknown key is an error that names the nearest known key. A config holds no secrets, only the names of the environment
+variables that hold them.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole config. A section that is missing has its defaults."""
+    """A whole config. A missing section takes its defaults."""
 
     manifest: ManifestOptions
     model: ModelOptions
@@ -59,7 +59,7 @@ class Config:
     emulator: EmulatorOptions = field(default_factory=EmulatorOptions)
 
     def __post_init__(self) -> None:
-        """Refuse to keep columns with the name of a column of the output."""
+        """Raise ConfigError if a kept column has the name of a column of the output."""
         ours = embeddings_schema(1, pa.struct([])).names
         for name in self.manifest.keep:
             if name in ours:
@@ -69,7 +69,7 @@ class Config:
 
     @property
     def starts_emulator(self) -> bool:
-        """True if the run starts its own stand-in server."""
+        """True if the run starts its own emulator."""
         return self.api.base_url == EMULATOR
 
 
@@ -81,7 +81,7 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     file = Path(path)
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
-            raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes: this is not a config")
+            raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes, too large for a config")
         raw = _load_yaml(file.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist") from None
@@ -115,7 +115,7 @@ def _parse(section: type[_Section], raw: dict[str, Any], settings: Sequence[str]
 
 
 def describe_config(config: Config) -> dict[str, Any]:
-    """Return the config in the form in which `run.json` repeats it."""
+    """Return the config in the form in which `run.json` repeats it, with secrets masked."""
     return typing.cast("dict[str, Any]", _redact_uris(TypeAdapter(Config).dump_python(config, mode="json")))
 
 
@@ -136,7 +136,7 @@ def list_keys() -> list[str]:
 def _walk_keys(section: type, prefix: str) -> typing.Iterator[str]:
     for name, kind in typing.get_type_hints(section).items():
         inner = section_of(kind)
-        if inner is None or str in typing.get_args(kind):  # a key that takes either text or a section
+        if inner is None or str in typing.get_args(kind):  # a plain key, or one that takes a string or a section
             yield prefix + name
         if inner is not None:
             yield from _walk_keys(inner, f"{prefix}{name}.")
@@ -159,7 +159,7 @@ def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
 
 
 def _load_yaml(text: str) -> Any:
-    """Parse YAML. Exceptions that PyYAML does not handle itself, such as for a thirteenth month, become YAMLError."""
+    """Parse YAML. Exceptions that PyYAML lets through, for example for a month 13, become YAMLError."""
     try:
         return yaml.safe_load(text)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
@@ -188,9 +188,7 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
     everywhere = list_keys()
     near = difflib.get_close_matches(key, [*siblings, *everywhere], n=1, cutoff=0.5)
     same_name = [known for known in everywhere if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    swapped = [
-        known for known in siblings if sorted(known) == sorted(key)
-    ]  # rmp means rpm, although ramp is more similar
+    swapped = [known for known in siblings if sorted(known) == sorted(key)]  # rmp: rpm, although ramp is more similar
     nearest = (same_name or swapped or near or siblings)[0]
     return f"unknown key {redact(key, 200)}: did you mean {nearest}?"
 
@@ -198,7 +196,7 @@ def _unknown(key: str, siblings: Sequence[str]) -> str:
 def _explain_all(error: ValidationError) -> str:
     """Describe what is wrong, one line for each key.
 
-    A key that takes text or a section has an error for each of the two forms; only the error of the form in use is kept.
+    A key that takes a string or a section has an error for each form. Only the errors for the form in use are kept.
     """
     problems = error.errors()
     wanted = [one for one in problems if not _is_other_form(one)]
@@ -206,7 +204,7 @@ def _explain_all(error: ValidationError) -> str:
 
 
 def _is_other_form(problem: Any) -> bool:
-    """Return whether the error is about the form, text or mapping, that the value does not have."""
+    """Return True if the error is about the form, string or section, that the value does not have."""
     if isinstance(problem["input"], dict):
         return problem["type"] in ("string_type", "enum")
     return problem["type"] == "dict_type" and any(str(step).startswith("dict[") for step in problem["loc"])

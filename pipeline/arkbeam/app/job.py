@@ -1,7 +1,4 @@
-"""Prepare and run a job: check the config, claim the output, clean up after earlier runs, run the pipeline.
-
-The pipeline itself is in `beam.pipeline`.
-"""
+"""Prepare and run a job: check the config, claim the output, clean up after earlier runs, run `beam.pipeline`."""
 
 import logging
 import secrets
@@ -47,8 +44,8 @@ from arkbeam.store.model_record import ModelRecord, read_model, write_model
 from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)
-_PROBE_S = 2.0
-_PLAN = "-plan"
+_PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
+_PLAN = "-plan"  # end of the name of a run that only plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +100,12 @@ def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
 
 
 def _fill_roots(media: MediaOptions, manifests: Sequence[Manifest]) -> MediaOptions:
-    """Allow media below the folders of the manifests, unless the config names the folders."""
+    """Allow media below the folders of the manifests, unless the config has `media.allowed_roots`."""
     return media if media.allowed_roots else replace(media, allowed_roots=manifest_folders(manifests))
 
 
 def _check_failures(manifests: Sequence[Manifest], output_uri: str) -> None:
-    """Refuse a manifest of failures that lies in the run's own output: publishing would replace it and all other rows."""
+    """Raise ConfigError if a manifest is the `failures/` of this output: publishing would replace it, and drop all other rows."""
     for uri in sorted({uri for manifest in manifests for uri in manifest.failures}):
         if is_below(uri, [absolute(output_uri)]):
             raise ConfigError(
@@ -118,7 +115,7 @@ def _check_failures(manifests: Sequence[Manifest], output_uri: str) -> None:
 
 
 def _find_service(config: Config, base_url: str) -> ServiceKind:
-    """Return whether the vectors come from a stand-in. Only a server on a loopback address is asked."""
+    """Return which kind of service makes the vectors. Only a server on a loopback address is asked if it is a stand-in."""
     if config.starts_emulator:
         return ServiceKind.STAND_IN
     endpoint_url(base_url)
@@ -141,10 +138,10 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
 
 
 def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
-    """Run the whole pipeline; return the content of `run.json`, also for a run that stopped and published nothing.
+    """Run the whole pipeline; return the content of `run.json`, also if the run stopped and published nothing.
 
-    Raises: OutputInUse if another run writes the output, before anything is sent; ConfigError if the API key is missing;
-    StoreError; KeyboardInterrupt.
+    Raises: OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is missing,
+    StoreError, KeyboardInterrupt.
     """
     spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
     check_secrets(spec)
@@ -155,18 +152,18 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         try:
             with _telling_workers(spec), open_pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, spec, job.shards)
-            note: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
+            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)
-        return note
+        return result
 
 
 @contextmanager
 def _telling_workers(spec: RunSpec) -> Iterator[None]:
-    """For the length of the block, pass stops of this process's engines on to the worker processes."""
+    """For the length of the block, pass each stop of this process's engines on to the worker processes."""
     if spec.processes_max == 1:
         yield
         return

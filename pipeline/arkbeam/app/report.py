@@ -23,15 +23,15 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
     """Return a table of a plan: rows, requests, tokens, cost and time."""
     rows = [
         ("rows", f"{totals.rows + totals.unreadable:,}"),
-        ("unreadable", f"{totals.unreadable:,}"),
+        ("unreadable", f"{totals.unreadable:,} rows have no valid input"),
         ("distinct", f"{totals.distinct:,}"),
-        ("owned", f"{totals.owned:,} rows"),
-        ("refused before", f"{totals.refused:,} rows"),
+        ("owned", f"{totals.owned:,} rows have their vector in the store"),
+        ("rejected before", f"{totals.refused:,} rows"),
         ("to send", f"{totals.to_buy:,} requests"),
-        ("above the context", f"{totals.over_context:,} rows, by estimate"),
+        ("too long", f"{totals.over_context:,} rows are longer than the model's context, by estimate"),
         ("tokens", f"about {totals.tokens:,} ({totals.text_tokens:,} text, {totals.image_tokens:,} image)"),
         ("cost", f"about {estimate.cost_cny:,.4f} CNY"),
-        ("time", f"at least {format_seconds(estimate.minutes * 60)} at the quota"),
+        ("time", f"at least {format_seconds(estimate.minutes * 60)}, because of the quota"),
         ("binding limit", estimate.binding if totals.to_buy else "none: nothing to send"),
     ]
     if estimate.covered is not None:
@@ -39,42 +39,49 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
     return _two_columns("plan", rows)
 
 
-def summary_table(note: dict[str, Any]) -> Table:
+def summary_table(result: dict[str, Any]) -> Table:
     """Return a table of the results of a run, from the content of `run.json`."""
-    tokens, quota = note["tokens"], note["quota"]
+    tokens, quota = result["tokens"], result["quota"]
     rows = [
-        ("rows", f"{note['rows']:,}"),
-        ("published", f"{note['published']:,}"),
-        ("failed", f"{note['failed']:,}"),
-        ("owned", f"{note['owned']:,} rows, {note['duplicates']:,} duplicates"),
-        ("requests", f"{note['requests_sent']:,} sent, {note['requests_paid']:,} paid, {note['refused']:,} refused"),
-        ("retries", _describe_retries(note)),
+        ("rows", f"{result['rows']:,}"),
+        ("published", f"{result['published']:,}"),
+        ("failed", f"{result['failed']:,}"),
+        ("owned", f"{result['owned']:,} rows had their vector in the store"),
+        ("duplicates", f"{result['duplicates']:,} rows share the request of an earlier row"),
+        (
+            "requests",
+            f"{result['requests_sent']:,} sent, {result['requests_paid']:,} paid, {result['refused']:,} refused",
+        ),
+        ("retries", _describe_retries(result)),
         ("tokens", f"{tokens['total']:,} ({tokens['text']:,} text, {tokens['image']:,} image)"),
-        ("cost", f"{note['cost_cny']:,.4f} CNY{' (stand-in: not billed)' if note['service'] == 'stand-in' else ''}"),
+        (
+            "cost",
+            f"{result['cost_cny']:,.4f} CNY{' (emulator: not billed)' if result['service'] == 'stand-in' else ''}",
+        ),
         ("quota", f"{quota['utilisation']:.1%} of {quota['binding']}" if quota["binding"] else "unused"),
         *_describe_minutes(quota.get("minutes", [])),
         *_describe_estimates(quota.get("estimates", {})),
-        *_describe_budget(note.get("budget")),
-        ("time", format_seconds(note["elapsed_s"])),
+        *_describe_budget(result.get("budget")),
+        ("time", format_seconds(result["elapsed_s"])),
     ]
     found = FoundLimits(quota.get("found_rpm"), quota.get("found_tpm"))
     rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
-    return _two_columns(f"run {note['run']}", rows)
+    return _two_columns(f"run {result['run']}", rows)
 
 
-def _describe_retries(note: dict[str, Any]) -> str:
-    text = f"{note['retries']:,}"
-    if note["unusable"]:
-        text += f", {note['unusable']:,} unusable (billed) replies ({note.get('unusable_tokens', 0):,} tokens)"
-    if note.get("lost"):
-        text += f", {note['lost']:,} lost replies"
-    if note["retries"] and "tries_max" in note:
-        text += f"; at most {note['tries_max']} tries and {format_seconds(note['row_s_max'])} for one row"
+def _describe_retries(result: dict[str, Any]) -> str:
+    text = f"{result['retries']:,}"
+    if result["unusable"]:
+        text += f", {result['unusable']:,} unusable (billed) replies ({result.get('unusable_tokens', 0):,} tokens)"
+    if result.get("lost"):
+        text += f", {result['lost']:,} lost replies"
+    if result["retries"] and "tries_max" in result:
+        text += f"; at most {result['tries_max']} tries and {format_seconds(result['row_s_max'])} for one row"
     return text
 
 
 def _describe_minutes(minutes: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Describe how even the pace was. The first minute is left out, and the last one if it lasted less than 30 s."""
+    """Describe how even the pace was, without the first minute and without a last minute of less than 30 s."""
     whole = [one for one in minutes[1:] if one["seconds"] >= 30]
     if not whole:
         return

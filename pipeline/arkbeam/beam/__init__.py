@@ -1,1 +1,1 @@
-"""The stages as Beam PTransforms, each named after the function in `stages/` that it calls; and the pipeline of all."""
+"""The stages as Beam PTransforms, named after the functions in `stages/` that they call; and the pipeline that joins them."""

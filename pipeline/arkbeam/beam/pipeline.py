@@ -1,4 +1,4 @@
-"""The whole flow as one Beam pipeline, and the runner that executes it."""
+"""The whole run as one Beam pipeline, and the runner that executes it."""
 
 import re
 import shlex
@@ -74,8 +74,8 @@ def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
 def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     """Make a pipeline, and run it at the end of the block.
 
-    It runs on the in-process runner unless the arguments name another one. That runner is chosen by class: given its
-    plain name, the DirectRunner of recent Beam versions may try to download another runner.
+    It runs on the in-process runner unless the arguments name another one. The in-process runner is passed as an object:
+    under the name DirectRunner, recent Beam versions may try to download a different runner.
 
     Raises: ConfigError for arguments that Beam does not know; the ArkbeamError of the stage that failed;
     KeyboardInterrupt.
@@ -92,7 +92,7 @@ def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
 
 
 def has_many_processes(beam_arguments: Sequence[str]) -> bool:
-    """Return whether lanes may run in several processes. On the in-process runner they do not, unless it is told to."""
+    """Return True if lanes may run in several processes: in mode `multi_processing`, and on any other runner."""
     mode = PipelineOptions(list(beam_arguments)).view_as(DirectOptions).direct_running_mode
     return mode == "multi_processing" or _names_runner(beam_arguments)
 
@@ -104,9 +104,9 @@ def _names_runner(beam_arguments: Sequence[str]) -> bool:
 def _make_runner(options: PipelineOptions) -> FnApiRunner:
     """Make the in-process runner; in mode `multi_processing`, with worker processes that ignore signals.
 
-    Ctrl-C on a terminal and a service manager's SIGTERM reach every process of a run. Workers would end at once and lose
-    the replies that they hold, so only this process handles the signal and then stops them. Beam's own command for
-    workers does not ignore signals, so this function sets the command and resets the mode.
+    Ctrl-C on a terminal and a service manager's SIGTERM reach every process of a run. A worker that they kill loses the
+    replies that it holds. So workers ignore both signals, and this process stops them in order. Beam's own command for
+    workers does not ignore signals, so this function sets another command and resets the mode.
     """
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
@@ -117,7 +117,7 @@ def _make_runner(options: PipelineOptions) -> FnApiRunner:
 
 
 def _check_arguments(arguments: Sequence[str], options: PipelineOptions, named: bool) -> None:
-    """Refuse arguments that Beam would ignore silently. A named runner may know options that Beam itself does not."""
+    """Raise ConfigError for arguments that Beam would ignore silently. A named runner may have options of its own."""
     if arguments and not arguments[0].startswith("-"):
         raise ConfigError(f"unexpected argument {arguments[0]!r}: options of Apache Beam begin with --")
     unknown = set(options.get_all_options(retain_unknown_options=True)) - set(options.get_all_options())
@@ -128,7 +128,7 @@ def _check_arguments(arguments: Sequence[str], options: PipelineOptions, named: 
 def _unwrap(error: BaseException) -> ArkbeamError | KeyboardInterrupt:
     """Find our own exception, or KeyboardInterrupt, inside a runner's exception; remove what Beam adds to its message.
 
-    From a worker process only the text of a traceback arrives: its last line is the exception's name and message.
+    A worker process passes on only the text of a traceback: its last line has the exception's name and message.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""Plan in Beam: join keys with the index by bucket, distribute missing rows over lanes; join again after Embed."""
+"""Plan in Beam: join keys with the index by bucket, distribute missing rows over lanes, and join again after Embed."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -41,8 +41,8 @@ class SumTotals(beam.PTransform):
     def expand(self, counted: Any) -> PCollection[PlanTotals]:
         """Return one element, even if there is no bucket."""
         totals, summaries = counted
-        unread = summaries | "Unread" >> beam.Map(_total_of_shard)
-        return (totals, unread) | beam.Flatten() | beam.CombineGlobally(sum_totals)
+        of_shards = summaries | "Unread" >> beam.Map(_total_of_shard)
+        return (totals, of_shards) | beam.Flatten() | beam.CombineGlobally(sum_totals)
 
 
 class DealLanes(beam.PTransform):

@@ -1,4 +1,4 @@
-"""Publish in Beam: number the parts, write each, commit once. Side inputs enforce the order of these steps."""
+"""Publish in Beam: number the parts, write them, commit once. Side inputs enforce the order of these steps."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from arkbeam.store.layout import list_parquet, segment_id, segments_folder
 
 
 class Settled(NamedTuple):
-    """The results of a run that are to be published."""
+    """The results of a run, as Publish takes them."""
 
     refs: PCollection[pa.Table]
     failed: PCollection[pa.Table]
@@ -32,7 +32,7 @@ class Settled(NamedTuple):
 
 
 class Publish(beam.PTransform):
-    """Write the output of a run, or keep the earlier one if the run stopped. Write how it ended to the run's folder."""
+    """Write the output of a run, or keep the earlier one if the run stopped. Write the note `result` in both cases."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def _number(counts: dict[int, int], begun: bool) -> dict[int, int]:
 
 
 def _first_part(_: None, begun: bool, wanted: pa.Schema) -> list[tuple[int, pa.Table]]:
-    """Add an empty part 0, so that readers find the schema even if there is no row."""
+    """Return an empty part 0, so that readers find the schema even if there are no rows."""
     return [(0, wanted.empty_table())] if begun else []
 
 

@@ -1,4 +1,4 @@
-"""Read in Beam: from shards to keys by bucket and shard summaries; and the store's index by bucket."""
+"""Read in Beam: turn shards into keys by bucket and shard summaries, and read the store's index by bucket."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from arkbeam.stages.spec import RunSpec
 
 KEYS, SUMMARIES = "keys", "summaries"
 INDEX, REFUSED = "index", "refused"
-_EMIT_ROWS = 131_072  # 4 MB of keys: elements stay below 8 MB, and several small shards share one
+_EMIT_ROWS = 131_072  # about 4 MB of keys: elements stay below 8 MB, and several small shards share one
 
 
 class StageShards(beam.PTransform):

@@ -1,8 +1,8 @@
-"""Plan: decide which rows have a vector in the store, which need one, and which row's request is sent for it.
+"""Plan: decide which rows have a vector in the store, which rows need one, and which rows' requests are sent.
 
 Pure functions over Arrow tables. Rows are joined with the store by fingerprint, one bucket of fingerprints at a time.
-`index_in` returns the first of several matches, so the tables that it searches are sorted first: a plan that is repeated
-with the same tables in another order is the same plan.
+The tables are sorted before they are searched, since `index_in` returns the first of several matches. So the same tables
+in another order give the same plan.
 """
 
 import functools
@@ -20,24 +20,26 @@ from arkbeam.quota.budget import NO_BUDGET, BudgetOptions
 from arkbeam.quota.options import RateLimits
 
 BUCKETS_MAX = 256
-BUCKET_BYTES = 8 * 1024 * 1024  # of manifest; about 1 MB of keys
-NOT_BOUGHT = "not_bought"
+BUCKET_BYTES = 8 * 1024 * 1024  # of the manifests, which give about 1 MB of keys
+NOT_BOUGHT = "not_bought"  # failure code
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTotals:
-    """Counts of a plan. All rows = `rows` + `unreadable`; `rows` = owned + refused + waiting rows."""
+    """Counts of a plan."""
 
-    rows: int = 0
-    unreadable: int = 0
-    distinct: int = 0
+    rows: int = 0  # rows with a request: owned + refused + those that wait for a vector
+    unreadable: int = 0  # the other rows of the manifests
+    distinct: int = 0  # fingerprints
     duplicates: int = 0  # rows with the fingerprint of an earlier row
     owned: int = 0  # rows whose vector is in the store
     refused: int = 0  # rows whose request the service refused permanently in an earlier run
     to_buy: int = 0  # distinct requests to send
     text_tokens: int = 0  # estimated tokens of the requests to send
     image_tokens: int = 0
-    over_context: int = 0  # rows estimated to be longer than the model's context; they are sent, the service may refuse
+    over_context: int = (
+        0  # rows longer than the model's context, by estimate; they are sent, and the service may reject them
+    )
 
     def plus(self, other: "PlanTotals") -> "PlanTotals":
         """Return the sum of two plans' totals."""
@@ -53,8 +55,9 @@ class PlanTotals:
 class BucketPlan:
     """The decisions for one bucket.
 
-    `owned`: REFS of rows whose vector is in the store. `waiting`: keys of rows that wait for a vector. `buyers`: KEYS of
-    the waiting rows whose request is sent, one for each fingerprint. `refused`: FAILED rows.
+    `owned`: REFS of rows whose vector is in the store. `waiting`: fingerprint, shard and ordinal of rows that wait for a
+    vector. `buyers`: KEYS of the waiting rows whose request is sent, one for each fingerprint. `refused`: FAILED of rows
+    whose request the service refused permanently.
     """
 
     owned: pa.Table
@@ -70,11 +73,11 @@ class Estimate:
 
     cost_cny: float
     minutes: float
-    """At least this long, since the quota allows no more."""
+    """Lower bound: the time that the quota needs."""
     binding: str
     """The limit that decides the duration: `rpm` or `tpm`."""
     covered: float | None = None
-    """The share of the missing vectors that the budget pays for; None without a budget."""
+    """The share of the plan that the budget covers; None without a budget."""
 
 
 def count_buckets(manifest_bytes: int) -> int:
@@ -85,7 +88,7 @@ def count_buckets(manifest_bytes: int) -> int:
 def split_buckets(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     """Split a table by the first two bytes of its fingerprints.
 
-    Every piece is a copy made with `take`: a slice would be pickled together with the whole table.
+    Each piece is a copy made with `take`, because a slice would be pickled together with the whole table.
     """
     if table.num_rows == 0:
         return
@@ -141,7 +144,7 @@ def settle_bucket(
 ) -> tuple[pa.Table, pa.Table]:
     """Join waiting rows with the results of Embed: return REFS of rows with a vector and FAILED of the others.
 
-    A row with neither a vector nor a refusal fails with `not_bought`: the run stopped before its request was sent.
+    A row with neither a vector nor a refusal fails with `not_bought`: the run stopped before its request had a result.
     """
     rows = concat(waiting, _WAITING)
     known = _sorted(concat(bought, schema.INDEX), ("segment", "row"))

@@ -28,8 +28,8 @@ from arkbeam.store.run_files import PieceWriter, rows_folder, unreadable_folder
 from arkbeam.store.segments import INDEX_COLUMNS, is_damaged, read_index
 
 STORE_FILES_PER_GROUP = 256
-_caches: dict[str, StoredMediaCache] = {}
-_caches_lock = threading.Lock()
+_media_caches: dict[str, StoredMediaCache] = {}
+_media_caches_lock = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -41,13 +41,14 @@ class ShardSummary:
     manifest: str
     label: str
     lines: int
-    """Physical lines, blank ones included. The rows of the manifest's next shard are numbered from here on."""
+    """Physical lines, blank ones included. The row numbers of the manifest's next shard start after them."""
     staged: int
     """Rows with a request. Each of them, and each unreadable row, becomes a published row or a failure row."""
     unreadable: int
     kept: tuple[pa.DataType, ...]
     """The types that the struct of kept columns has in the shard's chunks."""
     over_context: int = 0
+    """Rows whose estimate is above what the model takes."""
 
 
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
@@ -58,9 +59,9 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     store_uri, run = spec.store.uri, spec.run.name
     folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
     for folder in folders:
-        remove_folder(folder)  # an earlier attempt may have cut its pieces at other rows
+        remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = 0
-    context, cache = ReadContext(spec.run.service, spec.model, spec.media), get_media_cache(spec)
+    context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
         for chunk in read_shard(shard, spec.manifest, context, cache):
@@ -79,20 +80,20 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     )
 
 
-def get_media_cache(spec: RunSpec) -> StoredMediaCache:
-    """Return the media cache of the store. A process loads it once a run, not once a shard."""
-    with _caches_lock:
-        if spec.run.name not in _caches:
-            _caches.clear()  # a process runs one run after the other
-            _caches[spec.run.name] = StoredMediaCache(spec.store.uri, segment_ids())
-        return _caches[spec.run.name]
+def open_media_cache(spec: RunSpec) -> StoredMediaCache:
+    """Return the store's media cache. A process reads it once for each run, not once for each shard."""
+    with _media_caches_lock:
+        if spec.run.name not in _media_caches:
+            _media_caches.clear()  # a process has one run at a time
+            _media_caches[spec.run.name] = StoredMediaCache(spec.store.uri, segment_ids())
+        return _media_caches[spec.run.name]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFiles:
     """Some of a store's segments and event files: one element of the pipeline.
 
-    `unverified`: those segments whose content has not been compared with its hash yet.
+    `unverified` has those of the segments whose content has not been compared with its hash yet.
     """
 
     segments: tuple[str, ...] = ()
@@ -117,8 +118,8 @@ def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
 def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
     """Read the INDEX of segments and the REFUSED rows of event files.
 
-    A damaged file is set aside, and its vectors are bought again. The first time that a segment is read, its whole content
-    is verified; later only the columns that are read here, since Publish verifies what it reads.
+    A damaged file is set aside, and its vectors are bought again. When a segment is read for the first time, its whole
+    content is verified. Later only the columns read here are checked, because Publish verifies what it reads.
     """
 
     def read_segment(uri: str) -> pa.Table:
@@ -142,7 +143,7 @@ def _read_all(
         try:
             tables[uri] = read(uri)
         except StoreError as error:
-            # Set aside only a damaged file: if the storage failed instead, buying again would be wrong.
+            # If the storage failed and the file is whole, keep the file: its vectors must not be bought again.
             if not is_damaged(uri, columns) and is_whole(spec.store.uri, uri):
                 tables[uri] = read(uri)
                 continue

@@ -1,4 +1,4 @@
-"""What every stage of a run needs to know: fixed before the first stage, pickled to every worker, without secrets."""
+"""What every stage needs to know of a run. It is fixed before the first stage and pickled to every worker; it has no secrets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ from arkbeam.quota.budget import BudgetOptions, Prices
 from arkbeam.quota.options import LimitsOptions, QuotaOptions, RateLimits
 from arkbeam.store.layout import StoreOptions
 
-BLOCK_ROWS = 2048  # rows of a block of a lane: one row group of a shard's buyers
-PART_ROWS = 16_384  # rows of a published file
+BLOCK_ROWS = 2048  # most rows of a block, the unit that is given to a lane
+PART_ROWS = 16_384  # rows of a published file; more if a single segment or shard has more
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Which run this is: its name, its start, the kind of service that it asks, and the output that it writes."""
+    """Which run this is: its name, its start, the kind of service that it sends to, and the output that it writes."""
 
     name: str
     """Unique; made of the start, a hash of the output's URI and random digits (`store.layout.new_run_name`)."""
@@ -31,7 +31,7 @@ class RunIdentity:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run: its identity, its model, the sections of the config as they are, and how it was started."""
+    """One run: its identity, its model, the sections of the config, and the options of the command line."""
 
     run: RunIdentity
     model: ModelSpec
@@ -41,20 +41,20 @@ class RunSpec:
     api: ApiOptions
     """With the base URL of the emulator, if the run starts one."""
     quota: QuotaOptions
-    """`rpm` and `tpm` may be None here: `rate_limits` has the limits in force."""
+    """`rpm` and `tpm` are None if the config does not set them: `rate_limits` has the limits in force."""
     budget: BudgetOptions
     limits: LimitsOptions
     store: StoreOptions
     config: dict[str, Any]
-    """The whole config as `run.json` repeats it."""
+    """The whole config in the form in which `run.json` repeats it."""
     buckets: int
-    """How many buckets keys and index are split into, by fingerprint."""
+    """Number of buckets into which keys and index are split, by fingerprint."""
     retry_failed: bool = False
     """Send requests again that the service refused permanently in an earlier run."""
     publish_partial: bool = False
     """Publish even if the run stops early."""
     model_owned: str | None = None
-    """The resolved model whose vectors in the store count as owned; None: those of any."""
+    """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     many_processes: bool = False
     """True if lanes may run in several processes at once."""
 
@@ -75,6 +75,6 @@ class RunSpec:
 
     @property
     def prices(self) -> Prices:
-        """What tokens cost."""
+        """Prices of text and image tokens."""
         caps = self.model.capabilities
         return Prices.per_million(caps.price_text_cny_per_million, caps.price_image_cny_per_million)

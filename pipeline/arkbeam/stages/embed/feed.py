@@ -21,8 +21,8 @@ from arkbeam.store.run_files import read_rows_at
 
 BATCH_ITEMS = 128
 BATCH_BYTES = 32 * 1024 * 1024
-MEDIA_THREADS = 16  # rows whose media are read at the same time, if the engine has room for their bytes
-# While a medium is encoded, memory holds its bytes and their base64: 3/4 + 4/4 of the bytes that are sent.
+MEDIA_THREADS = 16  # most rows of a lane whose media are read at the same time
+# While a medium is encoded, memory holds its bytes (3/4 of what is sent) and their base64 (4/4): 7 quarters.
 _HELD_QUARTERS = 7
 
 
@@ -45,7 +45,7 @@ class StagedRow:
 
     @property
     def reads(self) -> bool:
-        """True if some of the row's media are read from storage or resized. Both are slow and done in a thread."""
+        """True if some of the row's media are read from storage or resized. Both are slow, so a thread does them."""
         return any(version is not None for version in self.staged.versions) or bool(self.staged.fits)
 
     @property
@@ -102,9 +102,9 @@ def encode_row(row: StagedRow, spec: RunSpec) -> Item | Unsendable:
 class Feed:
     """Turns rows into batches of items. Threads read media ahead, as long as the engine has room for their bytes.
 
-    A row's bytes are reserved in the engine before its media are read. So one bound (`limits.bytes_in_flight`) covers what
-    is being read, what waits and what is in flight. Before it waits for room, a feed hands over all items that are ready:
-    otherwise several feeds of one engine could block each other.
+    A row's bytes are reserved in the engine before its media are read. So one bound (`limits.bytes_in_flight`) covers media
+    that are being read, items that wait, and requests in flight. A feed hands over all items that are ready before it waits
+    for room; otherwise several feeds of one engine could block each other.
     """
 
     spec: RunSpec
@@ -182,7 +182,7 @@ class Feed:
             yield ready
 
     def _give_back(self) -> None:
-        """Release the room of rows that were read and will not be sent, since the run stops."""
+        """Release the reserved bytes of rows that will not be sent, because the run stops."""
         for held_bytes, future in self._pending:
             future.cancel()
             self.engine.give_back(held_bytes)

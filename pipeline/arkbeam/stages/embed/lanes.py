@@ -44,7 +44,7 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
     """Send the rows of a lane's blocks. Yield outcomes as they accumulate, and at the end the lane's report.
 
     If the runner repeats a lane, rows that the first attempt settled are taken from the store and not sent again. Once the
-    run stops, here or in another process, the remaining rows are skipped: a row without an outcome was not sent.
+    run stops, in this process or in another one, the remaining rows are skipped and have no outcome.
     """
     with engine.lane():
         yield from _embed(blocks, spec, engine)
@@ -75,7 +75,7 @@ def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[O
 
 
 class _Gathered:
-    """Collects outcomes into elements of `_EMIT_ROWS`: one table for each segment would be thousands of small ones."""
+    """Collects outcomes into elements of `_EMIT_ROWS` rows, so that the pipeline has few and large elements."""
 
     def __init__(self) -> None:
         self._index: list[pa.Table] = []
@@ -115,9 +115,8 @@ def _own_outcomes(spec: RunSpec) -> Outcomes:
     """Read what this run has in the store: nothing, unless a lane is repeated or another lane ran before."""
     segments = list_parquet(segments_folder(spec.store.uri, spec.run.name))
     events = list_parquet(events_folder(spec.store.uri, spec.run.name))
-    model = read_model(
-        spec.store.uri, spec.run.service, spec.model.name
-    ).resolved  # the first attempt may have met another model
+    # Not `spec.model_owned`: the lane's first attempt may have set the resolved model.
+    model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
     return Outcomes(
         concat([read_index(uri, model) for uri in segments], schema.INDEX),
         concat([read_refused(uri) for uri in events], schema.REFUSED),

@@ -1,4 +1,4 @@
-"""What a process needs to embed: one engine a run, and the note by which the processes of a run stop each other."""
+"""Set up a process for Embed: its engine, and the note in the run's folder by which processes stop each other."""
 
 import gc
 import os
@@ -32,8 +32,8 @@ from arkbeam.store.layout import segment_ids
 from arkbeam.store.model_record import read_model, write_model
 from arkbeam.store.run_files import note_uri
 
-MULTI_REPLY_BYTES = 128 * 1024 * 1024
-POLL_S = 1.0  # between two looks for a stop of another process
+MULTI_REPLY_BYTES = 128 * 1024 * 1024  # largest reply with per-token vectors
+POLL_S = 1.0  # time between two checks for a stop of another process
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -88,10 +88,10 @@ def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
 def _relax_collector() -> None:
     """Make Python collect garbage cycles less often.
 
-    A request makes many objects and no cycles; with Python's defaults the collector took a quarter of a text row's CPU.
+    A request makes many objects and no cycles. With Python's defaults, the collector took a quarter of a text row's CPU.
     """
     gc.collect()
-    gc.freeze()  # the objects of today, mostly Beam's modules, stay until the process ends
+    gc.freeze()  # the objects that exist at this point, mostly Beam's modules, stay until the process ends
     gc.set_threshold(50_000, 20, 50)
 
 
@@ -125,7 +125,7 @@ def _make_engine(spec: RunSpec) -> Engine:
 
 
 def _make_budget_gate(spec: RunSpec, process: str) -> BudgetGate | None:
-    """Make what keeps the run within its budget. One process has the whole budget; several draw shares of it."""
+    """Return None without a budget. A single process has the whole budget; several processes draw shares of it."""
     if not spec.budget.is_set:
         return None
     budget = configured_budget(spec.budget)
@@ -141,7 +141,7 @@ def _make_pacer(spec: RunSpec, now_s: float) -> Pacer:
 
 
 def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
-    """Share the quota through Redis if one is configured, otherwise through marks in the store."""
+    """Return how processes share the quota: through Redis if it is configured, otherwise through marks in the store."""
     quota = spec.quota
     if quota.redis_url is None:
         return lambda pacer: LeaseSharing(

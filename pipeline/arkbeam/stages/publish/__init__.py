@@ -1,5 +1,5 @@
 """Publish: write the output's files from refs, then commit once. An output is a view of the store.
 
-The content of a part depends on the plan alone: refs are assigned to parts by their segments. So each segment is read
-once, and a part that is written again has the same rows. A part takes the memory of one slice of `PART_ROWS` rows.
+Refs are assigned to parts by their segments. So each segment is read once, the content of a part depends only on the plan,
+and a part that is written again has the same rows. Writing a part holds at most one slice of `PART_ROWS` rows in memory.
 """

@@ -48,10 +48,9 @@ class Commit:
 
 
 def publishes(stop: Stop | None, spec: RunSpec) -> bool:
-    """Return whether a run replaces its output.
+    """Return True if a run replaces its output: it finished, it used up its budget, or `--publish-partial` was given.
 
-    A run that finished, or that used up its budget, does. A run that stopped for another reason leaves the earlier output as
-    it was, unless `--publish-partial` was given.
+    Any other run that stopped leaves the earlier output as it was.
     """
     return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
 
@@ -67,32 +66,34 @@ def begin_commit(output_uri: str, run: str) -> None:
 
 
 def end_run(commit: Commit, spec: RunSpec) -> None:
-    """Commit, or leave the output unchanged if the run stopped. Write how it ended to the run's folder, for the submitter."""
-    note = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "result"), orjson.dumps(note))
+    """Commit, or leave the output unchanged if the run stopped. Write the note `result` for the process that started the run."""
+    result = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "result"), orjson.dumps(result))
 
 
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Check the number of rows, remove files that are not in the plan, mark the output complete; return `run.json`.
 
-    Raises: StoreError if rows read are not rows published plus rows failed, OutputInUse if the claim is lost.
+    Raises: StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is lost.
     """
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
-    note = describe_run(commit, spec) | {"files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]}
-    if note["rows"] != note["published"] + note["failed"]:
-        counts = f"{note['rows']} rows read, {note['published']} published, {note['failed']} failed"
+    result = describe_run(commit, spec) | {
+        "files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]
+    }
+    if result["rows"] != result["published"] + result["failed"]:
+        counts = f"{result['rows']} rows read, {result['published']} published, {result['failed']} failed"
         raise StoreError(f"the numbers of rows do not match: {counts}; the output is not marked complete, run again")
     _warn_of_missing_usage(commit)
     _step("clean", spec, partial(_remove_others, spec.run.output_uri, {file.path for file in files}))
-    data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
+    data = orjson.dumps(result, option=orjson.OPT_INDENT_2)
     _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
     _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
-    return note
+    return result
 
 
 def _warn_of_missing_usage(commit: Commit) -> None:
-    """Warn if `usage/` has fewer requests of this run than were counted: a listing of the store may be out of date."""
+    """Warn if `usage/` has fewer requests of this run than the engines counted: the store's listing may be out of date."""
     shown, counts = sum(part.this_run.attempts for part in commit.usage), commit.report.counts
     paid = counts.bought + counts.unusable + counts.lost
     if shown < paid:
@@ -110,8 +111,7 @@ def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:
 
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Return the content of `run.json`, without the list of files."""
-    totals, counts, use = commit.totals, commit.report.counts, commit.report.use
-    capabilities, (rpm, tpm) = spec.model.capabilities, spec.rate_limits
+    totals, counts, capabilities = commit.totals, commit.report.counts, spec.model.capabilities
     this_run = _sum([part.this_run for part in commit.usage]) if commit.usage else _counted(commit.report, spec)
     all_runs = _sum([part.all_runs for part in commit.usage])
     return {
@@ -147,17 +147,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
             "tokens": _tokens(all_runs),
             "cost_cny": round(all_runs.cost_cny, 6),
         },
-        "quota": {
-            "rpm": rpm,
-            "tpm": tpm,
-            "headroom": spec.quota.headroom,
-            "utilisation": round(use.utilisation, 4),
-            "binding": use.binding if counts.sent else None,
-            "minutes": describe_minutes(commit.report.minutes, spec),
-            "estimates": {kind.value: describe_ratios(ratios) for kind, ratios in commit.report.ratios.items()},
-            "found_rpm": commit.report.found.rpm,
-            "found_tpm": commit.report.found.tpm,
-        },
+        "quota": describe_quota(commit.report, spec),
         "prices": {
             "text_cny_per_million": capabilities.price_text_cny_per_million,
             "image_cny_per_million": capabilities.price_image_cny_per_million,
@@ -168,8 +158,24 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def describe_quota(report: LaneReport, spec: RunSpec) -> dict[str, Any]:
+    """Return the limits, how they were used, and the lower limits that refusals revealed."""
+    rpm, tpm = spec.rate_limits
+    return {
+        "rpm": rpm,
+        "tpm": tpm,
+        "headroom": spec.quota.headroom,
+        "utilisation": round(report.use.utilisation, 4),
+        "binding": report.use.binding if report.counts.sent else None,
+        "minutes": describe_minutes(report.minutes, spec),
+        "estimates": {kind.value: describe_ratios(ratios) for kind, ratios in report.ratios.items()},
+        "found_rpm": report.found.rpm,
+        "found_tpm": report.found.tpm,
+    }
+
+
 def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
-    """Return the use of the quota by minute. `utilisation` is the share of the limit that binds over the whole run."""
+    """Return the use of the quota by minute. `utilisation` refers to the one limit that binds over the whole run."""
     entries = list(minutes.entries())
     rpm, tpm = spec.rate_limits
     used = [sum(entry.shares(rpm, tpm)[limit] * entry.seconds for entry in entries) for limit in (0, 1)]
@@ -190,13 +196,13 @@ def describe_minutes(minutes: Minutes, spec: RunSpec) -> list[dict[str, Any]]:
 
 
 def describe_ratios(ratios: Ratios) -> dict[str, float]:
-    """Return quantiles of the ratio of the service's token count to the estimate with which a request was admitted."""
+    """Return quantiles, over the replies, of the billed tokens divided by the estimate with which the request was admitted."""
     quantiles = {"ratio_p05": 0.05, "ratio_median": 0.5, "ratio_p95": 0.95}
     return {"replies": ratios.replies} | {name: round(ratios.quantile(at), 3) for name, at in quantiles.items()}
 
 
 def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
-    """Return the budget and its use, None without a budget. Lost replies count with the most that they can have cost."""
+    """Return the budget and its use; None without a budget. Each lost reply counts as the most that it can have cost."""
     if not spec.budget.is_set:
         return None
     used = Cost(counts.budget_tokens, counts.budget_pcny)
@@ -204,7 +210,7 @@ def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
 
 
 def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
-    """Return the engine's own counts, for a run without `usage/`. All tokens count as tokens of the prompt."""
+    """Return the engines' own counts, for a run that wrote no `usage/`. The prompt tokens are taken to be all tokens."""
     counts = report.counts
     cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities)
     paid, total = counts.bought + counts.unusable + counts.lost, counts.total_tokens

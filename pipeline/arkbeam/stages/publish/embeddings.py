@@ -1,7 +1,7 @@
 """Write the parts of `embeddings/` and `multi/`.
 
-`embeddings/` has one row for each manifest row that has a vector. If per-token vectors were asked for, part k of `multi/`
-has those of the rows in part k of `embeddings/`.
+`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, part k of `multi/` has the
+per-token vectors of the rows in part k of `embeddings/`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,7 +40,7 @@ def write_embeddings_part(
 ) -> PartFile:
     """Write one part of `embeddings/` from its REFS. `segments` maps segment ids to URIs.
 
-    Raises: StoreError if the store can't be read or a ref points to another fingerprint than its row's.
+    Raises: StoreError if the store can't be read, or if a ref and its row have different fingerprints.
     """
     wanted = schema.embeddings_schema(spec.model.dimensions_published, manifests.kept)
     refs = sort_refs(refs)
@@ -54,7 +54,7 @@ def write_multi_part(
 ) -> PartFile:
     """Write one part of `multi/` from the REFS of the part. `segments` maps segment ids to URIs.
 
-    Raises: StoreError if the store can't be read or a ref points to another fingerprint than its row's.
+    Raises: StoreError if the store can't be read, or if a ref and its row have different fingerprints.
     """
     wanted = schema.multi_embeddings_schema(spec.model.dimensions_stored)
     refs = sort_refs(refs)
@@ -83,7 +83,7 @@ def _multi_table(
 def _embeddings_tables(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> Iterator[pa.Table]:
-    """Read the rows of a slice at once, since they may be anywhere, and its vectors, which are large, by row group."""
+    """Read all rows of a slice at once, since they may be in any shard, but its vectors by row group, since they are large."""
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "media_changes", "kept"])
     for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
         vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
@@ -105,7 +105,7 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
 
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
-    """Read the vectors of refs. They are sorted by segment, so that each segment is read once."""
+    """Read the vectors of refs, which must be sorted by segment: then each segment is read once."""
     pieces = []
     for segment, rows in split_segments(refs):
         uri = find_segment(segments, segment)

@@ -21,9 +21,9 @@ def write_failures_part(
 
     Args:
         part: number of the part.
-        failed: FAILED rows; the rest of their columns is read from the staged rows.
+        failed: FAILED rows; their other columns are read from the staged rows.
         unreadable: shards whose unreadable rows belong to this part.
-        manifests: names and numbers of the shards' rows.
+        manifests: the names of the manifests and the numbers of their rows.
         spec: the run.
     """
     failed = failed.take(pa.array(np.lexsort([failed.column(name).to_numpy() for name in ("ordinal", "shard")])))

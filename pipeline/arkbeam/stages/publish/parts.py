@@ -1,4 +1,4 @@
-"""Assign rows to part files, give rows their published names and numbers, write one part file."""
+"""Assign rows to part files, give rows their published ids and numbers, write one part file."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,19 +36,19 @@ class PartFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What publishing needs to know of the shards, by shard number, and the common type of the kept columns."""
+    """What Publish needs to know about the shards, by shard number, and the common type of the kept columns."""
 
     uris: dict[int, str]
     """The manifest's URI, redacted."""
     labels: dict[int, str]
-    """The manifest's file name, which default ids begin with."""
+    """The manifest's name with which default ids begin: `<label>:<row>`."""
     first_rows: dict[int, int]
     """The number of the shard's first row in its manifest."""
     kept: pa.StructType
 
     @classmethod
     def of(cls, summaries: Iterable[ShardSummary]) -> "Manifests":
-        """Number the rows of each manifest through its shards, in the order of the shards' numbers."""
+        """Number the rows of each manifest across its shards, in the order of the shards' numbers."""
         uris, labels, first_rows, next_row = {}, {}, {}, dict[str, int]()
         kept: dict[pa.DataType, None] = {}
         for shard in sorted(summaries, key=lambda summary: summary.number):
@@ -100,7 +100,7 @@ def part_numbers(table: pa.Table, name: str, parts: Mapping[int, int]) -> npt.ND
 
 
 def gather_rows(table: pa.Table, manifests: Manifests, spec: RunSpec, columns: Sequence[str]) -> pa.Table:
-    """Read the staged rows of a table's shards and ordinals, in its order, with manifest, row and id as published."""
+    """Read the staged rows that a table names by shard and ordinal, in the table's order, with published manifest, row and id."""
     shards, ordinals = table["shard"].to_numpy(), table["ordinal"].to_numpy()
     order = np.lexsort([ordinals, shards])
     pieces = []

@@ -1,7 +1,7 @@
-"""Write the parts of `usage/`: one row for each attempt that this output has paid for, in all of its runs.
+"""Write the parts of `usage/`: one row for each attempt that this output paid for or may have paid for, in all of its runs.
 
-The sum of `usage/` is the bill. Attempts whose reply was lost with their process have the outcome `lost`, those whose
-reply was cut off `unusable`. They count as paid, with the tokens that the same request cost when it was repeated.
+Outcomes: `ok`; `unusable`, a reply without a usable vector; `lost`, an attempt without a reply. All count as paid. If the
+tokens of an attempt are unknown, those of the successful attempt of the same request are used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class UsagePart:
-    """A part of `usage/`: its file, the totals of this run and of all runs in it, and one fingerprint for each row."""
+    """A part of `usage/`: its file, its totals for this run and for all runs, and the fingerprint of each row."""
 
     file: PartFile
     this_run: UsageTotals
