@@ -16,7 +16,7 @@ from arkbeam.ark.models import (
     dimensions_stored,
     find_capabilities,
     find_misfit,
-    notes,
+    list_notes,
 )
 from arkbeam.base.capabilities import EncodingFormat, cost_cny, exceeds_context
 from arkbeam.base.errors import ConfigError
@@ -232,7 +232,7 @@ def test_words_of_yaml_that_are_values_are_read_as_words() -> None:
 )
 def test_notes_tell_what_the_user_should_know(options: ModelOptions, words: list[str]) -> None:
     """There are warnings about default instructions, unknown or withdrawn versions, `model.allow` and large replies."""
-    told = notes(options, check_options(options))
+    told = list_notes(options, check_options(options))
     assert len(told) == len(words)
     assert all(word in note for word, note in zip(words, told, strict=True))
 

@@ -69,14 +69,6 @@ def test_paid_answers_are_bounded() -> None:
     assert unpaid is not None  # bounded by `attempts_max` only
 
 
-def test_the_users_bound_on_paid_answers_counts() -> None:
-    """`retries_paid` counts even if the error itself allows fewer tries."""
-    limits = replace(LIMITS, attempts_max=9, retries_paid=4)
-    error = _error(paid=True, attempts_max=3)
-    waits = [next_wait_s(error, Tries(faults=number, paid=number), 0.0, 0.0, limits) for number in (3, 4, 5)]
-    assert [wait is None for wait in waits] == [False, False, True]
-
-
 def test_time_is_bounded() -> None:
     """After `elapsed_s_max` nothing is tried again, even with a Retry-After."""
     assert _wait(FAULT, Tries(1), elapsed_s=99.9) is not None

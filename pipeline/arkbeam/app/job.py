@@ -12,7 +12,7 @@ import orjson
 
 from arkbeam.app.config import Config, describe_config
 from arkbeam.ark.client import endpoint_url, is_stand_in
-from arkbeam.ark.models import notes
+from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import absolute, read_bytes, remove_folder, remove_leftovers
@@ -20,7 +20,7 @@ from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
-from arkbeam.engine.registry import close_engine, stop_engines, telling_others
+from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
@@ -91,7 +91,7 @@ def prepare_job(
         retry_failed=retry_failed,
         publish_partial=publish_partial,
     )
-    return Job(spec, tuple(shards), (*notes(config.model, model.capabilities), *_quota_notes(spec)))
+    return Job(spec, tuple(shards), (*list_notes(config.model, model.capabilities), *_quota_notes(spec)))
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
@@ -150,7 +150,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         compact_media(spec.store.uri)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
         try:
-            with _telling_workers(spec), open_pipeline(beam_arguments) as pipeline:
+            with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, spec, job.shards)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
@@ -162,12 +162,12 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 
 @contextmanager
-def _telling_workers(spec: RunSpec) -> Iterator[None]:
+def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
     """For the length of the block, pass each stop of this process's engines on to the worker processes."""
     if spec.processes_max == 1:
         yield
         return
-    with telling_others(lambda stop: write_stop(spec, stop)):
+    with forwarding_stops(lambda stop: write_stop(spec, stop)):
         yield
 
 

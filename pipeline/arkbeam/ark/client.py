@@ -40,9 +40,8 @@ _SLICE_BYTES = 262_144
 # Load balancers drop idle connections silently, and a request on a dropped connection is lost. Busy connections are
 # never idle for this long.
 _KEEPALIVE_S = 5.0
-_KEY_ADVICE = (
-    "create an API key in the Volcengine Ark console (API Key management); AK/SK access keys are not supported"
-)
+_KEY_ADVICE = "create an API key in the Volcengine Ark console (API Key management)"
+_NO_ACCESS_KEYS = "AK/SK access keys are not supported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +91,12 @@ def read_api_key(env_name: str) -> str:
     key = os.environ.get(env_name, "").strip()
     if not key:
         raise ConfigError(
-            f"the environment variable {env_name} is not set: {_KEY_ADVICE}, then export {env_name}=<the key>"
+            f"the environment variable {env_name} is not set: {_KEY_ADVICE} and export"
+            f" {env_name}=<the key>; {_NO_ACCESS_KEYS}"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigError(
-            f"the environment variable {env_name} contains characters that an API key can't have: {_KEY_ADVICE}"
+            f"the environment variable {env_name} contains characters that an API key can't have: {_KEY_ADVICE}; {_NO_ACCESS_KEYS}"
         )
     if key.startswith("AKLT"):
         raise ConfigError(

@@ -260,7 +260,7 @@ def check_options(options: ModelOptions) -> Capabilities:
     return caps
 
 
-def notes(options: ModelOptions, caps: Capabilities) -> tuple[str, ...]:
+def list_notes(options: ModelOptions, caps: Capabilities) -> tuple[str, ...]:
     """Return the warnings for the user about the model and the options; `caps.notes` come first."""
     return (*caps.notes, *_list_advice(options, caps))
 

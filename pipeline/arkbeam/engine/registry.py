@@ -30,13 +30,13 @@ def find_engine(run: str) -> Engine | None:
 
 
 @contextmanager
-def telling_others(tell: Callable[[Stop], None]) -> Iterator[None]:
-    """Within the block, pass stops to the engines of other processes as well, by calling `tell`."""
-    _others.append(tell)
+def forwarding_stops(forward: Callable[[Stop], None]) -> Iterator[None]:
+    """Within the block, pass stops to the engines of other processes as well, by calling `forward`."""
+    _others.append(forward)
     try:
         yield
     finally:
-        _others.remove(tell)
+        _others.remove(forward)
 
 
 def stop_engines(stop: Stop) -> bool:
@@ -45,8 +45,8 @@ def stop_engines(stop: Stop) -> bool:
     engines = list(_engines.values())
     for engine in engines:
         engine.stop(stop)
-    for tell in _others:
-        tell(stop)
+    for forward in _others:
+        forward(stop)
     return bool(engines or _others)
 
 

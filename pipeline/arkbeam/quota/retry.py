@@ -49,8 +49,7 @@ def next_wait_s(error: ApiError, tries: Tries, elapsed_s: float, jitter: float, 
         return None
     if error.lost and tries.lost > limits.retries_lost:
         return None
-    own_max = None if error.paid else error.attempts_max  # `retries_paid` bounds the paid tries
-    attempts_max = min(limits.attempts_max, own_max or limits.attempts_max)
+    attempts_max = min(limits.attempts_max, error.attempts_max or limits.attempts_max)
     if tries.faults >= attempts_max or tries.refusals >= limits.refusals_max:
         return None
     if error.retry_after_s is not None and error.retry_after_s >= RETRY_AFTER_S_MIN:
