@@ -1,7 +1,7 @@
 """The config: a YAML file with one section for each dataclass of options. All keys are checked before anything is read.
 
-An unknown key is an error that names the nearest known key. A config holds no secrets, only the names of the environment
-variables that hold them.
+An unknown key is an error that names the nearest known key. A config holds no secrets, only the names of the
+environment variables that hold them.
 """
 
 import dataclasses

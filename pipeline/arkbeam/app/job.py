@@ -140,8 +140,8 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
 def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
     """Run the whole pipeline; return the content of `run.json`, also if the run stopped and published nothing.
 
-    Raises: OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is missing,
-    StoreError, KeyboardInterrupt.
+    Raises: OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
+    missing, StoreError, KeyboardInterrupt.
     """
     spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
     check_secrets(spec)

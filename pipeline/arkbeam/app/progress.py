@@ -1,6 +1,7 @@
 """Show the progress of a run: a live line on a terminal, plain lines elsewhere.
 
-The numbers are read from the run's engine in this process. Worker processes have their own engines, which are not shown.
+The numbers are read from the run's engine in this process. Worker processes have their own engines, which are not
+shown.
 """
 
 import math

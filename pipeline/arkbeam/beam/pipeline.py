@@ -74,8 +74,8 @@ def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
 def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     """Make a pipeline, and run it at the end of the block.
 
-    It runs on the in-process runner unless the arguments name another one. The in-process runner is passed as an object:
-    under the name DirectRunner, recent Beam versions may try to download a different runner.
+    It runs on the in-process runner unless the arguments name another one. The in-process runner is passed as an
+    object: under the name DirectRunner, recent Beam versions may try to download a different runner.
 
     Raises: ConfigError for arguments that Beam does not know; the ArkbeamError of the stage that failed;
     KeyboardInterrupt.

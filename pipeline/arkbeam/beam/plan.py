@@ -22,7 +22,8 @@ REFS, FAILED = "refs", "failed"
 class PlanBuckets(beam.PTransform):
     """Join `keys`, `index` and `refused` by bucket.
 
-    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED), `totals` (PlanTotals).
+    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED), `totals`
+    (PlanTotals).
     """
 
     def __init__(self, spec: RunSpec) -> None:

@@ -1,8 +1,9 @@
 """The async engine: one event loop in its own thread, shared by all lanes of a process.
 
-A lane is one of the parallel pieces of a run's work (`quota.lanes`); it runs in a thread of Beam. Lanes submit encoded requests
-and collect the results in order of completion. In between, an item waits for the quota and the budget, is sent, may be sent
-again, and ends in the store or as a failure. It carries its fingerprint all the way, so that nothing depends on the order.
+A lane is one of the parallel pieces of a run's work (`quota.lanes`); it runs in a thread of Beam. Lanes submit encoded
+requests and collect the results in order of completion. In between, an item waits for the quota and the budget, is
+sent, may be sent again, and ends in the store or as a failure. It carries its fingerprint all the way, so that nothing
+depends on the order.
 """
 
 import asyncio
@@ -411,7 +412,8 @@ class Engine:
     def _start_flush(self) -> list[asyncio.Task[None]]:
         """Flush the buffer; return all flushes that are running.
 
-        If the last lane finished normally, the rejected rows are at fault, not the config, so their rejections are stored.
+        If the last lane finished normally, the rejected rows are at fault, not the config, so their rejections are
+        stored.
         """
         if self._stop is None and len(self._sinks) <= 1:
             self._accounting.record_rejections()

@@ -39,10 +39,10 @@ class Stop:
 class Counts:
     """What was done so far. `expected`, `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
 
-    `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were sent
-    and not answered (they may be billed). `tries_max` and `elapsed_s_max` (from the first try to the end) are the highest
-    of any item.
-    `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its bound.
+    `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were
+    sent and not answered (they may be billed). `tries_max` and `elapsed_s_max` (from the first try to the end) are the
+    highest of any item. `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its
+    bound.
     """
 
     expected: int = 0

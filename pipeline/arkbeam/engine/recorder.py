@@ -144,8 +144,8 @@ class Recorder:
 class Flusher:
     """Decides when the open buffer is written: when it is full or old, or when no more results will come.
 
-    One write runs at a time, in a thread. `on_fault` is called with an error that prevents results from being stored. Only
-    the engine's thread uses a Flusher, except for `close`.
+    One write runs at a time, in a thread. `on_fault` is called with an error that prevents results from being stored.
+    Only the engine's thread uses a Flusher, except for `close`.
     """
 
     recorder: Recorder

@@ -15,8 +15,8 @@ MODEL_CHANGED = "model_changed"
 class ReplyCheck:
     """Checks that each reply comes from the expected kind of service and from one model.
 
-    `model` is the model of the vectors in the store, None before the first reply. `note_model` is called with the first model,
-    and with one that differs.
+    `model` is the model of the vectors in the store, None before the first reply. `note_model` is called with the first
+    model, and with one that differs.
     """
 
     stand_in: bool
@@ -47,9 +47,9 @@ class ReplyCheck:
 class FirstRejections:
     """Holds back the first rejections (permanent refusals) of a run, since the config may be wrong.
 
-    As soon as a vector was bought or a second error code was seen, the rows are at fault: the rejections are stored, and
-    `is_over` becomes True. If `rows_max` rows are rejected with one code before that, the config is likely wrong, and
-    `is_tripped` becomes True.
+    As soon as a vector was bought or a second error code was seen, the rows are at fault: the rejections are stored,
+    and `is_over` becomes True. If `rows_max` rows are rejected with one code before that, the config is likely wrong,
+    and `is_tripped` becomes True.
     """
 
     rows_max: int

@@ -16,8 +16,8 @@ def read_csv(
 ) -> Iterator[RowBatch]:
     """Yield the records that follow the header, which names the columns; all cells are strings.
 
-    A quoted cell may contain line ends. A record with wrong quoting becomes a failure, and reading continues with the next
-    line. Raise ManifestError if the header can't be read or names a column more than once.
+    A quoted cell may contain line ends. A record with wrong quoting becomes a failure, and reading continues with the
+    next line. Raise ManifestError if the header can't be read or names a column more than once.
     """
     # The csv module has one limit for the whole process; its default of 131,072 characters is too low for our texts.
     csv.field_size_limit(max(csv.field_size_limit(), options.line_bytes_max))

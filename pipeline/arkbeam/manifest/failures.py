@@ -1,11 +1,12 @@
 """Failure tables given as manifests: the rows that they name are read again from their own manifests.
 
-A failure table names rows by manifest and row number. Its content is not sent: texts in it may be cut off, and URLs in it
-have lost their signatures. So each manifest that it names is read again. A named row is used if it is still the same as
-when it failed; otherwise it stays a failure, with the reason.
+A failure table names rows by manifest and row number. Its content is not sent: texts in it may be cut off, and URLs in
+it have lost their signatures. So each manifest that it names is read again. A named row is used if it is still the same
+as when it failed; otherwise it stays a failure, with the reason.
 
 Without a limit, anyone who can write such a table could make the pipeline read any file of this machine. Therefore
-manifests are read only below `manifest.roots`, and the content of a row that differs from the failed one is never shown.
+manifests are read only below `manifest.roots`, and the content of a row that differs from the failed one is never
+shown.
 """
 
 import os

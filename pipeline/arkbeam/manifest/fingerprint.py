@@ -3,8 +3,8 @@
     fingerprint = BLAKE2b-128( "arkbeam" version  field field … )
     field       = tag (1 byte)  length (8 bytes, little endian)  bytes
 
-Fields have a fixed order and unset fields are absent, so the encoding can be decoded in only one way: two requests have the
-same encoding exactly if they are the same as sent. A new field takes a new tag and so leaves existing fingerprints
+Fields have a fixed order and unset fields are absent, so the encoding can be decoded in only one way: two requests have
+the same encoding exactly if they are the same as sent. A new field takes a new tag and so leaves existing fingerprints
 unchanged. Not part of the fingerprint: the service's address, the encoding of the reply, and signatures in URLs.
 """
 
@@ -76,8 +76,9 @@ class Fingerprinter:
     def of_request(self, request: Request, versions: Sequence[str | None], fits: Sequence[str | None] = ()) -> bytes:
         """Return the 16 bytes that identify a request.
 
-        `versions` has one entry per part. `fits` has one entry per part or is empty: the change that is made to an image
-        before it is sent, or None if it is sent unchanged. Raise UnicodeEncodeError if a text holds a lone surrogate.
+        `versions` has one entry per part. `fits` has one entry per part or is empty: the change that is made to an
+        image before it is sent, or None if it is sent unchanged. Raise UnicodeEncodeError if a text holds a lone
+        surrogate.
         """
         state = self._begin(request.instructions, request.sparse)
         for part, version, fit in zip(request.parts, versions, fits or (None,) * len(versions), strict=True):

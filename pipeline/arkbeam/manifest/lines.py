@@ -22,9 +22,9 @@ class LongLine:
 def iter_lines(source: ByteSource, start: int, end: int, line_bytes_max: int) -> Iterator[bytes | LongLine]:
     """Yield the lines whose first byte lies in [start, end) of the stream, without their line feed.
 
-    `source` must be positioned at `start - 1`, or at 0 if `start` is 0. The line that contains byte `start - 1` belongs to
-    the previous shard. A byte order mark at the start of the stream is removed. At most one line and one block are held
-    in memory.
+    `source` must be positioned at `start - 1`, or at 0 if `start` is 0. The line that contains byte `start - 1` belongs
+    to the previous shard. A byte order mark at the start of the stream is removed. At most one line and one block are
+    held in memory.
     """
     position = max(start - 1, 0)
     foreign = start > 0

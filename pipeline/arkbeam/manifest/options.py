@@ -17,9 +17,9 @@ Names = tuple[str, ...] | str
 class ColumnMap:
     """Names of the manifest's columns by what they hold; `text`, `image` and `video` take one name or a list of names.
 
-    If none of `text`, `image`, `video` and `input` is set, the row's keys decide: `text`, `image` and `video`; or `input`;
-    or `body`, which holds a whole request. If any of the four is set, the row's content is read from the set ones only.
-    `instructions`, `sparse` and `video_sampling` are read in both cases.
+    If none of `text`, `image`, `video` and `input` is set, the row's keys decide: `text`, `image` and `video`; or
+    `input`; or `body`, which holds a whole request. If any of the four is set, the row's content is read from the set
+    ones only. `instructions`, `sparse` and `video_sampling` are read in both cases.
     """
 
     id: str | None = None
@@ -35,8 +35,8 @@ class ColumnMap:
     instructions: str | None = None
     """Column with the row's own instructions, which are sent unchanged. An empty cell means `model.instructions`."""
     sparse: str | None = None
-    """Column with `true` or `false`: whether the row asks for a sparse vector. A row with media and `true` becomes a failure
-    row. An empty cell means `model.sparse`."""
+    """Column with `true` or `false`: whether the row asks for a sparse vector. A row with media and `true` becomes a
+    failure row. An empty cell means `model.sparse`."""
     video_sampling: str | None = None
     """Column with an object that says how frames are taken from the row's videos. Keys: `fps`, `max_video_tokens`,
     `min_frame_tokens`, `max_frame_tokens`, `min_frames`; missing keys are taken from `model.video`."""
@@ -58,21 +58,23 @@ class ManifestOptions:
     """Which manifests a run reads, and how."""
 
     uris: Names
-    """Manifest files, one or a list: paths or URIs of any fsspec scheme, also with wildcards (`data/*.jsonl`). The `failures/`
-    folder of an output may be given as well: the rows that failed are then read again from their own manifests."""
+    """Manifest files, one or a list: paths or URIs of any fsspec scheme, also with wildcards (`data/*.jsonl`). The
+    `failures/` folder of an output may be given as well: the rows that failed are then read again from their own
+    manifests."""
     columns: ColumnMap = ColumnMap()
     keep: Names = ()
     """Column or columns that are copied to the output."""
     format: Literal["auto"] | Format = "auto"
     """`jsonl`, `csv`, `tsv` or `parquet`; `auto`: by the file name, without its ending `.gz` or `.zst`."""
     shard_bytes_max: int = 64 * MEBIBYTE
-    """Uncompressed JSONL files and Parquet files are cut into shards of about this many bytes; other files are not cut."""
+    """Uncompressed JSONL files and Parquet files are cut into shards of about this many bytes; other files are not
+    cut."""
     roots: Names = ()
-    """Folders from which manifests are read if a failure table names them. Not set: the working directory and the folder
-    that contains the output with the failures; in an object store, its bucket."""
+    """Folders from which manifests are read if a failure table names them. Not set: the working directory and the
+    folder that contains the output with the failures; in an object store, its bucket."""
     line_bytes_max: int = 16 * MEBIBYTE
-    """Most bytes of a line or record; a longer one becomes a failure row. The largest image that the API accepts fits as a
-    data URI (13.4 MB); raise this limit for videos in data URIs."""
+    """Most bytes of a line or record; a longer one becomes a failure row. The largest image that the API accepts fits
+    as a data URI (13.4 MB); raise this limit for videos in data URIs."""
     parts_max: int = 256
     """Most parts of a row; a row with more becomes a failure row."""
     expanded_bytes_max: int = 64 * 1024 * MEBIBYTE

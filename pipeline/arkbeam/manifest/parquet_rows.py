@@ -70,8 +70,8 @@ def read_parquet(
 def _open_with_dictionaries(stream: IO[bytes], file: pq.ParquetFile) -> pq.ParquetFile:
     """Open the file so that texts and bytes are read as dictionaries.
 
-    In a small file a million rows may refer to one long text. In a dictionary this text is in memory once. It is copied to
-    the rows only after their size is known.
+    In a small file a million rows may refer to one long text. In a dictionary this text is in memory once. It is copied
+    to the rows only after their size is known.
     """
     leaves = (file.schema.column(number) for number in range(len(file.schema)))
     paths = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]

@@ -48,7 +48,8 @@ class ShardChunk:
     rows: int
     """Number of physical rows, including blank ones; the next chunk starts after them."""
     over_context: int = 0
-    """Number of staged rows whose estimated tokens exceed the model's context. They are sent uncut: the service decides."""
+    """Number of staged rows whose estimated tokens exceed the model's context. They are sent uncut: the service
+    decides."""
 
 
 def read_shard(
@@ -58,8 +59,8 @@ def read_shard(
 
     `row` counts from the first physical line or record of the shard; a CSV header is not counted. A row that can't be
     read, or whose media can't be sent, is a row of `unreadable`. Media that are in `cache` are read only if they have
-    changed. If failure tables name the shard's rows, only those rows are read. Raise ManifestError if the file as a whole
-    can't be read, or if it has changed since it was cut into shards.
+    changed. If failure tables name the shard's rows, only those rows are read. Raise ManifestError if the file as a
+    whole can't be read, or if it has changed since it was cut into shards.
     """
     if shard.failures:
         yield from _read_failed_rows(
@@ -113,8 +114,8 @@ def _read_batches(
     """Yield all physical rows of a shard in order.
 
     `columns` are the columns that are needed in addition to the kept ones; of a Parquet file no others are read. With
-    `failed`, rows that it does not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or the
-    header of a CSV file, can't be read.
+    `failed`, rows that it does not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or
+    the header of a CSV file, can't be read.
     """
     if shard.format == "parquet":
         yield from read_parquet(shard, options, columns, None if failed is None else failed.wants)

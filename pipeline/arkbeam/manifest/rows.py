@@ -1,7 +1,7 @@
 """Turn the cells of a row into a request, or into the failure that says why there is none.
 
-A row has one of three forms: cells in mapped columns; an `input` list as in the API's contract; or a `body` that holds a
-whole request, as in files for the vendor's batch service.
+A row has one of three forms: cells in mapped columns; an `input` list as in the API's contract; or a `body` that holds
+a whole request, as in files for the vendor's batch service.
 """
 
 from collections.abc import Mapping

@@ -51,8 +51,9 @@ class Manifest:
 class Shard:
     """The part of a manifest that one worker reads.
 
-    For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start, end).
-    For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the whole file.
+    For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
+    end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the
+    whole file.
     """
 
     number: int
@@ -72,8 +73,8 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
     """List the manifests that `options.uris` name, each once, sorted by URI.
 
     A label is the path below the folder that all of `options.uris` have in common, so it does not change when a glob
-    matches more files. A glob skips folders, and names that start with `_` or `.`, such as `_SUCCESS`. A failure table, or
-    a folder of failure tables, is replaced by the manifests that it names.
+    matches more files. A glob skips folders, and names that start with `_` or `.`, such as `_SUCCESS`. A failure table,
+    or a folder of failure tables, is replaced by the manifests that it names.
 
     Raise ManifestError if a file is missing, a glob matches nothing, a format is unknown, or all files are empty.
     """
@@ -105,8 +106,8 @@ def folder_of(uri: str) -> str:
 def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     """Cut manifests into shards of about `bytes_max` bytes, numbered in the order of the manifests.
 
-    Uncompressed JSONL is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer. Raise
-    ManifestError if a footer can't be read.
+    Uncompressed JSONL is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer.
+    Raise ManifestError if a footer can't be read.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         ranges = list(pool.map(lambda manifest: _cut(manifest, bytes_max), manifests))

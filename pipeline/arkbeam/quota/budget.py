@@ -1,8 +1,8 @@
 """The budget of a run. Every request reserves its bound (the most that it can cost) before it is sent.
 
-The reservation is later replaced by the actual cost, so the requests in flight never cost more than what is left. A request
-without a reply is charged its bound, since it may be billed. Several processes draw shares of one budget; a share counts as
-used from the moment it is drawn (see `quota.draws`).
+The reservation is later replaced by the actual cost, so the requests in flight never cost more than what is left. A
+request without a reply is charged its bound, since it may be billed. Several processes draw shares of one budget; a
+share counts as used from the moment it is drawn (see `quota.draws`).
 """
 
 import asyncio
@@ -22,8 +22,8 @@ class BudgetOptions:
     """The limits of what one run may use. The `budget:` section of the config."""
 
     tokens: int | None = None
-    """Maximum tokens of one run, including retries and requests without a reply. The run stops with exit code 5 at the first
-    request that does not fit."""
+    """Maximum tokens of one run, including retries and requests without a reply. The run stops with exit code 5 at the
+    first request that does not fit."""
     cny: float | None = None
     """Maximum cost of one run in CNY, at the prices in `model.prices`. If `tokens` is set too, both limits apply."""
 
@@ -114,7 +114,8 @@ def share_used(used: Cost, options: BudgetOptions) -> float:
 class Budget:
     """What one process may use (`granted`), has used, and has reserved for requests in flight.
 
-    Used plus reserved never exceeds `granted`, except when a reply costs more than its bound: the actual cost is counted then.
+    Used plus reserved never exceeds `granted`, except when a reply costs more than its bound: the actual cost is
+    counted then.
     """
 
     granted: Cost
@@ -159,8 +160,9 @@ class Budget:
 class BudgetGate:
     """The budget for asynchronous callers: a request that does not fit waits, or ends the run. Used by one event loop.
 
-    For a budget that processes share, `draw` gets a larger share and `give` returns a part of it. Both block; `draw` is run in
-    a thread. Without them the whole budget is granted to this process. `is_reached` is True once a request can never fit.
+    For a budget that processes share, `draw` gets a larger share and `give` returns a part of it. Both block; `draw` is
+    run in a thread. Without them the whole budget is granted to this process. `is_reached` is True once a request can
+    never fit.
     """
 
     budget: Budget
@@ -175,8 +177,8 @@ class BudgetGate:
     async def make_room(self, bound: Cost) -> bool:
         """Wait until a bound that did not fit may fit. Return False if the run stops, or if the bound will never fit.
 
-        Call this directly after `budget.reserve` has failed, from one task at a time. Raise StoreError if a larger share
-        can't be drawn.
+        Call this directly after `budget.reserve` has failed, from one task at a time. Raise StoreError if a larger
+        share can't be drawn.
         """
         nothing_in_flight = self.budget.is_idle
         self._settled.clear()

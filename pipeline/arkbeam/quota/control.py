@@ -1,8 +1,8 @@
 """How a run adapts to refusals: which share of each configured limit it uses.
 
-Each kind of refusal (requests, tokens, an overloaded service, requests in flight) has its own `Control`. A control counts the
-answers in spans of 10 s and decides once a span: slow down, undo a decrease that did not help, or recover. It never reacts to
-a single refusal; the pause after a refusal is made by the `Pacer`.
+Each kind of refusal (requests, tokens, an overloaded service, requests in flight) has its own `Control`. A control
+counts the answers in spans of 10 s and decides once a span: slow down, undo a decrease that did not help, or recover.
+It never reacts to a single refusal; the pause after a refusal is made by the `Pacer`.
 """
 
 import math
@@ -32,10 +32,11 @@ class _Trial:
 class Control:
     """The share of a configured limit that is used (`factor`), and the share that the service is known to accept (`ceiling`).
 
-    `tolerance` is the share of refusals that is accepted without slowing down. `probe` is the first step above `ceiling`; the
-    step doubles with each minute without refusals. A `bold` control decides after a few refusals and goes straight to what the
-    service accepted; otherwise a decrease is at most by half. `noise` is the share of refusals that occurs at any rate, and
-    `is_limited` is True while the service's own limit is known to be lower than the configured one.
+    `tolerance` is the share of refusals that is accepted without slowing down. `probe` is the first step above
+    `ceiling`; the step doubles with each minute without refusals. A `bold` control decides after a few refusals and
+    goes straight to what the service accepted; otherwise a decrease is at most by half. `noise` is the share of
+    refusals that occurs at any rate, and `is_limited` is True while the service's own limit is known to be lower than
+    the configured one.
     """
 
     tolerance: float
@@ -61,8 +62,8 @@ class Control:
     ) -> bool:
         """Count one answer; return True if `factor` or `ceiling` changed.
 
-        `taken` is the share of the configured limit that the service accepted before a refusal, if known. `dense` is True if
-        refusals follow each other even after pauses, which random refusals do not.
+        `taken` is the share of the configured limit that the service accepted before a refusal, if known. `dense` is
+        True if refusals follow each other even after pauses, which random refusals do not.
         """
         if self._since_s == -math.inf:
             self._since_s = sent_s
@@ -155,8 +156,8 @@ class Control:
 class InFlight:
     """How many requests may be in flight: what the rate needs at the measured latency (Little's law), and a reserve.
 
-    `limit` starts low and grows by at most 1 with each answer, so it doubles with each round trip, without a burst. It is at
-    most `requests_max`.
+    `limit` starts low and grows by at most 1 with each answer, so it doubles with each round trip, without a burst. It
+    is at most `requests_max`.
     """
 
     requests_max: int

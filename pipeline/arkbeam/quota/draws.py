@@ -2,10 +2,10 @@
 
     <store>/runs/<run>/budget/<process>   "<tokens> <CNY / 10^12>": all that the process has drawn so far
 
-A process writes its file and then lists the folder. The draw is valid if all listed draws, its own included, add up to no
-more than the budget. If two processes draw at once, at least the later one sees the other's file, so the budget is never
-exceeded; both may be refused and try again after a random pause. What a dead process has drawn stays drawn, since the process
-may have used it.
+A process writes its file and then lists the folder. The draw is valid if all listed draws, its own included, add up to
+no more than the budget. If two processes draw at once, at least the later one sees the other's file, so the budget is
+never exceeded; both may be refused and try again after a random pause. What a dead process has drawn stays drawn, since
+the process may have used it.
 """
 
 import random

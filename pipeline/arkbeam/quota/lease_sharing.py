@@ -1,7 +1,7 @@
 """Sharing the quota by leases: this process keeps a mark in the store while it runs lanes (see `quota.sharing`).
 
-The store is called in a separate thread, one call at a time. If the store hangs, the lease runs out and sending stops without
-any further call.
+The store is called in a separate thread, one call at a time. If the store hangs, the lease runs out and sending stops
+without any further call.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """The share of each process in a quota that several processes use, computed from listings of marks alone.
 
-Each process writes a mark, renews it about every second, and lists all marks about as often. Its share is 1 divided by the
-number of marks that are alive. The guarantee: **at any moment the shares of all processes that may send add up to at most 1**.
-It needs a store in which a finished write is in every later listing, and clocks that run at the same speed. Four rules give it:
+Each process writes a mark, renews it about every second, and lists all marks about as often. Its share is 1 divided by
+the number of marks that are alive. The guarantee: **at any moment the shares of all processes that may send add up to
+at most 1**. It needs a store in which a finished write is in every later listing, and clocks that run at the same
+speed. Four rules give it:
 
 - A process does not send before its mark is a lease old: by then every process that still sends has listed the mark. With
   `wait=False` it may send earlier, if a listing made after its own write shows no other mark: of two processes that join at
@@ -12,7 +13,8 @@ It needs a store in which a finished write is in every later listing, and clocks
 - A process ignores a mark that did not change for two leases of the process's own clock. The owner of that mark stopped
   sending at least one lease ago, and must join again before it sends.
 
-Checking the share and sending are two steps: a process that stalls between them still sends the requests it had admitted.
+Checking the share and sending are two steps: a process that stalls between them still sends the requests it had
+admitted.
 """
 
 import math
@@ -36,8 +38,8 @@ class _Seen:
 class Membership:
     """The membership of one process. All times are of its own monotonic clock; `created_s` is the time of creation.
 
-    `wait`: wait for a lease before sending even if no other mark is seen. Needed for object stores, where another process's
-    listing may have begun before this process's write ended.
+    `wait`: wait for a lease before sending even if no other mark is seen. Needed for object stores, where another
+    process's listing may have begun before this process's write ended.
     """
 
     name: str

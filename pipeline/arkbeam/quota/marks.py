@@ -2,9 +2,9 @@
 
     <store>/quota/<account>/<run>.<random>.<number>   one process of a run; the number grows with each renewal
 
-A renewal writes a new file, so a listing alone shows which processes are alive: file times and entity tags, which differ
-between storage backends, are not needed. The previous file is kept until the next renewal, so that a listing that overlaps
-with a renewal still finds the process.
+A renewal writes a new file, so a listing alone shows which processes are alive: file times and entity tags, which
+differ between storage backends, are not needed. The previous file is kept until the next renewal, so that a listing
+that overlaps with a renewal still finds the process.
 """
 
 import orjson

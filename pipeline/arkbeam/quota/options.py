@@ -27,22 +27,24 @@ class QuotaOptions:
     tpm: int | None = None
     """Tokens a minute that the account may use. Default: the limit that the vendor lists for the model."""
     headroom: float = 0.95
-    """Share of `rpm` and `tpm` that a run uses: above 0, at most 1. A reserve is useful because refused requests also count
-    against the quota."""
+    """Share of `rpm` and `tpm` that a run uses: above 0, at most 1. A reserve is useful because refused requests also
+    count against the quota."""
     ramp: bool = False
-    """If true, usage above 3 million tokens a minute grows by at most 20 % in 3 minutes, as the vendor's burst rule asks."""
+    """If true, usage above 3 million tokens a minute grows by at most 20 % in 3 minutes, as the vendor's burst rule
+    asks."""
     lanes: int = 1
-    """Number of lanes: the parallel pieces that the work of a run is divided into. If one process is not enough, set it to the
-    number of worker processes."""
+    """Number of lanes: the parallel pieces that the work of a run is divided into. If one process is not enough, set it
+    to the number of worker processes."""
     account: str = "default"
     """Name of the account. Runs that use the same store (or the same Redis) and the same name share one quota."""
     redis_url: str | None = None
-    """URL of a Redis through which processes share the quota exactly: `redis://host:6379/0`, `rediss://…` or `unix://…`. Without
-    it, processes share the quota by small files in the store."""
+    """URL of a Redis through which processes share the quota exactly: `redis://host:6379/0`, `rediss://…` or
+    `unix://…`. Without it, processes share the quota by small files in the store."""
     redis_password_env: str | None = None
     """Name of the environment variable that holds the password of this Redis."""
     unshared_s_max: float = 60.0
-    """Seconds that a run waits, without sending, while the coordinating store or Redis is unreachable. After that the run stops."""
+    """Seconds that a run waits, without sending, while the coordinating store or Redis is unreachable. After that the
+    run stops."""
 
     def __post_init__(self) -> None:
         for name in ("rpm", "tpm"):
@@ -73,9 +75,11 @@ class LimitsOptions:
     """Bounds on requests in flight, on tries of a row, and on failures. The `limits:` section of the config."""
 
     requests_in_flight: int = 256
-    """Maximum number of requests that a process has in flight. The actual number is what the quota needs at the measured latency."""
+    """Maximum number of requests that a process has in flight. The actual number is what the quota needs at the
+    measured latency."""
     bytes_in_flight: int = 256 * 1024 * 1024
-    """Maximum bytes of requests that a process holds in memory: encoded requests, and media that are being read and encoded."""
+    """Maximum bytes of requests that a process holds in memory: encoded requests, and media that are being read and
+    encoded."""
     failures_allowed: int | str = 0
     """Failed rows with which a run still ends with exit code 0: a number of rows, or a share such as 1%."""
     attempts_max: int = 6
@@ -85,15 +89,15 @@ class LimitsOptions:
     retries_paid: int = 2
     """Maximum further tries of a row after replies that were billed but have no usable vector."""
     retries_lost: int = 2
-    """Maximum further tries of a row after requests that were sent but got no reply (time-out, lost connection): they may be
-    billed."""
+    """Maximum further tries of a row after requests that were sent but got no reply (time-out, lost connection): they
+    may be billed."""
     elapsed_s_max: float = 900.0
     """Maximum seconds from the first to the last try of a row."""
     rows_failed_in_a_row_max: int = 50
     """The run stops when so many rows in a row failed after all their tries."""
     rows_rejected_first_max: int = 50
-    """The run stops when the service rejected so many rows at the start of a run, all with the same code, before the first
-    vector: the config is then likely wrong. The rejections are not stored."""
+    """The run stops when the service rejected so many rows at the start of a run, all with the same code, before the
+    first vector: the config is then likely wrong. The rejections are not stored."""
     drain_s: float = 60.0
     """Seconds that a stopping run waits for the requests in flight."""
 

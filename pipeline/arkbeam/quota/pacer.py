@@ -19,8 +19,8 @@ ROUNDING_S = 1e-6
 class Pacer:
     """Both limits, the current pause, the controls that adapt to refusals, and the record of the use of the quota.
 
-    Each process has one, used by one thread. `share` is this process's share of both limits. Without `in_flight`, any number
-    of requests may be in flight.
+    Each process has one, used by one thread. `share` is this process's share of both limits. Without `in_flight`, any
+    number of requests may be in flight.
     """
 
     rpm: int

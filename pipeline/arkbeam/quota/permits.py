@@ -1,9 +1,9 @@
 """Permits: the part of a quota in Redis that this process may use. How many to ask for, and when they become valid.
 
-A process asks for permits in blocks of about `BLOCK_S` seconds of the whole quota: one call then covers many requests, and no
-process holds many permits that others wait for. Permits that are not used in time expire: used later, they would add to
-permits that other processes were granted in the meantime. What replies cost above or below their estimates is settled with
-the next block.
+A process asks for permits in blocks of about `BLOCK_S` seconds of the whole quota: one call then covers many requests,
+and no process holds many permits that others wait for. Permits that are not used in time expire: used later, they would
+add to permits that other processes were granted in the meantime. What replies cost above or below their estimates is
+settled with the next block.
 """
 
 import math

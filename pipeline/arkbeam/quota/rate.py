@@ -1,9 +1,9 @@
 """One limit of the quota, requests or tokens a minute: a leaky bucket for the rate, and a sliding window for the last minute.
 
 The leaky bucket admits a request while its debt is not positive, and adds the cost of the request to the debt (the GCRA
-algorithm in other words). Costs above an estimate, refunds and costs above any burst are therefore plain additions. There is
-no burst at the start. `SLACK_S` seconds of credit make up for a busy event loop that runs a little late. The sliding window
-bounds the small bursts that remain, and very large requests.
+algorithm in other words). Costs above an estimate, refunds and costs above any burst are therefore plain additions.
+There is no burst at the start. `SLACK_S` seconds of credit make up for a busy event loop that runs a little late. The
+sliding window bounds the small bursts that remain, and very large requests.
 """
 
 import math
@@ -47,7 +47,8 @@ class LeakyBucket:
     def take(self, cost: float, now_s: float, waited_s: float = 0.0) -> None:
         """Add the cost of a request that is sent now.
 
-        `waited_s` is the time for which the sliding window held the request back although there was no debt. It is subtracted.
+        `waited_s` is the time for which the sliding window held the request back although there was no debt. It is
+        subtracted.
         """
         self.advance(now_s)
         self.debt += max(0.0, cost - waited_s * self.per_s)
@@ -108,8 +109,8 @@ class SlidingWindow:
 class RateLimit:
     """One limit: a leaky bucket that spreads it evenly, and a last minute that never holds more than `per_minute`.
 
-    `sent` is scaled to the whole quota: what a process sends while its share is a fourth counts four times, so the last minute
-    stays comparable when the share changes. `taken` is what the service did not refuse, scaled in the same way.
+    `sent` is scaled to the whole quota: what a process sends while its share is a fourth counts four times, so the last
+    minute stays comparable when the share changes. `taken` is what the service did not refuse, scaled in the same way.
     """
 
     per_minute: float

@@ -1,8 +1,8 @@
 """Sharing the quota exactly, through Redis: this process takes permits from it in blocks.
 
-Redis holds one hash for each account, with two times: when the granted requests, and the granted tokens, will be paid off at
-the allowed rate. One script changes both atomically by the clock of Redis. It is the leaky bucket of `quota.rate` for all
-processes together: no burst at the start, a slack, and debts and refunds as plain additions.
+Redis holds one hash for each account, with two times: when the granted requests, and the granted tokens, will be paid
+off at the allowed rate. One script changes both atomically by the clock of Redis. It is the leaky bucket of
+`quota.rate` for all processes together: no burst at the start, a slack, and debts and refunds as plain additions.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ RETRY_S = 0.5
 TIMEOUT_S = 2.0
 KEEP_S = 600  # Redis deletes the hash of an account so long after its debt is paid off
 
-# Arguments: requests and tokens a second, slack, pause, requests and tokens to grant, KEEP_S. Result: seconds until the grant
-# is valid. Negative amounts (returned permits) only move the times. Times are formatted as text: Lua would write 14 digits,
-# and Redis would return integers.
+# Arguments: requests and tokens a second, slack, pause, requests and tokens to grant, KEEP_S. Result: seconds until the
+# grant is valid. Negative amounts (returned permits) only move the times. Times are formatted as text: Lua would write
+# 14 digits, and Redis would return integers.
 SCRIPT = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000

@@ -14,8 +14,8 @@ WAIT_S_MAX = 30.0
 class Tries:
     """The tries of one item so far.
 
-    `faults` counts all failed tries except refusals, `refusals` the 429 replies. Of the faults, `paid` counts unusable 200
-    replies, and `lost` requests that were sent and got no reply, which may be billed.
+    `faults` counts all failed tries except refusals, `refusals` the 429 replies. Of the faults, `paid` counts unusable
+    200 replies, and `lost` requests that were sent and got no reply, which may be billed.
     """
 
     faults: int = 0
@@ -39,9 +39,9 @@ class Tries:
 def next_wait_s(error: ApiError, tries: Tries, elapsed_s: float, jitter: float, limits: LimitsOptions) -> float | None:
     """Return the seconds to wait before the next try, or None if the item must not be tried again.
 
-    `tries` includes the try that has just failed, `elapsed_s` counts from the item's first try, and `jitter` is a random
-    number in [0, 1). A Retry-After of the service is used as it is, unless it is shorter than `RETRY_AFTER_S_MIN`; otherwise
-    see `backoff_s`.
+    `tries` includes the try that has just failed, `elapsed_s` counts from the item's first try, and `jitter` is a
+    random number in [0, 1). A Retry-After of the service is used as it is, unless it is shorter than
+    `RETRY_AFTER_S_MIN`; otherwise see `backoff_s`.
     """
     if error.action is not Action.RETRY or elapsed_s >= limits.elapsed_s_max:
         return None

@@ -31,8 +31,8 @@ class Sharing(Protocol):
     async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         """Keep this process's share until cancelled, then give it up.
 
-        `on_changed` is called when the result of `wait_s` may have changed. `on_unreachable` is called once, with a message that
-        says what to do, when the coordinating store or Redis could not be reached for too long.
+        `on_changed` is called when the result of `wait_s` may have changed. `on_unreachable` is called once, with a
+        message that says what to do, when the coordinating store or Redis could not be reached for too long.
         """
 
 

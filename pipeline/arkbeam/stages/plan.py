@@ -1,8 +1,8 @@
 """Plan: decide which rows have a vector in the store, which rows need one, and which rows' requests are sent.
 
 Pure functions over Arrow tables. Rows are joined with the store by fingerprint, one bucket of fingerprints at a time.
-The tables are sorted before they are searched, since `index_in` returns the first of several matches. So the same tables
-in another order give the same plan.
+The tables are sorted before they are searched, since `index_in` returns the first of several matches. So the same
+tables in another order give the same plan.
 """
 
 import functools
@@ -55,9 +55,9 @@ class PlanTotals:
 class BucketPlan:
     """The decisions for one bucket.
 
-    `owned`: REFS of rows whose vector is in the store. `waiting`: fingerprint, shard and ordinal of rows that wait for a
-    vector. `buyers`: KEYS of the waiting rows whose request is sent, one for each fingerprint. `refused`: FAILED of rows
-    whose request the service refused permanently.
+    `owned`: REFS of rows whose vector is in the store. `waiting`: fingerprint, shard and ordinal of rows that wait for
+    a vector. `buyers`: KEYS of the waiting rows whose request is sent, one for each fingerprint. `refused`: FAILED of
+    rows whose request the service refused permanently.
     """
 
     owned: pa.Table

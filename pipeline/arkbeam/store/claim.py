@@ -1,8 +1,8 @@
 """One run per output at a time: a run claims its output before the first request and releases it at the end.
 
-On local files the claim is an operating-system lock, which ends with its process. On object stores it is a mark, a small
-file that its holder rewrites four times per lease. A run that finds a mark watches it for one lease by its own clock, never
-by file times, and takes the output over if the mark did not change.
+On local files the claim is an operating-system lock, which ends with its process. On object stores it is a mark, a
+small file that its holder rewrites four times per lease. A run that finds a mark watches it for one lease by its own
+clock, never by file times, and takes the output over if the mark did not change.
 """
 
 import os
@@ -33,8 +33,9 @@ def claim_output(
 ) -> Iterator[None]:
     """Hold the claim on an output for the length of the block.
 
-    `on_lost` is called with the reason, from another thread, if another run took the output over, or may have taken it over
-    because the mark could not be renewed for a lease. Raise OutputInUse, which names the holder, if another run holds it.
+    `on_lost` is called with the reason, from another thread, if another run took the output over, or may have taken it
+    over because the mark could not be renewed for a lease. Raise OutputInUse, which names the holder, if another run
+    holds it.
     """
     if is_local(output_uri):
         with _local_lock(output_uri, run):

@@ -1,12 +1,12 @@
 """Check that files of the store are as they were written, and set damaged ones aside without losing their cost.
 
-The vectors of a damaged segment are bought again, but what they cost the first time must still count. So each attempt that
-can be read from the segment is recorded as an event of kind `lost`, in the run that paid for it. A file from which nothing
-can be read is set aside under a name that ends in `.unreadable`. The cost of these files is missing from `usage/`;
-`run.json` has their number.
+The vectors of a damaged segment are bought again, but what they cost the first time must still count. So each attempt
+that can be read from the segment is recorded as an event of kind `lost`, in the run that paid for it. A file from which
+nothing can be read is set aside under a name that ends in `.unreadable`. The cost of these files is missing from
+`usage/`; `run.json` has their number.
 
-Read verifies each segment as a whole once, not on every run. The records of verified segments hold 8 bytes per segment. If
-a record is damaged or missing, its segments are verified again.
+Read verifies each segment as a whole once, not on every run. The records of verified segments hold 8 bytes per segment.
+If a record is damaged or missing, its segments are verified again.
 """
 
 import logging

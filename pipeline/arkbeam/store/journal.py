@@ -1,9 +1,10 @@
 """The journal: the requests that were sent since the last flush, so that the bill is known even after a kill.
 
 One line is appended when a request is sent and one when its reply arrives, without buffering, so the lines survive the
-process. The journal holds no vectors. The next run of the same output records as lost the attempts that are in a dead run's
-journal but not in its segments or events. Files in object stores can't be appended to, so only local stores have journals.
-If a run on an object store is killed, the requests that were in flight or not yet flushed are missing from `usage/`.
+process. The journal holds no vectors. The next run of the same output records as lost the attempts that are in a dead
+run's journal but not in its segments or events. Files in object stores can't be appended to, so only local stores have
+journals. If a run on an object store is killed, the requests that were in flight or not yet flushed are missing from
+`usage/`.
 """
 
 import os
@@ -75,8 +76,9 @@ def open_journal(store_uri: str, run: str, process: str) -> Journal:
 def record_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[int]) -> int:
     """Record the attempts that dead runs of this output paid for but did not store; return their number.
 
-    Only the holder of the output may call this, because then all earlier runs of the output are dead. If a kill interrupts
-    this, it is safe to call it again: attempts that are already recorded are recognised by their client request ids.
+    Only the holder of the output may call this, because then all earlier runs of the output are dead. If a kill
+    interrupts this, it is safe to call it again: attempts that are already recorded are recognised by their client
+    request ids.
     """
     recorded = 0
     for run in runs_of_output(journals_folder(store_uri), output_uri):

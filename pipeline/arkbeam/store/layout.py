@@ -3,15 +3,16 @@
     <store>/segments/<run>/<segment>-<hash>.parquet   bought vectors: immutable, complete or absent
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
     <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent refusals
-    <store>/journals/<run>/<process>.log              attempts that are not yet in a segment or event file (local stores only)
-    <store>/verified/<name>.ids                       ids of segments that were read completely and found undamaged
-    <store>/damaged/<run>/                            segments that were damaged
-    <store>/models/<key>.json                         the model that a name or endpoint resolved to
-    <store>/quota/<account>/                          marks of the processes that share a quota, while they send
-    <store>/media/<segment>.parquet                   cache of facts about media, by URI; may be deleted at any time
-    <store>/runs/<run>/                               staged rows and notes of a run; removed when it ends
+    <store>/journals/<run>/<process>.log              attempts that are not yet in a segment or event file (local stores
+    only) <store>/verified/<name>.ids                       ids of segments that were read completely and found
+    undamaged <store>/damaged/<run>/                            segments that were damaged <store>/models/<key>.json
+    the model that a name or endpoint resolved to <store>/quota/<account>/                          marks of the
+    processes that share a quota, while they send <store>/media/<segment>.parquet                   cache of facts about
+    media, by URI; may be deleted at any time <store>/runs/<run>/                               staged rows and notes of
+    a run; removed when it ends
 
-<hash> is the hash of the file's bytes, because Parquet's checksums cover the pages, but not their headers or the footer.
+<hash> is the hash of the file's bytes, because Parquet's checksums cover the pages, but not their headers or the
+footer.
 
 The name of a run contains the key of its output, so that the cost of an output can be summed over all of its runs.
 """
@@ -34,14 +35,16 @@ class StoreOptions:
     """The `store:` section of the config: where vectors are stored, and how often they are written."""
 
     uri: str
-    """Folder of all vectors that were ever paid for: a path or a URI of any fsspec scheme. Keep it, and use one store for
-    all outputs: a vector in it is never paid for again."""
+    """Folder of all vectors that were ever paid for: a path or a URI of any fsspec scheme. Keep it, and use one store
+    for all outputs: a vector in it is never paid for again."""
     flush_rows: int = 256
-    """Most results that a process holds before it writes them; a kill loses at most these and the requests in flight."""
+    """Most results that a process holds before it writes them; a kill loses at most these and the requests in
+    flight."""
     flush_s: float = 10.0
     """Longest time in seconds that a process holds a result before it is written."""
     timeout_s: float = 300.0
-    """Longest time in seconds for writing a segment; if it takes longer, the run stops and unwritten results are lost."""
+    """Longest time in seconds for writing a segment; if it takes longer, the run stops and unwritten results are
+    lost."""
 
     def __post_init__(self) -> None:
         if self.flush_rows < 1 or not self.flush_s > 0 or not self.timeout_s > 0:

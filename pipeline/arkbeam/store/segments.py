@@ -100,8 +100,8 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def read_columns(uri: str, columns: Sequence[str], *, whole: bool = True) -> pa.Table:
     """Read columns of a segment or an event file, verified to be as they were written.
 
-    If `whole` is false, only the pages of these columns are read, and only their checksums are verified. Raise StoreError
-    if the file is damaged or can't be read.
+    If `whole` is false, only the pages of these columns are read, and only their checksums are verified. Raise
+    StoreError if the file is damaged or can't be read.
     """
     if whole:
         data = read_whole(uri)
@@ -124,8 +124,8 @@ def read_whole(uri: str) -> bytes:
 def is_damaged(uri: str, columns: Sequence[str] = ()) -> bool:
     """True if a file is damaged: its bytes do not have the hash in its name.
 
-    A file without a hash in its name is damaged if `columns` can't be read from it. Raise StoreError if the storage fails,
-    since the file may then be undamaged.
+    A file without a hash in its name is damaged if `columns` can't be read from it. Raise StoreError if the storage
+    fails, since the file may then be undamaged.
     """
     data = read_bytes(uri)
     wanted = hash_in_name(uri)

@@ -102,9 +102,9 @@ def encode_row(row: StagedRow, spec: RunSpec) -> Item | Unsendable:
 class Feed:
     """Turns rows into batches of items. Threads read media ahead, as long as the engine has room for their bytes.
 
-    A row's bytes are reserved in the engine before its media are read. So one bound (`limits.bytes_in_flight`) covers media
-    that are being read, items that wait, and requests in flight. A feed hands over all items that are ready before it waits
-    for room; otherwise several feeds of one engine could block each other.
+    A row's bytes are reserved in the engine before its media are read. So one bound (`limits.bytes_in_flight`) covers
+    media that are being read, items that wait, and requests in flight. A feed hands over all items that are ready
+    before it waits for room; otherwise several feeds of one engine could block each other.
     """
 
     spec: RunSpec

@@ -43,8 +43,8 @@ class Outcomes:
 def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
     """Send the rows of a lane's blocks. Yield outcomes as they accumulate, and at the end the lane's report.
 
-    If the runner repeats a lane, rows that the first attempt settled are taken from the store and not sent again. Once the
-    run stops, in this process or in another one, the remaining rows are skipped and have no outcome.
+    If the runner repeats a lane, rows that the first attempt settled are taken from the store and not sent again. Once
+    the run stops, in this process or in another one, the remaining rows are skipped and have no outcome.
     """
     with engine.lane():
         yield from _embed(blocks, spec, engine)

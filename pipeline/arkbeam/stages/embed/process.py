@@ -88,7 +88,8 @@ def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
 def _relax_collector() -> None:
     """Make Python collect garbage cycles less often.
 
-    A request makes many objects and no cycles. With Python's defaults, the collector took a quarter of a text row's CPU.
+    A request makes many objects and no cycles. With Python's defaults, the collector took a quarter of a text row's
+    CPU.
     """
     gc.collect()
     gc.freeze()  # the objects that exist at this point, mostly Beam's modules, stay until the process ends

@@ -1,9 +1,9 @@
 """The commit: an output is complete if it has the file `_SUCCESS`, which is written last.
 
-The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts, remove files that
-are not in the plan, write `run.json`, write `_SUCCESS`. A reader that checks for `_SUCCESS` never takes an incomplete output
-for a complete one. Before each step, and before each part is put in its place, the claim on the output is checked: a run
-that has lost its claim changes nothing more.
+The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts, remove files
+that are not in the plan, write `run.json`, write `_SUCCESS`. A reader that checks for `_SUCCESS` never takes an
+incomplete output for a complete one. Before each step, and before each part is put in its place, the claim on the
+output is checked: a run that has lost its claim changes nothing more.
 """
 
 import logging
@@ -74,7 +74,8 @@ def end_run(commit: Commit, spec: RunSpec) -> None:
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Check the number of rows, remove files that are not in the plan, mark the output complete; return `run.json`.
 
-    Raises: StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is lost.
+    Raises: StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is
+    lost.
     """
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
     result = describe_run(commit, spec) | {

@@ -1,7 +1,7 @@
 """Write the parts of `embeddings/` and `multi/`.
 
-`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, part k of `multi/` has the
-per-token vectors of the rows in part k of `embeddings/`.
+`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, part k of `multi/` has
+the per-token vectors of the rows in part k of `embeddings/`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """Write the parts of `usage/`: one row for each attempt that this output paid for or may have paid for, in all of its runs.
 
-Outcomes: `ok`; `unusable`, a reply without a usable vector; `lost`, an attempt without a reply. All count as paid. If the
-tokens of an attempt are unknown, those of the successful attempt of the same request are used.
+Outcomes: `ok`; `unusable`, a reply without a usable vector; `lost`, an attempt without a reply. All count as paid. If
+the tokens of an attempt are unknown, those of the successful attempt of the same request are used.
 """
 
 from collections.abc import Iterable, Sequence
