@@ -26,7 +26,7 @@ ORDER = (
     "base.replies",
     "base.schema",
     "base.redaction",
-    "base.refusal",
+    "base.bad_rows",
     "base.faults",
     "base.files",
     "ark",

@@ -48,7 +48,7 @@ def test_refused_before(make_emulator: Any, make_place: Any) -> None:
     place = make_place(make_emulator(poison="three").url)
     place.write_rows(ROWS)
     place.run({"limits.failures_allowed": 2})
-    assert (place.plan().refused, place.plan().to_buy) == (1, 0)
+    assert (place.plan().rejected, place.plan().to_buy) == (1, 0)
 
 
 @pytest.mark.parametrize(("rpm", "tpm", "binding"), [(60, 10_000_000, "rpm"), (1_000_000, 600, "tpm")])

@@ -32,16 +32,16 @@ def test_a_mailbox_is_done_when_every_item_is() -> None:
     assert sink.wait_until_done(0)
     sink.add(4)
     sink.deliver(_index(1, 2))
-    sink.refuse(bytes(16), "code", "message")
+    sink.add_failure(bytes(16), "code", "message")
     assert not sink.wait_until_done(0)
     sink.drop(1)
     assert sink.wait_until_done(0)
     tables, refused = sink.collect()
     assert [table.num_rows for table in tables] == [2]
-    assert refused.schema == schema.REFUSED
+    assert refused.schema == schema.REJECTED
     assert refused.to_pylist() == [{"fingerprint": bytes(16), "code": "code", "message": "message"}]
     assert sink.counts.failed == 1
-    assert sink.collect() == ([], schema.REFUSED.empty_table())
+    assert sink.collect() == ([], schema.REJECTED.empty_table())
 
 
 def test_a_mailbox_wakes_who_waits() -> None:
@@ -65,7 +65,7 @@ def test_failures_are_counted_by_all_threads() -> None:
     def refuse(_: int) -> None:
         for _ in range(500):
             sink.add(1)
-            sink.refuse(bytes(16), "a", "b")
+            sink.add_failure(bytes(16), "a", "b")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(refuse, range(4)))

@@ -13,7 +13,7 @@ from arkbeam.store.segments import Attempt
 
 def rejection(number: int, code: str = "InvalidParameter") -> Event:
     """The event of a rejected row."""
-    return Event(EventKind.REFUSED, Attempt(number.to_bytes(16), "", 1, 0.0), Failure(code, "message"))
+    return Event(EventKind.REJECTED, Attempt(number.to_bytes(16), "", 1, 0.0), Failure(code, "message"))
 
 
 def test_the_first_rows_all_rejected_alike() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from arkbeam.app.config import parse_config
 from arkbeam.ark.tokens import image_tokens
+from arkbeam.base.bad_rows import BadRow
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Failure, Inline, Modality
-from arkbeam.base.refusal import RowRefused
 from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, load_medium
 from arkbeam.media.checks import examine
 from arkbeam.media.files import guard
@@ -228,7 +228,7 @@ def test_pixels_without_a_plain_meaning_are_refused() -> None:
         )
         fit = plan_fit(_facts(data), ON, 15)
         assert fit is not None
-        with pytest.raises(RowRefused, match="media_unfit"):
+        with pytest.raises(BadRow, match="media_unfit"):
             apply_fit(data, _facts(data), fit)
 
 
@@ -240,7 +240,7 @@ def test_a_jpeg_of_very_many_scans_is_not_unpacked() -> None:
     bomb = data[:at] + scan * 500 + data[at:]
     fit = plan_fit(_facts(bomb), ON, 15)
     assert fit is not None
-    with pytest.raises(RowRefused, match="500 scans"):
+    with pytest.raises(BadRow, match="500 scans"):
         apply_fit(bomb, _facts(bomb), fit)
 
 
@@ -277,7 +277,7 @@ def test_what_is_signed_is_not_fitted() -> None:
     signed = examine(data, len(data), IMAGE, options, lambda start, end: b"", inlined=False)
     assert signed == MediaInfo(None, "image/tiff", (64, 48))
     other = picture("HEIF")
-    with pytest.raises(RowRefused, match="media_not_image"):
+    with pytest.raises(BadRow, match="media_not_image"):
         examine(other, len(other), IMAGE, options, lambda start, end: b"", inlined=False)
 
 

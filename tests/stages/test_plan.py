@@ -48,8 +48,8 @@ class Held(NamedTuple):
     row: int
 
 
-class Refusal(NamedTuple):
-    """A row of REFUSED."""
+class Rejection(NamedTuple):
+    """A row of REJECTED."""
 
     fingerprint: bytes
     code: str
@@ -74,8 +74,8 @@ _KEYS = st.lists(
     max_size=40,
 )
 _INDEX = st.lists(st.builds(Held, _FINGERPRINTS, st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)), max_size=10)
-_REFUSED = st.lists(
-    st.builds(Refusal, _FINGERPRINTS, st.sampled_from(["A", "B"]), st.sampled_from(["no", "nein"])), max_size=10
+_REJECTED = st.lists(
+    st.builds(Rejection, _FINGERPRINTS, st.sampled_from(["A", "B"]), st.sampled_from(["no", "nein"])), max_size=10
 )
 
 
@@ -96,23 +96,25 @@ def _pieces(rows: Sequence[tuple[Any, ...]], wanted: pa.Schema, chance: random.R
     return [_table(part, wanted) for part in dealt]
 
 
-def _plan(keys: list[Key], index: list[Held], refused: list[Refusal], seed: int, *, retry: bool) -> BucketPlan:
+def _plan(keys: list[Key], index: list[Held], rejected: list[Rejection], seed: int, *, retry: bool) -> BucketPlan:
     chance = random.Random(seed)
     tables = [
         _pieces(rows, wanted, chance)
-        for rows, wanted in ((keys, schema.KEYS), (index, schema.INDEX), (refused, schema.REFUSED))
+        for rows, wanted in ((keys, schema.KEYS), (index, schema.INDEX), (rejected, schema.REJECTED))
     ]
-    return plan_bucket(*tables, retry_refused=retry)
+    return plan_bucket(*tables, resend_rejected=retry)
 
 
-@given(_KEYS, _INDEX, _REFUSED, st.booleans())
+@given(_KEYS, _INDEX, _REJECTED, st.booleans())
 def test_plan_agrees_with_an_oracle(
-    keys: list[Key], index: list[Held], refused: list[Refusal], retry_refused: bool
+    keys: list[Key], index: list[Held], rejected: list[Rejection], resend_rejected: bool
 ) -> None:
-    """Every row is owned, waiting or refused; the first of the rows with one missing fingerprint is the buyer."""
-    plan = _plan(keys, index, refused, 1, retry=retry_refused)
+    """Every row is owned, waiting or rejected; the first of the rows with one missing fingerprint is the buyer."""
+    plan = _plan(keys, index, rejected, 1, retry=resend_rejected)
     owners = {held.fingerprint: held[1:] for held in sorted(index, key=lambda held: held[1:], reverse=True)}
-    reasons = {} if retry_refused else {one.fingerprint: one[1:] for one in sorted(refused, key=lambda r: r[1:])[::-1]}
+    reasons = (
+        {} if resend_rejected else {one.fingerprint: one[1:] for one in sorted(rejected, key=lambda r: r[1:])[::-1]}
+    )
     in_order = sorted(keys, key=lambda key: (key.shard, key.ordinal))
     missing = [key for key in in_order if key.fingerprint not in owners]
     waiting = [key for key in missing if key.fingerprint not in reasons]
@@ -122,7 +124,7 @@ def test_plan_agrees_with_an_oracle(
         (*owners[key.fingerprint], key.shard, key.ordinal) for key in in_order if key.fingerprint in owners
     ]
     assert _rows(plan.waiting) == [(key.fingerprint, key.shard, key.ordinal) for key in waiting]
-    assert _rows(plan.refused) == [
+    assert _rows(plan.rejected) == [
         (key.shard, key.ordinal, *reasons[key.fingerprint]) for key in missing if key.fingerprint in reasons
     ]
     assert _rows(plan.buyers) == sorted(buyers, key=lambda key: (key.shard, key.ordinal))
@@ -131,37 +133,39 @@ def test_plan_agrees_with_an_oracle(
         distinct=len({key.fingerprint for key in keys}),
         duplicates=len(keys) - len({key.fingerprint for key in keys}),
         owned=plan.owned.num_rows,
-        refused=plan.refused.num_rows,
+        rejected=plan.rejected.num_rows,
         to_buy=len(buyers),
         text_tokens=sum(key.text for key in buyers),
         image_tokens=sum(key.image for key in buyers),
     )
 
 
-@given(_KEYS, _INDEX, _REFUSED, st.integers(0, 2**32), st.booleans())
+@given(_KEYS, _INDEX, _REJECTED, st.integers(0, 2**32), st.booleans())
 def test_plan_does_not_depend_on_the_order_of_its_input(
-    keys: list[Key], index: list[Held], refused: list[Refusal], seed: int, retry_refused: bool
+    keys: list[Key], index: list[Held], rejected: list[Rejection], seed: int, resend_rejected: bool
 ) -> None:
     """The same rows in other tables and in another order give the same plan."""
-    first = _plan(keys, index, refused, 0, retry=retry_refused)
-    again = _plan(keys, index, refused, seed, retry=retry_refused)
-    for name in ("owned", "waiting", "buyers", "refused"):
+    first = _plan(keys, index, rejected, 0, retry=resend_rejected)
+    again = _plan(keys, index, rejected, seed, retry=resend_rejected)
+    for name in ("owned", "waiting", "buyers", "rejected"):
         assert _rows(getattr(first, name)) == _rows(getattr(again, name))
     assert first.totals == again.totals
 
 
-@given(_KEYS, _INDEX, _REFUSED, st.integers(0, 2**32))
-def test_settling_agrees_with_an_oracle(keys: list[Key], bought: list[Held], refused: list[Refusal], seed: int) -> None:
+@given(_KEYS, _INDEX, _REJECTED, st.integers(0, 2**32))
+def test_settling_agrees_with_an_oracle(
+    keys: list[Key], bought: list[Held], rejected: list[Rejection], seed: int
+) -> None:
     """Every waiting row gets the vector or the refusal of its fingerprint, or `not_bought`."""
     chance = random.Random(seed)
     waiting = [(key.fingerprint, key.shard, key.ordinal) for key in keys]
     refs, failed = settle_bucket(
         _pieces(waiting, pa.schema([schema.KEYS.field(index) for index in range(3)]), chance),
         _pieces(bought, schema.INDEX, chance),
-        _pieces(refused, schema.REFUSED, chance),
+        _pieces(rejected, schema.REJECTED, chance),
     )
     owners = {held.fingerprint: held[1:] for held in sorted(bought, key=lambda held: held[1:], reverse=True)}
-    reasons = {one.fingerprint: one[1:] for one in sorted(refused, key=lambda r: r[1:])[::-1]}
+    reasons = {one.fingerprint: one[1:] for one in sorted(rejected, key=lambda r: r[1:])[::-1]}
     assert refs.schema == schema.REFS
     assert failed.schema == schema.FAILED
     assert sorted(_rows(refs)) == sorted(

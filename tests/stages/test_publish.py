@@ -254,7 +254,7 @@ def _settle(run: Run, refused: Mapping[str, tuple[str, str]]) -> tuple[pa.Table,
     """Return the REFS of owned rows, and FAILED rows of all others."""
     rows = [(name, *refused[text]) for name, text in run.texts.items() if text in refused]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema.REJECTED, strict=True)], schema.REJECTED)
     waiting = run.keys.select(["fingerprint", "shard", "ordinal"])
     return settle_bucket([waiting], [read_index(uri) for uri in run.segments().values()], [table])
 
@@ -334,7 +334,7 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
         spec.store.uri,
         spec.run.name,
         next(ids),
-        [event(EventKind.UNUSABLE, names[0], "nan", Usage(5, 5, 2, 3)), event(EventKind.REFUSED, names[7], "no")],
+        [event(EventKind.UNUSABLE, names[0], "nan", Usage(5, 5, 2, 3)), event(EventKind.REJECTED, names[7], "no")],
     )
     lost = [
         event(EventKind.LOST, names[1], "lost-then-bought"),

@@ -151,7 +151,7 @@ def _fill_store(job: Job) -> list[str]:
     uri, ids = job.spec.store.uri, count(1)
     for first in (0, 10, 20):
         write_segment(uri, OLD_RUN, next(ids), segment_table(_bought(first, first + 1), DIMENSIONS))
-    refusal = Event(EventKind.REFUSED, Attempt((99).to_bytes(16), "", 1, 0.0), Failure("code", "why"))
+    refusal = Event(EventKind.REJECTED, Attempt((99).to_bytes(16), "", 1, 0.0), Failure("code", "why"))
     write_events(uri, OLD_RUN, next(ids), [refusal])
     return list_parquet(segments_folder(uri))
 

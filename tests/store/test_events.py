@@ -4,7 +4,7 @@ from pathlib import Path
 
 from arkbeam.base import schema
 from arkbeam.base.records import Failure, Usage
-from arkbeam.store.events import Event, EventKind, read_refused, write_events
+from arkbeam.store.events import Event, EventKind, read_rejected, write_events
 from arkbeam.store.layout import events_folder, list_parquet
 from arkbeam.store.segments import Attempt, read_columns
 
@@ -25,9 +25,9 @@ def _write(folder: Path, events: list[Event]) -> str:
 def test_only_refusals_for_good_are_refused(tmp_path: Path) -> None:
     """Requests with unusable or lost replies may be sent again; a refusal keeps its code and message."""
     uri = _write(tmp_path, [_event(kind, number) for number, kind in enumerate(EventKind)])
-    refused = read_refused(uri)
-    number = list(EventKind).index(EventKind.REFUSED)
-    assert refused.schema == schema.REFUSED
+    refused = read_rejected(uri)
+    number = list(EventKind).index(EventKind.REJECTED)
+    assert refused.schema == schema.REJECTED
     assert refused.to_pylist() == [
         {"fingerprint": number.to_bytes(16), "code": f"code-{number}", "message": f"第 {number} message"}
     ]
@@ -52,4 +52,4 @@ def test_events_say_what_was_paid(tmp_path: Path) -> None:
 
 def test_a_file_without_refusals_has_none(tmp_path: Path) -> None:
     """The table is empty and has the right schema."""
-    assert read_refused(_write(tmp_path, [_event(EventKind.LOST, 1)])) == schema.REFUSED.empty_table()
+    assert read_rejected(_write(tmp_path, [_event(EventKind.LOST, 1)])) == schema.REJECTED.empty_table()

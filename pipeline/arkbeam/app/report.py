@@ -26,7 +26,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
         ("unreadable", f"{totals.unreadable:,} rows have no valid input"),
         ("distinct", f"{totals.distinct:,}"),
         ("owned", f"{totals.owned:,} rows have their vector in the store"),
-        ("rejected before", f"{totals.refused:,} rows"),
+        ("rejected before", f"{totals.rejected:,} rows"),
         ("to send", f"{totals.to_buy:,} requests"),
         ("too long", f"{totals.over_context:,} rows are longer than the model's context, by estimate"),
         ("tokens", f"about {totals.tokens:,} ({totals.text_tokens:,} text, {totals.image_tokens:,} image)"),

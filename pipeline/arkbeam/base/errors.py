@@ -8,7 +8,7 @@
     └── ApiError         one call to the service failed (`base.replies`). The Embed stage handles it: it tries again,
                          writes a failure row or stops the run
 
-`RowRefused` (`base.refusal`) is not here: it is always caught and becomes a failure row.
+`BadRow` (`base.bad_rows`) is not here: it is always caught and becomes a failure row.
 
 A message says what is wrong and what to do, and contains no secret. It is the exception's only argument, so that the
 exceptions can be pickled. (ApiError has several fields and its own `__reduce__`.)

@@ -62,8 +62,8 @@ INDEX = pa.schema(
     ]
 )
 
-# Fingerprints without a vector and the reason: refused by the service, or failed in this run.
-REFUSED = pa.schema(
+# Fingerprints without a vector and the reason: rejected by the service, or failed in this run.
+REJECTED = pa.schema(
     [
         pa.field("fingerprint", FINGERPRINT, nullable=False),
         pa.field("code", pa.string(), nullable=False),
@@ -104,7 +104,7 @@ _ATTEMPT = [
     pa.field("latency_ms", pa.float32()),
 ]
 
-# A paid attempt without a usable vector, or a request that the service refused permanently (`paid` false).
+# A paid attempt without a usable vector, or a request that the service rejected permanently (`paid` false).
 EVENTS = pa.schema(
     [
         pa.field("fingerprint", FINGERPRINT, nullable=False),

@@ -1,4 +1,4 @@
-"""Embed in Beam: one element is a lane; the outputs are refs, refusals and a report, never vectors."""
+"""Embed in Beam: one element is a lane; the outputs are refs, rejections and a report, never vectors."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,11 +12,11 @@ from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.spec import RunSpec
 
-BOUGHT, REFUSED, REPORTS = "bought", "refused", "reports"
+BOUGHT, REJECTED, REPORTS = "bought", "rejected", "reports"
 
 
 class EmbedLanes(beam.PTransform):
-    """Send the rows of lanes. Outputs: `bought` (bucket, INDEX), `refused` (bucket, REFUSED), `reports` (LaneReport)."""
+    """Send the rows of lanes. Outputs: `bought` (bucket, INDEX), `rejected` (bucket, REJECTED), `reports` (LaneReport)."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class EmbedLanes(beam.PTransform):
 
     def expand(self, lanes: PCollection[tuple[int, Iterable[Block]]]) -> Any:
         """Embed each lane."""
-        return lanes | "Embed" >> beam.ParDo(_EmbedLane(self._spec)).with_outputs(BOUGHT, REFUSED, REPORTS)
+        return lanes | "Embed" >> beam.ParDo(_EmbedLane(self._spec)).with_outputs(BOUGHT, REJECTED, REPORTS)
 
 
 class _EmbedLane(beam.DoFn):
@@ -38,4 +38,6 @@ class _EmbedLane(beam.DoFn):
                 yield TaggedOutput(REPORTS, result)
                 continue
             yield from (TaggedOutput(BOUGHT, element) for element in split_buckets(result.index, self._spec.buckets))
-            yield from (TaggedOutput(REFUSED, element) for element in split_buckets(result.refused, self._spec.buckets))
+            yield from (
+                TaggedOutput(REJECTED, element) for element in split_buckets(result.rejected, self._spec.buckets)
+            )

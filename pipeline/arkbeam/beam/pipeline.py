@@ -39,11 +39,11 @@ def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shar
     settled = {
         "waiting": planned.waiting,
         "bought": bought.bought,
-        "refused": bought.refused,
+        "rejected": bought.rejected,
     } | "Settle" >> SettleBuckets()
     _ = Settled(
         refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
-        failed=(planned.refused, settled.failed) | "Failed" >> beam.Flatten(),
+        failed=(planned.rejected, settled.failed) | "Failed" >> beam.Flatten(),
         summaries=summaries,
         totals=(planned.totals, summaries) | "Totals" >> SumTotals(),
         reports=bought.reports,
@@ -62,7 +62,7 @@ def _read_and_plan(
     read = pipeline | "Shards" >> beam.Create(shards) | "Read" >> StageShards(spec)
     files = list_store_files(spec.store.uri, spec.run.name)
     store = pipeline | "StoreFiles" >> beam.Create(files) | "ReadStore" >> ReadStoreFiles(spec)
-    planned = {"keys": read.keys, "index": store.index, "refused": store.refused} | "Plan" >> PlanBuckets(spec)
+    planned = {"keys": read.keys, "index": store.index, "rejected": store.rejected} | "Plan" >> PlanBuckets(spec)
     return planned, read.summaries
 
 

@@ -15,14 +15,14 @@ from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
 from arkbeam.store.run_files import buyers_uri, write_tables
 
-OWNED, WAITING, BUYERS, REFUSED, TOTALS = "owned", "waiting", "buyers", "refused", "totals"
+OWNED, WAITING, BUYERS, REJECTED, TOTALS = "owned", "waiting", "buyers", "rejected", "totals"
 REFS, FAILED = "refs", "failed"
 
 
 class PlanBuckets(beam.PTransform):
-    """Join `keys`, `index` and `refused` by bucket.
+    """Join `keys`, `index` and `rejected` by bucket.
 
-    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `refused` (FAILED), `totals`
+    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `rejected` (FAILED), `totals`
     (PlanTotals).
     """
 
@@ -32,7 +32,7 @@ class PlanBuckets(beam.PTransform):
 
     def expand(self, tables: Any) -> Any:
         """Group by bucket, then plan each bucket."""
-        plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(OWNED, WAITING, BUYERS, REFUSED, TOTALS)
+        plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(OWNED, WAITING, BUYERS, REJECTED, TOTALS)
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> plan
 
 
@@ -64,7 +64,7 @@ class DealLanes(beam.PTransform):
 
 
 class SettleBuckets(beam.PTransform):
-    """Join `waiting` rows with `bought` and `refused` by bucket. Outputs: `refs` (REFS), `failed` (FAILED)."""
+    """Join `waiting` rows with `bought` and `rejected` by bucket. Outputs: `refs` (REFS), `failed` (FAILED)."""
 
     def expand(self, tables: Any) -> Any:
         """Group by bucket, then settle each bucket."""
@@ -76,13 +76,13 @@ def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSp
     bucket, tables = element
     faults.hit("plan.bucket")
     plan = plan_bucket(
-        list(tables["keys"]), list(tables["index"]), list(tables["refused"]), retry_refused=spec.retry_failed
+        list(tables["keys"]), list(tables["index"]), list(tables["rejected"]), resend_rejected=spec.retry_failed
     )
     yield TaggedOutput(TOTALS, plan.totals)
     if plan.owned.num_rows:
         yield TaggedOutput(OWNED, plan.owned)
-    if plan.refused.num_rows:
-        yield TaggedOutput(REFUSED, plan.refused)
+    if plan.rejected.num_rows:
+        yield TaggedOutput(REJECTED, plan.rejected)
     if plan.waiting.num_rows:
         yield TaggedOutput(WAITING, (bucket, plan.waiting))
         for element in split_by(plan.buyers, plan.buyers["shard"].to_numpy()):
@@ -106,7 +106,7 @@ def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Ite
 def _settle_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]]) -> Iterator[Any]:
     _, tables = element
     faults.hit("plan.settle")
-    refs, failed = settle_bucket(list(tables["waiting"]), list(tables["bought"]), list(tables["refused"]))
+    refs, failed = settle_bucket(list(tables["waiting"]), list(tables["bought"]), list(tables["rejected"]))
     if refs.num_rows:
         yield TaggedOutput(REFS, refs)
     if failed.num_rows:

@@ -15,7 +15,7 @@ from arkbeam.stages.read import ShardSummary, StoreFiles, read_store_files, stag
 from arkbeam.stages.spec import RunSpec
 
 KEYS, SUMMARIES = "keys", "summaries"
-INDEX, REFUSED = "index", "refused"
+INDEX, REJECTED = "index", "rejected"
 _EMIT_ROWS = 131_072  # about 4 MB of keys: elements stay below 8 MB, and several small shards share one
 
 
@@ -33,7 +33,7 @@ class StageShards(beam.PTransform):
 
 
 class ReadStoreFiles(beam.PTransform):
-    """Read groups of store files. Outputs: `index` (bucket, INDEX), `refused` (bucket, REFUSED)."""
+    """Read groups of store files. Outputs: `index` (bucket, INDEX), `rejected` (bucket, REJECTED)."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ReadStoreFiles(beam.PTransform):
 
     def expand(self, groups: beam.PCollection[StoreFiles]) -> Any:
         """Distribute the groups over workers, then read each."""
-        read = beam.FlatMap(_read_group, self._spec).with_outputs(INDEX, REFUSED)
+        read = beam.FlatMap(_read_group, self._spec).with_outputs(INDEX, REJECTED)
         return groups | "Spread" >> beam.Reshuffle() | "Index" >> read
 
 
@@ -75,6 +75,6 @@ class _StageShard(beam.DoFn):
 
 
 def _read_group(group: StoreFiles, spec: RunSpec) -> Iterable[Any]:
-    index, refused = read_store_files(group, spec)
+    index, rejected = read_store_files(group, spec)
     yield from (TaggedOutput(INDEX, element) for element in split_buckets(index, spec.buckets))
-    yield from (TaggedOutput(REFUSED, element) for element in split_buckets(refused, spec.buckets))
+    yield from (TaggedOutput(REJECTED, element) for element in split_buckets(rejected, spec.buckets))

@@ -126,8 +126,8 @@ class Accounting:
         if error.action is Action.REJECT:
             attempt = Attempt(item.fingerprint, "", item.tries.total, 0.0)
             failure = Failure(error.code, error.message)
-            refusal = Event(EventKind.REFUSED, attempt, failure, request_id=error.request_id)
-            for event in self.rejections.reject(refusal):
+            rejection = Event(EventKind.REJECTED, attempt, failure, request_id=error.request_id)
+            for event in self.rejections.reject(rejection):
                 self.recorder.add_event(event)
         else:
             self.failed_in_a_row += 1

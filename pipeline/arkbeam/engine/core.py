@@ -348,7 +348,7 @@ class Engine:
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
         self._accounting.record_failure(tracked, error)
         self._release(tracked)
-        tracked.sink.refuse(tracked.item.fingerprint, error.code, error.message)
+        tracked.sink.add_failure(tracked.item.fingerprint, error.code, error.message)
         limits, accounting = self._options.limits, self._accounting
         for stop in (
             stop_if_service_fails(accounting.failed_in_a_row, limits.rows_failed_in_a_row_max, error),

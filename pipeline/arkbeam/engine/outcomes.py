@@ -1,4 +1,4 @@
-"""What the engine returns: where the vectors are (INDEX tables), failed items (REFUSED tables), counts, and stops.
+"""What the engine returns: where the vectors are (INDEX tables), failed items (REJECTED tables), counts, and stops.
 
 A stop says why a run ends early. It is data, not an exception.
 """
@@ -104,7 +104,7 @@ class Sink:
     counts: Counts = field(default_factory=Counts)
     open_items: int = 0
     _tables: deque[pa.Table] = field(default_factory=deque)
-    _refused: list[tuple[bytes, str, str]] = field(default_factory=list)
+    _failed: list[tuple[bytes, str, str]] = field(default_factory=list)
     _fault: ArkbeamError | None = None
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -119,11 +119,11 @@ class Sink:
             self._tables.append(index)
             self._close(index.num_rows)
 
-    def refuse(self, fingerprint: bytes, code: str, message: str) -> None:
+    def add_failure(self, fingerprint: bytes, code: str, message: str) -> None:
         """Deliver an item that failed."""
         with self._changed:
-            self.counts.failed += 1  # under the lock: the thread of the lane refuses items as well
-            self._refused.append((fingerprint, code, message))
+            self.counts.failed += 1  # under the lock: the thread of the lane adds failures as well
+            self._failed.append((fingerprint, code, message))
             self._close(1)
 
     def drop(self, count: int) -> None:
@@ -138,7 +138,7 @@ class Sink:
             self._changed.notify_all()
 
     def collect(self) -> tuple[list[pa.Table], pa.Table]:
-        """Return what was delivered since the last call: INDEX tables, and a REFUSED table of the failed items.
+        """Return what was delivered since the last call: INDEX tables, and a REJECTED table of the failed items.
 
         Raise the error that was noted by `fail`, if there is one.
         """
@@ -146,10 +146,10 @@ class Sink:
             if self._fault is not None:
                 raise self._fault
             tables, self._tables = list(self._tables), deque()
-            refused, self._refused = self._refused, []
-        columns = list(zip(*refused, strict=True)) or [(), (), ()]
+            failed, self._failed = self._failed, []
+        columns = list(zip(*failed, strict=True)) or [(), (), ()]
         return tables, pa.table(
-            [pa.array(c, t.type) for c, t in zip(columns, schema.REFUSED, strict=True)], schema.REFUSED
+            [pa.array(c, t.type) for c, t in zip(columns, schema.REJECTED, strict=True)], schema.REJECTED
         )
 
     def wait_until_done(self, timeout_s: float | None = None) -> bool:

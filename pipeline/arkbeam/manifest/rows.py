@@ -12,8 +12,8 @@ from typing import Any
 from arkbeam.ark.instructions import InstructionOptions, build_instructions
 from arkbeam.ark.models import SAMPLING_RANGES, find_misfit, overlay_sampling
 from arkbeam.ark.wire import ModelSpec
+from arkbeam.base.bad_rows import BadRow, fail_row, fail_unknown_key
 from arkbeam.base.records import Failure, Modality, Part, Request
-from arkbeam.base.refusal import RowRefused, refuse, refuse_unknown
 from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import (
@@ -72,7 +72,7 @@ class RowParser:
         try:
             row_id = self._read_id(row)
             return row_id, self._read_request(row)
-        except RowRefused as bad:
+        except BadRow as bad:
             return row_id, bad.failure
 
     def _read_id(self, row: Mapping[str, Any]) -> str | None:
@@ -85,7 +85,7 @@ class RowParser:
         if type(value) is not str:
             value = _number_to_id(value)
         if len(value) > _ID_CHARS_MAX:
-            refuse("bad_id", f"the id has {len(value)} characters; at most {_ID_CHARS_MAX} are allowed")
+            fail_row("bad_id", f"the id has {len(value)} characters; at most {_ID_CHARS_MAX} are allowed")
         return value or None
 
     def _read_request(self, row: Mapping[str, Any]) -> Request:
@@ -104,10 +104,10 @@ class RowParser:
         if given is None and body is None:
             if not parts:
                 wanted = self.columns.difference(self._ids, self._own)
-                refuse("no_input", f"the row has no input: it has no value in {', '.join(sorted(wanted))}")
+                fail_row("no_input", f"the row has no input: it has no value in {', '.join(sorted(wanted))}")
             return self._finish(parts, own)
         if parts or (given is not None and body is not None):
-            refuse(
+            fail_row(
                 "bad_field",
                 "the row has more than one of: text, image or video cells; an input list; a body. Map one in manifest.columns",
             )
@@ -122,7 +122,7 @@ class RowParser:
             if value is None:
                 continue
             if type(value) is not str:
-                refuse(
+                fail_row(
                     "bad_text", f"column {name} holds {describe_type(value)}; expected a string or a list of strings"
                 )
             if value and not value.isspace():
@@ -130,13 +130,13 @@ class RowParser:
 
     def _make_part(self, modality: Modality, value: str) -> Part:
         if not is_utf8(value):
-            refuse(
+            fail_row(
                 "bad_text",
                 "the text holds a lone surrogate (\\ud800 to \\udfff without its pair), so it is not valid UTF-8",
             )
         if len(value) > self._options.line_bytes_max:
             limit = self._options.line_bytes_max
-            refuse(
+            fail_row(
                 "line_too_long",
                 f"a part has {len(value)} characters; at most {limit} are allowed: shorten it, or raise manifest.line_bytes_max",
             )
@@ -145,37 +145,37 @@ class RowParser:
     def _read_input(self, given: Any) -> list[Part]:
         """Read a list of parts in the form of the API's contract; their order is kept."""
         if type(given) is not list:
-            refuse("bad_field", f"input must be a list of parts; found {describe_type(given)}")
+            fail_row("bad_field", f"input must be a list of parts; found {describe_type(given)}")
         if not given:
-            refuse("no_input", "the input list is empty")
+            fail_row("no_input", "the input list is empty")
         return [self._read_part(index, element) for index, element in enumerate(given)]
 
     def _read_part(self, index: int, element: Any) -> Part:
         where = f"input[{index}]"
         if type(element) is not dict:
-            refuse("bad_part", f"{where} must be an object; found {describe_type(element)}")
+            fail_row("bad_part", f"{where} must be an object; found {describe_type(element)}")
         # In Parquet, a struct has all fields in every element: those that an element lacks are null.
         element = {name: value for name, value in element.items() if value is not None}
         kind = element.get("type")
         if type(kind) is not str or kind not in _PART_FIELDS:
             found = "nothing" if kind is None else repr(str(kind)[:50])
-            refuse("bad_part", f"{where}.type must be text, image_url or video_url; found {found}")
-        refuse_unknown("bad_part", where, element, {"type", kind})
+            fail_row("bad_part", f"{where}.type must be text, image_url or video_url; found {found}")
+        fail_unknown_key("bad_part", where, element, {"type", kind})
         value = element.get(kind)
         if kind == "text":
             return self._make_part(_TEXT, _require_text(f"{where}.text", value))
         where = f"{where}.{kind}"
         if type(value) is not dict:
-            refuse("bad_part", f"{where} must be an object with a url; found {describe_type(value)}")
+            fail_row("bad_part", f"{where} must be an object with a url; found {describe_type(value)}")
         value = {name: inner for name, inner in value.items() if inner is not None}
-        refuse_unknown("bad_part", where, value, {"url", *SAMPLING_RANGES} if kind == "video_url" else {"url"})
+        fail_unknown_key("bad_part", where, value, {"url", *SAMPLING_RANGES} if kind == "video_url" else {"url"})
         part = self._make_part(_PART_FIELDS[kind], _require_text(f"{where}.url", value.pop("url", None)))
         return replace(part, sampling=read_sampling("bad_part", where, value)) if value else part
 
     def _finish(self, parts: list[Part], own: Overrides) -> Request:
         if len(parts) > self._options.parts_max:
             limit = self._options.parts_max
-            refuse(
+            fail_row(
                 "too_many_parts",
                 f"the row has {len(parts)} parts; at most {limit} are allowed: split the row, or raise manifest.parts_max",
             )
@@ -186,7 +186,7 @@ class RowParser:
         kinds = frozenset(part.modality for part in parts)
         instructions = self._instructions[kinds] if own.instructions is None else own.instructions
         if isinstance(instructions, Failure):
-            raise RowRefused(instructions)
+            raise BadRow(instructions)
         if _VIDEO in kinds:
             parts = [self._sample(part, own) for part in parts]
         # model.sparse applies to rows of text only; a row's own setting is checked against the rules of the API.
@@ -194,7 +194,7 @@ class RowParser:
         request = Request(tuple(parts), instructions, sparse)
         misfit = find_misfit(request, self._model.capabilities)
         if misfit is not None:
-            raise RowRefused(misfit)
+            raise BadRow(misfit)
         return request
 
     def _sample(self, part: Part, own: Overrides) -> Part:
@@ -210,7 +210,7 @@ def _number_to_id(value: Any) -> str:
         return str(value)
     if type(value) is float and abs(value) < _EXACT_FLOAT:
         return repr(value)
-    refuse(
+    fail_row(
         "bad_id",
         f"the id must be a string, an integer, or a float below 2^53; found {describe_type(value)}: {str(value)[:100]}",
     )
@@ -228,5 +228,5 @@ def _instructions_by_kinds(
 
 def _require_text(where: str, value: Any) -> str:
     if type(value) is not str or not value or value.isspace():
-        refuse("bad_part", f"{where} must be a string that is not blank")
+        fail_row("bad_part", f"{where} must be a string that is not blank")
     return value

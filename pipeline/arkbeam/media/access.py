@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Literal
 from urllib.parse import urlsplit
 
+from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Modality
-from arkbeam.base.refusal import refuse
 from arkbeam.media.uris import (
     LOCAL_SCHEMES,
     WEB_SCHEMES,
@@ -112,13 +112,13 @@ def _possible_access(scheme: str) -> tuple[Access, ...]:
 def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts: Collection[str]) -> None:
     """Refuse a URL that the service can't fetch or would not accept, as far as the URL shows it.
 
-    Raise RowRefused: `media_bad_uri`, `media_forbidden` (the host is a private address), `media_extension`.
+    Raise BadRow: `media_bad_uri`, `media_forbidden` (the host is a private address), `media_extension`.
     """
     check_url(url, url_chars_max)
     host = _host_of(url)
     address = literal_address(host)
     if address is not None and not _is_loopback(address) and not is_public(address) and host not in allowed_hosts:
-        refuse(
+        fail_row(
             "media_forbidden",
             f"the host is the address {address}, which is not public; if it may be used, add it to media.allowed_hosts",
         )
@@ -127,7 +127,7 @@ def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts
 
 
 def check_signed(uri: str, modality: Modality, mime: str) -> None:
-    """Raise RowRefused (`media_extension`) if the name would make the service take the medium for another format.
+    """Raise BadRow (`media_extension`) if the name would make the service take the medium for another format.
 
     A video must have an extension that the service accepts, or none.
     """
@@ -136,7 +136,7 @@ def check_signed(uri: str, modality: Modality, mime: str) -> None:
     extension = extension_of(uri)
     declared = {**_VIDEO_EXTENSIONS, **_IMAGE_EXTENSIONS}.get(extension.lower())
     if declared is not None and declared != mime:
-        refuse("media_extension", f"the name ends in .{extension}, but the bytes are {mime}; {_ADVICE}")
+        fail_row("media_extension", f"the name ends in .{extension}, but the bytes are {mime}; {_ADVICE}")
 
 
 def _check_video_extension(uri: str) -> None:
@@ -144,14 +144,14 @@ def _check_video_extension(uri: str) -> None:
     extension = extension_of(uri)
     if extension and extension not in _VIDEO_EXTENSIONS:
         allowed = ", ".join(f".{name}" for name in _VIDEO_EXTENSIONS)
-        refuse("media_extension", f"the name ends in .{extension}; the service accepts {allowed}; {_ADVICE}")
+        fail_row("media_extension", f"the name ends in .{extension}; the service accepts {allowed}; {_ADVICE}")
 
 
 def _host_of(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
     except ValueError:  # brackets that don't match
-        refuse("media_bad_uri", "malformed URL: its host is not valid")
+        fail_row("media_bad_uri", "malformed URL: its host is not valid")
 
 
 def _is_loopback(address: str) -> bool:

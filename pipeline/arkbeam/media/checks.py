@@ -6,8 +6,8 @@
 import sys
 from dataclasses import dataclass, replace
 
+from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.records import Modality
-from arkbeam.base.refusal import refuse
 from arkbeam.media.fitting import Fit, apply_fit, plan_fit
 from arkbeam.media.headers import ImageFacts, can_read_heic, read_header
 from arkbeam.media.kinds import HEIC, Kind, describe_unknown, detect_kind
@@ -55,12 +55,12 @@ def examine(
     """Check a medium of `size` bytes by its first bytes; return what it is, or None if more bytes are needed to tell.
 
     `read` returns further bytes of a video. A medium that is not `inlined` is sent unchanged, as a signed URL: it is
-    not fitted, and the limit of request bodies does not apply. Raise RowRefused if the API would not accept it.
+    not fitted, and the limit of request bodies does not apply. Raise BadRow if the API would not accept it.
     """
     if not inlined:
         options = replace(options, fit=FitOptions(), body_bytes_max=sys.maxsize)
     if size == 0:
-        refuse("media_empty", "the medium is empty (0 bytes)")
+        fail_row("media_empty", "the medium is empty (0 bytes)")
     kind = _require_kind(head, modality, options)
     wire_bytes = encoded_length(size, kind.mime) if inlined else None
     if modality is Modality.VIDEO:
@@ -75,7 +75,7 @@ def examine(
             check_source_bytes(size, options)
             return None
         _require_complete(head, size, kind)
-        refuse("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
+        fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
     fit = plan_fit(facts, options.fit, options.side_px_min)
     check_pixels(facts, fit, options)
     if fit is None:
@@ -91,13 +91,13 @@ def _require_kind(head: bytes, modality: Modality, options: MediaOptions) -> Kin
     kind = detect_kind(head)
     if kind is not None and kind.modality is modality and (kind.accepted or options.fit.transcode):
         if kind is HEIC and not can_read_heic():
-            refuse(f"media_not_{modality.value}", f"this is {kind.mime}; install the extra `heif` to convert it")
+            fail_row(f"media_not_{modality.value}", f"this is {kind.mime}; install the extra `heif` to convert it")
         return kind
     what = describe_unknown(head) if kind is None else kind.mime
     convertible = kind is not None and not kind.accepted and modality is kind.modality
     advice = "; media.fit.transcode converts inlined images of this format" if convertible else ""
     article = "an" if modality is Modality.IMAGE else "a"
-    refuse(
+    fail_row(
         f"media_not_{modality.value}", f"this is {what}, not {article} {modality.value} that the API accepts{advice}"
     )
 
@@ -107,21 +107,21 @@ def _require_complete(data: bytes, size: int, kind: Kind, bytes_min: int = 0) ->
     if cut is None and bytes_min > size:
         cut = f"the directory declares {bytes_min} bytes; the file has {size}"
     if cut is not None:
-        refuse("media_truncated", f"truncated: {cut}")
+        fail_row("media_truncated", f"truncated: {cut}")
 
 
 def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
-    """Raise RowRefused for a medium above the API's limit, or too large for a request body as base64."""
+    """Raise BadRow for a medium above the API's limit, or too large for a request body as base64."""
     if kind.modality is Modality.IMAGE and size >= options.image_bytes_max:
         advice = _RESIZE_ADVICE if options.fit.resize_max_pixels is None else ""
-        refuse(
+        fail_row(
             "media_too_large", f"the image has {size} bytes; it must have fewer than {options.image_bytes_max}{advice}"
         )
     if kind.modality is Modality.VIDEO and size > options.video_bytes_max:
-        refuse("media_too_large", f"the video has {size} bytes; at most {options.video_bytes_max} are allowed")
+        fail_row("media_too_large", f"the video has {size} bytes; at most {options.video_bytes_max} are allowed")
     encoded = encoded_length(size, kind.mime)
     if encoded > options.body_bytes_max:
-        refuse(
+        fail_row(
             "media_body_too_large",
             f"the medium has {encoded} bytes as base64; a request may have at most {options.body_bytes_max};"
             " in an object store, `sign` in media.access avoids this limit",
@@ -129,29 +129,29 @@ def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
 
 
 def check_source_bytes(size: int, options: MediaOptions) -> None:
-    """Raise RowRefused for an image that is too large to be read completely."""
+    """Raise BadRow for an image that is too large to be read completely."""
     limit = readable_bytes_max(Modality.IMAGE, options)
     if size >= limit:
-        refuse("media_too_large", f"the image has {size} bytes; it must have fewer than {limit}")
+        fail_row("media_too_large", f"the image has {size} bytes; it must have fewer than {limit}")
 
 
 def check_pixels(facts: ImageFacts, fit: Fit | None, options: MediaOptions) -> None:
-    """Raise RowRefused for image sizes that the API does not accept, and for images too large to be decoded here."""
+    """Raise BadRow for image sizes that the API does not accept, and for images too large to be decoded here."""
     width, height = facts.size_px if fit is None else fit.size_px
     if min(width, height) < options.side_px_min:
-        refuse(
+        fail_row(
             "media_too_small",
             f"the image is {width} x {height} px; each side must have at least {options.side_px_min} px",
         )
     if width * height >= options.pixels_max:
         advice = _RESIZE_ADVICE if options.fit.resize_max_pixels is None else ""
-        refuse(
+        fail_row(
             "media_too_many_pixels",
             f"the image is {width} x {height} = {width * height} px; it must have fewer than {options.pixels_max}{advice}",
         )
     width, height = facts.size_px
     if fit is not None and width * height > options.fit.source_pixels_max:
-        refuse(
+        fail_row(
             "media_too_many_pixels",
             f"the image is {width} x {height} = {width * height} px; images of at most {options.fit.source_pixels_max} px are"
             " scaled or converted (media.fit.source_pixels_max)",
@@ -161,10 +161,10 @@ def check_pixels(facts: ImageFacts, fit: Fit | None, options: MediaOptions) -> N
 def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOptions) -> tuple[bytes, Kind]:
     """Check all bytes of a medium and change them as `fit` says; return the bytes to send and their format.
 
-    Raise RowRefused with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned.
+    Raise BadRow with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned.
     """
     if not data:
-        refuse("media_empty", "the medium is empty (0 bytes)")
+        fail_row("media_empty", "the medium is empty (0 bytes)")
     kind = _require_kind(data, modality, options)
     facts = None if modality is Modality.VIDEO or fit is None else read_header(data, kind, whole=True)
     _require_complete(data, len(data), kind, 0 if facts is None else facts.bytes_min)
@@ -172,9 +172,9 @@ def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOpti
         check_size(len(data), kind, options)
         return data, kind
     if facts is None:
-        refuse("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
+        fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
     if plan_fit(facts, options.fit, options.side_px_min) != fit:
-        refuse("media_unfit", "the complete header requires another change than was planned from the first bytes")
+        fail_row("media_unfit", "the complete header requires another change than was planned from the first bytes")
     changed = apply_fit(data, facts, fit)
     sent = _require_kind(changed, modality, options)
     check_size(len(changed), sent, options)

@@ -14,10 +14,10 @@ from typing import Any, NoReturn, TypeVar
 
 import fsspec
 
+from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.base.files import find_version
 from arkbeam.base.records import Failure, Modality
 from arkbeam.base.redaction import redact
-from arkbeam.base.refusal import RowRefused, refuse
 from arkbeam.media.checks import readable_bytes_max
 from arkbeam.media.http import fetch, fetch_range
 from arkbeam.media.identity import DIGEST_BYTES, MediumBlocks, MediumRead, content_version, digest_of, storage_version
@@ -33,11 +33,11 @@ _Result = TypeVar("_Result")
 def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
     """Run `work` on a medium and return its result.
 
-    If it raises RowRefused or an exception of the storage, return a Failure that names the medium.
+    If it raises BadRow or an exception of the storage, return a Failure that names the medium.
     """
     try:
         return work()
-    except RowRefused as refused:
+    except BadRow as refused:
         code, reason = refused.failure.code, refused.failure.message
     except FileNotFoundError:
         code, reason = "media_missing", "the file does not exist"
@@ -199,7 +199,7 @@ def _open_local(path: str, options: MediaOptions) -> Iterator[int]:
     descriptor = os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            refuse("media_not_a_file", "this is a folder or a device, not a file")
+            fail_row("media_not_a_file", "this is a folder or a device, not a file")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -215,9 +215,9 @@ def _remote_state(filesystem: Any, path: str) -> tuple[int, str]:
     info: Mapping[str, Any] = filesystem.info(path)
     size = info.get("size")
     if info.get("type") == "directory":
-        refuse("media_not_a_file", "this is a folder, not a file")
+        fail_row("media_not_a_file", "this is a folder, not a file")
     if size is None:
-        refuse("media_unreadable", "the storage does not report the size of the file")
+        fail_row("media_unreadable", "the storage does not report the size of the file")
     version = find_version(info)
     # If the store reports neither etag nor time, the version is a hash of the bytes.
     return size, storage_version(version) if version else digest_of(filesystem.cat_file(path)).hex()
@@ -225,7 +225,7 @@ def _remote_state(filesystem: Any, path: str) -> tuple[int, str]:
 
 def _check_same(before: str, after: str) -> None:
     if before != after:
-        refuse("media_changed", "the file changed while it was read")
+        fail_row("media_changed", "the file changed while it was read")
 
 
 def _check_length(medium: MediumRead, bytes_max: int) -> MediumRead:
@@ -235,4 +235,4 @@ def _check_length(medium: MediumRead, bytes_max: int) -> MediumRead:
 
 
 def _refuse_length(size: int, expected: int) -> NoReturn:
-    refuse("media_changed", f"{size} bytes were read instead of {expected}: the file changed while it was read")
+    fail_row("media_changed", f"{size} bytes were read instead of {expected}: the file changed while it was read")

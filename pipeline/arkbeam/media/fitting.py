@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arkbeam.base.refusal import RowRefused, refuse
+from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.media.headers import ImageFacts, can_read_heic
 from arkbeam.media.kinds import AVIF, HEIC, ICNS, JPEG, JPEG2000, PNG, SGI, TIFF, Kind
 from arkbeam.media.options import SOURCE_PIXELS_MAX, FitOptions
@@ -119,20 +119,20 @@ def scale(size_px: tuple[int, int], pixels_max: int | None, side_px_min: int) ->
 def apply_fit(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     """Change an image as planned and return its new bytes. It decodes and encodes the image: call it in a thread.
 
-    Raise RowRefused (`media_unfit`) if the image can't be decoded, or if its pixel values can't be converted to 8 bits.
+    Raise BadRow (`media_unfit`) if the image can't be decoded, or if its pixel values can't be converted to 8 bits.
     """
     if facts.kind is HEIC and not can_read_heic():
-        refuse("media_unfit", "HEIC can't be decoded: install the extra `heif`")
+        fail_row("media_unfit", "HEIC can't be decoded: install the extra `heif`")
     if facts.kind is JPEG and data.count(_SCAN) > SCANS_MAX:  # decoding each scan goes over all pixels
-        refuse("media_unfit", f"the JPEG has more than {SCANS_MAX} scans")
+        fail_row("media_unfit", f"the JPEG has more than {SCANS_MAX} scans")
     width, height = facts.size_px
     with _pixels.take(width * height):
         try:
             return _convert(data, facts, fit)
-        except RowRefused:
+        except BadRow:
             raise
         except Exception as error:  # noqa: BLE001 (hostile bytes make decoders raise nearly anything)
-            refuse("media_unfit", f"the image can't be decoded: {type(error).__name__}: {error}")
+            fail_row("media_unfit", f"the image can't be decoded: {type(error).__name__}: {error}")
 
 
 def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
@@ -140,7 +140,7 @@ def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
     with Image.open(io.BytesIO(data), formats=facts.kind.pillow_formats) as opened:
         if opened.size != facts.size_px:
             declared, decoded = (f"{width} x {height} px" for width, height in (facts.size_px, opened.size))
-            refuse("media_unfit", f"the header declares {declared}; the decoder finds {decoded}")
+            fail_row("media_unfit", f"the header declares {declared}; the decoder finds {decoded}")
         profile = _read_profile(opened)
         # A JPEG is decoded at half its size or less if that is enough.
         opened.draft(None, (2 * size_px[0], 2 * size_px[1]))
@@ -181,7 +181,7 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     """Keep the upper 8 of 16 bits. The range of other values is unknown, so they are refused."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > _UINT16_MAX:
-        refuse("media_unfit", "the pixels are floating-point or 32-bit values, whose range is unknown")
+        fail_row("media_unfit", "the pixels are floating-point or 32-bit values, whose range is unknown")
     return (values >> 8).astype(np.uint8)
 
 

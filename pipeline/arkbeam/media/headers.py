@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from arkbeam.base.refusal import RowRefused, refuse
+from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.media.kinds import GIF, HEIC, PNG, SGI, TIFF, WEBP, Kind
 from arkbeam.media.truncation import count_gif_frames
 
@@ -44,7 +44,7 @@ class ImageFacts:
 def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
     """Read an image's header from its first bytes; return None if they don't contain it or it can't be read.
 
-    `whole`: `data` are all bytes of the image. Raise RowRefused (`media_too_many_pixels`) for more pixels than
+    `whole`: `data` are all bytes of the image. Raise BadRow (`media_too_many_pixels`) for more pixels than
     Pillow opens.
     """
     try:
@@ -66,8 +66,8 @@ def read_header(data: bytes, kind: Kind, *, whole: bool) -> ImageFacts | None:
                 bytes_min=_tiff_end(image) if kind is TIFF else 0,
             )
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        refuse("media_too_many_pixels", f"too many pixels: {error}")
-    except RowRefused:
+        fail_row("media_too_many_pixels", f"too many pixels: {error}")
+    except BadRow:
         raise
     except Exception:  # noqa: BLE001 (hostile bytes make Pillow raise nearly anything: struct.error, SyntaxError)
         return None

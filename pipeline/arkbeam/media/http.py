@@ -22,8 +22,8 @@ from fsspec.asyn import get_loop, sync
 from yarl import URL
 
 from arkbeam import __version__
+from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.base.records import Failure
-from arkbeam.base.refusal import RowRefused, refuse
 from arkbeam.media.identity import MediumRead, digest_of
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.uris import WEB_SCHEMES, check_url, is_public
@@ -43,7 +43,7 @@ _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"arkb
 _Got = TypeVar("_Got")
 
 
-class _TransientFailure(RowRefused):
+class _TransientFailure(BadRow):
     """A try failed, and the next one may succeed."""
 
 
@@ -56,7 +56,7 @@ def fetch(url: str, bytes_max: int, options: MediaOptions) -> MediumRead:
 
     The version is the etag, else size and modification time, else a hash of the bytes. It blocks: call it in a thread.
 
-    Raise RowRefused: `media_bad_uri`, `media_forbidden`, `media_unreachable`, `media_timeout`, `media_redirects`,
+    Raise BadRow: `media_bad_uri`, `media_forbidden`, `media_unreachable`, `media_timeout`, `media_redirects`,
     `media_missing` (404 and 410), `media_status` (any other reply without the bytes), `media_too_large`.
     """
     check_url(url, options.url_chars_max)
@@ -82,7 +82,7 @@ async def _with_timeout(work: Callable[[], Awaitable[_Got]], timeout_s: float) -
         async with asyncio.timeout(timeout_s):
             return await _with_retries(work)
     except TimeoutError:
-        refuse("media_timeout", f"not complete after {timeout_s:g} s (media.http_timeout_s)")
+        fail_row("media_timeout", f"not complete after {timeout_s:g} s (media.http_timeout_s)")
 
 
 async def _with_retries(work: Callable[[], Awaitable[_Got]]) -> _Got:
@@ -102,13 +102,13 @@ async def _map_errors(work: Callable[[], Awaitable[_Got]]) -> _Got:
     try:
         return await work()
     except _ForbiddenAddress as error:
-        refuse("media_forbidden", f"{error}; if it may be used, add the host's name to media.allowed_hosts")
+        fail_row("media_forbidden", f"{error}; if it may be used, add the host's name to media.allowed_hosts")
     except aiohttp.InvalidURL:
-        refuse("media_bad_uri", "malformed URL")
+        fail_row("media_bad_uri", "malformed URL")
     except aiohttp.ClientConnectorError as error:
-        refuse("media_unreachable", f"no connection to the host: {error.os_error}")
+        fail_row("media_unreachable", f"no connection to the host: {error.os_error}")
     except TimeoutError:
-        refuse("media_timeout", f"no connection to the host after {_CONNECT_S:g} s")
+        fail_row("media_timeout", f"no connection to the host after {_CONNECT_S:g} s")
     except aiohttp.ClientError as error:
         raise _TransientFailure(
             Failure("media_unreachable", f"the transfer broke off: {type(error).__name__}: {error}")
@@ -140,10 +140,10 @@ async def _fetch_range(url: str, start: int, end: int, options: MediaOptions) ->
 async def _read_whole(reply: aiohttp.ClientResponse, bytes_max: int, whole_max: int) -> MediumRead:
     size = _read_size(reply)
     if size is not None and size > whole_max:
-        refuse("media_too_large", f"the file has {size} bytes; at most {whole_max} are read")
+        fail_row("media_too_large", f"the file has {size} bytes; at most {whole_max} are read")
     data = await _read(reply, whole_max + 1)
     if len(data) > whole_max:
-        refuse("media_too_large", f"the file has more than {whole_max} bytes, which is the most that is read")
+        fail_row("media_too_large", f"the file has more than {whole_max} bytes, which is the most that is read")
     _check_complete(len(data), len(data) if size is None else size)
     version = _read_version(reply, len(data)) or digest_of(data).hex()
     return MediumRead(data[:bytes_max], len(data), version)
@@ -171,7 +171,7 @@ async def _read(reply: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 async def _open(
     url: str, options: MediaOptions, part: tuple[int, int] | None = None
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Request a URL, or a part of it, and follow redirects. Raise RowRefused if the reply does not have the bytes."""
+    """Request a URL, or a part of it, and follow redirects. Raise BadRow if the reply does not have the bytes."""
     headers = {**_HEADERS, "Range": f"bytes={part[0]}-{part[1] - 1}"} if part else _HEADERS
     address, own = _parse(url)
     for _ in range(REDIRECTS_MAX + 1):
@@ -182,7 +182,7 @@ async def _open(
                 yield reply
                 return
             address, own = _parse(_redirect_target(address, reply))[0], {}
-    refuse("media_redirects", f"more than {REDIRECTS_MAX} redirects")
+    fail_row("media_redirects", f"more than {REDIRECTS_MAX} redirects")
 
 
 def _parse(url: str) -> tuple[URL, dict[str, str]]:
@@ -193,11 +193,11 @@ def _parse(url: str) -> tuple[URL, dict[str, str]]:
         is_bare = user is None and password is None
         bare = address if is_bare else address.with_user(None)
     except ValueError:
-        refuse("media_bad_uri", "malformed URL")
+        fail_row("media_bad_uri", "malformed URL")
     if scheme not in WEB_SCHEMES:
-        refuse("media_forbidden", f"redirect to the scheme {scheme!r}; only http and https are read")
+        fail_row("media_forbidden", f"redirect to the scheme {scheme!r}; only http and https are read")
     if not host:
-        refuse("media_bad_uri", "malformed URL: it has no host")
+        fail_row("media_bad_uri", "malformed URL: it has no host")
     if is_bare:
         return bare, {}
     return bare, {"Authorization": "Basic " + base64.b64encode(f"{user or ''}:{password or ''}".encode()).decode()}
@@ -206,11 +206,11 @@ def _parse(url: str) -> tuple[URL, dict[str, str]]:
 def _redirect_target(address: URL, reply: aiohttp.ClientResponse) -> str:
     location = reply.headers.get("Location")
     if not location:
-        refuse("media_status", f"the server replied {reply.status} without a Location")
+        fail_row("media_status", f"the server replied {reply.status} without a Location")
     try:
         return str(address.join(URL(location, encoded=location.isascii())))
     except ValueError:
-        refuse("media_redirects", "redirect to a malformed URL")
+        fail_row("media_redirects", "redirect to a malformed URL")
 
 
 def _check_status(reply: aiohttp.ClientResponse, *, ranged: bool) -> None:
@@ -218,12 +218,12 @@ def _check_status(reply: aiohttp.ClientResponse, *, ranged: bool) -> None:
     if status == 200 or (ranged and status in (206, 416)):
         coding = reply.headers.get("Content-Encoding", "identity").lower()
         if coding not in ("", "identity"):
-            refuse("media_unreadable", f"the server sent the content encoding {coding}, which was not requested")
+            fail_row("media_unreadable", f"the server sent the content encoding {coding}, which was not requested")
         return
     if status in _GONE:
-        refuse("media_missing", f"the server replied {status}")
+        fail_row("media_missing", f"the server replied {status}")
     failure = Failure("media_status", f"the server replied {status}")
-    raise _TransientFailure(failure) if status in _TRANSIENT else RowRefused(failure)
+    raise _TransientFailure(failure) if status in _TRANSIENT else BadRow(failure)
 
 
 def _read_size(reply: aiohttp.ClientResponse) -> int | None:

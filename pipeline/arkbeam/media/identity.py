@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from arkbeam.base.refusal import refuse
+from arkbeam.base.bad_rows import fail_row
 
 DIGEST_BYTES = 16
 _CONTENT = "blake2b:"
@@ -66,7 +66,7 @@ def check_version(expected: str | None, found: str, data: bytes | None) -> None:
     """Refuse a medium that changed after its fingerprint was made.
 
     `expected` is the version in the fingerprint, None if there was none; `found` is the version that the storage
-    reports now; `data` are all bytes of the medium, or None if they were not read completely. Raise RowRefused
+    reports now; `data` are all bytes of the medium, or None if they were not read completely. Raise BadRow
     (`media_changed`).
     """
     if expected is None:
@@ -74,4 +74,4 @@ def check_version(expected: str | None, found: str, data: bytes | None) -> None:
     content, known = content_of(expected), storage_part(expected)
     if known == found or (content is not None and data is not None and digest_of(data) == content):
         return
-    refuse("media_changed", f"the file changed after it was inspected: its version was {known} and is now {found}")
+    fail_row("media_changed", f"the file changed after it was inspected: its version was {known} and is now {found}")

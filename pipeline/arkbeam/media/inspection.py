@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.records import Failure, Modality
-from arkbeam.base.refusal import refuse
 from arkbeam.media.access import Access, check_passed, check_signed, find_access
 from arkbeam.media.cache import Entry, MediaCache, key_of, rules_of
 from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
@@ -56,7 +56,7 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
         medium = read_head(uri, readable_bytes_max(modality, options), options)
         info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
-        refuse("media_damaged", "the header can't be read")
+        fail_row("media_damaged", "the header can't be read")
     if access is Access.SIGN:
         check_signed(uri, modality, info.mime or "")
     return replace(info, version=medium.version)
@@ -70,16 +70,16 @@ def _inspect_data_uri(uri: str, modality: Modality, options: MediaOptions) -> Me
     mime, data = decode_data_uri(uri)
     info = examine(data, len(data), modality, options, lambda start, end: data[start:end])
     if info is None:
-        refuse("media_damaged", "the header can't be read")
+        fail_row("media_damaged", "the header can't be read")
     kind = detect_kind(data)
     if kind is not None and mime not in (kind.mime, *kind.also_named):
-        refuse("media_mime", f"the data URI declares {mime}, but the bytes are {kind.mime}")
+        fail_row("media_mime", f"the data URI declares {mime}, but the bytes are {kind.mime}")
     if options.identity == "content":  # the same identity as a file with these bytes
         info = replace(info, version=content_version(digest_of(data), ""))
     if info.fit is not None:
         return info
     if len(uri) > options.body_bytes_max:
-        refuse(
+        fail_row(
             "media_body_too_large",
             f"the data URI has {len(uri)} bytes; a request may have at most {options.body_bytes_max}",
         )

@@ -8,8 +8,8 @@ from typing import Any
 
 import fsspec
 
+from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.records import Failure, Inline, Modality
-from arkbeam.base.refusal import refuse
 from arkbeam.media.access import Access, find_access
 from arkbeam.media.checks import prepare, readable_bytes_max
 from arkbeam.media.files import guard, read_for_sending, read_version
@@ -43,7 +43,7 @@ def _load_bytes(uri: str, modality: Modality, version: str | None, options: Medi
         medium = read_for_sending(uri, readable_bytes_max(modality, options) + 1, options)
         check_version(version, medium.version, medium.head if len(medium.head) == medium.size else None)
         if medium.size > len(medium.head):
-            refuse("media_too_large", f"the file has {medium.size} bytes; at most {len(medium.head) - 1} are read")
+            fail_row("media_too_large", f"the file has {medium.size} bytes; at most {len(medium.head) - 1} are read")
         data = medium.head
     sent, kind = prepare(data, modality, fit, options)
     return Inline(kind.mime, sent)
@@ -59,16 +59,16 @@ def _sign_url(uri: str, options: MediaOptions) -> str:
     """Return a signed URL of an object, valid for `options.sign_lifetime_s`.
 
     It is signed with the credentials of the process. No request is made. A URL signed with temporary credentials
-    expires with them. Raise RowRefused (`media_unsigned`), and what the file system raises.
+    expires with them. Raise BadRow (`media_unsigned`), and what the file system raises.
     """
     check_scheme(uri, options.schemes)
     filesystem, path = fsspec.core.url_to_fs(uri)
     try:
         url = _sign(filesystem, path, options.sign_lifetime_s)
     except NotImplementedError:
-        refuse("media_unsigned", f"{type(filesystem).__name__} can't sign URLs; inline the medium (media.access)")
+        fail_row("media_unsigned", f"{type(filesystem).__name__} can't sign URLs; inline the medium (media.access)")
     if not is_web(url):
-        refuse("media_unsigned", f"the signed URL of {type(filesystem).__name__} is not an http(s) URL")
+        fail_row("media_unsigned", f"the signed URL of {type(filesystem).__name__} is not an http(s) URL")
     return url
 
 

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
-from arkbeam.base.refusal import refuse
+from arkbeam.base.bad_rows import fail_row
 
 WEB_SCHEMES = frozenset({"http", "https"})
 LOCAL_SCHEMES = frozenset({"file", "local"})
@@ -115,16 +115,16 @@ def _find_real_path(path: str, roots: Iterable[str]) -> str | None:
 def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
     """Return the real path of a local file that a manifest may name, symbolic links resolved.
 
-    Raise RowRefused: `media_bad_uri`, or `media_forbidden` for a file outside `roots`, even if it does not exist.
+    Raise BadRow: `media_bad_uri`, or `media_forbidden` for a file outside `roots`, even if it does not exist.
     People who write manifests do not necessarily have the right to read this machine's disk.
     """
     if len(path) > chars_max:
-        refuse("media_bad_uri", f"the path has {len(path)} characters; at most {chars_max} are allowed")
+        fail_row("media_bad_uri", f"the path has {len(path)} characters; at most {chars_max} are allowed")
     if "\0" in path:
-        refuse("media_bad_uri", "not a valid file path: it contains a null character")
+        fail_row("media_bad_uri", "not a valid file path: it contains a null character")
     real = _find_real_path(path, roots)
     if real is None:
-        refuse(
+        fail_row(
             "media_forbidden",
             "the file is outside the folders that may be read; if it may be read, add its folder to media.allowed_roots",
         )
@@ -132,24 +132,24 @@ def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
 
 
 def check_scheme(uri: str, schemes: Collection[str]) -> None:
-    """Raise RowRefused (`media_forbidden`) if the scheme of an object is not in `schemes`, or if its URI is chained.
+    """Raise BadRow (`media_forbidden`) if the scheme of an object is not in `schemes`, or if its URI is chained.
 
     A chained URI, such as `s3://…::file://…`, could name any file.
     """
     scheme = scheme_of(uri)
     if scheme not in schemes:
-        refuse("media_forbidden", f"media with the scheme {scheme!r} may not be read (media.schemes)")
+        fail_row("media_forbidden", f"media with the scheme {scheme!r} may not be read (media.schemes)")
     if "::" in uri:
-        refuse("media_forbidden", "chained URIs (with '::') may not be read")
+        fail_row("media_forbidden", "chained URIs (with '::') may not be read")
 
 
 def check_url(url: str, chars_max: int) -> None:
-    """Raise RowRefused (`media_bad_uri`) for a malformed http(s) URL. The URL is not fetched."""
+    """Raise BadRow (`media_bad_uri`) for a malformed http(s) URL. The URL is not fetched."""
     if len(url) > chars_max:
-        refuse("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
+        fail_row("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
     host = url.partition("://")[2].partition("/")[0].partition("?")[0]
     if not host or any(character.isspace() or character < " " for character in url):
-        refuse("media_bad_uri", "malformed URL: it has no host, or it contains white space")
+        fail_row("media_bad_uri", "malformed URL: it has no host, or it contains white space")
 
 
 def is_public(address: str) -> bool:
@@ -197,18 +197,18 @@ def literal_address(host: str) -> str | None:
 def decode_data_uri(uri: str) -> tuple[str, bytes]:
     """Return the type and the bytes of a data URI, `data:image/<format>;base64,<payload>`.
 
-    Raise RowRefused (`media_bad_data_uri`) for any other form.
+    Raise BadRow (`media_bad_data_uri`) for any other form.
     """
     head = _DATA_URI_HEAD.match(uri)
     if head is None:
-        refuse(
+        fail_row(
             "media_bad_data_uri",
             "a data URI must start with data:image/<format>;base64, or data:video/<format>;base64, in lower case",
         )
     try:
         data = binascii.a2b_base64(uri[head.end() :].encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
-        refuse("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
+        fail_row("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
     return head[1], data
 
 

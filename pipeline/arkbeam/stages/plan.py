@@ -28,12 +28,12 @@ NOT_BOUGHT = "not_bought"  # failure code
 class PlanTotals:
     """Counts of a plan."""
 
-    rows: int = 0  # rows with a request: owned + refused + those that wait for a vector
+    rows: int = 0  # rows with a request: owned + rejected + those that wait for a vector
     unreadable: int = 0  # the other rows of the manifests
     distinct: int = 0  # fingerprints
     duplicates: int = 0  # rows with the fingerprint of an earlier row
     owned: int = 0  # rows whose vector is in the store
-    refused: int = 0  # rows whose request the service refused permanently in an earlier run
+    rejected: int = 0  # rows whose request the service rejected permanently in an earlier run
     to_buy: int = 0  # distinct requests to send
     text_tokens: int = 0  # estimated tokens of the requests to send
     image_tokens: int = 0
@@ -56,14 +56,14 @@ class BucketPlan:
     """The decisions for one bucket.
 
     `owned`: REFS of rows whose vector is in the store. `waiting`: fingerprint, shard and ordinal of rows that wait for
-    a vector. `buyers`: KEYS of the waiting rows whose request is sent, one for each fingerprint. `refused`: FAILED of
-    rows whose request the service refused permanently.
+    a vector. `buyers`: KEYS of the waiting rows whose request is sent, one for each fingerprint. `rejected`: FAILED of
+    rows whose request the service rejected permanently.
     """
 
     owned: pa.Table
     waiting: pa.Table
     buyers: pa.Table
-    refused: pa.Table
+    rejected: pa.Table
     totals: PlanTotals
 
 
@@ -108,22 +108,22 @@ def split_by(table: pa.Table, numbers: np.ndarray) -> Iterator[tuple[int, pa.Tab
 
 
 def plan_bucket(
-    keys: Sequence[pa.Table], index: Sequence[pa.Table], refused: Sequence[pa.Table], *, retry_refused: bool = False
+    keys: Sequence[pa.Table], index: Sequence[pa.Table], rejected: Sequence[pa.Table], *, resend_rejected: bool = False
 ) -> BucketPlan:
-    """Join one bucket's keys with the store's index and refusals.
+    """Join one bucket's keys with the store's index and rejections.
 
     Args:
         keys: KEYS tables. The plan does not depend on their order.
         index: INDEX tables. A fingerprint may occur more than once.
-        refused: REFUSED tables. If the store holds both a vector and a refusal, the vector counts.
-        retry_refused: send requests again that were refused permanently.
+        rejected: REJECTED tables. If the store holds both a vector and a rejection, the vector counts.
+        resend_rejected: send requests again that were rejected permanently.
     """
     rows = _sorted(concat(keys, schema.KEYS), ("shard", "ordinal"))
     known = _sorted(concat(index, schema.INDEX), ("segment", "row"))
     at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
     owned = _refs(rows, known, at)
     rest = rows.filter(pc.is_null(at))
-    failed, waiting = _split_refused(rest, concat([] if retry_refused else refused, schema.REFUSED))
+    failed, waiting = _split_rejected(rest, concat([] if resend_rejected else rejected, schema.REJECTED))
     buyers = waiting.take(pa.array(first_positions(waiting["fingerprint"])))
     distinct = len(first_positions(rows["fingerprint"]))
     totals = PlanTotals(
@@ -131,7 +131,7 @@ def plan_bucket(
         distinct=distinct,
         duplicates=rows.num_rows - distinct,
         owned=owned.num_rows,
-        refused=failed.num_rows,
+        rejected=failed.num_rows,
         to_buy=buyers.num_rows,
         text_tokens=pc.sum(buyers["text_tokens"]).as_py() or 0,
         image_tokens=pc.sum(buyers["image_tokens"]).as_py() or 0,
@@ -140,17 +140,17 @@ def plan_bucket(
 
 
 def settle_bucket(
-    waiting: Sequence[pa.Table], bought: Sequence[pa.Table], refused: Sequence[pa.Table]
+    waiting: Sequence[pa.Table], bought: Sequence[pa.Table], rejected: Sequence[pa.Table]
 ) -> tuple[pa.Table, pa.Table]:
     """Join waiting rows with the results of Embed: return REFS of rows with a vector and FAILED of the others.
 
-    A row with neither a vector nor a refusal fails with `not_bought`: the run stopped before its request had a result.
+    A row with neither a vector nor a rejection fails with `not_bought`: the run stopped before its request had a result.
     """
     rows = concat(waiting, _WAITING)
     known = _sorted(concat(bought, schema.INDEX), ("segment", "row"))
     at = pc.index_in(rows["fingerprint"], value_set=known["fingerprint"].combine_chunks())
     refs = _refs(rows, known, at)
-    failed, missing = _split_refused(rows.filter(pc.is_null(at)), concat(refused, schema.REFUSED))
+    failed, missing = _split_rejected(rows.filter(pc.is_null(at)), concat(rejected, schema.REJECTED))
     return refs, pa.concat_tables([failed, _failed(missing, NOT_BOUGHT, "the run ended before this row was sent")])
 
 
@@ -226,11 +226,11 @@ def _refs(rows: pa.Table, known: pa.Table, at: pa.ChunkedArray) -> pa.Table:
     return pa.table(columns, schema=schema.REFS)
 
 
-def _split_refused(rows: pa.Table, refused: pa.Table) -> tuple[pa.Table, pa.Table]:
-    refused = refused.sort_by([("code", "ascending"), ("message", "ascending")])
-    at = pc.index_in(rows["fingerprint"], value_set=refused["fingerprint"].combine_chunks())
+def _split_rejected(rows: pa.Table, rejected: pa.Table) -> tuple[pa.Table, pa.Table]:
+    rejected = rejected.sort_by([("code", "ascending"), ("message", "ascending")])
+    at = pc.index_in(rows["fingerprint"], value_set=rejected["fingerprint"].combine_chunks())
     have, positions = rows.filter(pc.is_valid(at)), pc.drop_null(at)
-    columns = [have["shard"], have["ordinal"], refused["code"].take(positions), refused["message"].take(positions)]
+    columns = [have["shard"], have["ordinal"], rejected["code"].take(positions), rejected["message"].take(positions)]
     return pa.table(columns, schema=schema.FAILED), rows.filter(pc.is_null(at))
 
 

@@ -20,7 +20,7 @@ from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.events import REFUSED_COLUMNS, read_refused
+from arkbeam.store.events import REJECTED_COLUMNS, read_rejected
 from arkbeam.store.integrity import is_whole, note_verified, read_verified, set_aside
 from arkbeam.store.layout import events_folder, list_parquet, segment_id, segment_ids, segments_folder
 from arkbeam.store.media_cache import StoredMediaCache
@@ -116,7 +116,7 @@ def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
 
 
 def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
-    """Read the INDEX of segments and the REFUSED rows of event files.
+    """Read the INDEX of segments and the REJECTED rows of event files.
 
     A damaged file is set aside, and its vectors are bought again. When a segment is read for the first time, its whole
     content is verified. Later only the columns read here are checked, because Publish verifies what it reads.
@@ -128,11 +128,11 @@ def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Tab
         return read_index(uri, spec.model_owned)
 
     index = _read_all(files.segments, read_segment, INDEX_COLUMNS, spec)
-    refused = _read_all(files.events, read_refused, REFUSED_COLUMNS, spec)
+    rejected = _read_all(files.events, read_rejected, REJECTED_COLUMNS, spec)
     whole = [segment_id(uri) for uri in index if uri in files.unverified]
     if whole:
         note_verified(spec.store.uri, f"{spec.run.name}-{whole[0]:016x}", whole)
-    return concat(index.values(), schema.INDEX), concat(refused.values(), schema.REFUSED)
+    return concat(index.values(), schema.INDEX), concat(rejected.values(), schema.REJECTED)
 
 
 def _read_all(

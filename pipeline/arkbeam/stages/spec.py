@@ -50,7 +50,7 @@ class RunSpec:
     buckets: int
     """Number of buckets into which keys and index are split, by fingerprint."""
     retry_failed: bool = False
-    """Send requests again that the service refused permanently in an earlier run."""
+    """Send requests again that the service rejected permanently in an earlier run."""
     publish_partial: bool = False
     """Publish even if the run stops early."""
     model_owned: str | None = None

@@ -1,4 +1,4 @@
-"""Events: attempts that were paid but gave no vector, and requests that the service refused permanently."""
+"""Events: attempts that were paid but gave no vector, and requests that the service rejected permanently."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.store.layout import events_folder
 from arkbeam.store.segments import Attempt, attempt_columns, read_columns, usage_columns, write_hashed
 
-REFUSED_COLUMNS = ("kind", *schema.REFUSED.names)
+REJECTED_COLUMNS = ("kind", *schema.REJECTED.names)
 
 
 class EventKind(StrEnum):
     """What happened to the attempt."""
 
     UNUSABLE = "unusable"  # a reply with status 200 but no usable vector: paid
-    REFUSED = "refused"  # the service will never accept this request: not paid, and not sent again
+    REJECTED = "refused"  # the service will never accept this request: not paid, and not sent again
     # Sent, but the reply did not arrive, was lost with its process, or was damaged in the store: counts as paid.
     LOST = "lost"
 
@@ -39,7 +39,7 @@ class Event:
     @property
     def paid(self) -> bool:
         """True if the account is billed for the attempt, or may be."""
-        return self.kind is not EventKind.REFUSED
+        return self.kind is not EventKind.REJECTED
 
 
 def events_table(events: Sequence[Event]) -> pa.Table:
@@ -64,8 +64,8 @@ def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]
     write_hashed(events_folder(store_uri, run), segment, events_table(events))
 
 
-def read_refused(uri: str) -> pa.Table:
-    """Return the permanent refusals in an event file as a REFUSED table."""
-    table = read_columns(uri, REFUSED_COLUMNS)
-    refused = table.filter(pc.equal(table.column("kind"), EventKind.REFUSED.value))
-    return refused.select(schema.REFUSED.names).cast(schema.REFUSED)
+def read_rejected(uri: str) -> pa.Table:
+    """Return the permanent rejections in an event file as a REJECTED table."""
+    table = read_columns(uri, REJECTED_COLUMNS)
+    rejected = table.filter(pc.equal(table.column("kind"), EventKind.REJECTED.value))
+    return rejected.select(schema.REJECTED.names).cast(schema.REJECTED)

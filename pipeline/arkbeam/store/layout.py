@@ -2,7 +2,7 @@
 
     <store>/segments/<run>/<segment>-<hash>.parquet   bought vectors: immutable, complete or absent
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
-    <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent refusals
+    <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent rejections
     <store>/journals/<run>/<process>.log              attempts that are not yet in a segment or event file (local stores
     only) <store>/verified/<name>.ids                       ids of segments that were read completely and found
     undamaged <store>/damaged/<run>/                            segments that were damaged <store>/models/<key>.json

@@ -14,7 +14,7 @@ from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.process import read_stop, write_stop
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.events import read_refused
+from arkbeam.store.events import read_rejected
 from arkbeam.store.layout import events_folder, list_parquet, segments_folder
 from arkbeam.store.model_record import read_model
 from arkbeam.store.run_files import buyers_uri, read_block
@@ -34,10 +34,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Results of some of a lane's items: INDEX rows of those with a vector, REFUSED rows of the others."""
+    """Results of some of a lane's items: INDEX rows of those with a vector, REJECTED rows of the others."""
 
     index: pa.Table
-    refused: pa.Table
+    rejected: pa.Table
 
 
 def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
@@ -61,7 +61,7 @@ def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[O
             if isinstance(batch, Unsendable):
                 engine.expect(-1)  # it will not be sent
                 sink.add(1)
-                sink.refuse(batch.fingerprint, batch.failure.code, batch.failure.message)
+                sink.add_failure(batch.fingerprint, batch.failure.code, batch.failure.message)
                 continue
             if not engine.submit(batch, sink):
                 break
@@ -79,23 +79,23 @@ class _Gathered:
 
     def __init__(self) -> None:
         self._index: list[pa.Table] = []
-        self._refused: list[pa.Table] = []
+        self._rejected: list[pa.Table] = []
         self._rows = 0
 
-    def put(self, index: pa.Table, refused: pa.Table) -> None:
+    def put(self, index: pa.Table, rejected: pa.Table) -> None:
         self._index.append(index)
-        self._refused.append(refused)
-        self._rows += index.num_rows + refused.num_rows
+        self._rejected.append(rejected)
+        self._rows += index.num_rows + rejected.num_rows
 
     def add(self, sink: Sink) -> Iterator[Outcomes]:
-        index, refused = sink.collect()
-        self.put(concat(index, schema.INDEX), refused)
+        index, rejected = sink.collect()
+        self.put(concat(index, schema.INDEX), rejected)
         if self._rows >= _EMIT_ROWS:
             yield self.take()
 
     def take(self) -> Outcomes:
-        outcomes = Outcomes(concat(self._index, schema.INDEX), concat(self._refused, schema.REFUSED))
-        self._index, self._refused, self._rows = [], [], 0
+        outcomes = Outcomes(concat(self._index, schema.INDEX), concat(self._rejected, schema.REJECTED))
+        self._index, self._rejected, self._rows = [], [], 0
         return outcomes
 
 
@@ -104,9 +104,9 @@ def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterat
     own = _own_outcomes(spec)
     for block in sorted(blocks, key=lambda block: (block.shard, block.number)):
         buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, block.shard), block.number)
-        index, refused = (_only(table, buyers) for table in (own.index, own.refused))
-        gathered.put(index, refused)
-        for settled in (index, refused):
+        index, rejected = (_only(table, buyers) for table in (own.index, own.rejected))
+        gathered.put(index, rejected)
+        for settled in (index, rejected):
             buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
         yield from read_rows(buyers, block.shard, spec)
 
@@ -119,7 +119,7 @@ def _own_outcomes(spec: RunSpec) -> Outcomes:
     model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
     return Outcomes(
         concat([read_index(uri, model) for uri in segments], schema.INDEX),
-        concat([read_refused(uri) for uri in events], schema.REFUSED),
+        concat([read_rejected(uri) for uri in events], schema.REJECTED),
     )
 
 
