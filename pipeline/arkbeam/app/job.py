@@ -65,7 +65,7 @@ def prepare_job(
     Args:
         config: the parsed config.
         base_url: URL of the emulator that was started for this run; None for `api.base_url`.
-        retry_failed: send requests again that the service refused permanently in an earlier run.
+        retry_failed: send requests again that the service rejected permanently in an earlier run.
         publish_partial: publish even if the run stops early.
 
     Raises: ConfigError or ManifestError that names the key or the file.

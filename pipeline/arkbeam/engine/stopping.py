@@ -45,7 +45,7 @@ class ReplyCheck:
 
 @dataclass(slots=True)
 class FirstRejections:
-    """Holds back the first rejections (permanent refusals) of a run, since the config may be wrong.
+    """Holds back the first rejections of a run, since the config may be wrong.
 
     As soon as a vector was bought or a second error code was seen, the rows are at fault: the rejections are stored,
     and `is_over` becomes True. If `rows_max` rows are rejected with one code before that, the config is likely wrong,
