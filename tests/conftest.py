@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.quick_beam import remember
+
 # No deadline: the cores are shared, and how long a test takes is not what it tests. In CI the examples are the same each time.
 settings.register_profile("arkbeam", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("arkbeam")
@@ -29,8 +31,9 @@ LAST = "test_contract_table.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begins the record of tests that passed, by file and name, without parameters."""
+    """Begin the record of tests that passed, by file and name, without parameters; make Beam quick."""
     config.stash[PASSED] = set()
+    remember()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

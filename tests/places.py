@@ -1,22 +1,23 @@
 """A place to run the whole job in, stand-in servers to run it against, and the command line as people meet it."""
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,15 +27,18 @@ from arkbeam.app.config import load_config
 from arkbeam.app.job import plan_job, prepare_job, run_job
 from arkbeam.emulator.app import API_PATH, STATS_PATH
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.serve import start_emulator
+from arkbeam.emulator.serve import base_url, listen
 from arkbeam.emulator.vectors import embed
 from arkbeam.stages.plan import PlanTotals
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.children import ROOT, arkbeam_command, child_environment, read_output, spawn
+from tests.warm import Child, Task, WarmProcess, be_arkbeam, be_emulator
+
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 1024
 WAIT_S = 60.0
 REQUEST_TOKENS = 7
+_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ class Emulator:
     @property
     def stats(self) -> dict[str, Any]:
         """What it counted since it started."""
-        root = self.url.removesuffix(API_PATH)
-        return httpx.get(root + STATS_PATH, trust_env=False).raise_for_status().json()
+        with _no_proxy.open(self.url.removesuffix(API_PATH) + STATS_PATH, timeout=WAIT_S) as answer:
+            return dict(json.load(answer))
 
     def wait_for(self, name: str, count: int) -> None:
         """Wait until it has counted so many."""
@@ -151,11 +155,34 @@ class Place:
         return sorted(map(str, [*passing, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmProcess]:
+    """The process that forks emulators and command lines."""
+    process = WarmProcess()
+    yield process
+    process.close()
+
+
+@contextmanager
+def run_emulator(warm: WarmProcess, options: EmulatorOptions) -> Iterator[Emulator]:
+    """Run a server in a process of its own for the length of the block. It is listening before it has started."""
+    with listen(0) as listener, tempfile.TemporaryFile() as said:
+        url = base_url(listener)
+        task = Task(be_emulator, (options,), child_environment())
+        process = warm.fork(task, said, said, listener.fileno())
+        listener.close()  # when the server dies, connections are refused instead of left waiting
+        try:
+            yield Emulator(url)
+        finally:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture
-def make_emulator() -> Iterator[Callable[..., Emulator]]:
+def make_emulator(warm: WarmProcess) -> Iterator[Callable[..., Emulator]]:
     """Starts servers with given options, for the length of the test."""
     with ExitStack() as stack:
-        yield lambda **options: Emulator(stack.enter_context(start_emulator(EmulatorOptions(**options))))
+        yield lambda **options: stack.enter_context(run_emulator(warm, EmulatorOptions(**options)))
 
 
 @pytest.fixture
@@ -196,19 +223,22 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 
 class Started:
-    """A command line in a process of its own."""
+    """A command line in a process of its own, and what it has printed."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None):
-        command = [sys.executable, "-m", "arkbeam", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "COLUMNS": "200", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=before,  # noqa: PLW1509 - it sets limits alone
-        )
+    def __init__(self, start: Callable[[IO[bytes], IO[bytes]], "Child | subprocess.Popen[bytes]"]) -> None:
+        self._files = ExitStack()
+        self._out, self._err = (self._files.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        self.process = start(self._out, self._err)
+
+    @property
+    def out(self) -> str:
+        """What was printed so far."""
+        return read_output(self._out)
+
+    @property
+    def err(self) -> str:
+        """The same of its errors."""
+        return read_output(self._err)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -216,23 +246,49 @@ class Started:
 
     def wait(self, timeout_s: float = WAIT_S) -> Ended:
         """Wait for its end."""
-        out, err = self.process.communicate(timeout=timeout_s)
-        return Ended(self.process.returncode, out, err)
+        return Ended(self.process.wait(timeout_s), self.out, self.err)
+
+    def close(self) -> None:
+        """Kill it if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        self._files.close()
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Started]]:
-    """Starts command lines as processes; what still runs at the end of the test is killed."""
-    started: list[Started] = []
+def start_function(warm: WarmProcess) -> Iterator[Callable[..., Started]]:
+    """Calls functions of modules in processes of their own; what still runs at the end of the test is killed."""
+    with ExitStack() as stack:
 
-    def run(*arguments: str, before: Callable[[], None] | None = None, **environment: str) -> Started:
-        started.append(Started(arguments, environment, before))
-        return started[-1]
+        def run(
+            function: Callable[..., None], *arguments: Any, before: Callable[[], None] | None = None, **environment: str
+        ) -> Started:
+            task = Task(function, arguments, child_environment(**environment), before)
+            started = Started(lambda out, err: warm.fork(task, out, err))
+            stack.callback(started.close)
+            return started
 
-    yield run
-    for one in started:
-        one.process.kill()
-        one.process.communicate()
+        yield run
+
+
+@pytest.fixture
+def start(start_function: Callable[..., Started]) -> Callable[..., Started]:
+    """Starts command lines as processes, from where all is imported; `before` sets their limits."""
+    return partial(start_function, be_arkbeam)
+
+
+@pytest.fixture
+def start_cold() -> Iterator[Callable[..., Started]]:
+    """Starts command lines as a shell does: `python -m arkbeam`, with all its imports, and Beam as it is."""
+    with ExitStack() as stack:
+
+        def run(*arguments: str, **environment: str) -> Started:
+            command = arkbeam_command(*arguments)
+            started = Started(lambda out, err: spawn(command, ROOT, out.fileno(), err.fileno(), **environment))
+            stack.callback(started.close)
+            return started
+
+        yield run
 
 
 @dataclass(slots=True)

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from scripts.benchmarks.__main__ import MEASURES, run_measures
 from scripts.benchmarks.outputs import Checked, check_vectors
-from scripts.benchmarks.runs import ROOT, BenchError, run_child
+from scripts.benchmarks.runs import BenchError, run_child
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most, describe_machine, figures_table
 from scripts.benchmarks.texts import make_texts, row_id
+from scripts.children import ROOT
 
 # Figures that no speed decides: they hold at any size.
 ALWAYS_MET = {"vectors that differ in a bit", "output", "refused"}

@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 from arkbeam.emulator.app import API_PATH, STATS_PATH
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.children import arkbeam_command, read_output, spawn
+
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 2048
 UNLIMITED_RPM = 10**9
@@ -83,7 +84,7 @@ class Site:
 
     def command(self, name: str = "run") -> list[str]:
         """The command line of `arkbeam run` or another command on this config."""
-        return [sys.executable, "-m", "arkbeam", name, str(self.config)]
+        return arkbeam_command(name, str(self.config))
 
     def run(self) -> Ended:
         """Run the pipeline in a child process to its end. Raises BenchError unless it exits with 0."""
@@ -105,7 +106,7 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
     """Run a command in a folder and measure it from start to exit. Raises BenchError unless it exits with 0."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start_s = time.perf_counter()
-        process = spawn(command, folder, out.fileno(), err.fileno(), **environment)
+        process = start_child(command, folder, out.fileno(), err.fileno(), **environment)
         with _PeakMemory(process.pid) as peak:
             try:
                 _, status, usage = os.wait4(process.pid, 0)
@@ -114,23 +115,15 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
                 raise
             wall_s = time.perf_counter() - start_s
         process.returncode = os.waitstatus_to_exitcode(status)
-        texts = [_read(stream) for stream in (out, err)]
+        texts = [read_output(stream) for stream in (out, err)]
     if process.returncode != 0:
         raise BenchError(f"{' '.join(command[1:4])} ended with {process.returncode}: {tail(texts[1] or texts[0])}")
     return Ended(wall_s, usage.ru_utime + usage.ru_stime, peak.bytes or usage.ru_maxrss * 1024, texts[0])
 
 
-def spawn(command: Sequence[str], folder: Path, out: int, err: int, **environment: str) -> "subprocess.Popen[bytes]":
-    """Start a command in a folder, with this checkout's packages, and nothing of the user's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARK_", "ARKBEAM_"))}
-    ours = {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'pipeline'}",
-        "COLUMNS": "200",
-        "TMPDIR": str(folder),
-    }  # a killed run leaves temporary files
-    return subprocess.Popen(
-        command, cwd=folder, env=kept | ours | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
-    )
+def start_child(command: Sequence[str], folder: Path, out: int, err: int, **changes: str) -> "subprocess.Popen[bytes]":
+    """Start a command in a folder that also holds its temporary files: a killed run leaves some behind."""
+    return spawn(command, folder, out, err, TMPDIR=str(folder), **changes)
 
 
 def read_stats(base_url: str) -> dict[str, Any]:
@@ -185,8 +178,3 @@ class _PeakMemory:
             for line in lines:
                 if line.startswith("VmHWM:"):
                     self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
-
-
-def _read(stream: Any) -> str:
-    stream.seek(0)
-    return str(stream.read().decode("utf-8", "replace"))

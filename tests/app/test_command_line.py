@@ -14,9 +14,9 @@ from arkbeam.app.progress import show_progress
 from rich.console import Console
 
 
-def test_version(start: Callable[..., Any]) -> None:
+def test_version(start_cold: Callable[..., Any]) -> None:
     """`--version` prints name and version, as a real process."""
-    ended = start("--version").wait()
+    ended = start_cold("--version").wait()
     assert (ended.code, ended.out) == (0, f"arkbeam {__version__}\n")
 
 
@@ -110,10 +110,11 @@ def test_inspect_half_an_output(place: Any, call: Callable[..., Any]) -> None:
     assert (ended.code, "_SUCCESS" in ended.err) == (2, True)
 
 
-def test_the_emulator_command(start: Callable[..., Any], make_place: Any) -> None:
+def test_the_emulator_command(start: Callable[..., Any], make_place: Any, wait: Any) -> None:
     """`emulator --port 0` prints where it listens, serves with the options it was told, and ends with 0 at Ctrl-C."""
     emulator = start("emulator", "--port", "0", "--set", "rpm=3", "--set", "faults.nan=0.0")
-    banner = [emulator.process.stdout.readline() for _ in range(3)]
+    wait(lambda: emulator.out.count("\n") == 3)
+    banner = emulator.out.splitlines()
     assert "STAND-IN" in banner[0]
     assert '"rpm":3' in banner[2]
     url = re.search(r"base_url (\S+)", banner[1])[1]

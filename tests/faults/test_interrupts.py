@@ -39,7 +39,9 @@ def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
     assert note["all_runs"]["paid_twice"] == 0
 
 
-def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
+def test_the_second_signal_leaves_at_once(
+    make_emulator: Any, make_place: Any, start: Any, wait: Any, assert_bill: Any
+) -> None:
     """A second Ctrl-C waits for nothing; what was in flight then is booked as paid by the next run."""
     emulator = make_emulator(latency_ms=1_000)
     place = make_place(emulator.url)
@@ -47,8 +49,7 @@ def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, s
     run = start(*place.arguments("run"))
     emulator.wait_for("in_flight", 16)
     run.send(signal.SIGINT)
-    while "once more" not in run.process.stderr.readline():
-        pass
+    wait(lambda: "once more" in run.err)
     run.send(signal.SIGINT)
     assert run.wait().code == 130
     assert emulator.stats["in_flight_max"] == 16

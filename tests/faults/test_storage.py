@@ -1,9 +1,9 @@
 """Promise 7: storage that fails is a clear error or a repair with a warning, and no part reads as complete that isn't."""
 
 import logging
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.places import Place
+from tests.warm import limit_files
 
 ROWS = 120
 SETTINGS = {"limits.requests_in_flight": 8, "store.flush_rows": 32}
@@ -39,11 +40,6 @@ def yard(place: Place) -> Place:
     place.settings |= SETTINGS
     place.write_texts(ROWS)
     return place
-
-
-def _limit_files(size: int) -> Callable[[], None]:
-    """Let no file of a process grow beyond a size: its disk is full, to all who write."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: 
 @pytest.mark.parametrize(("size", "about"), [(30_000, "/store/segments/"), (120_000, "/out/embeddings/")])
 def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, about: str) -> None:
     """The same where the operating system refuses: no file of the process may grow beyond a size that the named one needs."""
-    ended = start(*checks.place.arguments("run"), before=_limit_files(size)).wait()
+    ended = start(*checks.place.arguments("run"), before=partial(limit_files, size)).wait()
     checks.failed(ended, "File too large", about)
     checks.completed()
 
@@ -172,31 +168,58 @@ def _place_in(path: Path, where: str) -> int:
 PLACES = ["magic", "page header", "dense page", "fingerprints", "footer", "footer length", "last byte"]
 
 
-@pytest.mark.parametrize("where", [*PLACES, "cut in half", "empty"])
-def test_a_damaged_segment_is_found_and_bought_again(
-    yard: Place, emulator: Any, caplog: Any, where: str, assert_vectors: Any, parts_of: Any
-) -> None:
-    """Whatever bit flips, the next run warns, buys anew, publishes what is right, and still knows what the old copy cost."""
-    yard.run()
-    path = _segments(yard)[0]
-    held = pq.read_metadata(path).num_rows
+def _damage(path: Path, where: str) -> None:
+    """Flip a bit of a file at a kind of place, or cut the file."""
     if where in PLACES:
         flip_bit(str(path), _place_in(path, where) * 8 + 2)
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if where == "cut in half" else 0])
+
+
+def test_a_damaged_segment_is_found_and_bought_again(
+    yard: Place, emulator: Any, caplog: Any, assert_vectors: Any, parts_of: Any
+) -> None:
+    """The next run warns of each damaged segment, buys its rows again, publishes the right vectors, and knows what the old copy cost.
+
+    Each segment of the store but one is damaged in another way. What can't be read at all is counted in `run.json`.
+    """
+    wheres = [*PLACES, "cut in half", "empty"]
+    yard.run({"store.flush_rows": ROWS // (len(wheres) + 1)})
+    damaged = dict(zip(wheres, _segments(yard), strict=False))
+    held = {where: pq.read_metadata(path).num_rows for where, path in damaged.items()}
+    for where, path in damaged.items():
+        _damage(path, where)
     with caplog.at_level(logging.WARNING):
         note = yard.run()
-    assert "damaged and set aside" in caplog.text
-    assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, held, ROWS - held)
+    bought = sum(held.values())
+    assert caplog.text.count("damaged and set aside") == len(held) == len(wheres)
+    assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, bought, ROWS - bought)
     assert_vectors(yard.read("embeddings"), parts_of)
-    usage_rows, stats = yard.read("usage"), emulator.stats
-    assert stats["paid"] == ROWS + held
-    assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) in ((ROWS + held, 0), (ROWS, 1))
-    if where in ("magic", "page header", "dense page"):
-        assert usage_rows.num_rows == ROWS + held
-        assert usage_rows["outcome"].to_pylist().count("lost") == held
-        assert note["all_runs"]["tokens"] == stats["tokens"]
+    aside = {path.name for path in (yard.store / "damaged").rglob("*.*")}
+    unreadable = {where for where, path in damaged.items() if path.name + damage.UNREADABLE in aside}
+    assert unreadable.isdisjoint(["magic", "page header", "dense page"])
+    assert note["all_runs"]["files_unreadable"] == len(unreadable)
+    usage_rows, lost = yard.read("usage"), bought - sum(held[where] for where in unreadable)
+    assert emulator.stats["paid"] == ROWS + bought
+    assert usage_rows.num_rows == ROWS + lost
+    assert usage_rows["outcome"].to_pylist().count("lost") == lost
     assert yard.run()["requests_sent"] == 0
+
+
+@pytest.mark.parametrize("where", ["dense page", "empty"])
+def test_the_costs_of_a_damaged_segment(yard: Place, emulator: Any, where: str) -> None:
+    """If it can be read in part, `usage/` has all that it cost, in tokens too; if not, `run.json` counts it as unreadable."""
+    yard.run()
+    path = _segments(yard)[0]
+    held = pq.read_metadata(path).num_rows
+    _damage(path, where)
+    note, usage_rows = yard.run(), yard.read("usage")
+    if where == "empty":
+        assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) == (ROWS, 1)
+        return
+    assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) == (ROWS + held, 0)
+    assert usage_rows["outcome"].to_pylist().count("lost") == held
+    assert note["all_runs"]["tokens"] == emulator.stats["tokens"]
 
 
 def test_a_segment_that_breaks_later_is_found_when_it_is_published(
