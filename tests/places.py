@@ -227,7 +227,8 @@ class Started:
 
     def __init__(self, start: Callable[[IO[bytes], IO[bytes]], "Child | subprocess.Popen[bytes]"]) -> None:
         self._files = ExitStack()
-        self._out, self._err = (self._files.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        self._out = self._files.enter_context(tempfile.TemporaryFile())
+        self._err = self._files.enter_context(tempfile.TemporaryFile())
         self.process = start(self._out, self._err)
 
     @property

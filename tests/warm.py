@@ -40,6 +40,18 @@ from tests.quick_beam import remember
 _LENGTH_BYTES = 4
 _STREAMS = 3
 _POLL_S = 0.005
+_LIBRARIES = (
+    "httpx",
+    "httpcore",
+    "aiohttp",
+    "fsspec",
+    "apache_beam",
+    "botocore",
+    "urllib3",
+    "asyncio",
+    "arkbeam",
+    "s3fs",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,16 @@ def be_arkbeam(*arguments: str) -> None:
     faults.hit = faults._load()
     cli.out, cli.err = Console(), Console(stderr=True)
     cli.main()
+
+
+def be_loud_arkbeam(*arguments: str) -> None:
+    """Be `arkbeam` with every logger at its loudest, whatever level is set later."""
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    set_level = logging.Logger.setLevel
+    logging.Logger.setLevel = lambda self, level: set_level(self, logging.DEBUG)  # type: ignore[method-assign]
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    be_arkbeam(*arguments)
 
 
 def be_emulator(options: EmulatorOptions) -> None:

@@ -1,7 +1,6 @@
-"""Hostile input by the thousand, in a process of its own whose memory is watched: `python -m tests.faults.fuzz WHAT COUNT SEED`.
+"""Hostile input by the thousand: `fuzz` runs in a process of its own, whose memory it measures.
 
-Good lines, files and replies are mutated; what comes out goes through the rooms that read it and on to the ones behind.
-Prints a JSON object: what was read, what became of it, and the peak of memory above what was there before.
+Good lines, files and replies are mutated. The result goes through the code that reads it, and on to the code that uses it.
 """
 
 import base64
@@ -16,13 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
+from arkbeam.app import cli
 from arkbeam.ark.client import _decompress
 from arkbeam.ark.errors import error_from_status, error_from_unusable
 from arkbeam.ark.models import ModelOptions, check_options
@@ -37,6 +37,8 @@ from arkbeam.manifest.shards import cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.media import MediaOptions
 from arkbeam.store.run_files import PieceWriter
+
+from tests.warm import be_arkbeam
 
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 64
@@ -342,14 +344,13 @@ FUZZERS = {
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held; `ru_maxrss` is handed down by the process that started it."""
+    """Return the most memory that this process has held. `ru_maxrss` would begin with that of the process that started it."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
-def main() -> None:
-    """Run one of the fuzzers."""
-    what, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def fuzz(what: str, count: int, seed: int) -> None:
+    """Run one of the fuzzers; print a JSON object of what was read, the outcomes, and by how much the peak of memory grew."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = FUZZERS[what]
@@ -361,5 +362,12 @@ def main() -> None:
     print(json.dumps({**note, "grown_mb": round(peak_mb() - before_mb), "outcomes": dict(outcomes.most_common())}))
 
 
-if __name__ == "__main__":
-    main()
+def be_arkbeam_and_print_peak(*arguments: str) -> None:
+    """Be `arkbeam`, and print the most memory that the process has held, in MB, before it ends."""
+
+    def leave(code: int) -> NoReturn:
+        print("PEAK", round(peak_mb()), file=sys.stderr)
+        raise SystemExit(code)
+
+    cli._leave = leave
+    be_arkbeam(*arguments)

@@ -10,8 +10,6 @@ import gzip
 import json
 import os
 import string
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,8 @@ from arkbeam.manifest.rows import RowParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.faults import fuzz
+
 FULL = os.environ.get("ARKBEAM_PROMISES") == "all"
 GROWTH_MB_MAX = 400
 MODEL = "doubao-embedding-vision-251215"
@@ -84,12 +83,11 @@ VALUES = st.recursive(
     ],
 )
 @pytest.mark.timeout(900)
-def test_mutated_input(what: str, count: int, full: int, record_property: Any) -> None:
+def test_mutated_input(what: str, count: int, full: int, start_function: Any) -> None:
     """Mutated lines, files and replies become rows, failures and named errors, within a bound of memory."""
-    command = [sys.executable, "-m", "tests.faults.fuzz", what, str(full if FULL else count), "7"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    note = json.loads(done.stdout)
+    ended = start_function(fuzz.fuzz, what, full if FULL else count, 7).wait(900)
+    assert ended.code == 0, ended.err[-3000:]
+    note = json.loads(ended.out)
     print(note)
     assert note["grown_mb"] < GROWTH_MB_MAX
     assert len(note["outcomes"]) > 4
@@ -246,25 +244,8 @@ def test_no_reply_takes_long_to_salvage() -> None:
             decode_reply(body, dimensions=3, sparse=False)
 
 
-def run_bomb(path: Path, place: Any) -> tuple[Any, float]:
-    """Run a manifest in a process of its own; return how it ended and the most memory that it held, in MB."""
-    script = (
-        "import sys\n"
-        "import arkbeam.app.cli as cli\n"
-        "from tests.faults.fuzz import peak_mb\n"
-        "def leave(code):\n"
-        "    print('PEAK', round(peak_mb()), file=sys.stderr)\n"
-        "    raise SystemExit(code)\n"
-        "cli._leave = leave\n"
-        "cli.main()\n"
-    )
-    command = [sys.executable, "-c", script, *place.arguments("plan", {"manifest.uris": [str(path)]})]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    return done, float(done.stderr.rpartition("PEAK ")[2].split()[0])
-
-
 def write_bomb(kind: str, folder: Path) -> Path:
-    """Write a small manifest that unpacks to hundreds of megabytes, or to gigabytes."""
+    """Write a small manifest that unpacks to hundreds of megabytes, or to a gigabyte."""
     line = b'{"text": "' + b"a" * 1_000_000 + b'"}\n'
     if kind == "gzip":
         path = folder / "bomb.jsonl.gz"
@@ -292,7 +273,7 @@ def write_bomb(kind: str, folder: Path) -> Path:
     else:
         path = folder / "bomb.parquet"
         pages = {"compression": "zstd", "row_group_size": 10**6}
-        one_text = pa.array(["a" * 4_000_000]).dictionary_encode().take(pa.array([0] * 400))
+        one_text = pa.array(["a" * 4_000_000]).dictionary_encode().take(pa.array([0] * 250))
         if kind == "parquet pages":
             pq.write_table(pa.table({"text": ["a" * 1_000_000] * 300}), path, use_dictionary=False, **pages)
         elif kind == "parquet dictionary":
@@ -319,13 +300,15 @@ def write_bomb(kind: str, folder: Path) -> Path:
         ("parquet row", 0),
     ],
 )
-def test_bombs(kind: str, code: int, place: Any) -> None:
-    """A small manifest that unpacks to gigabytes is refused, or read a batch at a time, in little memory."""
+def test_bombs(kind: str, code: int, place: Any, start_function: Any) -> None:
+    """A small manifest that unpacks to a gigabyte is refused, or read a batch at a time, in little memory."""
     path = write_bomb(kind, place.folder)
-    ended, peak_mb = run_bomb(path, place)
+    arguments = place.arguments("plan", {"manifest.uris": [str(path)]})
+    ended = start_function(fuzz.be_arkbeam_and_print_peak, *arguments).wait(300)
+    peak_mb = float(ended.err.rpartition("PEAK ")[2].split()[0])
     print(kind, path.stat().st_size, "bytes, peak", peak_mb, "MB")
-    assert ended.returncode == code, ended.stderr[-2000:]
-    assert "Traceback" not in ended.stderr
+    assert ended.code == code, ended.err[-2000:]
+    assert "Traceback" not in ended.err
     assert peak_mb < 600
 
 

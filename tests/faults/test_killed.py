@@ -7,16 +7,16 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.serve import start_emulator
 
-from tests.places import Emulator, Place
+from tests.faults.conftest import published_rows
+from tests.places import Emulator, Place, run_emulator
+from tests.warm import WarmProcess
 
 ALL = os.environ.get("ARKBEAM_PROMISES") == "all"
 POINTS_A_PHASE = 2  # in the bounded form
@@ -103,11 +103,10 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def yard(tmp_path_factory: pytest.TempPathFactory, warm: WarmProcess) -> Iterator[Yard]:
     """Run once without a fault; some rows repeat others, some are broken."""
     folder = tmp_path_factory.mktemp("killed")
-    with ExitStack() as stack:
-        emulator = Emulator(stack.enter_context(start_emulator(EmulatorOptions(latency_ms=20, jitter_ms=20))))
+    with run_emulator(warm, EmulatorOptions(latency_ms=20, jitter_ms=20)) as emulator:
         maker = Place(folder, emulator.url)
         rows: list[Any] = [{"id": f"id-{at}", "text": f"row number {at % 280}", "note": f"n{at}"} for at in range(ROWS)]
         rows[70] = rows[210] = "{broken"
@@ -116,8 +115,6 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
         note = calm.run()
         assert (note["published"], note["failed"]) == (ROWS - 2, 2)
         assert note["to_buy"] == emulator.stats["paid"]
-        from tests.faults.conftest import published_rows  # noqa: PLC0415 - a fixture of another scope
-
         yield Yard(emulator, yard.manifest, note["to_buy"], published_rows(calm), 2)
 
 

@@ -10,25 +10,28 @@ from arkbeam.base import faults
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.fault_injection import Injector, flip_bit
 
-ROOT = Path(__file__).parents[2]
+from scripts.children import ROOT, child_environment
 
 IMPORT = """
 import sys
-import arkbeam.app.job, arkbeam.app.cli
-from pipeline import faults, files
+import {module}
+from arkbeam.base import faults, files
 print("arkbeam.base.fault_injection" in sys.modules, faults.hit is faults.do_nothing, files.faults.hit.__name__)
 """
 
 
-@pytest.mark.parametrize(("wanted", "said"), [("", "False True do_nothing"), ("store.flush:kill:1", "True False hit")])
-def test_nothing_is_loaded_unless_it_is_asked_for(wanted: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "wanted", "said"),
+    [
+        ("arkbeam.app.job", "", "False True do_nothing"),
+        ("arkbeam.base.files", "store.flush:kill:1", "True False hit"),
+    ],
+)
+def test_nothing_is_loaded_unless_it_is_asked_for(module: str, wanted: str, said: str) -> None:
     """Without the variable every point is a function that does nothing, and the module that acts is never imported."""
-    environment = {name: value for name, value in os.environ.items() if name != faults.VARIABLE}
-    if wanted:
-        environment[faults.VARIABLE] = wanted
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    environment = child_environment(**{faults.VARIABLE: wanted})
+    command = [sys.executable, "-c", IMPORT.format(module=module)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
 
 

@@ -1,12 +1,9 @@
 """Promise 11: keys, passwords and signatures stay where they came from."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +15,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.job import build_pipeline
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.warm import be_loud_arkbeam
 
 KEY = "sk-THE-SECRET-KEY-7f3a"
 PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
@@ -56,12 +53,12 @@ def web(tmp_path: Path) -> Iterator[str]:
     thread.join()
 
 
-def test_the_key(place: Any, real_service: Any, start: Any) -> None:
+def test_the_key(place: Any, real_service: Any, start_cold: Any) -> None:
     """The key goes to the service, and into no file and no line, also when the error that refuses a row quotes it."""
     place.url = real_service.url
     real_service.refused["two"] = f"no good for Bearer {KEY}"
     place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
-    ended = start(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
+    ended = start_cold(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
     assert ended.code == 3
     assert real_service.authorizations == {f"Bearer {KEY}"}
     assert place.read("embeddings")["id"].to_pylist() == ["a"]
@@ -101,32 +98,16 @@ def test_a_manifest_that_is_not_there(place: Any, web: str, start: Any) -> None:
     assert [word for word in (PASSWORD, SIGNATURE) if word in ended.out + ended.err] == []
 
 
-LOUD = """
-import logging, sys
-logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-import arkbeam.app.cli as cli
-set_level = logging.Logger.setLevel
-logging.Logger.setLevel = lambda self, level: set_level(self, logging.DEBUG)
-for name in ("httpx", "httpcore", "aiohttp", "fsspec", "apache_beam", "botocore", "urllib3", "asyncio", "arkbeam", "s3fs"):
-    logging.getLogger(name).setLevel(logging.DEBUG)
-cli.main()
-"""
-"""The command line with every logger at its loudest."""
+@pytest.fixture
+def run_loud(start_function: Any) -> Callable[..., Any]:
+    """Runs command lines at log level DEBUG of everything, with their temporary files below the place's folder."""
 
+    def run(place: Any, *arguments: str, **environment: str) -> Any:
+        temporary = place.folder / "temporary"
+        temporary.mkdir(exist_ok=True)
+        return start_function(be_loud_arkbeam, *arguments, TMPDIR=str(temporary), COLUMNS="400", **environment).wait()
 
-def run_loud(place: Any, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command line at log level DEBUG of everything, with its temporary files below the place's folder."""
-    temporary = place.folder / "temporary"
-    temporary.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", LOUD, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "400", **environment},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    return run
 
 
 @pytest.fixture
@@ -155,14 +136,14 @@ USERS = {"config.yaml", "rows.jsonl"}
 
 def leaks(place: Any, ended: Any, words: list[str]) -> list[str]:
     """Where one of the words is: in what was printed, or in a file other than the user's own."""
-    found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.stdout + ended.stderr).splitlines() if word in line]  # fmt: skip
+    found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.out + ended.err).splitlines() if word in line]  # fmt: skip
     return found + [
         place_ for place_ in find(place.folder, words) if Path(place_.partition(" in ")[2]).name not in USERS
     ]
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run",), ("run", "--publish-partial", "--retry-failed")])
-def test_at_the_loudest(command: tuple[str, ...], marked: Any) -> None:
+def test_at_the_loudest(command: tuple[str, ...], marked: Any, run_loud: Any) -> None:
     """With every library's debug log on, what opens the account or a medium is in no line; in no file but by the user's wish.
 
     The texts and ids of rows are the user's: a URL in one of them is published with the id as it is.
@@ -170,15 +151,15 @@ def test_at_the_loudest(command: tuple[str, ...], marked: Any) -> None:
     rows = (marked.folder / "rows.jsonl").read_text().splitlines()
     (marked.folder / "rows.jsonl").write_text("\n".join(rows[:5] + rows[6:]) + "\n")
     ended = run_loud(marked, *marked.arguments(command[0], {}, *command[1:]), MY_KEY=KEY)
-    assert ended.returncode in (0, 3), ended.stderr[-2000:]
-    assert "DEBUG" in ended.stderr
+    assert ended.code in (0, 3), ended.err[-2000:]
+    assert "DEBUG" in ended.err
     assert leaks(marked, ended, WORDS) == []
 
 
-def test_a_kept_column_is_the_users(marked: Any) -> None:
+def test_a_kept_column_is_the_users(marked: Any, run_loud: Any) -> None:
     """A kept column is carried as it is, and is in no other file and no line."""
     ended = run_loud(marked, *marked.arguments("run", {"manifest.keep": ["title"]}), MY_KEY=KEY)
-    assert ended.returncode == 3, ended.stderr[-2000:]
+    assert ended.code == 3, ended.err[-2000:]
     found = leaks(marked, ended, WORDS)
     assert found
     assert all("/embeddings/part-" in one for one in found), found
