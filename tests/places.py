@@ -226,9 +226,7 @@ class Started:
     """A command line in a process of its own, and what it has printed."""
 
     def __init__(self, start: Callable[[IO[bytes], IO[bytes]], "Child | subprocess.Popen[bytes]"]) -> None:
-        self._files = ExitStack()
-        self._out = self._files.enter_context(tempfile.TemporaryFile())
-        self._err = self._files.enter_context(tempfile.TemporaryFile())
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.process = start(self._out, self._err)
 
     @property
@@ -253,7 +251,8 @@ class Started:
         """Kill it if it still runs."""
         self.process.kill()
         self.process.wait()
-        self._files.close()
+        self._out.close()
+        self._err.close()
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,29 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", ".ci/run")
-EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif", "test", "dev"}
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif"}
+GROUPS = {"test", "dev"}
 NOT_FOUND = 2
+DOCUMENTS = ("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")
+INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,heif,redis,s3,tos,video]"]
+
+
+def read_pyproject() -> dict[str, Any]:
+    """The whole of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def read_project() -> dict[str, Any]:
     """The `project` table of pyproject.toml."""
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    project: dict[str, Any] = read_pyproject()["project"]
     return project
 
 
 def read_requirements() -> list[Requirement]:
-    """Every requirement of the package and its extras, those on the package itself left out."""
-    project = read_project()
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
-    return [found for line in lines if (found := Requirement(line)).name != project["name"]]
+    """Every requirement of the package, its extras and the groups for work on it, those on the package itself left out."""
+    project, groups = read_project(), read_pyproject()["dependency-groups"]
+    parts = [project["dependencies"], *project["optional-dependencies"].values(), *groups.values()]
+    return [found for part in parts for line in part if (found := Requirement(line)).name != project["name"]]
 
 
 def read_constraints() -> dict[str, Version]:
@@ -43,11 +53,42 @@ def read_constraints() -> dict[str, Version]:
 
 
 def test_names_stay() -> None:
-    """Distribution, command and extras have the names that users type."""
+    """Distribution, command and extras have the names that users type; what tests and checks need is not published."""
     project = read_project()
     assert project["name"] == "arkbeam"
     assert project["scripts"] == {"arkbeam": "arkbeam.app.cli:main"}
     assert set(project["optional-dependencies"]) == EXTRAS
+    assert set(read_pyproject()["dependency-groups"]) == GROUPS
+
+
+def test_wheel_holds_the_package_alone(tmp_path: Path) -> None:
+    """An installation adds `arkbeam`, with all its modules and its type marker, to site-packages, and no other package."""
+    wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    names = zipfile.ZipFile(next(wheel.build(directory=str(tmp_path), versions=["standard"]))).namelist()
+    inside = {name for name in names if ".dist-info/" not in name}
+    modules = {path.relative_to(ROOT / "pipeline").as_posix() for path in (ROOT / "pipeline/arkbeam").rglob("*.py")}
+    assert {name.partition("/")[0] for name in inside} == {"arkbeam"}
+    assert modules | {"arkbeam/py.typed"} <= inside
+    assert [name for name in names if name.endswith("licenses/LICENSE")]
+
+
+def test_sdist_holds_what_a_reader_needs(tmp_path: Path) -> None:
+    """The source distribution has the licence, the documents in both languages, and the tests with their data."""
+    sdist = pytest.importorskip("hatchling.builders.sdist").SdistBuilder(str(ROOT))
+    with tarfile.open(next(sdist.build(directory=str(tmp_path), versions=["standard"]))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {*DOCUMENTS, "pyproject.toml", "constraints.txt", "scripts/test", "tests/test_packaging.py"} <= names
+    assert not [name for name in names if name.startswith((".venv", "out/"))]
+
+
+def test_license_is_named() -> None:
+    """The licence is named by its SPDX identifier, and its text and the documents are there."""
+    project = read_project()
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    assert "Apache License" in (ROOT / "LICENSE").read_text("utf-8")
+    include = read_pyproject()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {f"/{name}" for name in DOCUMENTS} <= set(include)
+    assert [name for name in DOCUMENTS if not (ROOT / name).is_file()] == []
 
 
 def test_version_is_a_version() -> None:
@@ -95,11 +136,17 @@ case "$*" in
     rm -rf "$folder" && mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" && cp "$0" "$folder/bin/arkbeam" ;;
 "-m pip --version") ;;
 "-m pip install "*)
-    for target in "$@"; do :; done
-    echo "install ${target##*/}" >>"$FAKE_LOG"
+    did=install
+    for word in "$@"; do
+        case "$word" in
+        -* | pip | install | */constraints.txt) ;;
+        *) did="$did ${word##*/}" ;;
+        esac
+    done
+    echo "$did" >>"$FAKE_LOG"
     exit "${FAKE_PIP_EXIT:-0}" ;;
 "run "*) echo "$PWD: $*" >>"$FAKE_LOG" ;;
-"-m "*) echo "check $2" >>"$FAKE_LOG"; [ "$2" != "${FAKE_FAILING_CHECK:-}" ] ;;
+"-m "*) shift; echo "check $*" >>"$FAKE_LOG"; [ "$1" != "${FAKE_FAILING_CHECK:-}" ] ;;
 esac
 """
 
@@ -202,16 +249,47 @@ def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
     assert did[0] == "install check out[emulator]"
 
 
-def test_named_python_of_another_version_renews_the_venv(checkout: Checkout) -> None:
-    """PYTHON decides the version: a .venv of another one is made again, one of the same is kept."""
+def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
+    """PYTHON decides the version: its packages go to .venv-VERSION, and .venv is kept as it is."""
     checkout.run("scripts/run")
     other = str(checkout.add_python("other"))
-    kept = checkout.run("scripts/run", PYTHON=other)
-    assert [line for line in kept[1] if line.startswith("install")] == []
-    (checkout.root / ".venv/bin/python").write_text(FAKE_PYTHON.replace("3.12", "3.11"))
-    _, did, said = checkout.run("scripts/run", PYTHON=other)
+    _, did, said = checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")
     assert did[0] == "install check out[emulator]"
-    assert "making .venv" in said
+    assert "making .venv-3.13" in said
+    assert checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")[1:] == (did[1:], "")
+    assert checkout.run("scripts/run")[1:] == (did[1:], "")
+
+
+def test_tests_run_on_a_named_version(checkout: Checkout) -> None:
+    """`scripts/test --python 3.13` takes python3.13, in an environment of its own, and leaves .venv alone."""
+    checkout.add_python("python3.13")
+    _, did, said = checkout.run("scripts/test", "--python", "3.13", "tests/ark", FAKE_VERSION="3.13")
+    assert did[:2] == INSTALLED_BY_TEST
+    assert did[-1] == "check pytest --durations=10 tests/ark"
+    assert "making .venv-3.13" in said
+    assert not (checkout.root / ".venv").exists()
+    code, did, said = checkout.run("scripts/test", "--python", "3.14")
+    assert (code, did) == (NOT_FOUND, [])
+    assert "PYTHON=python3.14 is not a Python 3.11 or newer" in said
+
+
+def test_help_of_test_installs_nothing(checkout: Checkout) -> None:
+    """`scripts/test --help` names its options and does nothing else."""
+    code, did, _ = checkout.run("scripts/test", "--help")
+    assert (code, did) == (0, [])
+    done = subprocess.run([ROOT / "scripts/test", "--help"], capture_output=True, text=True, check=True)
+    assert [word for word in ("--cov", "--python 3.13", "PYTHON=", "ARKBEAM_PROMISES") if word not in done.stdout] == []
+
+
+def test_coverage_is_measured_and_shown(checkout: Checkout) -> None:
+    """`scripts/test --cov` runs the tests below coverage, joins what its processes measured, and reports the total."""
+    did = checkout.run("scripts/test", "--cov", "tests/ark")[1]
+    assert [line.removeprefix("check coverage ") for line in did if line.startswith("check coverage")] == [
+        "erase",
+        "run --module pytest --durations=10 tests/ark",
+        "combine --quiet",
+        "report",
+    ]
 
 
 def test_missing_python_is_said(checkout: Checkout) -> None:
@@ -230,8 +308,18 @@ def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> Non
     """Format, lint, types and tests all run; one that fails makes the exit code 1 and is named at the end."""
     code, did, said = checkout.run(script, FAKE_FAILING_CHECK="mypy")
     assert code == 1
-    assert did[1:] == ["check ruff", "check ruff", "check mypy", "check pytest", "check pytest"]
+    assert did[:2] == INSTALLED_BY_TEST
+    checks = sorted(line.split()[1] for line in did[2:])
+    assert checks == ["mypy", "pytest", "pytest", "ruff", "ruff"]
     assert said.endswith("failed: types\n")
     assert checkout.run(script)[0] == 0
-    assert checkout.run(script, FAKE_FAILING_CHECK="pytest")[2].endswith("failed: tests faults\n")
-    assert checkout.run(script, "tests/ark")[1].count("check pytest") == 1
+    assert checkout.run(script, FAKE_FAILING_CHECK="pytest")[2].endswith("failed: tests background-tests\n")
+    assert sum(line.startswith("check pytest") for line in checkout.run(script, "tests/ark")[1]) == 1
+
+
+def test_every_test_is_in_one_of_the_two_processes(checkout: Checkout) -> None:
+    """What the one leaves out is what the other runs."""
+    did = [line.split()[3:] for line in checkout.run("scripts/test")[1] if line.startswith("check pytest")]
+    left_out, run = sorted(did, key=lambda words: not words[0].startswith("--ignore"))
+    assert [word.removeprefix("--ignore=") for word in left_out] == run
+    assert [path for path in run if not (ROOT / path).exists()] == []
