@@ -1,4 +1,4 @@
-"""What every test shares: a clean environment and one Hypothesis profile."""
+"""Settings of all tests: a clean environment, one Hypothesis profile, and a record of the tests that passed."""
 
 import os
 from collections.abc import Generator
@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from tests.quick_beam import remember
 
-# No deadline: the cores are shared, and how long a test takes is not what it tests. In CI the examples are the same each time.
+# No deadline: the cores are shared, and no test is about how long an example takes. In CI the examples are always the same.
 settings.register_profile("arkbeam", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("arkbeam")
 
@@ -20,7 +20,7 @@ PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes keys, settings and proxies of whoever runs the tests out of the environment."""
+    """Removes the user's keys, settings and proxies from the environment."""
     for name in list(os.environ):
         if name.upper() in PROXY_VARIABLES or name.startswith(("ARK_", "ARKBEAM_")):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""A place to run the whole job in, stand-in servers to run it against, and the command line as people meet it."""
+"""Fixtures for whole runs: a folder with a config, emulators, and the command line in this process or in its own."""
 
 import json
 import shutil
@@ -52,24 +52,24 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """A stand-in server in another process."""
+    """An emulator in another process."""
 
     url: str
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What it counted since it started."""
+        """The counts since the server started."""
         with _no_proxy.open(self.url.removesuffix(API_PATH) + STATS_PATH, timeout=WAIT_S) as answer:
             return dict(json.load(answer))
 
     def wait_for(self, name: str, count: int) -> None:
-        """Wait until it has counted so many."""
+        """Wait until a count has reached a number."""
         wait_until(lambda: self.stats[name] >= count)
 
 
 @dataclass(slots=True)
 class Place:
-    """A folder with manifests, a config, a store and an output, and the ways to run the job there.
+    """A folder with manifests, a config, a store and an output, and methods to run the job there.
 
     Settings are dotted keys of the config and their values, as in `{"quota.lanes": 2}`.
     """
@@ -90,18 +90,18 @@ class Place:
 
     @property
     def note(self) -> dict[str, Any]:
-        """What `run.json` says."""
+        """The content of `run.json`."""
         return json.loads((self.output / "run.json").read_bytes())
 
     def write_rows(self, rows: Sequence[Any], name: str = "rows.jsonl") -> Path:
-        """Write a JSONL manifest; a row that is text already is a line as it is."""
+        """Write a JSONL manifest; a row that is a string is written as it is."""
         path = self.folder / name
         lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         return path
 
     def write_texts(self, count: int) -> None:
-        """Write a manifest of so many different texts, with ids."""
+        """Write a manifest of different texts, with ids."""
         self.write_rows([{"id": f"id-{number}", "text": f"row number {number}"} for number in range(count)])
 
     def write_config(self) -> Path:
@@ -120,15 +120,15 @@ class Place:
         return path
 
     def set_arguments(self, settings: Mapping[str, Any]) -> list[str]:
-        """Write settings as `key=value`, this place's own first."""
+        """Return settings as `key=value`, those of the place first."""
         return [f"{key}={json.dumps(value)}" for key, value in {**self.settings, **settings}.items()]
 
     def prepare(self, settings: Mapping[str, Any] = {}, **options: bool) -> Any:
-        """Make the job of a config, in this process."""
+        """Prepare the job in this process."""
         return prepare_job(load_config(str(self.write_config()), self.set_arguments(settings)), **options)
 
     def run(self, settings: Mapping[str, Any] = {}, *, beam: Sequence[str] = (), **options: bool) -> dict[str, Any]:
-        """Run the job in this process; return what `run.json` says."""
+        """Run the job in this process; return the content of `run.json`."""
         return run_job(self.prepare(settings, **options), beam)
 
     def plan(self, settings: Mapping[str, Any] = {}) -> PlanTotals:
@@ -136,7 +136,7 @@ class Place:
         return plan_job(self.prepare(settings))
 
     def arguments(self, command: str, settings: Mapping[str, Any] = {}, *further: str) -> list[str]:
-        """Put together the arguments of `run` or `plan`."""
+        """Return the arguments of `run` or `plan`."""
         sets = [word for setting in self.set_arguments(settings) for word in ("--set", setting)]
         return [command, str(self.write_config()), *sets, *further]
 
@@ -145,12 +145,12 @@ class Place:
         return self.read_from(self.output, name)
 
     def read_from(self, output: str | Path, name: str) -> pa.Table:
-        """Read the same of an output elsewhere."""
+        """Read the same from another output."""
         return pq.read_table(Path(output) / name)
 
     @property
     def leftovers(self) -> list[str]:
-        """What lies in the store beyond what was bought and what was refused, and unfinished files anywhere."""
+        """Files of runs and locks that remain in the store, and unfinished files anywhere in the folder."""
         passing = [path for name in ("runs", "journals", "quota/*") for path in self.store.glob(f"{name}/*")]
         return sorted(map(str, [*passing, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
 
@@ -205,7 +205,7 @@ def place(make_place: Callable[[str], Place], emulator: Emulator) -> Place:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a command line in this process, where nothing depends on its end being a real one."""
+    """Runs a command line in this process and returns its exit code and output."""
 
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -293,17 +293,17 @@ def start_cold() -> Iterator[Callable[..., Started]]:
 
 @dataclass(slots=True)
 class RealService:
-    """A server that answers as the vendor's does, with vectors of its own: the stand-in's, turned round."""
+    """A server that answers as the vendor's does. Its vectors are the emulator's, negated."""
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    """Texts that are refused, and with what message."""
+    """Texts that are refused, and the message of each refusal."""
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Make the reply to a request, and its status."""
+        """Return the status and the reply for a request."""
         self.requests.append(body)
         text = body["input"][0]["text"]
         if text in self.refused:
@@ -317,7 +317,7 @@ class RealService:
 
 @pytest.fixture
 def real_service() -> Iterator[RealService]:
-    """A loopback server that does not say that it is a stand-in."""
+    """A loopback server that does not identify itself as a stand-in."""
     service = RealService()
 
     class Handler(BaseHTTPRequestHandler):
@@ -354,7 +354,7 @@ def real_service() -> Iterator[RealService]:
 
 @dataclass(slots=True)
 class RedisServer:
-    """A Redis of its own, without files."""
+    """A Redis server of the test, without files."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -362,11 +362,11 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Its address, as `quota.redis_url` has it."""
+        """The address for `quota.redis_url`."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def kill(self) -> None:
-        """End it, as a crash would."""
+        """Kill the server."""
         self.process.kill()
         self.process.wait()
 
@@ -408,21 +408,21 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture
 def wait() -> Callable[..., None]:
-    """Waits until something holds, and fails when it never does."""
+    """Waits until a condition is true, and fails after a minute."""
     return wait_until
 
 
 def wait_until(holds: Callable[[], bool], every_s: float = 0.01) -> None:
-    """Ask again and again, but not for ever."""
+    """Wait until a condition is true; fail after a minute."""
     deadline_s = time.monotonic() + WAIT_S
     while not holds():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
+        assert time.monotonic() < deadline_s, "the condition did not become true in time"
         time.sleep(every_s)
 
 
 @pytest.fixture
 def assert_vectors() -> Callable[..., None]:
-    """Checks that every published vector is the one of its row's content, by computing it again."""
+    """Checks each published vector against the one computed from the row's content."""
 
     def check(table: pa.Table, parts_of: Callable[[dict[str, Any]], Sequence[tuple[str, str]]], **options: Any) -> None:
         dimensions = table.schema.field("dense").type.list_size
@@ -430,16 +430,16 @@ def assert_vectors() -> Callable[..., None]:
         rows = table.drop_columns(["dense", "sparse"]).to_pylist()
         for row, vector in zip(rows, dense, strict=True):
             expected = embed(parts_of(row), dimensions=dimensions, **options)
-            assert np.array_equal(vector, expected), f"{row['id']} has another row's vector"
+            assert np.array_equal(vector, expected), f"{row['id']} has a wrong vector"
 
     return check
 
 
 @pytest.fixture
 def assert_bill() -> Callable[..., None]:
-    """Checks that `usage/` adds up to what the server says it billed, in requests and in tokens of each kind.
+    """Checks that `usage/` equals the server's bill, in requests and in tokens of each kind.
 
-    A request that was just being handed to the network when its process was killed is taken as paid: `above` of them may be.
+    `above` is the number of requests that may be in `usage/` and not in the bill: about to be sent when the process was killed.
     """
 
     def check(place: Place, stats: Mapping[str, Any], *, above: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Packaging and the two scripts: what a fresh machine gets, and that nothing is installed twice."""
+"""Packaging and the scripts: what is installed on a fresh machine, and that nothing is installed twice."""
 
 import os
 import re
@@ -28,25 +28,25 @@ INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,h
 
 
 def read_pyproject() -> dict[str, Any]:
-    """The whole of pyproject.toml."""
+    """Return pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def read_project() -> dict[str, Any]:
-    """The `project` table of pyproject.toml."""
+    """Return the `project` table of pyproject.toml."""
     project: dict[str, Any] = read_pyproject()["project"]
     return project
 
 
 def read_requirements() -> list[Requirement]:
-    """Every requirement of the package, its extras and the groups for work on it, those on the package itself left out."""
+    """Return all requirements of the package, its extras and the dependency groups, except those on the package itself."""
     project, groups = read_project(), read_pyproject()["dependency-groups"]
     parts = [project["dependencies"], *project["optional-dependencies"].values(), *groups.values()]
     return [found for part in parts for line in part if (found := Requirement(line)).name != project["name"]]
 
 
 def read_constraints() -> dict[str, Version]:
-    """Version by canonical name."""
+    """Return the pinned versions by canonical name."""
     lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
     pins = dict(line.split("==") for line in lines)
     return {canonicalize_name(name): Version(version) for name, version in pins.items()}
@@ -92,32 +92,32 @@ def test_license_is_named() -> None:
 
 
 def test_version_is_a_version() -> None:
-    """The one place that holds the version holds a valid one."""
+    """The package's version is a valid version."""
     assert str(Version(arkbeam.__version__)) == arkbeam.__version__
 
 
 @pytest.mark.parametrize("requirement", read_requirements(), ids=str)
 def test_requirement_has_a_lower_bound_that_the_pin_meets(requirement: Requirement) -> None:
-    """Each requirement says from which version on it works, and the pinned version is one of those."""
+    """Each requirement has a lower bound, and the pinned version meets it."""
     assert {specifier.operator for specifier in requirement.specifier} == {">="}
     assert read_constraints()[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_constraints_are_exact_versions_alone() -> None:
-    """Every line pins one distribution; no address, path or editable install is among them."""
+    """Every line pins one distribution; there is no address, path or editable install."""
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_can_be_run(name: str) -> None:
-    """The scripts have the run bit and their syntax is the shell's."""
+    """The scripts are executable, and their syntax is valid."""
     assert os.access(ROOT / name, os.X_OK)
     subprocess.run(["sh", "-n", ROOT / name], check=True)
 
 
 def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m arkbeam` is the command: it ends with the command's exit code."""
+    """`python -m arkbeam` exits with the command's exit code."""
     cli = type(sys)("arkbeam.app.cli")
     cli.main = lambda: sys.exit(3)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "arkbeam.app.cli", cli)
@@ -126,8 +126,8 @@ def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.value.code == 3
 
 
-# A Python that is none: it says yes to every version check, copies itself into the venv, and writes down what pip and
-# the command are asked to do. With it the scripts are tested without a network.
+# A shell script in place of Python: it passes every version check, copies itself into the venv, and logs the calls of pip, of
+# the checks and of the command. With it the scripts are tested without a network.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 "-c "*print*) echo "${FAKE_VERSION:-3.12}" ;;
@@ -165,7 +165,7 @@ class Checkout:
         self.add_python("python3")
 
     def add_python(self, name: str) -> Path:
-        """Puts the fake on PATH under a name."""
+        """Put the fake on PATH under a name."""
         path = self.bin / name
         path.write_text(FAKE_PYTHON)
         path.chmod(0o755)
@@ -174,7 +174,7 @@ class Checkout:
     def run(
         self, script: str, *arguments: str, cwd: Path | None = None, **variables: str
     ) -> tuple[int, list[str], str]:
-        """Exit code, what the fake was asked to do this time, and what was said on stderr."""
+        """Run a script; return its exit code, the calls of the fake, and its stderr."""
         self.log.write_text("")
         # Only what the scripts need is on PATH, so that the machine's own Pythons are not found.
         for tool in ("sh", "cat", "cksum", "dirname", "mkdir", "cp", "rm", "tr"):
@@ -201,7 +201,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
-    """Without a config the demo is run from the checkout's root, after one installation that is announced."""
+    """Without a config the script runs the demo from the checkout's root, after one installation that it announces."""
     code, did, said = checkout.run("scripts/run", "--set", "quota.rpm=600")
     assert code == 0
     assert did == ["install check out[emulator]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
@@ -210,13 +210,13 @@ def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
 
 
 def test_run_takes_a_config_relative_to_the_caller(checkout: Checkout, tmp_path: Path) -> None:
-    """A config is passed on as given, and the command is run where the caller is."""
+    """A config is passed on as given, and the command runs in the caller's folder."""
     _, did, _ = checkout.run("scripts/run", "my.yaml", "--", "--direct_num_workers=2", cwd=tmp_path)
     assert did[-1] == f"{tmp_path}: run my.yaml -- --direct_num_workers=2"
 
 
 def test_second_run_installs_nothing(checkout: Checkout) -> None:
-    """A second run goes straight to the command and says nothing."""
+    """A second run installs nothing and prints nothing of its own."""
     checkout.run("scripts/run")
     _, did, said = checkout.run("scripts/run")
     assert [line for line in did if line.startswith("install")] == []
@@ -224,7 +224,7 @@ def test_second_run_installs_nothing(checkout: Checkout) -> None:
 
 
 def test_run_has_nothing_to_install_after_test(checkout: Checkout) -> None:
-    """The tests' environment holds what the run needs."""
+    """`scripts/test` installs all that `scripts/run` needs."""
     checkout.run("scripts/test")
     _, did, _ = checkout.run("scripts/run")
     assert [line for line in did if line.startswith("install")] == []
@@ -241,7 +241,7 @@ def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> No
 
 
 def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
-    """An installation that pip gave up ends the script, leaves no stamp, and is repeated by the next run."""
+    """If pip fails, the script ends and the next run tries the installation again."""
     code, did, _ = checkout.run("scripts/run", FAKE_PIP_EXIT="1")
     assert code != 0
     assert did == ["install check out[emulator]"]
@@ -250,7 +250,7 @@ def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
 
 
 def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
-    """PYTHON decides the version: its packages go to .venv-VERSION, and .venv is kept as it is."""
+    """With PYTHON the packages go to .venv-VERSION, and .venv is kept as it is."""
     checkout.run("scripts/run")
     other = str(checkout.add_python("other"))
     _, did, said = checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")
@@ -293,7 +293,7 @@ def test_coverage_is_measured_and_shown(checkout: Checkout) -> None:
 
 
 def test_missing_python_is_said(checkout: Checkout) -> None:
-    """Without a Python 3.11 the script stops with one clear line, and so it does when PYTHON names none."""
+    """Without a Python 3.11 or newer, on PATH or in PYTHON, the script stops with one clear line."""
     (checkout.bin / "python3").unlink()
     code, did, said = checkout.run("scripts/run")
     assert (code, did) == (NOT_FOUND, [])
@@ -318,7 +318,7 @@ def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> Non
 
 
 def test_every_test_is_in_one_of_the_two_processes(checkout: Checkout) -> None:
-    """What the one leaves out is what the other runs."""
+    """The paths that one process ignores are those that the other runs."""
     did = [line.split()[3:] for line in checkout.run("scripts/test")[1] if line.startswith("check pytest")]
     left_out, run = sorted(did, key=lambda words: not words[0].startswith("--ignore"))
     assert [word.removeprefix("--ignore=") for word in left_out] == run

@@ -1,4 +1,4 @@
-"""Runs as they are measured: a folder with a manifest and a config, a child process, and what it used."""
+"""Measured runs: a folder with a manifest and a config, a child process, and the resources that it used."""
 
 import os
 import subprocess
@@ -27,12 +27,12 @@ _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class BenchError(Exception):
-    """A measure could not be made: a child failed, or what came out can't be compared."""
+    """A measure failed: a child exited with an error, or its results can't be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A child process that has ended well. `peak_bytes` is its own largest resident set, its children's not counted."""
+    """A child process that exited with 0. `peak_bytes` is its largest resident set, without its children."""
 
     wall_s: float
     cpu_s: float
@@ -67,7 +67,7 @@ class Site:
         return self.folder / "out"
 
     def write_config(self, base_url: str, **sections: Mapping[str, object]) -> None:
-        """Write the config: no quota to speak of and 64 requests in flight, unless `sections` say otherwise."""
+        """Write the config: practically no quota and 64 requests in flight, unless `sections` say otherwise."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, dict[str, object]] = {
             "manifest": {"uris": [str(self.manifest)]},
@@ -96,7 +96,7 @@ class Site:
 
 
 def run_module(module: str, arguments: Sequence[str], folder: Path, **environment: str) -> tuple[Ended, Any]:
-    """Run a module of this package in a child process; return what it used and the JSON that it printed."""
+    """Run a module of this package in a child process; return its resources and the JSON that it printed."""
     command = [sys.executable, "-m", f"scripts.benchmarks.{module}", *arguments]
     ended = run_child(command, folder, **environment)
     return ended, orjson.loads(ended.stdout)
@@ -127,7 +127,7 @@ def start_child(command: Sequence[str], folder: Path, out: int, err: int, **chan
 
 
 def read_stats(base_url: str) -> dict[str, Any]:
-    """Ask an emulator what it has counted."""
+    """Return the counts of an emulator."""
     with _no_proxy.open(base_url.removesuffix(API_PATH) + STATS_PATH, timeout=10.0) as answer:
         return dict(orjson.loads(answer.read()))
 
@@ -145,14 +145,14 @@ def read_emulator_cpu_s() -> float:
 
 
 def tail(said: str) -> str:
-    """Return the end of what a child said."""
+    """Return the end of a child's output."""
     return said.strip()[-_OUTPUT_CHARS_MAX:]
 
 
 class _PeakMemory:
     """Watches a process's peak resident set, in bytes; 0 where there is no /proc.
 
-    What `wait4` reports begins with the peak of the process that started it, and would hide a small child.
+    The value of `wait4` includes the peak of the process that started the child, which would hide a small child.
     """
 
     def __init__(self, pid: int) -> None:

@@ -1,4 +1,4 @@
-"""Promise 9: a manifest or a picture that changes during a run changes no row that was read, and no row gets a wrong vector."""
+"""Promise 9: if a manifest or a picture changes during a run, rows are published as they were read, and none gets a wrong vector."""
 
 import gzip
 import io
@@ -18,12 +18,12 @@ ROWS = 40
 
 
 def texts(name: str, word: str) -> list[dict[str, str]]:
-    """Rows of one manifest, whose texts say which state of it they are of."""
+    """Return the rows of one manifest; `word` says which version of the manifest a text belongs to."""
     return [{"id": f"{name}-{number}", "text": f"{word} {name}-{number}"} for number in range(ROWS)]
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write rows in the format of the name, over what is there."""
+    """Write rows in the format that the file's name says, and replace what is there."""
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     if path.suffix == ".parquet":
         sink = io.BytesIO()
@@ -81,7 +81,7 @@ def draw(seed: int) -> bytes:
 
 
 def test_a_picture_changes_before_it_is_sent(make_emulator: Any, make_place: Any, start: Any) -> None:
-    """A picture that is another one when its turn comes is a failure row; the next run embeds what it is then."""
+    """A picture that was replaced before it is sent becomes a failure row; the next run embeds the new picture."""
     emulator = make_emulator(latency_ms=400)
     place = make_place(emulator.url)
     pictures = [place.folder / f"{number}.png" for number in range(PICTURES)]
@@ -89,7 +89,7 @@ def test_a_picture_changes_before_it_is_sent(make_emulator: Any, make_place: Any
         path.write_bytes(draw(number))
     changed = [draw(number + PICTURES) for number in range(PICTURES)]
     place.write_rows([{"id": path.name, "image": path.name} for path in pictures])
-    # Bodies are made a batch ahead of what there is room for: of 300 rows, more than a third are not looked at again yet.
+    # Request bodies are made one batch ahead: of 300 pictures, at least a third have not been read again at this point.
     running = start(*place.arguments("run", {"limits.requests_in_flight": 16, "limits.bytes_in_flight": 20_000}))
     emulator.wait_for("received", 1)
     for path, data in reversed(list(zip(pictures, changed, strict=True))):

@@ -1,4 +1,4 @@
-"""Promise 10: whatever a manifest, a reply, a header or a config holds, no exception leaves its room and memory is bounded.
+"""Promise 10: no content of a manifest, a reply, a header or a config causes an unexpected exception or takes unbounded memory.
 
 `fuzz` mutates good input by the thousand in a process of its own. The counts here are a tenth of the promised ones (a
 twentieth of files); `ARKBEAM_PROMISES=all` in the environment runs all of them: 100,000 lines and 20,000 replies.
@@ -84,7 +84,7 @@ VALUES = st.recursive(
 )
 @pytest.mark.timeout(900)
 def test_mutated_input(what: str, count: int, full: int, start_function: Any) -> None:
-    """Mutated lines, files and replies become rows, failures and named errors, within a bound of memory."""
+    """Mutated lines, files and replies become rows, failures or named errors, and memory stays below a limit."""
     ended = start_function(fuzz.fuzz, what, full if FULL else count, 7).wait(900)
     assert ended.code == 0, ended.err[-3000:]
     note = json.loads(ended.out)
@@ -100,7 +100,7 @@ CONTEXT = ReadContext(
 
 @given(st.dictionaries(WORDS | st.text(max_size=5), VALUES, max_size=6), st.sampled_from([ColumnMap(), ColumnMap(id="type", text=("text", "url"), image="image", input="input", instructions="instructions", sparse="index", video_sampling="fps")]))  # fmt: skip
 def test_any_row_is_a_request_or_a_failure(row: dict[str, Any], columns: ColumnMap) -> None:
-    """Whatever its cells are, a row asks for something or says why not, in words that can be written anywhere."""
+    """A row with any cells becomes a request, or a failure whose message can be encoded as UTF-8."""
     row_id, outcome = RowParser(ManifestOptions("x", columns), CONTEXT, "/folder").parse(row)
     assert row_id is None or 0 < len(row_id) <= 1024
     assert isinstance(outcome, (Request, Failure))
@@ -113,7 +113,7 @@ def test_any_row_is_a_request_or_a_failure(row: dict[str, Any], columns: ColumnM
 
 @given(VALUES | st.binary(), st.booleans(), st.booleans())
 def test_any_reply_is_decoded_or_named(value: Any, sparse: bool, multi: bool) -> None:
-    """Whatever body comes, there is a checked vector or a flaw with a name; as an error it has a code and a message."""
+    """Any body is decoded to a checked vector or refused with a named flaw; as an error it has a code and a message."""
     body = value if isinstance(value, bytes) else json.dumps(value, default=repr).encode("utf-8", "surrogatepass")
     try:
         reply = decode_reply(body, dimensions=3, sparse=sparse, multi=multi)
@@ -130,7 +130,7 @@ def test_any_reply_is_decoded_or_named(value: Any, sparse: bool, multi: bool) ->
 
 @given(data=st.data(), embedding=VALUES, entries=VALUES)
 def test_any_vectors_are_decoded_or_named(data: Any, embedding: Any, entries: Any) -> None:
-    """The same where the reply is well formed but for its vectors and its usage."""
+    """The same for replies whose structure is right and whose vectors and usage are not."""
     document = {
         "id": data.draw(VALUES),
         "model": data.draw(VALUES),
@@ -149,7 +149,7 @@ DATES = st.datetimes().map(lambda when: when.strftime("%a, %d %b %Y %H:%M:%S GMT
 
 @given(st.text(max_size=120) | st.floats().map(str) | st.integers().map(str) | DATES, st.floats(0, 4e9))
 def test_any_retry_after_is_a_bounded_wait(value: str, now_s: float) -> None:
-    """Whatever a header holds, the wait that it asks for lies between 0 and a minute, or it asks for none."""
+    """Any header gives a wait between 0 and 60 seconds, or none."""
     for seconds in (parse_retry_after(value, now_s), read_retry_after({"retry-after-ms": value}, now_s)):
         assert seconds is None or 0.0 <= seconds <= RETRY_AFTER_S_MAX
 
@@ -191,7 +191,7 @@ SETTINGS = st.lists(st.text(string.printable, max_size=30) | st.builds("{}.{}={}
 
 @given(YAML_VALUES, SETTINGS)
 def test_any_config_is_taken_or_refused(raw: Any, settings: list[str]) -> None:
-    """Whatever a config or a `--set` holds, it is a Config or a ConfigError of some lines."""
+    """Any config and any `--set` gives a Config, or a ConfigError with a message of bounded length."""
     base = {"manifest": {"uris": "a"}, "model": {"name": MODEL}, "store": {"uri": "b"}, "output": {"uri": "c"}}
     for document in (raw, {**base, **raw} if isinstance(raw, dict) else base):
         try:
@@ -202,7 +202,7 @@ def test_any_config_is_taken_or_refused(raw: Any, settings: list[str]) -> None:
 
 @given(st.text(max_size=300))
 def test_any_yaml_is_read_or_refused(text: str) -> None:
-    """A config file of any text is no traceback."""
+    """A config file with any text is loaded or refused with a ConfigError."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace", suffix=".yaml") as file:
         file.write(text)
         file.flush()
@@ -210,7 +210,7 @@ def test_any_yaml_is_read_or_refused(text: str) -> None:
             load_config(file.name)
 
 
-@pytest.mark.timeout(20)  # it takes moments; hundreds of seconds where a search goes back at each letter
+@pytest.mark.timeout(20)  # takes moments; a pattern that backtracks at each letter takes hundreds of seconds
 @pytest.mark.parametrize(
     "text",
     [
@@ -227,13 +227,13 @@ def test_any_yaml_is_read_or_refused(text: str) -> None:
     ],
 )
 def test_no_text_takes_long_to_redact(text: str) -> None:
-    """The searches for secrets go through a text once: no text of 64 kB takes them more than moments."""
+    """The patterns that find secrets take linear time: no text of 64 kB takes more than moments."""
     assert len(redact(text)) <= 500
 
 
 @pytest.mark.timeout(20)
 def test_no_reply_takes_long_to_salvage() -> None:
-    """The search for the usage of a broken reply is not kept busy by one that is made for it."""
+    """A reply made to slow down the search for its usage is refused in moments."""
     for body in (
         b'"usage":{' * 200_000,
         b'"usage":{' + b"{}" * 2_000_000,
@@ -301,7 +301,7 @@ def write_bomb(kind: str, folder: Path) -> Path:
     ],
 )
 def test_bombs(kind: str, code: int, place: Any, start_function: Any) -> None:
-    """A small manifest that unpacks to a gigabyte is refused, or read a batch at a time, in little memory."""
+    """A small manifest that unpacks to a gigabyte is refused, or is read in batches, with little memory."""
     path = write_bomb(kind, place.folder)
     arguments = place.arguments("plan", {"manifest.uris": [str(path)]})
     ended = start_function(fuzz.be_arkbeam_and_print_peak, *arguments).wait(300)
@@ -313,7 +313,7 @@ def test_bombs(kind: str, code: int, place: Any, start_function: Any) -> None:
 
 
 def test_a_reply_that_unpacks_to_gigabytes() -> None:
-    """Vectors of tokens that claim or hide a huge frame are refused before they are unpacked."""
+    """Per-token vectors in a huge zstd frame are refused before they are unpacked, whether the frame states its size or not."""
     document: dict[str, Any] = {"data": {"embedding": base64.b64encode(np.ones(3, "<f4").tobytes()).decode()}}
     hidden = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10**9))
     for packed in (zstandard.compress(bytes(10**9)), hidden):

@@ -1,4 +1,4 @@
-"""Promise 6: a bad row costs one failure row, and `failures/`, given as a manifest, are tried again and nothing else is."""
+"""Promise 6: a bad row costs one failure row; with `failures/` as the manifest only these rows are tried again."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ def picture(shade: int) -> bytes:
 
 
 def half_broken(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Make rows of which every second one fails: some have poison in their text, some a picture that is not there."""
+    """Return rows of which every second one fails: the service refuses some texts, and some pictures do not exist."""
     (folder / "pictures").mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number in range(ROWS):
@@ -40,18 +40,18 @@ def half_broken(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def mend(folder: Path) -> None:
-    """Put the pictures where they should have been."""
+    """Create the pictures that were missing."""
     for number in range(3, ROWS, 4):
         (folder / "pictures" / f"{number}.png").write_bytes(picture(number))
 
 
 def ids(table: pa.Table) -> list[str]:
-    """The ids of a table, in order."""
+    """Return the ids of a table, sorted."""
     return sorted(table["id"].to_pylist())
 
 
 def write_as(rows: list[dict[str, Any]], folder: Path, name: str) -> None:
-    """Write rows as a manifest of the format that its name says."""
+    """Write rows as a manifest, in the format that the name says."""
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = folder / name
     if name.endswith(".parquet"):
@@ -74,9 +74,9 @@ ALL = ROWS * len(FORMATS)
 
 
 def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> None:
-    """Half is published, half are failures; given as a manifest these alone are tried again, poison is not sent again.
+    """Half of the rows are published. A run of the failures tries only these, and sends no request again that was refused for good.
 
-    A manifest of each format is in the same run, and its failures are found again by their number in it.
+    The run has a manifest of each format; a failure is found again by its manifest and row number.
     """
     emulator = make_emulator(poison="poison")
     place = make_place(emulator.url)
@@ -91,7 +91,7 @@ def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> Non
     assert (note["published"], note["failed"]) == (ALL // 2, ALL // 2)
     failures = place.read("failures")
     sent = emulator.stats["received"]
-    assert sent == ALL // 2 + ALL // 4  # each poison row was sent once, none without its picture
+    assert sent == ALL // 2 + ALL // 4  # refused texts were sent once; rows without their picture were not sent
 
     mend(place.folder)
     again = {"manifest.uris": [str(place.folder / "out" / "failures")], "output.uri": str(place.folder / "again")}
@@ -112,14 +112,16 @@ def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> Non
     assert left.sort_by(order).to_pylist() == kept.sort_by(order).to_pylist()
 
     third = {"manifest.uris": [f"{place.folder}/again/failures/*.parquet"], "output.uri": str(place.folder / "third")}
-    third["limits.rows_rejected_first_max"] = ALL  # all of these are rejected again; nothing is wrong with the config
+    third["limits.rows_rejected_first_max"] = (
+        ALL  # else a run whose first rows are all rejected stops: the config may be wrong
+    )
     assert place.run(third, retry_failed=True)["failed"] == ALL // 4
     assert emulator.stats["received"] == sent + ALL // 2
     assert place.leftovers == []
 
 
 def test_what_is_not_as_it_was(place: Any) -> None:
-    """A changed row, a row that has gone and rows of a manifest that has gone stay failures that say so, with their text."""
+    """Changed rows, removed rows and rows of a removed manifest stay failures, with a code that says so and the original text."""
     lines = [json.dumps({"id": f"id-{number}", "image": f"{number}.png"}) for number in range(4)]
     place.write_rows([*lines, "{bad"])
     (place.folder / "other.jsonl").write_text(lines[0] + "\n")
@@ -155,7 +157,7 @@ def test_what_is_not_as_it_was(place: Any) -> None:
 
 
 def test_a_long_row_is_fetched_whole(place: Any, assert_vectors: Any) -> None:
-    """The failures hold the start of a long row; what is embedded by the next run is all of it."""
+    """`failures/` holds the start of a long row; the next run reads the whole row from the manifest."""
     text = "word " * 40_000
     place.write_rows([{"image": "a.png", "text": text}])
     assert place.run()["failed"] == 1
@@ -170,7 +172,7 @@ def test_a_long_row_is_fetched_whole(place: Any, assert_vectors: Any) -> None:
 
 
 def test_an_object_store(make_emulator: Any, make_place: Any) -> None:
-    """Manifests, media and failures of an object store are found again by their URIs, within their bucket."""
+    """Manifests, media and failures in an object store are found again by their URIs."""
     store = fsspec.filesystem("memory")
     place = make_place(make_emulator().url)
     store.pipe_file("/bucket/in/rows.jsonl", b'{"image": "a.png"}\n{"text": "good"}\n{"image": "b.png"}\n')
@@ -190,7 +192,7 @@ def test_an_object_store(make_emulator: Any, make_place: Any) -> None:
 
 
 def test_a_copy_of_some_failures(place: Any, tmp_path: Path) -> None:
-    """A table of failures is known by its columns: one that a query wrote, of some rows and in another order, will do."""
+    """Any table with the columns of `failures/` can be retried: for example some of the rows, in another order, from a query."""
     place.write_rows([{"id": f"id-{number}", "image": f"{number}.png"} for number in range(6)])
     place.run()
     table = place.read("failures")
@@ -213,7 +215,7 @@ def fail_one(place: Any, name: str = "rows.jsonl") -> pa.Table:
 
 
 def test_failures_are_not_retried_into_their_own_output(place: Any, call: Callable[..., Any]) -> None:
-    """It would take the good rows and the failures away: exit code 2, and the output is as it was."""
+    """`failures/` of the same output is refused with exit code 2, since the run would replace it; the output is unchanged."""
     fail_one(place)
     ended = call(*place.arguments("run", {"manifest.uris": [str(place.output / "failures")]}))
     assert ended.code == 2
@@ -223,7 +225,7 @@ def test_failures_are_not_retried_into_their_own_output(place: Any, call: Callab
 
 
 def test_failures_beside_manifests_are_refused(place: Any, call: Callable[..., Any]) -> None:
-    """Rows would be read twice: exit code 2."""
+    """Failures and their manifest in one run are refused with exit code 2, since rows would be read twice."""
     fail_one(place)
     uris = [str(place.output / "failures"), str(place.folder / "rows.jsonl")]
     ended = call(*place.arguments("run", {"manifest.uris": uris, "output.uri": str(place.folder / "again")}))
@@ -232,7 +234,7 @@ def test_failures_beside_manifests_are_refused(place: Any, call: Callable[..., A
 
 
 def test_no_failures_are_nothing_to_do(place: Any) -> None:
-    """The failures of a run without any are a manifest of no rows."""
+    """An empty `failures/` is a manifest without rows."""
     place.write_texts(2)
     place.run()
     again = {"manifest.uris": [str(place.output / "failures")], "output.uri": str(place.folder / "again")}
@@ -254,7 +256,7 @@ def test_no_failures_are_nothing_to_do(place: Any) -> None:
 def test_failures_can_have_nothing_read_outside_the_roots(
     named: str, place: Any, tmp_path: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forged table names files, links and hosts outside `manifest.roots`: exit code 2 before one of them is opened."""
+    """A table that names files, links or hosts outside `manifest.roots` is refused with exit code 2 before any of them is opened."""
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()
@@ -272,7 +274,7 @@ def test_failures_can_have_nothing_read_outside_the_roots(
 
 
 def test_a_forged_row_shows_nothing_of_what_was_read(place: Any, emulator: Any, tmp_path: Path) -> None:
-    """A table that names rows without having seen them gets nothing of them sent or shown."""
+    """A forged table, which names rows without their content, causes no request and shows nothing of these rows."""
     place.write_rows([{"id": "a", "text": "the secret"}, "the secret, which is no JSON"])
     rows = [
         {
@@ -295,7 +297,7 @@ def test_a_forged_row_shows_nothing_of_what_was_read(place: Any, emulator: Any, 
 
 @pytest.mark.parametrize("column", ["id", "manifest", "row"])
 def test_a_table_with_holes_is_refused(column: str, place: Any, tmp_path: Path, call: Callable[..., Any]) -> None:
-    """A null where failures have none: exit code 2, and no traceback."""
+    """A null in a required column is refused with exit code 2, without a traceback."""
     types = {"row": pa.int64()}
     row = {"id": "a", "manifest": str(tmp_path / "rows.jsonl"), "row": 0, "code": "x", "message": "x", "original": None}
     place.write_rows([{"text": "a"}])
