@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,12 +24,9 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def spawn(
-    command: Sequence[str], folder: Path, out: int, err: int, before: Callable[[], None] | None = None, **changes: str
+    command: Sequence[str], folder: Path, out: int, err: int, changes: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
-    """Start a command in a folder, with `changes` to its environment; `out` and `err` are descriptors to write to.
-
-    `before` runs in the child before the command: it may set limits and signal masks, and nothing else.
-    """
+    """Start a command in a folder, with `changes` to its environment; `out` and `err` are descriptors to write to."""
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -37,7 +34,6 @@ def spawn(
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=err,
-        preexec_fn=before,  # noqa: PLW1509 - see above
     )
 
 

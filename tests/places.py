@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.app import cli
 from arkbeam.app.config import load_config
-from arkbeam.app.job import plan_job, prepare_job, run_job
+from arkbeam.app.job import Job, plan_job, prepare_job, run_job
 from arkbeam.emulator.app import API_PATH, STATS_PATH
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import base_url, listen
@@ -123,11 +123,11 @@ class Place:
         """Return settings as `key=value`, those of the place first."""
         return [f"{key}={json.dumps(value)}" for key, value in {**self.settings, **settings}.items()]
 
-    def prepare(self, settings: Mapping[str, Any] = {}, **options: bool) -> Any:
+    def prepare(self, settings: Mapping[str, Any] = {}, **options: Any) -> Job:
         """Prepare the job in this process."""
         return prepare_job(load_config(str(self.write_config()), self.set_arguments(settings)), **options)
 
-    def run(self, settings: Mapping[str, Any] = {}, *, beam: Sequence[str] = (), **options: bool) -> dict[str, Any]:
+    def run(self, settings: Mapping[str, Any] = {}, *, beam: Sequence[str] = (), **options: Any) -> dict[str, Any]:
         """Run the job in this process; return the content of `run.json`."""
         return run_job(self.prepare(settings, **options), beam)
 
@@ -284,7 +284,7 @@ def start_cold() -> Iterator[Callable[..., Started]]:
 
         def run(*arguments: str, **environment: str) -> Started:
             command = arkbeam_command(*arguments)
-            started = Started(lambda out, err: spawn(command, ROOT, out.fileno(), err.fileno(), **environment))
+            started = Started(lambda out, err: spawn(command, ROOT, out.fileno(), err.fileno(), environment))
             stack.callback(started.close)
             return started
 

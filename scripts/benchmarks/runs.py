@@ -123,7 +123,7 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
 
 def start_child(command: Sequence[str], folder: Path, out: int, err: int, **changes: str) -> "subprocess.Popen[bytes]":
     """Start a command in a folder that also holds its temporary files: a killed run leaves some behind."""
-    return spawn(command, folder, out, err, TMPDIR=str(folder), **changes)
+    return spawn(command, folder, out, err, {"TMPDIR": str(folder), **changes})
 
 
 def read_stats(base_url: str) -> dict[str, Any]:

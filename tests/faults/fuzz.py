@@ -252,7 +252,7 @@ def fuzz_parquet(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
     ):
         for id_column in ("id", "price"):
             table = pa.table(columns | {"id": columns[id_column]})
-            pq.write_table(table, folder / "good.parquet", **options)  # type: ignore[arg-type]
+            pq.write_table(table, folder / "good.parquet", **options)
             goods.append((folder / "good.parquet").read_bytes())
     for _ in range(count):
         path = folder / "rows.parquet"

@@ -94,7 +94,7 @@ def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> Non
     assert sent == ALL // 2 + ALL // 4  # refused texts were sent once; rows without their picture were not sent
 
     mend(place.folder)
-    again = {"manifest.uris": [str(place.folder / "out" / "failures")], "output.uri": str(place.folder / "again")}
+    again: dict[str, Any] = {"manifest.uris": [f"{place.folder}/out/failures"], "output.uri": f"{place.folder}/again"}
     assert place.plan(again).rows == ALL // 2
     note = place.run(again)
     assert (note["rows"], note["published"], note["failed"]) == (ALL // 2, ALL // 4, ALL // 4)
@@ -111,7 +111,10 @@ def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> Non
     order = [("manifest", "ascending"), ("row", "ascending")]
     assert left.sort_by(order).to_pylist() == kept.sort_by(order).to_pylist()
 
-    third = {"manifest.uris": [f"{place.folder}/again/failures/*.parquet"], "output.uri": str(place.folder / "third")}
+    third: dict[str, Any] = {
+        "manifest.uris": [f"{place.folder}/again/failures/*.parquet"],
+        "output.uri": str(place.folder / "third"),
+    }
     third["limits.rows_rejected_first_max"] = (
         ALL  # else a run whose first rows are all rejected stops: the config may be wrong
     )

@@ -245,7 +245,12 @@ def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch
 
     yard.run()
     seen: list[str] = []
-    monkeypatch.setattr(reading, "is_whole", lambda store_uri, uri: seen.append(uri) or is_whole(store_uri, uri))
+
+    def check(store_uri: str, uri: str) -> bool:
+        seen.append(uri)
+        return is_whole(store_uri, uri)
+
+    monkeypatch.setattr(reading, "is_whole", check)
     for expected in (len(_segments(yard)), 0):
         seen.clear()
         yard.run()
@@ -266,7 +271,7 @@ def test_vectors_of_tokens_that_are_damaged_are_bought_again(yard: Place) -> Non
 def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a listing omits a segment, its rows are paid again or the run ends with advice; omitted costs cause a warning and return later."""
     yard.run()
-    listed = layout.list_files
+    listed = layout.list_files  # type: ignore[attr-defined]
 
     def lag(folder: str, suffix: str = "") -> list[str]:
         found = listed(folder, suffix)
