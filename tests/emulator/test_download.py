@@ -4,6 +4,7 @@ import io
 import re
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -177,8 +178,8 @@ def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.Mon
 def test_a_file_that_trickles(server: Server, files: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is still coming when the time is up is a time-out too."""
     monkeypatch.setattr(download_module, "TIMEOUT_S", -1.0)
+    open_plainly = urllib.request.build_opener().open
     monkeypatch.setattr(download_module._OPENER, "open", lambda url, timeout: open_plainly(url))
-    open_plainly = download_module.urllib.request.build_opener().open
     url = files.put("/1.png", make_picture())
     assert refusal(server.embed(input=[image(url)]))[2] == f"Timeout while downloading url={url}."
 
