@@ -1,7 +1,8 @@
 """Settings of all tests: a clean environment, one Hypothesis profile, and a record of the tests that passed."""
 
+import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +25,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper() in PROXY_VARIABLES or name.startswith(("ARK_", "ARKBEAM_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_collector() -> Iterator[None]:
+    """Restores the garbage collector after each module: runs in this process change its thresholds and freeze objects."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
 
 
 PASSED = pytest.StashKey[set[str]]()
