@@ -28,6 +28,7 @@ from typing import IO, Any
 import arkbeam.app.job
 import arkbeam.app.progress
 import arkbeam.app.report  # noqa: F401 - imported for the children, as the one above
+import fsspec.config
 from arkbeam.app import cli
 from arkbeam.base import faults
 from arkbeam.emulator.options import EmulatorOptions
@@ -140,9 +141,10 @@ class WarmProcess:
 
 
 def be_arkbeam(*arguments: str) -> None:
-    """Be `arkbeam` with these arguments. Named faults of the environment are loaded, as they are at the first import."""
+    """Be `arkbeam` with these arguments. What was read from the environment at the time of the imports is read again."""
     sys.argv = ["arkbeam", *arguments]
     faults.hit = faults._load()
+    fsspec.config.set_conf_env(fsspec.config.conf)
     cli.out, cli.err = Console(), Console(stderr=True)
     cli.main()
 

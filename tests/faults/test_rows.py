@@ -174,7 +174,7 @@ def test_a_long_row_is_fetched_whole(place: Any, assert_vectors: Any) -> None:
     assert published["text_tokens"] > 40_000
 
 
-def test_an_object_store(make_emulator: Any, make_place: Any) -> None:
+def test_an_object_store(make_emulator: Any, make_place: Any, short_lease: None) -> None:
     """Manifests, media and failures in an object store are found again by their URIs."""
     store = fsspec.filesystem("memory")
     place = make_place(make_emulator().url)
