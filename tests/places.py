@@ -419,7 +419,7 @@ def wait() -> Callable[..., None]:
     return wait_until
 
 
-def wait_until(holds: Callable[[], bool], every_s: float = 0.01) -> None:
+def wait_until(holds: Callable[[], bool], every_s: float = 0.02) -> None:
     """Wait until a condition is true; fail after a minute."""
     deadline_s = time.monotonic() + WAIT_S
     while not holds():

@@ -40,7 +40,7 @@ from tests.quick_beam import remember
 
 _LENGTH_BYTES = 4
 _STREAMS = 3
-_POLL_S = 0.005
+_POLL_S = 0.02
 _LIBRARIES = (
     "httpx",
     "httpcore",
