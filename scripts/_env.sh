@@ -1,4 +1,5 @@
-# Read by scripts/run and scripts/test, which set $root: keeps .venv in step with pyproject.toml and constraints.txt.
+# Read by scripts/run, scripts/test and scripts/bench, which set $root: keeps a virtual environment in step with pyproject.toml
+# and constraints.txt. It is .venv, or .venv-3.13 where PYTHON names a Python 3.13, so that the first is kept.
 
 venv="$root/.venv"
 
@@ -33,10 +34,12 @@ find_python() {
     return 2
 }
 
-# True when .venv works and is of the version that PYTHON asks for, if it asks.
-venv_is_good() {
-    is_usable "$venv/bin/python" || return 1
-    [ -z "${PYTHON:-}" ] || [ "$(minor_version "$PYTHON" 2>&1)" = "$(minor_version "$venv/bin/python")" ]
+# Takes the environment of the Python that PYTHON names, if it names one.
+choose_venv() {
+    if [ -n "${PYTHON:-}" ]; then
+        python=$(find_python)
+        venv="$root/.venv-$(minor_version "$python")"
+    fi
 }
 
 has_pip() {
@@ -44,7 +47,7 @@ has_pip() {
 }
 
 make_venv() {
-    say "making .venv with $("$1" --version 2>&1)"
+    say "making ${venv##*/} with $("$1" --version 2>&1)"
     if "$1" -m venv --clear "$venv" >/dev/null 2>&1; then
         return
     fi
@@ -60,28 +63,44 @@ installation_stamp() {
     { cat "$root/pyproject.toml" "$root/constraints.txt"; echo "$root"; } | cksum
 }
 
-# One stamp an extra: after scripts/test, scripts/run has nothing to do.
+# One stamp for each extra and group: after scripts/test, scripts/run has nothing to do.
 is_installed() {
-    for extra in "$@"; do
-        [ "$(cat "$venv/installed-$extra" 2>/dev/null)" = "$stamp" ] || return 1
+    for part in "$@"; do
+        [ "$(cat "$venv/installed-$part" 2>/dev/null)" = "$stamp" ] || return 1
     done
 }
 
-# prepare EXTRA...: makes or renews .venv; costs a few milliseconds when there is nothing to do.
+# Compiling all of 300 packages takes longer than the rest; Python compiles what it imports.
+install() {
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
+        --constraint "$root/constraints.txt" "$@"
+}
+
+# prepare "EXTRA..." ["GROUP..."]: makes or renews the environment; costs a few milliseconds when there is nothing to do.
+# Extras are parts of the package, for its users; groups are [dependency-groups] of pyproject.toml, for work on it.
+# shellcheck disable=SC2086 - lists of words
 prepare() {
+    extras=$1
+    groups=${2:-}
+    choose_venv
     stamp=$(installation_stamp)
-    if venv_is_good && is_installed "$@"; then
+    if is_usable "$venv/bin/python" && is_installed $extras $groups; then
         return
     fi
-    if ! { venv_is_good && has_pip; }; then
+    if ! { is_usable "$venv/bin/python" && has_pip; }; then
         python=$(find_python)
         make_venv "$python"
     fi
-    extras=$(echo "$*" | tr ' ' ',')
-    say "installing arkbeam[$extras] into .venv; this takes a minute, once"
-    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --constraint "$root/constraints.txt" --editable "$root[$extras]"
-    for extra in "$@"; do
-        echo "$stamp" >"$venv/installed-$extra"
+    set -- --editable "$root[$(echo "$extras" | tr ' ' ',')]"
+    say "installing arkbeam[$(echo "$extras" | tr ' ' ',')]${groups:+ and the groups $groups} into ${venv##*/}; this takes a minute, once"
+    for group in $groups; do
+        set -- --group "$group" "$@"
+    done
+    if [ -n "$groups" ]; then
+        install 'pip>=25.1' # the pip that comes with a Python may be older, and then knows no --group
+    fi
+    (cd "$root" && install "$@")
+    for part in $extras $groups; do
+        echo "$stamp" >"$venv/installed-$part"
     done
 }

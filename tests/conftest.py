@@ -1,13 +1,16 @@
-"""What every test shares: a clean environment and one Hypothesis profile."""
+"""Settings of all tests: a clean environment, one Hypothesis profile, and a record of the tests that passed."""
 
+import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-# No deadline: the cores are shared, and how long a test takes is not what it tests. In CI the examples are the same each time.
+from tests.quick_beam import remember
+
+# No deadline: the cores are shared, and no test is about how long an example takes. In CI the examples are always the same.
 settings.register_profile("arkbeam", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("arkbeam")
 
@@ -18,10 +21,19 @@ PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes keys, settings and proxies of whoever runs the tests out of the environment."""
+    """Removes the user's keys, settings and proxies from the environment."""
     for name in list(os.environ):
         if name.upper() in PROXY_VARIABLES or name.startswith(("ARK_", "ARKBEAM_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_collector() -> Iterator[None]:
+    """Restores the garbage collector after each module: runs in this process change its thresholds and freeze objects."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
 
 
 PASSED = pytest.StashKey[set[str]]()
@@ -29,8 +41,9 @@ LAST = "test_contract_table.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begins the record of tests that passed, by file and name, without parameters."""
+    """Begin the record of tests that passed, by file and name, without parameters; make Beam quick."""
     config.stash[PASSED] = set()
+    remember()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

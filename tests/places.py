@@ -1,40 +1,45 @@
-"""A place to run the whole job in, stand-in servers to run it against, and the command line as people meet it."""
+"""Fixtures for whole runs: a folder with a config, emulators, and the command line in this process or in its own."""
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.app import cli
 from arkbeam.app.config import load_config
-from arkbeam.app.job import plan_job, prepare_job, run_job
+from arkbeam.app.job import Job, plan_job, prepare_job, run_job
 from arkbeam.emulator.app import API_PATH, STATS_PATH
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.serve import start_emulator
+from arkbeam.emulator.serve import base_url, listen
 from arkbeam.emulator.vectors import embed
 from arkbeam.stages.plan import PlanTotals
+from arkbeam.store.claim import claim_output
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.children import ROOT, arkbeam_command, child_environment, read_output, spawn
+from tests.warm import Child, Task, WarmProcess, be_arkbeam, be_emulator
+
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 1024
 WAIT_S = 60.0
 REQUEST_TOKENS = 7
+_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +53,24 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """A stand-in server in another process."""
+    """An emulator in another process."""
 
     url: str
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What it counted since it started."""
-        root = self.url.removesuffix(API_PATH)
-        return httpx.get(root + STATS_PATH, trust_env=False).raise_for_status().json()
+        """The counts since the server started."""
+        with _no_proxy.open(self.url.removesuffix(API_PATH) + STATS_PATH, timeout=WAIT_S) as answer:
+            return dict(json.load(answer))
 
     def wait_for(self, name: str, count: int) -> None:
-        """Wait until it has counted so many."""
+        """Wait until a count has reached a number."""
         wait_until(lambda: self.stats[name] >= count)
 
 
 @dataclass(slots=True)
 class Place:
-    """A folder with manifests, a config, a store and an output, and the ways to run the job there.
+    """A folder with manifests, a config, a store and an output, and methods to run the job there.
 
     Settings are dotted keys of the config and their values, as in `{"quota.lanes": 2}`.
     """
@@ -86,18 +91,18 @@ class Place:
 
     @property
     def note(self) -> dict[str, Any]:
-        """What `run.json` says."""
+        """The content of `run.json`."""
         return json.loads((self.output / "run.json").read_bytes())
 
     def write_rows(self, rows: Sequence[Any], name: str = "rows.jsonl") -> Path:
-        """Write a JSONL manifest; a row that is text already is a line as it is."""
+        """Write a JSONL manifest; a row that is a string is written as it is."""
         path = self.folder / name
         lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         return path
 
     def write_texts(self, count: int) -> None:
-        """Write a manifest of so many different texts, with ids."""
+        """Write a manifest of different texts, with ids."""
         self.write_rows([{"id": f"id-{number}", "text": f"row number {number}"} for number in range(count)])
 
     def write_config(self) -> Path:
@@ -116,15 +121,15 @@ class Place:
         return path
 
     def set_arguments(self, settings: Mapping[str, Any]) -> list[str]:
-        """Write settings as `key=value`, this place's own first."""
+        """Return settings as `key=value`, those of the place first."""
         return [f"{key}={json.dumps(value)}" for key, value in {**self.settings, **settings}.items()]
 
-    def prepare(self, settings: Mapping[str, Any] = {}, **options: bool) -> Any:
-        """Make the job of a config, in this process."""
+    def prepare(self, settings: Mapping[str, Any] = {}, **options: Any) -> Job:
+        """Prepare the job in this process."""
         return prepare_job(load_config(str(self.write_config()), self.set_arguments(settings)), **options)
 
-    def run(self, settings: Mapping[str, Any] = {}, *, beam: Sequence[str] = (), **options: bool) -> dict[str, Any]:
-        """Run the job in this process; return what `run.json` says."""
+    def run(self, settings: Mapping[str, Any] = {}, *, beam: Sequence[str] = (), **options: Any) -> dict[str, Any]:
+        """Run the job in this process; return the content of `run.json`."""
         return run_job(self.prepare(settings, **options), beam)
 
     def plan(self, settings: Mapping[str, Any] = {}) -> PlanTotals:
@@ -132,7 +137,7 @@ class Place:
         return plan_job(self.prepare(settings))
 
     def arguments(self, command: str, settings: Mapping[str, Any] = {}, *further: str) -> list[str]:
-        """Put together the arguments of `run` or `plan`."""
+        """Return the arguments of `run` or `plan`."""
         sets = [word for setting in self.set_arguments(settings) for word in ("--set", setting)]
         return [command, str(self.write_config()), *sets, *further]
 
@@ -141,21 +146,44 @@ class Place:
         return self.read_from(self.output, name)
 
     def read_from(self, output: str | Path, name: str) -> pa.Table:
-        """Read the same of an output elsewhere."""
+        """Read the same from another output."""
         return pq.read_table(Path(output) / name)
 
     @property
     def leftovers(self) -> list[str]:
-        """What lies in the store beyond what was bought and what was refused, and unfinished files anywhere."""
+        """Files of runs and locks that remain in the store, and unfinished files anywhere in the folder."""
         passing = [path for name in ("runs", "journals", "quota/*") for path in self.store.glob(f"{name}/*")]
         return sorted(map(str, [*passing, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmProcess]:
+    """The process that forks emulators and command lines."""
+    process = WarmProcess()
+    yield process
+    process.close()
+
+
+@contextmanager
+def run_emulator(warm: WarmProcess, options: EmulatorOptions) -> Iterator[Emulator]:
+    """Run a server in a process of its own for the length of the block. It is listening before it has started."""
+    with listen(0) as listener, tempfile.TemporaryFile() as said:
+        url = base_url(listener)
+        task = Task(be_emulator, (options,), child_environment())
+        process = warm.fork(task, said, said, listener.fileno())
+        listener.close()  # when the server dies, connections are refused instead of left waiting
+        try:
+            yield Emulator(url)
+        finally:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture
-def make_emulator() -> Iterator[Callable[..., Emulator]]:
+def make_emulator(warm: WarmProcess) -> Iterator[Callable[..., Emulator]]:
     """Starts servers with given options, for the length of the test."""
     with ExitStack() as stack:
-        yield lambda **options: Emulator(stack.enter_context(start_emulator(EmulatorOptions(**options))))
+        yield lambda **options: stack.enter_context(run_emulator(warm, EmulatorOptions(**options)))
 
 
 @pytest.fixture
@@ -178,7 +206,7 @@ def place(make_place: Callable[[str], Place], emulator: Emulator) -> Place:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a command line in this process, where nothing depends on its end being a real one."""
+    """Runs a command line in this process and returns its exit code and output."""
 
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -195,20 +223,28 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
-class Started:
-    """A command line in a process of its own."""
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs in this process claim outputs on object stores in a quarter of a second instead of 2.5 s."""
+    monkeypatch.setattr("arkbeam.app.job.claim_output", partial(claim_output, lease_s=1.0))
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None):
-        command = [sys.executable, "-m", "arkbeam", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "COLUMNS": "200", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=before,  # noqa: PLW1509 - it sets limits alone
-        )
+
+class Started:
+    """A command line in a process of its own, and what it has printed."""
+
+    def __init__(self, start: Callable[[IO[bytes], IO[bytes]], "Child | subprocess.Popen[bytes]"]) -> None:
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self.process = start(self._out, self._err)
+
+    @property
+    def out(self) -> str:
+        """What was printed so far."""
+        return read_output(self._out)
+
+    @property
+    def err(self) -> str:
+        """The same of its errors."""
+        return read_output(self._err)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -216,38 +252,65 @@ class Started:
 
     def wait(self, timeout_s: float = WAIT_S) -> Ended:
         """Wait for its end."""
-        out, err = self.process.communicate(timeout=timeout_s)
-        return Ended(self.process.returncode, out, err)
+        return Ended(self.process.wait(timeout_s), self.out, self.err)
+
+    def close(self) -> None:
+        """Kill it if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        self._out.close()
+        self._err.close()
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Started]]:
-    """Starts command lines as processes; what still runs at the end of the test is killed."""
-    started: list[Started] = []
+def start_function(warm: WarmProcess) -> Iterator[Callable[..., Started]]:
+    """Calls functions of modules in processes of their own; what still runs at the end of the test is killed."""
+    with ExitStack() as stack:
 
-    def run(*arguments: str, before: Callable[[], None] | None = None, **environment: str) -> Started:
-        started.append(Started(arguments, environment, before))
-        return started[-1]
+        def run(
+            function: Callable[..., None], *arguments: Any, before: Callable[[], None] | None = None, **environment: str
+        ) -> Started:
+            task = Task(function, arguments, child_environment(**environment), before)
+            started = Started(lambda out, err: warm.fork(task, out, err))
+            stack.callback(started.close)
+            return started
 
-    yield run
-    for one in started:
-        one.process.kill()
-        one.process.communicate()
+        yield run
+
+
+@pytest.fixture
+def start(start_function: Callable[..., Started]) -> Callable[..., Started]:
+    """Starts command lines as processes, from where all is imported; `before` sets their limits."""
+    return partial(start_function, be_arkbeam)
+
+
+@pytest.fixture
+def start_cold() -> Iterator[Callable[..., Started]]:
+    """Starts command lines as a shell does: `python -m arkbeam`, with all its imports, and Beam as it is."""
+    with ExitStack() as stack:
+
+        def run(*arguments: str, **environment: str) -> Started:
+            command = arkbeam_command(*arguments)
+            started = Started(lambda out, err: spawn(command, ROOT, out.fileno(), err.fileno(), environment))
+            stack.callback(started.close)
+            return started
+
+        yield run
 
 
 @dataclass(slots=True)
 class RealService:
-    """A server that answers as the vendor's does, with vectors of its own: the stand-in's, turned round."""
+    """A server that answers as the vendor's does. Its vectors are the emulator's, negated."""
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    """Texts that are refused, and with what message."""
+    """Texts that are refused, and the message of each refusal."""
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Make the reply to a request, and its status."""
+        """Return the status and the reply for a request."""
         self.requests.append(body)
         text = body["input"][0]["text"]
         if text in self.refused:
@@ -261,7 +324,7 @@ class RealService:
 
 @pytest.fixture
 def real_service() -> Iterator[RealService]:
-    """A loopback server that does not say that it is a stand-in."""
+    """A loopback server that does not identify itself as a stand-in."""
     service = RealService()
 
     class Handler(BaseHTTPRequestHandler):
@@ -298,7 +361,7 @@ def real_service() -> Iterator[RealService]:
 
 @dataclass(slots=True)
 class RedisServer:
-    """A Redis of its own, without files."""
+    """A Redis server of the test, without files."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -306,11 +369,11 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Its address, as `quota.redis_url` has it."""
+        """The address for `quota.redis_url`."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def kill(self) -> None:
-        """End it, as a crash would."""
+        """Kill the server."""
         self.process.kill()
         self.process.wait()
 
@@ -352,21 +415,21 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture
 def wait() -> Callable[..., None]:
-    """Waits until something holds, and fails when it never does."""
+    """Waits until a condition is true, and fails after a minute."""
     return wait_until
 
 
-def wait_until(holds: Callable[[], bool], every_s: float = 0.01) -> None:
-    """Ask again and again, but not for ever."""
+def wait_until(holds: Callable[[], bool], every_s: float = 0.02) -> None:
+    """Wait until a condition is true; fail after a minute."""
     deadline_s = time.monotonic() + WAIT_S
     while not holds():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
+        assert time.monotonic() < deadline_s, "the condition did not become true in time"
         time.sleep(every_s)
 
 
 @pytest.fixture
 def assert_vectors() -> Callable[..., None]:
-    """Checks that every published vector is the one of its row's content, by computing it again."""
+    """Checks each published vector against the one computed from the row's content."""
 
     def check(table: pa.Table, parts_of: Callable[[dict[str, Any]], Sequence[tuple[str, str]]], **options: Any) -> None:
         dimensions = table.schema.field("dense").type.list_size
@@ -374,16 +437,16 @@ def assert_vectors() -> Callable[..., None]:
         rows = table.drop_columns(["dense", "sparse"]).to_pylist()
         for row, vector in zip(rows, dense, strict=True):
             expected = embed(parts_of(row), dimensions=dimensions, **options)
-            assert np.array_equal(vector, expected), f"{row['id']} has another row's vector"
+            assert np.array_equal(vector, expected), f"{row['id']} has a wrong vector"
 
     return check
 
 
 @pytest.fixture
 def assert_bill() -> Callable[..., None]:
-    """Checks that `usage/` adds up to what the server says it billed, in requests and in tokens of each kind.
+    """Checks that `usage/` equals the server's bill, in requests and in tokens of each kind.
 
-    A request that was just being handed to the network when its process was killed is taken as paid: `above` of them may be.
+    `above` is the number of requests that may be in `usage/` and not in the bill: about to be sent when the process was killed.
     """
 
     def check(place: Place, stats: Mapping[str, Any], *, above: int = 0) -> None:

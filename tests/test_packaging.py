@@ -1,4 +1,4 @@
-"""Packaging and the two scripts: what a fresh machine gets, and that nothing is installed twice."""
+"""Packaging and the scripts: what is installed on a fresh machine, and that nothing is installed twice."""
 
 import os
 import re
@@ -6,7 +6,9 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +20,104 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", ".ci/run")
-EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif", "test", "dev"}
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif"}
+GROUPS = {"test", "dev"}
 NOT_FOUND = 2
+DOCUMENTS = ("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")
+INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,heif,redis,s3,tos,video]"]
+
+
+def read_pyproject() -> dict[str, Any]:
+    """Return pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def read_project() -> dict[str, Any]:
-    """The `project` table of pyproject.toml."""
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    """Return the `project` table of pyproject.toml."""
+    project: dict[str, Any] = read_pyproject()["project"]
     return project
 
 
 def read_requirements() -> list[Requirement]:
-    """Every requirement of the package and its extras, those on the package itself left out."""
-    project = read_project()
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
-    return [found for line in lines if (found := Requirement(line)).name != project["name"]]
+    """Return all requirements of the package, its extras and the dependency groups, except those on the package itself."""
+    project, groups = read_project(), read_pyproject()["dependency-groups"]
+    parts = [project["dependencies"], *project["optional-dependencies"].values(), *groups.values()]
+    return [found for part in parts for line in part if (found := Requirement(line)).name != project["name"]]
 
 
 def read_constraints() -> dict[str, Version]:
-    """Version by canonical name."""
+    """Return the pinned versions by canonical name."""
     lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
     pins = dict(line.split("==") for line in lines)
     return {canonicalize_name(name): Version(version) for name, version in pins.items()}
 
 
 def test_names_stay() -> None:
-    """Distribution, command and extras have the names that users type."""
+    """Distribution, command and extras have the names that users type; what tests and checks need is not published."""
     project = read_project()
     assert project["name"] == "arkbeam"
     assert project["scripts"] == {"arkbeam": "arkbeam.app.cli:main"}
     assert set(project["optional-dependencies"]) == EXTRAS
+    assert set(read_pyproject()["dependency-groups"]) == GROUPS
+
+
+def test_wheel_holds_the_package_alone(tmp_path: Path) -> None:
+    """An installation adds `arkbeam`, with all its modules and its type marker, to site-packages, and no other package."""
+    wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    names = zipfile.ZipFile(next(wheel.build(directory=str(tmp_path), versions=["standard"]))).namelist()
+    inside = {name for name in names if ".dist-info/" not in name}
+    modules = {path.relative_to(ROOT / "pipeline").as_posix() for path in (ROOT / "pipeline/arkbeam").rglob("*.py")}
+    assert {name.partition("/")[0] for name in inside} == {"arkbeam"}
+    assert modules | {"arkbeam/py.typed"} <= inside
+    assert [name for name in names if name.endswith("licenses/LICENSE")]
+
+
+def test_sdist_holds_what_a_reader_needs(tmp_path: Path) -> None:
+    """The source distribution has the licence, the documents in both languages, and the tests with their data."""
+    sdist = pytest.importorskip("hatchling.builders.sdist").SdistBuilder(str(ROOT))
+    with tarfile.open(next(sdist.build(directory=str(tmp_path), versions=["standard"]))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {*DOCUMENTS, "pyproject.toml", "constraints.txt", "scripts/test", "tests/test_packaging.py"} <= names
+    assert not [name for name in names if name.startswith((".venv", "out/"))]
+
+
+def test_license_is_named() -> None:
+    """The licence is named by its SPDX identifier, and its text and the documents are there."""
+    project = read_project()
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    assert "Apache License" in (ROOT / "LICENSE").read_text("utf-8")
+    include = read_pyproject()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {f"/{name}" for name in DOCUMENTS} <= set(include)
+    assert [name for name in DOCUMENTS if not (ROOT / name).is_file()] == []
 
 
 def test_version_is_a_version() -> None:
-    """The one place that holds the version holds a valid one."""
+    """The package's version is a valid version."""
     assert str(Version(arkbeam.__version__)) == arkbeam.__version__
 
 
 @pytest.mark.parametrize("requirement", read_requirements(), ids=str)
 def test_requirement_has_a_lower_bound_that_the_pin_meets(requirement: Requirement) -> None:
-    """Each requirement says from which version on it works, and the pinned version is one of those."""
+    """Each requirement has a lower bound, and the pinned version meets it."""
     assert {specifier.operator for specifier in requirement.specifier} == {">="}
     assert read_constraints()[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_constraints_are_exact_versions_alone() -> None:
-    """Every line pins one distribution; no address, path or editable install is among them."""
+    """Every line pins one distribution; there is no address, path or editable install."""
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_can_be_run(name: str) -> None:
-    """The scripts have the run bit and their syntax is the shell's."""
+    """The scripts are executable, and their syntax is valid."""
     assert os.access(ROOT / name, os.X_OK)
     subprocess.run(["sh", "-n", ROOT / name], check=True)
 
 
 def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m arkbeam` is the command: it ends with the command's exit code."""
+    """`python -m arkbeam` exits with the command's exit code."""
     cli = type(sys)("arkbeam.app.cli")
     cli.main = lambda: sys.exit(3)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "arkbeam.app.cli", cli)
@@ -85,8 +126,8 @@ def test_module_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.value.code == 3
 
 
-# A Python that is none: it says yes to every version check, copies itself into the venv, and writes down what pip and
-# the command are asked to do. With it the scripts are tested without a network.
+# A shell script in place of Python: it passes every version check, copies itself into the venv, and logs the calls of pip, of
+# the checks and of the command. With it the scripts are tested without a network.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 "-c "*print*) echo "${FAKE_VERSION:-3.12}" ;;
@@ -95,11 +136,17 @@ case "$*" in
     rm -rf "$folder" && mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" && cp "$0" "$folder/bin/arkbeam" ;;
 "-m pip --version") ;;
 "-m pip install "*)
-    for target in "$@"; do :; done
-    echo "install ${target##*/}" >>"$FAKE_LOG"
+    did=install
+    for word in "$@"; do
+        case "$word" in
+        -* | pip | install | */constraints.txt) ;;
+        *) did="$did ${word##*/}" ;;
+        esac
+    done
+    echo "$did" >>"$FAKE_LOG"
     exit "${FAKE_PIP_EXIT:-0}" ;;
 "run "*) echo "$PWD: $*" >>"$FAKE_LOG" ;;
-"-m "*) echo "check $2" >>"$FAKE_LOG"; [ "$2" != "${FAKE_FAILING_CHECK:-}" ] ;;
+"-m "*) shift; echo "check $*" >>"$FAKE_LOG"; [ "$1" != "${FAKE_FAILING_CHECK:-}" ] ;;
 esac
 """
 
@@ -118,7 +165,7 @@ class Checkout:
         self.add_python("python3")
 
     def add_python(self, name: str) -> Path:
-        """Puts the fake on PATH under a name."""
+        """Put the fake on PATH under a name."""
         path = self.bin / name
         path.write_text(FAKE_PYTHON)
         path.chmod(0o755)
@@ -127,7 +174,7 @@ class Checkout:
     def run(
         self, script: str, *arguments: str, cwd: Path | None = None, **variables: str
     ) -> tuple[int, list[str], str]:
-        """Exit code, what the fake was asked to do this time, and what was said on stderr."""
+        """Run a script; return its exit code, the calls of the fake, and its stderr."""
         self.log.write_text("")
         # Only what the scripts need is on PATH, so that the machine's own Pythons are not found.
         for tool in ("sh", "cat", "cksum", "dirname", "mkdir", "cp", "rm", "tr"):
@@ -154,7 +201,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
-    """Without a config the demo is run from the checkout's root, after one installation that is announced."""
+    """Without a config the script runs the demo from the checkout's root, after one installation that it announces."""
     code, did, said = checkout.run("scripts/run", "--set", "quota.rpm=600")
     assert code == 0
     assert did == ["install check out[emulator]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
@@ -163,13 +210,13 @@ def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
 
 
 def test_run_takes_a_config_relative_to_the_caller(checkout: Checkout, tmp_path: Path) -> None:
-    """A config is passed on as given, and the command is run where the caller is."""
+    """A config is passed on as given, and the command runs in the caller's folder."""
     _, did, _ = checkout.run("scripts/run", "my.yaml", "--", "--direct_num_workers=2", cwd=tmp_path)
     assert did[-1] == f"{tmp_path}: run my.yaml -- --direct_num_workers=2"
 
 
 def test_second_run_installs_nothing(checkout: Checkout) -> None:
-    """A second run goes straight to the command and says nothing."""
+    """A second run installs nothing and prints nothing of its own."""
     checkout.run("scripts/run")
     _, did, said = checkout.run("scripts/run")
     assert [line for line in did if line.startswith("install")] == []
@@ -177,7 +224,7 @@ def test_second_run_installs_nothing(checkout: Checkout) -> None:
 
 
 def test_run_has_nothing_to_install_after_test(checkout: Checkout) -> None:
-    """The tests' environment holds what the run needs."""
+    """`scripts/test` installs all that `scripts/run` needs."""
     checkout.run("scripts/test")
     _, did, _ = checkout.run("scripts/run")
     assert [line for line in did if line.startswith("install")] == []
@@ -194,7 +241,7 @@ def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> No
 
 
 def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
-    """An installation that pip gave up ends the script, leaves no stamp, and is repeated by the next run."""
+    """If pip fails, the script ends and the next run tries the installation again."""
     code, did, _ = checkout.run("scripts/run", FAKE_PIP_EXIT="1")
     assert code != 0
     assert did == ["install check out[emulator]"]
@@ -202,20 +249,51 @@ def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
     assert did[0] == "install check out[emulator]"
 
 
-def test_named_python_of_another_version_renews_the_venv(checkout: Checkout) -> None:
-    """PYTHON decides the version: a .venv of another one is made again, one of the same is kept."""
+def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
+    """With PYTHON the packages go to .venv-VERSION, and .venv is kept as it is."""
     checkout.run("scripts/run")
     other = str(checkout.add_python("other"))
-    kept = checkout.run("scripts/run", PYTHON=other)
-    assert [line for line in kept[1] if line.startswith("install")] == []
-    (checkout.root / ".venv/bin/python").write_text(FAKE_PYTHON.replace("3.12", "3.11"))
-    _, did, said = checkout.run("scripts/run", PYTHON=other)
+    _, did, said = checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")
     assert did[0] == "install check out[emulator]"
-    assert "making .venv" in said
+    assert "making .venv-3.13" in said
+    assert checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")[1:] == (did[1:], "")
+    assert checkout.run("scripts/run")[1:] == (did[1:], "")
+
+
+def test_tests_run_on_a_named_version(checkout: Checkout) -> None:
+    """`scripts/test --python 3.13` takes python3.13, in an environment of its own, and leaves .venv alone."""
+    checkout.add_python("python3.13")
+    _, did, said = checkout.run("scripts/test", "--python", "3.13", "tests/ark", FAKE_VERSION="3.13")
+    assert did[:2] == INSTALLED_BY_TEST
+    assert did[-1] == "check pytest --durations=10 tests/ark"
+    assert "making .venv-3.13" in said
+    assert not (checkout.root / ".venv").exists()
+    code, did, said = checkout.run("scripts/test", "--python", "3.14")
+    assert (code, did) == (NOT_FOUND, [])
+    assert "PYTHON=python3.14 is not a Python 3.11 or newer" in said
+
+
+def test_help_of_test_installs_nothing(checkout: Checkout) -> None:
+    """`scripts/test --help` names its options and does nothing else."""
+    code, did, _ = checkout.run("scripts/test", "--help")
+    assert (code, did) == (0, [])
+    done = subprocess.run([ROOT / "scripts/test", "--help"], capture_output=True, text=True, check=True)
+    assert [word for word in ("--cov", "--python 3.13", "PYTHON=", "ARKBEAM_PROMISES") if word not in done.stdout] == []
+
+
+def test_coverage_is_measured_and_shown(checkout: Checkout) -> None:
+    """`scripts/test --cov` runs the tests below coverage, joins what its processes measured, and reports the total."""
+    did = checkout.run("scripts/test", "--cov", "tests/ark")[1]
+    assert [line.removeprefix("check coverage ") for line in did if line.startswith("check coverage")] == [
+        "erase",
+        "run --module pytest --durations=10 tests/ark",
+        "combine --quiet",
+        "report",
+    ]
 
 
 def test_missing_python_is_said(checkout: Checkout) -> None:
-    """Without a Python 3.11 the script stops with one clear line, and so it does when PYTHON names none."""
+    """Without a Python 3.11 or newer, on PATH or in PYTHON, the script stops with one clear line."""
     (checkout.bin / "python3").unlink()
     code, did, said = checkout.run("scripts/run")
     assert (code, did) == (NOT_FOUND, [])
@@ -230,8 +308,18 @@ def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> Non
     """Format, lint, types and tests all run; one that fails makes the exit code 1 and is named at the end."""
     code, did, said = checkout.run(script, FAKE_FAILING_CHECK="mypy")
     assert code == 1
-    assert did[1:] == ["check ruff", "check ruff", "check mypy", "check pytest", "check pytest"]
+    assert did[:2] == INSTALLED_BY_TEST
+    checks = sorted(line.split()[1] for line in did[2:])
+    assert checks == ["mypy", "pytest", "pytest", "ruff", "ruff"]
     assert said.endswith("failed: types\n")
     assert checkout.run(script)[0] == 0
-    assert checkout.run(script, FAKE_FAILING_CHECK="pytest")[2].endswith("failed: tests faults\n")
-    assert checkout.run(script, "tests/ark")[1].count("check pytest") == 1
+    assert checkout.run(script, FAKE_FAILING_CHECK="pytest")[2].endswith("failed: tests background-tests\n")
+    assert sum(line.startswith("check pytest") for line in checkout.run(script, "tests/ark")[1]) == 1
+
+
+def test_every_test_is_in_one_of_the_two_processes(checkout: Checkout) -> None:
+    """The paths that one process ignores are those that the other runs."""
+    did = [line.split()[3:] for line in checkout.run("scripts/test")[1] if line.startswith("check pytest")]
+    left_out, run = sorted(did, key=lambda words: not words[0].startswith("--ignore"))
+    assert [word.removeprefix("--ignore=") for word in left_out] == run
+    assert [path for path in run if not (ROOT / path).exists()] == []

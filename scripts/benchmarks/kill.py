@@ -7,7 +7,7 @@ from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
 
 from scripts.benchmarks.outputs import Checked, check_vectors, sum_usage
-from scripts.benchmarks.runs import BenchError, Site, read_stats, spawn, tail
+from scripts.benchmarks.runs import BenchError, Site, read_stats, start_child, tail
 from scripts.benchmarks.table import Bench, Figure, Size, at_most
 from scripts.benchmarks.texts import make_texts, write_texts
 
@@ -120,7 +120,7 @@ def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
     """Start a run, kill it once the server counts `paid_max` paid requests; return the count at that time."""
     said = site.folder / "said.txt"
     with said.open("wb") as output:
-        process = spawn(site.command(), site.folder, output.fileno(), output.fileno())
+        process = start_child(site.command(), site.folder, output.fileno(), output.fileno())
     deadline_s = time.monotonic() + _DEADLINE_S
     try:
         while time.monotonic() < deadline_s and process.poll() is None:

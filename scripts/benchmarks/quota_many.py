@@ -19,7 +19,7 @@ from typing import Any
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
 
-from scripts.benchmarks.runs import UNLIMITED_TPM, BenchError, Site, read_stats, spawn
+from scripts.benchmarks.runs import UNLIMITED_TPM, BenchError, Site, read_stats, start_child
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most
 from scripts.benchmarks.texts import make_texts, write_texts
 
@@ -57,7 +57,7 @@ class _Team:
     def start(self, number: int) -> None:
         """Start a run for the first time, or again after a kill."""
         with (self.bench.folder / f"{number}.log").open("ab") as log:
-            self.running[number] = spawn(
+            self.running[number] = start_child(
                 self.sites[number].command(), self.sites[number].folder, log.fileno(), log.fileno(), **self.environment
             )
 
@@ -251,7 +251,7 @@ def _redis_server(bench: Bench) -> Iterator[str]:
 def _server(command: Sequence[str], bench: Bench, name: str, port: int) -> Iterator[None]:
     """Start a server as a child process, wait until it listens, kill it at the end of the block."""
     with (bench.folder / f"{name}.log").open("wb") as log:
-        process = spawn(command, bench.folder, log.fileno(), log.fileno())
+        process = start_child(command, bench.folder, log.fileno(), log.fileno())
     try:
         deadline_s = time.monotonic() + _START_S
         while not _listens(port):

@@ -1,4 +1,4 @@
-"""Runs as they are measured: a folder with a manifest and a config, a child process, and what it used."""
+"""Measured runs: a folder with a manifest and a config, a child process, and the resources that it used."""
 
 import os
 import subprocess
@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 from arkbeam.emulator.app import API_PATH, STATS_PATH
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.children import arkbeam_command, read_output, spawn
+
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 2048
 UNLIMITED_RPM = 10**9
@@ -26,12 +27,12 @@ _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class BenchError(Exception):
-    """A measure could not be made: a child failed, or what came out can't be compared."""
+    """A measure failed: a child exited with an error, or its results can't be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A child process that has ended well. `peak_bytes` is its own largest resident set, its children's not counted."""
+    """A child process that exited with 0. `peak_bytes` is its largest resident set, without its children."""
 
     wall_s: float
     cpu_s: float
@@ -83,7 +84,7 @@ class Site:
 
     def command(self, name: str = "run") -> list[str]:
         """Return the command line of `arkbeam run`, or of another command, for this config."""
-        return [sys.executable, "-m", "arkbeam", name, str(self.config)]
+        return arkbeam_command(name, str(self.config))
 
     def run(self) -> Ended:
         """Run the pipeline in a child process to its end. Raises BenchError unless it exits with 0."""
@@ -95,7 +96,7 @@ class Site:
 
 
 def run_module(module: str, arguments: Sequence[str], folder: Path, **environment: str) -> tuple[Ended, Any]:
-    """Run a module of this package in a child process; return what it used and the JSON that it printed."""
+    """Run a module of this package in a child process; return its resources and the JSON that it printed."""
     command = [sys.executable, "-m", f"scripts.benchmarks.{module}", *arguments]
     ended = run_child(command, folder, **environment)
     return ended, orjson.loads(ended.stdout)
@@ -105,7 +106,7 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
     """Run a command in a folder and measure it from start to exit. Raises BenchError unless it exits with 0."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start_s = time.perf_counter()
-        process = spawn(command, folder, out.fileno(), err.fileno(), **environment)
+        process = start_child(command, folder, out.fileno(), err.fileno(), **environment)
         with _PeakMemory(process.pid) as peak:
             try:
                 _, status, usage = os.wait4(process.pid, 0)
@@ -114,27 +115,19 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
                 raise
             wall_s = time.perf_counter() - start_s
         process.returncode = os.waitstatus_to_exitcode(status)
-        texts = [_read(stream) for stream in (out, err)]
+        texts = [read_output(stream) for stream in (out, err)]
     if process.returncode != 0:
         raise BenchError(f"{' '.join(command[1:4])} ended with {process.returncode}: {tail(texts[1] or texts[0])}")
     return Ended(wall_s, usage.ru_utime + usage.ru_stime, peak.bytes or usage.ru_maxrss * 1024, texts[0])
 
 
-def spawn(command: Sequence[str], folder: Path, out: int, err: int, **environment: str) -> "subprocess.Popen[bytes]":
-    """Start a command in a folder, with this checkout's packages, and nothing of the user's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARK_", "ARKBEAM_"))}
-    ours = {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'pipeline'}",
-        "COLUMNS": "200",
-        "TMPDIR": str(folder),
-    }  # a killed run leaves temporary files
-    return subprocess.Popen(
-        command, cwd=folder, env=kept | ours | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
-    )
+def start_child(command: Sequence[str], folder: Path, out: int, err: int, **changes: str) -> "subprocess.Popen[bytes]":
+    """Start a command in a folder that also holds its temporary files: a killed run leaves some behind."""
+    return spawn(command, folder, out, err, {"TMPDIR": str(folder), **changes})
 
 
 def read_stats(base_url: str) -> dict[str, Any]:
-    """Ask an emulator what it has counted."""
+    """Return the counts of an emulator."""
     with _no_proxy.open(base_url.removesuffix(API_PATH) + STATS_PATH, timeout=10.0) as answer:
         return dict(orjson.loads(answer.read()))
 
@@ -152,14 +145,14 @@ def read_emulator_cpu_s() -> float:
 
 
 def tail(said: str) -> str:
-    """Return the end of what a child said."""
+    """Return the end of a child's output."""
     return said.strip()[-_OUTPUT_CHARS_MAX:]
 
 
 class _PeakMemory:
     """Watches a process's peak resident set, in bytes; 0 where there is no /proc.
 
-    What `wait4` reports begins with the peak of the process that started it, and would hide a small child.
+    The value of `wait4` includes the peak of the process that started the child, which would hide a small child.
     """
 
     def __init__(self, pid: int) -> None:
@@ -185,8 +178,3 @@ class _PeakMemory:
             for line in lines:
                 if line.startswith("VmHWM:"):
                     self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
-
-
-def _read(stream: Any) -> str:
-    stream.seek(0)
-    return str(stream.read().decode("utf-8", "replace"))

@@ -14,9 +14,9 @@ from arkbeam.app.progress import show_progress
 from rich.console import Console
 
 
-def test_version(start: Callable[..., Any]) -> None:
+def test_version(start_cold: Callable[..., Any]) -> None:
     """`--version` prints name and version, as a real process."""
-    ended = start("--version").wait()
+    ended = start_cold("--version").wait()
     assert (ended.code, ended.out) == (0, f"arkbeam {__version__}\n")
 
 
@@ -110,13 +110,14 @@ def test_inspect_half_an_output(place: Any, call: Callable[..., Any]) -> None:
     assert (ended.code, "_SUCCESS" in ended.err) == (2, True)
 
 
-def test_the_emulator_command(start: Callable[..., Any], make_place: Any) -> None:
+def test_the_emulator_command(start: Callable[..., Any], make_place: Any, wait: Any) -> None:
     """`emulator --port 0` prints where it listens, serves with the options it was told, and ends with 0 at Ctrl-C."""
     emulator = start("emulator", "--port", "0", "--set", "rpm=3", "--set", "faults.nan=0.0")
-    banner = [emulator.process.stdout.readline() for _ in range(3)]
+    wait(lambda: emulator.out.count("\n") == 3)
+    banner = emulator.out.splitlines()
     assert "STAND-IN" in banner[0]
     assert '"rpm":3' in banner[2]
-    url = re.search(r"base_url (\S+)", banner[1])[1]
+    _, url, *_ = banner[1].split()
     place = make_place(url)
     place.write_texts(3)
     assert place.run()["published"] == 3
@@ -177,7 +178,7 @@ def test_several_processes(
 def test_an_error_in_another_process(place: Any, emulator: Any, start: Callable[..., Any]) -> None:
     """An error of ours that a worker process raises has the same code and line as in this one."""
     (place.folder / "bad.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x00\x01\x02")
-    beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=1"]
     ended = start(*place.arguments("run", {"manifest.uris": [str(place.folder / "bad.jsonl.gz")]}, *beam)).wait()
     assert ended.code == 2
     assert re.search(r"^error ManifestError: manifest \S+bad.jsonl.gz can't be read: .*", ended.err, re.MULTILINE)

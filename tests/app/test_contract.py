@@ -1,7 +1,6 @@
 """What the contract asks of a whole run: one model for all vectors, old models' vectors cut, vectors of tokens apart."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.config import parse_config
 from arkbeam.app.job import prepare_job, run_job
-from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.serve import start_emulator
 from arkbeam.emulator.vectors import embed
+
+from tests.places import Emulator
 
 TEXTS = ["a red kite", "a blue whale", "风筝很高"]
 
@@ -32,50 +31,46 @@ def config_of(folder: Path, url: str, model: dict[str, Any]) -> Any:
     return parse_config(sections)
 
 
-def run(folder: Path, url: str, model: dict[str, Any], **flags: bool) -> dict[str, Any]:
+def run(folder: Path, url: str, model: dict[str, Any], **flags: Any) -> dict[str, Any]:
     """Run the job once and return its note."""
     return run_job(prepare_job(config_of(folder, url, model)), **flags)
 
 
-@contextmanager
-def endpoint_of(version: str) -> Iterator[str]:
-    """Serve an emulator whose endpoint `ep-test` stands for a version."""
-    with start_emulator(EmulatorOptions(endpoints={"ep-test": f"doubao-embedding-vision-{version}"})) as url:
-        yield url
+@pytest.fixture
+def serve_version(make_emulator: Callable[..., Emulator]) -> Callable[[str], str]:
+    """Starts an emulator whose endpoint `ep-test` stands for a version; returns its URL."""
+    return lambda version: make_emulator(endpoints={"ep-test": f"doubao-embedding-vision-{version}"}).url
 
 
-def test_changed_model_stops_the_run_until_it_is_accepted(tmp_path: Path) -> None:
+def test_changed_model_stops_the_run_until_it_is_accepted(tmp_path: Path, serve_version: Callable[[str], str]) -> None:
     """A name that is re-pointed ends the run after what is in flight; accepted, the rest is bought anew and nothing is mixed."""
     model = {"name": "ep-test", "like": "251215", "instructions": "x"}
-    with endpoint_of("250615") as url:
-        before = run(tmp_path, url, {"name": "ep-test", "like": "250615"})
+    before = run(tmp_path, serve_version("250615"), {"name": "ep-test", "like": "250615"})
     assert before["published"] == len(TEXTS)
-    with endpoint_of("251215") as url:
-        stopped = run(tmp_path, url, model)
-        assert stopped["stopped"]["code"] == "model_changed"
-        assert "files" not in stopped
-        accepted = run(tmp_path, url, model, accept_model_change=True)
-        assert accepted["published"] == len(TEXTS)
-        assert stopped["requests_sent"] + accepted["requests_sent"] == len(TEXTS)  # what the change was seen by is kept
-        assert accepted["all_runs"]["paid_twice"] == 0
-        assert run(tmp_path, url, model)["requests_sent"] == 0
+    url = serve_version("251215")
+    stopped = run(tmp_path, url, model)
+    assert stopped["stopped"]["code"] == "model_changed"
+    assert "files" not in stopped
+    accepted = run(tmp_path, url, model, accept_model_change=True)
+    assert accepted["published"] == len(TEXTS)
+    assert stopped["requests_sent"] + accepted["requests_sent"] == len(TEXTS)  # what the change was seen by is kept
+    assert accepted["all_runs"]["paid_twice"] == 0
+    assert run(tmp_path, url, model)["requests_sent"] == 0
     models = pq.read_table(tmp_path / "out" / "embeddings")["model"].unique().to_pylist()
     assert models == ["doubao-embedding-vision-251215-stand-in"]
 
 
-def test_accepting_no_change_buys_nothing(tmp_path: Path) -> None:
+def test_accepting_no_change_buys_nothing(tmp_path: Path, serve_version: Callable[[str], str]) -> None:
     """The flag by itself costs nothing: only a change that a reply has shown makes old vectors missing."""
-    with endpoint_of("250615") as url:
-        model = {"name": "ep-test", "like": "250615"}
-        run(tmp_path, url, model)
-        assert run(tmp_path, url, model, accept_model_change=True)["requests_sent"] == 0
+    url, model = serve_version("250615"), {"name": "ep-test", "like": "250615"}
+    run(tmp_path, url, model)
+    assert run(tmp_path, url, model, accept_model_change=True)["requests_sent"] == 0
 
 
-def test_old_models_are_cut_when_published(tmp_path: Path) -> None:
+def test_old_models_are_cut_when_published(tmp_path: Path, emulator: Emulator) -> None:
     """250328 sells 2,048 values: they are stored as received; 1,024 are cut and normalised in the output."""
     model = {"name": "doubao-embedding-vision-250328", "dimensions": 1024}
-    with start_emulator(EmulatorOptions()) as url:
-        assert run(tmp_path, url, model)["published"] == len(TEXTS)
+    assert run(tmp_path, emulator.url, model)["published"] == len(TEXTS)
     table = pq.read_table(tmp_path / "out" / "embeddings").sort_by("id")
     for row, text in zip(table.to_pylist(), TEXTS, strict=True):
         bought = embed([("text", text)], dimensions=2048, instructions=None)[:1024]
@@ -86,12 +81,11 @@ def test_old_models_are_cut_when_published(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["plain", "zstd"])
-def test_vectors_of_tokens_have_files_of_their_own(tmp_path: Path, mode: str) -> None:
+def test_vectors_of_tokens_have_files_of_their_own(tmp_path: Path, emulator: Emulator, mode: str) -> None:
     """Asked for, each row has a float16 vector for each token in `multi/`, and `embeddings/` is as lean as without."""
     model = {"name": "doubao-embedding-vision-251215", "dimensions": 1024, "instructions": "x", "multi_embedding": mode}
-    with start_emulator(EmulatorOptions()) as url:
-        note = run(tmp_path, url, model)
-        again = run(tmp_path, url, model)
+    note = run(tmp_path, emulator.url, model)
+    again = run(tmp_path, emulator.url, model)
     assert note["published"] == len(TEXTS)
     assert again["requests_sent"] == 0
     assert "multi" not in pq.read_schema(tmp_path / "out" / "embeddings" / "part-00000.parquet").names

@@ -56,10 +56,10 @@ def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_the_demo(
-    place: Any, emulator: Any, start: Any, call: Callable[..., Any], assert_bill: Any, assert_vectors: Any
+    place: Any, emulator: Any, start_cold: Any, call: Callable[..., Any], assert_bill: Any, assert_vectors: Any
 ) -> None:
     """The demo ends with 0, every row and every token is accounted for; a second run sends nothing and writes the same rows."""
-    ended = start(*demo_arguments(place)).wait()
+    ended = start_cold(*demo_arguments(place)).wait()
     assert ended.code == 0, ended.err
     note, stats = place.note, emulator.stats
     assert note.keys() >= NOTE_KEYS

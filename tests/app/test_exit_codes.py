@@ -1,13 +1,14 @@
 """What the shell learns, and what people are told."""
 
-import resource
-import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from arkbeam.app.cli import exit_code
 from arkbeam.quota.options import LimitsOptions
+
+from tests.warm import limit_files
 
 NOWHERE = "http://127.0.0.1:9/api/v3"
 BAD = ["{broken", "[]"]
@@ -121,19 +122,13 @@ def test_output_below_a_file(place: Any, emulator: Any, call: Callable[..., Any]
     assert emulator.stats["received"] == 0
 
 
-def limit_files() -> None:
-    """Let no file of this process grow beyond 100 kB: writing on fails as on a full disk."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
 def test_a_full_disk(place: Any, emulator: Any, start: Callable[..., Any], assert_bill: Any) -> None:
     """When the store can't be written the run ends with 1 and one line; with room again the same command goes on."""
     place.write_rows(good(10))
     place.run()
     place.write_rows(good(400))
     settings = {"store.flush_rows": 128}
-    ended = start(*place.arguments("run", settings), before=limit_files).wait()
+    ended = start(*place.arguments("run", settings), before=partial(limit_files, 100_000)).wait()
     assert ended.code == 1
     assert "cannot write" in ended.err
     assert "Traceback" not in ended.err

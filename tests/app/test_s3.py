@@ -45,7 +45,7 @@ class S3Place(Place):
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, emulator: Emulator) -> S3Place:
+def bucket(tmp_path: Path, emulator: Emulator, short_lease: None) -> S3Place:
     """A place in the bucket, against the server without faults."""
     return S3Place(tmp_path, emulator.url)
 

@@ -6,7 +6,7 @@ import pickle
 import ssl
 from email.utils import formatdate
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import httpx
@@ -247,15 +247,15 @@ def test_every_httpx_exception_has_a_verdict(kind: type[Exception]) -> None:
 def make_aiohttp_exception(kind: type[Exception]) -> Exception:
     """Make an instance of an aiohttp exception class, with simple objects as constructor arguments."""
     url = "https://h/"
-    key = SimpleNamespace(host="h", port=443, ssl=True, is_ssl=True)
+    key: Any = SimpleNamespace(host="h", port=443, ssl=True, is_ssl=True)
     if issubclass(kind, aiohttp.ClientConnectorCertificateError):
-        return kind(key, ssl.SSLCertVerificationError("bad certificate"))  # type: ignore[arg-type, call-arg]
+        return kind(key, ssl.SSLCertVerificationError("bad certificate"))
     if issubclass(kind, aiohttp.client_exceptions.UnixClientConnectorError):
         return kind("path", key, OSError(111, "refused"))
     if issubclass(kind, aiohttp.ClientConnectorError):
         return kind(key, OSError(111, "refused"))
     if issubclass(kind, aiohttp.ClientResponseError):
-        return kind(SimpleNamespace(real_url=url), ())
+        return kind(cast(Any, SimpleNamespace(real_url=url)), ())
     if kind is aiohttp.ServerFingerprintMismatch:
         return kind(b"a", b"b", "h", 443)
     return kind(url)

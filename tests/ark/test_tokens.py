@@ -187,8 +187,10 @@ PARTS = st.lists(
 @given(PARTS, st.none() | st.text(max_size=50), st.booleans())
 def test_a_bound_is_never_passed(drawn: list[Any], instructions: str | None, sizes_known: bool) -> None:
     """Neither the emulator's bill, which has its own rules, nor an estimate is above the bound."""
-    ours, theirs = [], []
-    sizes, durations_s = {}, {}
+    ours: list[Part] = []
+    theirs: list[TextPart | ImagePart | VideoPart] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    durations_s: dict[str, float] = {}
     for number, (kind, value) in enumerate(drawn):
         name = f"{kind}-{number}"
         if kind == "text":
@@ -197,7 +199,7 @@ def test_a_bound_is_never_passed(drawn: list[Any], instructions: str | None, siz
         elif kind == "image":
             sizes |= {name: value} if sizes_known else {}
             ours.append(Part(Modality.IMAGE, name))
-            theirs.append(ImagePart(name, *value, None))
+            theirs.append(ImagePart(name, value[0], value[1], None))
         else:
             durations_s[name], sampling = value
             ours.append(Part(Modality.VIDEO, name, sampling))

@@ -8,7 +8,6 @@ from typing import Any
 
 import fsspec
 import pytest
-from arkbeam.base import files
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
     absolute,
@@ -200,7 +199,7 @@ def test_backends_raise_store_errors(monkeypatch: pytest.MonkeyPatch, call: Call
     memory = type(fsspec.filesystem("memory"))
     for name in ("find", "ls", "cat_file", "rm_file", "pipe_file", "mv", "put_file", "invalidate_cache"):
         monkeypatch.setattr(memory, name, fail)
-    monkeypatch.setattr(files.tempfile, "TemporaryDirectory", fail)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", fail)
     with pytest.raises(StoreError, match="RuntimeError: 403") as caught:
         call("memory://bucket/key?X-Tos-Signature=secretsecret")
     for secret in ("hunter2", "abcdef123456", "secretsecret"):

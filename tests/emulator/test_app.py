@@ -26,7 +26,7 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
 
 
-PAGE_REQUEST = {
+PAGE_REQUEST: dict[str, Any] = {
     "model": "doubao-embedding-vision-250615",
     "encoding_format": "float",
     "input": [

@@ -177,8 +177,8 @@ def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.Mon
 def test_a_file_that_trickles(server: Server, files: MediaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that is not complete at the time limit is a time-out too."""
     monkeypatch.setattr(media, "DOWNLOAD_TIMEOUT_S", -1.0)
-    monkeypatch.setattr(media._OPENER, "open", lambda url, timeout: open_plainly(url))
     open_plainly = urllib.request.build_opener().open
+    monkeypatch.setattr(media._OPENER, "open", lambda url, timeout: open_plainly(url))
     url = files.put("/1.png", make_picture())
     assert refusal(server.embed(input=[image(url)]))[2] == f"Timeout while downloading url={url}."
 

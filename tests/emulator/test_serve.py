@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from arkbeam.base.errors import ArkbeamError
+from arkbeam.emulator.app import API_PATH
 from arkbeam.emulator.options import EmulatorOptions, FaultShares, read_options
-from arkbeam.emulator.serve import API_PATH, listen, make_banner, start_emulator
+from arkbeam.emulator.serve import listen, make_banner, start_emulator
 
 BODY = {"model": "doubao-embedding-vision-251215", "input": [{"type": "text", "text": "hello"}]}
 HEADERS = {"Authorization": "Bearer k"}

@@ -26,7 +26,7 @@ def test_hello() -> None:
 
 def test_the_contracts_example() -> None:
     """The page's text and image cost what its reply says: 31 text and 497 image tokens."""
-    parts = [TextPart("天很蓝，海很深"), ImagePart(URL, 624, 624, None)]
+    parts: list[TextPart | ImagePart | VideoPart] = [TextPart("天很蓝，海很深"), ImagePart(URL, 624, 624, None)]
     assert count_parts(parts, None) == Usage(528, 528, 31, 497)
 
 

@@ -135,7 +135,7 @@ def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
     for order in permutations(kinds):
         merged = LaneReport(Counts(), USE)
         for kind in order:
-            merged = merged.merge(LaneReport(Counts(bought=1), USE, kind and Stop(kind, "code", "message")))
+            merged = merged.merge(LaneReport(Counts(bought=1), USE, Stop(kind, "code", "message") if kind else None))
         assert merged.stop == Stop(StopKind.INTERRUPTED, "code", "message")
         assert merged.counts.bought == 4
     service = LaneReport(Counts(), USE, Stop(StopKind.SERVICE, "a", "b"))

@@ -1,4 +1,4 @@
-"""What the fault tests share: rows to buy, and checks of what an output holds."""
+"""Fixtures of the fault tests: reading an output, checking that it is incomplete, and injecting named faults."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +16,7 @@ COLUMNS = ["id", "manifest", "row", "sparse", "norm", "model", "total_tokens", "
 
 
 def published_rows(place: Place) -> set[tuple[Any, ...]]:
-    """What is published, as a set of rows, vectors bit for bit; what a request happened to be called is left out."""
+    """Return the published rows as a set, with the bytes of their vectors and without the ids of requests."""
     table = place.read("embeddings")
     dimensions = table.schema.field("dense").type.list_size
     dense = table["dense"].combine_chunks().values.to_numpy().reshape(-1, dimensions)
@@ -28,13 +28,13 @@ def published_rows(place: Place) -> set[tuple[Any, ...]]:
 
 @pytest.fixture
 def read_published() -> Callable[[Place], set[tuple[Any, ...]]]:
-    """Reads what is published, as a set of rows."""
+    """Returns the published rows of a place as a set."""
     return published_rows
 
 
 @pytest.fixture
 def assert_not_complete() -> Callable[[Place], None]:
-    """Checks that an output that isn't complete does not look so: no `_SUCCESS`, and every part that is there is whole."""
+    """Checks an incomplete output: there is no `_SUCCESS`, and every part that exists can be read."""
 
     def check(place: Place) -> None:
         assert not (place.output / "_SUCCESS").exists()
@@ -45,19 +45,19 @@ def assert_not_complete() -> Callable[[Place], None]:
 
 
 def text_of(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `write_texts` wrote for an id."""
+    """Return the content that `write_texts` wrote for the row's id."""
     return [("text", f"row number {row['id'].removeprefix('id-')}")]
 
 
 @pytest.fixture
 def parts_of() -> Callable[[dict[str, Any]], list[tuple[str, str]]]:
-    """Tells what a row of `write_texts` was."""
+    """Returns the content of a row that `write_texts` wrote."""
     return text_of
 
 
 @pytest.fixture
 def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Prints a line of figures past pytest's capture, for the table in README.md beside this file."""
+    """Prints a line of figures to the terminal, for the table in README.md beside this file."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def say(line: str) -> None:
@@ -69,7 +69,7 @@ def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 @pytest.fixture
 def inject() -> Callable[[str], AbstractContextManager[None]]:
-    """Lets named faults happen in this process for the length of a block."""
+    """Injects named faults into this process for the length of a block."""
 
     @contextmanager
     def during(text: str) -> Iterator[None]:
@@ -82,5 +82,5 @@ def inject() -> Callable[[str], AbstractContextManager[None]]:
 
 @pytest.fixture
 def mark_path() -> Callable[[Place], Path]:
-    """Tells where an output's claim is marked."""
+    """Returns the path of the mark that a run leaves in the output that it has claimed."""
     return lambda place: place.output / ".running.json"

@@ -1,7 +1,6 @@
-"""Hostile input by the thousand, in a process of its own whose memory is watched: `python -m tests.faults.fuzz WHAT COUNT SEED`.
+"""Hostile input by the thousand: `fuzz` runs in a process of its own, whose memory it measures.
 
-Good lines, files and replies are mutated; what comes out goes through the rooms that read it and on to the ones behind.
-Prints a JSON object: what was read, what became of it, and the peak of memory above what was there before.
+Valid lines, files and replies are mutated, and the results are read as a run reads them.
 """
 
 import base64
@@ -16,13 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
+from arkbeam.app import cli
 from arkbeam.ark.client import _decompress
 from arkbeam.ark.errors import error_from_status, error_from_unusable
 from arkbeam.ark.models import ModelOptions
@@ -36,6 +36,8 @@ from arkbeam.manifest.shards import cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.media import MediaOptions
 from arkbeam.store.run_files import PieceWriter
+
+from tests.warm import be_arkbeam
 
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 64
@@ -66,7 +68,7 @@ TOKENS: list[bytes] = [
 
 
 def mutate(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """Change some bytes: flips, cuts, doublings, hostile tokens, splices with another input."""
+    """Change some bytes: flip, cut, repeat, insert hostile tokens, or join with another input."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         at = rng.randrange(len(out) + 1)
@@ -117,12 +119,12 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
 
 
 def write_json(value: Any) -> bytes:
-    """Write what orjson would refuse as well."""
+    """Write JSON, also of values that orjson refuses."""
     return json.dumps(value).encode()
 
 
 def count_rows(folder: Path, uri: Path, options: ManifestOptions, seen: collections.Counter[str]) -> None:
-    """Read a manifest and take it through staging and back; every row is staged, a failure, or blank."""
+    """Read a manifest, stage its rows and read them back; check that every row is staged, failed or blank."""
     try:
         shards = cut_shards(list_manifests(options), options.shard_bytes_max)
         for shard in shards:
@@ -162,13 +164,13 @@ _COLUMNS = ColumnMap(instructions="instructions", sparse="sparse", video_samplin
 
 
 def fuzz_jsonl(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
-    """Mutated lines of JSON, a thousand to a file, cut into shards of all sizes."""
+    """Mutate lines of JSON, a thousand to a file, cut into shards of several sizes."""
     good = [orjson.dumps(row) for row in GOOD_ROWS]
     yield from _fuzz_lines(count, rng, folder, good, "rows.jsonl", b"")
 
 
 def fuzz_csv(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
-    """Mutated records under a good header, comma or tab."""
+    """Mutate records below a valid header, separated by commas or tabs."""
     good = [
         b'a,"red, silk",https://h.example/a.jpg,1.5,',
         'b,"""quoted"" 黑釉","x\ny",2,true'.encode(),
@@ -203,7 +205,7 @@ def _mutate_line(rng: random.Random, good: list[bytes]) -> bytes:
 
 
 def fuzz_packed(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
-    """Mutated gzip and zstd files: members and frames after one another, cut, spliced, and with bombs in them."""
+    """Mutate gzip and zstd files with several members or frames, some of which unpack to a large size."""
     plain = b"\n".join(orjson.dumps(row) for row in GOOD_ROWS * 30)
     zeros = b"\x00" * 30_000_000
     packers: dict[str, Callable[[bytes], bytes]] = {
@@ -227,7 +229,7 @@ def fuzz_packed(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
 
 
 def fuzz_parquet(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
-    """Parquet files with flipped, cut and spliced bytes, in pages and in the footer."""
+    """Mutate Parquet files, in their pages and in the footer."""
     now = datetime.datetime(2024, 1, 2, 3, 4, 5, 678900)  # noqa: DTZ001 - as a manifest may have it
     columns = {
         "id": [f"id-{number}" for number in range(50)],
@@ -245,7 +247,7 @@ def fuzz_parquet(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
     ):
         for id_column in ("id", "price"):
             table = pa.table(columns | {"id": columns[id_column]})
-            pq.write_table(table, folder / "good.parquet", **options)  # type: ignore[arg-type]
+            pq.write_table(table, folder / "good.parquet", **options)
             goods.append((folder / "good.parquet").read_bytes())
     for _ in range(count):
         path = folder / "rows.parquet"
@@ -257,7 +259,7 @@ def fuzz_parquet(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
 
 
 def _mutate_parquet(data: bytes, rng: random.Random, goods: list[bytes]) -> bytes:
-    """Half of the mutations keep the length, which the footer's offsets need to make sense."""
+    """Mutate a file; most mutations keep its length, so that the offsets in the footer stay valid."""
     if rng.random() < 0.3:
         return mutate(data, rng, goods)
     out = bytearray(data)
@@ -273,7 +275,7 @@ def _mutate_parquet(data: bytes, rng: random.Random, goods: list[bytes]) -> byte
 
 
 def good_replies() -> list[bytes]:
-    """Replies of every form: base64 and lists, sparse, vectors of tokens packed and plain, errors."""
+    """Return replies of every form: base64 and lists, sparse, per-token vectors packed and plain, errors."""
     dense = np.linspace(-1, 1, DIMENSIONS, dtype="<f4")
     multi = np.ones((3, DIMENSIONS), "<f2")
     packed = base64.b64encode(zstandard.compress(multi.tobytes())).decode()
@@ -293,7 +295,7 @@ def good_replies() -> list[bytes]:
 
 
 def fuzz_replies(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
-    """Mutated replies, plain and in gzip, as successes and as errors, with hostile headers."""
+    """Mutate replies, plain and in gzip, and decode them as successes and as errors, with hostile headers."""
     goods = good_replies()
     packed = [gzip.compress(one) for one in goods] + [gzip.compress(bytes(60_000_000)), gzip.compress(b"{") * 2000]
     for _ in range(count):
@@ -337,14 +339,13 @@ FUZZERS = {
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held; `ru_maxrss` is handed down by the process that started it."""
+    """Return the most memory that this process has held. `ru_maxrss` would begin with that of the process that started it."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
-def main() -> None:
-    """Run one of the fuzzers."""
-    what, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def fuzz(what: str, count: int, seed: int) -> None:
+    """Run one of the fuzzers; print a JSON object with the outcomes, and by how much the peak of memory grew."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = FUZZERS[what]
@@ -356,5 +357,12 @@ def main() -> None:
     print(json.dumps({**note, "grown_mb": round(peak_mb() - before_mb), "outcomes": dict(outcomes.most_common())}))
 
 
-if __name__ == "__main__":
-    main()
+def be_arkbeam_and_print_peak(*arguments: str) -> None:
+    """Be `arkbeam`, and print the most memory that the process has held, in MB, before it ends."""
+
+    def leave(code: int) -> NoReturn:
+        print("PEAK", round(peak_mb()), file=sys.stderr)
+        raise SystemExit(code)
+
+    cli._leave = leave
+    be_arkbeam(*arguments)

@@ -1,4 +1,4 @@
-"""Promise 3: whatever an engine runs again after paying pays for nothing again. Counted at the server."""
+"""Promise 3: when Beam repeats a bundle, nothing is paid twice. The server counts the requests."""
 
 import signal
 from typing import Any
@@ -14,7 +14,7 @@ IN_FLIGHT, FLUSH_ROWS = 8, 64
 def test_bundles_that_are_run_again(
     make_emulator: Any, make_place: Any, assert_vectors: Any, assert_bill: Any, repeats: int
 ) -> None:
-    """A run whose every bundle the engine repeats sends each distinct request once and publishes each row once."""
+    """When Beam repeats every bundle, each distinct request is sent once and each row is published once."""
     emulator = make_emulator(latency_ms=5)
     place = make_place(emulator.url)
     place.write_rows([{"id": f"id-{row}", "text": f"row number {row % (ROWS - 100)}"} for row in range(ROWS)])
@@ -33,7 +33,7 @@ def test_bundles_that_are_run_again(
 def test_a_worker_that_is_killed(
     make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any, figures: Any
 ) -> None:
-    """When one of two worker processes is killed the run ends with 1 and says how to go on; little is paid twice."""
+    """If one of two worker processes is killed, the run exits with 1 and says how to continue; little is paid twice."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_texts(1_000)
@@ -49,7 +49,7 @@ def test_a_worker_that_is_killed(
     stats = emulator.stats
     assert (note["published"], stats["paid_distinct"]) == (1_000, 1_000)
     twice = stats["paid"] - stats["paid_distinct"]
-    assert twice <= 2 * (IN_FLIGHT + FLUSH_ROWS)  # the other worker ends with the run that has failed
+    assert twice <= 2 * (IN_FLIGHT + FLUSH_ROWS)  # the run fails, and the other worker is stopped with it
     table = place.read("embeddings")
     assert sorted(table["row"].to_pylist()) == list(range(1_000))
     assert_vectors(table, lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
@@ -59,6 +59,6 @@ def test_a_worker_that_is_killed(
 
 
 def _buyer(pid: int) -> psutil.Process:
-    """Find a worker that has connections open to the server: more sockets than those to Beam's own."""
+    """Return the worker with the most open connections: the one that sends requests, besides its connections to Beam."""
     workers = [one for one in psutil.Process(pid).children(recursive=True) if "sh" not in one.name()]
     return max(workers, key=lambda one: len(one.net_connections()))

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and kill -9: what is paid is kept, what is published is whole, and the same command goes on."""
+"""Promise 2: after Ctrl-C, SIGTERM or kill -9 what was paid is kept, no output is half published, and the same command continues."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2
 
 
 def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `write_texts` wrote for an id."""
+    """Return the content that `write_texts` wrote for the row's id."""
     return [("text", f"row number {row['id'].removeprefix('id-')}")]
 
 
 def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
-    """The first Ctrl-C stops the run in order: open requests are kept, the code is 130, and the next run buys only the rest."""
+    """The first Ctrl-C waits for open requests and exits with 130; the next run sends only the rest."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_texts(300)
@@ -39,16 +39,17 @@ def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
     assert note["all_runs"]["paid_twice"] == 0
 
 
-def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """A second Ctrl-C waits for nothing; what was in flight then is recorded as paid by the next run."""
+def test_the_second_signal_leaves_at_once(
+    make_emulator: Any, make_place: Any, start: Any, wait: Any, assert_bill: Any
+) -> None:
+    """A second Ctrl-C exits at once; the next run counts the requests that were in flight as paid."""
     emulator = make_emulator(latency_ms=1_000)
     place = make_place(emulator.url)
     place.write_texts(40)
     run = start(*place.arguments("run"))
     emulator.wait_for("in_flight", 16)
     run.send(signal.SIGINT)
-    while "exit at once" not in run.process.stderr.readline():
-        pass
+    wait(lambda: "exit at once" in run.err)
     run.send(signal.SIGINT)
     assert run.wait().code == 130
     assert emulator.stats["in_flight_max"] == 16
@@ -59,7 +60,7 @@ def test_the_second_signal_leaves_at_once(make_emulator: Any, make_place: Any, s
 
 
 def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """At SIGTERM a run waits `limits.drain_s` for open requests and no longer; those it gave up are recorded as paid."""
+    """After SIGTERM a run waits at most `limits.drain_s` for open requests; those it gives up are counted as paid."""
     emulator = make_emulator(latency_ms=3_000)
     place = make_place(emulator.url)
     place.write_texts(10)
@@ -75,7 +76,7 @@ def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: 
 
 
 def test_workers_in_other_processes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """Ctrl-C on a terminal, which reaches every process, is obeyed by the first alone: workers keep what they paid for."""
+    """Ctrl-C on a terminal reaches every process; only the first acts on it, and workers store what they paid for."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_texts(1_000)
@@ -95,7 +96,7 @@ def test_workers_in_other_processes(make_emulator: Any, make_place: Any, start: 
 
 
 def test_before_anything_is_sent(place: Any, emulator: Any, start: Any, wait: Any) -> None:
-    """Ctrl-C while manifests are read ends with 130 and one line, and leaves neither an output nor staged rows."""
+    """Ctrl-C while manifests are read exits with 130 and one line; there is no output and no staged row left."""
     place.write_texts(60_000)
     run = start(*place.arguments("run"))
     wait(lambda: any((place.store / "runs").glob("*/rows")))
@@ -110,7 +111,7 @@ def test_before_anything_is_sent(place: Any, emulator: Any, start: Any, wait: An
 
 
 def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any) -> None:
-    """After kill -9 at half of the rows the same command pays little twice, completes the output, and `usage/` is the bill."""
+    """After kill -9 at half of the rows the same command completes the output, pays little twice, and `usage/` equals the bill."""
     emulator = make_emulator(latency_ms=10)
     place = make_place(emulator.url)
     place.write_texts(ROWS)
@@ -120,7 +121,7 @@ def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_
     run.send(signal.SIGKILL)
     assert run.wait().code == -signal.SIGKILL
     assert not (place.output / "_SUCCESS").exists()
-    time.sleep(0.2)  # what was under way on the wire arrives, or never will
+    time.sleep(0.2)  # requests that were on the wire have arrived by now, or are lost
     paid_before = emulator.stats["paid"]
     note = place.run(settings)
     stats = emulator.stats
@@ -137,7 +138,7 @@ def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_
 
 
 def test_kill_9_while_publishing(place: Any, emulator: Any, start: Any, wait: Any, assert_vectors: Any) -> None:
-    """A run that is killed after it took `_SUCCESS` away leaves no `_SUCCESS`; the same command repairs the output for nothing."""
+    """A run that is killed after it removed `_SUCCESS` leaves none; the same command repairs the output without a request."""
     place.write_texts(ROWS)
     place.run()
     place.write_texts(ROWS - 100)

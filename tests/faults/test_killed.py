@@ -1,25 +1,25 @@
-"""Promise 1: a run that is killed at any moment is finished by the same command, and hardly anything is paid twice.
+"""Promise 1: if a run is killed at any moment, the same command completes it and pays little twice.
 
-All 50 points with ARKBEAM_PROMISES=all in the environment; else two of each phase.
+With ARKBEAM_PROMISES=all in the environment all 50 points are tested, else two of each phase.
 """
 
 import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.emulator.serve import start_emulator
 
-from tests.places import Emulator, Place
+from tests.faults.conftest import published_rows
+from tests.places import Emulator, Place, run_emulator
+from tests.warm import WarmProcess
 
 ALL = os.environ.get("ARKBEAM_PROMISES") == "all"
-POINTS_A_PHASE = 2  # in the bounded form
+POINTS_A_PHASE = 2  # unless ARKBEAM_PROMISES asks for all
 ROWS = 300
 IN_FLIGHT = 8
 FLUSH_ROWS = 32
@@ -30,11 +30,11 @@ SETTINGS = {
     "manifest.shard_bytes_max": 4_096,
     "manifest.keep": ["note"],
 }
-PAID = "paid"  # not a point of the seam: a signal once so many more were paid
+PAID = "paid"  # not a named fault: the test sends SIGKILL after this number of paid requests
 
 
 def draw_points(seed: int) -> dict[str, list[str]]:
-    """Draw the points of each phase: places in the code, and at which hit of it."""
+    """Draw the points of each phase: a named fault, and the number of the hit at which the process is killed."""
     chance = random.Random(seed)
 
     def some(point: str, most: int, times: int) -> list[str]:
@@ -88,7 +88,7 @@ POINTS = draw_points(seed=7)
 
 @dataclass(frozen=True)
 class Yard:
-    """What all points share: a server, a manifest, and what an undisturbed run publishes."""
+    """What all points share: a server, a manifest, and the rows that an undisturbed run publishes."""
 
     emulator: Emulator
     manifest: Path
@@ -103,11 +103,10 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    """Run once without a fault; some rows repeat others, some are broken."""
+def yard(tmp_path_factory: pytest.TempPathFactory, warm: WarmProcess) -> Iterator[Yard]:
+    """Run once without a fault, on a manifest with duplicates and unreadable rows."""
     folder = tmp_path_factory.mktemp("killed")
-    with ExitStack() as stack:
-        emulator = Emulator(stack.enter_context(start_emulator(EmulatorOptions(latency_ms=20, jitter_ms=20))))
+    with run_emulator(warm, EmulatorOptions(latency_ms=20, jitter_ms=20)) as emulator:
         maker = Place(folder, emulator.url)
         rows: list[Any] = [{"id": f"id-{at}", "text": f"row number {at % 280}", "note": f"n{at}"} for at in range(ROWS)]
         rows[70] = rows[210] = "{broken"
@@ -116,13 +115,11 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
         note = calm.run()
         assert (note["published"], note["failed"]) == (ROWS - 2, 2)
         assert note["to_buy"] == emulator.stats["paid"]
-        from tests.faults.conftest import published_rows  # noqa: PLC0415 - a fixture of another scope
-
         yield Yard(emulator, yard.manifest, note["to_buy"], published_rows(calm), 2)
 
 
 def kill_at(point: str, place: Place, yard: Yard, start: Callable[..., Any]) -> None:
-    """Run until it dies at a point, which it must reach."""
+    """Run until the process is killed at a point; fail if it does not reach the point."""
     if not point.startswith(PAID):
         ended = start(*place.arguments("run"), ARKBEAM_FAULTS=point).wait()
         assert ended.code == -signal.SIGKILL, f"{point} was not reached: {ended.err}"
@@ -140,9 +137,9 @@ def kill_at(point: str, place: Place, yard: Yard, start: Callable[..., Any]) -> 
 def test_killed(
     phase: str, yard: Yard, tmp_path: Path, start: Any, read_published: Any, assert_bill: Any, figures: Any
 ) -> None:
-    """The same command completes the output of an undisturbed run, and pays at most in flight and one buffer twice, as `usage/` shows.
+    """The same command publishes what an undisturbed run does; at most the in-flight requests plus `store.flush_rows` are paid twice.
 
-    `usage/` may be above the bill by requests that were just being handed over: only where there were any in flight.
+    `usage/` equals the bill. In the phases that send, it may also hold requests that were about to be sent when the process died.
     """
     points = POINTS[phase] if ALL else random.Random(phase).sample(POINTS[phase], POINTS_A_PHASE)
     for number, point in enumerate(points):
@@ -173,6 +170,6 @@ def test_killed(
 
 
 def test_the_points_cover_every_phase() -> None:
-    """Fifty in all, five or more of each phase."""
+    """There are 50 points, and at least five of each phase."""
     assert sum(map(len, POINTS.values())) == 50
     assert min(map(len, POINTS.values())) >= 5

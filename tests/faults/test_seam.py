@@ -1,4 +1,4 @@
-"""The seam for named faults is not there unless it is asked for, and does what it says when it is."""
+"""Named faults do nothing unless the environment asks for them, and then do what their entry says."""
 
 import os
 import subprocess
@@ -10,29 +10,32 @@ from arkbeam.base import faults
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.faults import Injector, flip_bit
 
-ROOT = Path(__file__).parents[2]
+from scripts.children import ROOT, child_environment
 
 IMPORT = """
-import arkbeam.app.job, arkbeam.app.cli
+import {module}
 from arkbeam.base import faults, files
 print(faults.hit is faults.do_nothing, files.faults.hit.__name__)
 """
 
 
-@pytest.mark.parametrize(("wanted", "said"), [("", "True do_nothing"), ("store.flush:kill:1", "False hit")])
-def test_nothing_is_loaded_unless_it_is_asked_for(wanted: str, said: str) -> None:
-    """Without the variable every point is a function that does nothing, and no entry is parsed."""
-    environment = {name: value for name, value in os.environ.items() if name != faults.VARIABLE}
-    if wanted:
-        environment[faults.VARIABLE] = wanted
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+@pytest.mark.parametrize(
+    ("module", "wanted", "said"),
+    [
+        ("arkbeam.app.job", "", "True do_nothing"),
+        ("arkbeam.base.files", "store.flush:kill:1", "False hit"),
+    ],
+)
+def test_nothing_is_loaded_unless_it_is_asked_for(module: str, wanted: str, said: str) -> None:
+    """Without the variable each point calls a function that does nothing, and no entry is parsed."""
+    environment = child_environment(**{faults.VARIABLE: wanted})
+    command = [sys.executable, "-c", IMPORT.format(module=module)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
 
 
 def test_a_point_acts_at_the_hit_that_is_named() -> None:
-    """By number, from a number on, and only for paths that match."""
+    """A fault acts at one hit, or from one hit on, and only for paths that match."""
     injector = Injector.parse("a:eio:2;b@*/segments/*:enospc:2+")
     injector.hit("a")
     with pytest.raises(OSError, match=os.strerror(5)):
@@ -47,7 +50,7 @@ def test_a_point_acts_at_the_hit_that_is_named() -> None:
 
 
 def test_files_are_damaged_as_told(tmp_path: Path) -> None:
-    """Cut to a length, or one bit turned over."""
+    """A file is cut to a length, or one of its bits is flipped."""
     path = tmp_path / "x"
     path.write_bytes(b"\0" * 10)
     Injector.parse("a:flip=3:1;a:truncate=5:2").hit("a", str(path))
@@ -58,6 +61,6 @@ def test_files_are_damaged_as_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", ["a", "a:kill", "a:kill:x", "a:explode:1", "a:sleep=x:1"])
 def test_what_can_not_be_understood_is_refused(entry: str) -> None:
-    """A test that injects nothing would show nothing."""
+    """An entry that can't be parsed is an error: a test with a typing error would show nothing."""
     with pytest.raises(ConfigError, match="ARKBEAM_FAULTS"):
         Injector.parse(entry)

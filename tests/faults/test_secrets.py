@@ -1,12 +1,9 @@
-"""Promise 11: keys, passwords and signatures stay where they came from."""
+"""Promise 11: keys, passwords and signatures are not written to files, outputs or logs."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,14 +15,14 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.beam.pipeline import build_pipeline
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.warm import be_loud_arkbeam
 
 KEY = "sk-THE-SECRET-KEY-7f3a"
 PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
 
 
 def find(folder: Path, words: list[str]) -> list[str]:
-    """Files below a folder whose bytes, or whose Parquet values, hold one of the words."""
+    """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
     found = []
     for path in folder.rglob("*"):
         if path.is_file():
@@ -40,7 +37,7 @@ def find(folder: Path, words: list[str]) -> list[str]:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """A web server for the folder `web`, which takes any password and any query."""
+    """A web server for the folder `web` that accepts any password and any query."""
     (tmp_path / "web").mkdir()
 
     class Handler(SimpleHTTPRequestHandler):
@@ -56,12 +53,12 @@ def web(tmp_path: Path) -> Iterator[str]:
     thread.join()
 
 
-def test_the_key(place: Any, real_service: Any, start: Any) -> None:
-    """The key goes to the service, and into no file and no line, also when the error that refuses a row quotes it."""
+def test_the_key(place: Any, real_service: Any, start_cold: Any) -> None:
+    """The key is sent to the service; no file and no line has it, even if the service quotes it in an error."""
     place.url = real_service.url
     real_service.refused["two"] = f"no good for Bearer {KEY}"
     place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
-    ended = start(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
+    ended = start_cold(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
     assert ended.code == 3
     assert real_service.authorizations == {f"Bearer {KEY}"}
     assert place.read("embeddings")["id"].to_pylist() == ["a"]
@@ -71,7 +68,7 @@ def test_the_key(place: Any, real_service: Any, start: Any) -> None:
 
 
 def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any, wait: Any, make_emulator: Any) -> None:
-    """What opens a manifest or a medium is in no output, note or line; the run's staged rows may hold it, and are gone."""
+    """Passwords and signatures of manifests and media are in no output, note or line; staged rows may have them and are removed."""
     emulator = make_emulator(latency_ms=300)
     place.url = emulator.url
     media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
@@ -93,7 +90,7 @@ def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any,
 
 
 def test_a_manifest_that_is_not_there(place: Any, web: str, start: Any) -> None:
-    """The error for a missing manifest names it without its password and signature."""
+    """The error for a missing manifest shows its URL without password and signature."""
     uri = f"http://user:{PASSWORD}@{web}/none.jsonl?X-Amz-Signature={SIGNATURE}"
     ended = start(*place.arguments("run", {"manifest.uris": [uri]})).wait()
     assert ended.code == 2
@@ -101,37 +98,21 @@ def test_a_manifest_that_is_not_there(place: Any, web: str, start: Any) -> None:
     assert [word for word in (PASSWORD, SIGNATURE) if word in ended.out + ended.err] == []
 
 
-LOUD = """
-import logging, sys
-logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-import arkbeam.app.cli as cli
-set_level = logging.Logger.setLevel
-logging.Logger.setLevel = lambda self, level: set_level(self, logging.DEBUG)
-for name in ("httpx", "httpcore", "aiohttp", "fsspec", "apache_beam", "botocore", "urllib3", "asyncio", "arkbeam", "s3fs"):
-    logging.getLogger(name).setLevel(logging.DEBUG)
-cli.main()
-"""
-"""The command line with every logger at its loudest."""
+@pytest.fixture
+def run_loud(start_function: Any) -> Callable[..., Any]:
+    """Runs command lines at log level DEBUG of everything, with their temporary files below the place's folder."""
 
+    def run(place: Any, *arguments: str, **environment: str) -> Any:
+        temporary = place.folder / "temporary"
+        temporary.mkdir(exist_ok=True)
+        return start_function(be_loud_arkbeam, *arguments, TMPDIR=str(temporary), COLUMNS="400", **environment).wait()
 
-def run_loud(place: Any, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command line at log level DEBUG of everything, with its temporary files below the place's folder."""
-    temporary = place.folder / "temporary"
-    temporary.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", LOUD, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "400", **environment},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    return run
 
 
 @pytest.fixture
 def marked(place: Any, real_service: Any) -> Any:
-    """A place whose media are signed, whose service refuses some rows with the key in its words, and fails others."""
+    """A place with signed media, and a service that refuses some rows with a message that quotes the key."""
     place.url = real_service.url
     media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
     real_service.refused = {"two": f"no good for Bearer {KEY}, from {media}", media: f"can't fetch {media}"}
@@ -154,31 +135,31 @@ USERS = {"config.yaml", "rows.jsonl"}
 
 
 def leaks(place: Any, ended: Any, words: list[str]) -> list[str]:
-    """Where one of the words is: in what was printed, or in a file other than the user's own."""
-    found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.stdout + ended.stderr).splitlines() if word in line]  # fmt: skip
+    """Return where one of the words was found: in printed lines, or in files other than the user's own."""
+    found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.out + ended.err).splitlines() if word in line]  # fmt: skip
     return found + [
         place_ for place_ in find(place.folder, words) if Path(place_.partition(" in ")[2]).name not in USERS
     ]
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run",), ("run", "--publish-partial", "--retry-failed")])
-def test_at_the_loudest(command: tuple[str, ...], marked: Any) -> None:
-    """With every library's debug log on, what opens the account or a medium is in no line; in no file but by the user's wish.
+def test_at_the_loudest(command: tuple[str, ...], marked: Any, run_loud: Any) -> None:
+    """With the debug logs of all libraries on, no line and no file has a key, password or signature.
 
-    The texts and ids of rows are the user's: a URL in one of them is published with the id as it is.
+    A row whose id is a URL with a signature is left out: ids and texts are published as they are.
     """
     rows = (marked.folder / "rows.jsonl").read_text().splitlines()
     (marked.folder / "rows.jsonl").write_text("\n".join(rows[:5] + rows[6:]) + "\n")
     ended = run_loud(marked, *marked.arguments(command[0], {}, *command[1:]), MY_KEY=KEY)
-    assert ended.returncode in (0, 3), ended.stderr[-2000:]
-    assert "DEBUG" in ended.stderr
+    assert ended.code in (0, 3), ended.err[-2000:]
+    assert "DEBUG" in ended.err
     assert leaks(marked, ended, WORDS) == []
 
 
-def test_a_kept_column_is_the_users(marked: Any) -> None:
-    """A kept column is carried as it is, and is in no other file and no line."""
+def test_a_kept_column_is_the_users(marked: Any, run_loud: Any) -> None:
+    """A kept column is published as it is, and its values are in no other file and no line."""
     ended = run_loud(marked, *marked.arguments("run", {"manifest.keep": ["title"]}), MY_KEY=KEY)
-    assert ended.returncode == 3, ended.stderr[-2000:]
+    assert ended.code == 3, ended.err[-2000:]
     found = leaks(marked, ended, WORDS)
     assert found
     assert all("/embeddings/part-" in one for one in found), found
@@ -187,7 +168,7 @@ def test_a_kept_column_is_the_users(marked: Any) -> None:
 @pytest.mark.parametrize("broken", ["api.base_url=http://user:{p}@127.0.0.1:9/api", "store.uri=nope://user:{p}@h/?X-Amz-Signature={s}", "output.uri=nope://user:{p}@h/?token={s}", "manifest.uris=[nope://user:{p}@h/a.jsonl?sig={s}]", "manifest.uris={{x: 's3://user:{p}@h/?sig={s}'}}", "quota.rpm='https://user:{p}@h/?sig={s}'", "https://user:{p}@h/?sig={s}", "quota.redis_url=redis://:{p}@127.0.0.1:9/0", "manifest.uris=[http://user:{p}@127.0.0.1:9/a.jsonl?sig={s}]"])  # fmt: skip
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_errors_show_no_secret(broken: str, command: str, place: Any, call: Any) -> None:
-    """Configs that can't work, with passwords and signatures in them, are explained without these."""
+    """Errors about configs with passwords and signatures do not show these."""
     place.write_texts(2)
     setting = broken.format(p=PASSWORD, s=SIGNATURE)
     ended = call(*place.arguments(command), "--set", setting)
@@ -196,7 +177,7 @@ def test_errors_show_no_secret(broken: str, command: str, place: Any, call: Any)
 
 
 def test_default_ids_hold_no_password(place: Any, web: str) -> None:
-    """Default ids name files, of several hosts too, without what opens them."""
+    """Default ids contain file names and hosts, without passwords and signatures."""
     (place.folder / "web" / "rows.jsonl").write_text('{"text": "one"}\n')
     other = web.replace("127.0.0.1", "localhost")
     uris = [f"http://user:{PASSWORD}@{host}/rows.jsonl?X-Amz-Signature={SIGNATURE}" for host in (web, other)]
@@ -207,7 +188,7 @@ def test_default_ids_hold_no_password(place: Any, web: str) -> None:
 
 
 def test_the_job_graph_holds_no_key(marked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pickled pipeline, as a cluster gets it, holds the name of the key's variable and not the key."""
+    """The pickled pipeline, which a cluster receives, has the name of the key's variable and not the key."""
     monkeypatch.setenv("MY_KEY", KEY)
     job = marked.prepare()
     pipeline = beam.Pipeline(runner=FnApiRunner())
@@ -218,7 +199,7 @@ def test_the_job_graph_holds_no_key(marked: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_killed_run(place: Any, make_emulator: Any, start: Any) -> None:
-    """While a run lasts, and after `kill -9`, no file holds the key; staged rows hold the user's URLs until the next run."""
+    """During a run, and after `kill -9`, no file has the key."""
     emulator = make_emulator(latency_ms=300)
     place.url = emulator.url
     place.write_texts(60)

@@ -1,4 +1,4 @@
-"""Promise 5: at the service's word a run stops, keeps what it paid, says what to do, and the next one goes on."""
+"""Promise 5: if the service says stop, the run stops, keeps what it paid for and says what to do; the next run continues."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ IN_FLIGHT = 8
 
 
 def good(count: int) -> list[dict[str, str]]:
-    """Rows that become vectors."""
+    """Return rows that the service accepts."""
     return [{"id": f"id-{number}", "text": f"text {number}"} for number in range(count)]
 
 
@@ -25,7 +25,7 @@ def good(count: int) -> list[dict[str, str]]:
 def test_stop_in_mid_run(
     make_emulator: Any, make_place: Any, call: Callable[..., Any], figures: Any, code: str, advice: str
 ) -> None:
-    """At the service's stop a run keeps what it paid, leaves the earlier output alone and ends with 4; the next goes on."""
+    """The run keeps what it paid for, leaves the earlier output unchanged and exits with 4; the next run continues."""
     stopping = make_emulator(stop_after=60, stop_code=code, latency_ms=5)
     place = make_place(stopping.url)
     place.write_rows(good(20))

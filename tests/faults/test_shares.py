@@ -1,4 +1,4 @@
-"""Promise 4: whatever share of requests goes wrong, each row is published with its own vector or fails with the true reason.
+"""Promise 4: with many failing requests, each row is published with its own vector or fails with the true reason.
 
 ARKBEAM_PROMISES=all in the environment: 20,000 rows; else 1,000. How long it takes is measured by `scripts/bench faults`.
 """
@@ -24,7 +24,7 @@ REASONS = {"InternalServiceError", "connection_lost", "timeout", "wrong_length",
 def test_faults_of_every_kind(
     make_emulator: Any, make_place: Any, assert_vectors: Any, assert_bill: Any, figures: Any
 ) -> None:
-    """With a fifth of all answers wrong every row is published or failed, none has another's vector, `usage/` is the bill."""
+    """With a fifth of all replies wrong, each row is published with its own vector or failed, and `usage/` equals the bill."""
     emulator = make_emulator(faults=SHARES, seed=3)
     place = make_place(emulator.url)
     place.write_texts(ROWS)
@@ -50,7 +50,7 @@ def test_faults_of_every_kind(
 
 
 def test_an_answer_that_is_lost(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
-    """`usage/` is the bill where lost requests were billed, and above it by exactly those that were not, which nobody can tell."""
+    """`usage/` equals the bill if lost requests were billed; else it is above it by the lost requests, since a client can't know."""
     for name, above in (("reset_paid", 0), ("reset", 1)):
         emulator = make_emulator(faults=FaultShares(**{name: 0.1}), seed=5)
         place = make_place(emulator.url)
@@ -67,7 +67,7 @@ def test_an_answer_that_is_lost(make_emulator: Any, make_place: Any, assert_bill
 
 
 def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
-    """A row whose replies can't be used is paid three times, fails with the flaw as its code, and is bought by the next run."""
+    """A row with unusable replies is paid three times and fails with the flaw as its code; the next run tries it again."""
     emulator = make_emulator(faults=FaultShares(nan=1.0))
     place = make_place(emulator.url)
     place.write_texts(2)
@@ -81,7 +81,7 @@ def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, asser
 
 
 def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
-    """A request that is refused for good fails all of its rows, is not sent again, and is with --retry-failed."""
+    """A request that is refused for good fails all its rows. It is sent again only with --retry-failed."""
     emulator = make_emulator(poison="poison")
     text = "a text with poison in it"
     place = make_place(emulator.url)
@@ -103,7 +103,7 @@ def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., A
 
 
 def test_a_service_that_is_down(place: Any, call: Callable[..., Any], emulator: Any) -> None:
-    """When every row fails after all its tries the run stops with 4 before it has gone through them all."""
+    """If many rows in a row fail after all their attempts, the run stops early and exits with 4."""
     place.write_texts(40)
     place.url = "http://127.0.0.1:9/api/v3"
     settings = {"limits.attempts_max": 1, "limits.rows_failed_in_a_row_max": 5, "limits.requests_in_flight": 2}
@@ -115,7 +115,7 @@ def test_a_service_that_is_down(place: Any, call: Callable[..., Any], emulator: 
 
 
 def test_a_quota_is_kept(make_emulator: Any, make_place: Any) -> None:
-    """At a quota that the server checks by the minute no request is refused."""
+    """With a quota that the server checks each minute, no request is refused."""
     emulator = make_emulator(rpm=1_200)
     place = make_place(emulator.url)
     place.write_texts(30)

@@ -1,9 +1,9 @@
-"""Promise 7: storage that fails is a clear error or a repair with a warning, and no part reads as complete that isn't."""
+"""Promise 7: a storage failure is a clear error, or is repaired with a warning; nothing incomplete is read as complete."""
 
 import logging
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.places import Place
+from tests.warm import limit_files
 
 ROWS = 120
 SETTINGS = {"limits.requests_in_flight": 8, "store.flush_rows": 32}
@@ -41,14 +42,9 @@ def yard(place: Place) -> Place:
     return place
 
 
-def _limit_files(size: int) -> Callable[[], None]:
-    """Let no file of a process grow beyond a size: its disk is full, to all who write."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 @dataclass(frozen=True)
 class Checks:
-    """What must hold after a run that met a fault of storage, and after the next one."""
+    """Checks after a run with a storage failure, and after the next run."""
 
     place: Place
     emulator: Any
@@ -58,7 +54,7 @@ class Checks:
     parts_of: Callable[..., Any]
 
     def failed(self, ended: Any, says: str, about: str) -> None:
-        """One line says what failed and with which file; nothing looks complete."""
+        """Check that one line says what failed and names the file, and that the output is not marked complete."""
         assert ended.code == 1, ended.err
         (line,) = [line for line in ended.err.splitlines() if "error StoreError" in line]
         assert says in ended.err
@@ -68,7 +64,7 @@ class Checks:
         self.assert_not_complete(self.place)
 
     def completed(self) -> None:
-        """The same command completes the output and `usage/`; little was paid twice."""
+        """Run the same command; check that output and `usage/` are complete and that little was paid twice."""
         note = self.place.run()
         stats = self.emulator.stats
         assert (note["published"], stats["paid_distinct"]) == (ROWS, ROWS)
@@ -84,7 +80,7 @@ class Checks:
 def checks(
     yard: Place, emulator: Any, assert_not_complete: Any, assert_vectors: Any, assert_bill: Any, parts_of: Any
 ) -> Checks:
-    """The checks of the place."""
+    """The checks for the place."""
     return Checks(yard, emulator, assert_not_complete, assert_vectors, assert_bill, parts_of)
 
 
@@ -93,7 +89,7 @@ def checks(
     [
         ("file.write@*/rows/*:enospc:1", "No space left on device"),
         ("file.write@*/segments/*:enospc:2+", "No space left on device"),
-        ("file.commit@*/segments/*:eio:2", "Input/output error"),  # all is written; the rename fails
+        ("file.commit@*/segments/*:eio:2", "Input/output error"),  # the file is written, and its rename fails
         ("file.write@*/out/embeddings/*:enospc:1", "No space left on device"),
         ("file.commit@*/out/embeddings/*:eacces:1", "Permission denied"),
         ("file.commit@*/out/usage/*:eio:1", "Input/output error"),
@@ -103,7 +99,7 @@ def checks(
     ],
 )
 def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: str, says: str) -> None:
-    """One line says what failed and where, nothing looks complete, and the same command completes output and `usage/`."""
+    """One line says what failed and where, the output is not marked complete, and the same command completes it."""
     with inject(fault):
         ended = call(*checks.place.arguments("run"))
     about = fault.partition("@*")[2].split(":")[0].rstrip("*")
@@ -115,8 +111,8 @@ def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: 
 
 @pytest.mark.parametrize(("size", "about"), [(30_000, "/store/segments/"), (120_000, "/out/embeddings/")])
 def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, about: str) -> None:
-    """The same where the operating system refuses: no file of the process may grow beyond a size that the named one needs."""
-    ended = start(*checks.place.arguments("run"), before=_limit_files(size)).wait()
+    """The same with a real limit of the operating system on the size of files, which the named file exceeds."""
+    ended = start(*checks.place.arguments("run"), before=partial(limit_files, size)).wait()
     checks.failed(ended, "File too large", about)
     checks.completed()
 
@@ -124,7 +120,7 @@ def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, about
 def test_a_full_disk_in_publish_leaves_no_success_and_whole_parts(
     yard: Place, inject: Any, call: Any, assert_not_complete: Any
 ) -> None:
-    """An output that was complete is not any more once its first part may be replaced; every part in it is a whole one."""
+    """If publishing over a complete output fails, `_SUCCESS` is gone and every part can be read."""
     yard.run()
     yard.write_texts(ROWS - 20)
     with inject("file.commit@*/out/failures/*:enospc:1"):
@@ -135,7 +131,7 @@ def test_a_full_disk_in_publish_leaves_no_success_and_whole_parts(
 
 
 def test_an_output_that_was_taken_over_in_mid_commit(yard: Place, start: Any, mark_path: Any, wait: Any) -> None:
-    """A run that lost its claim changes nothing more: it ends with 6 between two steps of its commit."""
+    """A run that loses its claim exits with 6 before the next step of its commit, and changes nothing more."""
     run = start(*yard.arguments("run"), ARKBEAM_FAULTS="commit.note:sleep=1.5:1")
     wait((yard.output / "usage/part-00000.parquet").exists)
     mark_path(yard).write_bytes(b'{"run": "thief"}')
@@ -151,7 +147,7 @@ def _segments(place: Place) -> list[Path]:
 
 
 def _place_in(path: Path, where: str) -> int:
-    """Return a byte of a kind of place in a segment."""
+    """Return the offset of a byte in the named part of a segment."""
     metadata = pq.read_metadata(path)
     columns = metadata.row_group(0)
     dense = next(
@@ -172,39 +168,66 @@ def _place_in(path: Path, where: str) -> int:
 PLACES = ["magic", "page header", "dense page", "fingerprints", "footer", "footer length", "last byte"]
 
 
-@pytest.mark.parametrize("where", [*PLACES, "cut in half", "empty"])
-def test_a_damaged_segment_is_found_and_bought_again(
-    yard: Place, emulator: Any, caplog: Any, where: str, assert_vectors: Any, parts_of: Any
-) -> None:
-    """Whatever bit flips, the next run warns, buys anew, publishes what is right, and still knows what the old copy cost."""
-    yard.run()
-    path = _segments(yard)[0]
-    held = pq.read_metadata(path).num_rows
+def _damage(path: Path, where: str) -> None:
+    """Flip a bit in the named part of a segment, or cut the file."""
     if where in PLACES:
         flip_bit(str(path), _place_in(path, where) * 8 + 2)
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if where == "cut in half" else 0])
+
+
+def test_a_damaged_segment_is_found_and_bought_again(
+    yard: Place, emulator: Any, caplog: Any, assert_vectors: Any, parts_of: Any
+) -> None:
+    """The next run warns about each damaged segment, pays for its rows again, and publishes the right vectors.
+
+    Each segment of the store but one is damaged in a different way. `usage/` keeps the cost of those that can be read in part.
+    """
+    wheres = [*PLACES, "cut in half", "empty"]
+    yard.run({"store.flush_rows": ROWS // (len(wheres) + 1)})
+    damaged = dict(zip(wheres, _segments(yard), strict=False))
+    held = {where: pq.read_metadata(path).num_rows for where, path in damaged.items()}
+    for where, path in damaged.items():
+        _damage(path, where)
     with caplog.at_level(logging.WARNING):
         note = yard.run()
-    assert "damaged and set aside" in caplog.text
-    assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, held, ROWS - held)
+    bought = sum(held.values())
+    assert caplog.text.count("damaged and set aside") == len(held) == len(wheres)
+    assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, bought, ROWS - bought)
     assert_vectors(yard.read("embeddings"), parts_of)
-    usage_rows, stats = yard.read("usage"), emulator.stats
-    assert stats["paid"] == ROWS + held
-    assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) in ((ROWS + held, 0), (ROWS, 1))
-    if where in ("magic", "page header", "dense page"):
-        assert usage_rows.num_rows == ROWS + held
-        assert usage_rows["outcome"].to_pylist().count("lost") == held
-        assert note["all_runs"]["tokens"] == stats["tokens"]
+    aside = {path.name for path in (yard.store / "damaged").rglob("*.*")}
+    unreadable = {where for where, path in damaged.items() if path.name + integrity.UNREADABLE in aside}
+    assert unreadable.isdisjoint(["magic", "page header", "dense page"])
+    assert note["all_runs"]["files_unreadable"] == len(unreadable)
+    usage_rows, lost = yard.read("usage"), bought - sum(held[where] for where in unreadable)
+    assert emulator.stats["paid"] == ROWS + bought
+    assert usage_rows.num_rows == ROWS + lost
+    assert usage_rows["outcome"].to_pylist().count("lost") == lost
     assert yard.run()["requests_sent"] == 0
+
+
+@pytest.mark.parametrize("where", ["dense page", "empty"])
+def test_the_costs_of_a_damaged_segment(yard: Place, emulator: Any, where: str) -> None:
+    """If a segment can be read in part, `usage/` has its requests and tokens; if not, `run.json` counts it as unreadable."""
+    yard.run()
+    path = _segments(yard)[0]
+    held = pq.read_metadata(path).num_rows
+    _damage(path, where)
+    note, usage_rows = yard.run(), yard.read("usage")
+    if where == "empty":
+        assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) == (ROWS, 1)
+        return
+    assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) == (ROWS + held, 0)
+    assert usage_rows["outcome"].to_pylist().count("lost") == held
+    assert note["all_runs"]["tokens"] == emulator.stats["tokens"]
 
 
 def test_a_segment_that_breaks_later_is_found_when_it_is_published(
     yard: Place, assert_not_complete: Any, assert_vectors: Any, parts_of: Any
 ) -> None:
-    """Verified once does not mean trusted for ever: Publish reads nothing that is not as it was written."""
+    """Publish verifies a segment again: if it was damaged after the first check, the run ends with an error and the next one repairs it."""
     yard.run()
-    yard.run()  # verifies what is new
+    yard.run()  # verifies the new segments
     path = _segments(yard)[0]
     flip_bit(str(path), _place_in(path, "dense page") * 8)
     with pytest.raises(StoreError, match=r"damaged.*set aside as .*run again"):
@@ -217,12 +240,17 @@ def test_a_segment_that_breaks_later_is_found_when_it_is_published(
 
 
 def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found whole is not read as a whole again to be planned with."""
+    """A segment that was verified once is not read whole again to plan with."""
     from arkbeam.stages import read as reading  # noqa: PLC0415 - patched below
 
     yard.run()
     seen: list[str] = []
-    monkeypatch.setattr(reading, "is_whole", lambda store_uri, uri: seen.append(uri) or is_whole(store_uri, uri))
+
+    def check(store_uri: str, uri: str) -> bool:
+        seen.append(uri)
+        return is_whole(store_uri, uri)
+
+    monkeypatch.setattr(reading, "is_whole", check)
     for expected in (len(_segments(yard)), 0):
         seen.clear()
         yard.run()
@@ -230,7 +258,7 @@ def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch
 
 
 def test_vectors_of_tokens_that_are_damaged_are_bought_again(yard: Place) -> None:
-    """They are in a file beside their segment, which carries its hash; lost ones would keep the output from being published."""
+    """If the file of per-token vectors is damaged, its rows are paid for again and published."""
     yard.settings |= {"model.multi_embedding": "zstd"}
     yard.write_texts(12)
     assert yard.run()["published"] == 12
@@ -241,9 +269,9 @@ def test_vectors_of_tokens_that_are_damaged_are_bought_again(yard: Place) -> Non
 
 
 def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors that a listing hides are bought again, or end the run with advice; hidden costs are warned of and come back."""
+    """If a listing omits a segment, its rows are paid again or the run ends with advice; omitted costs cause a warning and return later."""
     yard.run()
-    listed = layout.list_files
+    listed = layout.list_files  # type: ignore[attr-defined]
 
     def lag(folder: str, suffix: str = "") -> list[str]:
         found = listed(folder, suffix)
@@ -270,7 +298,7 @@ def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatc
     assert commit.SUCCESS in {path.name for path in yard.output.iterdir()}
 
 
-# The store's files alone, at every place.
+# Segments without a run: every byte.
 
 
 def _bought(number: int) -> Bought:
@@ -285,7 +313,7 @@ COLUMNS = schema.segment_schema(DIMENSIONS).names
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, bytes]:
-    """A store with one segment: its URI, the segment's, and its bytes."""
+    """The URI of a store with one segment, the URI of the segment, and its bytes."""
     folder = tmp_path_factory.mktemp("store")
     uri = write_segment(str(folder), RUN, 5, segment_table(SEGMENT, DIMENSIONS))
     return str(folder), uri, Path(uri).read_bytes()
@@ -293,7 +321,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, bytes]:
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, bit: int) -> None:
-    """Wherever it is: no read returns, the check before Plan says so, and what can be salvaged was really paid for."""
+    """Any flipped bit is found by each read and by the check before Plan; costs that can be salvaged are true."""
     store_uri, uri, whole = store
     at = int(place * len(whole))
     Path(uri).parent.mkdir(parents=True, exist_ok=True)
@@ -318,7 +346,7 @@ def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, b
 
 @given(length=st.floats(0, 1, exclude_max=True))
 def test_any_cut_is_found(store: tuple[str, str, bytes], length: float) -> None:
-    """A segment that ends too early, wherever, is none."""
+    """A segment that is cut at any byte is found."""
     store_uri, uri, whole = store
     Path(uri).write_bytes(whole[: int(length * len(whole))])
     try:
@@ -330,7 +358,7 @@ def test_any_cut_is_found(store: tuple[str, str, bytes], length: float) -> None:
 
 
 def test_what_a_journal_has_booked_is_not_salvaged_twice(tmp_path: Path) -> None:
-    """Each attempt is in `usage/` once, whether its segment broke before its run was found dead or after."""
+    """Each attempt is in `usage/` once, even if both a journal and a damaged segment have it."""
     store_uri = str(tmp_path)
     uri = write_segment(store_uri, RUN, 5, segment_table(SEGMENT, DIMENSIONS))
     write_events(store_uri, RUN, 6, [Event(EventKind.LOST, SEGMENT[0].attempt, Failure("lost", "it was"))])
@@ -345,7 +373,7 @@ def test_what_a_journal_has_booked_is_not_salvaged_twice(tmp_path: Path) -> None
 
 
 def test_a_storage_that_does_not_answer_is_not_damage(tmp_path: Path) -> None:
-    """What can't be read at all is left where it is, and the error says what happened."""
+    """If the storage does not answer, the segment stays where it is and the error says what happened."""
     uri = write_segment(str(tmp_path), RUN, 5, segment_table(SEGMENT, DIMENSIONS))
 
     def fail() -> Any:

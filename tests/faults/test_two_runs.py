@@ -1,4 +1,4 @@
-"""Promise 8: two runs at once share a store; one output has one run, and a killed one leaves it free."""
+"""Promise 8: two concurrent runs can share a store; an output has one run at a time, and is free after that run is killed."""
 
 import signal
 from collections.abc import Callable
@@ -9,12 +9,12 @@ import pytest
 
 
 def good(count: int, first: int = 0) -> list[dict[str, str]]:
-    """Rows that become vectors."""
+    """Return rows that the service accepts."""
     return [{"id": f"id-{number}", "text": f"text {number}"} for number in range(first, first + count)]
 
 
 def test_two_outputs_of_one_store(make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any) -> None:
-    """Two runs at once on one store both complete, each with its own rows; what both lack may be bought twice, no more."""
+    """Two concurrent runs on one store both complete; only rows that both of them lack may be paid twice."""
     emulator = make_emulator(latency_ms=50)
     place = make_place(emulator.url)
     places = []
@@ -34,7 +34,7 @@ def test_two_outputs_of_one_store(make_emulator: Any, make_place: Any, start: An
 
 
 def test_two_runs_of_one_output(make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any]) -> None:
-    """A second run of an output that is in use ends with 6, names the first, and sends nothing; the first is not disturbed."""
+    """A second run of an output in use exits with 6, names the first run and sends nothing; the first run completes."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_rows(good(200))
@@ -50,7 +50,7 @@ def test_two_runs_of_one_output(make_emulator: Any, make_place: Any, start: Any,
 
 
 def test_a_killed_runs_output(make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any]) -> None:
-    """On local files a restart takes a killed run's output over at once."""
+    """On local files the output of a killed run is free at once."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_rows(good(200))
@@ -68,7 +68,7 @@ def test_a_killed_runs_output(make_emulator: Any, make_place: Any, start: Any, c
 def test_an_output_on_an_object_store(
     make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any], s3: Any
 ) -> None:
-    """On an object store a second run of an output ends with 6 after watching the first for a lease; a killed one's is free then."""
+    """On an object store a second run waits for one lease: it exits with 6 if the first still renews, and takes over if it was killed."""
     emulator = make_emulator(latency_ms=400)
     place = make_place(emulator.url)
     place.write_rows(good(400))

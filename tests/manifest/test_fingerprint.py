@@ -112,8 +112,8 @@ def test_equal_fingerprints_mean_equal_requests(left: World, right: World) -> No
 @given(st.lists(_strings, min_size=1, max_size=3))
 def test_where_one_part_ends_matters(texts: list[str]) -> None:
     """The same characters split into different parts are a different request."""
-    world = (ServiceKind.ARK, "m", None, [(Part(TEXT, text), None) for text in texts], None, False, False)
-    joined = (ServiceKind.ARK, "m", None, [(Part(TEXT, "".join(texts)), None)], None, False, False)
+    world: World = (ServiceKind.ARK, "m", None, [(Part(TEXT, text), None) for text in texts], None, False, False)
+    joined: World = (ServiceKind.ARK, "m", None, [(Part(TEXT, "".join(texts)), None)], None, False, False)
     assert (_identify(world) == _identify(joined)) == (len(texts) == 1)
 
 

@@ -587,7 +587,7 @@ def test_parquet_chunks_are_bounded_in_bytes(tmp_path: Path) -> None:
 def test_a_manifest_that_vanishes_stops_the_run(tmp_path: Path) -> None:
     """The error names the shard's file."""
     for format_ in ("jsonl", "csv", "parquet"):
-        shard = Shard(0, str(tmp_path / "gone"), "gone", format_, None, 0, 10)  # type: ignore[arg-type]
+        shard = Shard(0, str(tmp_path / "gone"), "gone", format_, None, 0, 10)
         with pytest.raises(ManifestError, match="gone"):
             list(read_shard(shard, ManifestOptions("x"), CONTEXT))
 

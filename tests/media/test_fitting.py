@@ -21,7 +21,7 @@ from arkbeam.media.options import FitOptions
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.media.pictures import animation, data_uri, deep_colour, deep_grey, paint, picture, rotated, save
 
@@ -38,7 +38,7 @@ def _facts(data: bytes) -> ImageFacts:
     return facts
 
 
-def _fit(data: bytes, options: FitOptions = ON) -> Image.Image | None:
+def _fit(data: bytes, options: FitOptions = ON) -> ImageFile.ImageFile | None:
     """Fit an image twice, to the same bytes and to the planned size and type; return None if it is left unchanged."""
     facts = _facts(data)
     fit = plan_fit(facts, options, 15)

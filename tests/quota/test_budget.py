@@ -28,17 +28,20 @@ STEPS = st.lists(
 
 
 @given(AMOUNTS, STEPS)
-def test_what_is_used_and_reserved_is_never_above_what_is_granted(granted: Cost, steps: list[object]) -> None:
+def test_what_is_used_and_reserved_is_never_above_what_is_granted(
+    granted: Cost, steps: list[tuple[str, Cost, random.Random]]
+) -> None:
     """Holds for any sequence of reservations, settlements, losses and refusals; `used` is the sum of what was settled."""
-    budget, open_bounds, used = Budget(granted), [], NO_COST
-    for kind, bound, chance in steps:  # type: ignore[misc]
+    open_bounds: list[Cost] = []
+    budget, used = Budget(granted), NO_COST
+    for kind, bound, chance in steps:
         if kind == "reserve":
             fits = granted.covers(used.plus(sum_of(open_bounds)).plus(bound))
             assert budget.reserve(bound) == fits
             open_bounds += [bound] if fits else []
         elif open_bounds:
             reserved = open_bounds.pop(chance.randrange(len(open_bounds)))
-            share = {"settle": Fraction(chance.random()), "lose": 1, "refuse": 0}[kind]
+            share = {"settle": Fraction(chance.random()), "lose": Fraction(1), "refuse": Fraction(0)}[kind]
             actual = Cost(int(reserved.tokens * share), int(reserved.pcny * share))
             budget.settle(reserved, actual)
             used = used.plus(actual)

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from arkbeam.base.errors import ConfigError
@@ -357,7 +358,7 @@ def test_the_use_of_several_processes_adds_up_on_one_clock() -> None:
     "wrong",
     [{"rpm": 0}, {"tpm": -1}, {"headroom": 0.0}, {"headroom": 1.01}, {"headroom": math.nan}, {"lanes": 0}],
 )
-def test_quotas_that_admit_nothing_are_refused(wrong: dict[str, float]) -> None:
+def test_quotas_that_admit_nothing_are_refused(wrong: dict[str, Any]) -> None:
     """The error names the key of the config."""
     with pytest.raises(ConfigError, match=f"quota.{next(iter(wrong))}"):
         QuotaOptions(**wrong)

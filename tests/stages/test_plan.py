@@ -64,7 +64,7 @@ _FINGERPRINTS = st.integers(0, 11).map(_name)
 _PLACES = st.tuples(st.integers(0, 3), st.integers(0, 30))
 _KEYS = st.lists(
     st.builds(
-        lambda name, place, text, image: Key(name, *place, text, image),
+        lambda name, place, text, image: Key(name, *place, text, image),  # type: ignore[call-arg]
         _FINGERPRINTS,
         _PLACES,
         st.integers(0, 2**32 - 1),

@@ -511,7 +511,7 @@ def test_a_commit_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
         with monkeypatch.context() as patched:
             for name in ("remove_file", "write_bytes", "remove_leftovers"):
                 patched.setattr(commit_module, name, steps.wrap(getattr(commit_module, name)))
-            patched.setattr(parts, "writing", steps.wrap_block(parts.writing))
+            patched.setattr(parts, "writing", steps.wrap_block(parts.writing))  # type: ignore[attr-defined]
             try:
                 _publish(run, rows_max=1_000)
                 finished = True

@@ -107,7 +107,7 @@ def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatc
         b"{\n"
     ]
     job = _job(tmp_path, lines, keep=["price"])
-    read = reading.read_shard
+    read = reading.read_shard  # type: ignore[attr-defined]
 
     def die_midway(*arguments: Any) -> Any:
         yield from read(*arguments)
@@ -224,7 +224,7 @@ def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatc
     """An intact segment stays in the store: if it were set aside after a time-out, its vectors would be paid twice."""
     job = _job(tmp_path, [_line(text="a")])
     segments = _fill_store(job)
-    read, fails = reading.read_index, [1]
+    read, fails = reading.read_index, [1]  # type: ignore[attr-defined]
 
     def read_or_fail(uri: str, model: str | None) -> pa.Table:
         if uri == segments[1] and fails.pop(0):

@@ -192,7 +192,7 @@ def test_a_beat_that_fails_is_made_good_by_the_next(output: str, monkeypatch: py
 
 def test_of_two_that_see_no_mark_one_wins(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both write; the later mark stays, and the earlier run sees it before it sends anything."""
-    writes = claim.write_bytes
+    writes = claim.write_bytes  # type: ignore[attr-defined]
 
     def write_then_lose(uri: str, data: bytes) -> None:
         writes(uri, data)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from arkbeam.ark.client import ApiOptions, ArkClient
 from arkbeam.ark.wire import WireOptions, encode_request
-from arkbeam.base.capabilities import EncodingFormat
+from arkbeam.base.capabilities import EncodingFormat, MultiEmbedding
 from arkbeam.base.records import Modality, Part, Request
 from arkbeam.base.replies import Reply
 from arkbeam.emulator.options import EmulatorOptions
@@ -45,7 +45,7 @@ def ask(url: str, body: dict[str, Any]) -> Reply:
         for item in body["input"]
     )
     sparse = body.get("sparse_embedding") == {"type": "enabled"}
-    multi = "plain" if body.get("multi_embedding") == {"type": "enabled"} else "off"
+    multi: MultiEmbedding = "plain" if body.get("multi_embedding") == {"type": "enabled"} else "off"
     request = Request(parts, body.get("instructions"), sparse)
     options = WireOptions(body["model"], body.get("dimensions"), EncodingFormat.BASE64, multi)
 

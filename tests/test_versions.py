@@ -1,0 +1,72 @@
+"""What an earlier version wrote is read by this one: its store costs nothing again, and its output can be inspected.
+
+`data/version-0.1.0` was written by two runs of version 0.1.0 against its emulator, in a folder of their own, with texts in two
+languages, pictures by data URI and by path, a duplicate, a line that is not JSON, a row that the service refuses, and kept columns.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from arkbeam.app.config import load_config
+from arkbeam.app.job import plan_job, prepare_job, run_job
+
+from tests.places import Emulator
+
+DATA = Path(__file__).parent / "data" / "version-0.1.0"
+PUBLISHED, FAILED = 11, 2
+NOT_COMPARED = {"embeddings": ["manifest"], "failures": ["manifest", "message"]}
+"""The path of the manifest is that of the copy; messages may be worded in another way."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the earlier version's folder, as the working directory: the paths of its config are relative."""
+    copy = tmp_path / "copy"
+    shutil.copytree(DATA, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def read_rows(output: Path, name: str) -> pa.Table:
+    """Read `embeddings` or `failures` in the order of the manifest, without the columns that may differ."""
+    return pq.read_table(output / name).drop_columns(NOT_COMPARED[name]).sort_by("row")
+
+
+def read_bits(table: pa.Table) -> bytes:
+    """The bytes of all dense vectors: `equals` takes 0.0 and -0.0 for the same."""
+    return bytes(table["dense"].combine_chunks().values.to_numpy().tobytes())
+
+
+def test_a_store_of_the_version_before_costs_nothing(folder: Path, emulator: Emulator) -> None:
+    """Nothing is sent; every row is published with the same bits, kept columns and fingerprint; the failures are the same."""
+    before = {name: read_rows(folder / "out", name) for name in ("embeddings", "failures")}
+    shutil.rmtree(folder / "out")
+    settings = [f"api.base_url={emulator.url}"]
+    totals = plan_job(prepare_job(load_config("config.yaml", settings)))
+    assert (totals.rows + totals.unreadable, totals.owned, totals.rejected, totals.to_buy) == (13, PUBLISHED, 1, 0)
+    note = run_job(prepare_job(load_config("config.yaml", settings)))
+    assert (note["published"], note["failed"], note["owned"]) == (PUBLISHED, FAILED, PUBLISHED)
+    assert (note["requests_sent"], note["requests_paid"], emulator.stats["received"]) == (0, 0, 0)
+    for name, table in before.items():
+        again = read_rows(folder / "out", name)
+        assert again.schema.equals(table.schema)
+        assert again.equals(table)
+    again = read_rows(folder / "out", "embeddings")
+    assert read_bits(again) == read_bits(before["embeddings"])
+    assert before["embeddings"]["fingerprint"].null_count == 0
+    assert {"title", "price", "tags", "dense", "sparse"} <= set(before["embeddings"].column_names)
+
+
+def test_an_output_of_the_version_before_is_inspected(folder: Path, call: Callable[..., Any]) -> None:
+    """`inspect` shows the counts, columns and failures of the earlier output as it is."""
+    note = orjson.loads((folder / "out" / "run.json").read_bytes())
+    ended = call("inspect", "out")
+    assert (ended.code, ended.err) == (0, "")
+    for word in (note["run"], "dense", "title", "tags", "bad_json", "SensitiveContentDetected"):
+        assert word in ended.out
