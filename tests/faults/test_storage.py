@@ -196,7 +196,7 @@ def test_a_damaged_segment_is_found_and_bought_again(
     assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, bought, ROWS - bought)
     assert_vectors(yard.read("embeddings"), parts_of)
     aside = {path.name for path in (yard.store / "damaged").rglob("*.*")}
-    unreadable = {where for where, path in damaged.items() if path.name + integrity.UNREADABLE in aside}
+    unreadable = {where for where, path in damaged.items() if path.name + integrity.UNREADABLE_SUFFIX in aside}
     assert unreadable.isdisjoint(["magic", "page header", "dense page"])
     assert note["all_runs"]["files_unreadable"] == len(unreadable)
     usage_rows, lost = yard.read("usage"), bought - sum(held[where] for where in unreadable)
@@ -335,7 +335,7 @@ def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, b
         for name in list_parquet(f"{store_uri}/events")
         for row in read_columns(name, ["client_request_id", "total_tokens", "kind"]).to_pylist()
     ]
-    assert len(recorded) in ((0,) if aside.endswith(integrity.UNREADABLE) else (6,))
+    assert len(recorded) in ((0,) if aside.endswith(integrity.UNREADABLE_SUFFIX) else (6,))
     assert {row["total_tokens"] for row in recorded} <= {9, None}
     for name in list_parquet(f"{store_uri}/events"):
         Path(name).unlink()

@@ -35,7 +35,7 @@ from arkbeam.store.layout import (
 from arkbeam.store.multi import is_multi_damaged
 from arkbeam.store.segments import Attempt, is_damaged, read_columns
 
-UNREADABLE = ".unreadable"
+UNREADABLE_SUFFIX = ".unreadable"
 _VERIFIED_SUFFIX = ".ids"
 _VERIFIED_FILES_MAX = 32  # more files than this are merged into one
 _TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
@@ -94,7 +94,7 @@ def set_aside(store_uri: str, uri: str) -> str:
     run, name = run_of(uri), uri.rpartition("/")[2]
     events = _salvage(read_bytes(uri))
     if events is None:
-        name += UNREADABLE
+        name += UNREADABLE_SUFFIX
         _log.warning("nothing can be read from %s: its cost is missing from usage/", uri)
     elif events:
         recorded = _recorded_ids(store_uri, run, apart_from=uri)
@@ -109,7 +109,7 @@ def set_aside(store_uri: str, uri: str) -> str:
 def count_unreadable(store_uri: str, output_uri: str) -> int:
     """Count the files of an output's runs that were set aside with unknown cost."""
     runs = runs_of_output(damaged_folder(store_uri), output_uri)
-    return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE)) for run in runs)
+    return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE_SUFFIX)) for run in runs)
 
 
 def _recorded_ids(store_uri: str, run: str, *, apart_from: str) -> set[str]:
