@@ -74,8 +74,8 @@ def plan_through_beam(spec: RunSpec) -> PlanTotals:
             | "Index" >> beam.Create(range(len(_tables.index)))
             | "SplitIndex" >> beam.FlatMap(_split, "index", spec.buckets)
         )
-        refused = pipeline | "Refused" >> beam.Create([])
-        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanBuckets(spec)
+        rejected = pipeline | "Rejected" >> beam.Create([])
+        planned = {"keys": keys, "index": index, "rejected": rejected} | "Plan" >> PlanBuckets(spec)
         _ = planned.totals | "Note" >> beam.Map(_note)
     return sum_totals(_totals)
 
