@@ -215,7 +215,7 @@ def _figures(name: str, seen: Seen, times: _Times, target: float) -> list[Figure
             name,
             "most in 60 s above the quota",
             f"{above}",
-            f"≤ {IN_FLIGHT}, one process's in flight",
+            f"≤ {IN_FLIGHT} (in flight of one process)",
             at_most(above, IN_FLIGHT),
             f"{seen.most_a_minute} requests",
         ),
