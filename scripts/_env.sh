@@ -1,5 +1,5 @@
-# Read by scripts/run, scripts/test and scripts/bench, which set $root: keeps a virtual environment in step with pyproject.toml
-# and constraints.txt. It is .venv, or .venv-3.13 where PYTHON names a Python 3.13, so that the first is kept.
+# Functions of the scripts in this folder, which set $root and source this file. They create a virtual environment and
+# update it when pyproject.toml or constraints.txt changes. It is .venv, or .venv-3.13 if PYTHON names a Python 3.13.
 
 venv="$root/.venv"
 
@@ -34,7 +34,7 @@ find_python() {
     return 2
 }
 
-# Takes the environment of the Python that PYTHON names, if it names one.
+# If PYTHON is set, use the environment of that version.
 choose_venv() {
     if [ -n "${PYTHON:-}" ]; then
         python=$(find_python)
@@ -46,39 +46,39 @@ has_pip() {
     "$venv/bin/python" -m pip --version >/dev/null 2>&1
 }
 
-make_venv() {
-    say "making ${venv##*/} with $("$1" --version 2>&1)"
+create_venv() {
+    say "creating ${venv##*/} with $("$1" --version 2>&1)"
     if "$1" -m venv --clear "$venv" >/dev/null 2>&1; then
         return
     fi
-    # Debian packs ensurepip apart from Python; its pip can still fill a venv that has none.
+    # On Debian, ensurepip is a separate package; without it, the pip of $1 installs a pip into the new environment.
     if ! { "$1" -m venv --clear --without-pip "$venv" && "$1" -m pip --python "$venv/bin/python" install --quiet pip; }; then
-        say "$1 can make no virtual environment: it needs the venv module and pip"
+        say "$1 cannot create a virtual environment: it needs the venv module and pip"
         return 2
     fi
 }
 
-# What an installation depends on. The path is in it since an editable install names the checkout.
+# Print a checksum of what an installation depends on. The path counts, because an editable install names the checkout.
 installation_stamp() {
     { cat "$root/pyproject.toml" "$root/constraints.txt"; echo "$root"; } | cksum
 }
 
-# One stamp for each extra and group: after scripts/test, scripts/run has nothing to do.
+# Each extra and group has its own stamp, so that scripts/run has nothing to install after scripts/test.
 is_installed() {
     for part in "$@"; do
         [ "$(cat "$venv/installed-$part" 2>/dev/null)" = "$stamp" ] || return 1
     done
 }
 
-# Compiling all of 300 packages takes longer than the rest; Python compiles what it imports.
+# --no-compile: compiling 300 packages takes longer than installing them, and Python compiles what it imports anyway.
 install() {
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
         --constraint "$root/constraints.txt" "$@"
 }
 
-# prepare "EXTRA..." ["GROUP..."]: makes or renews the environment; costs a few milliseconds when there is nothing to do.
-# Extras are parts of the package, for its users; groups are [dependency-groups] of pyproject.toml, for work on it.
-# shellcheck disable=SC2086 - lists of words
+# prepare "EXTRA..." ["GROUP..."]: create or update the environment. Takes a few milliseconds if there is nothing to do.
+# Extras belong to the package, for its users; groups are the [dependency-groups] of pyproject.toml, for work on it.
+# shellcheck disable=SC2086 - the variables are lists of words
 prepare() {
     extras=$1
     groups=${2:-}
@@ -89,15 +89,16 @@ prepare() {
     fi
     if ! { is_usable "$venv/bin/python" && has_pip; }; then
         python=$(find_python)
-        make_venv "$python"
+        create_venv "$python"
     fi
-    set -- --editable "$root[$(echo "$extras" | tr ' ' ',')]"
-    say "installing arkbeam[$(echo "$extras" | tr ' ' ',')]${groups:+ and the groups $groups} into ${venv##*/}; this takes a minute, once"
+    listed=$(echo "$extras" | tr ' ' ',')
+    set -- --editable "$root[$listed]"
+    say "installing arkbeam[$listed]${groups:+ and the groups $groups} into ${venv##*/}; this takes a minute, once"
     for group in $groups; do
         set -- --group "$group" "$@"
     done
     if [ -n "$groups" ]; then
-        install 'pip>=25.1' # the pip that comes with a Python may be older, and then knows no --group
+        install 'pip>=25.1' # an older pip has no option --group
     fi
     (cd "$root" && install "$@")
     for part in $extras $groups; do

@@ -2,8 +2,8 @@
 
     python scripts/make_demo.py            writes configs/demo/manifest.jsonl, more.csv and images/
 
-Nothing is random: with the pinned Pillow every run writes the same bytes. The only video, `videos/lantern.mp4` (H.264, three
-seconds: a lantern moves across a night sky), is not made here; it is kept with the data.
+Nothing is random: with the pinned Pillow every run writes the same bytes. The script does not make the only video,
+`videos/lantern.mp4` (H.264, three seconds: a lantern moves across a night sky).
 """
 
 import csv
@@ -38,7 +38,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Products that come in the same three variants: (slug, English, Chinese)."""
+    """Products that come in the same three variants. A variant is (slug, English, Chinese)."""
 
     tag: str
     variants: tuple[tuple[str, str, str], ...]
@@ -340,7 +340,7 @@ def to_line(row: Row) -> str:
 
 
 def manifest_bytes() -> bytes:
-    """Return the manifest. Lines are sorted by their hash, so that bad rows and duplicates are anywhere, as in an export."""
+    """Return the manifest. Its lines are sorted by their hash, so that bad rows and duplicates are spread over it."""
     texts = list(text_rows())
     lines = [to_line(row) for row in (*texts, *duplicate_rows(texts), *tile_rows(), *video_rows())]
     lines += bad_lines()
@@ -363,7 +363,7 @@ VISITS = (
 
 
 def more_bytes() -> bytes:
-    """Return a second, small manifest as CSV: visitors' questions. It has no prices and no tags, since CSV has only text."""
+    """Return a second, small manifest as CSV: visitors' questions. No prices and tags, because CSV has only text."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("id", "text", "image", "title", "lang"))
@@ -383,7 +383,7 @@ def demo_files() -> dict[str, bytes]:
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Write all files, over existing ones."""
+    """Write all files and replace existing ones."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     files = demo_files()
     for name, content in files.items():

@@ -1,15 +1,15 @@
-"""Writes the tables of the documentation that repeat the code.
+"""Write the tables of the documentation that repeat the code.
 
     .venv/bin/python -m scripts.make_docs            the tables of the config
     .venv/bin/python -m scripts.make_docs --media    the table of odd media as well, from a run of the whole job
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Tests compare each with the code.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`. Tests compare each table with the code.
 """
 
+import argparse
 import ast
 import dataclasses
 import inspect
-import sys
 import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
@@ -25,7 +25,7 @@ MEDIA_PAGE = ROOT / "pipeline" / "arkbeam" / "media" / "README.md"
 
 
 def make_config_table() -> str:
-    """Return the table of all keys of a config, those of the emulator left out."""
+    """Return the table of all keys of a config except those of the emulator."""
     return _make_table(row for row in describe_keys(Config) if not row[0].startswith("emulator."))
 
 
@@ -35,7 +35,7 @@ def make_emulator_table() -> str:
 
 
 def make_media_table() -> str:
-    """Return the table of odd media, as the whole job treats them."""
+    """Return the table of odd media, from runs of the whole job."""
     from arkbeam.emulator.serve import start_emulator  # noqa: PLC0415 - needs the packages of the tests
 
     from tests.media.test_odd import run_odd_media  # noqa: PLC0415
@@ -46,25 +46,25 @@ def make_media_table() -> str:
 
 
 def describe_keys(section: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield each key of a config section, its default as people write it, and the docstring of its field."""
+    """Yield each key of a config section with its default, as it is written in YAML, and the docstring of its field."""
     docs = _field_docs(section)
     kinds = get_type_hints(section)
     for field in dataclasses.fields(section):
         inner = section_of(kinds[field.name])
-        if inner is None or str in get_args(kinds[field.name]):  # a key that is either a text or a section
+        if inner is None or str in get_args(kinds[field.name]):  # a key that takes a string or a section
             yield prefix + field.name, _write_default(field), docs.get(field.name, "")
         if inner is not None:
             yield from describe_keys(inner, f"{prefix}{field.name}.")
 
 
 def read_table(page: Path, name: str) -> str:
-    """Return the table that stands at a mark of a page. Raises ValueError without the mark."""
+    """Return the table `name` of a page. Raise ValueError if the page has no such table."""
     _, table, _ = _split_page(page, name)
     return table.strip()
 
 
 def write_table(page: Path, name: str, table: str) -> None:
-    """Put a table at its mark on a page. Raises ValueError without the mark."""
+    """Replace the table `name` of a page. Raise ValueError if the page has no such table."""
     before, _, after = _split_page(page, name)
     page.write_text(f"{before}\n{table}\n{after}", "utf-8")
 
@@ -74,7 +74,7 @@ def _split_page(page: Path, name: str) -> tuple[str, str, str]:
     before, found, rest = page.read_text("utf-8").partition(begin)
     table, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{page} has no {begin} with an {end} behind it")
+        raise ValueError(f"{page} has no {begin} that is followed by {end}")
     return before + begin, table, end + after
 
 
@@ -113,10 +113,15 @@ def _write_default(field: "dataclasses.Field[Any]") -> str:
 
 
 def main() -> None:
-    """Write the tables."""
+    """Write the tables to the pages."""
+    parser = argparse.ArgumentParser(
+        prog="scripts.make_docs", description="Write the tables of the documentation that repeat the code."
+    )
+    parser.add_argument("--media", action="store_true", help="write the table of odd media as well; runs the whole job")
+    arguments = parser.parse_args()
     write_table(CONFIG_PAGE, "config", make_config_table())
     write_table(CONFIG_PAGE, "emulator", make_emulator_table())
-    if "--media" in sys.argv[1:]:
+    if arguments.media:
         write_table(MEDIA_PAGE, "odd media", make_media_table())
 
 

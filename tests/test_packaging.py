@@ -205,7 +205,7 @@ def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
     code, did, said = checkout.run("scripts/run", "--set", "quota.rpm=600")
     assert code == 0
     assert did == ["install check out[emulator]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
-    assert "making .venv" in said
+    assert "creating .venv" in said
     assert "installing arkbeam[emulator]" in said
 
 
@@ -255,7 +255,7 @@ def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
     other = str(checkout.add_python("other"))
     _, did, said = checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")
     assert did[0] == "install check out[emulator]"
-    assert "making .venv-3.13" in said
+    assert "creating .venv-3.13" in said
     assert checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")[1:] == (did[1:], "")
     assert checkout.run("scripts/run")[1:] == (did[1:], "")
 
@@ -266,7 +266,7 @@ def test_tests_run_on_a_named_version(checkout: Checkout) -> None:
     _, did, said = checkout.run("scripts/test", "--python", "3.13", "tests/ark", FAKE_VERSION="3.13")
     assert did[:2] == INSTALLED_BY_TEST
     assert did[-1] == "check pytest --durations=10 tests/ark"
-    assert "making .venv-3.13" in said
+    assert "creating .venv-3.13" in said
     assert not (checkout.root / ".venv").exists()
     code, did, said = checkout.run("scripts/test", "--python", "3.14")
     assert (code, did) == (NOT_FOUND, [])

@@ -46,12 +46,12 @@ full size), which are removed afterwards; nothing is written into the checkout.
 
 Example: scripts/bench --quick fixed kill
 
-Exit codes: 0: every measure was made, whether its targets are met or not; 1: a measure could not be made; 2: an error \
+Exit codes: 0: every measure was made, even if it missed a target; 1: a measure could not be made; 2: an error \
 in the command line."""
 
 
 def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[list[Figure], bool]:
-    """Make the measures, each in a temporary folder; return the figures, and whether all measures could be made."""
+    """Make the measures, each in a temporary folder; return the figures, and True if all measures could be made."""
     figures: list[Figure] = []
     complete = True
     for name in names:
@@ -72,7 +72,7 @@ def run_measures(names: Sequence[str], size: Size, console: Console) -> tuple[li
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Measures to make; default: all.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: 2 minutes instead of 15.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: about 7 minutes instead of 30.")] = False,
 ) -> None:
     """Measure what this project promises, and print one table of the figures."""
     chosen = names or list(MEASURES)

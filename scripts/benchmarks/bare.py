@@ -1,9 +1,9 @@
-"""The loop that throughput is compared with: it sends encoded requests with as many workers and decodes the replies.
+"""The loop that throughput is compared with: it sends encoded requests with WORKERS workers and decodes the replies.
 
     python -m scripts.benchmarks.bare httpx|ark BASE_URL COUNT WORKERS
 
-`httpx` is a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. It prints
-{"seconds": …} of the loop alone, without the encoding of the requests.
+`httpx` uses a plain `httpx.AsyncClient` over the aiohttp transport, `ark` this project's client. The module prints
+{"seconds": …}: the wall time of the loop, without the encoding of the requests.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def encode_bodies(count: int) -> list[bytes]:
 
 
 async def open_httpx(base_url: str, stack: AsyncExitStack) -> Send:
-    """Return a function that sends a body with the plain client."""
+    """Return a function that sends an encoded request with a plain httpx client and decodes the reply."""
     headers = {"Authorization": "Bearer stand-in", "Content-Type": "application/json"}
     client = await stack.enter_async_context(
         httpx.AsyncClient(transport=AiohttpTransport(), headers=headers, timeout=60.0)
@@ -48,7 +48,7 @@ async def open_httpx(base_url: str, stack: AsyncExitStack) -> Send:
 
 
 async def open_ark(base_url: str, workers: int, stack: AsyncExitStack) -> Send:
-    """Return a function that sends a body with this project's client."""
+    """Return a function that sends an encoded request with this project's client, which decodes the reply."""
     client = ArkClient(ApiOptions(base_url=base_url), "stand-in", connections_max=workers)
     stack.push_async_callback(client.aclose)
     source = random.Random(0)
@@ -63,7 +63,7 @@ async def open_ark(base_url: str, workers: int, stack: AsyncExitStack) -> Send:
 
 
 async def send_all(kind: str, base_url: str, bodies: list[bytes], workers: int) -> float:
-    """Send all bodies; return the seconds that it took."""
+    """Send all requests; return the wall time in seconds."""
     waiting: Iterator[bytes] = iter(bodies)
     async with AsyncExitStack() as stack:
         send = await (open_httpx(base_url, stack) if kind == "httpx" else open_ark(base_url, workers, stack))
@@ -80,7 +80,7 @@ async def send_all(kind: str, base_url: str, bodies: list[bytes], workers: int) 
 
 
 def main(kind: str, base_url: str, count: str, workers: str) -> None:
-    """Run one loop and print its seconds."""
+    """Run one loop and print its wall time."""
     seconds = asyncio.run(send_all(kind, base_url, encode_bodies(int(count)), int(workers)))
     print(json.dumps({"seconds": seconds}))
 

@@ -1,4 +1,4 @@
-"""Kill a run with SIGKILL half-way, repeat the command: what is paid twice, are the output and `usage/` right?"""
+"""Kill a run with SIGKILL half-way and repeat the command: count what is paid twice, check the output and `usage/`."""
 
 import time
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _DEADLINE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Rows of a run, and how many runs are killed."""
+    """Number of rows of a run, and of runs that are killed."""
 
     rows: int
     times: int
@@ -31,7 +31,7 @@ SIZES = {Size.FULL: Sizes(2_000, 3), Size.QUICK: Sizes(600, 1), Size.TINY: Sizes
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Results of a run that was killed and repeated: counts of the server and of `usage/`, and the check of the output."""
+    """A run that was killed and repeated: counts of the server and of `usage/`, and the check of the output."""
 
     paid_at_kill: int
     paid: int
@@ -81,9 +81,10 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _kill_points(rows: int) -> list[int]:
-    """Return after how many paid requests a run is killed: half of them; some more; and when most can be lost.
+    """Return the numbers of paid requests after which a run is killed: half of all; a few more; the worst moment.
 
-    Most can be lost while the open buffer is full or being written and most requests are in flight again.
+    At the worst moment most can be lost: the open buffer is full or being written, and most of the next requests are in
+    flight.
     """
     half = rows // 2
     written = -(-half // FLUSH_ROWS) * FLUSH_ROWS
@@ -116,8 +117,8 @@ def _kill_once(bench: Bench, rows: int, point: int) -> Outcome:
     return outcome
 
 
-def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
-    """Start a run, kill it once the server counts `paid_max` paid requests; return the count at that time."""
+def _run_and_kill(site: Site, url: str, paid_min: int) -> int:
+    """Start a run and kill it once the server counts `paid_min` paid requests; return the count at that time."""
     said = site.folder / "said.txt"
     with said.open("wb") as output:
         process = start_child(site.command(), site.folder, output.fileno(), output.fileno())
@@ -125,7 +126,7 @@ def _run_and_kill(site: Site, url: str, paid_max: int) -> int:
     try:
         while time.monotonic() < deadline_s and process.poll() is None:
             paid = int(read_stats(url)["paid"])
-            if paid >= paid_max:
+            if paid >= paid_min:
                 return paid
             time.sleep(_POLL_S)
     finally:

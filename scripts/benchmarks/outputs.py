@@ -20,7 +20,8 @@ _BATCH_ROWS = 1_024
 class Checked:
     """Published rows compared with the manifest.
 
-    `wrong` rows have not the vector of their text, `missing` rows are not published, `repeated` rows more than once.
+    `wrong`: rows with another vector than that of their text. `missing`: rows that are not published. `repeated`: rows
+    beyond the first with the same id.
     """
 
     rows: int

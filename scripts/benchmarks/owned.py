@@ -1,6 +1,6 @@
-"""Fill a store without buying: with the store's own code, and with the fingerprints that a run computes.
+"""Fill a store without buying: the store's own code writes the segments, with the fingerprints that a run computes.
 
-All vectors are the same one, so that a million of them fit on a disk. Everything else is as a run writes it.
+All vectors are equal, so that a million of them take little space on disk. Everything else is as a run writes it.
 """
 
 import time

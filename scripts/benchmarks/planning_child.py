@@ -2,8 +2,8 @@
 
     python -m scripts.benchmarks.planning_child CONFIG ROWS KNOWN
 
-It prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}}: for the pure functions, and for the same tables through Beam's
-in-process runner. The number of buckets comes from CONFIG.
+It prints {"join": {"wall_s": …, "cpu_s": …}, "beam": {…}, "buckets": …}. `join` is for the pure functions, `beam` for the
+same tables through Beam's in-process runner. The number of buckets comes from CONFIG.
 """
 
 import json
@@ -27,7 +27,7 @@ from arkbeam.stages.spec import RunSpec
 
 from scripts.benchmarks.runs import BenchError
 
-KEYS_ROWS = 131_072  # of one table, as Read emits them
+KEYS_ROWS = 131_072  # rows of one table of keys, as Read emits them
 INDEX_ROWS = 65_536
 SEGMENT_ROWS = 256
 
@@ -74,8 +74,8 @@ def plan_through_beam(spec: RunSpec) -> PlanTotals:
             | "Index" >> beam.Create(range(len(_tables.index)))
             | "SplitIndex" >> beam.FlatMap(_split, "index", spec.buckets)
         )
-        refused = pipeline | "Refused" >> beam.Create([])
-        planned = {"keys": keys, "index": index, "refused": refused} | "Plan" >> PlanBuckets(spec)
+        rejected = pipeline | "Rejected" >> beam.Create([])
+        planned = {"keys": keys, "index": index, "rejected": rejected} | "Plan" >> PlanBuckets(spec)
         _ = planned.totals | "Note" >> beam.Map(_note)
     return sum_totals(_totals)
 

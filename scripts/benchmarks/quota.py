@@ -1,7 +1,7 @@
 """The used share of the quota and the share of refused requests, as counted by the server.
 
-As many rows as the quota allows in a minute are never refused, since one sliding minute holds them all. So a second run
-with half as many new rows follows at once, in a minute that is still full with the requests of the first.
+A run of as many rows as the quota allows in a minute is never refused, because one sliding minute holds all of them. So
+a second run, with half as many new rows, starts at once: the requests of the first run still fill the minute.
 
 Measures that last several minutes use the server's counts by second, from the second minute on.
 """
@@ -18,34 +18,37 @@ from scripts.benchmarks.runs import UNLIMITED_RPM, UNLIMITED_TPM, Ended, Site, r
 from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most
 from scripts.benchmarks.texts import make_mixed_texts, make_spread_texts, make_texts, write_texts
 
-ROWS_PER_MINUTE = 600
+RPM = 600
 HEADROOM = 0.98
 LATENCY_MS = 200.0
-ASKED = 0.94
+TARGET_SHARE = 0.94
 ROWS = {Size.FULL: 600, Size.QUICK: 60, Size.TINY: 12}
 
-
+# For measures that last several minutes.
 MINUTES = {Size.FULL: 3.0, Size.QUICK: 1.0, Size.TINY: 0.1}
-HEADROOM_MINUTES = 0.995
+LONG_HEADROOM = 0.995
 FAST_RPM = {Size.FULL: 15_000, Size.QUICK: 15_000, Size.TINY: 3_000}
 
 
 @dataclass(frozen=True, slots=True)
 class _Scenario:
-    """A quota for a run of some minutes, and the targets for it. `rpm` binds if it is set, otherwise `tpm`."""
+    """A quota for a run of some minutes, and its targets. `rpm` is the binding limit if it is set, otherwise `tpm`.
+
+    `target`: least used share of the limit. `refused_max`: largest share of refused requests.
+    """
 
     name: str
     rpm: int | None
     tpm: int | None
     latency_ms: float
-    asked: float
+    target: float
     refused_max: float
     refusals_count: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """What the server accepted, from its first paid request to its last."""
+    """What the server counted; `minutes` is the time from its first paid request to its last."""
 
     requests: int
     tokens: int
@@ -58,22 +61,22 @@ class _Spent:
         return cls(stats["paid"], stats["tokens"]["total"], minutes, stats["refused"])
 
     def share(self, amount: int, per_minute: int) -> float:
-        """Return the share of the quota that an amount is. n requests have n - 1 gaps, so the last one does not count."""
+        """Return the used share of a quota. n requests have n - 1 gaps between them, so the last one does not count."""
         return amount * (1 - 1 / self.requests) / self.minutes / per_minute
 
 
 def measure_requests(bench: Bench) -> list[Figure]:
     """Used share of 600 requests a minute at 200 ms latency, and the number of refused requests."""
     texts = list(make_texts(ROWS[bench.size] * 3 // 2))
-    return _measure(bench, "quota_rpm", texts, rpm=ROWS_PER_MINUTE, tpm=None)
+    return _measure(bench, "quota_rpm", texts, rpm=RPM, tpm=None)
 
 
 def measure_tokens(bench: Bench) -> list[Figure]:
-    """The same for a quota of tokens: 600 rows of 2 to 120 words."""
+    """Used share of a quota of tokens at 200 ms latency, and the number of refused requests. Rows have 2 to 120 words."""
     rows = ROWS[bench.size]
     texts = list(make_mixed_texts(rows * 3 // 2))
     tokens = sum(count_parts([TextPart(text)], None).total_tokens or 0 for text in texts[:rows])
-    return _measure(bench, "quota_tpm", texts, rpm=None, tpm=tokens * ROWS_PER_MINUTE // rows)
+    return _measure(bench, "quota_tpm", texts, rpm=None, tpm=tokens * RPM // rows)
 
 
 def _measure(bench: Bench, name: str, texts: Sequence[str], *, rpm: int | None, tpm: int | None) -> list[Figure]:
@@ -101,8 +104,8 @@ def _measure(bench: Bench, name: str, texts: Sequence[str], *, rpm: int | None, 
             name,
             f"used share of {'rpm' if rpm else 'tpm'} {rpm or tpm:,}",
             f"{share:.1%}",
-            f"≥ {ASKED:.0%}",
-            at_least(share, ASKED),
+            f"≥ {TARGET_SHARE:.0%}",
+            at_least(share, TARGET_SHARE),
             f"at the server; run.json says {said['utilisation']:.1%} of {said['binding']}; "
             f"{rows} rows, {spent.tokens:,} tokens in {spent.minutes * 60:.1f} s, headroom {HEADROOM}",
         ),
@@ -111,17 +114,17 @@ def _measure(bench: Bench, name: str, texts: Sequence[str], *, rpm: int | None, 
 
 
 def measure_sliding(bench: Bench) -> list[Figure]:
-    """Used share of 600 RPM over three sliding minutes, from the second on; refused requests count too."""
-    rows = round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12
-    scenario = _Scenario("quota_sliding", ROWS_PER_MINUTE, None, LATENCY_MS, 0.95, 0.0)
+    """Used share of 600 RPM over three sliding minutes, from the second on. Refused requests count as well."""
+    rows = round(RPM * MINUTES[bench.size]) + 12
+    scenario = _Scenario("quota_sliding", RPM, None, LATENCY_MS, 0.95, 0.0)
     return _measure_minutes(bench, scenario, list(make_texts(rows)))[0]
 
 
 def measure_spread(bench: Bench) -> list[Figure]:
-    """The same for a quota of tokens, with texts whose lengths differ by a factor of up to 100."""
-    texts = list(make_spread_texts(round(ROWS_PER_MINUTE * MINUTES[bench.size]) + 12))
+    """Used share of a quota of tokens over three sliding minutes, with texts of 4 to 1,600 words."""
+    texts = list(make_spread_texts(round(RPM * MINUTES[bench.size]) + 12))
     tokens = sum(count_parts([TextPart(text)], None).total_tokens or 0 for text in texts)
-    scenario = _Scenario("quota_spread", None, tokens * ROWS_PER_MINUTE // len(texts), LATENCY_MS, 0.95, 0.005)
+    scenario = _Scenario("quota_spread", None, tokens * RPM // len(texts), LATENCY_MS, 0.95, 0.005)
     return _measure_minutes(bench, scenario, texts)[0]
 
 
@@ -141,7 +144,7 @@ def _measure_minutes(bench: Bench, scenario: _Scenario, texts: Sequence[str]) ->
     quota = {
         "rpm": scenario.rpm or UNLIMITED_RPM,
         "tpm": scenario.tpm or UNLIMITED_TPM,
-        "headroom": HEADROOM_MINUTES,
+        "headroom": LONG_HEADROOM,
     }
     site = Site(bench.folder / scenario.name)
     emulator = EmulatorOptions(
@@ -156,15 +159,15 @@ def _measure_minutes(bench: Bench, scenario: _Scenario, texts: Sequence[str]) ->
     unit, limit = ("paid", scenario.rpm) if scenario.rpm else ("tokens", scenario.tpm or 1)
     share, seconds = find_share(stats["requests_by_second"], unit, limit)
     refused = stats["refused"] / stats["received"]
-    words = f"over {seconds} s at the server, headroom {HEADROOM_MINUTES}; at most {stats['in_flight_max']} in flight"
-    asked = f"≥ {scenario.asked:.0%}"
+    words = f"over {seconds} s at the server, headroom {LONG_HEADROOM}; at most {stats['in_flight_max']} in flight"
+    target = f"≥ {scenario.target:.0%}"
     return [
         Figure(
             scenario.name,
             f"used share of {'rpm' if scenario.rpm else 'tpm'} {limit:,}, minutes 2 on",
             f"{share:.1%}",
-            asked,
-            at_least(share, scenario.asked),
+            target,
+            at_least(share, scenario.target),
             words,
         ),
         Figure(
@@ -179,10 +182,10 @@ def _measure_minutes(bench: Bench, scenario: _Scenario, texts: Sequence[str]) ->
 
 
 def find_share(by_second: Sequence[Mapping[str, int]], unit: str, limit: int) -> tuple[float, int]:
-    """Return the used share of a limit per minute, and the number of whole seconds that it was measured over.
+    """Return the used share of a limit per minute, and the number of whole seconds over which it was measured.
 
-    They start one minute after the first request, or after a third of the time if that is shorter, and end before the last
-    second.
+    The measured time starts one minute after the first request, or after a third of the time if that is shorter. It
+    ends before the last second. The share is NaN if nothing can be measured.
     """
     counted = {second["second"]: second[unit] for second in by_second}
     if not counted:

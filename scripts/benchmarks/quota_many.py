@@ -1,7 +1,7 @@
 """One quota shared by four processes, as counted by the server: by marks in an S3 store, and through Redis.
 
-Each process is a run with its own output; all send for one account. With marks, one process is killed after half of the time
-and started again after three quarters. The first minute, in which all start, does not count.
+Each process is a run with its own output; all send for one account. With marks, one process is killed after half of the
+time and started again after three quarters. The first minute, in which all start, does not count.
 """
 
 import os
@@ -29,13 +29,13 @@ HEADROOM = 0.995
 LATENCY_MS = 200.0
 IN_FLIGHT = 8
 REFUSED_SHARE = 0.005
-_START_S = 120.0
+_WAIT_S = 120.0  # for a process to start or to end
 _BUCKET = "bench"
 
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Length of the measure, and the second from which it counts."""
+    """Length of the measure, and the second from which requests count."""
 
     total_s: int
     counted_from_s: int
@@ -80,7 +80,7 @@ class _Team:
             process.send_signal(signal.SIGTERM)
         for process in self.running.values():
             try:
-                process.wait(_START_S)
+                process.wait(_WAIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -163,14 +163,14 @@ def _measure(
                 team.start(number)
             _wait_for_first(url, team)
             bench.say(f"{PROCESSES} processes send")
-            _live(team, times.total_s, kill=kill)
+            _watch(team, times.total_s, kill=kill)
             return Seen.of(read_stats(url))
         finally:
             team.end()
 
 
 def _wait_for_first(url: str, team: _Team) -> None:
-    deadline_s = time.monotonic() + _START_S
+    deadline_s = time.monotonic() + _WAIT_S
     while not read_stats(url)["received"]:
         team.check()
         if time.monotonic() > deadline_s:
@@ -178,8 +178,11 @@ def _wait_for_first(url: str, team: _Team) -> None:
         time.sleep(0.05)
 
 
-def _live(team: _Team, total_s: int, *, kill: bool) -> None:
-    """Wait for the length of the measure; kill a run after half of it and start it again after three quarters."""
+def _watch(team: _Team, total_s: int, *, kill: bool) -> None:
+    """Wait for the length of the measure. Raise BenchError if a run ends by itself.
+
+    `kill`: kill one run after half of the time and start it again after three quarters.
+    """
     began_s = time.monotonic()
     killed = back = not kill
     while (passed_s := time.monotonic() - began_s) < total_s:
@@ -195,11 +198,11 @@ def _live(team: _Team, total_s: int, *, kill: bool) -> None:
         time.sleep(0.1)
 
 
-def _figures(name: str, seen: Seen, times: _Times, asked: float) -> list[Figure]:
+def _figures(name: str, seen: Seen, times: _Times, target: float) -> list[Figure]:
     used, above = seen.utilisation(times), max(0, seen.most_a_minute - RPM)
     counted = f"seconds {times.counted_from_s} to {times.total_s}, headroom {HEADROOM}, {PROCESSES} processes"
     return [
-        Figure(name, f"used share of rpm {RPM}", f"{used:.1%}", f"≥ {asked:.0%}", at_least(used, asked), counted),
+        Figure(name, f"used share of rpm {RPM}", f"{used:.1%}", f"≥ {target:.0%}", at_least(used, target), counted),
         Figure(
             name,
             "share that is refused",
@@ -212,7 +215,7 @@ def _figures(name: str, seen: Seen, times: _Times, asked: float) -> list[Figure]
             name,
             "most in 60 s above the quota",
             f"{above}",
-            f"≤ {IN_FLIGHT}, one process's in flight",
+            f"≤ {IN_FLIGHT} (in flight of one process)",
             at_most(above, IN_FLIGHT),
             f"{seen.most_a_minute} requests",
         ),
@@ -232,7 +235,7 @@ def _s3_server(bench: Bench) -> Iterator[dict[str, str]]:
     }
     with _server([sys.executable, "-c", code], bench, "s3", port):
         make = f"import s3fs; s3fs.S3FileSystem().mkdir('{_BUCKET}')"
-        subprocess.run([sys.executable, "-c", make], env={**os.environ, **environment}, check=True, timeout=_START_S)
+        subprocess.run([sys.executable, "-c", make], env={**os.environ, **environment}, check=True, timeout=_WAIT_S)
         yield environment
 
 
@@ -253,7 +256,7 @@ def _server(command: Sequence[str], bench: Bench, name: str, port: int) -> Itera
     with (bench.folder / f"{name}.log").open("wb") as log:
         process = start_child(command, bench.folder, log.fileno(), log.fileno())
     try:
-        deadline_s = time.monotonic() + _START_S
+        deadline_s = time.monotonic() + _WAIT_S
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline_s:
                 raise BenchError(f"the {name} server did not start")

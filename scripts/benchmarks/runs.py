@@ -67,7 +67,7 @@ class Site:
         return self.folder / "out"
 
     def write_config(self, base_url: str, **sections: Mapping[str, object]) -> None:
-        """Write the config, with `sections` laid over the defaults: a practically unlimited quota, 64 requests in flight."""
+        """Write the config. `sections` override the defaults: a practically unlimited quota, 64 requests in flight."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, dict[str, object]] = {
             "manifest": {"uris": [str(self.manifest)]},
@@ -122,7 +122,7 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
 
 
 def start_child(command: Sequence[str], folder: Path, out: int, err: int, **changes: str) -> "subprocess.Popen[bytes]":
-    """Start a command in a folder that also holds its temporary files: a killed run leaves some behind."""
+    """Start a command in a folder, which also takes its temporary files, because a killed run does not remove them."""
     return spawn(command, folder, out, err, {"TMPDIR": str(folder), **changes})
 
 
@@ -133,7 +133,7 @@ def read_stats(base_url: str) -> dict[str, Any]:
 
 
 def read_emulator_cpu_s() -> float:
-    """Return the processor seconds that emulators of this process have used so far; NaN where there is no /proc."""
+    """Return the CPU seconds that emulators started by this process have used so far; NaN without /proc."""
     ticks, found = 0, False
     for children in Path("/proc/self/task").glob("*/children"):
         for pid in children.read_text().split():
@@ -150,9 +150,9 @@ def tail(said: str) -> str:
 
 
 class _PeakMemory:
-    """Watches a process's peak resident set, in bytes; 0 where there is no /proc.
+    """Watch a process's peak resident set, in bytes; 0 without /proc.
 
-    The value of `wait4` includes the peak of the process that started the child, which would hide a small child.
+    `ru_maxrss` of `wait4` includes the size of the process that started the child: it is too large for a small child.
     """
 
     def __init__(self, pid: int) -> None:

@@ -1,10 +1,11 @@
-"""A small, fast server with the part of S3 that reading media needs, to measure clients against.
+"""A small, fast server with the part of S3 that reading media needs. Clients are measured against it.
 
     python -m scripts.benchmarks.s3_stand_in FOLDER LATENCY_MS
 
-Folders below FOLDER are buckets, the files in them are objects. It supports HEAD, GET with a range, and both listings; it
-checks no signature and takes no PUT. Each reply is sent after LATENCY_MS. GET /?calls returns the number of calls by kind.
-It prints its address once it listens, and ends when its standard input is closed.
+Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, and listings
+with and without a delimiter. It does not check signatures and does not support PUT. Each reply is sent after LATENCY_MS.
+GET /?calls returns the number of calls by kind. The server prints its address once it listens, and ends when its standard
+input is closed.
 """
 
 import asyncio

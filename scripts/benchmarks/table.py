@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 class Size(StrEnum):
-    """How much is measured. The promises are for `full`; `tiny` only shows that a measure works."""
+    """How much is measured. The targets hold for `full`; `tiny` only shows that a measure works."""
 
     FULL = "full"
     QUICK = "quick"
@@ -29,12 +29,12 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. `met` is None if the figure has no target."""
+    """One line of the table. `target` and `met` are empty and None if the figure has no target."""
 
     measure: str
     figure: str
     measured: str
-    asked: str = ""
+    target: str = ""
     met: bool | None = None
     details: str = ""
 
@@ -42,26 +42,33 @@ class Figure:
 Measure = Callable[[Bench], list[Figure]]
 
 
-def at_least(measured: float, asked: float) -> bool:
-    """Return whether a figure is at least its target; False for NaN, which stands for a figure that can't be computed."""
-    return measured >= asked
+def at_least(measured: float, target: float) -> bool:
+    """Return True if a figure is at least its target; False for NaN, a figure that can't be computed."""
+    return measured >= target
 
 
-def at_most(measured: float, asked: float) -> bool:
-    """Return whether a figure is at most its target; False for NaN, which stands for a figure that can't be computed."""
-    return measured <= asked
+def at_most(measured: float, target: float) -> bool:
+    """Return True if a figure is at most its target; False for NaN, a figure that can't be computed."""
+    return measured <= target
 
 
 def figures_table(figures: Sequence[Figure], size: Size) -> Table:
     """Return the table of all figures."""
     table = Table(
-        "measure", "figure", "asked", "measured", "", "details", title=f"bench, {size.value} size", title_justify="left"
+        "measure",
+        "figure",
+        "target",
+        "measured",
+        "",
+        "details",
+        title=f"bench, {size.value} size",
+        title_justify="left",
     )
     before = ""
     for one in figures:
         name = one.measure if one.measure != before else ""
         verdict = {None: "", True: "[green]met[/]", False: "[bold red]missed[/]"}[one.met]
-        table.add_row(name, one.figure, one.asked, one.measured, verdict, one.details)
+        table.add_row(name, one.figure, one.target, one.measured, verdict, one.details)
         before = one.measure
     return table
 

@@ -13,7 +13,7 @@ _EPILOG = "Scenarios: " + "; ".join(f"{name}: {scenario.title}" for name, scenar
 
 
 def results_table(results: dict[str, ScenarioResult]) -> Table:
-    """Make a table of all results, each beside what is required."""
+    """Return a table of all results, each beside its target."""
     heads = (
         "scenario",
         "description",
@@ -24,7 +24,7 @@ def results_table(results: dict[str, ScenarioResult]) -> Table:
         "limit found",
         "result",
     )
-    table = Table(*heads, title="simulated (in brackets: required)")
+    table = Table(*heads, title="simulated (in brackets: target)")
     for name, result in results.items():
         scenario = SCENARIOS[name]
         verdict = "[green]met[/]" if result.meets(scenario) else "[bold red]missed[/]"
@@ -43,8 +43,8 @@ def results_table(results: dict[str, ScenarioResult]) -> Table:
     return table
 
 
-def _beside(measured: str, sign: str, required: float | None) -> str:
-    return measured if required is None else f"{measured} ({sign} {required:.4g})"
+def _beside(measured: str, sign: str, target: float | None) -> str:
+    return measured if target is None else f"{measured} ({sign} {target:.4g})"
 
 
 def main(
@@ -53,9 +53,9 @@ def main(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
 ) -> None:
-    """Run the pacing against models of the service, in virtual time, and print the results beside what is required.
+    """Run the pacing against models of the service, in virtual time, and print the results beside their targets.
 
-    Utilisation is measured from minute 2 on. The exit code is 1 if a scenario misses what is required.
+    Utilisation is measured from minute 2 on. The exit code is 1 if a scenario misses a target.
     """
     chosen = names or list(SCENARIOS)
     unknown = [name for name in chosen if name not in SCENARIOS]

@@ -1,4 +1,4 @@
-"""The scenarios: each has a model of the service, models of the workers, and a required result."""
+"""The scenarios: each has a model of the service, models of the workers, and targets."""
 
 import math
 from bisect import bisect_left
@@ -24,11 +24,11 @@ TPM = round(RPM * MEAN_TOKENS)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A simulated run and what is required of it.
+    """A simulated run and its targets.
 
     `rpm` and `tpm` are the configured limits. Utilisation is a share of `limit`, by default the limit of the service.
-    Required are: a utilisation of at least `utilisation_min` from the second minute on, a share of refusals of at most `refused_max`,
-    and in any 60 s at most `above_max` requests more than the quota.
+    The targets: a utilisation of at least `utilisation_min` from the second minute on, a share of refusals of at most
+    `refused_max`, and in any 60 s at most `above_max` requests more than the quota. None: no target.
     """
 
     title: str
@@ -39,9 +39,9 @@ class Scenario:
     limit: float | None = None
     lifecycles: tuple[Lifecycle, ...] = field(default=(Lifecycle(),))
     leases: bool = False
-    marks: MarkStore = field(default_factory=MarkStore)
+    store: MarkStore = field(default_factory=MarkStore)
     rows: int | None = None
-    """Number of rows of each worker. None: more than it can send."""
+    """Number of rows of each worker. None: as many as it can send."""
     minutes: float = 6.0
     starts_s: float = 0.0
     """The second of the calendar minute in which the run starts."""
@@ -63,7 +63,7 @@ class ScenarioResult:
     failed: int
 
     def meets(self, scenario: Scenario) -> bool:
-        """True if the result is what the scenario requires."""
+        """Return True if the result meets all targets of the scenario."""
         return (
             self.utilisation >= (scenario.utilisation_min or 0)
             and self.refused <= (1.0 if scenario.refused_max is None else scenario.refused_max)
@@ -77,13 +77,13 @@ def simulate(scenario: Scenario, seed: int = 0) -> ScenarioResult:
     clock = Clock(scenario.starts_s)
     service = Service(scenario.service, Random(random.random()))
     shared = None if scenario.leases else _make_pacer(scenario, clock.now_s)
-    marks = replace(scenario.marks, tokens={}) if scenario.leases else None
+    store = replace(scenario.store, marks={}) if scenario.leases else None
     workers: list[Worker] = []
 
     def start(number: int, lifecycle: Lifecycle) -> None:
         pacer = shared or _make_pacer(scenario, clock.now_s)
         items = _make_items(scenario, Random(random.random()))
-        worker = Worker(f"{number}", clock, service, pacer, items, Random(random.random()), lifecycle, marks)
+        worker = Worker(f"{number}", clock, service, pacer, items, Random(random.random()), lifecycle, store)
         workers.append(worker)
         worker.start()
 
@@ -102,7 +102,10 @@ def _bind(start: Callable[[int, Lifecycle], None], number: int, lifecycle: Lifec
 def _start_late(
     scenario: Scenario, clock: Clock, workers: list[Worker], start: Callable[[int, Lifecycle], None]
 ) -> None:
-    """Start one more worker for each that is done, up to twice as many: a cluster with fewer slots than lanes."""
+    """Start one more worker for each one that is done, until there are twice as many as at the start.
+
+    This models a cluster with fewer slots than lanes.
+    """
     done = sum(worker.done_s is not None for worker in workers)
     while len(workers) - len(scenario.lifecycles) < min(done, len(scenario.lifecycles)):
         start(len(workers), Lifecycle())
@@ -114,7 +117,7 @@ def _make_pacer(scenario: Scenario, now_s: float) -> Pacer:
 
 
 def _make_items(scenario: Scenario, random: Random) -> Iterator[SimulatedRequest]:
-    """Yield texts whose estimate is within 10 %: of 10 to 1,000 tokens if TPM is the binding limit, else of 20 tokens."""
+    """Yield requests of 10 to 1,000 tokens if the scenario limits TPM, else of 20 tokens. Estimates are within 10 %."""
     sent = 0
     while scenario.rows is None or sent < scenario.rows:
         sent += 1
@@ -125,7 +128,7 @@ def _make_items(scenario: Scenario, random: Random) -> Iterator[SimulatedRequest
 def _measure(scenario: Scenario, service: Service, workers: list[Worker]) -> ScenarioResult:
     by_tokens = scenario.tpm < NO_LIMIT
     limit = scenario.limit or (scenario.service.tpm if by_tokens else scenario.service.rpm) or math.inf
-    amounts = [(at_s, tokens if by_tokens else 1.0) for at_s, tokens in service.taken]
+    amounts = [(at_s, tokens if by_tokens else 1.0) for at_s, tokens in service.accepted]
     from_s = scenario.starts_s + 60
     until_s = scenario.starts_s + scenario.minutes * 60
     if workers and all(worker.done_s is not None for worker in workers):
@@ -275,7 +278,7 @@ SCENARIOS: dict[str, Scenario] = {
         "4 processes, a listing takes 1.2 s",
         lifecycles=_FOUR,
         leases=True,
-        marks=MarkStore(list_s=1.2),
+        store=MarkStore(list_s=1.2),
         utilisation_min=0.93,
         refused_max=0.005,
         above_max=5,

@@ -1,4 +1,4 @@
-"""A model of the service: how it counts a minute, what else it refuses, and its latency."""
+"""A model of the service: its quota and how it counts a minute, its other refusals, and its latency."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -40,11 +40,14 @@ class Answer:
 
 @dataclass(slots=True)
 class Service:
-    """The simulated service. It records, in order of time, all requests, those refused, and those `taken` (time and tokens)."""
+    """The simulated service.
+
+    It records, in order of time, when requests were `received` and `refused`, and time and tokens of those `accepted`.
+    """
 
     options: ServiceOptions
     random: Random
-    taken: list[tuple[float, float]] = field(default_factory=list)
+    accepted: list[tuple[float, float]] = field(default_factory=list)
     received: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     _meter: QuotaMeter = field(init=False)
@@ -63,13 +66,13 @@ class Service:
                 self._meter.add(1, 0, now_s)
             return Answer(pressure, REFUSAL_S)
         self._meter.add(1, tokens, now_s)
-        self.taken.append((now_s, tokens))
+        self.accepted.append((now_s, tokens))
         self._open += 1
         slow = self.random.random() < self.options.spikes
         return Answer(pressure, self.options.latency_s * self.random.uniform(0.9, 1.1) * (10 if slow else 1))
 
-    def answer(self) -> None:
-        """Note that an answer was sent."""
+    def finish(self) -> None:
+        """Count an accepted request as answered: it is no longer in flight."""
         self._open -= 1
 
     def _refuse(self, tokens: int, now_s: float) -> Pressure:

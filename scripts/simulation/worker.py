@@ -1,4 +1,4 @@
-"""A model of a worker process: the loop of the engine around a pacer, and events such as a kill."""
+"""A model of a worker process: the engine's loop around a pacer, and events such as a kill."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -32,7 +32,10 @@ class SimulatedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """When a worker starts and is killed, and when (from, to) it stalls or cannot reach the store."""
+    """When a worker starts and is killed, and from when to when it stalls or cannot reach the store.
+
+    All are seconds on the scenario's clock, except `starts_s`: seconds after the start of the scenario.
+    """
 
     starts_s: float = 0.0
     killed_s: float = float("inf")
@@ -42,16 +45,19 @@ class Lifecycle:
 
 @dataclass(slots=True)
 class MarkStore:
-    """A store of marks: tokens by name, and how long it takes to write or list them."""
+    """A store of marks: the token of each mark by its name, and how long it takes to write one or to list all."""
 
     write_s: float = 0.05
     list_s: float = 0.05
-    tokens: dict[str, str] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Worker:
-    """One worker process. `items` may be finite. `pacer` may be shared with other workers, like a quota in Redis."""
+    """One worker process.
+
+    `pacer` may be shared with other workers, like a quota in Redis. `store` None: the quota is not shared by leases.
+    """
 
     name: str
     clock: Clock
@@ -60,7 +66,7 @@ class Worker:
     items: Iterator[SimulatedRequest]
     random: Random
     lifecycle: Lifecycle = Lifecycle()
-    marks: MarkStore | None = None
+    store: MarkStore | None = None
     membership: Membership | None = None
     done_s: float | None = None
     failed: int = 0
@@ -72,8 +78,8 @@ class Worker:
     _wake_s: float = float("inf")
 
     def start(self) -> None:
-        """Start: write a mark if the quota is shared by leases, and send."""
-        if self.marks is not None:
+        """Begin to send; if the quota is shared by leases, begin to renew the mark as well."""
+        if self.store is not None:
             self.membership = Membership(self.name, self.clock.now_s, wait=True)
             self._renew()
         self._next = next(self.items, None)
@@ -111,8 +117,8 @@ class Worker:
             self._send(item, now_s)
         if self._outstanding == 0:
             self.done_s = now_s
-            if self.marks is not None:
-                self.marks.tokens.pop(self.name, None)
+            if self.store is not None:
+                self.store.marks.pop(self.name, None)
 
     def _come_back(self, at_s: float) -> None:
         if at_s < self._wake_s:
@@ -137,7 +143,7 @@ class Worker:
 
     def _answered(self, item: SimulatedRequest, sent_s: float, answer: Answer) -> None:
         if answer.pressure is Pressure.NONE:
-            self.service.answer()
+            self.service.finish()
         late_s = self._late_s()
         self.clock.call_at(self.clock.now_s + late_s, lambda: self._settle(item, sent_s, answer))
 
@@ -188,21 +194,21 @@ class Worker:
 
     def _renew(self) -> None:
         started_s = self.clock.now_s
-        if not self._alive or self.done_s is not None or self.marks is None:
+        if not self._alive or self.done_s is not None or self.store is None:
             return
         if not self._reaches_store():
             self.clock.call_at(started_s + 0.1, self._renew)
             return
-        self.clock.call_at(started_s + self.marks.write_s, lambda: self._written(started_s))
+        self.clock.call_at(started_s + self.store.write_s, lambda: self._written(started_s))
 
     def _written(self, started_s: float) -> None:
-        if self.marks is None or self.membership is None or not self._alive or self.done_s is not None:
+        if self.store is None or self.membership is None or not self._alive or self.done_s is not None:
             return
         now_s = self.clock.now_s
-        self.marks.tokens[self.name] = f"{started_s}"
+        self.store.marks[self.name] = f"{started_s}"
         self.membership.note_renewal(started_s, now_s)
-        seen = dict(self.marks.tokens)
-        self.clock.call_at(now_s + self.marks.list_s, lambda: self._listed(seen, now_s, started_s))
+        seen = dict(self.store.marks)
+        self.clock.call_at(now_s + self.store.list_s, lambda: self._listed(seen, now_s, started_s))
 
     def _listed(self, seen: dict[str, str], listed_s: float, started_s: float) -> None:
         if self.membership is not None and self._alive and self._reaches_store():
