@@ -65,7 +65,7 @@ class Capabilities:
 def exceeds_context(estimate: TokenEstimate, caps: Capabilities) -> bool:
     """Return True if the estimate is larger than the model's context.
 
-    Use this for a warning only. The request is still sent, uncut; if the service refuses it, the row becomes a failure
+    Use this for a warning only. The request is still sent, uncut; if the service rejects it, the row becomes a failure
     row.
     """
     return estimate.text + estimate.image > caps.context_tokens
