@@ -76,7 +76,7 @@ class Config:
 def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     """Read a config file, and override keys by settings such as `quota.rpm=600`.
 
-    Raises: ConfigError that names the file or the key, and what to do.
+    Raise ConfigError that names the file or the key, and what to do.
     """
     file = Path(path)
     try:
@@ -93,14 +93,14 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
 
 
 def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
-    """Check a parsed YAML document and return it as a Config. Raises: ConfigError."""
+    """Check a parsed YAML document and return it as a Config. Raise ConfigError."""
     if not isinstance(raw, dict):
         raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
     return _parse(Config, raw, settings)
 
 
 def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:
-    """Return the emulator's options from settings such as `rpm=600`. Raises: ConfigError."""
+    """Return the emulator's options from settings such as `rpm=600`. Raise ConfigError."""
     return _parse(EmulatorOptions, {}, settings)
 
 

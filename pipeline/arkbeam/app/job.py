@@ -68,7 +68,7 @@ def prepare_job(
         retry_failed: send requests again that the service rejected permanently in an earlier run.
         publish_partial: publish even if the run stops early.
 
-    Raises: ConfigError or ManifestError that names the key or the file.
+    Raise ConfigError or ManifestError that names the key or the file.
     """
     model = ModelSpec.of(config.model)
     api = replace(config.api, base_url=base_url or config.api.base_url)
@@ -125,7 +125,7 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
 def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     """Run Read and Plan alone; send nothing.
 
-    Raises: the ArkbeamError of the stage that failed.
+    Raise the ArkbeamError of the stage that failed.
     """
     run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
     spec = replace(job.spec, run=replace(run, name=f"{run.name}{_PLAN}"), model_owned=model.resolved)
@@ -140,7 +140,7 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
 def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
     """Run the whole pipeline; return the content of `run.json`, also if the run stopped and published nothing.
 
-    Raises: OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
+    Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
     spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))

@@ -116,7 +116,7 @@ def _describe_budget(budget: dict[str, Any] | None) -> Iterator[tuple[str, str]]
 def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
     """Yield tables of an output: the summary of its run, its columns with a few rows, the failures by code.
 
-    Raises: ConfigError if the folder has no complete output.
+    Raise ConfigError if the folder has no complete output.
     """
     if not exists(join(output_uri, SUCCESS)):
         raise ConfigError(f"{output_uri} is not a complete output: it has no {SUCCESS}")

@@ -77,7 +77,7 @@ def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     It runs on the in-process runner unless the arguments name another one. The in-process runner is passed as an
     object: under the name DirectRunner, recent Beam versions may try to download a different runner.
 
-    Raises: ConfigError for arguments that Beam does not know; the ArkbeamError of the stage that failed;
+    Raise ConfigError for arguments that Beam does not know, the ArkbeamError of the stage that failed,
     KeyboardInterrupt.
     """
     options = PipelineOptions(list(beam_arguments))

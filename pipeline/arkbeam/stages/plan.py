@@ -144,7 +144,8 @@ def settle_bucket(
 ) -> tuple[pa.Table, pa.Table]:
     """Join waiting rows with the results of Embed: return REFS of rows with a vector and FAILED of the others.
 
-    A row with neither a vector nor a rejection fails with `not_bought`: the run stopped before its request had a result.
+    A row with neither a vector nor a rejection fails with `not_bought`: the run stopped before its request had a
+    result.
     """
     rows = concat(waiting, _WAITING)
     known = _sorted(concat(bought, schema.INDEX), ("segment", "row"))

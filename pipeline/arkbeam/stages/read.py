@@ -54,7 +54,7 @@ class ShardSummary:
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
     """Read a shard and write its rows to the run's folder. Yield KEYS tables, and at the end the summary.
 
-    Raises: ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
+    Raise ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
     """
     store_uri, run = spec.store.uri, spec.run.name
     folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))

@@ -39,7 +39,7 @@ POLL_S = 1.0  # time between two checks for a stop of another process
 def open_engine(spec: RunSpec) -> Engine:
     """Return this process's engine of the run; make it on first use.
 
-    Raises: ConfigError if the API key is not in the environment.
+    Raise ConfigError if the API key is not in the environment.
     """
     return get_engine(spec.run.name, lambda: _start_engine(spec))
 
@@ -47,7 +47,7 @@ def open_engine(spec: RunSpec) -> Engine:
 def check_secrets(spec: RunSpec) -> None:
     """Check that the environment has the secrets that the run needs.
 
-    Raises: ConfigError that names the missing variable.
+    Raise ConfigError that names the missing variable.
     """
     if _needs_key(spec):
         read_api_key(spec.api.api_key_env)
@@ -55,12 +55,12 @@ def check_secrets(spec: RunSpec) -> None:
 
 
 def write_stop(spec: RunSpec, stop: Stop) -> None:
-    """Write the note in the run's folder that stops all processes of the run. Raises: StoreError."""
+    """Write the note in the run's folder that stops all processes of the run. Raise StoreError."""
     write_bytes(note_uri(spec.store.uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
 
 
 def read_stop(spec: RunSpec) -> Stop | None:
-    """Return why the run has to stop; None if it has not. Raises: StoreError."""
+    """Return why the run has to stop; None if it has not. Raise StoreError."""
     uri = note_uri(spec.store.uri, spec.run.name, "stop")
     if not exists(uri):
         return None
@@ -159,7 +159,7 @@ def _choose_sharing(spec: RunSpec) -> Callable[[Pacer], Sharing]:
 def _read_redis_password(quota: QuotaOptions) -> str | None:
     """Read the password of Redis from the environment; None if the config names no variable for it.
 
-    Raises: ConfigError if the variable that the config names is not set.
+    Raise ConfigError if the variable that the config names is not set.
     """
     if quota.redis_password_env is None:
         return None

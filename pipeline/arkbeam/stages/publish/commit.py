@@ -58,7 +58,7 @@ def publishes(stop: Stop | None, spec: RunSpec) -> bool:
 def begin_commit(output_uri: str, run: str) -> None:
     """Remove `_SUCCESS` before the first part is written.
 
-    Raises: OutputInUse if this run has lost its claim on the output.
+    Raise OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
     check_claim(output_uri, run)
@@ -74,7 +74,7 @@ def end_run(commit: Commit, spec: RunSpec) -> None:
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Check the number of rows, remove files that are not in the plan, mark the output complete; return `run.json`.
 
-    Raises: StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is
+    Raise StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is
     lost.
     """
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]

@@ -40,7 +40,7 @@ def write_embeddings_part(
 ) -> PartFile:
     """Write one part of `embeddings/` from its REFS. `segments` maps segment ids to URIs.
 
-    Raises: StoreError if the store can't be read, or if a ref and its row have different fingerprints.
+    Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
     """
     wanted = schema.embeddings_schema(spec.model.dimensions_published, manifests.kept)
     refs = sort_refs(refs)
@@ -54,7 +54,7 @@ def write_multi_part(
 ) -> PartFile:
     """Write one part of `multi/` from the REFS of the part. `segments` maps segment ids to URIs.
 
-    Raises: StoreError if the store can't be read, or if a ref and its row have different fingerprints.
+    Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
     """
     wanted = schema.multi_embeddings_schema(spec.model.dimensions_stored)
     refs = sort_refs(refs)
@@ -145,7 +145,7 @@ def split_segments(refs: pa.Table) -> Iterator[tuple[int, npt.NDArray[np.int64]]
 
 
 def find_segment(segments: Mapping[int, str], segment: int) -> str:
-    """Return a segment's URI. Raises: StoreError if it is no longer in the store."""
+    """Return a segment's URI. Raise StoreError if it is no longer in the store."""
     try:
         return segments[segment]
     except KeyError:

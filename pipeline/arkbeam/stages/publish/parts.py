@@ -141,7 +141,7 @@ def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
     """Write one part file from tables of one schema, in bounded memory, and hash it.
 
-    Raises: OutputInUse if this run has lost its claim on the output; then nothing is changed.
+    Raise OutputInUse if this run has lost its claim on the output; then nothing is changed.
     """
     faults.hit("publish.part", folder)
     path = f"{folder}/part-{part:05d}.parquet"

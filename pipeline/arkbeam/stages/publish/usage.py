@@ -65,7 +65,7 @@ def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple
 def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart:
     """Write one part of `usage/` from segment and event files.
 
-    Raises: StoreError if the store can't be read or the output can't be written.
+    Raise StoreError if the store can't be read or the output can't be written.
     """
     tables = [_read_attempts(uri, spec) for uri in uris]
     table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
