@@ -301,7 +301,7 @@ def test_bombs(kind: str, code: int, place: Any, start_function: Any) -> None:
     """A small manifest that unpacks to a gigabyte is refused, or is read in batches, with little memory."""
     path = write_bomb(kind, place.folder)
     arguments = place.arguments("plan", {"manifest.uris": [str(path)]})
-    ended = start_function(fuzz.be_arkbeam_and_print_peak, *arguments).wait(300)
+    ended = start_function(fuzz.run_arkbeam_and_print_peak, *arguments).wait(300)
     peak_mb = float(ended.err.rpartition("PEAK ")[2].split()[0])
     print(kind, path.stat().st_size, "bytes, peak", peak_mb, "MB")
     assert ended.code == code, ended.err[-2000:]

@@ -15,7 +15,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.beam.pipeline import build_pipeline
 
-from tests.warm import be_loud_arkbeam
+from tests.warm import run_arkbeam_with_debug_logs
 
 KEY = "sk-THE-SECRET-KEY-7f3a"
 PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
@@ -56,7 +56,7 @@ def web(tmp_path: Path) -> Iterator[str]:
 def test_the_key(place: Any, real_service: Any, start_cold: Any) -> None:
     """The key is sent to the service; no file and no line has it, even if the service quotes it in an error."""
     place.url = real_service.url
-    real_service.refused["two"] = f"no good for Bearer {KEY}"
+    real_service.rejected["two"] = f"no good for Bearer {KEY}"
     place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
     ended = start_cold(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
     assert ended.code == 3
@@ -105,7 +105,9 @@ def run_loud(start_function: Any) -> Callable[..., Any]:
     def run(place: Any, *arguments: str, **environment: str) -> Any:
         temporary = place.folder / "temporary"
         temporary.mkdir(exist_ok=True)
-        return start_function(be_loud_arkbeam, *arguments, TMPDIR=str(temporary), COLUMNS="400", **environment).wait()
+        return start_function(
+            run_arkbeam_with_debug_logs, *arguments, TMPDIR=str(temporary), COLUMNS="400", **environment
+        ).wait()
 
     return run
 
@@ -115,7 +117,7 @@ def marked(place: Any, real_service: Any) -> Any:
     """A place with signed media, and a service that refuses some rows with a message that quotes the key."""
     place.url = real_service.url
     media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
-    real_service.refused = {"two": f"no good for Bearer {KEY}, from {media}", media: f"can't fetch {media}"}
+    real_service.rejected = {"two": f"no good for Bearer {KEY}, from {media}", media: f"can't fetch {media}"}
     rows = [
         {"id": "a", "text": "one"},
         {"id": "b", "text": "two"},
