@@ -2,8 +2,8 @@
 
 `WarmProcess` starts a Python that imports this module, and with it everything that a run imports. It waits for requests on a Unix
 socket and forks for each task. The child sets the environment and the streams of the task, and calls a function of a module,
-such as `run_arkbeam`. It is a real process: it has its own process id, its own signals and limits, and an exit code. It does not show that `python -m arkbeam` finds and imports arkbeam: the tests of that use `start_cold`
-of `tests.places`.
+such as `run_arkbeam`. It is a real process: it has its own process id, its own signals and limits, and an exit code. It does
+not show that `python -m arkbeam` finds and imports arkbeam: the tests of that use `start_cold` of `tests.places`.
 """
 
 import gc
