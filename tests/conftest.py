@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.quick_beam import remember
+from tests.quick_beam import cache_lookups
 
-# No deadline: the cores are shared, and no test is about how long an example takes. In CI the examples are always the same.
+# No deadline: the cores are shared, and no test measures the time of an example. In CI the examples are always the same.
 settings.register_profile("arkbeam", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("arkbeam")
 
@@ -21,7 +21,7 @@ PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removes the user's keys, settings and proxies from the environment."""
+    """Remove the user's keys, settings and proxies from the environment."""
     for name in list(os.environ):
         if name.upper() in PROXY_VARIABLES or name.startswith(("ARK_", "ARKBEAM_")):
             monkeypatch.delenv(name)
@@ -29,7 +29,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage_collector() -> Iterator[None]:
-    """Restores the garbage collector after each module: runs in this process change its thresholds and freeze objects."""
+    """Restore the garbage collector after each module: runs in this process change its thresholds and freeze objects."""
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)
@@ -41,19 +41,19 @@ LAST = "test_contract_table.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the record of tests that passed, by file and name, without parameters; make Beam quick."""
+    """Start the record of the tests that passed, and make Beam faster."""
     config.stash[PASSED] = set()
-    remember()
+    cache_lookups()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the check of the contract's table after the tests that the table names."""
+    """Run the check of the contract table after the tests that the table names."""
     items.sort(key=lambda item: item.path.name == LAST)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """Records each test that passed."""
+    """Record each test that passed, by file and name without parameters."""
     outcome = yield
     report = outcome.get_result()
     if report.when == "call" and report.passed:

@@ -1,4 +1,4 @@
-"""Fixtures for whole runs: a folder with a config, emulators, and the command line in this process or in its own."""
+"""Fixtures for whole runs: a folder with a config, emulators, and the command line in this process or in another one."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ from arkbeam.stages.plan import PlanTotals
 from arkbeam.store.claim import claim_output
 
 from scripts.children import ROOT, arkbeam_command, child_environment, read_output, spawn
-from tests.warm import Child, Task, WarmProcess, be_arkbeam, be_emulator
+from tests.warm import Child, Task, WarmProcess, run_arkbeam, serve_emulator
 
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 1024
@@ -44,7 +44,7 @@ _no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -64,7 +64,7 @@ class Emulator:
             return dict(json.load(answer))
 
     def wait_for(self, name: str, count: int) -> None:
-        """Wait until a count has reached a number."""
+        """Wait until the named count is at least a number."""
         wait_until(lambda: self.stats[name] >= count)
 
 
@@ -106,7 +106,7 @@ class Place:
         self.write_rows([{"id": f"id-{number}", "text": f"row number {number}"} for number in range(count)])
 
     def write_config(self) -> Path:
-        """Write the config that all runs of this place share."""
+        """Write the config of all runs of this place; return its path."""
         config = {
             "manifest": {"uris": [str(self.folder / "rows.jsonl")]},
             "model": {"name": MODEL, "dimensions": DIMENSIONS},
@@ -121,7 +121,7 @@ class Place:
         return path
 
     def set_arguments(self, settings: Mapping[str, Any]) -> list[str]:
-        """Return settings as `key=value`, those of the place first."""
+        """Return the settings of the place and these as `key=value`; these take precedence."""
         return [f"{key}={json.dumps(value)}" for key, value in {**self.settings, **settings}.items()]
 
     def prepare(self, settings: Mapping[str, Any] = {}, **options: Any) -> Job:
@@ -132,9 +132,9 @@ class Place:
         """Run the job in this process; return the content of `run.json`."""
         return run_job(self.prepare(settings, **options), beam)
 
-    def plan(self, settings: Mapping[str, Any] = {}) -> PlanTotals:
+    def plan(self, settings: Mapping[str, Any] = {}, **options: Any) -> PlanTotals:
         """Plan in this process."""
-        return plan_job(self.prepare(settings))
+        return plan_job(self.prepare(settings, **options))
 
     def arguments(self, command: str, settings: Mapping[str, Any] = {}, *further: str) -> list[str]:
         """Return the arguments of `run` or `plan`."""
@@ -142,18 +142,18 @@ class Place:
         return [command, str(self.write_config()), *sets, *further]
 
     def read(self, name: str) -> pa.Table:
-        """Read `embeddings`, `failures` or `usage`."""
+        """Read `embeddings`, `failures` or `usage` of the output."""
         return self.read_from(self.output, name)
 
     def read_from(self, output: str | Path, name: str) -> pa.Table:
-        """Read the same from another output."""
+        """Read one of these tables of another output."""
         return pq.read_table(Path(output) / name)
 
     @property
     def leftovers(self) -> list[str]:
-        """Files of runs and locks that remain in the store, and unfinished files anywhere in the folder."""
-        passing = [path for name in ("runs", "journals", "quota/*") for path in self.store.glob(f"{name}/*")]
-        return sorted(map(str, [*passing, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
+        """Files that no ended run should leave: of runs, journals and the quota, temporary files, and the mark of the output."""
+        temporary = [path for name in ("runs", "journals", "quota/*") for path in self.store.glob(f"{name}/*")]
+        return sorted(map(str, [*temporary, *self.folder.rglob("*.tmp"), *self.output.glob(".running.json")]))
 
 
 @pytest.fixture(scope="session")
@@ -166,12 +166,12 @@ def warm() -> Iterator[WarmProcess]:
 
 @contextmanager
 def run_emulator(warm: WarmProcess, options: EmulatorOptions) -> Iterator[Emulator]:
-    """Run a server in a process of its own for the length of the block. It is listening before it has started."""
-    with listen(0) as listener, tempfile.TemporaryFile() as said:
+    """Run an emulator in its own process inside the block. The socket listens before the process has started."""
+    with listen(0) as listener, tempfile.TemporaryFile() as output:
         url = base_url(listener)
-        task = Task(be_emulator, (options,), child_environment())
-        process = warm.fork(task, said, said, listener.fileno())
-        listener.close()  # when the server dies, connections are refused instead of left waiting
+        task = Task(serve_emulator, (options,), child_environment())
+        process = warm.fork(task, output, output, listener.fileno())
+        listener.close()  # so that connections fail, and do not wait, after the emulator has ended
         try:
             yield Emulator(url)
         finally:
@@ -181,32 +181,32 @@ def run_emulator(warm: WarmProcess, options: EmulatorOptions) -> Iterator[Emulat
 
 @pytest.fixture
 def make_emulator(warm: WarmProcess) -> Iterator[Callable[..., Emulator]]:
-    """Starts servers with given options, for the length of the test."""
+    """Starts emulators with given options; they end with the test."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(run_emulator(warm, EmulatorOptions(**options)))
 
 
 @pytest.fixture
 def emulator(make_emulator: Callable[..., Emulator]) -> Emulator:
-    """A server without quota, latency or faults."""
+    """An emulator without quota, latency or faults."""
     return make_emulator()
 
 
 @pytest.fixture
 def make_place(tmp_path: Path) -> Callable[[str], Place]:
-    """Makes the test's folder a place to run against a server."""
+    """Makes a place in the test's folder, for the server with a URL."""
     return lambda url: Place(tmp_path, url)
 
 
 @pytest.fixture
 def place(make_place: Callable[[str], Place], emulator: Emulator) -> Place:
-    """A place to run against the server without faults."""
+    """A place for the emulator without faults."""
     return make_place(emulator.url)
 
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs a command line in this process and returns its exit code and output."""
+    """Runs a command line in this process; returns its exit code and output."""
 
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -225,12 +225,12 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets runs in this process claim outputs on object stores in a quarter of a second instead of 2.5 s."""
+    """Lets runs in this process claim outputs on object stores in 0.25 s instead of 2.5 s."""
     monkeypatch.setattr("arkbeam.app.job.claim_output", partial(claim_output, lease_s=1.0))
 
 
 class Started:
-    """A command line in a process of its own, and what it has printed."""
+    """A process that was started for the test, and what it has printed."""
 
     def __init__(self, start: Callable[[IO[bytes], IO[bytes]], "Child | subprocess.Popen[bytes]"]) -> None:
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
@@ -238,12 +238,12 @@ class Started:
 
     @property
     def out(self) -> str:
-        """What was printed so far."""
+        """The standard output so far."""
         return read_output(self._out)
 
     @property
     def err(self) -> str:
-        """The same of its errors."""
+        """The standard error so far."""
         return read_output(self._err)
 
     def send(self, number: signal.Signals) -> None:
@@ -251,11 +251,11 @@ class Started:
         self.process.send_signal(number)
 
     def wait(self, timeout_s: float = WAIT_S) -> Ended:
-        """Wait for its end."""
+        """Wait until the process ends."""
         return Ended(self.process.wait(timeout_s), self.out, self.err)
 
     def close(self) -> None:
-        """Kill it if it still runs."""
+        """Kill the process if it still runs."""
         self.process.kill()
         self.process.wait()
         self._out.close()
@@ -264,7 +264,7 @@ class Started:
 
 @pytest.fixture
 def start_function(warm: WarmProcess) -> Iterator[Callable[..., Started]]:
-    """Calls functions of modules in processes of their own; what still runs at the end of the test is killed."""
+    """Calls module-level functions, each in its own process; those that still run at the end of the test are killed."""
     with ExitStack() as stack:
 
         def run(
@@ -280,13 +280,13 @@ def start_function(warm: WarmProcess) -> Iterator[Callable[..., Started]]:
 
 @pytest.fixture
 def start(start_function: Callable[..., Started]) -> Callable[..., Started]:
-    """Starts command lines as processes, from where all is imported; `before` sets their limits."""
-    return partial(start_function, be_arkbeam)
+    """Starts command lines in forked processes, without new imports; `before` is called first, to set limits."""
+    return partial(start_function, run_arkbeam)
 
 
 @pytest.fixture
 def start_cold() -> Iterator[Callable[..., Started]]:
-    """Starts command lines as a shell does: `python -m arkbeam`, with all its imports, and Beam as it is."""
+    """Starts command lines as a shell does: `python -m arkbeam`, with all imports, and without changes to Beam."""
     with ExitStack() as stack:
 
         def run(*arguments: str, **environment: str) -> Started:
@@ -300,21 +300,21 @@ def start_cold() -> Iterator[Callable[..., Started]]:
 
 @dataclass(slots=True)
 class RealService:
-    """A server that answers as the vendor's does. Its vectors are the emulator's, negated."""
+    """A server that does not identify itself as a stand-in, as the vendor's. Its vectors are the emulator's, negated."""
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    """Texts that are refused, and the message of each refusal."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """Texts that are rejected with status 400, and the message for each."""
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the reply for a request."""
         self.requests.append(body)
         text = body["input"][0]["text"]
-        if text in self.refused:
-            return 400, {"error": {"code": "InvalidParameter", "message": self.refused[text]}}
+        if text in self.rejected:
+            return 400, {"error": {"code": "InvalidParameter", "message": self.rejected[text]}}
         usage = {"prompt_tokens": REQUEST_TOKENS, "total_tokens": REQUEST_TOKENS}
         details = {"text_tokens": REQUEST_TOKENS, "image_tokens": 0}
         data = {"object": "embedding", "embedding": (-embed([("text", text)], dimensions=DIMENSIONS)).tolist()}
@@ -324,7 +324,7 @@ class RealService:
 
 @pytest.fixture
 def real_service() -> Iterator[RealService]:
-    """A loopback server that does not identify itself as a stand-in."""
+    """A real service on loopback."""
     service = RealService()
 
     class Handler(BaseHTTPRequestHandler):
@@ -361,7 +361,7 @@ def real_service() -> Iterator[RealService]:
 
 @dataclass(slots=True)
 class RedisServer:
-    """A Redis server of the test, without files."""
+    """A Redis server that the test started; it stores nothing on disk."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -369,7 +369,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """The address for `quota.redis_url`."""
+        """The URL for `quota.redis_url`, without the password."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def kill(self) -> None:
@@ -378,7 +378,7 @@ class RedisServer:
         self.process.wait()
 
     def ask(self, *words: str) -> str:
-        """Send a command that has a one-line answer."""
+        """Send a command that has a one-line reply; return the reply."""
         command = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
             connection.sendall(f"*{len(words)}\r\n{command}".encode())
@@ -387,7 +387,7 @@ class RedisServer:
 
 @pytest.fixture
 def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Starts real Redis servers on free loopback ports; skips where there is none."""
+    """Starts Redis servers on free loopback ports; skips the test if Redis is not installed."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
@@ -444,9 +444,9 @@ def assert_vectors() -> Callable[..., None]:
 
 @pytest.fixture
 def assert_bill() -> Callable[..., None]:
-    """Checks that `usage/` equals the server's bill, in requests and in tokens of each kind.
+    """Checks that `usage/` equals the emulator's bill, in requests and in tokens of each kind.
 
-    `above` is the number of requests that may be in `usage/` and not in the bill: about to be sent when the process was killed.
+    `above`: at most so many requests may be in `usage/` but not in the bill. They were about to be sent when the process was killed.
     """
 
     def check(place: Place, stats: Mapping[str, Any], *, above: int = 0) -> None:

@@ -43,14 +43,14 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """Return the server's address."""
-    kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+    """Start the server once for all tests; yield its URL."""
+    environment = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     with subprocess.Popen(
         [sys.executable, "-c", _SERVE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=kept,
+        env=environment,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -61,7 +61,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """An empty bucket, and an environment in which `s3://` URIs lead to this server."""
+    """An empty bucket, and settings that send `s3://` requests to this server."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -86,5 +86,5 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 @pytest.fixture
 def without_obstore(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function that makes obstore appear not to be installed."""
+    """Makes obstore appear not to be installed, when called."""
     return lambda: monkeypatch.setattr("arkbeam.media.s3.obstore", None)

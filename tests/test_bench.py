@@ -1,7 +1,6 @@
 """The bench: its measures run, and its checks can fail. The values of its figures are not tested.
 
-Three measures are made: one of runs that are killed, one of a plan, one of large requests. With ARKBEAM_PROMISES=all in the
-environment every measure is.
+Three measures are run: `kill`, `plan` and `bytes`. With ARKBEAM_PROMISES=all in the environment all measures are run.
 """
 
 import os
@@ -26,13 +25,13 @@ from scripts.benchmarks.table import Bench, Figure, Size, at_least, at_most, des
 from scripts.benchmarks.texts import make_texts, row_id
 from scripts.children import ROOT
 
-MADE = MEASURES if os.environ.get("ARKBEAM_PROMISES") == "all" else ("kill", "plan", "bytes")
-# Figures that no speed decides: they hold at any size.
+MEASURES_RUN = MEASURES if os.environ.get("ARKBEAM_PROMISES") == "all" else ("kill", "plan", "bytes")
+# The targets of these figures do not depend on the speed of the machine or on the size.
 ALWAYS_MET = {"vectors that differ in a bit", "output", "refused"}
 
 
 def render(figures: list[Figure]) -> str:
-    """Return the table as text, wide enough that nothing is cut."""
+    """Return the table as text, so wide that no cell is cut."""
     console = Console(file=StringIO(), width=400)
     console.print(figures_table(figures, Size.TINY))
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -46,9 +45,9 @@ def bench_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", MEASURES_RUN)
 def test_measure_fills_the_table(name: str, tmp_path: Path) -> None:
-    """A measure runs at its smallest size and its figures are in the table; those that speed does not decide are met."""
+    """A measure runs at its smallest size and its figures are in the table; targets that do not depend on speed are met."""
     if name == "quota_redis" and shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     said: list[str] = []
@@ -64,7 +63,7 @@ def test_measure_fills_the_table(name: str, tmp_path: Path) -> None:
 
 
 def test_failed_measure_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measure that fails is a line of the table and makes the bench incomplete; the other measures run."""
+    """A failed measure is a line in the table, and the bench counts as incomplete; the other measures run."""
 
     def fail(_: Bench) -> list[Figure]:
         raise BenchError("no disk")
@@ -127,14 +126,14 @@ def write_output(folder: Path, rows: list[tuple[int, str]]) -> None:
 
 
 def test_check_accepts_right_vectors(tmp_path: Path) -> None:
-    """An output in any order with each row's own vector is right."""
+    """An output is right if each row has its own vector, in any order of rows."""
     texts = list(make_texts(5))
     write_output(tmp_path, list(reversed(list(enumerate(texts)))))
     assert check_vectors(tmp_path, texts) == Checked(5, wrong=0, missing=0, repeated=0)
 
 
 def test_check_finds_wrong_missing_and_repeated_rows(tmp_path: Path) -> None:
-    """Two rows with each other's vector, one row twice and one not at all are each counted."""
+    """Rows with a wrong vector, missing rows and repeated rows are counted."""
     texts = list(make_texts(5))
     write_output(tmp_path, [(0, texts[1]), (1, texts[0]), (2, texts[2]), (2, texts[2]), (3, texts[3])])
     checked = check_vectors(tmp_path, texts)
@@ -143,14 +142,14 @@ def test_check_finds_wrong_missing_and_repeated_rows(tmp_path: Path) -> None:
 
 
 def test_failed_child_is_an_error_with_its_words(tmp_path: Path) -> None:
-    """A child that does not exit with 0 stops its measure, and the error contains its output."""
+    """If a child does not exit with 0, its measure fails with an error that contains the output of the child."""
     with pytest.raises(BenchError, match="no such thing"):
         run_child([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_peak_memory_is_the_childs_own(tmp_path: Path) -> None:
-    """The peak is that of the child alone, without its parent and its own children."""
+    """The peak is that of the child, without its parent and its own children."""
     ballast = "import time; block = bytearray(200_000_000); time.sleep(0.3)"
     large = run_child([sys.executable, "-c", ballast], tmp_path)
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ballast!r}])"

@@ -1,4 +1,4 @@
-"""The table of the contract: every statement names the module that implements it, and its tests exist and passed."""
+"""The table of the contract: every statement names a module that implements it, and tests that exist and pass."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ NAMED = sorted({name for row in ROWS for name in re.findall(r"`([\w/]+\.py::\w+)
 
 
 def test_table_has_no_empty_cell() -> None:
-    """Every statement names where it is implemented, in modules that exist, and at least one test."""
+    """Every statement names the modules that implement it, which exist, and at least one test."""
     assert len(ROWS) >= 30
     for row in ROWS:
         assert all(row), row
@@ -26,7 +26,7 @@ def test_table_has_no_empty_cell() -> None:
 
 @pytest.mark.parametrize("name", NAMED)
 def test_named_test_is_there_and_ran(name: str, passed: set[str], request: pytest.FixtureRequest) -> None:
-    """A test that the table names exists, and passed when its file was part of this run."""
+    """A test that the table names exists, and has passed if it was selected for this run."""
     file, _, function = name.partition("::")
     tree = ast.parse((TESTS / file).read_text("utf-8"))
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -1,4 +1,4 @@
-"""The demo's data: what it promises to hold, and that it is what scripts/make_demo.py makes."""
+"""The demo's data: its content, and that it is what scripts/make_demo.py makes."""
 
 import csv
 import importlib.util
@@ -20,7 +20,7 @@ JPEG_TOLERANCE = 24  # of 255: encoders of other Pillow versions round different
 
 
 def load_make_demo() -> ModuleType:
-    """Imports scripts/make_demo.py, which is no package's module."""
+    """Import scripts/make_demo.py from its path."""
     spec = importlib.util.spec_from_file_location("make_demo", ROOT / "scripts" / "make_demo.py")
     assert spec
     assert spec.loader
@@ -31,12 +31,12 @@ def load_make_demo() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, bytes]:
-    """The files as the script makes them now."""
+    """The files that the script makes."""
     return load_make_demo().demo_files()
 
 
 def read_rows() -> list[dict[str, Any]]:
-    """Every line of the manifest that is JSON."""
+    """Return the lines of the manifest that are valid JSON."""
     rows = []
     for line in (FOLDER / "manifest.jsonl").read_text("utf-8").splitlines():
         try:
@@ -47,7 +47,7 @@ def read_rows() -> list[dict[str, Any]]:
 
 
 def good_rows() -> list[dict[str, Any]]:
-    """The rows that become vectors."""
+    """Return the rows that become vectors."""
     return [row for row in read_rows() if not row["id"].startswith("bad-")]
 
 
@@ -58,12 +58,12 @@ def test_script_makes_the_same_bytes_each_time(made: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "more.csv", f"images/{NOT_A_PICTURE}"])
 def test_kept_file_is_what_the_script_makes(made: dict[str, bytes], name: str) -> None:
-    """The manifests in the checkout are the script's output, byte for byte."""
+    """These files in the checkout are the script's output, byte for byte."""
     assert (FOLDER / name).read_bytes() == made[name]
 
 
 def test_kept_images_are_what_the_script_makes(made: dict[str, bytes], tmp_path: Path) -> None:
-    """The pictures in the checkout are the script's, no more and no fewer, whichever encoder made their bytes."""
+    """The pictures in the checkout are exactly those of the script; their pixels may differ by the encoder's rounding."""
     kept = {f"images/{path.name}" for path in (FOLDER / "images").iterdir()}
     assert kept == {name for name in made if name.startswith("images/")}
     for name in kept - {f"images/{NOT_A_PICTURE}"}:
@@ -74,13 +74,13 @@ def test_kept_images_are_what_the_script_makes(made: dict[str, bytes], tmp_path:
 
 
 def pixels(path: Path) -> np.ndarray[Any, Any]:
-    """A picture as rows x columns x 3 bytes."""
+    """Return a picture as an array of height x width x 3 bytes."""
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 def test_demo_holds_what_it_promises() -> None:
-    """The manifest has 300 rows and more, of each kind as many as the demo is to show."""
+    """The manifest has 333 rows, with the numbers of each kind that the demo shows."""
     assert len((FOLDER / "manifest.jsonl").read_text("utf-8").splitlines()) == 333
     shapes = Counter("+".join(c for c in ("text", "image", "video") if c in row) for row in good_rows())
     assert shapes == {"text": 260, "image": 44, "text+image": 22, "video": 1, "text+video": 1}
@@ -91,7 +91,7 @@ def test_demo_holds_what_it_promises() -> None:
 
 
 def test_ids_are_unique() -> None:
-    """No two rows share an id, duplicates of a text neither."""
+    """Ids are unique, also of rows with the same text."""
     ids = [row["id"] for row in read_rows()]
     assert len(set(ids)) == len(ids)
 
@@ -107,7 +107,7 @@ def test_kept_columns_have_one_type_each() -> None:
 
 
 def test_five_bad_rows_are_bad_in_five_ways() -> None:
-    """One line is no JSON, one has no input, one names no file, one a file that is no picture, one has a text of the wrong type."""
+    """A line that is not JSON, a row without input, a missing file, a file that is not a picture, a text of a wrong type."""
     lines = (FOLDER / "manifest.jsonl").read_text("utf-8").splitlines()
     bad = {row["id"]: row for row in read_rows() if row["id"].startswith("bad-")}
     assert len(lines) - len(read_rows()) == 1
@@ -120,7 +120,7 @@ def test_five_bad_rows_are_bad_in_five_ways() -> None:
 
 
 def test_images_are_small_and_distinct() -> None:
-    """Every picture opens, has the type its name says, has sides of 32 to 128 pixels, and looks like no other."""
+    """Every picture can be opened, has the format of its extension and sides of 32 to 128 pixels, and all look different."""
     looks = set()
     images = [path for path in (FOLDER / "images").iterdir() if path.name != NOT_A_PICTURE]
     assert len(images) == 44
@@ -133,14 +133,14 @@ def test_images_are_small_and_distinct() -> None:
 
 
 def test_media_of_good_rows_exist() -> None:
-    """Every path of a good row leads to a file."""
+    """Every path in a good row is that of a file."""
     for row in good_rows():
         for column in ("image", "video"):
             assert column not in row or (FOLDER / row[column]).is_file()
 
 
 def test_video_is_a_whole_mp4() -> None:
-    """The video's boxes fill the file exactly, and the ones a player needs are among them."""
+    """The boxes of the video fill the file exactly, and those that a player needs are there."""
     content = (FOLDER / "videos" / "lantern.mp4").read_bytes()
     boxes, at = [], 0
     while at < len(content):
@@ -154,7 +154,7 @@ def test_video_is_a_whole_mp4() -> None:
 
 
 def test_second_manifest_has_texts_in_both_languages() -> None:
-    """The CSV has twenty rows with ids of their own."""
+    """The CSV has twenty rows in two languages, with ids that the other manifest does not have."""
     with (FOLDER / "more.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({row["id"] for row in rows}) == 20
@@ -164,7 +164,7 @@ def test_second_manifest_has_texts_in_both_languages() -> None:
 
 
 def test_demo_is_small_enough_for_git() -> None:
-    """All files together stay below half a megabyte."""
+    """All files together are smaller than 500 kB."""
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 500_000
 
 

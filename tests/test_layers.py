@@ -1,4 +1,4 @@
-"""Who may import whom: the order of the rooms is the architecture, and this test reads it from the imports.
+"""Which module may import which: the order of the rooms is the architecture, and these tests check the imports.
 
 A room is a folder directly below `pipeline/arkbeam/`. A module imports from its own entry in ORDER and from those above it.
 """
@@ -49,20 +49,20 @@ ORDER = (
     "app.cli",
 )
 
-# Stricter than the order. The emulator is a second implementation of the contract: it shares the table of models with the
-# client, and no code that reads or writes requests and replies.
+# Stricter than the order: the only entries that a room imports from. The emulator is a second implementation of the contract. It
+# shares the table of models with the client, but no code that reads or writes requests and replies.
 ONLY_FROM = {
     "emulator": ("base.errors", "base.records", "base.capabilities", "ark.models", "emulator"),
 }
 
-# What is not about the vendor stays free of it, so that another provider can stand beside `ark`.
+# Rooms that do not depend on the vendor, so that another provider can be added beside `ark`.
 NEVER_FROM = {"store": ("ark",), "quota": ("ark",), "stages.plan": ("ark",)}
 
-# And no run depends on it: the config holds its options, the command line starts it.
+# The only rooms that import an entry. No run depends on the emulator: the config has its options, the command line starts it.
 ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
 
-# Libraries that give a room its meaning, and the entries of ORDER that may use them.
-HOMES = {
+# Libraries that only some entries of ORDER may import.
+LIBRARIES = {
     "apache_beam": ("beam",),
     "httpx": ("ark", "media"),
     "httpx_aiohttp": ("ark", "media"),
@@ -79,7 +79,7 @@ STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.redaction")
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import: `place` is the importer's entry in ORDER, `target` a dotted name that is complete for modules."""
+    """One import. `place` is the entry of ORDER of the importing module, `target` the full dotted name of the imported one."""
 
     file: str
     line: int
@@ -88,7 +88,7 @@ class Import:
 
     @property
     def top(self) -> str:
-        """The first part of the name: the library, or this package."""
+        """The first part of the imported name: a library, or this package."""
         return self.target.partition(".")[0]
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class Import:
 
 
 def place_of(name: str) -> str:
-    """The entry of ORDER that a module of this package belongs to; its own name where there is none.
+    """Return the entry of ORDER of a module of this package; its own name if there is none.
 
     `name` is dotted, without the package.
     """
@@ -104,14 +104,14 @@ def place_of(name: str) -> str:
 
 
 def module_name(path: Path, package: Path) -> str:
-    """The dotted name of a file, without the package; `__main__` is the command line's."""
+    """Return the dotted name of a module, without the package; `__main__` counts as `app.cli`."""
     parts = path.relative_to(package).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     return "app.cli" if name == "__main__" else name
 
 
 def read_imports(package: Path) -> Iterator[Import]:
-    """Every import of every module below `package`, those inside functions and type-checking blocks too."""
+    """Yield every import of every module below `package`, also those inside functions and type-checking blocks."""
     for path in sorted(package.rglob("*.py")):
         here = (PACKAGE, *path.relative_to(package).parent.parts)
         place = place_of(module_name(path, package))
@@ -121,7 +121,7 @@ def read_imports(package: Path) -> Iterator[Import]:
 
 
 def imported_names(node: ast.AST, here: tuple[str, ...], package: Path) -> list[str]:
-    """The dotted names that a node imports; empty when it is no import."""
+    """Return the dotted names that a node imports; empty if it is not an import."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -133,29 +133,29 @@ def imported_names(node: ast.AST, here: tuple[str, ...], package: Path) -> list[
 
 
 def is_module(name: str, package: Path) -> bool:
-    """True when the dotted name is a module or a folder of this package."""
+    """True if the dotted name is that of a module or a folder of this package."""
     path = package.parent.joinpath(*name.split("."))
     return name.startswith(f"{PACKAGE}.") and (path.is_dir() or path.with_suffix(".py").is_file())
 
 
 def find_breaches(package: Path) -> list[str]:
-    """Every import that the rules above forbid."""
+    """Return the imports that the rules above forbid, with the reasons."""
     return [f"{found} ({reason})" for found in read_imports(package) if (reason := why_forbidden(found))]
 
 
 def why_forbidden(found: Import) -> str:
-    """Why an import is forbidden, or an empty string."""
+    """Return why an import is forbidden, or an empty string."""
     if found.top == PACKAGE:
         return why_forbidden_inside(found)
     if found.place in STANDARD_LIBRARY_ONLY and found.top not in sys.stdlib_module_names:
-        return "this module imports the standard library alone"
-    if found.top in HOMES and found.place not in HOMES[found.top]:
-        return f"{found.top} belongs to {', '.join(HOMES[found.top])}"
+        return "this module imports only the standard library"
+    if found.top in LIBRARIES and found.place not in LIBRARIES[found.top]:
+        return f"{found.top} belongs to {', '.join(LIBRARIES[found.top])}"
     return ""
 
 
 def why_forbidden_inside(found: Import) -> str:
-    """The same, for an import from this package."""
+    """Return why an import from this package is forbidden, or an empty string."""
     if found.target == PACKAGE:
         return ""
     if found.place not in ORDER:
@@ -166,25 +166,25 @@ def why_forbidden_inside(found: Import) -> str:
         return f"no {target} in ORDER"
     allowed = ONLY_FROM.get(found.place)
     if allowed and not any(name == entry or name.startswith(f"{entry}.") for entry in allowed):
-        return f"{found.place} imports from {', '.join(allowed)} alone"
+        return f"{found.place} imports only from {', '.join(allowed)}"
     if target in NEVER_FROM.get(found.place, ()):
         return f"{found.place} imports nothing from {target}"
     importers = ONLY_BY.get(target)
     if importers and found.place not in importers:
-        return f"{target} is imported by {', '.join(importers)} alone"
+        return f"{target} is imported only by {', '.join(importers)}"
     if ORDER.index(target) > ORDER.index(found.place):
         return f"{target} comes after {found.place}"
     return ""
 
 
 def test_imports_follow_the_order_of_the_rooms() -> None:
-    """No module imports from an entry below its own, nor a library that belongs to another one."""
+    """No module imports from an entry below its own, or a library that only other entries may import."""
     breaches = find_breaches(SOURCE)
     assert not breaches, "\n".join(breaches)
 
 
 def test_every_module_belongs_to_a_room() -> None:
-    """Every module is in ORDER, so that none escapes it; packages that hold several entries are empty."""
+    """Every module belongs to an entry of ORDER, except the `__init__` of packages with several entries."""
     names = {module_name(path, SOURCE) for path in SOURCE.rglob("*.py")}
     holders = {entry.partition(".")[0] for entry in ORDER if "." in entry}
     assert {place_of(name) for name in names} == {*ORDER, *holders, ""}
@@ -198,23 +198,23 @@ def test_every_module_belongs_to_a_room() -> None:
         ("ark/wire.py", "from arkbeam import media", "media comes after ark"),
         ("ark/wire.py", "from ..media import kinds", "media comes after ark"),
         ("store/index.py", "def f():\n    import arkbeam.engine.core", "engine comes after store"),
-        ("base/records.py", "import numpy as np", "standard library alone"),
+        ("base/records.py", "import numpy as np", "only the standard library"),
         ("store/index.py", "import httpx", "httpx belongs to ark, media"),
         ("stages/plan.py", "from apache_beam.utils import shared", "apache_beam belongs to beam"),
         ("stages/plan.py", "from arkbeam.stages.embed import feed", "stages.embed comes after stages.plan"),
-        ("emulator/server.py", "from arkbeam.ark.wire import encode", "emulator imports from"),
-        ("emulator/server.py", "from arkbeam.ark import wire", "emulator imports from"),
+        ("emulator/server.py", "from arkbeam.ark.wire import encode", "emulator imports only from"),
+        ("emulator/server.py", "from arkbeam.ark import wire", "emulator imports only from"),
         ("store/index.py", "from arkbeam.ark.wire import encode", "store imports nothing from ark"),
         ("stages/plan.py", "from arkbeam.ark import models", "stages.plan imports nothing from ark"),
-        ("ark/client.py", "from arkbeam.emulator import server", "emulator is imported by"),
-        ("app/job.py", "from arkbeam.emulator import server", "emulator is imported by"),
+        ("ark/client.py", "from arkbeam.emulator import server", "emulator is imported only by"),
+        ("app/job.py", "from arkbeam.emulator import server", "emulator is imported only by"),
         ("app/job.py", "from arkbeam.kitchen import knife", "no kitchen.knife in ORDER"),
         ("__init__.py", "from arkbeam.app.cli import main", "imports nothing"),
         ("base/__init__.py", "from arkbeam.base.files import join", "imports nothing"),
     ],
 )
 def test_breach_is_found(tmp_path: Path, file: str, code: str, reason: str) -> None:
-    """Each rule catches the import it forbids."""
+    """Each rule finds the import that it forbids."""
     package = make_package(tmp_path, {file: code})
     (breach,) = find_breaches(package)
     assert reason in breach
@@ -237,12 +237,12 @@ def test_breach_is_found(tmp_path: Path, file: str, code: str, reason: str) -> N
     ],
 )
 def test_allowed_import_is_no_breach(tmp_path: Path, file: str, code: str) -> None:
-    """What the rules allow is let through."""
+    """Allowed imports are not reported."""
     assert find_breaches(make_package(tmp_path, {file: code})) == []
 
 
 def make_package(folder: Path, files: dict[str, str]) -> Path:
-    """A package of empty modules with some of them filled."""
+    """Make a package of empty modules, with these files in it."""
     package = folder / PACKAGE
     empty = dict.fromkeys(
         (
@@ -266,7 +266,7 @@ def make_package(folder: Path, files: dict[str, str]) -> Path:
     return package
 
 
-# One letter of each is in brackets, so that this file does not hold what it looks for.
+# One letter of each is in brackets, so that the patterns do not match this file.
 INDEX_PATTERNS = (
     r"[p]ypi\.(?:org|python)",
     r"python[h]osted\.",
@@ -278,14 +278,14 @@ MACHINE_PATTERNS = tuple(rf"(?<![\w.~/*}})-])/{name}/" for name in ("[w]ork", "[
 
 
 def machine_words() -> list[str]:
-    """What only this machine knows: where the checkout lies, and the hosts that its pip asks."""
+    """Return patterns for what is specific to this machine: the path of the checkout, and the hosts of its package index."""
     settings = [value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_"))]
     hosts = [host for value in settings for host in re.findall(r"https?://(?:[^\s/@]*@)?([^\s/:]+)", value)]
     return [re.escape(word) for word in (*hosts, str(ROOT)) if len(word) > 4]
 
 
 def listed_files() -> list[Path]:
-    """Every file that git tracks or would add."""
+    """Return the files that git tracks or would add."""
     git = shutil.which("git")
     if not git:
         pytest.skip("git is missing")
@@ -297,7 +297,7 @@ def listed_files() -> list[Path]:
 
 
 def test_no_file_names_an_index_or_a_machine() -> None:
-    """No file of the project holds the address of a package index or a path of the machine it was written on."""
+    """No file of the project has the address of a package index or a path of this machine."""
     pattern = re.compile("|".join((*INDEX_PATTERNS, *MACHINE_PATTERNS, *machine_words())), re.MULTILINE)
     hits = []
     for path in listed_files():
@@ -307,7 +307,7 @@ def test_no_file_names_an_index_or_a_machine() -> None:
 
 
 def test_patterns_find_an_index_and_a_machine_path() -> None:
-    """The search finds what it is for, and leaves ordinary paths and URLs alone."""
+    """The patterns match indexes and machine paths, and do not match ordinary paths and URLs."""
     pattern = re.compile("|".join((*INDEX_PATTERNS, *MACHINE_PATTERNS)))
     bad = ["--ex|tra-in|dex-url x", "https://mirror.example/py|pi/simp|le/", "see /wo|rk/main", "'/ro|ot/.cache'"]
     good = ["a framework/main", "s3://bucket/work/x", "out/work/y", "https://example.com/simpler", "$root/scripts"]

@@ -1,4 +1,4 @@
-"""Packaging and the scripts: what is installed on a fresh machine, and that nothing is installed twice."""
+"""Packaging and the scripts: what they install on a fresh machine, and that they install nothing twice."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def read_constraints() -> dict[str, Version]:
 
 
 def test_names_stay() -> None:
-    """Distribution, command and extras have the names that users type; what tests and checks need is not published."""
+    """The names of distribution, command, extras and dependency groups are pinned."""
     project = read_project()
     assert project["name"] == "arkbeam"
     assert project["scripts"] == {"arkbeam": "arkbeam.app.cli:main"}
@@ -62,7 +62,7 @@ def test_names_stay() -> None:
 
 
 def test_wheel_holds_the_package_alone(tmp_path: Path) -> None:
-    """An installation adds `arkbeam`, with all its modules and its type marker, to site-packages, and no other package."""
+    """The wheel has the package `arkbeam` with all its modules and `py.typed`, no other package, and the licence."""
     wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
     names = zipfile.ZipFile(next(wheel.build(directory=str(tmp_path), versions=["standard"]))).namelist()
     inside = {name for name in names if ".dist-info/" not in name}
@@ -82,7 +82,7 @@ def test_sdist_holds_what_a_reader_needs(tmp_path: Path) -> None:
 
 
 def test_license_is_named() -> None:
-    """The licence is named by its SPDX identifier, and its text and the documents are there."""
+    """The licence has its SPDX identifier; its text and the documents exist and are in the source distribution."""
     project = read_project()
     assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
     assert "Apache License" in (ROOT / "LICENSE").read_text("utf-8")
@@ -92,7 +92,7 @@ def test_license_is_named() -> None:
 
 
 def test_version_is_a_version() -> None:
-    """The package's version is a valid version."""
+    """The package's version is a valid version in its normal form."""
     assert str(Version(arkbeam.__version__)) == arkbeam.__version__
 
 
@@ -111,7 +111,7 @@ def test_constraints_are_exact_versions_alone() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_can_be_run(name: str) -> None:
-    """The scripts are executable, and their syntax is valid."""
+    """The scripts are executable and have valid syntax."""
     assert os.access(ROOT / name, os.X_OK)
     subprocess.run(["sh", "-n", ROOT / name], check=True)
 
@@ -152,7 +152,7 @@ esac
 
 
 class Checkout:
-    """A copy of the scripts in a folder of its own, and the fake Python they find."""
+    """A copy of the scripts in a folder, and the fake Python that they find on PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "check out"
@@ -196,12 +196,12 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """A fresh checkout whose path has a blank in it."""
+    """A fresh checkout with a blank in its path."""
     return Checkout(tmp_path)
 
 
 def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
-    """Without a config the script runs the demo from the checkout's root, after one installation that it announces."""
+    """Without a config the script runs the demo in the checkout's root, after an installation that it announces."""
     code, did, said = checkout.run("scripts/run", "--set", "quota.rpm=600")
     assert code == 0
     assert did == ["install check out[emulator]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
@@ -216,7 +216,7 @@ def test_run_takes_a_config_relative_to_the_caller(checkout: Checkout, tmp_path:
 
 
 def test_second_run_installs_nothing(checkout: Checkout) -> None:
-    """A second run installs nothing and prints nothing of its own."""
+    """A second run installs nothing, and the script prints nothing."""
     checkout.run("scripts/run")
     _, did, said = checkout.run("scripts/run")
     assert [line for line in did if line.startswith("install")] == []
@@ -232,7 +232,7 @@ def test_run_has_nothing_to_install_after_test(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
-    """Another line in either file makes the next run install again."""
+    """After a change in either file, the next run installs again."""
     checkout.run("scripts/run")
     with (checkout.root / name).open("a") as file:
         file.write("# changed\n")
@@ -250,7 +250,7 @@ def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
 
 
 def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
-    """With PYTHON the packages go to .venv-VERSION, and .venv is kept as it is."""
+    """With PYTHON the packages are installed into .venv-VERSION, and .venv is unchanged."""
     checkout.run("scripts/run")
     other = str(checkout.add_python("other"))
     _, did, said = checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")
@@ -261,7 +261,7 @@ def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
 
 
 def test_tests_run_on_a_named_version(checkout: Checkout) -> None:
-    """`scripts/test --python 3.13` takes python3.13, in an environment of its own, and leaves .venv alone."""
+    """`scripts/test --python 3.13` uses python3.13 and .venv-3.13; a version that is not installed is an error."""
     checkout.add_python("python3.13")
     _, did, said = checkout.run("scripts/test", "--python", "3.13", "tests/ark", FAKE_VERSION="3.13")
     assert did[:2] == INSTALLED_BY_TEST
@@ -274,7 +274,7 @@ def test_tests_run_on_a_named_version(checkout: Checkout) -> None:
 
 
 def test_help_of_test_installs_nothing(checkout: Checkout) -> None:
-    """`scripts/test --help` names its options and does nothing else."""
+    """`scripts/test --help` prints its options and does nothing else."""
     code, did, _ = checkout.run("scripts/test", "--help")
     assert (code, did) == (0, [])
     done = subprocess.run([ROOT / "scripts/test", "--help"], capture_output=True, text=True, check=True)
@@ -282,7 +282,7 @@ def test_help_of_test_installs_nothing(checkout: Checkout) -> None:
 
 
 def test_coverage_is_measured_and_shown(checkout: Checkout) -> None:
-    """`scripts/test --cov` runs the tests below coverage, joins what its processes measured, and reports the total."""
+    """`scripts/test --cov` runs the tests with coverage, combines the data of all processes, and prints a report."""
     did = checkout.run("scripts/test", "--cov", "tests/ark")[1]
     assert [line.removeprefix("check coverage ") for line in did if line.startswith("check coverage")] == [
         "erase",
@@ -293,7 +293,7 @@ def test_coverage_is_measured_and_shown(checkout: Checkout) -> None:
 
 
 def test_missing_python_is_said(checkout: Checkout) -> None:
-    """Without a Python 3.11 or newer, on PATH or in PYTHON, the script stops with one clear line."""
+    """Without a Python 3.11 or newer, on PATH or in PYTHON, the script exits with 2 and a message."""
     (checkout.bin / "python3").unlink()
     code, did, said = checkout.run("scripts/run")
     assert (code, did) == (NOT_FOUND, [])
@@ -305,7 +305,7 @@ def test_missing_python_is_said(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("script", ["scripts/test", ".ci/run"])
 def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> None:
-    """Format, lint, types and tests all run; one that fails makes the exit code 1 and is named at the end."""
+    """Format, lint, types and tests all run; if one fails, the exit code is 1 and the last line names it."""
     code, did, said = checkout.run(script, FAKE_FAILING_CHECK="mypy")
     assert code == 1
     assert did[:2] == INSTALLED_BY_TEST
@@ -318,7 +318,7 @@ def test_all_checks_run_though_one_fails(checkout: Checkout, script: str) -> Non
 
 
 def test_every_test_is_in_one_of_the_two_processes(checkout: Checkout) -> None:
-    """The paths that one process ignores are those that the other runs."""
+    """The paths that one test process ignores are those that the other runs."""
     did = [line.split()[3:] for line in checkout.run("scripts/test")[1] if line.startswith("check pytest")]
     left_out, run = sorted(did, key=lambda words: not words[0].startswith("--ignore"))
     assert [word.removeprefix("--ignore=") for word in left_out] == run

@@ -1,4 +1,4 @@
-"""The documentation is true: commands run, queries give the answers printed, tables say what the code says, links lead somewhere."""
+"""The documentation is true: commands run, queries give the printed answers, tables agree with the code, links have targets."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ Table = list[list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What can be checked of a Markdown file. Rows of `tables` include the head; `blocks` are pairs of language and text."""
+    """The parts of a Markdown file that are checked. `tables` include their heads; `blocks` are pairs of language and text."""
 
     text: str
     headings: list[tuple[int, str]]
@@ -48,7 +48,7 @@ class Page:
 
 @cache
 def read_page(path: Path) -> Page:
-    """Take a Markdown file apart."""
+    """Parse a Markdown file."""
     text = path.read_text("utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M)
     prose = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.S | re.M)
@@ -73,18 +73,20 @@ def find_table(path: Path, *head: str) -> Table:
 
 
 def quoted(cell: str) -> list[str]:
-    """Return what a cell quotes as code."""
+    """Return the texts in backticks in a cell."""
     return re.findall(r"`([^`]+)`", cell)
 
 
 def names_in(table: Table) -> list[str]:
-    """Return what the first column of a table quotes as code."""
+    """Return the texts in backticks in the first column of a table."""
     return [name for row in table for name in quoted(row[0])]
 
 
 FOLDERS = ("configs", "pipeline", "scripts", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
-ORIGINAL = [page for page in PAGES if page != CHINESE]  # its commands and queries are the README's: see below
+ORIGINAL = [
+    page for page in PAGES if page != CHINESE
+]  # its commands and queries are those of the README: a test below checks that
 COMMANDS = sorted(
     {line for page in ORIGINAL for kind, text in read_page(page).blocks if kind == "sh" for line in text.splitlines()}
 )
@@ -114,7 +116,7 @@ def run_command(command: str, folder: Path) -> "subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_readme_works(command: str, demo: Path) -> None:
-    """Commands of `arkbeam` end with code 0; scripts are there and can be run."""
+    """Commands of `arkbeam` exit with 0; scripts exist and are executable."""
     words = shlex.split(command)
     if words[0] == "arkbeam":
         ended = run_command(command, demo)
@@ -131,7 +133,7 @@ def test_every_command_of_the_readme_works(command: str, demo: Path) -> None:
 def test_every_query_of_the_readme_gives_its_answer(
     query: str, answer: str, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The printed tables are what DuckDB answers over the demo's output."""
+    """DuckDB gives the printed tables for the demo's output."""
     monkeypatch.chdir(demo)
     relation = duckdb.sql(query)
     assert relation is not None
@@ -140,13 +142,13 @@ def test_every_query_of_the_readme_gives_its_answer(
 
 
 def test_configuration_table_is_the_code() -> None:
-    """Every key of the config, and of the emulator's options, stands in the reference with its default and meaning."""
+    """The reference has every key of the config and every option of the emulator, with default and meaning."""
     assert read_table(CONFIG_PAGE, "config") == make_config_table()
     assert read_table(CONFIG_PAGE, "emulator") == make_emulator_table()
 
 
 def test_example_configs_are_configs() -> None:
-    """The config that the README shows loads as it stands, and with each of the sections that other pages show."""
+    """The config in the README is valid, also with each of the sections that other pages show."""
     shown = [yaml.safe_load(text) for page in ORIGINAL for kind, text in read_page(page).blocks if kind == "yaml"]
     (example,) = [one for one in shown if "manifest" in one]
     assert parse_config(example).model.dimensions == 1024
@@ -161,7 +163,7 @@ def test_exit_codes_are_the_code() -> None:
 
 
 def test_columns_are_the_schema() -> None:
-    """Every column of the output stands in its table, and no other."""
+    """The tables of columns have exactly the columns of the output."""
     embeddings = names_in(find_table(OUTPUT_PAGE, "column of `embeddings/`"))
     assert sorted(embeddings) == sorted([*schema.embeddings_schema(8, pa.struct([])).names, "manifest.keep"])
     assert names_in(find_table(OUTPUT_PAGE, "column of `failures/`")) == schema.FAILURES.names
@@ -171,7 +173,7 @@ def test_columns_are_the_schema() -> None:
 
 
 def test_keys_of_run_json_are_told(demo: Path) -> None:
-    """Every key of `run.json` stands in its table, and no other; so do those of its part about the quota."""
+    """The tables of keys have exactly the keys of `run.json` and of its `quota` section."""
     note = json.loads((demo / "out" / "demo" / "run.json").read_bytes())
     assert sorted(names_in(find_table(OUTPUT_PAGE, "key of `run.json`"))) == sorted(note)
     told = names_in(find_table(QUOTA_PAGE, "key of `run.json`"))
@@ -179,7 +181,7 @@ def test_keys_of_run_json_are_told(demo: Path) -> None:
 
 
 def test_codes_of_media_are_the_code() -> None:
-    """Each failure code that the pages on media and on manifests explain is one that the code gives."""
+    """Each failure code on the pages about media and manifests is in the code."""
     code = "\n".join(path.read_text("utf-8") for path in CODE.rglob("*.py"))
     told = {
         *names_in(find_table(MEDIA_PAGE, "code")),
@@ -193,13 +195,13 @@ def test_codes_of_media_are_the_code() -> None:
     "page", [README, ROOT / "pipeline" / "README.md"], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_rooms_are_the_code(page: Path) -> None:
-    """The table of rooms has the folders of the code, in the order in which they may import."""
+    """The table of rooms has the folders of the code, in the order of their imports."""
     rooms = list(dict.fromkeys(entry.partition(".")[0] for entry in ORDER))
     assert [f"{room}/" for room in rooms] == names_in([row[:1] for row in find_table(page, "room")])
 
 
 def test_limits_of_the_promise_are_told() -> None:
-    """What can't be promised stands in the README: lost answers, URLs by name, the sound of videos, access keys."""
+    """The README has the limits: lost requests, URLs as identity, the sound of videos, access keys."""
     words = " ".join(read_page(README).text.split())
     for phrase in (
         "no idempotency",
@@ -212,7 +214,7 @@ def test_limits_of_the_promise_are_told() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Each link to a file finds it, and each link to a heading too."""
+    """The target of each link to a file or a heading exists."""
     for link in read_page(page).links:
         if re.match(r"https?://", link):
             continue
@@ -223,12 +225,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchor_of(title: str) -> str:
-    """Return the anchor that GitHub gives a heading."""
+    """Return the anchor of a heading on GitHub."""
     return re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-")
 
 
 def test_readme_is_short() -> None:
-    """A newcomer reads it to the end: no more than 200 lines, in either language."""
+    """The README has at most 200 lines in both languages, and at most 120 columns outside tables."""
     for page in (README, CHINESE):
         assert len(page.read_text("utf-8").splitlines()) <= LINES_MAX
     for line in README.read_text("utf-8").splitlines():
@@ -236,7 +238,7 @@ def test_readme_is_short() -> None:
 
 
 def test_translation_has_the_same_headings_commands_and_tables() -> None:
-    """The Chinese README has the headings, code, tables and links of the English one; only comments and words differ."""
+    """The Chinese README has the headings, code, tables and links of the English one; only prose and comments differ."""
     ours, theirs = read_page(README), read_page(CHINESE)
     assert [level for level, _ in ours.headings] == [level for level, _ in theirs.headings]
     assert [kind for kind, _ in ours.blocks] == [kind for kind, _ in theirs.blocks]
@@ -251,5 +253,5 @@ def test_translation_has_the_same_headings_commands_and_tables() -> None:
 
 
 def shape_of(table: Table) -> list[list[list[str]]]:
-    """Return what a translation may not change of a table: its rows and columns, and what its cells quote as code."""
+    """Return what a translation must keep of a table: rows, columns, and the texts in backticks."""
     return [[sorted(quoted(cell)) for cell in row] for row in table]

@@ -1,7 +1,7 @@
-"""What an earlier version wrote is read by this one: its store costs nothing again, and its output can be inspected.
+"""This version reads what an earlier one wrote: nothing in its store is bought again, and its output can be inspected.
 
-`data/version-0.1.0` was written by two runs of version 0.1.0 against its emulator, in a folder of their own, with texts in two
-languages, pictures by data URI and by path, a duplicate, a line that is not JSON, a row that the service refuses, and kept columns.
+Two runs of version 0.1.0 against its emulator wrote `data/version-0.1.0`. The manifest has texts in two languages, pictures as
+data URIs and paths, a duplicate, a line that is not JSON, a row that the service rejects, and kept columns.
 """
 
 import shutil
@@ -21,12 +21,12 @@ from tests.places import Emulator
 DATA = Path(__file__).parent / "data" / "version-0.1.0"
 PUBLISHED, FAILED = 11, 2
 NOT_COMPARED = {"embeddings": ["manifest"], "failures": ["manifest", "message"]}
-"""The path of the manifest is that of the copy; messages may be worded in another way."""
+"""The manifest has another path here, and the wording of messages may change."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the earlier version's folder, as the working directory: the paths of its config are relative."""
+    """A copy of the earlier version's folder as the working directory, since the paths in its config are relative."""
     copy = tmp_path / "copy"
     shutil.copytree(DATA, copy)
     monkeypatch.chdir(copy)
@@ -39,12 +39,12 @@ def read_rows(output: Path, name: str) -> pa.Table:
 
 
 def read_bits(table: pa.Table) -> bytes:
-    """The bytes of all dense vectors: `equals` takes 0.0 and -0.0 for the same."""
+    """Return the bytes of all dense vectors, since `equals` does not distinguish 0.0 and -0.0."""
     return bytes(table["dense"].combine_chunks().values.to_numpy().tobytes())
 
 
 def test_a_store_of_the_version_before_costs_nothing(folder: Path, emulator: Emulator) -> None:
-    """Nothing is sent; every row is published with the same bits, kept columns and fingerprint; the failures are the same."""
+    """Nothing is sent. All rows are published with the same vector bits, kept columns and fingerprint; failures are the same."""
     before = {name: read_rows(folder / "out", name) for name in ("embeddings", "failures")}
     shutil.rmtree(folder / "out")
     settings = [f"api.base_url={emulator.url}"]

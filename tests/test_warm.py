@@ -1,4 +1,4 @@
-"""The process that forks: its children are processes like those that a shell starts."""
+"""The process that forks: its children behave like processes that a shell starts."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def write(path: str, size: int) -> None:
 
 
 def test_a_child_has_its_own_environment_streams_and_exit_code(start_function: Any) -> None:
-    """What one child is told is not seen by the next."""
+    """Each child has its own environment, streams and exit code."""
     first, second = start_function(print_state, ONE="1"), start_function(print_state, TWO="2")
     ended = first.wait()
     assert (ended.code, ended.out, ended.err) == (3, f"1 None {first.process.pid}\n", "an error\n")
@@ -45,13 +45,13 @@ def test_a_child_has_its_own_environment_streams_and_exit_code(start_function: A
 
 
 def test_an_exception_is_a_traceback_and_one(start_function: Any) -> None:
-    """As in any Python."""
+    """A child that raises an exception prints a traceback and exits with 1."""
     ended = start_function(fail).wait()
     assert (ended.code, ended.err.splitlines()[-1]) == (1, "ValueError: of the child")
 
 
 def test_a_child_can_be_killed(start_function: Any) -> None:
-    """Its exit code is minus the number of the signal; waiting for one that runs ends at the time-out."""
+    """The exit code of a killed child is minus the number of the signal; waiting for a running child ends at the time-out."""
     started = start_function(sleep)
     with pytest.raises(subprocess.TimeoutExpired):
         started.wait(0.1)
@@ -60,7 +60,7 @@ def test_a_child_can_be_killed(start_function: Any) -> None:
 
 
 def test_limits_are_the_childs(start_function: Any, tmp_path: Path) -> None:
-    """A limit on the size of files fails a child's write, and not that of the next child."""
+    """A limit on the size of files makes the write of one child fail, but not that of the next child."""
     limited = start_function(write, str(tmp_path / "a"), 2_000, before=partial(limit_files, 1_000))
     assert "File too large" in limited.wait().err
     assert start_function(write, str(tmp_path / "b"), 2_000).wait().code == 0

@@ -1,4 +1,4 @@
-"""A server on loopback with the part of TOS's API that reading needs; it checks the signatures of URLs."""
+"""A loopback server with the part of the TOS API that reading needs; it checks the signatures of URLs."""
 
 import hashlib
 import hmac
@@ -20,13 +20,13 @@ KEY, SECRET, REGION = "AKTEST0123456789", "tos-secret-key-5f2c", "cn-test"
 
 @dataclass(slots=True)
 class TosServer:
-    """The files of its one bucket, `media`, and the number of requests refused for their signature."""
+    """The files of the bucket `media`, and the number of requests that were rejected for a wrong signature."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    refused: int = 0
+    rejected: int = 0
 
-    def signs(self, host: str, path: str, query: dict[str, str]) -> bool:
-        """Compute the signature of a URL as the vendor describes it (TOS4-HMAC-SHA256), and compare."""
+    def is_signed(self, host: str, path: str, query: dict[str, str]) -> bool:
+        """True if a URL has the signature that the vendor describes (TOS4-HMAC-SHA256)."""
         given = query.pop("X-Tos-Signature", "")
         date = query.get("X-Tos-Date", "")
         pairs = "&".join(f"{quote(name, '~')}={quote(value, '~')}" for name, value in sorted(query.items()))
@@ -54,17 +54,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         parts = urlsplit(self.path)
         name, query = unquote(parts.path)[1:], dict(parse_qsl(parts.query))
-        if "Authorization" not in self.headers and not self.tos.signs(self.headers["Host"], f"/{name}", query):
-            self.tos.refused += 1
+        if "Authorization" not in self.headers and not self.tos.is_signed(self.headers["Host"], f"/{name}", query):
+            self.tos.rejected += 1
             self._send(403, b"", {})
-        elif not name:  # a request about the bucket, or for a listing
+        elif not name:  # the request is about the bucket, or for a listing
             self._send(200, b'{"Name": "media", "KeyCount": 0, "Contents": []}', {"x-tos-bucket-type": "fns"})
         elif name not in self.tos.files:
             self._send(404, b"", {})
         else:
-            self._give(self.tos.files[name])
+            self._send_file(self.tos.files[name])
 
-    def _give(self, data: bytes) -> None:
+    def _send_file(self, data: bytes) -> None:
         headers = {"ETag": f'"{hashlib.md5(data).hexdigest()}"', "Last-Modified": "Sun, 22 Nov 2026 20:00:00 GMT"}
         if "Range" not in self.headers:
             self._send(200, data, headers)
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def tos(monkeypatch: pytest.MonkeyPatch) -> Iterator[TosServer]:
-    """A server configured for tosfs as a user would do it; the bucket's host name resolves to this machine."""
+    """A server, configured for tosfs as by a user; the bucket's host name resolves to this machine."""
     monkeypatch.setenv("TOS_BUCKET_TAG_ENABLE", "false")  # else tosfs tags each bucket at the vendor
     server = TosServer()
     web = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"tos": server}))

@@ -1,10 +1,9 @@
-"""A process that has imported arkbeam and forks: whole processes for the tests, without three seconds of imports each.
+"""Processes for the tests, forked from one that has imported arkbeam: this saves three seconds of imports for each.
 
-`WarmProcess` starts a Python that imports this module, and with it all that a run imports, and waits for requests on a Unix
-socket. For each request it forks. The child takes the environment and streams that the request names and calls a function of a
-module, such as `be_arkbeam`. From there on it is a process like any other: it has its own process id, obeys signals
-and limits of the operating system, and ends with an exit code. What it does not show is that `python -m arkbeam` finds and imports
-arkbeam: tests of that start one cold.
+`WarmProcess` starts a Python that imports this module, and with it everything that a run imports. It waits for requests on a Unix
+socket and forks for each task. The child sets the environment and the streams of the task, and calls a function of a module,
+such as `run_arkbeam`. It is a real process: it has its own process id, its own signals and limits, and an exit code. It does
+not show that `python -m arkbeam` finds and imports arkbeam: the tests of that use `start_cold` of `tests.places`.
 """
 
 import gc
@@ -27,7 +26,7 @@ from typing import IO, Any
 
 import arkbeam.app.job
 import arkbeam.app.progress
-import arkbeam.app.report  # noqa: F401 - imported for the children, as the one above
+import arkbeam.app.report  # noqa: F401 - these three are imported for the children
 import fsspec.config
 from arkbeam.app import cli
 from arkbeam.base import faults
@@ -36,7 +35,7 @@ from arkbeam.emulator.serve import serve
 from rich.console import Console
 
 from scripts.children import ROOT, child_environment
-from tests.quick_beam import remember
+from tests.quick_beam import cache_lookups
 
 _LENGTH_BYTES = 4
 _STREAMS = 3
@@ -57,9 +56,9 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a child is to do: call `function(*arguments)` at the root of the checkout, with an environment of its own.
+    """The task of a child: call `function(*arguments)` at the root of the checkout, with its own environment.
 
-    `before` is called first, to set limits. Both must be functions of modules, since they are sent by pickle.
+    `before` is called first, to set limits. Both must be picklable: a module-level function, or a partial of one.
     """
 
     function: Callable[..., None]
@@ -69,7 +68,7 @@ class Task:
 
 
 class Child:
-    """A forked process, as far as `subprocess.Popen` is used in the tests."""
+    """A forked process, with the methods of `subprocess.Popen` that the tests use."""
 
     def __init__(self, parent: "WarmProcess", pid: int) -> None:
         self.pid = pid
@@ -77,13 +76,13 @@ class Child:
         self._parent = parent
 
     def poll(self) -> int | None:
-        """Return the exit code, or minus the signal's number; None while the process runs."""
+        """Return the exit code, or minus the number of the signal that ended the process; None while it runs."""
         if self.returncode is None:
             self.returncode = self._parent.poll(self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end. Raises subprocess.TimeoutExpired."""
+        """Wait for the end and return the exit code. Raise subprocess.TimeoutExpired if it takes longer than `timeout` seconds."""
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline_s is not None and time.monotonic() > deadline_s:
@@ -102,7 +101,7 @@ class Child:
 
 
 class WarmProcess:
-    """The process that forks, seen from the tests. It ends with the process that started it."""
+    """The tests' end of the process that forks. That process ends with the one that started it."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -118,16 +117,16 @@ class WarmProcess:
             )
 
     def fork(self, task: Task, out: IO[bytes], err: IO[bytes], kept: int | None = None) -> Child:
-        """Start a child that writes to two files. `kept` is a descriptor that it gets as number 3."""
+        """Start a child with stdout and stderr in two files. `kept` is a descriptor that the child inherits as number 3."""
         descriptors = [out.fileno(), err.fileno(), *([] if kept is None else [kept])]
         return Child(self, self._ask(task, descriptors))
 
     def poll(self, pid: int) -> int | None:
-        """Return how a child has ended, or None."""
+        """Return the exit code of a child; None while it runs."""
         return self._ask(pid, [])
 
     def close(self) -> None:
-        """End the process, and with it its claim on children that still run."""
+        """End the process. Children that still run are not killed."""
         self._socket.close()
         self._process.wait()
 
@@ -140,8 +139,8 @@ class WarmProcess:
         return pickle.loads(answer)
 
 
-def be_arkbeam(*arguments: str) -> None:
-    """Be `arkbeam` with these arguments. What was read from the environment at the time of the imports is read again."""
+def run_arkbeam(*arguments: str) -> None:
+    """Run `arkbeam` with these arguments, after reading again what the imports had read from the environment."""
     sys.argv = ["arkbeam", *arguments]
     faults.hit = faults._load()
     fsspec.config.set_conf_env(fsspec.config.conf)
@@ -149,18 +148,18 @@ def be_arkbeam(*arguments: str) -> None:
     cli.main()
 
 
-def be_loud_arkbeam(*arguments: str) -> None:
-    """Be `arkbeam` with every logger at its loudest, whatever level is set later."""
+def run_arkbeam_with_debug_logs(*arguments: str) -> None:
+    """Run `arkbeam` with every logger at DEBUG, even if another level is set later."""
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     set_level = logging.Logger.setLevel
     logging.Logger.setLevel = lambda self, level: set_level(self, logging.DEBUG)  # type: ignore[method-assign]
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG)
-    be_arkbeam(*arguments)
+    run_arkbeam(*arguments)
 
 
-def be_emulator(options: EmulatorOptions) -> None:
-    """Be an emulator on the listening socket with the descriptor 3, until the parent has gone."""
+def serve_emulator(options: EmulatorOptions) -> None:
+    """Serve an emulator on the listening socket with descriptor 3, until the parent process ends."""
     with socket.socket(fileno=_STREAMS) as listener:
         serve(options, 0, listener=listener, parent_pid=os.getppid())
 
@@ -172,7 +171,7 @@ def _send(to: socket.socket, message: Any, descriptors: list[int]) -> None:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Return a message, still pickled, and its descriptors; no bytes at the end."""
+    """Return a message, still pickled, and its descriptors; the message is empty if the connection was closed."""
     head, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, _STREAMS)
     data = b""
     while len(data) < int.from_bytes(head, "big"):
@@ -181,7 +180,7 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _serve(connection: socket.socket) -> None:
-    """Answer requests until nobody asks any more: fork for a task, and say of a process id how it has ended, if it has."""
+    """Answer requests until the connection is closed: for a task, fork; for a process id, return its exit code or None."""
     while (received := _receive(connection))[0]:
         message, descriptors = received
         if not descriptors:
@@ -191,14 +190,14 @@ def _serve(connection: socket.socket) -> None:
         pid = os.fork()
         if pid == 0:
             connection.close()
-            _be_child(message, descriptors)
+            _run_child(message, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         _send(connection, pid, [])
 
 
-def _be_child(message: bytes, descriptors: list[int]) -> None:
-    """Take on streams and environment, call the function, and leave without going back to the loop."""
+def _run_child(message: bytes, descriptors: list[int]) -> None:
+    """Set streams and environment, call the function, and exit without returning to the loop."""
     code = 1
     try:
         for number, descriptor in enumerate(descriptors, 1):
@@ -223,14 +222,14 @@ def _be_child(message: bytes, descriptors: list[int]) -> None:
 
 
 def limit_files(size: int) -> None:
-    """Let no file of this process grow beyond a size: writing on fails, as on a full disk."""
+    """Limit the size of the files that this process writes, in bytes: a longer write fails, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def main(descriptor: int) -> None:
-    """Serve on the socket with this descriptor, with all imports of this module done."""
-    remember()
+    """Run the process that forks: serve requests on the socket with this descriptor."""
+    cache_lookups()
     warnings.filterwarnings(
         "ignore", message=".*multi-threaded.*fork", category=DeprecationWarning
     )  # Arrow's allocator

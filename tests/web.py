@@ -1,4 +1,4 @@
-"""A web server on loopback with files; the path of a request says how it behaves."""
+"""A loopback web server with files; the path of a request selects the server's behaviour."""
 
 import hashlib
 import re
@@ -18,11 +18,12 @@ TRICKLE_S = 0.05
 
 @dataclass(slots=True)
 class Web:
-    """The files of the server, and the requests that it got. Paths are `/<manner>/<file>`.
+    """The files of the server, and the requests that it received. Paths are `/<behaviour>/<file>`.
 
-    Manners: `good` (ranges, etag), `dated` (no ranges, only a date), `bare` (no ranges, length, etag or date), `ranges`
-    (ranges without etag or date), `slow`, `short` (breaks off), `flaky` (503 twice), `gzip`, `endless`; `status/<n>`;
-    `hops/<n>/<file>`; `to?<url>`.
+    Behaviours: `good` (ranges, etag), `dated` (no ranges, only a date), `bare` (no ranges, length, etag or date), `ranges`
+    (ranges without etag or date), `slow` (a byte every 50 ms), `short` (half of the file), `flaky` (503 twice), `gzip` (declares it
+    wrongly), `endless`; `status/<n>`; `hops/<n>/<file>` (n redirects), `to?url=<url>` (a redirect), `nowhere` (a redirect
+    without a target).
     """
 
     port: int = 0
@@ -32,7 +33,7 @@ class Web:
     date: str = "Sun, 22 Nov 2026 20:00:00 GMT"
 
     def url(self, path: str, host: str = "127.0.0.1", user: str = "") -> str:
-        """Return the URL of a path; `host` is one of this machine's names."""
+        """Return the URL of a path; `host` is a name or address of this machine."""
         return f"http://{user}{host}:{self.port}/{path}"
 
     @property
@@ -47,64 +48,64 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.web.requests.append((self.path, dict(self.headers.items())))
-        manner, _, rest = urlsplit(self.path).path[1:].partition("/")
+        behaviour, _, rest = urlsplit(self.path).path[1:].partition("/")
         with suppress(ConnectionError):
-            getattr(self, f"be_{manner}")(rest)
+            getattr(self, f"reply_{behaviour}")(rest)
 
-    def be_good(self, name: str) -> None:
+    def reply_good(self, name: str) -> None:
         self._send_ranged(name, {"ETag": f'"{hashlib.md5(self.web.files[name]).hexdigest()}"'})
 
-    def be_ranges(self, name: str) -> None:
+    def reply_ranges(self, name: str) -> None:
         self._send_ranged(name, {})
 
-    def be_dated(self, name: str) -> None:
+    def reply_dated(self, name: str) -> None:
         self._send(200, self.web.files[name], {"Last-Modified": self.web.date})
 
-    def be_bare(self, name: str) -> None:
+    def reply_bare(self, name: str) -> None:
         self.close_connection = True
         self._start(200, {"Connection": "close"})
         self.wfile.write(self.web.files[name])
 
-    def be_slow(self, name: str) -> None:
+    def reply_slow(self, name: str) -> None:
         data = self.web.files[name]
         self._start(200, {"Content-Length": str(len(data)), "ETag": '"slow"'})
         for start in range(len(data)):
             self.wfile.write(data[start : start + 1])
             time.sleep(TRICKLE_S)
 
-    def be_short(self, name: str) -> None:
+    def reply_short(self, name: str) -> None:
         data = self.web.files[name]
         self.close_connection = True
         self._start(200, {"Content-Length": str(len(data)), "ETag": '"short"'})
         self.wfile.write(data[: len(data) // 2])
 
-    def be_flaky(self, name: str) -> None:
+    def reply_flaky(self, name: str) -> None:
         if len([path for path in self.web.paths if path == self.path]) <= 2:
             self._send(503, b"later")
         else:
-            self.be_good(name)
+            self.reply_good(name)
 
-    def be_gzip(self, name: str) -> None:
+    def reply_gzip(self, name: str) -> None:
         self._send(200, self.web.files[name], {"Content-Encoding": "gzip", "ETag": '"g"'})
 
-    def be_endless(self, _: str) -> None:
+    def reply_endless(self, _: str) -> None:
         self.close_connection = True
         self._start(200, {"Connection": "close"})
         while True:
             self.wfile.write(b"\xff\xd8\xff" + bytes(65_536))
 
-    def be_status(self, number: str) -> None:
+    def reply_status(self, number: str) -> None:
         self._send(int(number), b"no picture")
 
-    def be_hops(self, rest: str) -> None:
+    def reply_hops(self, rest: str) -> None:
         count, _, name = rest.partition("/")
         left = int(count) - 1
         self._send(302, b"", {"Location": f"../{left}/{name}" if left else f"/good/{name}"})
 
-    def be_to(self, _: str) -> None:
+    def reply_to(self, _: str) -> None:
         self._send(307, b"", {"Location": parse_qs(urlsplit(self.path).query)["url"][0], "Set-Cookie": "a=b"})
 
-    def be_nowhere(self, _: str) -> None:
+    def reply_nowhere(self, _: str) -> None:
         self._send(301, b"")
 
     def _send_ranged(self, name: str, headers: dict[str, str]) -> None:
@@ -137,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """A server that does not report clients that disconnect: this is what is tested."""
+    """A server that does not report clients that disconnect: tests do this on purpose."""
 
     daemon_threads = True
 
@@ -147,7 +148,7 @@ class _Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def serve_web() -> Iterator[Callable[[dict[str, bytes]], Web]]:
-    """Return a function that starts such servers; they stop after the test."""
+    """Starts servers with given files; they stop after the test."""
     servers = []
 
     def start(files: dict[str, bytes]) -> Web:

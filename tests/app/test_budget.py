@@ -1,4 +1,4 @@
-"""A run and its budget: never above it, all that it bought is published, the next run buys the rest."""
+"""A run with a budget never exceeds it and publishes all that it bought; the next run buys the rest."""
 
 import math
 from collections.abc import Callable
@@ -15,13 +15,13 @@ FAST = {"limits.requests_in_flight": 64}
 
 
 def cost_of(stats: dict[str, Any]) -> float:
-    """What the server's bill comes to at the list prices."""
+    """Return the emulator's bill in CNY, at the list prices."""
     return (stats["tokens"]["text"] * 0.7 + stats["tokens"]["image"] * 1.8) / 1e6
 
 
 @pytest.fixture(scope="module")
 def row_tokens(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """How many tokens a row of `write_texts` costs, by a run of one row."""
+    """The tokens that a row of `write_texts` costs, measured by a run of one row."""
     with run_emulator(warm, EmulatorOptions()) as emulator:
         place = Place(tmp_path_factory.mktemp("row"), emulator.url)
         place.write_texts(1)
@@ -33,7 +33,7 @@ def row_tokens(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> f
 def test_a_budget_is_not_passed(
     make_emulator: Any, make_place: Any, call: Callable[..., Any], assert_bill: Any, row_tokens: float, unit: str
 ) -> None:
-    """With 64 in flight the bill stays within the budget; what was bought is published, the rest is bought by the next run."""
+    """With 64 requests in flight, the bill stays within the budget. The run publishes what it bought; the next run buys the rest."""
     emulator = make_emulator(latency_ms=5, jitter_ms=20)
     place = make_place(emulator.url)
     place.write_texts(ROWS)
@@ -58,7 +58,7 @@ def test_a_budget_is_not_passed(
 
 
 def test_tries_that_bring_nothing_count(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
-    """Paid answers of no use are within the budget as well, and `run.json` says what they took."""
+    """Unusable replies count against the budget, and `run.json` has their number and tokens."""
     emulator = make_emulator(faults=FaultShares(nan=0.3, wrong_length=0.2), latency_ms=5, seed=1)
     place = make_place(emulator.url)
     place.write_texts(60)
@@ -75,7 +75,7 @@ def test_tries_that_bring_nothing_count(make_emulator: Any, make_place: Any, ass
 
 
 def test_an_answer_that_never_came_keeps_its_reservation(make_emulator: Any, make_place: Any) -> None:
-    """It may be billed: a service that only hangs up uses the budget up, although it counts nothing."""
+    """A lost request may be billed: a service that only breaks connections uses up the budget, although it bills nothing."""
     emulator = make_emulator(faults=FaultShares(reset=1.0))
     place = make_place(emulator.url)
     place.write_texts(20)
@@ -87,7 +87,7 @@ def test_an_answer_that_never_came_keeps_its_reservation(make_emulator: Any, mak
 
 
 def test_refusals_cost_nothing(make_emulator: Any, make_place: Any) -> None:
-    """A request that was refused gives its reservation back."""
+    """The tokens reserved for a refused request are available again."""
     emulator = make_emulator(faults=FaultShares(rate_429_retry_after=0.3), retry_after_s=0, seed=2)
     place = make_place(emulator.url)
     place.write_texts(30)
@@ -101,10 +101,10 @@ def test_refusals_cost_nothing(make_emulator: Any, make_place: Any) -> None:
 def test_processes_share_a_budget(
     make_emulator: Any, make_place: Any, start: Any, assert_bill: Any, row_tokens: float
 ) -> None:
-    """Two lanes in two processes stay below the sum, and use most of it."""
+    """Two lanes in two processes together stay within the budget, and use most of it."""
     emulator = make_emulator(latency_ms=10)
     place = make_place(emulator.url)
-    for number in range(8):  # so many shards that both lanes have work
+    for number in range(8):  # enough shards to give both lanes work
         place.write_rows([{"text": f"row number {number} {at}"} for at in range(100)], f"many-{number}.jsonl")
     budget = int(row_tokens * 400)
     settings = {"budget.tokens": budget, "quota.lanes": 2, "manifest.uris": [str(place.folder / "many-*.jsonl")]}
@@ -118,7 +118,7 @@ def test_processes_share_a_budget(
 
 
 def test_the_plan_says_how_far_it_reaches(place: Any, call: Callable[..., Any]) -> None:
-    """In tokens or in money, whichever ends first, at the prices of the config."""
+    """The plan says which share of the missing vectors the budget covers, in tokens or in money, at the config's prices."""
     place.write_texts(100)
     totals = place.plan()
     half, third = totals.tokens // 2, totals.tokens * 2e-6 / 3
@@ -131,7 +131,7 @@ def test_the_plan_says_how_far_it_reaches(place: Any, call: Callable[..., Any]) 
 
 
 def test_prices_are_the_accounts(place: Any, emulator: Any) -> None:
-    """A price in the config counts in `usage/` and `run.json`."""
+    """A price in the config replaces the list price in `usage/` and `run.json`."""
     place.write_texts(10)
     note = place.run({"model.prices.text_cny_per_million": 7})
     assert note["cost_cny"] == pytest.approx(emulator.stats["tokens"]["text"] * 7e-6)
@@ -148,7 +148,7 @@ def rejecting(make_emulator: Any) -> Any:
 def test_a_wrong_config_is_found_early(
     rejecting: Any, make_emulator: Any, make_place: Any, call: Callable[..., Any]
 ) -> None:
-    """When the first rows are all rejected the run stops with 4, whatever follows, and the next run tries them again."""
+    """If the first rows are all rejected, the run stops with 4; the next run sends them again."""
     place = make_place(rejecting.url)
     place.write_texts(5_000)
     settings = {"limits.rows_rejected_first_max": 20, "limits.requests_in_flight": 8}
@@ -165,7 +165,7 @@ def test_a_wrong_config_is_found_early(
 
 
 def test_a_few_bad_rows_are_their_own_fault(rejecting: Any, make_place: Any) -> None:
-    """Fewer than the bound are failure rows and are remembered, although none was bought."""
+    """If all rows are rejected but are fewer than the bound, they become failure rows and are not sent again."""
     place = make_place(rejecting.url)
     place.write_texts(10)
     assert place.run()["failed"] == 10
@@ -173,7 +173,7 @@ def test_a_few_bad_rows_are_their_own_fault(rejecting: Any, make_place: Any) -> 
 
 
 def test_rejections_after_a_vector_are_the_rows(rejecting: Any, make_place: Any) -> None:
-    """Once a vector was bought the bound holds no more."""
+    """After a vector was bought, the bound on first rejections no longer applies."""
     place = make_place(rejecting.url)
     place.write_rows([{"text": "good"}, *({"text": f"row {number}"} for number in range(30))])
     note = place.run({"limits.rows_rejected_first_max": 5, "limits.requests_in_flight": 1})
@@ -182,7 +182,7 @@ def test_rejections_after_a_vector_are_the_rows(rejecting: Any, make_place: Any)
 
 
 def test_the_summary_shows_pace_and_estimates(place: Any, emulator: Any, call: Callable[..., Any]) -> None:
-    """Minutes add up to what was sent and billed; the estimate's error is given for each modality."""
+    """The minutes add up to what was sent and billed; there are ratios of billed to estimated tokens for each modality."""
     place.write_texts(50)
     ended = call(*place.arguments("run"))
     quota, stats = place.note["quota"], emulator.stats

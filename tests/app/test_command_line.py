@@ -1,4 +1,4 @@
-"""The commands as people meet them: help, progress, inspect, the emulator, options for Beam."""
+"""The commands as users see them: help, progress, inspect, the emulator, options for Beam."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from rich.console import Console
 
 
 def test_version(start_cold: Callable[..., Any]) -> None:
-    """`--version` prints name and version, as a real process."""
+    """`--version` prints name and version."""
     ended = start_cold("--version").wait()
     assert (ended.code, ended.out) == (0, f"arkbeam {__version__}\n")
 
@@ -39,14 +39,14 @@ def test_help(call: Callable[..., Any], command: list[str], words: list[str]) ->
 
 @pytest.mark.parametrize("arguments", [["run"], ["fly"], ["run", "x.yaml", "--fast"], ["inspect", "nowhere"]])
 def test_wrong_use(call: Callable[..., Any], arguments: list[str]) -> None:
-    """A command line that can't be understood ends with 2 and says why."""
+    """An invalid command line exits with 2 and prints why."""
     ended = call(*arguments)
     assert ended.code == 2
     assert ended.err
 
 
 def test_summary(place: Any, start: Callable[..., Any]) -> None:
-    """Where there is no terminal all that is printed is plain text, with a summary that names the output's folder."""
+    """Without a terminal the output is plain text; the summary has the counts and the output's folder."""
     place.write_texts(150)
     ended = start(*place.arguments("run")).wait()
     assert ended.code == 0
@@ -56,7 +56,7 @@ def test_summary(place: Any, start: Callable[..., Any]) -> None:
 
 
 def test_progress(make_emulator: Any, make_place: Any) -> None:
-    """Plain lines say how far the run is, how fast, how near to the quota, what went wrong, what it costs and how long still."""
+    """Plain lines show the progress, the rate, the use of the quota, the failures, the cost and the time left."""
     place = make_place(make_emulator(latency_ms=100).url)
     place.write_texts(150)
     job = place.prepare()
@@ -65,17 +65,17 @@ def test_progress(make_emulator: Any, make_place: Any) -> None:
         run_job(job)
     lines = printed.getvalue().splitlines()
     assert lines[0].startswith("reading and planning")
-    under_way = [line.split(" | ") for line in lines if "/150 |" in line]
-    assert len(under_way) >= 2
-    assert [int(done.partition("/")[0]) for done, *_ in under_way] == sorted(
-        int(done.split("/")[0]) for done, *_ in under_way
+    embedding = [line.split(" | ") for line in lines if "/150 |" in line]
+    assert len(embedding) >= 2
+    assert [int(done.partition("/")[0]) for done, *_ in embedding] == sorted(
+        int(done.split("/")[0]) for done, *_ in embedding
     )
-    for fields in under_way:
+    for fields in embedding:
         for word, cell in zip(
             ("items/s", "of rpm", "tokens/min", "0 refused, 0 retries, 0 failed", "CNY"), fields[1:6], strict=True
         ):
             assert word in cell
-    assert any(not fields[1].startswith("0.0 ") and fields[6].endswith("left") for fields in under_way)
+    assert any(not fields[1].startswith("0.0 ") and fields[6].endswith("left") for fields in embedding)
 
 
 def test_inspect(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
@@ -102,7 +102,7 @@ def test_inspect(make_emulator: Any, make_place: Any, call: Callable[..., Any]) 
 
 
 def test_inspect_half_an_output(place: Any, call: Callable[..., Any]) -> None:
-    """Without `_SUCCESS` there is nothing to inspect: 2."""
+    """`inspect` of an output without `_SUCCESS` exits with 2."""
     place.write_texts(1)
     place.run()
     (place.output / "_SUCCESS").unlink()
@@ -111,7 +111,7 @@ def test_inspect_half_an_output(place: Any, call: Callable[..., Any]) -> None:
 
 
 def test_the_emulator_command(start: Callable[..., Any], make_place: Any, wait: Any) -> None:
-    """`emulator --port 0` prints where it listens, serves with the options it was told, and ends with 0 at Ctrl-C."""
+    """`emulator --port 0` prints its URL, serves with the given options, and exits with 0 on Ctrl-C."""
     emulator = start("emulator", "--port", "0", "--set", "rpm=3", "--set", "faults.nan=0.0")
     wait(lambda: emulator.out.count("\n") == 3)
     banner = emulator.out.splitlines()
@@ -132,13 +132,13 @@ def test_the_emulator_command(start: Callable[..., Any], make_place: Any, wait: 
 
 
 def test_an_option_that_the_emulator_does_not_have(call: Callable[..., Any]) -> None:
-    """A wrong option of the emulator ends with 2 and names the nearest."""
+    """An unknown option of the emulator exits with 2 and a message with the most similar option."""
     ended = call("emulator", "--set", "rmp=3")
     assert (ended.code, "did you mean rpm?" in ended.err) == (2, True)
 
 
 def test_the_built_in_emulator(place: Any, call: Callable[..., Any]) -> None:
-    """`api.base_url: emulator` starts a server for the length of the run, with the config's `emulator` section."""
+    """`api.base_url: emulator` starts an emulator during the run, with the options of the config's `emulator` section."""
     place.write_texts(6)
     ended = call(*place.arguments("run", {"api.base_url": "emulator", "emulator.stop_after": 4}))
     assert ended.code == 4
@@ -151,7 +151,7 @@ def test_the_built_in_emulator(place: Any, call: Callable[..., Any]) -> None:
     [(["stray"], "'stray'"), (["--", "--direct_num_wrokers=2"], "--direct_num_wrokers"), (["--", "x=1"], "'x=1'")],
 )
 def test_options_that_beam_does_not_have(place: Any, emulator: Any, call: Any, options: list[str], words: str) -> None:
-    """What Beam would drop without a word ends with 2, and nothing is sent."""
+    """Arguments that Beam would ignore silently exit with 2, and nothing is sent."""
     place.write_texts(2)
     ended = call(*place.arguments("run", {}, *options))
     assert ended.code == 2
@@ -162,7 +162,7 @@ def test_options_that_beam_does_not_have(place: Any, emulator: Any, call: Any, o
 def test_several_processes(
     place: Any, emulator: Any, start: Callable[..., Any], assert_vectors: Any, assert_bill: Any
 ) -> None:
-    """Options after `--` reach Beam: lanes run in two worker processes, and all is as with one."""
+    """Options after `--` are passed to Beam: with two worker processes the output is as with one."""
     place.write_texts(600)
     settings = {"quota.lanes": 2, "manifest.shard_bytes_max": 5_000}
     beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -176,7 +176,7 @@ def test_several_processes(
 
 
 def test_an_error_in_another_process(place: Any, emulator: Any, start: Callable[..., Any]) -> None:
-    """An error of ours that a worker process raises has the same code and line as in this one."""
+    """One of our errors in a worker process gives the same exit code and message as in the main process."""
     (place.folder / "bad.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x00\x01\x02")
     beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=1"]
     ended = start(*place.arguments("run", {"manifest.uris": [str(place.folder / "bad.jsonl.gz")]}, *beam)).wait()

@@ -1,4 +1,4 @@
-"""The config: every key by its name, and every mistake named."""
+"""The config: its keys, and an error message for every mistake."""
 
 import copy
 import re
@@ -85,7 +85,7 @@ def _parse(key: str = "", value: Any = None) -> Config:
     ],
 )
 def test_the_keys_that_users_rely_on(key: str, value: Any, meant: Any) -> None:
-    """These names and meanings stay, in a file and in `--set` alike."""
+    """These keys and their meaning are pinned, in a file and with `--set`."""
     config = _parse(key, value)
     assert _look_up(config, key) == meant
     assert any(f"{known}.".startswith(f"{key}.") for known in list_keys())
@@ -105,14 +105,14 @@ def test_the_keys_that_users_rely_on(key: str, value: Any, meant: Any) -> None:
     ],
 )
 def test_what_a_quota_cannot_be_shared_by(key: str, value: Any) -> None:
-    """The key is named; a password in an address is refused and not repeated."""
+    """The error names the key. A password in a URL is an error, and the message does not contain it."""
     with pytest.raises(ConfigError, match=re.escape(key)) as raised:
         _parse(key, value)
     assert "s3cret" not in str(raised.value)
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    """Four keys are enough; the quota is then the model's own, and all of its failures count."""
+    """Four keys are enough; without a quota, that of the model is used, and no failure is allowed."""
     config = _parse()
     assert (config.quota.rpm, config.quota.tpm, config.quota.headroom) == (None, None, 0.95)
     assert (config.limits.requests_in_flight, config.limits.failures_allowed) == (256, 0)
@@ -125,7 +125,7 @@ def test_what_is_left_out_has_its_default() -> None:
 
 @pytest.mark.parametrize("key", ["manifest.uris", "model.name", "store.uri", "output.uri"])
 def test_a_missing_key_is_named(key: str) -> None:
-    """With its section there or not."""
+    """The error names the missing key, or its section if that is missing."""
     section, name = key.split(".")
     for raw in ({**SMALLEST, section: {}}, {other: SMALLEST[other] for other in SMALLEST if other != section}):
         with pytest.raises(ConfigError, match=rf"\b{section}(\.{name})? is missing"):
@@ -146,13 +146,13 @@ def test_a_missing_key_is_named(key: str) -> None:
     ],
 )
 def test_an_unknown_key_names_the_nearest(wrong: str, near: str) -> None:
-    """A typing error, and a key in the wrong section."""
+    """A misspelled key, or a key in the wrong section, is an error with the most similar key."""
     with pytest.raises(ConfigError, match=rf"unknown key {wrong}: did you mean {near}\?"):
         _parse(wrong, 1)
 
 
 def test_an_unknown_key_does_not_show_its_value() -> None:
-    """Somebody will put the API key into the file."""
+    """If somebody puts the API key into the file, the message does not show it."""
     with pytest.raises(ConfigError) as caught:
         _parse("api.api_key", "sk-very-secret")
     assert "secret" not in str(caught.value)
@@ -186,13 +186,13 @@ def test_an_unknown_key_does_not_show_its_value() -> None:
     ],
 )
 def test_a_wrong_value_names_its_key(key: str, value: Any) -> None:
-    """Whether its type is wrong or what it would mean."""
+    """A value with a wrong type or outside its range is an error that names the key."""
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         _parse(key, value)
 
 
 def test_several_mistakes_are_named_at_once() -> None:
-    """So that they can be mended at once."""
+    """All mistakes are in one error, so that the user can correct all at once."""
     with pytest.raises(ConfigError) as caught:
         parse_config({**SMALLEST, "quota": {"rpm": "x", "tpm": "y"}})
     assert {line.split(":")[0] for line in str(caught.value).splitlines()} == {"quota.rpm", "quota.tpm"}
@@ -200,13 +200,13 @@ def test_several_mistakes_are_named_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["id", "dense", "fingerprint", "row"])
 def test_a_kept_column_may_not_have_the_name_of_ours(name: str) -> None:
-    """One of the two would be lost."""
+    """A kept column with the name of an output column is an error: the output can't have both."""
     with pytest.raises(ConfigError, match=rf"manifest\.keep: '{name}'"):
         _parse("manifest.keep", ["price", name])
 
 
 def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
-    """Later ones win, a section that the file lacks is made, and a value is read as YAML."""
+    """Later settings take precedence, missing sections are added, and values are read as YAML."""
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump({**SMALLEST, "quota": {"rpm": 1, "tpm": 2}}), "utf-8")
     settings = [
@@ -229,7 +229,7 @@ def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
      "quota.rpm=" + "9" * 5_000, "quota.rpm=!!python/object:os.x 1", "quota.=1", ".rpm=1"],
 )  # fmt: skip
 def test_a_setting_that_is_none_is_an_error(setting: str) -> None:
-    """The form is shown, and what PyYAML trips over is no traceback."""
+    """A malformed setting, also one for which PyYAML raises an unexpected exception, is a ConfigError."""
     with pytest.raises(ConfigError):
         parse_config(SMALLEST, [setting])
 
@@ -238,7 +238,7 @@ def test_a_setting_that_is_none_is_an_error(setting: str) -> None:
     "content", [b"a: [", b"\xff\xfe\x00", b"a: 2024-99-99", b"just text", b"", b"- 1", b"a: !!int ''", b"[" * 5_000]
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes) -> None:
-    """Broken YAML, no text, no mapping: an error, never a traceback."""
+    """Invalid YAML, invalid UTF-8, and YAML that is not a mapping are ConfigErrors."""
     file = tmp_path / "x.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"x\.yaml|must be a mapping"):
@@ -246,7 +246,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes) -> No
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A missing one, a folder, and one that is too large to be a config."""
+    """A missing file, a folder, and a file that is too large for a config are ConfigErrors with the path."""
     with pytest.raises(ConfigError, match=r"config .*missing\.yaml does not exist"):
         load_config(str(tmp_path / "missing.yaml"))
     with pytest.raises(ConfigError, match="cannot read"):
@@ -267,7 +267,7 @@ _VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(list_keys()) | st.text(max_size=8), _VALUES, max_size=5), st.booleans())
 def test_no_document_is_a_traceback(values: dict[str, Any], with_smallest: bool) -> None:
-    """Whatever YAML can hold, under real keys or any others, is a config or a ConfigError."""
+    """Any YAML values, with known or unknown keys, give a config or a ConfigError."""
     raw: dict[Any, Any] = copy.deepcopy(SMALLEST) if with_smallest else {}
     for key, value in values.items():
         inner: Any = raw
@@ -287,20 +287,20 @@ def test_no_document_is_a_traceback(values: dict[str, Any], with_smallest: bool)
 
 @given(_VALUES)
 def test_no_top_level_is_a_traceback(raw: Any) -> None:
-    """A document that is no mapping of sections is a ConfigError."""
+    """Any document without the required sections is a ConfigError."""
     with pytest.raises(ConfigError):
         parse_config(raw)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.name)
 def test_the_configs_of_this_project_load(path: Path) -> None:
-    """And ask their model for nothing that it can't do."""
+    """All example configs load, and their models support the requested options."""
     config = load_config(str(path))
     check_options(config.model)
 
 
 def test_a_config_is_repeated_as_json() -> None:
-    """`run.json` has every section with all its values, and parsing it gives the same config again."""
+    """The description of a config has all sections, and parsing the description gives the same config."""
     config = _parse("quota.rpm", 600)
     described = orjson.loads(orjson.dumps(describe_config(config)))
     assert described["quota"]["rpm"] == 600
@@ -309,7 +309,7 @@ def test_a_config_is_repeated_as_json() -> None:
 
 
 def test_a_repeated_config_holds_no_secret() -> None:
-    """Passwords and signatures in URIs are masked."""
+    """In the description, passwords and signatures in URIs are masked."""
     described = describe_config(_parse("manifest.uris", ["https://u:hunter2@host/a.jsonl?X-Tos-Signature=0123456789"]))
     text = orjson.dumps(described).decode()
     assert "hunter2" not in text
@@ -317,7 +317,7 @@ def test_a_repeated_config_holds_no_secret() -> None:
 
 
 def test_the_emulators_options_are_checked_alike() -> None:
-    """`arkbeam emulator --set` knows the same keys without their section."""
+    """`arkbeam emulator --set` accepts the keys of the `emulator` section, without its name."""
     options = parse_emulator(["rpm=600", "faults.error_500=0.5"])
     assert (options.rpm, options.faults.error_500) == (600, 0.5)
     with pytest.raises(ConfigError, match=r"faults\.eror_500: did you mean (emulator\.)?faults\.error_500"):
@@ -332,5 +332,5 @@ def test_the_emulators_options_are_checked_alike() -> None:
      (" 100% ", 7, 7), ("0%", 7, 0), ("50%", 0, 0)],
 )  # fmt: skip
 def test_failures_are_allowed_by_number_or_share(allowed: int | str, rows: int, count: int) -> None:
-    """A share is of all rows, rounded down, and exact where it is whole."""
+    """A share is of all rows and is rounded down; a whole result is exact in spite of floating point."""
     assert LimitsOptions(failures_allowed=allowed).count_failures_allowed(rows) == count

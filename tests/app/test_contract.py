@@ -1,4 +1,4 @@
-"""What the contract asks of a whole run: one model for all vectors, old models' vectors cut, vectors of tokens apart."""
+"""The contract in whole runs: one model for all vectors, vectors of old models cut, per-token vectors in their own files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ TEXTS = ["a red kite", "a blue whale", "风筝很高"]
 
 
 def config_of(folder: Path, url: str, model: dict[str, Any]) -> Any:
-    """Make a config of a three-row manifest in a folder."""
+    """Write a manifest of three rows in a folder; return a config for it."""
     manifest = folder / "manifest.jsonl"
     manifest.write_bytes(b"".join(orjson.dumps({"id": str(n), "text": text}) + b"\n" for n, text in enumerate(TEXTS)))
     sections = {
@@ -32,18 +32,18 @@ def config_of(folder: Path, url: str, model: dict[str, Any]) -> Any:
 
 
 def run(folder: Path, url: str, model: dict[str, Any], **flags: Any) -> dict[str, Any]:
-    """Run the job once and return its note."""
+    """Run the job once and return the content of `run.json`, or of the note of a stopped run."""
     return run_job(prepare_job(config_of(folder, url, model)), **flags)
 
 
 @pytest.fixture
 def serve_version(make_emulator: Callable[..., Emulator]) -> Callable[[str], str]:
-    """Starts an emulator whose endpoint `ep-test` stands for a version; returns its URL."""
+    """Starts an emulator whose endpoint `ep-test` is a version of the model; returns its URL."""
     return lambda version: make_emulator(endpoints={"ep-test": f"doubao-embedding-vision-{version}"}).url
 
 
 def test_changed_model_stops_the_run_until_it_is_accepted(tmp_path: Path, serve_version: Callable[[str], str]) -> None:
-    """A name that is re-pointed ends the run after what is in flight; accepted, the rest is bought anew and nothing is mixed."""
+    """If a model name resolves to another version, the run stops; with `accept_model_change` all rows get vectors of the new version."""
     model = {"name": "ep-test", "like": "251215", "instructions": "x"}
     before = run(tmp_path, serve_version("250615"), {"name": "ep-test", "like": "250615"})
     assert before["published"] == len(TEXTS)
@@ -53,7 +53,9 @@ def test_changed_model_stops_the_run_until_it_is_accepted(tmp_path: Path, serve_
     assert "files" not in stopped
     accepted = run(tmp_path, url, model, accept_model_change=True)
     assert accepted["published"] == len(TEXTS)
-    assert stopped["requests_sent"] + accepted["requests_sent"] == len(TEXTS)  # what the change was seen by is kept
+    assert stopped["requests_sent"] + accepted["requests_sent"] == len(
+        TEXTS
+    )  # the replies that showed the change are used
     assert accepted["all_runs"]["paid_twice"] == 0
     assert run(tmp_path, url, model)["requests_sent"] == 0
     models = pq.read_table(tmp_path / "out" / "embeddings")["model"].unique().to_pylist()
@@ -61,14 +63,14 @@ def test_changed_model_stops_the_run_until_it_is_accepted(tmp_path: Path, serve_
 
 
 def test_accepting_no_change_buys_nothing(tmp_path: Path, serve_version: Callable[[str], str]) -> None:
-    """The flag by itself costs nothing: only a change that a reply has shown makes old vectors missing."""
+    """With the flag but without a changed version, nothing is bought again."""
     url, model = serve_version("250615"), {"name": "ep-test", "like": "250615"}
     run(tmp_path, url, model)
     assert run(tmp_path, url, model, accept_model_change=True)["requests_sent"] == 0
 
 
 def test_old_models_are_cut_when_published(tmp_path: Path, emulator: Emulator) -> None:
-    """250328 sells 2,048 values: they are stored as received; 1,024 are cut and normalised in the output."""
+    """250328 returns 2,048 values, which are stored unchanged; the output has the first 1,024, normalised."""
     model = {"name": "doubao-embedding-vision-250328", "dimensions": 1024}
     assert run(tmp_path, emulator.url, model)["published"] == len(TEXTS)
     table = pq.read_table(tmp_path / "out" / "embeddings").sort_by("id")
@@ -82,7 +84,7 @@ def test_old_models_are_cut_when_published(tmp_path: Path, emulator: Emulator) -
 
 @pytest.mark.parametrize("mode", ["plain", "zstd"])
 def test_vectors_of_tokens_have_files_of_their_own(tmp_path: Path, emulator: Emulator, mode: str) -> None:
-    """Asked for, each row has a float16 vector for each token in `multi/`, and `embeddings/` is as lean as without."""
+    """If requested, `multi/` has the per-token vectors of each row, and `embeddings/` does not have them."""
     model = {"name": "doubao-embedding-vision-251215", "dimensions": 1024, "instructions": "x", "multi_embedding": mode}
     note = run(tmp_path, emulator.url, model)
     again = run(tmp_path, emulator.url, model)

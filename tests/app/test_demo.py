@@ -1,4 +1,4 @@
-"""The demo, as its first user runs it."""
+"""The demo, as a new user runs it."""
 
 import base64
 import csv
@@ -23,7 +23,7 @@ NOTE_KEYS = {
 
 
 def demo_arguments(place: Any) -> list[str]:
-    """The demo's own config, with this test's server, store and output."""
+    """Return the arguments of a run with the demo's config, and with this test's emulator, store and output."""
     settings = {"api.base_url": place.url, "store.uri": str(place.store), "output.uri": str(place.output)}
     return [
         "run",
@@ -33,7 +33,7 @@ def demo_arguments(place: Any) -> list[str]:
 
 
 def read_manifests() -> dict[tuple[str, int], dict[str, Any]]:
-    """The demo's rows by manifest and row."""
+    """Return the readable rows of the demo by manifest and row number."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for number, line in enumerate((DEMO / "manifest.jsonl").read_text("utf-8").splitlines()):
         if '"bad-json"' not in line:
@@ -45,7 +45,7 @@ def read_manifests() -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is sent for a row of the demo."""
+    """Return the content that is sent for a row of the demo."""
     parts = [("text", row["text"])] if row.get("text") else []
     for kind in ("image", "video"):
         if row.get(kind):
@@ -58,7 +58,7 @@ def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
 def test_the_demo(
     place: Any, emulator: Any, start_cold: Any, call: Callable[..., Any], assert_bill: Any, assert_vectors: Any
 ) -> None:
-    """The demo ends with 0, every row and every token is accounted for; a second run sends nothing and writes the same rows."""
+    """The demo exits with 0 and its rows and tokens add up; a second run sends nothing and publishes the same rows."""
     ended = start_cold(*demo_arguments(place)).wait()
     assert ended.code == 0, ended.err
     note, stats = place.note, emulator.stats
@@ -87,7 +87,7 @@ def test_the_demo(
 
 
 def check_rows(table: pa.Table, source: dict[tuple[str, int], dict[str, Any]]) -> None:
-    """Each row has its manifest's id, kept columns with their types, and a sparse vector if it is text alone."""
+    """Check that each row has the id and kept columns of its manifest, and a sparse vector only if it has no media."""
     kept = {name: table.schema.field(name).type for name in ("title", "lang", "tags")}
     assert all(pa.types.is_string(kept[name]) or pa.types.is_large_string(kept[name]) for name in ("title", "lang"))
     assert kept["tags"].value_type == pa.string()
@@ -95,13 +95,13 @@ def check_rows(table: pa.Table, source: dict[tuple[str, int], dict[str, Any]]) -
         original = source[row["manifest"], row["row"]]
         assert (row["id"], row["title"], row["lang"]) == (original["id"], original["title"], original["lang"])
         assert row["tags"] == original.get("tags")
-        text_alone = "image" not in original and "video" not in original
-        assert (row["sparse"] is not None) == text_alone
+        only_text = "image" not in original and "video" not in original
+        assert (row["sparse"] is not None) == only_text
     assert set(table["model"].to_pylist()) == {"doubao-embedding-vision-251215-stand-in"}
 
 
 def check_files(place: Any) -> None:
-    """What `run.json` says of the files is true, and it names all of them."""
+    """Check that `run.json` has all files with the right size, hash and number of rows."""
     for file in place.note["files"]:
         path = place.output / file["path"]
         assert file["bytes"] == path.stat().st_size

@@ -1,4 +1,4 @@
-"""What the shell learns, and what people are told."""
+"""Exit codes of runs, and the messages that are printed with them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +15,13 @@ BAD = ["{broken", "[]"]
 
 
 def good(count: int) -> list[dict[str, str]]:
-    """Rows that become vectors."""
+    """Return rows that the service accepts."""
     return [{"id": f"id-{number}", "text": f"text {number}"} for number in range(count)]
 
 
 @pytest.mark.parametrize(("allowed", "code"), [(2, 0), (1, 3), ("2%", 0), ("1.9%", 3), ("0%", 3), ("100%", 0)])
 def test_failures_allowed(allowed: int | str, code: int) -> None:
-    """Up to `limits.failures_allowed` of 100 rows, a number or a share, end with 0; two failure rows where one is allowed, with 3."""
+    """Two failure rows of 100 exit with 0 if `limits.failures_allowed`, a number or a share, allows them, otherwise with 3."""
     limits = LimitsOptions(failures_allowed=allowed)
     assert exit_code({"rows": 100, "failed": 2, "stopped": None}, limits) == code
 
@@ -30,7 +30,7 @@ def test_failures_allowed(allowed: int | str, code: int) -> None:
 def test_failures_of_a_run(
     place: Any, call: Callable[..., Any], rows: list[Any], allowed: int | str, code: int
 ) -> None:
-    """A run publishes its output whatever share has failed; beyond what is allowed it says so and ends with 3."""
+    """A run publishes its output with any number of failures; with more than allowed it exits with 3 and names the key."""
     place.write_rows(rows)
     ended = call(*place.arguments("run", {"limits.failures_allowed": allowed}))
     assert ended.code == code
@@ -60,8 +60,8 @@ def test_failures_of_a_run(
     ],
 )
 def test_bad_config(make_place: Any, call: Callable[..., Any], settings: dict[str, Any], words: str) -> None:
-    """What can't be is refused with 2 and a line that names it, before anything is sent or written."""
-    place = make_place(NOWHERE)  # to send anything there would end with 4
+    """A wrong config exits with 2 and a message that names the key or value, before anything is sent or written."""
+    place = make_place(NOWHERE)  # sending a request to this URL would end with 4
     place.settings["api.api_key_env"] = "HOME"
     place.write_rows(good(3))
     ended = call(*place.arguments("run", settings))
@@ -74,7 +74,7 @@ def test_bad_config(make_place: Any, call: Callable[..., Any], settings: dict[st
 
 
 def test_no_config(place: Any, call: Callable[..., Any]) -> None:
-    """A config that is not there, and one that is no mapping, end with 2."""
+    """A missing config, and a config that is not a mapping, exit with 2."""
     ended = call("run", str(place.folder / "none.yaml"))
     assert (ended.code, "none.yaml" in ended.err) == (2, True)
     (place.folder / "list.yaml").write_text("[1]")
@@ -82,7 +82,7 @@ def test_no_config(place: Any, call: Callable[..., Any]) -> None:
 
 
 def test_a_damaged_manifest(place: Any, call: Callable[..., Any], emulator: Any) -> None:
-    """A manifest that turns out to be damaged in its middle ends with 2 and one line, before anything is sent."""
+    """A manifest that is found to be damaged while it is read exits with 2 and a message, before anything is sent."""
     (place.folder / "bad.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x00\x01\x02")
     ended = call(*place.arguments("run", {"manifest.uris": [str(place.folder / "bad.jsonl.gz")]}))
     assert ended.code == 2
@@ -94,7 +94,7 @@ def test_a_damaged_manifest(place: Any, call: Callable[..., Any], emulator: Any)
 
 
 def test_publish_partial(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
-    """With --publish-partial a stopped run publishes what is owned; the rest are failure rows, and the code is still 4."""
+    """With --publish-partial a stopped run publishes the vectors that it has; the other rows are failures, and it still exits with 4."""
     emulator = make_emulator(stop_after=10, stop_code="QuotaExceeded")
     place = make_place(emulator.url)
     place.write_rows([*good(30), BAD[0]])
@@ -111,9 +111,9 @@ def test_publish_partial(make_emulator: Any, make_place: Any, call: Callable[...
 
 
 def test_output_below_a_file(place: Any, emulator: Any, call: Callable[..., Any]) -> None:
-    """An output or a store that can't be made ends with 1 and a line that names it; nothing is sent."""
+    """If the output or the store can't be created, the run exits with 1 and names the path; nothing is sent."""
     place.write_rows(good(3))
-    (place.folder / "file").write_text("in the way")
+    (place.folder / "file").write_text("not a folder")
     for key in ("output.uri", "store.uri"):
         ended = call(*place.arguments("run", {key: str(place.folder / "file" / "below")}))
         assert ended.code == 1
@@ -123,7 +123,7 @@ def test_output_below_a_file(place: Any, emulator: Any, call: Callable[..., Any]
 
 
 def test_a_full_disk(place: Any, emulator: Any, start: Callable[..., Any], assert_bill: Any) -> None:
-    """When the store can't be written the run ends with 1 and one line; with room again the same command goes on."""
+    """If the disk is full, the run exits with 1 and a message; with free space again the same command continues."""
     place.write_rows(good(10))
     place.run()
     place.write_rows(good(400))

@@ -1,4 +1,4 @@
-"""Media by whole runs: who may read what, where secrets end up, and signed URLs that the service really fetches."""
+"""Media in whole runs: what may be read, that secrets are written nowhere, and signed URLs that the service fetches."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def _codes(place: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("access", ["pass", "inline"])
 def test_who_may_read_what(access: str, place: Any, serve_web: Callable[..., Web]) -> None:
-    """Metadata of the cloud, a file of the system, and the ways there through a redirect and a link: four failure rows."""
+    """A cloud metadata address and a system file become failure rows, also through a redirect and a symbolic link."""
     web = serve_web({"a.png": _picture()})
     (place.folder / "link.png").symlink_to("/etc/passwd")
     (place.folder / "good.png").write_bytes(_picture())
@@ -44,13 +44,13 @@ def test_who_may_read_what(access: str, place: Any, serve_web: Callable[..., Web
         {"id": "good", "image": "good.png"},
         {"id": "allowed", "image": web.url("good/a.png")},
     ]
-    if access == "inline":  # else it is the service that is redirected, and there is nothing of ours where it is
+    if access == "inline":  # otherwise the service is redirected, and not this process
         rows.append({"id": "redirect", "image": web.url(f"to?url={quote(metadata, safe='')}")})
     place.write_rows(rows)
     place.run({"media.access": {"http": access}, "media.allowed_hosts": ["127.0.0.1"]})
     forbidden = {row["id"] for row in rows} - {"good", "allowed"}
     assert _codes(place) == dict.fromkeys(forbidden, "media_forbidden")
-    # Of us, one asked for the redirect, and two for the good one: to look at it and to send it. The service asks once.
+    # inline: one request for the redirect, and two for the good picture, to inspect and to send it. pass: one by the service.
     assert len(web.requests) == (3 if access == "inline" else 1)
     assert place.read("embeddings")["id"].to_pylist() == ["good", "allowed"]
     messages = {row["id"]: row["message"] for row in place.read("failures").to_pylist()}
@@ -61,13 +61,12 @@ def test_who_may_read_what(access: str, place: Any, serve_web: Callable[..., Web
 
 @pytest.mark.slow
 def test_http_is_inlined_once_and_known_by_its_version(place: Any, serve_web: Callable[..., Web]) -> None:
-    """The vector is that of the bytes; a second run buys nothing; what was put there since is bought anew."""
+    """Different pictures have different vectors; a second run buys nothing; a picture that was replaced is bought again."""
     web = serve_web({"a.png": _picture(), "b.png": _picture(99)})
     place.write_rows([{"id": name, "image": web.url(f"good/{name}.png")} for name in "ab"])
     settings = {"media.access": {"http": {"image": "inline"}}, "media.allowed_hosts": ["127.0.0.1"]}
     first = place.run(settings)
     assert (first["rows"], first["published"]) == (2, 2)
-    (place.folder / "a.png").write_bytes(_picture())
     vectors = place.read("embeddings")["dense"].to_pylist()
     assert vectors[0] != vectors[1]
     assert place.run(settings)["requests_paid"] == 0
@@ -76,9 +75,9 @@ def test_http_is_inlined_once_and_known_by_its_version(place: Any, serve_web: Ca
 
 
 def test_secrets_in_uris_stay_out_of_everything(
-    place: Any, serve_web: Callable[..., Web], caplog: pytest.LogCaptureFixture, wait: Any
+    place: Any, serve_web: Callable[..., Web], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of media that are passed on, fetched, refused by us and refused by the service: no log, failure, store or output."""
+    """Secrets in the URIs of media, accepted or failed, are in no log, failure, store or output."""
     caplog.set_level(logging.DEBUG)
     web = serve_web({"a.png": _picture(), "text.png": b"text"})
     sign = f"X-Amz-Signature={SECRET}&X-Tos-Security-Token={SECRET}&token={SECRET}&sig={SECRET}"
@@ -118,15 +117,15 @@ def test_secrets_in_uris_stay_out_of_everything(
     (place.folder / "rows.jsonl").unlink()
     assert _find(place.folder) == []
     assert place.leftovers == []
-    ours = [record for record in caplog.records if not record.name.startswith("apache_beam")]
-    assert SECRET not in "".join(record.getMessage() for record in ours)
+    logged = [record for record in caplog.records if not record.name.startswith("apache_beam")]
+    assert SECRET not in "".join(record.getMessage() for record in logged)
 
 
 @pytest.mark.slow
 def test_signed_urls_are_fetched_by_the_service(
     place: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Pictures on S3 that are signed have the vectors and the fingerprints of those that are inlined, and leave no signature."""
+    """A signed S3 picture has the same vector and fingerprint as an inlined one; no signature is written to a file."""
     caplog.set_level(logging.INFO)
     moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     moto.start()
@@ -147,7 +146,7 @@ def test_signed_urls_are_fetched_by_the_service(
         by_url = {row["id"]: (row["dense"], row["fingerprint"]) for row in place.read("embeddings").to_pylist()}
         (place.folder / "rows.jsonl").rename(place.folder / "again.jsonl")
         place.settings = {"manifest.uris": [str(place.folder / "again.jsonl")]}
-        # The name of a picture that is inlined says nothing, so that one is bought now, and nothing else.
+        # Inlined, the picture with the wrong extension is accepted and bought; the others are owned.
         assert place.run({"limits.failures_allowed": 2})["requests_paid"] == 1
         by_bytes = {row["id"]: (row["dense"], row["fingerprint"]) for row in place.read("embeddings").to_pylist()}
         assert {name: by_bytes[name] for name in by_url} == by_url
@@ -161,7 +160,7 @@ def test_signed_urls_are_fetched_by_the_service(
 
 
 def _find(folder: Path, *words: str) -> list[str]:
-    """Files below a folder whose bytes, or whose Parquet values, hold one of the words."""
+    """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
     found = []
     for path in folder.rglob("*"):
         if path.is_file():

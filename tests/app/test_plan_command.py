@@ -1,4 +1,4 @@
-"""`plan` says what a run would do, and does nothing."""
+"""`plan` prints what a run would do, and changes nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +18,12 @@ ROWS = [
 
 
 def list_files(folder: Path) -> dict[Path, bytes]:
-    """Every file below a folder, with its content; but for what a store remembers of its own segments."""
+    """Return all files below a folder with their content, except the store's list of verified segments."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent.name != "verified"}
 
 
 def test_before_and_after_a_run(place: Any, emulator: Any) -> None:
-    """The plan's counts are those of the run that follows, and afterwards everything is owned; nothing is sent for either."""
+    """The plan's counts are those of the next run; after it everything is owned. A plan sends nothing and writes nothing."""
     place.write_rows(ROWS)
     totals = place.plan()
     assert (totals.rows, totals.unreadable, totals.distinct, totals.duplicates) == (4, 1, 3, 1)
@@ -44,16 +44,18 @@ def test_before_and_after_a_run(place: Any, emulator: Any) -> None:
 
 
 def test_refused_before(make_emulator: Any, make_place: Any) -> None:
-    """A request that was refused for good is not planned to be bought, unless it is to be tried again."""
+    """A rejected request is not to be bought, except with `retry_failed`."""
     place = make_place(make_emulator(poison="three").url)
     place.write_rows(ROWS)
     place.run({"limits.failures_allowed": 2})
-    assert (place.plan().rejected, place.plan().to_buy) == (1, 0)
+    for retry_failed, expected in ((False, (1, 0)), (True, (0, 1))):
+        totals = place.plan(retry_failed=retry_failed)
+        assert (totals.rejected, totals.to_buy) == expected
 
 
 @pytest.mark.parametrize(("rpm", "tpm", "binding"), [(60, 10_000_000, "rpm"), (1_000_000, 600, "tpm")])
 def test_the_table(place: Any, emulator: Any, call: Callable[..., Any], rpm: int, tpm: int, binding: str) -> None:
-    """The command prints counts, tokens, cost, the time at the quota and which limit binds, and ends with 0."""
+    """The command prints counts, tokens, cost, the time at the quota and the binding limit, and exits with 0."""
     place.write_rows([{"text": f"this is text number {number}"} for number in range(120)])
     settings = {"quota.rpm": rpm, "quota.tpm": tpm, "quota.headroom": 0.5}
     ended = call(*place.arguments("plan", settings))
@@ -71,14 +73,14 @@ def test_the_table(place: Any, emulator: Any, call: Callable[..., Any], rpm: int
 
 
 def test_no_server_is_needed(place: Any, call: Callable[..., Any]) -> None:
-    """A plan against the built-in emulator starts none, and one against the real service needs no key."""
+    """A plan for the built-in emulator does not start it, and a plan for the real service needs no key."""
     place.write_rows(ROWS)
     for base_url in ("emulator", "https://ark.example.invalid/api/v3"):
         assert call(*place.arguments("plan", {"api.base_url": base_url})).code == 0
 
 
 def test_vendors_limits_are_the_default(place: Any) -> None:
-    """Without a quota the model's own holds."""
+    """Without `quota` in the config, the limits of the model are used."""
     place.write_rows(ROWS)
     spec = place.prepare({"quota": {}}).spec
     assert spec.rate_limits == (spec.model.capabilities.rpm, spec.model.capabilities.tpm)

@@ -1,4 +1,4 @@
-"""Every manifest row becomes one published row with its own vector, or one failure row, whatever the format."""
+"""In every format, each manifest row becomes one published row with its own vector, or one failure row."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from arkbeam.stages.publish.parts import assign_parts
 
 
 def make_texts(name: str, count: int) -> list[str]:
-    """Texts of which every third occurs in all manifests, and a few twice in this one."""
+    """Return texts; every third one is in all manifests, and four are twice in this one."""
     own = [f"{name} 第 {number} 行" if number % 3 else f"shared row {number}" for number in range(count)]
     return [*own, *own[:4]]
 
@@ -53,7 +53,7 @@ def write_all_formats(folder: Path, count: int) -> dict[str, list[str]]:
     ids=["whole", "many-shards"],
 )
 def test_every_format(place: Any, emulator: Any, assert_vectors: Any, settings: dict[str, Any]) -> None:
-    """Rows of six formats come out with their own vectors, numbers and default ids, and no text is bought twice."""
+    """Rows of six formats are published with their own vectors, row numbers and default ids; no text is bought twice."""
     texts = write_all_formats(place.folder, 40)
     note = place.run({"manifest.uris": [str(place.folder / "in" / "*")], **settings})
     table = place.read("embeddings")
@@ -72,7 +72,7 @@ def test_every_format(place: Any, emulator: Any, assert_vectors: Any, settings: 
 
 
 def test_same_names_in_two_folders(place: Any) -> None:
-    """Default ids tell `day=1/part-0` from `day=2/part-0`."""
+    """Default ids contain the folders in which the manifests differ."""
     for day in (1, 2):
         folder = place.folder / f"day={day}"
         folder.mkdir()
@@ -82,7 +82,7 @@ def test_same_names_in_two_folders(place: Any) -> None:
 
 
 def test_kept_columns_of_parquet(place: Any) -> None:
-    """Nested, decimal, binary and list columns of a Parquet manifest reach the output as they were, beside their own row."""
+    """Nested, decimal, binary and list columns of a Parquet manifest are published unchanged, each value with its own row."""
     count = 30
     source = pa.table(
         {
@@ -111,7 +111,7 @@ def test_kept_columns_of_parquet(place: Any) -> None:
 
 
 def test_rows_of_every_kind(place: Any, emulator: Any) -> None:
-    """Of good, blank, broken, duplicate and empty rows each physical row is accounted for by its number, and none else."""
+    """Good, duplicate, broken and empty rows are published or failed under their own row number; blank lines are not rows."""
     place.write_rows(
         [
             {"id": "a", "text": "one"},
@@ -141,7 +141,7 @@ def test_rows_of_every_kind(place: Any, emulator: Any) -> None:
 
 
 def test_changed_manifest(place: Any, emulator: Any, assert_vectors: Any) -> None:
-    """After rows were added, taken away and swapped, a run buys only what is new and publishes what is there now."""
+    """After rows were added, removed and changed, a run buys only the new texts and publishes the present rows."""
     place.write_rows([{"id": str(number), "text": f"text {number}"} for number in range(20)])
     place.run()
     place.write_rows([{"id": str(number), "text": f"text {29 - number}"} for number in range(15)])
@@ -154,7 +154,7 @@ def test_changed_manifest(place: Any, emulator: Any, assert_vectors: Any) -> Non
 
 
 def test_two_outputs_of_one_store(place: Any, emulator: Any) -> None:
-    """A second output of the same rows buys nothing, and its `usage/` holds what it paid for itself: nothing."""
+    """A second output of the same rows buys nothing, and its `usage/` is empty."""
     place.write_texts(12)
     place.run()
     place.settings["output.uri"] = str(place.folder / "other")
@@ -164,7 +164,7 @@ def test_two_outputs_of_one_store(place: Any, emulator: Any) -> None:
 
 
 def test_more_rows_than_one_part(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that fill several part files come out once each, and parts of an earlier, larger output are removed."""
+    """Rows in several part files are published once each; parts of an earlier, larger output are removed."""
     monkeypatch.setattr(publish, "assign_parts", partial(assign_parts, rows_max=40))
     place.write_texts(150)
     settings = {"store.flush_rows": 20}

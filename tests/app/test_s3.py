@@ -1,4 +1,4 @@
-"""The whole job on an S3 server: manifest, pictures, store and output, and what it does when pictures change."""
+"""Whole runs with manifest, pictures, store and output on an S3 server, also if pictures change."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.base.files import list_files, open_filesystem, write_bytes
-from arkbeam.stages.embed import feed as requests
+from arkbeam.stages.embed import feed
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.store.layout import media_folder
 from PIL import Image
@@ -20,23 +20,23 @@ from tests.s3 import S3
 
 
 def picture(number: int) -> bytes:
-    """A PNG that differs from the others."""
+    """Return a PNG that differs for each number."""
     stream = io.BytesIO()
     Image.new("RGB", (20, 20 + number), (number, 0, 0)).save(stream, "PNG")
     return stream.getvalue()
 
 
 class S3Place(Place):
-    """A place whose files are all in the bucket."""
+    """A place with its manifest, store and output in the bucket."""
 
     def put_manifest(self, s3: S3, uris: list[str]) -> None:
-        """Write the manifest into the bucket and take everything from there."""
+        """Write a manifest of pictures into the bucket; set manifest, store and output to URIs of the bucket."""
         rows = [orjson.dumps({"id": str(number), "image": uri}) for number, uri in enumerate(uris)]
         manifest = s3.put("manifest/rows.jsonl", b"\n".join(rows) + b"\n")
         self.settings |= {"manifest.uris": [manifest], "store.uri": s3.uri("store"), "output.uri": s3.uri("out")}
 
     def published(self, s3: S3, name: str = "embeddings") -> list[dict[str, Any]]:
-        """Read what lies in the bucket."""
+        """Return the rows of a table of the output."""
         rows: list[dict[str, Any]] = []
         for uri in list_files(s3.uri(f"out/{name}"), ".parquet"):
             filesystem, path = open_filesystem(uri)
@@ -46,14 +46,14 @@ class S3Place(Place):
 
 @pytest.fixture
 def bucket(tmp_path: Path, emulator: Emulator, short_lease: None) -> S3Place:
-    """A place in the bucket, against the server without faults."""
+    """A place in the bucket, for the emulator without faults."""
     return S3Place(tmp_path, emulator.url)
 
 
 def test_the_job_runs_on_s3_and_buys_nothing_twice(
     s3: S3, bucket: S3Place, emulator: Emulator, without_obstore: Callable[[], None]
 ) -> None:
-    """A second run sends nothing, one without obstore neither; a picture that was overwritten is bought anew."""
+    """A second run sends nothing, nor does one without obstore; a picture that was overwritten is bought again."""
     uris = [s3.put(f"pictures/{number}.png", picture(number)) for number in range(6)]
     bucket.put_manifest(s3, uris)
     first = bucket.run()
@@ -74,13 +74,13 @@ def test_the_job_runs_on_s3_and_buys_nothing_twice(
 def test_a_picture_that_changes_between_plan_and_send_fails(
     s3: S3, bucket: S3Place, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its row gets `media_changed` rather than another picture's vector, and the next run buys it as it is then."""
+    """The row fails with `media_changed` and does not get the vector of another picture; the next run buys the new picture."""
     uris = [s3.put(f"pictures/{number}.png", picture(number)) for number in range(3)]
     bucket.put_manifest(s3, uris)
 
     def overwrite(*arguments: Any) -> Any:
         s3.put("pictures/1.png", picture(50))
-        return requests.read_rows(*arguments)
+        return feed.read_rows(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr("arkbeam.stages.embed.lanes.read_rows", overwrite)
@@ -94,7 +94,7 @@ def test_a_picture_that_changes_between_plan_and_send_fails(
 
 
 def test_one_picture_under_two_names_is_bought_once_by_its_content(s3: S3, bucket: S3Place, emulator: Emulator) -> None:
-    """With `media.identity: content` the bytes count: in S3, on disk, or as a data URI; by default the name does."""
+    """With `media.identity: content` equal bytes are bought once, from S3, disk or a data URI; by default the URI counts."""
     (bucket.folder / "c.png").write_bytes(picture(1))
     uris = [s3.put("a.png", picture(1)), s3.put("b.png", picture(1)), str(bucket.folder / "c.png")]
     bucket.put_manifest(s3, [*uris, "data:image/png;base64," + base64.b64encode(picture(1)).decode()])
@@ -110,10 +110,8 @@ def test_one_picture_under_two_names_is_bought_once_by_its_content(s3: S3, bucke
     assert emulator.stats["paid"] == 2
 
 
-def test_a_damaged_note_about_media_is_left_out(
-    s3: S3, bucket: S3Place, emulator: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It costs one more look at the pictures, and a warning; nothing is bought for it."""
+def test_a_damaged_note_about_media_is_left_out(s3: S3, bucket: S3Place, caplog: pytest.LogCaptureFixture) -> None:
+    """If the media cache is damaged, the pictures are read again with a warning, and nothing is bought."""
     bucket.put_manifest(s3, [s3.put(f"{number}.png", picture(number)) for number in range(3)])
     assert bucket.run()["published"] == 3
     for uri in list_files(media_folder(s3.uri("store"))):

@@ -1,4 +1,4 @@
-"""Who makes the vectors: a stand-in's never pass for real ones."""
+"""Vectors of a stand-in are never published as vectors of the real service."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,21 +12,20 @@ DIMENSIONS = 1024
 
 
 @pytest.fixture
-def key(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The API key in the environment."""
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets an API key in the environment."""
     monkeypatch.setenv("ARK_API_KEY", "key-of-the-test")
-    return "key-of-the-test"
 
 
 def read_dense(place: Any) -> dict[str, np.ndarray]:
-    """The published vectors by id."""
+    """Return the published vectors by id."""
     table = place.read("embeddings")
     dense = table["dense"].combine_chunks().values.to_numpy().reshape(-1, DIMENSIONS)
     return dict(zip(table["id"].to_pylist(), dense, strict=True))
 
 
-def test_stand_ins_vectors_do_not_pass_for_real(place: Any, emulator: Any, real_service: Any, key: str) -> None:
-    """What a stand-in sold is bought again from a real service, on the same store, and the other way it is not mixed either."""
+def test_stand_ins_vectors_do_not_pass_for_real(place: Any, emulator: Any, real_service: Any, key: None) -> None:
+    """On one store, a run on the real service buys its own vectors; a later run on the stand-in publishes the stand-in's."""
     place.write_rows(ROWS)
     place.run()
     place.url = real_service.url
@@ -43,8 +42,8 @@ def test_stand_ins_vectors_do_not_pass_for_real(place: Any, emulator: Any, real_
     assert set(place.read("embeddings")["model"].to_pylist()) == {"doubao-embedding-vision-251215-stand-in"}
 
 
-def test_a_stand_in_behind_a_real_address(place: Any, real_service: Any, key: str, call: Callable[..., Any]) -> None:
-    """A server that turns out to be a stand-in once requests are sent stops the run with 4; none of its vectors is kept."""
+def test_a_stand_in_behind_a_real_address(place: Any, real_service: Any, key: None, call: Callable[..., Any]) -> None:
+    """If a reply shows that the server is a stand-in, the run stops with 4; none of its vectors is kept."""
     real_service.headers["X-Arkbeam-Stand-In"] = "1"
     place.url = real_service.url
     place.write_rows(ROWS)
@@ -57,7 +56,7 @@ def test_a_stand_in_behind_a_real_address(place: Any, real_service: Any, key: st
 
 
 def test_an_endpoint_by_its_model(place: Any, emulator: Any) -> None:
-    """An `ep-` name is sent as it is once `model.like` says what is behind it; its vectors are its own."""
+    """An `ep-` endpoint works with `model.like`; its vectors are not shared with those of the model's own name."""
     place.write_rows(ROWS)
     place.run()
     place.settings |= {"model.name": "ep-20250101-abcde", "model.like": "doubao-embedding-vision-251215"}

@@ -348,7 +348,7 @@ def test_body_of_any_size_arrives_whole(size: int) -> None:
 
 
 def test_refusal_before_the_body_is_read_is_understood() -> None:
-    """If a server refuses a large body without reading it, its response is used."""
+    """If a server rejects a large body without reading it, its response is used."""
     answer = sends(http(413, b'{"error":{"code":"TooLarge","message":"too large"}}', "Connection: close"), then="hang")
     error = fail(answer, read_body=False, body=b"x" * 50_000_000, timeout_text_s=10)
     assert (error.action, error.code, error.status) == (Action.REJECT, "TooLarge", 413)
@@ -532,7 +532,7 @@ def test_closed_client_stops_the_run() -> None:
     ],
 )
 def test_unusable_address_is_refused(base_url: str) -> None:
-    """A base URL that can't work or contains a secret is refused before anything is sent."""
+    """A base URL that can't work or contains a secret is rejected before anything is sent."""
     with pytest.raises(ConfigError, match=r"api\.base_url") as caught:
         endpoint_url(base_url)
     assert "u:s3cr3t" not in str(caught.value)
@@ -547,7 +547,7 @@ def test_default_address_is_the_contracts() -> None:
 @pytest.mark.parametrize("name", ["timeout_text_s", "timeout_video_s", "timeout_connect_s", "reply_bytes_max"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_bounds_must_let_something_through(name: str, value: float) -> None:
-    """A time-out or size of 0 or less is refused with its config key."""
+    """A time-out or size of 0 or less is rejected with its config key."""
     with pytest.raises(ConfigError, match=f"api.{name}"):
         ApiOptions(**{name: value})  # type: ignore[arg-type]
 
@@ -563,7 +563,7 @@ def test_missing_key_says_what_to_do(monkeypatch: pytest.MonkeyPatch, value: str
 
 @pytest.mark.parametrize("value", ["two words", "密钥密钥", "a\x01b", "AKLTabcdef0123456789"])
 def test_what_is_no_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A value that can't be an API key is refused, and the message does not contain it."""
+    """A value that can't be an API key is rejected, and the message does not contain it."""
     monkeypatch.setenv("OTHER_KEY", value)
     with pytest.raises(ConfigError, match="OTHER_KEY") as caught:
         read_api_key("OTHER_KEY")
@@ -673,7 +673,7 @@ def test_proxy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("address", ["socks5://u:s3cr3t@proxy.example:1080", "ftp://proxy.example"])
 def test_proxy_that_speaks_no_http_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """A proxy that the transport can't use is refused before anything is sent."""
+    """A proxy that the transport can't use is rejected before anything is sent."""
     monkeypatch.setenv("HTTPS_PROXY", address)
     with pytest.raises(ConfigError, match="proxy") as caught:
         find_proxy("https://ark.example.com/x")

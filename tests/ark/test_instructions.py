@@ -1,4 +1,4 @@
-"""Instructions are the vendor's templates byte for byte; invalid options are refused."""
+"""Instructions are the vendor's templates byte for byte; invalid options are rejected."""
 
 import pickle
 from collections.abc import Collection
@@ -123,7 +123,7 @@ def test_other_scenarios_do_not_look_at_the_row(
     ],
 )
 def test_what_no_template_has_is_refused(given_: tuple[str | None, ...], words: tuple[str, ...]) -> None:
-    """Invalid options are refused when the config is read; the message has the key and the rule."""
+    """Invalid options are rejected when the config is read; the message has the key and the rule."""
     with pytest.raises(ConfigError) as caught:
         InstructionOptions(*given_)  # type: ignore[arg-type]
     assert all(word in str(caught.value) for word in words)

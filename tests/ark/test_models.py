@@ -1,4 +1,4 @@
-"""The table of models, and options that the model does not support are refused when the config is read."""
+"""The table of models. Options that the model does not support are rejected when the config is read."""
 
 import pickle
 from dataclasses import replace

@@ -1,9 +1,9 @@
-"""Requests that the contract does not allow: what the emulator answers, and how we refuse them before sending.
+"""Requests that the contract does not allow: what the emulator answers, and how we reject them before sending.
 
     pytest -s tests/ark/test_refusals.py      prints the table
 
 Most cases are whole request bodies, and a body is also a row of a manifest: both sides read the same bytes. If only one
-side refuses, the case says why; if we never send such a field, the test checks that.
+side rejects it, the case says why; if we never send such a field, the test checks that.
 """
 
 import base64
@@ -126,7 +126,7 @@ def in_row(code: str) -> Says:
 
 
 def in_config(**options: Any) -> Says:
-    """Make a check that the config of such requests is refused."""
+    """Make a check that the config of such requests is rejected."""
 
     def says(case: "Case", _folder: Path) -> str:
         with pytest.raises(ArkbeamError) as caught:
@@ -175,7 +175,7 @@ def nothing(case: "Case", folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One request that is refused. `only_one_can_know`: why the other side accepts it, if it does."""
+    """One request that the service rejects. `only_one_can_know`: why we do not reject it before sending, if so."""
 
     name: str
     fields: dict[str, Any] | bytes
@@ -366,7 +366,7 @@ def table() -> Iterator[list[tuple[str, str, str, str]]]:
     rows: list[tuple[str, str, str, str]] = []
     yield rows
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    sys.stdout.write(f"\n{len(rows)} requests that the contract refuses\n")
+    sys.stdout.write(f"\n{len(rows)} requests that the contract does not allow\n")
     for row in [("request", "the server answers", "we say before", ""), *rows]:
         cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
         sys.stdout.write("  ".join([*cells, row[3]]).rstrip() + "\n")
@@ -376,7 +376,7 @@ def table() -> Iterator[list[tuple[str, str, str, str]]]:
 def test_both_sides_refuse(
     case: Case, server: httpx.Client, table: list[tuple[str, str, str, str]], tmp_path: Path
 ) -> None:
-    """The emulator answers with the documented status and code; we refuse before sending, or the case says why not."""
+    """The emulator answers with the documented status and code; we reject the row or the config before sending, or the case says why not."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {case.key}"} if case.key else {})
     answer = server.post(EMBEDDINGS_PATH, content=case.body, headers=headers)
     error = answer.json()["error"]
@@ -384,15 +384,15 @@ def test_both_sides_refuse(
     assert sorted(error) == ["code", "message", "param", "type"]
     assert error["message"].endswith(f" Request id: {answer.headers['x-request-id']}")
     said = case.ours(case, tmp_path)
-    ours_refuses = said.startswith(("row: ", "config: "))
-    assert ours_refuses != bool(case.only_one_can_know), "one side alone refuses: say why, or don't"
+    we_reject = said.startswith(("row: ", "config: "))
+    assert we_reject != bool(case.only_one_can_know), "set only_one_can_know exactly if we do not reject the request"
     said = said.replace(str(tmp_path), "…")
     said = said if len(said) <= _SAID_CHARS_MAX else said[: _SAID_CHARS_MAX - 1] + "…"
     table.append((case.name, f"{answer.status_code} {error['code']}", said, case.only_one_can_know))
 
 
 def test_there_are_enough_cases() -> None:
-    """There are many cases with unique names, and only a few that one side alone refuses."""
+    """There are many cases with unique names, and only a few that we do not reject."""
     assert len(CASES) >= 30
     assert len({case.name for case in CASES}) == len(CASES)
     assert sum(bool(case.only_one_can_know) for case in CASES) <= 6

@@ -30,7 +30,7 @@ SAMPLINGS = st.builds(
     ],
 )
 def test_ranges_are_the_documented_ones(name: str, low: float, high: float, step: float) -> None:
-    """Both ends of each range are accepted; one step beyond them is refused, with the name of the argument."""
+    """Both ends of each range are accepted; one step beyond them is rejected, with the name of the argument."""
     assert find_sampling_flaw({name: low}) is None
     assert find_sampling_flaw({name: high}) is None
     for value in (low - step, high + step):

@@ -179,7 +179,7 @@ def test_text_that_is_no_unicode_is_refused_before_sending() -> None:
 
 
 def test_request_above_the_services_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body of exactly the limit is accepted; one byte more is refused."""
+    """A body of exactly the limit is accepted; one byte more is rejected."""
     request, options = REQUESTS["text_default"]
     size = len(encode_request(request, options))
     monkeypatch.setattr(wire, "REQUEST_BYTES_MAX", size)
@@ -330,7 +330,7 @@ def test_vectors_of_tokens_that_were_not_asked_for_are_left_out() -> None:
 
 @pytest.mark.parametrize(("says_size", "flaw"), [(True, Flaw.MULTI_TOO_LARGE), (False, Flaw.MULTI_MALFORMED)])
 def test_expansion_is_bounded(says_size: bool, flaw: Flaw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors of exactly the limit are decompressed; one token more is refused, with or without a declared size."""
+    """Vectors of exactly the limit are decompressed; one token more is rejected, with or without a declared size."""
     monkeypatch.setattr(vectors, "MULTI_TOKENS_MAX", 100)
     at_bound, above = (
         make_reply(multi_embedding=pack([SHORT] * tokens, write_content_size=says_size)) for tokens in (100, 101)

@@ -124,9 +124,9 @@ def test_headers(server: Server) -> None:
     answer = server.request("POST", EMBEDDINGS_PATH, json=body, headers=headers)
     assert answer.headers["x-request-id"] == answer.json()["id"]
     assert answer.headers["x-client-request-id"] == "mine-1"
-    refused = server.request("POST", EMBEDDINGS_PATH, content=b"", headers=headers)
-    assert refused.headers["x-client-request-id"] == "mine-1"
-    assert refused.json()["error"]["message"].endswith(f"Request id: {refused.headers['x-request-id']}")
+    rejected = server.request("POST", EMBEDDINGS_PATH, content=b"", headers=headers)
+    assert rejected.headers["x-client-request-id"] == "mine-1"
+    assert rejected.json()["error"]["message"].endswith(f"Request id: {rejected.headers['x-request-id']}")
     assert "x-client-request-id" not in server.embed().headers
 
 
@@ -168,7 +168,7 @@ def test_a_key_of_its_own(make_server: MakeServer, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_body_that_is_too_large(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body above the limit is refused by its declared length, or by its actual length if none is declared."""
+    """A body above the limit is rejected by its declared length, or by its actual length if none is declared."""
     monkeypatch.setattr("arkbeam.emulator.asgi.BODY_BYTES_MAX", 1_000)
 
     async def chunks() -> Any:
@@ -182,7 +182,7 @@ def test_a_body_that_is_too_large(server: Server, monkeypatch: pytest.MonkeyPatc
 
 
 def test_text_beyond_the_context(server: Server) -> None:
-    """A text with more tokens than the context is refused, never cut."""
+    """A text with more tokens than the context is rejected, never cut."""
     at_limit = "a " * (131_072 - 19)
     answer = server.embed(input=[{"type": "text", "text": at_limit}])
     assert answer.json()["usage"]["total_tokens"] == 131_072
@@ -223,7 +223,7 @@ def test_a_defect_of_the_server(
 
 
 def test_poison(make_server: MakeServer) -> None:
-    """Only a text with the configured substring is refused as sensitive."""
+    """Only a text with the configured substring is rejected as sensitive."""
     server = make_server(EmulatorOptions(poison="bad"))
     answer = server.embed(input=[{"type": "text", "text": "a bad word"}])
     assert code_of(answer) == (400, "SensitiveContentDetected")

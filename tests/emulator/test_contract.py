@@ -1,4 +1,4 @@
-"""What the contract refuses, with status and code, and what it accepts."""
+"""Requests that the contract does not allow, with status and code, and requests that it allows."""
 
 import base64
 import dataclasses
@@ -174,7 +174,7 @@ def test_bodies_that_are_no_json_object(body: bytes) -> None:
 
 
 def test_a_body_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body of exactly the limit is read; one byte more is refused."""
+    """A body of exactly the limit is read; one byte more is rejected."""
     body = orjson.dumps({"model": V251215, "input": [text()]})
     monkeypatch.setattr(contract, "BODY_BYTES_MAX", len(body))
     parse_request(body, {})

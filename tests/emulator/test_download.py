@@ -146,7 +146,7 @@ def test_other_urls_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatc
     assert same.tolist() == again.tolist() != other.tolist()
 
 
-def refusal(answer: httpx.Response) -> tuple[int, str, str]:
+def read_error(answer: httpx.Response) -> tuple[int, str, str]:
     """Return status, code, and message without the request id."""
     error = answer.json()["error"]
     message, _, request_id = error["message"].rpartition(" Request id: ")
@@ -159,7 +159,7 @@ def test_a_missing_file(server: Server, files: MediaServer, make_item: Callable[
     """A missing file gives the documented download error with its status, is not billed, and our client retries it."""
     url = files.put("/gone.jpg", status=404)
     answer = server.embed(input=[make_item(url)])
-    assert refusal(answer) == (400, "InvalidParameter", f"Error while downloading: {url}, status code: 404")
+    assert read_error(answer) == (400, "InvalidParameter", f"Error while downloading: {url}, status code: 404")
     assert (server.stats()["paid"], server.stats()["rejected"]) == (0, 1)
     classified = error_from_status(answer.status_code, answer.content, answer.headers, 0.0)
     assert classified.action is Action.RETRY
@@ -170,7 +170,7 @@ def test_a_slow_file(server: Server, files: MediaServer, monkeypatch: pytest.Mon
     monkeypatch.setattr(media, "DOWNLOAD_TIMEOUT_S", 0.1)
     url = files.put("/slow.jpg")
     answer = server.embed(input=[image(url)])
-    assert refusal(answer) == (400, "InvalidParameter", f"Timeout while downloading url={url}.")
+    assert read_error(answer) == (400, "InvalidParameter", f"Timeout while downloading url={url}.")
     assert error_from_status(answer.status_code, answer.content, answer.headers, 0.0).action is Action.RETRY
 
 
@@ -180,7 +180,7 @@ def test_a_file_that_trickles(server: Server, files: MediaServer, monkeypatch: p
     open_plainly = urllib.request.build_opener().open
     monkeypatch.setattr(media._OPENER, "open", lambda url, timeout: open_plainly(url))
     url = files.put("/1.png", make_picture())
-    assert refusal(server.embed(input=[image(url)]))[2] == f"Timeout while downloading url={url}."
+    assert read_error(server.embed(input=[image(url)]))[2] == f"Timeout while downloading url={url}."
 
 
 def closed_port() -> int:
@@ -194,7 +194,7 @@ def closed_port() -> int:
 def test_nobody_listens(server: Server, make_url: str) -> None:
     """A failed connection is a download error without a status."""
     url = make_url.format(port=closed_port())
-    assert refusal(server.embed(input=[image(url)])) == (400, "InvalidParameter", f"Error while downloading: {url}")
+    assert read_error(server.embed(input=[image(url)])) == (400, "InvalidParameter", f"Error while downloading: {url}")
 
 
 @pytest.mark.parametrize(("path", "status"), [("/cut.png", 200), ("/moved.png", 302)])
@@ -202,7 +202,7 @@ def test_downloads_that_break(server: Server, files: MediaServer, path: str, sta
     """A body that is cut off, and a redirect, which could lead to another host, are failed downloads."""
     url = files.put(path, make_picture(), status)
     status_told = ", status code: 302" if status == 302 else ""
-    assert refusal(server.embed(input=[image(url)]))[2] == f"Error while downloading: {url}{status_told}"
+    assert read_error(server.embed(input=[image(url)]))[2] == f"Error while downloading: {url}{status_told}"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_files_of_no_use(
     monkeypatch.setattr(media, "IMAGE_BYTES_MAX", 2_000)
     monkeypatch.setattr(media, "VIDEO_BYTES_MAX", 2_500)
     answer = server.embed(input=[{"type": "text", "text": "a"}, item(files.put(path, body))])
-    assert refusal(answer)[:2] == (400, code)
+    assert read_error(answer)[:2] == (400, code)
     assert re.fullmatch(r"input\[1\]\.(image|video)_url\.url", answer.json()["error"]["param"])
 
 

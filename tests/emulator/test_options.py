@@ -35,6 +35,6 @@ def test_options_survive_json() -> None:
     ],
 )
 def test_options_that_cannot_be(values: dict[str, object], said: str) -> None:
-    """An invalid option is refused with its name."""
+    """An invalid option is rejected with its name."""
     with pytest.raises(ConfigError, match=said):
         read_options(values)

@@ -1,7 +1,6 @@
 """Per-token vectors (`multi_embedding`)."""
 
 import base64
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def test_rows_are_bounded() -> None:
     assert len(embed_tokens([TextPart("a " * 100_000)], 1024)) == TOKENS_MAX
 
 
-def test_they_are_paid_apart(server: Server, image_uri: Callable[..., str]) -> None:
+def test_they_are_paid_apart(server: Server) -> None:
     """A request with per-token vectors differs from the one without them; their encoding makes no difference."""
     for asked in (None, PLAIN, ZSTD):
         assert server.embed(multi_embedding=asked).status_code == 200

@@ -1,4 +1,4 @@
-"""Engines that talk to real stand-in servers, each in its own process."""
+"""Engines that send to emulators, each emulator in its own process."""
 
 import hashlib
 import itertools
@@ -40,7 +40,7 @@ RUN = "20250101T000000-0123abcd-89ef4567"
 
 @dataclass(frozen=True)
 class Server:
-    """A stand-in server in another process. Tests share it, so count its requests by differences."""
+    """An emulator in another process. Tests share it, so they must count its requests by differences."""
 
     url: str
 
@@ -100,12 +100,12 @@ class Rig:
 
     def collect(self) -> tuple[dict[bytes, tuple[int, int]], dict[bytes, tuple[str, str]]]:
         """Return what the lane received, by fingerprint: the places of the vectors, and the reasons of the failures."""
-        tables, refused = self.sink.collect()
+        tables, failed = self.sink.collect()
         index = schema.concat(tables, schema.INDEX).to_pylist()
         assert len({row["fingerprint"] for row in index}) == len(index)
         return (
             {row["fingerprint"]: (row["segment"], row["row"]) for row in index},
-            {row["fingerprint"]: (row["code"], row["message"]) for row in refused.to_pylist()},
+            {row["fingerprint"]: (row["code"], row["message"]) for row in failed.to_pylist()},
         )
 
     def stored(self) -> dict[tuple[int, int], dict[str, Any]]:

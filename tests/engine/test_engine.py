@@ -67,8 +67,8 @@ def test_what_is_bought_lands_under_its_own_fingerprint(plain: Any, make_rig: Ma
     rig, asked = make_rig(plain), Asked(plain)
     rig.engine.expect(300)
     report = rig.buy(*_texts(300))
-    index, refused = rig.collect()
-    assert (len(index), refused, report.stop) == (300, {}, None)
+    index, failed = rig.collect()
+    assert (len(index), failed, report.stop) == (300, {}, None)
     rig.check_vectors(index)
     assert len({segment for segment, _ in index.values()}) >= 300 // 64
     counts = rig.engine.status().counts
@@ -128,9 +128,9 @@ def test_faults_are_retried_until_everything_is_settled(start_server: Start, mak
     server = start_server(faults=FAULTS, seed=5, retry_after_s=0)
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy(*_texts(250))
-    index, refused = rig.collect()
-    assert set(index) | set(refused) == set(rig.texts)
-    assert not set(index) & set(refused)
+    index, failed = rig.collect()
+    assert set(index) | set(failed) == set(rig.texts)
+    assert not set(index) & set(failed)
     assert len(index) > 230
     rig.check_vectors(index)
     counts = report.counts
@@ -150,10 +150,10 @@ def test_a_poisonous_text_is_sent_once_and_remembered(start_server: Start, make_
     server = start_server(poison="毒")
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy(*_texts(20), "有毒", *_texts(20, 20))
-    index, refused = rig.collect()
-    assert (len(index), {rig.texts[name] for name in refused}) == (40, {"有毒"})
+    index, failed = rig.collect()
+    assert (len(index), {rig.texts[name] for name in failed}) == (40, {"有毒"})
     assert report.counts.failed == 1
-    assert next(iter(refused.values()))[0] == "SensitiveContentDetected"
+    assert next(iter(failed.values()))[0] == "SensitiveContentDetected"
     assert (asked["rejected"], asked["received"]) == (1, 41)
     (event,) = rig.events()
     assert (event["kind"], event["paid"], event["code"]) == ("refused", False, "SensitiveContentDetected")
@@ -168,14 +168,14 @@ def test_refusals_are_in_the_store_when_a_lane_has_ended(start_server: Start, ma
 
 
 def test_a_services_stop_ends_the_run(start_server: Start, make_rig: MakeRig) -> None:
-    """After it only the requests in flight end; paid results are stored, and the rest is not sent."""
+    """After a stop code of the service, requests in flight end, paid results are stored, and nothing more is sent."""
     server = start_server(stop_after=40, stop_code="AccountOverdueError", latency_ms=5)
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy(*_texts(500), batch=16)
     assert report.stop is not None
     assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "AccountOverdueError")
-    index, refused = rig.collect()
-    assert (len(index), refused) == (40, {})
+    index, failed = rig.collect()
+    assert (len(index), failed) == (40, {})
     rig.check_vectors(index)
     assert 41 <= asked["received"] <= 40 + 8
     assert not rig.engine.submit(rig.items("one more"), rig.sink)
@@ -193,8 +193,8 @@ def test_stopping_drains_and_flushes(start_server: Start, make_rig: MakeRig) -> 
     rig.engine.stop(Stop(StopKind.SERVICE, "later", "the first reason stays"))
     report = rig.engine.finish(rig.sink)
     assert report.stop == INTERRUPT
-    index, refused = rig.collect()
-    assert refused == {}
+    index, failed = rig.collect()
+    assert failed == {}
     assert len(index) == len(rig.stored()) == asked["paid"] == asked["received"]
     assert 8 <= len(index) <= 16
     rig.check_vectors(index)
@@ -229,9 +229,9 @@ def test_an_answer_that_never_came_is_booked_and_paid_three_times_at_most(
     report = rig.buy("a", "b")
     assert server.stats()["paid"] - before == 6
     assert (report.counts.lost, report.counts.bought) == (6, 0)
-    index, refused = rig.collect()
+    index, failed = rig.collect()
     assert index == {}
-    assert {code for code, _ in refused.values()} == {"connection_lost" if fault == "reset_paid" else "timeout"}
+    assert {code for code, _ in failed.values()} == {"connection_lost" if fault == "reset_paid" else "timeout"}
     assert [event["kind"] for event in rig.events()] == ["lost"] * 6
 
 
@@ -300,7 +300,7 @@ def test_stopping_at_once_is_heard(plain: Any, make_rig: MakeRig) -> None:
 
 
 def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, plain: Any) -> None:
-    """The caller gets the error, instead of waiting for an engine that never runs."""
+    """If an engine can't start, the caller gets the error and does not wait."""
     rig = make_rig(plain)
     engine = rig.engine
 
@@ -357,8 +357,8 @@ def test_unusable_answers_are_booked_as_paid(start_server: Start, make_rig: Make
     server = start_server(faults=FaultShares(**{fault: 1.0}))
     rig, asked = make_rig(server), Asked(server)
     report = rig.buy("one", "two")
-    index, refused = rig.collect()
-    assert (index, len(refused)) == ({}, 2)
+    index, failed = rig.collect()
+    assert (index, len(failed)) == ({}, 2)
     assert (report.counts.sent, report.counts.unusable, report.counts.failed, asked["paid"]) == (6, 6, 2, 6)
     events = rig.events()
     assert Counter(event["fingerprint"] for event in events) == dict.fromkeys(rig.texts, 3)
@@ -383,7 +383,7 @@ def test_a_service_that_is_down_ends_the_run(start_server: Start, make_rig: Make
 
 
 def test_a_stand_in_where_a_real_service_is_meant_stops_the_run(plain: Any, make_rig: MakeRig) -> None:
-    """Its vectors are not stored and not delivered; their possible cost is recorded."""
+    """The vectors of a stand-in are not stored and not delivered; their possible cost is recorded."""
     rig = make_rig(plain, stand_in=False)
     report = rig.buy(*_texts(100))
     assert report.stop is not None

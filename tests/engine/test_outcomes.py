@@ -27,7 +27,7 @@ def _index(*numbers: int) -> pa.Table:
 
 
 def test_a_mailbox_is_done_when_every_item_is() -> None:
-    """Delivered, refused and dropped items all count as done, and each result is returned once."""
+    """Delivered, failed and dropped items all count as done, and each result is returned once."""
     sink = Sink()
     assert sink.wait_until_done(0)
     sink.add(4)
@@ -36,10 +36,10 @@ def test_a_mailbox_is_done_when_every_item_is() -> None:
     assert not sink.wait_until_done(0)
     sink.drop(1)
     assert sink.wait_until_done(0)
-    tables, refused = sink.collect()
+    tables, failed = sink.collect()
     assert [table.num_rows for table in tables] == [2]
-    assert refused.schema == schema.REJECTED
-    assert refused.to_pylist() == [{"fingerprint": bytes(16), "code": "code", "message": "message"}]
+    assert failed.schema == schema.REJECTED
+    assert failed.to_pylist() == [{"fingerprint": bytes(16), "code": "code", "message": "message"}]
     assert sink.counts.failed == 1
     assert sink.collect() == ([], schema.REJECTED.empty_table())
 
@@ -59,16 +59,16 @@ def test_a_mailbox_wakes_who_waits() -> None:
 
 
 def test_failures_are_counted_by_all_threads() -> None:
-    """The engine's thread and the lane's thread refuse items at once, and no count is lost."""
+    """The engine's thread and the lane's thread fail items at the same time, and no count is lost."""
     sink = Sink()
 
-    def refuse(_: int) -> None:
+    def fail_items(_: int) -> None:
         for _ in range(500):
             sink.add(1)
             sink.add_failure(bytes(16), "a", "b")
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(refuse, range(4)))
+        list(pool.map(fail_items, range(4)))
     assert (sink.counts.failed, sink.open_items, sink.collect()[1].num_rows) == (2_000, 0, 2_000)
 
 
@@ -87,7 +87,7 @@ def test_the_room_holds_no_more_than_its_bounds(batches: list[tuple[int, int]]) 
 
 @pytest.mark.parametrize(("held", "entering"), [((1, 30), (1, 1)), ((ITEMS_MAX, 0), (1, 0)), ((1, 1), (1, 31))])
 def test_who_does_not_fit_waits(held: tuple[int, int], entering: tuple[int, int]) -> None:
-    """It waits until there is room (for a batch above the bound: until the room is empty), or until the engine stops."""
+    """A lane waits until there is room (for a batch above the bound: until the room is empty), or until the engine stops."""
     for ends_by_stop in (False, True):
         room = Room(bytes_max=30)
         assert room.enter(*held)
@@ -168,7 +168,7 @@ class FakeEngine:
 
 
 def test_a_process_has_one_engine_a_run() -> None:
-    """It is made once, found by its run, stopped with all others, and removed when it is closed."""
+    """The engine of a run is made once, stopped with all others, and removed when it is closed."""
     made: list[FakeEngine] = []
 
     def make() -> Any:

@@ -17,7 +17,7 @@ def rejection(number: int, code: str = "InvalidParameter") -> Event:
 
 
 def test_the_first_rows_all_rejected_alike() -> None:
-    """At the bound it trips, and no rejection is stored, before or after."""
+    """If the first rows are all rejected with one code, up to the bound, the config is at fault and no rejection is stored."""
     first = FirstRejections(3)
     assert [first.reject(rejection(number)) for number in range(5)] == [[]] * 5
     assert first.is_tripped
@@ -25,7 +25,7 @@ def test_the_first_rows_all_rejected_alike() -> None:
 
 
 def test_another_reason_clears_the_config() -> None:
-    """Then all rejections are stored, later ones at once."""
+    """After rejections with two codes, the config is not at fault: all rejections are stored."""
     first = FirstRejections(3)
     events = [rejection(0), rejection(1), rejection(2, "SensitiveContentDetected"), rejection(3)]
     assert [first.reject(event) for event in events] == [[], [], events[:3], events[3:]]
@@ -33,7 +33,7 @@ def test_another_reason_clears_the_config() -> None:
 
 
 def test_a_vector_clears_the_config() -> None:
-    """After a vector was bought, all rejections are stored."""
+    """After a vector was bought, the config is not at fault: all rejections are stored."""
     first = FirstRejections(2)
     held = rejection(0)
     assert first.reject(held) == []

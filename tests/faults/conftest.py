@@ -28,7 +28,7 @@ def published_rows(place: Place) -> set[tuple[Any, ...]]:
 
 @pytest.fixture
 def read_published() -> Callable[[Place], set[tuple[Any, ...]]]:
-    """Returns the published rows of a place as a set."""
+    """Returns the published rows of a place as a set, in a form that can be compared."""
     return published_rows
 
 
@@ -57,7 +57,7 @@ def parts_of() -> Callable[[dict[str, Any]], list[tuple[str, str]]]:
 
 @pytest.fixture
 def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Prints a line of figures to the terminal, for the table in README.md beside this file."""
+    """Prints a line with measured figures to the terminal, for the table in README.md beside this file."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def say(line: str) -> None:
@@ -82,5 +82,5 @@ def inject() -> Callable[[str], AbstractContextManager[None]]:
 
 @pytest.fixture
 def mark_path() -> Callable[[Place], Path]:
-    """Returns the path of the mark that a run leaves in the output that it has claimed."""
+    """Returns the path of the mark that a run writes into the output that it has claimed."""
     return lambda place: place.output / ".running.json"

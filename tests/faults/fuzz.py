@@ -1,4 +1,4 @@
-"""Hostile input by the thousand: `fuzz` runs in a process of its own, whose memory it measures.
+"""Thousands of hostile inputs. `fuzz` runs in its own process and measures the memory of that process.
 
 Valid lines, files and replies are mutated, and the results are read as a run reads them.
 """
@@ -37,7 +37,7 @@ from arkbeam.manifest.staging import request_from_json
 from arkbeam.media import MediaOptions
 from arkbeam.store.run_files import PieceWriter
 
-from tests.warm import be_arkbeam
+from tests.warm import run_arkbeam
 
 MODEL = "doubao-embedding-vision-251215"
 DIMENSIONS = 64
@@ -119,11 +119,11 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
 
 
 def write_json(value: Any) -> bytes:
-    """Write JSON, also of values that orjson refuses."""
+    """Return JSON, also for values that orjson does not accept."""
     return json.dumps(value).encode()
 
 
-def count_rows(folder: Path, uri: Path, options: ManifestOptions, seen: collections.Counter[str]) -> None:
+def count_rows(folder: Path, options: ManifestOptions, seen: collections.Counter[str]) -> None:
     """Read a manifest, stage its rows and read them back; check that every row is staged, failed or blank."""
     try:
         shards = cut_shards(list_manifests(options), options.shard_bytes_max)
@@ -193,7 +193,7 @@ def _fuzz_lines(
             str(path), _COLUMNS, keep=("title", "price"), line_bytes_max=rng.choice((2000, 10**5, 10**7)), shard_bytes_max=rng.choice((999, 10**5, 10**8))
         )  # fmt: skip
         seen: collections.Counter[str] = collections.Counter()
-        count_rows(folder, path, options, seen)
+        count_rows(folder, options, seen)
         yield from seen.elements()
 
 
@@ -223,14 +223,14 @@ def fuzz_packed(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
         data = rng.choices(goods[name], (8, 6, 1, 1, 1))[0]
         path.write_bytes(data if rng.random() < 0.02 else mutate(data, rng, goods[name]))
         seen: collections.Counter[str] = collections.Counter()
-        count_rows(folder, path, ManifestOptions(str(path), expand_ratio_max=50), seen)
+        count_rows(folder, ManifestOptions(str(path), expand_ratio_max=50), seen)
         yield "file"
         yield from seen.elements()
 
 
 def fuzz_parquet(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
     """Mutate Parquet files, in their pages and in the footer."""
-    now = datetime.datetime(2024, 1, 2, 3, 4, 5, 678900)  # noqa: DTZ001 - as a manifest may have it
+    now = datetime.datetime(2024, 1, 2, 3, 4, 5, 678900)  # noqa: DTZ001 - a manifest may have times without a zone
     columns = {
         "id": [f"id-{number}" for number in range(50)],
         "text": [f"text {number} 黑釉" for number in range(50)],
@@ -253,7 +253,7 @@ def fuzz_parquet(count: int, rng: random.Random, folder: Path) -> Iterator[str]:
         path = folder / "rows.parquet"
         path.write_bytes(_mutate_parquet(rng.choice(goods), rng, goods))
         seen: collections.Counter[str] = collections.Counter()
-        count_rows(folder, path, ManifestOptions(str(path), keep=("title", "price")), seen)
+        count_rows(folder, ManifestOptions(str(path), keep=("title", "price")), seen)
         yield "file"
         yield from seen.elements()
 
@@ -339,13 +339,13 @@ FUZZERS = {
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process has held. `ru_maxrss` would begin with that of the process that started it."""
+    """Return the peak memory of this process, in MiB. `ru_maxrss` would include the process that it was forked from."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def fuzz(what: str, count: int, seed: int) -> None:
-    """Run one of the fuzzers; print a JSON object with the outcomes, and by how much the peak of memory grew."""
+    """Run one of the fuzzers; print a JSON object with the outcomes and the growth of the peak memory."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = FUZZERS[what]
@@ -357,12 +357,12 @@ def fuzz(what: str, count: int, seed: int) -> None:
     print(json.dumps({**note, "grown_mb": round(peak_mb() - before_mb), "outcomes": dict(outcomes.most_common())}))
 
 
-def be_arkbeam_and_print_peak(*arguments: str) -> None:
-    """Be `arkbeam`, and print the most memory that the process has held, in MB, before it ends."""
+def run_arkbeam_and_print_peak(*arguments: str) -> None:
+    """Run `arkbeam`; before the process ends, print its peak memory in MB."""
 
     def leave(code: int) -> NoReturn:
         print("PEAK", round(peak_mb()), file=sys.stderr)
         raise SystemExit(code)
 
     cli._leave = leave
-    be_arkbeam(*arguments)
+    run_arkbeam(*arguments)

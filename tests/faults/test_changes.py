@@ -1,4 +1,4 @@
-"""Promise 9: if a manifest or a picture changes during a run, rows are published as they were read, and none gets a wrong vector."""
+"""Promise 9: if a manifest or a picture changes during a run, rows are published as they were read, and no row has a wrong vector."""
 
 import gzip
 import io
@@ -23,7 +23,7 @@ def texts(name: str, word: str) -> list[dict[str, str]]:
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write rows in the format that the file's name says, and replace what is there."""
+    """Write rows in the format of the file's extension; an existing file is replaced."""
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     if path.suffix == ".parquet":
         sink = io.BytesIO()
@@ -51,7 +51,7 @@ NAMES = ("a.jsonl", "b.jsonl.gz", "c.csv", "d.parquet")
 def test_the_manifest_changes_in_mid_run(
     change: str, make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any
 ) -> None:
-    """Manifests of four formats are overwritten, cut or removed after the first answer: all rows are published as they were read."""
+    """Manifests of four formats are overwritten, cut or removed after the first requests: all rows are published as they were read."""
     emulator = make_emulator(latency_ms=300)
     place = make_place(emulator.url)
     paths = [place.folder / name for name in NAMES]

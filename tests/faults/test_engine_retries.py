@@ -41,7 +41,7 @@ def test_a_worker_that_is_killed(
     workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     run = start(*place.arguments("run", settings, "--", *workers))
     emulator.wait_for("paid", 300)
-    _buyer(run.process.pid).send_signal(signal.SIGKILL)
+    _find_sender(run.process.pid).send_signal(signal.SIGKILL)
     ended = run.wait()
     assert (ended.code, "run the same command again to continue" in ended.err) == (1, True)
     assert not (place.output / "_SUCCESS").exists()
@@ -49,7 +49,7 @@ def test_a_worker_that_is_killed(
     stats = emulator.stats
     assert (note["published"], stats["paid_distinct"]) == (1_000, 1_000)
     twice = stats["paid"] - stats["paid_distinct"]
-    assert twice <= 2 * (IN_FLIGHT + FLUSH_ROWS)  # the run fails, and the other worker is stopped with it
+    assert twice <= 2 * (IN_FLIGHT + FLUSH_ROWS)  # twice: the other worker is stopped too
     table = place.read("embeddings")
     assert sorted(table["row"].to_pylist()) == list(range(1_000))
     assert_vectors(table, lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed(
     figures(f"promise 3: worker killed, paid twice {twice} of at most {2 * (IN_FLIGHT + FLUSH_ROWS)}")
 
 
-def _buyer(pid: int) -> psutil.Process:
-    """Return the worker with the most open connections: the one that sends requests, besides its connections to Beam."""
+def _find_sender(pid: int) -> psutil.Process:
+    """Return a worker that sends requests: it has the most open connections, because all workers have those to Beam."""
     workers = [one for one in psutil.Process(pid).children(recursive=True) if "sh" not in one.name()]
     return max(workers, key=lambda one: len(one.net_connections()))

@@ -9,11 +9,6 @@ ROWS = 2_000
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
 
-def parts_of(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the content that `write_texts` wrote for the row's id."""
-    return [("text", f"row number {row['id'].removeprefix('id-')}")]
-
-
 def test_in_the_middle(make_emulator: Any, make_place: Any, start: Any) -> None:
     """The first Ctrl-C waits for open requests and exits with 130; the next run sends only the rest."""
     emulator = make_emulator(latency_ms=100)
@@ -59,8 +54,8 @@ def test_the_second_signal_leaves_at_once(
     assert_bill(place, stats)
 
 
-def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """After SIGTERM a run waits at most `limits.drain_s` for open requests; those it gives up are counted as paid."""
+def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: Any) -> None:
+    """After SIGTERM a run waits at most `limits.drain_s` for open requests; those that are then cancelled are counted as paid."""
     emulator = make_emulator(latency_ms=3_000)
     place = make_place(emulator.url)
     place.write_texts(10)
@@ -76,7 +71,7 @@ def test_an_answer_that_never_comes(make_emulator: Any, make_place: Any, start: 
 
 
 def test_workers_in_other_processes(make_emulator: Any, make_place: Any, start: Any, assert_bill: Any) -> None:
-    """Ctrl-C on a terminal reaches every process; only the first acts on it, and workers store what they paid for."""
+    """Ctrl-C on a terminal reaches every process of the run; only the main process acts on it, and workers store what they paid for."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_texts(1_000)
@@ -110,8 +105,10 @@ def test_before_anything_is_sent(place: Any, emulator: Any, start: Any, wait: An
     assert not (place.output / "_SUCCESS").exists()
 
 
-def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any) -> None:
-    """After kill -9 at half of the rows the same command completes the output, pays little twice, and `usage/` equals the bill."""
+def test_kill_9_at_half(
+    make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any, assert_bill: Any, parts_of: Any
+) -> None:
+    """After kill -9 at half of the rows the same command completes the output and pays little twice; `usage/` equals the bill."""
     emulator = make_emulator(latency_ms=10)
     place = make_place(emulator.url)
     place.write_texts(ROWS)
@@ -121,7 +118,7 @@ def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_
     run.send(signal.SIGKILL)
     assert run.wait().code == -signal.SIGKILL
     assert not (place.output / "_SUCCESS").exists()
-    time.sleep(0.2)  # requests that were on the wire have arrived by now, or are lost
+    time.sleep(0.2)  # until all requests that will reach the emulator have reached it
     paid_before = emulator.stats["paid"]
     note = place.run(settings)
     stats = emulator.stats
@@ -137,7 +134,9 @@ def test_kill_9_at_half(make_emulator: Any, make_place: Any, start: Any, assert_
     assert place.leftovers == []
 
 
-def test_kill_9_while_publishing(place: Any, emulator: Any, start: Any, wait: Any, assert_vectors: Any) -> None:
+def test_kill_9_while_publishing(
+    place: Any, emulator: Any, start: Any, wait: Any, assert_vectors: Any, parts_of: Any
+) -> None:
     """A run that is killed after it removed `_SUCCESS` leaves none; the same command repairs the output without a request."""
     place.write_texts(ROWS)
     place.run()

@@ -1,13 +1,13 @@
 """Promise 1: if a run is killed at any moment, the same command completes it and pays little twice.
 
-With ARKBEAM_PROMISES=all in the environment all 50 points are tested, else two of each phase.
+With ARKBEAM_PROMISES=all in the environment all 50 points are tested, otherwise two of each phase.
 """
 
 import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ POINTS = draw_points(seed=7)
 
 
 @dataclass(frozen=True)
-class Yard:
-    """What all points share: a server, a manifest, and the rows that an undisturbed run publishes."""
+class Undisturbed:
+    """What all points share: an emulator, a manifest, and the rows that an undisturbed run publishes."""
 
     emulator: Emulator
     manifest: Path
@@ -103,30 +103,30 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory, warm: WarmProcess) -> Iterator[Yard]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, warm: WarmProcess) -> Iterator[Undisturbed]:
     """Run once without a fault, on a manifest with duplicates and unreadable rows."""
     folder = tmp_path_factory.mktemp("killed")
     with run_emulator(warm, EmulatorOptions(latency_ms=20, jitter_ms=20)) as emulator:
         maker = Place(folder, emulator.url)
         rows: list[Any] = [{"id": f"id-{at}", "text": f"row number {at % 280}", "note": f"n{at}"} for at in range(ROWS)]
         rows[70] = rows[210] = "{broken"
-        yard = Yard(emulator, maker.write_rows(rows), 0, set(), 0)
-        calm = yard.place(folder / "calm")
-        note = calm.run()
+        shared = Undisturbed(emulator, maker.write_rows(rows), 0, set(), 0)
+        place = shared.place(folder / "undisturbed")
+        note = place.run()
         assert (note["published"], note["failed"]) == (ROWS - 2, 2)
         assert note["to_buy"] == emulator.stats["paid"]
-        yield Yard(emulator, yard.manifest, note["to_buy"], published_rows(calm), 2)
+        yield replace(shared, distinct=note["to_buy"], expected=published_rows(place), failures=2)
 
 
-def kill_at(point: str, place: Place, yard: Yard, start: Callable[..., Any]) -> None:
+def kill_at(point: str, place: Place, undisturbed: Undisturbed, start: Callable[..., Any]) -> None:
     """Run until the process is killed at a point; fail if it does not reach the point."""
     if not point.startswith(PAID):
         ended = start(*place.arguments("run"), ARKBEAM_FAULTS=point).wait()
         assert ended.code == -signal.SIGKILL, f"{point} was not reached: {ended.err}"
         return
-    before = yard.emulator.stats["paid"]
+    before = undisturbed.emulator.stats["paid"]
     run = start(*place.arguments("run"))
-    yard.emulator.wait_for("paid", before + int(point.rpartition(":")[2]))
+    undisturbed.emulator.wait_for("paid", before + int(point.rpartition(":")[2]))
     run.send(signal.SIGKILL)
     assert run.wait().code == -signal.SIGKILL
 
@@ -135,41 +135,47 @@ def kill_at(point: str, place: Place, yard: Yard, start: Callable[..., Any]) -> 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("phase", POINTS)
 def test_killed(
-    phase: str, yard: Yard, tmp_path: Path, start: Any, read_published: Any, assert_bill: Any, figures: Any
+    phase: str,
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    start: Any,
+    read_published: Any,
+    assert_bill: Any,
+    figures: Any,
 ) -> None:
     """The same command publishes what an undisturbed run does; at most the in-flight requests plus `store.flush_rows` are paid twice.
 
-    `usage/` equals the bill. In the phases that send, it may also hold requests that were about to be sent when the process died.
+    `usage/` equals the bill. In the phases that send, it may also have requests that were about to be sent at the kill.
     """
     points = POINTS[phase] if ALL else random.Random(phase).sample(POINTS[phase], POINTS_A_PHASE)
     for number, point in enumerate(points):
-        place = yard.place(tmp_path / str(number))
-        before = yard.emulator.stats
-        kill_at(point, place, yard, start)
+        place = undisturbed.place(tmp_path / str(number))
+        before = undisturbed.emulator.stats
+        kill_at(point, place, undisturbed, start)
         assert (place.output / "_SUCCESS").exists() == point.startswith("file.written@*/_SUCCESS")
-        at_kill = yard.emulator.stats["paid"] - before["paid"]
+        at_kill = undisturbed.emulator.stats["paid"] - before["paid"]
         note = place.run()
-        after = yard.emulator.stats
+        after = undisturbed.emulator.stats
         bill = {
             "paid": after["paid"] - before["paid"],
             "tokens": {name: count - before["tokens"][name] for name, count in after["tokens"].items()},
         }
-        twice = bill["paid"] - yard.distinct
+        twice = bill["paid"] - undisturbed.distinct
         above = place.read("usage").num_rows - bill["paid"]
         rows = read_published(place)
         figures(
-            f"| {phase} | `{point.replace(':kill', '')}` | {at_kill} | {twice} | {above} | {len(rows)} of {len(yard.expected)} |"
+            f"| {phase} | `{point.replace(':kill', '')}` | {at_kill} | {twice} | {above} | {len(rows)} of {len(undisturbed.expected)} |"
         )
         assert twice <= IN_FLIGHT + FLUSH_ROWS
         if phase not in ("embed", "flush"):
             assert twice == 0
         assert_bill(place, bill, above=IN_FLIGHT if phase in ("embed", "flush") else 0)
-        assert rows == yard.expected
-        assert note["failed"] == place.read("failures").num_rows == yard.failures
+        assert rows == undisturbed.expected
+        assert note["failed"] == place.read("failures").num_rows == undisturbed.failures
         assert place.leftovers == []
 
 
 def test_the_points_cover_every_phase() -> None:
-    """There are 50 points, and at least five of each phase."""
+    """There are 50 points: at least five for each phase."""
     assert sum(map(len, POINTS.values())) == 50
     assert min(map(len, POINTS.values())) >= 5

@@ -1,4 +1,4 @@
-"""Promise 6: a bad row costs one failure row; with `failures/` as the manifest only these rows are tried again."""
+"""Promise 6: a bad row becomes one failure row; with `failures/` as the manifest, only these rows are tried again."""
 
 import gzip
 import io
@@ -25,8 +25,8 @@ def picture(shade: int) -> bytes:
     return data.getvalue()
 
 
-def half_broken(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return rows of which every second one fails: the service refuses some texts, and some pictures do not exist."""
+def half_bad(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Return rows of which every second one fails: the service rejects the text, or the picture does not exist."""
     (folder / "pictures").mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number in range(ROWS):
@@ -39,8 +39,8 @@ def half_broken(folder: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def mend(folder: Path) -> None:
-    """Create the pictures that were missing."""
+def add_pictures(folder: Path) -> None:
+    """Create the missing pictures."""
     for number in range(3, ROWS, 4):
         (folder / "pictures" / f"{number}.png").write_bytes(picture(number))
 
@@ -51,7 +51,7 @@ def ids(table: pa.Table) -> list[str]:
 
 
 def write_as(rows: list[dict[str, Any]], folder: Path, name: str) -> None:
-    """Write rows as a manifest, in the format that the name says."""
+    """Write rows as a manifest, in the format of its name."""
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = folder / name
     if name.endswith(".parquet"):
@@ -74,14 +74,14 @@ ALL = ROWS * len(FORMATS)
 
 
 def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> None:
-    """Half of the rows are published. A run of the failures tries only these, and sends no request again that was refused for good.
+    """Half of the rows are published. A run on the failures tries only these, and sends no rejected request again.
 
-    The run has a manifest of each format; a failure is found again by its manifest and row number.
+    There is a manifest of each format; a failed row is found again by its manifest and row number.
     """
     emulator = make_emulator(poison="poison")
     place = make_place(emulator.url)
     for name in FORMATS:
-        write_as(half_broken(place.folder, name), place.folder, name)
+        write_as(half_bad(place.folder, name), place.folder, name)
     place.settings = {
         "manifest.uris": [str(place.folder / name) for name in FORMATS],
         "manifest.keep": ["title"],
@@ -91,9 +91,9 @@ def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> Non
     assert (note["published"], note["failed"]) == (ALL // 2, ALL // 2)
     failures = place.read("failures")
     sent = emulator.stats["received"]
-    assert sent == ALL // 2 + ALL // 4  # refused texts were sent once; rows without their picture were not sent
+    assert sent == ALL // 2 + ALL // 4  # rejected texts were sent once; rows without their picture were not sent
 
-    mend(place.folder)
+    add_pictures(place.folder)
     again: dict[str, Any] = {"manifest.uris": [f"{place.folder}/out/failures"], "output.uri": f"{place.folder}/again"}
     assert place.plan(again).rows == ALL // 2
     note = place.run(again)
@@ -115,16 +115,14 @@ def test_half_the_manifest_is_broken(make_emulator: Any, make_place: Any) -> Non
         "manifest.uris": [f"{place.folder}/again/failures/*.parquet"],
         "output.uri": str(place.folder / "third"),
     }
-    third["limits.rows_rejected_first_max"] = (
-        ALL  # else a run whose first rows are all rejected stops: the config may be wrong
-    )
+    third["limits.rows_rejected_first_max"] = ALL  # otherwise the run stops when its first rows are all rejected
     assert place.run(third, retry_failed=True)["failed"] == ALL // 4
     assert emulator.stats["received"] == sent + ALL // 2
     assert place.leftovers == []
 
 
 def test_what_is_not_as_it_was(place: Any) -> None:
-    """Changed rows, removed rows and rows of a removed manifest stay failures, with a code that says so and the original text."""
+    """Changed rows, removed rows and rows of a removed manifest stay failures, each with its own code and the original text."""
     lines = [json.dumps({"id": f"id-{number}", "image": f"{number}.png"}) for number in range(4)]
     place.write_rows([*lines, "{bad"])
     (place.folder / "other.jsonl").write_text(lines[0] + "\n")
@@ -159,7 +157,7 @@ def test_what_is_not_as_it_was(place: Any) -> None:
     assert (note["published"], note["failed"], note["requests_sent"]) == (4, 1, 3)
 
 
-def test_a_long_row_is_fetched_whole(place: Any, assert_vectors: Any) -> None:
+def test_a_long_row_is_fetched_whole(place: Any) -> None:
     """`failures/` holds the start of a long row; the next run reads the whole row from the manifest."""
     text = "word " * 40_000
     place.write_rows([{"image": "a.png", "text": text}])
@@ -210,15 +208,14 @@ def test_a_copy_of_some_failures(place: Any, tmp_path: Path) -> None:
     assert ids(place.read("embeddings")) == ["id-1", "id-4"]
 
 
-def fail_one(place: Any, name: str = "rows.jsonl") -> pa.Table:
-    """Run a manifest of one row that fails; return its failures."""
-    place.write_rows([{"id": "a", "image": "no.png"}], name)
-    place.run({"manifest.uris": [str(place.folder / name)]})
-    return place.read("failures")
+def fail_one(place: Any) -> None:
+    """Run a manifest of one row that fails."""
+    place.write_rows([{"id": "a", "image": "no.png"}])
+    place.run()
 
 
 def test_failures_are_not_retried_into_their_own_output(place: Any, call: Callable[..., Any]) -> None:
-    """`failures/` of the same output is refused with exit code 2, since the run would replace it; the output is unchanged."""
+    """A run on the `failures/` of its own output exits with 2, since it would replace them; the output is unchanged."""
     fail_one(place)
     ended = call(*place.arguments("run", {"manifest.uris": [str(place.output / "failures")]}))
     assert ended.code == 2
@@ -228,7 +225,7 @@ def test_failures_are_not_retried_into_their_own_output(place: Any, call: Callab
 
 
 def test_failures_beside_manifests_are_refused(place: Any, call: Callable[..., Any]) -> None:
-    """Failures and their manifest in one run are refused with exit code 2, since rows would be read twice."""
+    """A run on failures and manifests together exits with 2, since rows would be read twice."""
     fail_one(place)
     uris = [str(place.output / "failures"), str(place.folder / "rows.jsonl")]
     ended = call(*place.arguments("run", {"manifest.uris": uris, "output.uri": str(place.folder / "again")}))
@@ -257,9 +254,9 @@ def test_no_failures_are_nothing_to_do(place: Any) -> None:
     ],
 )
 def test_failures_can_have_nothing_read_outside_the_roots(
-    named: str, place: Any, tmp_path: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    named: str, place: Any, tmp_path: Path, call: Callable[..., Any]
 ) -> None:
-    """A table that names files, links or hosts outside `manifest.roots` is refused with exit code 2 before any of them is opened."""
+    """If a table names a file, link or host outside `manifest.roots`, the run exits with 2 and names this key."""
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()
@@ -277,7 +274,7 @@ def test_failures_can_have_nothing_read_outside_the_roots(
 
 
 def test_a_forged_row_shows_nothing_of_what_was_read(place: Any, emulator: Any, tmp_path: Path) -> None:
-    """A forged table, which names rows without their content, causes no request and shows nothing of these rows."""
+    """A forged table, which names rows without their content, causes no request, and `failures/` shows nothing of these rows."""
     place.write_rows([{"id": "a", "text": "the secret"}, "the secret, which is no JSON"])
     rows = [
         {
@@ -300,7 +297,7 @@ def test_a_forged_row_shows_nothing_of_what_was_read(place: Any, emulator: Any, 
 
 @pytest.mark.parametrize("column", ["id", "manifest", "row"])
 def test_a_table_with_holes_is_refused(column: str, place: Any, tmp_path: Path, call: Callable[..., Any]) -> None:
-    """A null in a required column is refused with exit code 2, without a traceback."""
+    """With a null in a required column the run exits with 2."""
     types = {"row": pa.int64()}
     row = {"id": "a", "manifest": str(tmp_path / "rows.jsonl"), "row": 0, "code": "x", "message": "x", "original": None}
     place.write_rows([{"text": "a"}])

@@ -1,4 +1,4 @@
-"""Named faults do nothing unless the environment asks for them, and then do what their entry says."""
+"""Named faults happen only if ARKBEAM_FAULTS in the environment names them, as its entries say."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ print(faults.hit is faults.do_nothing, files.faults.hit.__name__)
     ],
 )
 def test_nothing_is_loaded_unless_it_is_asked_for(module: str, wanted: str, said: str) -> None:
-    """Without the variable each point calls a function that does nothing, and no entry is parsed."""
+    """Without ARKBEAM_FAULTS each point calls a function that does nothing; with it, the function that injects the faults."""
     environment = child_environment(**{faults.VARIABLE: wanted})
     command = [sys.executable, "-c", IMPORT.format(module=module)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -35,7 +35,7 @@ def test_nothing_is_loaded_unless_it_is_asked_for(module: str, wanted: str, said
 
 
 def test_a_point_acts_at_the_hit_that_is_named() -> None:
-    """A fault acts at one hit, or from one hit on, and only for paths that match."""
+    """A fault happens at one hit, or from one hit on, and only for paths that match."""
     injector = Injector.parse("a:eio:2;b@*/segments/*:enospc:2+")
     injector.hit("a")
     with pytest.raises(OSError, match=os.strerror(5)):
@@ -61,6 +61,6 @@ def test_files_are_damaged_as_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", ["a", "a:kill", "a:kill:x", "a:explode:1", "a:sleep=x:1"])
 def test_what_can_not_be_understood_is_refused(entry: str) -> None:
-    """An entry that can't be parsed is an error: a test with a typing error would show nothing."""
+    """An entry that can't be parsed is an error; otherwise a test with a typing error would test nothing."""
     with pytest.raises(ConfigError, match="ARKBEAM_FAULTS"):
         Injector.parse(entry)

@@ -15,7 +15,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.beam.pipeline import build_pipeline
 
-from tests.warm import be_loud_arkbeam
+from tests.warm import run_arkbeam_with_debug_logs
 
 KEY = "sk-THE-SECRET-KEY-7f3a"
 PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
@@ -54,9 +54,9 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_key(place: Any, real_service: Any, start_cold: Any) -> None:
-    """The key is sent to the service; no file and no line has it, even if the service quotes it in an error."""
+    """The key is sent to the service. No file and no printed line has it, even if the service quotes it in an error."""
     place.url = real_service.url
-    real_service.refused["two"] = f"no good for Bearer {KEY}"
+    real_service.rejected["two"] = f"no good for Bearer {KEY}"
     place.write_rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, "{bad"])
     ended = start_cold(*place.arguments("run", {"api.api_key_env": "MY_KEY"}), MY_KEY=KEY).wait()
     assert ended.code == 3
@@ -67,10 +67,8 @@ def test_the_key(place: Any, real_service: Any, start_cold: Any) -> None:
     assert find(place.folder, [KEY]) == []
 
 
-def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any, wait: Any, make_emulator: Any) -> None:
-    """Passwords and signatures of manifests and media are in no output, note or line; staged rows may have them and are removed."""
-    emulator = make_emulator(latency_ms=300)
-    place.url = emulator.url
+def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any) -> None:
+    """After a run, passwords and signatures of manifests and media are in no file and no printed line."""
     media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
     rows = [{"id": "good", "text": "one"}, {"id": "medium", "image": media}, {"id": "bad", "image": [media, 5]}]
     (place.folder / "web" / "rows.jsonl").write_text(
@@ -99,23 +97,25 @@ def test_a_manifest_that_is_not_there(place: Any, web: str, start: Any) -> None:
 
 
 @pytest.fixture
-def run_loud(start_function: Any) -> Callable[..., Any]:
-    """Runs command lines at log level DEBUG of everything, with their temporary files below the place's folder."""
+def run_with_debug_logs(start_function: Any) -> Callable[..., Any]:
+    """Runs command lines with all loggers at DEBUG, and with their temporary files below the place's folder."""
 
     def run(place: Any, *arguments: str, **environment: str) -> Any:
         temporary = place.folder / "temporary"
         temporary.mkdir(exist_ok=True)
-        return start_function(be_loud_arkbeam, *arguments, TMPDIR=str(temporary), COLUMNS="400", **environment).wait()
+        return start_function(
+            run_arkbeam_with_debug_logs, *arguments, TMPDIR=str(temporary), COLUMNS="400", **environment
+        ).wait()
 
     return run
 
 
 @pytest.fixture
 def marked(place: Any, real_service: Any) -> Any:
-    """A place with signed media, and a service that refuses some rows with a message that quotes the key."""
+    """A place with secrets in its rows, and a service that rejects some rows with a message that quotes the key."""
     place.url = real_service.url
     media = f"https://user:{PASSWORD}@media.example.com/a.jpg?X-Amz-Signature={SIGNATURE}&X-Amz-Security-Token={TOKEN}"
-    real_service.refused = {"two": f"no good for Bearer {KEY}, from {media}", media: f"can't fetch {media}"}
+    real_service.rejected = {"two": f"no good for Bearer {KEY}, from {media}", media: f"can't fetch {media}"}
     rows = [
         {"id": "a", "text": "one"},
         {"id": "b", "text": "two"},
@@ -131,36 +131,34 @@ def marked(place: Any, real_service: Any) -> Any:
 
 
 WORDS = [KEY, PASSWORD, SIGNATURE, TOKEN]
-USERS = {"config.yaml", "rows.jsonl"}
+USER_FILES = {"config.yaml", "rows.jsonl"}
 
 
-def leaks(place: Any, ended: Any, words: list[str]) -> list[str]:
-    """Return where one of the words was found: in printed lines, or in files other than the user's own."""
+def find_leaks(place: Any, ended: Any, words: list[str]) -> list[str]:
+    """Return where the words are: in printed lines, and in files except the config and the manifest."""
     found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.out + ended.err).splitlines() if word in line]  # fmt: skip
-    return found + [
-        place_ for place_ in find(place.folder, words) if Path(place_.partition(" in ")[2]).name not in USERS
-    ]
+    return found + [hit for hit in find(place.folder, words) if Path(hit.partition(" in ")[2]).name not in USER_FILES]
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run",), ("run", "--publish-partial", "--retry-failed")])
-def test_at_the_loudest(command: tuple[str, ...], marked: Any, run_loud: Any) -> None:
-    """With the debug logs of all libraries on, no line and no file has a key, password or signature.
+def test_at_the_loudest(command: tuple[str, ...], marked: Any, run_with_debug_logs: Any) -> None:
+    """With the debug logs of all libraries, no line and no file has a key, password or signature.
 
-    A row whose id is a URL with a signature is left out: ids and texts are published as they are.
+    The row with a signed URL as its id is left out, since ids are published unchanged.
     """
     rows = (marked.folder / "rows.jsonl").read_text().splitlines()
     (marked.folder / "rows.jsonl").write_text("\n".join(rows[:5] + rows[6:]) + "\n")
-    ended = run_loud(marked, *marked.arguments(command[0], {}, *command[1:]), MY_KEY=KEY)
+    ended = run_with_debug_logs(marked, *marked.arguments(command[0], {}, *command[1:]), MY_KEY=KEY)
     assert ended.code in (0, 3), ended.err[-2000:]
     assert "DEBUG" in ended.err
-    assert leaks(marked, ended, WORDS) == []
+    assert find_leaks(marked, ended, WORDS) == []
 
 
-def test_a_kept_column_is_the_users(marked: Any, run_loud: Any) -> None:
-    """A kept column is published as it is, and its values are in no other file and no line."""
-    ended = run_loud(marked, *marked.arguments("run", {"manifest.keep": ["title"]}), MY_KEY=KEY)
+def test_a_kept_column_is_the_users(marked: Any, run_with_debug_logs: Any) -> None:
+    """Kept columns and ids are published unchanged; their secrets are in no other file and in no printed line."""
+    ended = run_with_debug_logs(marked, *marked.arguments("run", {"manifest.keep": ["title"]}), MY_KEY=KEY)
     assert ended.code == 3, ended.err[-2000:]
-    found = leaks(marked, ended, WORDS)
+    found = find_leaks(marked, ended, WORDS)
     assert found
     assert all("/embeddings/part-" in one for one in found), found
 
@@ -199,7 +197,7 @@ def test_the_job_graph_holds_no_key(marked: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_killed_run(place: Any, make_emulator: Any, start: Any) -> None:
-    """During a run, and after `kill -9`, no file has the key."""
+    """During a run and after `kill -9`, no file has the key."""
     emulator = make_emulator(latency_ms=300)
     place.url = emulator.url
     place.write_texts(60)

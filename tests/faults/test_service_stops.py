@@ -1,4 +1,4 @@
-"""Promise 5: if the service says stop, the run stops, keeps what it paid for and says what to do; the next run continues."""
+"""Promise 5: after an error that concerns the whole account, the run stops, keeps what it paid for and says what to do."""
 
 from collections.abc import Callable
 from typing import Any

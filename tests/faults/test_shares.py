@@ -1,6 +1,6 @@
 """Promise 4: with many failing requests, each row is published with its own vector or fails with the true reason.
 
-ARKBEAM_PROMISES=all in the environment: 20,000 rows; else 1,000. How long it takes is measured by `scripts/bench faults`.
+With ARKBEAM_PROMISES=all in the environment there are 20,000 rows, otherwise 1,000. `scripts/bench faults` measures the time.
 """
 
 import os
@@ -21,10 +21,8 @@ REASONS = {"InternalServiceError", "connection_lost", "timeout", "wrong_length",
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_faults_of_every_kind(
-    make_emulator: Any, make_place: Any, assert_vectors: Any, assert_bill: Any, figures: Any
-) -> None:
-    """With a fifth of all replies wrong, each row is published with its own vector or failed, and `usage/` equals the bill."""
+def test_faults_of_every_kind(make_emulator: Any, make_place: Any, assert_vectors: Any, figures: Any) -> None:
+    """With faults in 22 % of the replies, each row is published with its own vector or failed; `usage/` has each paid request."""
     emulator = make_emulator(faults=SHARES, seed=3)
     place = make_place(emulator.url)
     place.write_texts(ROWS)
@@ -49,8 +47,8 @@ def test_faults_of_every_kind(
     )
 
 
-def test_an_answer_that_is_lost(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
-    """`usage/` equals the bill if lost requests were billed; else it is above it by the lost requests, since a client can't know."""
+def test_an_answer_that_is_lost(make_emulator: Any, make_place: Any) -> None:
+    """A client can't know if a lost request was billed, so `usage/` counts it: `usage/` equals the bill or is above it by the lost ones."""
     for name, above in (("reset_paid", 0), ("reset", 1)):
         emulator = make_emulator(faults=FaultShares(**{name: 0.1}), seed=5)
         place = make_place(emulator.url)
@@ -67,7 +65,7 @@ def test_an_answer_that_is_lost(make_emulator: Any, make_place: Any, assert_bill
 
 
 def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, assert_bill: Any) -> None:
-    """A row with unusable replies is paid three times and fails with the flaw as its code; the next run tries it again."""
+    """A row with only unusable replies is paid three times and fails; the next run tries it again."""
     emulator = make_emulator(faults=FaultShares(nan=1.0))
     place = make_place(emulator.url)
     place.write_texts(2)
@@ -81,7 +79,7 @@ def test_a_reply_that_is_never_usable(make_emulator: Any, make_place: Any, asser
 
 
 def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
-    """A request that is refused for good fails all its rows. It is sent again only with --retry-failed."""
+    """All rows of a rejected request fail. The request is sent again only with --retry-failed."""
     emulator = make_emulator(poison="poison")
     text = "a text with poison in it"
     place = make_place(emulator.url)
@@ -102,8 +100,8 @@ def test_a_poison_row(make_emulator: Any, make_place: Any, call: Callable[..., A
     assert (place.note["requests_sent"], place.note["published"]) == (1, 3)
 
 
-def test_a_service_that_is_down(place: Any, call: Callable[..., Any], emulator: Any) -> None:
-    """If many rows in a row fail after all their attempts, the run stops early and exits with 4."""
+def test_a_service_that_is_down(place: Any, call: Callable[..., Any]) -> None:
+    """If several consecutive rows fail after all their attempts, the run stops early and exits with 4."""
     place.write_texts(40)
     place.url = "http://127.0.0.1:9/api/v3"
     settings = {"limits.attempts_max": 1, "limits.rows_failed_in_a_row_max": 5, "limits.requests_in_flight": 2}
@@ -115,7 +113,7 @@ def test_a_service_that_is_down(place: Any, call: Callable[..., Any], emulator: 
 
 
 def test_a_quota_is_kept(make_emulator: Any, make_place: Any) -> None:
-    """With a quota that the server checks each minute, no request is refused."""
+    """If the configured quota is that of the server, no request is refused."""
     emulator = make_emulator(rpm=1_200)
     place = make_place(emulator.url)
     place.write_texts(30)

@@ -1,6 +1,7 @@
-"""Promise 12: in a long run with faults, rate, memory and open files stay level.
+"""Promise 12: in a long run with faults, the rate, the memory and the number of open files stay constant.
 
-ARKBEAM_PROMISES=all in the environment: 20 minutes at 200 items a second; else 10 seconds, which shows leaks of handles alone.
+With ARKBEAM_PROMISES=all in the environment the run takes 20 minutes at 200 items/s, otherwise 10 s, which only shows leaks of
+handles.
 """
 
 import os
@@ -32,7 +33,7 @@ class Sample:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS * 2 + 300)
 def test_soak(make_emulator: Any, make_place: Any, start: Any, figures: Any) -> None:
-    """Memory, open files and rate in the last quarter of the run are those of the second quarter."""
+    """In the last quarter of the run, memory, open files and rate are about those of the second quarter."""
     emulator = make_emulator(latency_ms=100, jitter_ms=50, faults=SHARES)
     place = make_place(emulator.url)
     place.write_texts(PER_S * SECONDS)

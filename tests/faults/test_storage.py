@@ -35,7 +35,7 @@ DIMENSIONS = 8
 
 
 @pytest.fixture
-def yard(place: Place) -> Place:
+def filled(place: Place) -> Place:
     """A place with a manifest."""
     place.settings |= SETTINGS
     place.write_texts(ROWS)
@@ -56,11 +56,10 @@ class Checks:
     def failed(self, ended: Any, says: str, about: str) -> None:
         """Check that one line says what failed and names the file, and that the output is not marked complete."""
         assert ended.code == 1, ended.err
-        (line,) = [line for line in ended.err.splitlines() if "error StoreError" in line]
+        assert sum("error StoreError" in line for line in ended.err.splitlines()) == 1
         assert says in ended.err
         assert about in ended.err
         assert "Traceback" not in ended.err
-        assert line
         self.assert_not_complete(self.place)
 
     def completed(self) -> None:
@@ -78,10 +77,10 @@ class Checks:
 
 @pytest.fixture
 def checks(
-    yard: Place, emulator: Any, assert_not_complete: Any, assert_vectors: Any, assert_bill: Any, parts_of: Any
+    filled: Place, emulator: Any, assert_not_complete: Any, assert_vectors: Any, assert_bill: Any, parts_of: Any
 ) -> Checks:
     """The checks for the place."""
-    return Checks(yard, emulator, assert_not_complete, assert_vectors, assert_bill, parts_of)
+    return Checks(filled, emulator, assert_not_complete, assert_vectors, assert_bill, parts_of)
 
 
 @pytest.mark.parametrize(
@@ -111,35 +110,35 @@ def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: 
 
 @pytest.mark.parametrize(("size", "about"), [(30_000, "/store/segments/"), (120_000, "/out/embeddings/")])
 def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, about: str) -> None:
-    """The same with a real limit of the operating system on the size of files, which the named file exceeds."""
+    """A real limit of the operating system on the size of files has the same effect as a named fault."""
     ended = start(*checks.place.arguments("run"), before=partial(limit_files, size)).wait()
     checks.failed(ended, "File too large", about)
     checks.completed()
 
 
 def test_a_full_disk_in_publish_leaves_no_success_and_whole_parts(
-    yard: Place, inject: Any, call: Any, assert_not_complete: Any
+    filled: Place, inject: Any, call: Any, assert_not_complete: Any
 ) -> None:
     """If publishing over a complete output fails, `_SUCCESS` is gone and every part can be read."""
-    yard.run()
-    yard.write_texts(ROWS - 20)
+    filled.run()
+    filled.write_texts(ROWS - 20)
     with inject("file.commit@*/out/failures/*:enospc:1"):
-        assert call(*yard.arguments("run")).code == 1
-    assert_not_complete(yard)
-    note = yard.run()
+        assert call(*filled.arguments("run")).code == 1
+    assert_not_complete(filled)
+    note = filled.run()
     assert (note["published"], note["requests_sent"]) == (ROWS - 20, 0)
 
 
-def test_an_output_that_was_taken_over_in_mid_commit(yard: Place, start: Any, mark_path: Any, wait: Any) -> None:
+def test_an_output_that_was_taken_over_in_mid_commit(filled: Place, start: Any, mark_path: Any, wait: Any) -> None:
     """A run that loses its claim exits with 6 before the next step of its commit, and changes nothing more."""
-    run = start(*yard.arguments("run"), ARKBEAM_FAULTS="commit.note:sleep=1.5:1")
-    wait((yard.output / "usage/part-00000.parquet").exists)
-    mark_path(yard).write_bytes(b'{"run": "thief"}')
+    run = start(*filled.arguments("run"), ARKBEAM_FAULTS="commit.note:sleep=1.5:1")
+    wait((filled.output / "usage/part-00000.parquet").exists)
+    mark_path(filled).write_bytes(b'{"run": "thief"}')
     ended = run.wait()
     assert ended.code == 6
     assert "run thief has taken it over" in ended.err
-    assert not (yard.output / "run.json").exists()
-    assert not (yard.output / "_SUCCESS").exists()
+    assert not (filled.output / "run.json").exists()
+    assert not (filled.output / "_SUCCESS").exists()
 
 
 def _segments(place: Place) -> list[Path]:
@@ -177,43 +176,43 @@ def _damage(path: Path, where: str) -> None:
 
 
 def test_a_damaged_segment_is_found_and_bought_again(
-    yard: Place, emulator: Any, caplog: Any, assert_vectors: Any, parts_of: Any
+    filled: Place, emulator: Any, caplog: Any, assert_vectors: Any, parts_of: Any
 ) -> None:
     """The next run warns about each damaged segment, pays for its rows again, and publishes the right vectors.
 
     Each segment of the store but one is damaged in a different way. `usage/` keeps the cost of those that can be read in part.
     """
     wheres = [*PLACES, "cut in half", "empty"]
-    yard.run({"store.flush_rows": ROWS // (len(wheres) + 1)})
-    damaged = dict(zip(wheres, _segments(yard), strict=False))
+    filled.run({"store.flush_rows": ROWS // (len(wheres) + 1)})
+    damaged = dict(zip(wheres, _segments(filled), strict=False))
     held = {where: pq.read_metadata(path).num_rows for where, path in damaged.items()}
     for where, path in damaged.items():
         _damage(path, where)
     with caplog.at_level(logging.WARNING):
-        note = yard.run()
+        note = filled.run()
     bought = sum(held.values())
     assert caplog.text.count("damaged and set aside") == len(held) == len(wheres)
     assert (note["published"], note["requests_sent"], note["owned"]) == (ROWS, bought, ROWS - bought)
-    assert_vectors(yard.read("embeddings"), parts_of)
-    aside = {path.name for path in (yard.store / "damaged").rglob("*.*")}
+    assert_vectors(filled.read("embeddings"), parts_of)
+    aside = {path.name for path in (filled.store / "damaged").rglob("*.*")}
     unreadable = {where for where, path in damaged.items() if path.name + integrity.UNREADABLE_SUFFIX in aside}
     assert unreadable.isdisjoint(["magic", "page header", "dense page"])
     assert note["all_runs"]["files_unreadable"] == len(unreadable)
-    usage_rows, lost = yard.read("usage"), bought - sum(held[where] for where in unreadable)
+    usage_rows, lost = filled.read("usage"), bought - sum(held[where] for where in unreadable)
     assert emulator.stats["paid"] == ROWS + bought
     assert usage_rows.num_rows == ROWS + lost
     assert usage_rows["outcome"].to_pylist().count("lost") == lost
-    assert yard.run()["requests_sent"] == 0
+    assert filled.run()["requests_sent"] == 0
 
 
 @pytest.mark.parametrize("where", ["dense page", "empty"])
-def test_the_costs_of_a_damaged_segment(yard: Place, emulator: Any, where: str) -> None:
+def test_the_costs_of_a_damaged_segment(filled: Place, emulator: Any, where: str) -> None:
     """If a segment can be read in part, `usage/` has its requests and tokens; if not, `run.json` counts it as unreadable."""
-    yard.run()
-    path = _segments(yard)[0]
+    filled.run()
+    path = _segments(filled)[0]
     held = pq.read_metadata(path).num_rows
     _damage(path, where)
-    note, usage_rows = yard.run(), yard.read("usage")
+    note, usage_rows = filled.run(), filled.read("usage")
     if where == "empty":
         assert (usage_rows.num_rows, note["all_runs"]["files_unreadable"]) == (ROWS, 1)
         return
@@ -223,27 +222,27 @@ def test_the_costs_of_a_damaged_segment(yard: Place, emulator: Any, where: str) 
 
 
 def test_a_segment_that_breaks_later_is_found_when_it_is_published(
-    yard: Place, assert_not_complete: Any, assert_vectors: Any, parts_of: Any
+    filled: Place, assert_not_complete: Any, assert_vectors: Any, parts_of: Any
 ) -> None:
     """Publish verifies a segment again: if it was damaged after the first check, the run ends with an error and the next one repairs it."""
-    yard.run()
-    yard.run()  # verifies the new segments
-    path = _segments(yard)[0]
+    filled.run()
+    filled.run()  # verifies the new segments
+    path = _segments(filled)[0]
     flip_bit(str(path), _place_in(path, "dense page") * 8)
     with pytest.raises(StoreError, match=r"damaged.*set aside as .*run again"):
-        yard.run()
-    assert_not_complete(yard)
-    note = yard.run()
+        filled.run()
+    assert_not_complete(filled)
+    note = filled.run()
     assert note["published"] == ROWS
     assert note["requests_sent"] > 0
-    assert_vectors(yard.read("embeddings"), parts_of)
+    assert_vectors(filled.read("embeddings"), parts_of)
 
 
-def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment that was verified once is not read whole again to plan with."""
+def test_segments_are_verified_once(filled: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan does not verify a segment that an earlier run has verified."""
     from arkbeam.stages import read as reading  # noqa: PLC0415 - patched below
 
-    yard.run()
+    filled.run()
     seen: list[str] = []
 
     def check(store_uri: str, uri: str) -> bool:
@@ -251,26 +250,26 @@ def test_segments_are_verified_once(yard: Place, monkeypatch: pytest.MonkeyPatch
         return is_whole(store_uri, uri)
 
     monkeypatch.setattr(reading, "is_whole", check)
-    for expected in (len(_segments(yard)), 0):
+    for expected in (len(_segments(filled)), 0):
         seen.clear()
-        yard.run()
+        filled.run()
         assert len(seen) == expected
 
 
-def test_vectors_of_tokens_that_are_damaged_are_bought_again(yard: Place) -> None:
+def test_vectors_of_tokens_that_are_damaged_are_bought_again(filled: Place) -> None:
     """If the file of per-token vectors is damaged, its rows are paid for again and published."""
-    yard.settings |= {"model.multi_embedding": "zstd"}
-    yard.write_texts(12)
-    assert yard.run()["published"] == 12
-    (path,) = (yard.store / "multi").glob("*/*.parquet")
+    filled.settings |= {"model.multi_embedding": "zstd"}
+    filled.write_texts(12)
+    assert filled.run()["published"] == 12
+    (path,) = (filled.store / "multi").glob("*/*.parquet")
     flip_bit(str(path), path.stat().st_size * 4)
-    note = yard.run()
+    note = filled.run()
     assert (note["published"], note["requests_sent"], note["all_runs"]["requests_paid"]) == (12, 12, 24)
 
 
-def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a listing omits a segment, its rows are paid again or the run ends with advice; omitted costs cause a warning and return later."""
-    yard.run()
+def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a listing omits a segment, its rows are paid again or the run ends with advice; `usage/` is complete after the next run."""
+    filled.run()
     listed = layout.list_files  # type: ignore[attr-defined]
 
     def lag(folder: str, suffix: str = "") -> list[str]:
@@ -279,26 +278,23 @@ def test_a_listing_that_lags(yard: Place, emulator: Any, caplog: Any, monkeypatc
 
     with monkeypatch.context() as patched:  # when planning
         patched.setattr("arkbeam.stages.read.list_parquet", lambda folder: lag(folder, ".parquet"))
-        note = yard.run()
+        note = filled.run()
         assert note["published"] == ROWS
         assert 0 < note["requests_sent"] < ROWS
-    yard.write_texts(ROWS + 10)
+    filled.write_texts(ROWS + 10)
     with monkeypatch.context() as patched:  # when publishing
         patched.setattr(publish, "list_parquet", lambda folder: lag(folder, ".parquet"))
         with pytest.raises(StoreError, match=r"was removed from the store after planning: run again"):
-            yard.run()
-        assert not (yard.output / "_SUCCESS").exists()
-    yard.write_texts(ROWS + 20)
+            filled.run()
+        assert not (filled.output / "_SUCCESS").exists()
+    filled.write_texts(ROWS + 20)
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):  # when adding up what was paid
         patched.setattr(usage, "list_parquet", lambda folder: lag(folder, ".parquet"))
-        yard.run()
+        filled.run()
     assert "usage/ has 0 of the 10 paid requests of this run" in caplog.text
-    yard.run()
-    assert yard.read("usage").num_rows == emulator.stats["paid"]
-    assert commit.SUCCESS in {path.name for path in yard.output.iterdir()}
-
-
-# Segments without a run: every byte.
+    filled.run()
+    assert filled.read("usage").num_rows == emulator.stats["paid"]
+    assert commit.SUCCESS in {path.name for path in filled.output.iterdir()}
 
 
 def _bought(number: int) -> Bought:
@@ -321,7 +317,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, bytes]:
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, bit: int) -> None:
-    """Any flipped bit is found by each read and by the check before Plan; costs that can be salvaged are true."""
+    """Any flipped bit is found by each read and by the check before Plan; costs that can still be read are correct."""
     store_uri, uri, whole = store
     at = int(place * len(whole))
     Path(uri).parent.mkdir(parents=True, exist_ok=True)
@@ -346,7 +342,7 @@ def test_any_flipped_bit_is_found(store: tuple[str, str, bytes], place: float, b
 
 @given(length=st.floats(0, 1, exclude_max=True))
 def test_any_cut_is_found(store: tuple[str, str, bytes], length: float) -> None:
-    """A segment that is cut at any byte is found."""
+    """A segment that is cut at any byte is found to be damaged."""
     store_uri, uri, whole = store
     Path(uri).write_bytes(whole[: int(length * len(whole))])
     try:

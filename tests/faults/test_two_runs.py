@@ -1,4 +1,4 @@
-"""Promise 8: two concurrent runs can share a store; an output has one run at a time, and is free after that run is killed."""
+"""Promise 8: two concurrent runs can share a store; an output has one run at a time, and can be used again after a kill."""
 
 import signal
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def good(count: int, first: int = 0) -> list[dict[str, str]]:
 
 
 def test_two_outputs_of_one_store(make_emulator: Any, make_place: Any, start: Any, assert_vectors: Any) -> None:
-    """Two concurrent runs on one store both complete; only rows that both of them lack may be paid twice."""
+    """Two concurrent runs on one store both complete; only rows that are in both manifests may be paid twice."""
     emulator = make_emulator(latency_ms=50)
     place = make_place(emulator.url)
     places = []
@@ -50,7 +50,7 @@ def test_two_runs_of_one_output(make_emulator: Any, make_place: Any, start: Any,
 
 
 def test_a_killed_runs_output(make_emulator: Any, make_place: Any, start: Any, call: Callable[..., Any]) -> None:
-    """On local files the output of a killed run is free at once."""
+    """On local files another run can use the output immediately after a kill."""
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_rows(good(200))

@@ -42,7 +42,7 @@ def _changes(place: Place) -> dict[str, list[str] | None]:
 
 
 def test_changes_are_told_with_every_vector(album: Place, emulator: Emulator) -> None:
-    """Rows that share an image are told too, and so are rows whose vector is from an earlier run."""
+    """The changes are published also for rows that share an image, and for rows whose vector is from an earlier run."""
     album.run(FIT)
     told = {
         "one": [f"parts[0]: {TIFF}"],

@@ -129,8 +129,8 @@ def test_sizes_are_refused_before_they_are_read(web: Web) -> None:
     assert len(web.requests) == 1
 
 
-def test_hosts_that_are_not_there(web: Web) -> None:
-    """A name that does not resolve, and a port without a listener."""
+def test_hosts_that_are_not_there() -> None:
+    """A name that does not resolve and a port without a listener are `media_unreachable`."""
     assert _code_of(inspect("http://no-such-host.invalid/a.png", IMAGE, OPTIONS)) == "media_unreachable"
     with socket.socket() as unused:
         unused.bind((HOST, 0))

@@ -1,4 +1,4 @@
-"""Media: what is accepted, what is refused and with which code, and what is sent."""
+"""Media: what is accepted, what is rejected and with which code, and what is sent."""
 
 import base64
 import io
@@ -129,10 +129,10 @@ def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> N
         return MediaOptions(allowed_roots=(str(tmp_path),), image_bytes_max=image_bytes, video_bytes_max=video_bytes)
 
     assert isinstance(inspect(image_uri, IMAGE, limits(len(image) + 1, 0)), MediaInfo)
-    refused = inspect(image_uri, IMAGE, limits(len(image), 0))
-    assert _code_of(refused) == "media_too_large"
-    assert isinstance(refused, Failure)
-    assert refused.message.count(str(len(image))) == 2
+    outcome = inspect(image_uri, IMAGE, limits(len(image), 0))
+    assert _code_of(outcome) == "media_too_large"
+    assert isinstance(outcome, Failure)
+    assert outcome.message.count(str(len(image))) == 2
     assert isinstance(inspect(video_uri, VIDEO, limits(0, len(video))), MediaInfo)
     assert _code_of(inspect(video_uri, VIDEO, limits(0, len(video) - 1))) == "media_too_large"
 
@@ -145,7 +145,7 @@ def test_a_video_that_base64_makes_too_long_for_a_body_is_refused(tmp_path: Path
 
 
 def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
-    """Images of 36 million pixels or more are refused by their header, without being decoded."""
+    """Images of 36 million pixels or more are rejected by their header, without being decoded."""
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     for side in (6_000, 60_000):
         size = struct.pack(">II", side, side)
@@ -261,7 +261,7 @@ def test_data_uris_of_videos(head: str, data: bytes, code: str | None, options: 
     ],
 )
 def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, options: MediaOptions) -> None:
-    """Paths outside the allowed folders, links that lead out of them, pipes and other schemes are refused in both steps."""
+    """Paths outside the allowed folders, links that lead out of them, pipes and other schemes are rejected in both steps."""
     _put(tmp_path, "a.png", _picture())
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link.png").symlink_to("/etc/passwd")
@@ -273,7 +273,7 @@ def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, 
 
 
 def test_no_local_file_may_be_read_unless_a_folder_is_allowed(tmp_path: Path) -> None:
-    """Without allowed folders, every local path is refused."""
+    """Without allowed folders, every local path is rejected."""
     assert _code_of(inspect(_put(tmp_path, "a.png", _picture()), IMAGE, MediaOptions())) == "media_forbidden"
 
 

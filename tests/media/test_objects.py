@@ -61,7 +61,7 @@ def test_both_libraries_tell_the_same_of_an_object(s3: S3, key: str, without_obs
 
 @pytest.mark.parametrize("key", NOT_FOR_OBSTORE)
 def test_a_key_that_obstore_would_take_for_another_is_left_to_fsspec(s3: S3, key: str) -> None:
-    """Obstore strips slashes and refuses dot segments; such a key is left to fsspec, so it never reads another object."""
+    """Obstore strips slashes and rejects dot segments; such a key is left to fsspec, so it never reads another object."""
     assert find_object(s3.uri(key)) is None
 
 
@@ -209,14 +209,14 @@ def test_what_is_known_holds_for_the_same_rules_alone(s3: S3, tmp_path: Path) ->
 def test_without_a_right_to_list_each_object_is_asked_for(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing that fails costs time, but no row fails."""
 
-    def refuse(*_: object) -> None:
+    def deny(*_: object) -> None:
         raise PermissionError("AccessDenied")
 
     wanted = [(s3.put(f"p/{number}.png", picture()), IMAGE) for number in range(WANTED_OF_PAGE_MIN)]
     cache = MemoryCache()
     first = inspect_many(wanted, MediaOptions(), cache)
-    monkeypatch.setattr("arkbeam.media.inspection.list_versions", refuse)
-    monkeypatch.setattr("arkbeam.media.inspection.inspect", refuse)
+    monkeypatch.setattr("arkbeam.media.inspection.list_versions", deny)
+    monkeypatch.setattr("arkbeam.media.inspection.inspect", deny)
     assert inspect_many(wanted, MediaOptions(), cache) == first
 
 

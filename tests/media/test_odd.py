@@ -153,7 +153,7 @@ def run_odd_media(place: Place, emulator: Emulator) -> str:
     """Run the job over all inputs, as they are and with `media.fit`; return the README's table of what they become.
 
     Checks that nothing that fails here is paid for, and that what `media.fit` does not change is not bought again. The
-    service refuses one alone, whose pixels only a decoder finds damaged.
+    service rejects only one image, whose damaged pixels only a decoder finds.
     """
     rows = _write(place.folder)
     place.write_rows(rows)
@@ -166,10 +166,10 @@ def run_odd_media(place: Place, emulator: Emulator) -> str:
     fitted = _outcomes(place)
     changed = {name for name, outcome in fitted.items() if "→" in outcome}
     assert emulator.stats["paid"] == bought + len(changed)  # unchanged media are not embedded again
-    refused = {
+    rejected = {
         row["id"] for row in place.read("failures").to_pylist() if not row["code"].startswith(("media_", "request_"))
     }
-    assert refused == {"PNG with a damaged pixel"}
+    assert rejected == {"PNG with a damaged pixel"}
     names = [row["id"] for row in rows]
     assert len(names) >= 40
     assert set(plain) == set(fitted) == set(names)

@@ -250,7 +250,7 @@ def test_an_address_is_the_same_however_it_is_written(address: ipaddress.IPv4Add
 
 @given(st.text(max_size=40))
 def test_hostile_hosts_raise_nothing(text: str) -> None:
-    """Any text has an address or none and an extension or not; any URL gives MediaInfo or a failure."""
+    """No text raises an exception when it is parsed for an address or an extension; any URL gives MediaInfo or a failure."""
     assert literal_address(text) is None or isinstance(literal_address(text), str)
     assert isinstance(extension_of(text), str)
     for uri in (f"http://{text}", f"https://h/{text}"):

@@ -172,7 +172,7 @@ def test_tos_is_signed_unless_told_otherwise(tos: TosServer) -> None:
     assert (urlsplit(url).path, _query(url)["X-Tos-Expires"]) == ("/dir/a%20b.png", "3600")
     with urllib.request.urlopen(url) as answer:
         assert answer.read() == _picture()
-    assert tos.refused == 0
+    assert tos.rejected == 0
     with pytest.raises(urllib.error.HTTPError, match="403") as forbidden:
         urllib.request.urlopen(url.replace("dir/a%20b.png", "other.png"))
     forbidden.value.close()

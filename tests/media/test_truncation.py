@@ -70,7 +70,7 @@ def test_a_complete_file_is_taken_with_anything_behind_it(name: str) -> None:
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1, exclude_max=True))
 @example("GIF, animated", 0.999_999)
 def test_a_file_that_is_cut_anywhere_is_seen(name: str, share: float) -> None:
-    """A truncated file is refused, unless what is left is complete.
+    """A truncated file is rejected, unless what is left is complete.
 
     A GIF without its trailer counts as complete, and so does a bitmap or an animation that only lacks padding.
     """
@@ -85,7 +85,7 @@ def test_a_file_that_is_cut_anywhere_is_seen(name: str, share: float) -> None:
     "name", ["WEBP", "BMP", "DIB", "ICO", "ICNS", "SGI", "SGI, packed", "PNG", "mp4", "mp4, index first", "mov", "avi"]
 )
 def test_a_header_alone_tells_that_a_file_is_cut(name: str) -> None:
-    """A format whose header declares its length is refused without being read completely."""
+    """A format whose header declares its length is rejected without being read completely."""
     data = WHOLE[name]
     head = data[: max(2_000 if name == "SGI, packed" else 60, len(data) // 3)]
     assert find_truncation(head, len(data), _kind(data)) is None
@@ -93,7 +93,7 @@ def test_a_header_alone_tells_that_a_file_is_cut(name: str) -> None:
 
 
 def test_what_is_not_at_hand_is_not_judged() -> None:
-    """The first bytes of a JPEG, a GIF or a JPEG 2000 tell nothing about its end."""
+    """The end of a JPEG, a GIF or a JPEG 2000 can't be found from its first bytes."""
     for name in ("JPEG", "GIF", "JPEG 2000"):
         assert find_truncation(WHOLE[name][:200], len(WHOLE[name]), _kind(WHOLE[name])) is None
 

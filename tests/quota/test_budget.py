@@ -31,7 +31,7 @@ STEPS = st.lists(
 def test_what_is_used_and_reserved_is_never_above_what_is_granted(
     granted: Cost, steps: list[tuple[str, Cost, random.Random]]
 ) -> None:
-    """Holds for any sequence of reservations, settlements, losses and refusals; `used` is the sum of what was settled."""
+    """After any reservations, settlements, losses and refusals the budget is not exceeded; `used` is the sum of the settled costs."""
     open_bounds: list[Cost] = []
     budget, used = Budget(granted), NO_COST
     for kind, bound, chance in steps:

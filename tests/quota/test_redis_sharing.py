@@ -146,7 +146,7 @@ def test_without_redis_nothing_is_sent_and_the_run_is_told(make_redis: Callable[
 
 
 def test_a_wrong_password_is_told_at_once(make_redis: Callable[..., Any]) -> None:
-    """Waiting would not help, so the message comes at once; no message shows a password, and the right password works."""
+    """A wrong password is reported at once, since waiting would not help; no message shows it, and the right one works."""
     redis = make_redis("opens-it-7731")
     wrong = Sender(redis.url, 600, 10**9, password="opens-not-7731")
     run_all([wrong], 0.4)

@@ -39,7 +39,7 @@ def test_no_limit_is_found_where_there_is_none(name: str) -> None:
 
 
 def test_the_simulator_tells_a_run_that_overruns_its_quota() -> None:
-    """A rate above the quota is refused there, and a rate below it misses the required utilisation."""
+    """At a rate above the quota the simulator refuses requests; a rate below it misses the required utilisation."""
     scenario = SCENARIOS["sliding"]
     fast = simulate(replace(scenario, rpm=700))
     assert fast.refused > 0

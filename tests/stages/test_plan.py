@@ -1,4 +1,4 @@
-"""Plan is compared with a simple oracle: dictionaries, one row at a time."""
+"""Plan is compared with a simple reference implementation: dictionaries, one row at a time."""
 
 import hashlib
 import pickle
@@ -109,7 +109,7 @@ def _plan(keys: list[Key], index: list[Held], rejected: list[Rejection], seed: i
 def test_plan_agrees_with_an_oracle(
     keys: list[Key], index: list[Held], rejected: list[Rejection], resend_rejected: bool
 ) -> None:
-    """Every row is owned, waiting or rejected; the first of the rows with one missing fingerprint is the buyer."""
+    """Every row is owned, waiting or rejected; of the waiting rows with the same fingerprint, the first is the buyer."""
     plan = _plan(keys, index, rejected, 1, retry=resend_rejected)
     owners = {held.fingerprint: held[1:] for held in sorted(index, key=lambda held: held[1:], reverse=True)}
     reasons = (
@@ -144,7 +144,7 @@ def test_plan_agrees_with_an_oracle(
 def test_plan_does_not_depend_on_the_order_of_its_input(
     keys: list[Key], index: list[Held], rejected: list[Rejection], seed: int, resend_rejected: bool
 ) -> None:
-    """The same rows in other tables and in another order give the same plan."""
+    """The same rows, in another order and split into other tables, give the same plan."""
     first = _plan(keys, index, rejected, 0, retry=resend_rejected)
     again = _plan(keys, index, rejected, seed, retry=resend_rejected)
     for name in ("owned", "waiting", "buyers", "rejected"):
@@ -156,7 +156,7 @@ def test_plan_does_not_depend_on_the_order_of_its_input(
 def test_settling_agrees_with_an_oracle(
     keys: list[Key], bought: list[Held], rejected: list[Rejection], seed: int
 ) -> None:
-    """Every waiting row gets the vector or the refusal of its fingerprint, or `not_bought`."""
+    """Every waiting row gets the vector or the rejection of its fingerprint, or `not_bought`."""
     chance = random.Random(seed)
     waiting = [(key.fingerprint, key.shard, key.ordinal) for key in keys]
     refs, failed = settle_bucket(
@@ -204,14 +204,14 @@ def test_buckets_hold_every_row_once(rows: int, start: int, buckets: int, chunks
 
 @pytest.mark.parametrize("buckets", [1, 2, 7, BUCKETS_MAX])
 def test_pieces_do_not_carry_their_parent(buckets: int) -> None:
-    """A piece is pickled without the table that it was taken from; a slice would not be."""
+    """A piece is pickled without the table that it was taken from, unlike a slice."""
     parent = _many_keys(100_000)
     for _, piece in split_buckets(parent.slice(50_000, 40), buckets):
         assert len(pickle.dumps(piece)) < 5_000
 
 
 def test_buckets_are_of_about_one_size() -> None:
-    """Hashes fill any number of buckets evenly."""
+    """For any number of buckets, none has more than 1.5 times its share."""
     for buckets in (1, 3, 100, BUCKETS_MAX):
         sizes = [piece.num_rows for _, piece in split_buckets(_many_keys(100_000), buckets)]
         assert len(sizes) == buckets
@@ -260,7 +260,7 @@ def test_lanes_are_dealt_evenly(lanes: int) -> None:
 
 
 def test_estimate_names_the_limit_that_binds() -> None:
-    """The time follows from the limit that binds and from `headroom`; the cost from the kinds of tokens."""
+    """The time follows from the binding limit and `headroom`; the cost from the text and image tokens."""
     caps = VERSIONS["251215"]
     short = estimate(PlanTotals(to_buy=1_000, text_tokens=20_000), caps, RateLimits(100, 10_000), headroom=0.5)
     assert (short.binding, short.minutes) == ("rpm", pytest.approx(20))

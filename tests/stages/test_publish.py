@@ -1,4 +1,4 @@
-"""Publish: files are compared with a brute-force join, and the commit is killed at every step."""
+"""Publish: files are compared with the manifests' lines, and the commit is killed at every step."""
 
 import hashlib
 import random
@@ -50,7 +50,7 @@ OLD_SECONDS = 1_743_575_029
 
 
 def _vector(text: str) -> Any:
-    """The vector of a text in these tests; only its first values differ between texts."""
+    """Return the vector of a text in these tests; only the first values differ between texts."""
     values = np.zeros(DIMENSIONS, np.float32)
     values[:4] = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=4).digest(), np.uint8)
     values[4] = 1.0
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def manifests(self) -> Manifests:
-        """What publishing needs to know of the manifests."""
+        """The manifests and first rows of the shards."""
         return Manifests.of(self.summaries)
 
     @property
@@ -95,7 +95,7 @@ class Run:
         return [summary.number for summary in self.summaries if summary.unreadable]
 
     def fill_store(self, chance: random.Random, share: float, segments: int = 3) -> None:
-        """Write the vectors of about this share of the texts, some of them twice, to segments."""
+        """Write segments; each has the vectors of about this share of the texts."""
         numbers = count()
         for segment in range(1, segments + 1):
             wanted = [name for name in self.texts if chance.random() < share] or [next(iter(self.texts))]
@@ -105,11 +105,11 @@ class Run:
             write_segment(spec.store.uri, spec.run.name, segment, segment_table(bought, DIMENSIONS))
 
     def segments(self) -> dict[int, str]:
-        """The URIs of the store's segments by id."""
+        """Return the URIs of the store's segments by id."""
         return {segment_id(uri): uri for uri in list_parquet(segments_folder(self.job.spec.store.uri))}
 
     def refs(self) -> pa.Table:
-        """The REFS of all rows whose vector the store has."""
+        """Return the REFS of all rows whose vector the store has."""
         return plan_bucket([self.keys], [read_index(uri) for uri in self.segments().values()], []).owned
 
 
@@ -205,7 +205,7 @@ def test_each_row_has_the_vector_of_its_own_text(
 
 
 def test_a_part_is_written_again_byte_for_byte(tmp_path: Path) -> None:
-    """The order of the refs does not matter."""
+    """The same rows in another order give the same part, byte for byte."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.9)
     refs = run.refs()
@@ -234,7 +234,7 @@ def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None
 
 
 def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) -> None:
-    """A segment that is found damaged in Publish is set aside, so that the next run can succeed."""
+    """A segment that Publish finds damaged is moved to `damaged/`, so that the next run can succeed."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 1.0, segments=1)
     refs = run.refs()
@@ -250,9 +250,9 @@ def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) ->
     assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run.name / path.name).read_bytes() == data
 
 
-def _settle(run: Run, refused: Mapping[str, tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
+def _settle(run: Run, rejected: Mapping[str, tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
     """Return the REFS of owned rows, and FAILED rows of all others."""
-    rows = [(name, *refused[text]) for name, text in run.texts.items() if text in refused]
+    rows = [(name, *rejected[text]) for name, text in run.texts.items() if text in rejected]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema.REJECTED, strict=True)], schema.REJECTED)
     waiting = run.keys.select(["fingerprint", "shard", "ordinal"])
@@ -317,7 +317,7 @@ def test_rows_are_numbered_through_a_manifests_shards() -> None:
 
 
 def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
-    """Write attempts of several runs to a store; return tokens, outcome and run of those of this output."""
+    """Write attempts of several runs to a store; return text tokens, image tokens, outcome and run of those of this output."""
     spec = run.job.spec
     names = list(run.texts)
     dead = new_run_name(spec.run.output_uri, OLD_SECONDS, "0" * 8)
@@ -356,7 +356,7 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
 
 
 def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has every paid attempt of this output's runs and no others; lost ones have the tokens of the repeated request."""
+    """`usage/` has the paid attempts of this output's runs; lost ones have the tokens of a later reply to the same request."""
     folder = tmp_path / "events"  # the store can be in any folder
     folder.mkdir()
     run = _stage(folder)
@@ -390,7 +390,7 @@ def _check_totals(
 
 
 def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None:
-    """There is one file with the schema, so that readers work."""
+    """`usage/` then has one file with the schema and no rows."""
     run = _stage(tmp_path)
     ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_uri)
     written = write_usage_part(part, uris, run.job.spec)
@@ -399,19 +399,19 @@ def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None
 
 
 class Killed(BaseException):
-    """Ends the publication of a test as a kill would: no code after it runs."""
+    """Ends a publication like a kill: it is not an Exception, so the code under test does not handle it."""
 
 
 @dataclass
 class Steps:
-    """Counts the file operations of a publication, and kills it before or after one of them."""
+    """Counts the file operations of a publication, and raises Killed before or after one of them."""
 
     fatal: int
     after: bool
     done: int = 0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Count calls of a function."""
+        """Count the calls of a function."""
 
         def call(*arguments: Any, **named: Any) -> Any:
             self.check(after=False)
@@ -422,7 +422,7 @@ class Steps:
         return call
 
     def wrap_block(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Count the blocks of a context manager; a block that is killed before its end leaves no file."""
+        """Count the blocks of a context manager: Killed is raised at the end of a block, inside or after it."""
 
         @contextmanager
         def block(*arguments: Any, **named: Any) -> Iterator[Any]:
@@ -446,7 +446,7 @@ def _split(table: pa.Table, key: str, rows_max: int) -> list[tuple[int, pa.Table
 
 
 def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
-    """Publish as the transforms do, in parts of at most `rows_max` rows; the plan counts `extra` rows more."""
+    """Publish as the Beam transforms do, in parts of at most `rows_max` rows; the plan counts `extra` rows too many."""
     spec = run.job.spec
     refs, failed = _settle(run, {})
     begin_commit(spec.run.output_uri, spec.run.name)
@@ -454,14 +454,14 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
         write_embeddings_part(part, rows, run.segments(), run.manifests, spec)
         for part, rows in _split(refs, "segment", rows_max)
     ]
-    rejected = [
+    failure_parts = [
         write_failures_part(part, rows, [] if part else run.unreadable, run.manifests, spec)
         for part, rows in _split(failed, "shard", rows_max) or [(0, failed)]
     ]
     used = [
         write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.run.output_uri)
     ]
-    return finish_commit(_commit(run, published, rejected, used, extra), spec)
+    return finish_commit(_commit(run, published, failure_parts, used, extra), spec)
 
 
 def _commit(
@@ -473,7 +473,7 @@ def _commit(
 
 
 def _is_complete(output: Path) -> bool:
-    """Return whether the parts are those of `run.json`, with the same hashes."""
+    """True if the parts are those in `run.json`, with the same hashes."""
     files = {file["path"]: file for file in orjson.loads((output / RUN_NOTE).read_bytes())["files"]}
     found = {str(path.relative_to(output)): path for path in output.glob("*/*.parquet")}
     return set(files) == set(found) and all(
@@ -482,7 +482,7 @@ def _is_complete(output: Path) -> bool:
 
 
 def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
-    """A limit of the service below the configured one is in `run.json`, the summary and the progress."""
+    """A limit that was found below the configured one is in `run.json`, the summary and the progress."""
     run = _stage(tmp_path, rows=3)
     spec = run.job.spec
     commit = _commit(run, [], [], [])
@@ -552,7 +552,7 @@ def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extra", [-1, 1])
 def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -> None:
-    """If one row is missing or too many, there is no `_SUCCESS`, and the error has the counts."""
+    """If the output has one row too many or too few, there is no `_SUCCESS`, and the error has the counts."""
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.5)
     note = _publish(run, rows_max=50)
@@ -567,7 +567,7 @@ STOP = Stop(StopKind.SERVICE, "AccountOverdueError", "pay first")
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_run_that_stopped_leaves_the_output_alone_unless_told_otherwise(tmp_path: Path, partial: bool) -> None:
-    """In both cases the run's folder has a note of how it ended and why."""
+    """A stopped run publishes only with `publish_partial`; its note in the store says in both cases why it stopped."""
     run = _stage(tmp_path)
     spec = replace(run.job.spec, publish_partial=partial)
     everything = PartFile("failures/part-00000.parquet", len(run.lines), 1, "0")

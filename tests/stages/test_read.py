@@ -1,4 +1,4 @@
-"""Read: a shard's rows are staged in the run's folder, a store's files become its index."""
+"""Read: rows are staged in the run's folder, and the files of the store are read as an index."""
 
 import logging
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def _staged(job: Job, shard: int, rows: int) -> list[dict[str, Any]]:
 
 
 def test_every_line_is_staged_or_unreadable_or_blank(tmp_path: Path) -> None:
-    """Ordinals count staged rows, row numbers count physical lines, and a key has the place of its row."""
+    """Ordinals count staged rows, row numbers count physical lines, and a key has shard and ordinal of its row."""
     lines = [_line(text="a", id="1"), b"\n", b"{broken\n", _line(text="b"), _line(text="a", id="3")]
     job = _job(tmp_path, lines)
     (summary,), keys = _stage(job)
@@ -102,23 +102,23 @@ def test_shards_of_a_manifest_hold_its_lines_once(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the first attempt died half-way or was cut elsewhere, the second leaves one copy of every row."""
+    """If an earlier attempt failed half-way or left pieces of other sizes, a new attempt leaves one copy of every row."""
     lines = [_line(text=f"text {number}", price=number if number % 2 else str(number)) for number in range(20)] + [
         b"{\n"
     ]
     job = _job(tmp_path, lines, keep=["price"])
     read = reading.read_shard  # type: ignore[attr-defined]
 
-    def die_midway(*arguments: Any) -> Any:
+    def fail_midway(*arguments: Any) -> Any:
         yield from read(*arguments)
         raise ManifestError("the storage went away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(reading, "read_shard", die_midway)
+        patched.setattr(reading, "read_shard", fail_midway)
         with pytest.raises(ManifestError, match="went away"):
             _stage(job)
     first = _stage(job)
-    for folder in (rows_folder, unreadable_folder):  # left by an attempt that was cut elsewhere
+    for folder in (rows_folder, unreadable_folder):  # as left by an attempt with pieces of other sizes
         path = Path(folder(job.spec.store.uri, job.spec.run.name, 0))
         (path / "0000000007.parquet").write_bytes((path / "0000000000.parquet").read_bytes())
     again = _stage(job)
@@ -129,7 +129,7 @@ def test_a_shard_that_is_staged_again_leaves_the_same(tmp_path: Path, monkeypatc
 
 
 def test_the_kinds_of_kept_columns_are_summed_up(tmp_path: Path) -> None:
-    """The summary has each type of the kept columns once, and none if no columns are kept."""
+    """The summary has each type of the kept columns once, and is empty if no columns are kept."""
     plain = _job(tmp_path, [_line(text="a")])
     assert _stage(plain)[0][0].kept == ()
     job = _job(tmp_path, [_line(text="a", price=1), _line(text="b", price=2)], keep=["price"])
@@ -147,17 +147,17 @@ def _bought(*numbers: int) -> list[Bought]:
 
 
 def _fill_store(job: Job) -> list[str]:
-    """Write three segments of two vectors each, and an event file with a refusal; return the segments."""
+    """Write three segments of two vectors each, and an event file with a rejection; return the URIs of the segments."""
     uri, ids = job.spec.store.uri, count(1)
     for first in (0, 10, 20):
         write_segment(uri, OLD_RUN, next(ids), segment_table(_bought(first, first + 1), DIMENSIONS))
-    refusal = Event(EventKind.REJECTED, Attempt((99).to_bytes(16), "", 1, 0.0), Failure("code", "why"))
-    write_events(uri, OLD_RUN, next(ids), [refusal])
+    rejection = Event(EventKind.REJECTED, Attempt((99).to_bytes(16), "", 1, 0.0), Failure("code", "why"))
+    write_events(uri, OLD_RUN, next(ids), [rejection])
     return list_parquet(segments_folder(uri))
 
 
 def _read_all(job: Job) -> tuple[set[int], set[int]]:
-    """Return the numbers with a vector in the store and those with a refusal."""
+    """Return the numbers with a vector in the store and those with a rejection."""
     found: tuple[set[int], set[int]] = (set(), set())
     for group in list_store_files(job.spec.store.uri, job.spec.run.name):
         for numbers, table in zip(found, read_store_files(group, job.spec), strict=True):
@@ -166,7 +166,7 @@ def _read_all(job: Job) -> tuple[set[int], set[int]]:
 
 
 def test_a_store_is_read_as_index_and_refusals(tmp_path: Path) -> None:
-    """All segments and refusals of all runs are read; an empty store has none."""
+    """The segments and rejections of all runs are read; an empty store has none."""
     job = _job(tmp_path, [_line(text="a")])
     assert _read_all(job) == (set(), set())
     _fill_store(job)
@@ -193,7 +193,7 @@ def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
 def test_a_damaged_segment_is_set_aside_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
 ) -> None:
-    """Its vectors are no longer owned, all others are, and the file is moved to a folder that no run reads."""
+    """The vectors of a damaged segment are not owned, all others are, and the file is moved to `damaged/`."""
     job = _job(tmp_path, [_line(text="a")])
     path = Path(_fill_store(job)[1])
     if damage is None:
@@ -204,14 +204,14 @@ def test_a_damaged_segment_is_set_aside_with_a_warning(
         assert _read_all(job) == ({0, 1, 20, 21}, {99})
     assert path.name in caplog.text
     assert not path.exists()
-    (aside,) = (tmp_path / "store/damaged" / OLD_RUN).iterdir()
-    assert aside.name.startswith(path.name)
-    assert aside.read_bytes() == damage
+    (moved,) = (tmp_path / "store/damaged" / OLD_RUN).iterdir()
+    assert moved.name.startswith(path.name)
+    assert moved.read_bytes() == damage
     assert _read_all(job) == ({0, 1, 20, 21}, {99})
 
 
 def test_damaged_events_are_set_aside_too(tmp_path: Path) -> None:
-    """The requests that they refused are sent again; the run continues."""
+    """A damaged event file is moved too: its rejections are forgotten, and the run continues."""
     job = _job(tmp_path, [_line(text="a")])
     _fill_store(job)
     (uri,) = list_parquet(events_folder(job.spec.store.uri))
@@ -221,7 +221,7 @@ def test_damaged_events_are_set_aside_too(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An intact segment stays in the store: if it were set aside after a time-out, its vectors would be paid twice."""
+    """After a time-out a segment stays in the store; if it were moved to `damaged/`, its vectors would be paid twice."""
     job = _job(tmp_path, [_line(text="a")])
     segments = _fill_store(job)
     read, fails = reading.read_index, [1]  # type: ignore[attr-defined]

@@ -205,7 +205,7 @@ def test_of_two_that_see_no_mark_one_wins(output: str, monkeypatch: pytest.Monke
 
 
 def test_a_run_that_can_not_renew_its_mark_for_a_lease_stops(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run may have taken the output over: the run is told, and the commit is refused, whatever the mark says."""
+    """Another run may have taken the output over: the run gets the reason, and its commit fails, whatever the mark says."""
     reasons: list[str] = []
     lost = threading.Event()
 

@@ -23,18 +23,18 @@ def _write(folder: Path, events: list[Event]) -> str:
 
 
 def test_only_refusals_for_good_are_refused(tmp_path: Path) -> None:
-    """Requests with unusable or lost replies may be sent again; a refusal keeps its code and message."""
+    """Requests with unusable or lost replies may be sent again; a rejection keeps its code and message."""
     uri = _write(tmp_path, [_event(kind, number) for number, kind in enumerate(EventKind)])
-    refused = read_rejected(uri)
+    rejected = read_rejected(uri)
     number = list(EventKind).index(EventKind.REJECTED)
-    assert refused.schema == schema.REJECTED
-    assert refused.to_pylist() == [
+    assert rejected.schema == schema.REJECTED
+    assert rejected.to_pylist() == [
         {"fingerprint": number.to_bytes(16), "code": f"code-{number}", "message": f"第 {number} message"}
     ]
 
 
 def test_events_say_what_was_paid(tmp_path: Path) -> None:
-    """A refusal costs nothing; the others are paid, with the tokens that are known, else null."""
+    """A rejection costs nothing; the others are paid, with the tokens if known, otherwise null."""
     uri = _write(tmp_path, [_event(EventKind.UNUSABLE, 1, Usage(5, 5, 2, 3)), *map(_event, EventKind, (1, 2, 3))])
     names = ["kind", "paid", "client_request_id", "request_id", "attempts", "prompt_tokens", "image_tokens", "created"]
     table = read_columns(uri, names)

@@ -1,4 +1,4 @@
-"""Shared by the tests with the vendor's clients: a server, and what our own client reads from its reply."""
+"""Fixtures of the tests with the vendor's clients: a server, and our own client to compare with."""
 
 import asyncio
 import json
@@ -68,5 +68,5 @@ def ask(url: str, body: dict[str, Any]) -> Reply:
 
 @pytest.fixture
 def ask_with_ours(server_url: str) -> Callable[[dict[str, Any]], Reply]:
-    """A function that asks the server with our own client."""
+    """Sends a request body to the server with our own client; returns the decoded reply."""
     return lambda body: ask(server_url, body)

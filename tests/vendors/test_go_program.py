@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def run_go(*arguments: str, cache: Path, timeout_s: int) -> "subprocess.CompletedProcess[str]":
-    """Run the go command in the program's folder. Modules and builds are cached in Go's default folders, not here."""
+    """Run the go command in the program's folder. Modules and builds are cached in Go's default folders; in `cache` without HOME."""
     environment = dict(os.environ)
     if "HOME" not in environment:
         environment |= {"GOCACHE": str(cache / "build"), "GOPATH": str(cache / "path")}
@@ -38,11 +38,11 @@ def run_go(*arguments: str, cache: Path, timeout_s: int) -> "subprocess.Complete
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled program. Skip if there is no network and the modules are not in Go's cache."""
+    """The compiled program. The tests are skipped if its modules are not in Go's cache and can't be downloaded."""
     folder = tmp_path_factory.mktemp("go")
     done = run_go("mod", "download", cache=folder, timeout_s=DOWNLOAD_S)
     if done.returncode and "checksum mismatch" not in done.stderr:
-        pytest.skip(f"the modules of the contract page's Go program can't be had: {done.stderr.strip()[-300:]}")
+        pytest.skip(f"the modules of the contract page's Go program can't be downloaded: {done.stderr.strip()[-300:]}")
     done = run_go(
         "build", "-mod=readonly", "-gcflags=all=-N -l", "-o", str(folder / "page"), ".", cache=folder, timeout_s=BUILD_S
     )
@@ -77,8 +77,8 @@ def test_the_pages_program(
 
 def test_the_pages_program_with_a_wrong_key(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vendor's Go client understands the server's error: the program prints it and exits with code 1."""
-    monkeypatch.setenv("STAND_IN_KEY", "right")
-    with start_emulator(EmulatorOptions(api_key_env="STAND_IN_KEY")) as url:
+    monkeypatch.setenv("EMULATOR_KEY", "right")
+    with start_emulator(EmulatorOptions(api_key_env="EMULATOR_KEY")) as url:
         done = run_program(program, url, "wrong")
     assert done.returncode == 1
     assert "AuthenticationError" in done.stdout

@@ -64,7 +64,7 @@ def dense_of(answer: Any) -> Any:
 
 
 def usage_of(answer: Any) -> tuple[int, ...]:
-    """Return the four counts, in our order. The older package does not declare usage and returns it unparsed."""
+    """Return the four counts in the order of `Usage`. The older package does not declare usage and returns it unparsed."""
     usage = answer.usage if isinstance(answer.usage, dict) else answer.usage.model_dump()
     details = usage["prompt_tokens_details"]
     return usage["prompt_tokens"], usage["total_tokens"], details["text_tokens"], details["image_tokens"]
@@ -87,7 +87,7 @@ def test_the_pages_example(client: Any, page_request: dict[str, Any], ask_with_o
 
 
 def test_the_pages_example_byte_for_byte(package: ModuleType, page_request: dict[str, Any], page_reply: bytes) -> None:
-    """The package sends our golden request, with nulls at most, and reads the page's reply as we do."""
+    """The package sends our golden request, except for additional nulls, and reads the page's reply as we do."""
     sent: list[httpx.Request] = []
 
     def answer_with_page(request: httpx.Request) -> httpx.Response:
@@ -144,7 +144,7 @@ def test_every_field(client: Any, encoding_format: str, ask_with_ours: AskOurs) 
 
 
 def test_a_video(client: Any) -> None:
-    """Video sampling is accepted, and two frames per second cost more than one for a video of twenty seconds."""
+    """Video sampling is accepted: two frames per second have more tokens than the default of one."""
     video = {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4", "fps": 2.0}}
     fast = client.multimodal_embeddings.create(model=V251215, input=[video])
     slow = client.multimodal_embeddings.create(
@@ -195,11 +195,11 @@ def test_refusals(client: Any, page_request: dict[str, Any], change: dict[str, A
 
 
 def test_a_wrong_key_and_a_full_quota(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong key and an exceeded quota raise the package's own exceptions for them."""
-    monkeypatch.setenv("STAND_IN_KEY", "right")
+    """For a wrong key and an exceeded quota the package raises its own exceptions."""
+    monkeypatch.setenv("EMULATOR_KEY", "right")
     body = {"model": V251215, "input": [{"type": "text", "text": "hello"}]}
-    refused = []
-    with start_emulator(EmulatorOptions(api_key_env="STAND_IN_KEY", rpm=1)) as url:
+    errors = []
+    with start_emulator(EmulatorOptions(api_key_env="EMULATOR_KEY", rpm=1)) as url:
         with package.Ark(api_key="right", base_url=url, max_retries=0) as client:
             client.multimodal_embeddings.create(**body)
         for key in ("wrong", "right"):
@@ -207,8 +207,8 @@ def test_a_wrong_key_and_a_full_quota(package: ModuleType, monkeypatch: pytest.M
                 with pytest.raises(Exception, match="Request id: 02") as caught:
                     client.multimodal_embeddings.create(**body)
                 error: Any = caught.value
-                refused.append((type(error).__name__, error.code))
-    assert refused == [
+                errors.append((type(error).__name__, error.code))
+    assert errors == [
         ("ArkAuthenticationError", "AuthenticationError"),
         ("ArkRateLimitError", "ModelAccountRpmRateLimitExceeded"),
     ]
