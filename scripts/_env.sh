@@ -70,7 +70,9 @@ is_installed() {
     done
 }
 
-# --no-compile: compiling 300 packages takes longer than installing them, and Python compiles what it imports anyway.
+# --no-compile: compiling 300 packages takes longer than installing them. Python compiles what it imports, and has to keep
+# it: otherwise each process of the tests compiles all that it imports.
+unset PYTHONDONTWRITEBYTECODE
 install() {
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
         --constraint "$root/constraints.txt" "$@"
