@@ -229,6 +229,20 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arkbeam.app.job.claim_output", partial(claim_output, lease_s=1.0))
 
 
+def find_words(folder: Path, words: list[str]) -> list[str]:
+    """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            if path.suffix == ".parquet":
+                table = pq.read_table(path)
+                columns = [name for name in table.column_names if name != "dense"]
+                data += repr(table.select(columns).to_pylist()).encode() + str(table.schema).encode()
+            found += [f"{word} in {path}" for word in words if word.encode() in data]
+    return found
+
+
 class Started:
     """A process that was started for the test, and what it has printed."""
 

@@ -1,20 +1,18 @@
 """Media in whole runs: what may be read, that secrets are written nowhere, and signed URLs that the service fetches."""
 
 import io
-import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import fsspec
 import fsspec.config
-import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from tests.places import find_words
 from tests.web import Web
 
 SECRET = "SECRET-5a1f9c"
@@ -115,7 +113,7 @@ def test_secrets_in_uris_stay_out_of_everything(
         "refused": "media_bad_uri",
     }
     (place.folder / "rows.jsonl").unlink()
-    assert _find(place.folder) == []
+    assert find_words(place.folder, [SECRET]) == []
     assert place.leftovers == []
     logged = [record for record in caplog.records if not record.name.startswith("apache_beam")]
     assert SECRET not in "".join(record.getMessage() for record in logged)
@@ -153,21 +151,7 @@ def test_signed_urls_are_fetched_by_the_service(
         files.clear_instance_cache()
     finally:
         moto.stop()
-    assert _find(place.folder, SECRET, "AKIAMARKED", "Signature=") == []
+    assert find_words(place.folder, [SECRET, "AKIAMARKED", "Signature="]) == []
     assert "AKIAMARKED" not in "".join(
         record.getMessage() for record in caplog.records if record.name.startswith("arkbeam")
     )
-
-
-def _find(folder: Path, *words: str) -> list[str]:
-    """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            data = path.read_bytes()
-            if path.suffix == ".parquet":
-                table = pq.read_table(path)
-                columns = [name for name in table.column_names if name != "dense"]
-                data += json.dumps(table.select(columns).to_pylist(), default=str).encode()
-            found += [f"{word} in {path}" for word in words or (SECRET,) if word.encode() in data]
-    return found

@@ -10,29 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.beam.pipeline import build_pipeline
 
+from tests.places import find_words
 from tests.warm import run_arkbeam_with_debug_logs
 
 KEY = "sk-THE-SECRET-KEY-7f3a"
 PASSWORD, SIGNATURE, TOKEN = "PASSWORD-91c2", "SIGNATURE-c0ffee", "TOKEN-5eed"
-
-
-def find(folder: Path, words: list[str]) -> list[str]:
-    """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            data = path.read_bytes()
-            if path.suffix == ".parquet":
-                table = pq.read_table(path)
-                columns = [name for name in table.column_names if name != "dense"]
-                data += repr(table.select(columns).to_pylist()).encode() + str(table.schema).encode()
-            found += [f"{word} in {path}" for word in words if word.encode() in data]
-    return found
 
 
 @pytest.fixture
@@ -64,7 +50,7 @@ def test_the_key(place: Any, real_service: Any, start_cold: Any) -> None:
     assert place.read("embeddings")["id"].to_pylist() == ["a"]
     assert {row["id"]: row["code"] for row in place.read("failures").to_pylist()}["b"] == "InvalidParameter"
     assert KEY not in ended.out + ended.err
-    assert find(place.folder, [KEY]) == []
+    assert find_words(place.folder, [KEY]) == []
 
 
 def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any) -> None:
@@ -81,7 +67,7 @@ def test_passwords_and_signatures_of_manifests(place: Any, web: str, start: Any)
     assert [word for word in words if word in ended.out + ended.err] == []
     (place.folder / "config.yaml").unlink()
     (place.folder / "web" / "rows.jsonl").unlink()
-    assert find(place.folder, words) == []
+    assert find_words(place.folder, words) == []
     assert place.read("embeddings")["id"].to_pylist() == ["good", "medium"]
     assert place.read("failures").num_rows == 2
     assert place.leftovers == []
@@ -137,7 +123,9 @@ USER_FILES = {"config.yaml", "rows.jsonl"}
 def find_leaks(place: Any, ended: Any, words: list[str]) -> list[str]:
     """Return where the words are: in printed lines, and in files except the config and the manifest."""
     found = [f"{word} was printed: {line[:300]}" for word in words for line in (ended.out + ended.err).splitlines() if word in line]  # fmt: skip
-    return found + [hit for hit in find(place.folder, words) if Path(hit.partition(" in ")[2]).name not in USER_FILES]
+    return found + [
+        hit for hit in find_words(place.folder, words) if Path(hit.partition(" in ")[2]).name not in USER_FILES
+    ]
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run",), ("run", "--publish-partial", "--retry-failed")])
@@ -181,7 +169,7 @@ def test_default_ids_hold_no_password(place: Any, web: str) -> None:
     uris = [f"http://user:{PASSWORD}@{host}/rows.jsonl?X-Amz-Signature={SIGNATURE}" for host in (web, other)]
     note = place.run({"manifest.uris": uris, "manifest.format": "jsonl"})
     assert note["published"] == 2
-    assert find(place.output, WORDS) == []
+    assert find_words(place.output, WORDS) == []
     assert [word for word in WORDS if word in repr(place.read("embeddings")["id"].to_pylist())] == []
 
 
@@ -203,8 +191,8 @@ def test_a_killed_run(place: Any, make_emulator: Any, start: Any) -> None:
     place.write_texts(60)
     running = start(*place.arguments("run", {"limits.requests_in_flight": 4, "api.api_key_env": "MY_KEY"}), MY_KEY=KEY)
     emulator.wait_for("received", 6)
-    assert find(place.folder, [KEY]) == []
+    assert find_words(place.folder, [KEY]) == []
     running.process.kill()
     ended = running.wait()
-    assert find(place.folder, [KEY]) == []
+    assert find_words(place.folder, [KEY]) == []
     assert KEY not in ended.out + ended.err
