@@ -3,13 +3,13 @@
     <store>/segments/<run>/<segment>-<hash>.parquet   bought vectors: immutable, complete or absent
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
     <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent rejections
-    <store>/journals/<run>/<process>.log              attempts that are not yet in a segment or event file (local stores
-    only) <store>/verified/<name>.ids                       ids of segments that were read completely and found
-    undamaged <store>/damaged/<run>/                            segments that were damaged <store>/models/<key>.json
-    the model that a name or endpoint resolved to <store>/quota/<account>/                          marks of the
-    processes that share a quota, while they send <store>/media/<segment>.parquet                   cache of facts about
-    media, by URI; may be deleted at any time <store>/runs/<run>/                               staged rows and notes of
-    a run; removed when it ends
+    <store>/journals/<run>/<process>.log              attempts not yet in a segment or event file (local stores only)
+    <store>/verified/<name>.ids                       ids of segments that were read completely and found undamaged
+    <store>/damaged/<run>/                            segments that were damaged
+    <store>/models/<key>.json                         the model that a name or endpoint resolved to
+    <store>/quota/<account>/                          marks of the processes that share a quota, while they send
+    <store>/media/<segment>.parquet                   cache of facts about media, by URI; may be deleted at any time
+    <store>/runs/<run>/                               staged rows and notes of a run; removed when it ends
 
 <hash> is the hash of the file's bytes, because Parquet's checksums cover the pages, but not their headers or the
 footer.
@@ -144,7 +144,7 @@ def run_folder(store_uri: str, run: str = "") -> str:
 
 
 def list_parquet(folder: str) -> list[str]:
-    """List the Parquet files below a folder, oldest run first."""
+    """List the Parquet files below a folder, sorted by path: by run, in order of their start to the second."""
     return list_files(folder, SUFFIX)
 
 
