@@ -235,13 +235,13 @@ def test_a_pattern_matches_as_in_fsspec(tmp_path: Path, paths: list[list[str]], 
         if not any(above.is_file() for above in [path, *path.parents]) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")
-            memory.pipe_file("/root/" + "/".join(names), b"x")
+            memory.pipe_file("/top/" + "/".join(names), b"x")
     known = {path.removeprefix(f"{root}/") for path in fsspec.filesystem("file").glob(f"{root}/{pattern}")}
     known = {name for name in known if (root / name).is_file()}
 
     def find(uri: str) -> set[str]:
         try:
-            return {one.uri.removeprefix("memory:///root/").removeprefix(f"{root}/") for one in find_files([uri])}
+            return {one.uri.removeprefix("memory:///top/").removeprefix(f"{root}/") for one in find_files([uri])}
         except ManifestError:
             return set()
 
@@ -249,7 +249,7 @@ def test_a_pattern_matches_as_in_fsspec(tmp_path: Path, paths: list[list[str]], 
     plain = {name for name in known if not any(map(is_hidden, name.split("/")))}
     assert plain <= found
     assert all(re.search(r"(^|/)(_|\.)", name) or "[a]" in name or "a*" in name for name in found - plain)
-    assert {name for name in find(f"memory://root/{pattern}") if "[" not in name} == {
+    assert {name for name in find(f"memory://top/{pattern}") if "[" not in name} == {
         name for name in found & known if "[" not in name
     }
 
