@@ -16,7 +16,7 @@ from arkbeam.base.files import find_filesystem, full_uri, is_chained, join
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.failures import is_failure_table
 from arkbeam.manifest.globs import LocalSearch, Pattern, RemoteSearch, is_hidden
-from arkbeam.manifest.storage import is_web, manifest_errors
+from arkbeam.manifest.storage import is_web, manifest_errors, without_query
 
 _FOOTER_THREADS = 16
 _PARQUET_ENDINGS = (".parquet", ".pq")
@@ -69,7 +69,7 @@ def find_failure_tables(found: Sequence[Found], written: Sequence[WrittenFolder]
 
     Raise ManifestError if any other file lies in one of the folders in `written`.
     """
-    tables = [one.uri for one in found if one.uri.partition("?")[0].lower().endswith(_PARQUET_ENDINGS)]
+    tables = [one.uri for one in found if without_query(one.uri).lower().endswith(_PARQUET_ENDINGS)]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         failures = [uri for uri, holds in zip(tables, pool.map(_holds_failures, tables), strict=True) if holds]
     places = {_identify(*find_filesystem(folder.uri)): folder for folder in written}
@@ -150,7 +150,7 @@ def _check_apart(uri: str, search: LocalSearch | RemoteSearch, written: Sequence
 def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
     """Return the files of a folder of failure tables. Raise ManifestError for any other folder."""
     entries = [entry for entry in filesystem.ls(path, detail=True) if not is_hidden(entry["name"].rpartition("/")[2])]
-    files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
+    files = [entry for entry in entries if entry["type"] != "directory" and entry["name"].endswith(".parquet")]
     if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
         folder = redact(uri).rstrip("/")
         raise ManifestError(f"manifest {folder} is a folder: name the files in it, for example {folder}/*.jsonl")

@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from arkbeam.manifest.storage import is_web
+from arkbeam.manifest.storage import without_query
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -16,8 +16,7 @@ def list_folder_values(uri: str, names: Collection[str]) -> dict[str, str | None
     `%XX` in name and value is decoded once, if that gives valid UTF-8.
     """
     values: dict[str, str | None] = {}
-    path = uri.partition("?")[0] if is_web(uri) else uri
-    for folder in path.split("/")[:-1]:
+    for folder in without_query(uri).split("/")[:-1]:
         name, equals, value = folder.partition("=")
         if equals and (name := _decode(name)) in names:
             values[name] = None if value == _NULL else _decode(value)

@@ -17,7 +17,7 @@ from arkbeam.manifest.compression import ENDINGS
 from arkbeam.manifest.failures import list_named_manifests
 from arkbeam.manifest.finding import Found, WrittenFolder, find_failure_tables, find_files
 from arkbeam.manifest.options import Format, ManifestOptions
-from arkbeam.manifest.storage import is_packed, is_web, manifest_errors, version_of
+from arkbeam.manifest.storage import is_packed, manifest_errors, version_of, without_query
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -41,6 +41,7 @@ class Manifest:
     label: str
     format: Format
     compression: str | None
+    """What the name says; the first bytes decide when the file is read."""
     bytes: int | None
     """Size of the file; None if the storage does not report it."""
     version: str = ""
@@ -57,7 +58,7 @@ class Shard:
 
     For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
     end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the
-    whole file.
+    whole file, and so it is if the first bytes of a JSONL file show that it is compressed.
     """
 
     number: int
@@ -207,9 +208,9 @@ def _fixed_folders(uris: Iterable[str]) -> list[str]:
 def _describe(found: Found, root: str | None, options: ManifestOptions) -> Manifest:
     uri, path = found.uri, find_filesystem(found.uri)[1]
     _check_name(uri)
-    bare = strip_user_info(_without_query(uri if root is None else path))
+    bare = strip_user_info(without_query(uri if root is None else path))
     label = bare if root is None else posixpath.relpath(bare, strip_user_info(root))
-    stem, ending = posixpath.splitext(_without_query(uri).rstrip())
+    stem, ending = posixpath.splitext(without_query(uri).rstrip())
     compression = ENDINGS.get(ending.lower())
     if compression is not None:
         ending = posixpath.splitext(stem)[1]
@@ -233,13 +234,8 @@ def _check_name(uri: str) -> None:
         raise ManifestError(f"manifest {redact(shown)}: its path is not valid UTF-8: rename it") from None
 
 
-def _without_query(uri: str) -> str:
-    """Cut off the query of a URL. In the name of a local file or an object, `?` is a character like any other."""
-    return uri.partition("?")[0] if is_web(uri) else uri
-
-
 def _tell_apart(manifests: list[Manifest]) -> list[Manifest]:
-    """Give URLs that differ only in their queries labels that differ."""
+    """Label files that share a label, such as URLs that differ only in their queries, by their whole URIs."""
     uses = Counter(manifest.label for manifest in manifests)
     return [
         replace(manifest, label=redact_uri(manifest.uri)) if uses[manifest.label] > 1 else manifest

@@ -42,6 +42,11 @@ def is_web(uri: str) -> bool:
     return scheme_of(uri) in ("http", "https")
 
 
+def without_query(uri: str) -> str:
+    """Cut off the query of a URL. In the name of a local file or an object, `?` is a character like any other."""
+    return uri.partition("?")[0] if is_web(uri) else uri
+
+
 def _explain(cause: BaseException, uri: str) -> str:
     """Return why a file can't be read; for a URL, what its server or the network said."""
     host = urlsplit(uri).netloc.rpartition("@")[2] if is_web(uri) else ""
