@@ -245,6 +245,39 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes) -> No
         load_config(str(file))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("store: {uri: a}\noutput: {uri: b}\nstore: {uri: c}\n", "'store' is given twice, in line 1 and in line 3"),
+        ("quota:\n  rpm: 1\n  tpm: 2\n  rpm: 3\n", "'rpm' is given twice, in line 2 and in line 4"),
+        ('store: {uri: a, "uri": b}\n', "'uri' is given twice, in line 1 and in line 1"),
+        ("manifest:\n  columns:\n    - {text: a, text: b}\n", "'text' is given twice"),
+        ("x: &x {rpm: 1}\nquota: {<<: *x, rpm: 2, rpm: 3}\n", "'rpm' is given twice, in line 2"),
+        ("x: &x {rpm: 1, rpm: 2}\nquota: {<<: *x}\n", "'rpm' is given twice, in line 1"),
+        ("? store\n: {uri: a}\n? store\n: {uri: b}\n", "'store' is given twice, in line 1 and in line 3"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_an_error(text: str, says: str, tmp_path: Path) -> None:
+    """YAML would drop the first one; it is found at every level, and its lines are named."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load_config(str(tmp_path / "c.yaml"))
+
+
+def test_merged_keys_may_be_replaced(tmp_path: Path) -> None:
+    """`<<` brings in defaults, also twice; a key of the mapping itself, or of an alias used twice, replaces them."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "manifest: &m {uris: a, keep: x}\nmodel: {name: doubao-embedding-vision-251215}\noutput: {uri: out}\n"
+        "store: {uri: s}\nquota: {rpm: 1, tpm: 2}\n"
+    )
+    assert load_config(str(path), ["manifest={<<: {uris: a, keep: b}, <<: {format: csv}, uris: c}"]).manifest.uris == (
+        "c",
+    )
+    with pytest.raises(ConfigError, match="'uris' is given twice"):
+        load_config(str(path), ["manifest={uris: a, uris: b}"])
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A missing file, a folder, and a file that is too large for a config are ConfigErrors with the path."""
     with pytest.raises(ConfigError, match=r"config .*missing\.yaml does not exist"):

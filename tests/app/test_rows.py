@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from arkbeam.base.errors import ManifestError
 from arkbeam.beam import publish
 from arkbeam.stages.publish.parts import assign_parts
+from PIL import Image
 
 
 def make_texts(name: str, count: int) -> list[str]:
@@ -79,6 +81,42 @@ def test_same_names_in_two_folders(place: Any) -> None:
         (folder / "part-0.jsonl").write_text(f'{{"text": "of day {day}"}}\n')
     place.run({"manifest.uris": [str(place.folder / "*" / "part-0.jsonl")]})
     assert sorted(place.read("embeddings")["id"].to_pylist()) == ["day=1/part-0.jsonl:0", "day=2/part-0.jsonl:0"]
+
+
+def test_files_with_odd_names_are_published_and_tried_again(place: Any) -> None:
+    """Rows of such files have the file's exact name, and those that failed are found by it."""
+    names = ["a?1.jsonl", "a?2.jsonl", "b::c.jsonl", "two\nlines.jsonl", "end.jsonl ", "100%25#.jsonl", "[1]*.jsonl"]
+    for name in names:
+        rows = [{"text": f"good {name}"}, {"image": "none.png"}]
+        (place.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place.run({"manifest.uris": [str(place.folder / "*.jsonl*")], "limits.failures_allowed": 100})
+    for table in ("embeddings", "failures"):
+        assert sorted(place.read(table)["manifest"].to_pylist()) == sorted(str(place.folder / name) for name in names)
+    assert sorted(place.read("embeddings")["id"].to_pylist()) == sorted(f"{name}:0" for name in names)
+    Image.new("RGB", (20, 20)).save(place.folder / "none.png")
+    again = place.folder / "again"
+    place.run({"manifest.uris": [str(place.output / "failures")], "output.uri": str(again)})
+    assert sorted(place.read_from(again, "embeddings")["id"].to_pylist()) == sorted(f"{name}:1" for name in names)
+
+
+def test_a_pattern_that_takes_in_output_or_store_stops_the_run(place: Any) -> None:
+    """The first run already says so, before anything is read; a narrower pattern, or another place, is fine."""
+    place.write_texts(1)
+    for key, uris in (("output.uri", "**/*.parquet"), ("store.uri", "**/store/**"), ("output.uri", "o*/*.json")):
+        with pytest.raises(ManifestError, match=rf"also matches the files that this run writes .*\({key}\)"):
+            place.prepare({"manifest.uris": [str(place.folder / uris)], "manifest.format": "jsonl"})
+    assert place.prepare({"manifest.uris": [str(place.folder / "**/*.jsonl")]}).shards
+
+
+def test_a_file_with_two_names_is_read_once_and_noted(place: Any) -> None:
+    """The note names both, since rows of the second name are not published."""
+    place.write_texts(3)
+    (place.folder / "latest.jsonl").symlink_to("rows.jsonl")
+    job = place.prepare({"manifest.uris": [str(place.folder / "*.jsonl")]})
+    assert [shard.label for shard in job.shards] == ["rows.jsonl"]
+    (note,) = (note for note in job.notes if "read once" in note)
+    assert "latest.jsonl" in note
+    assert "rows.jsonl" in note
 
 
 def test_kept_columns_of_parquet(place: Any) -> None:

@@ -12,6 +12,9 @@ from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
     absolute,
     exists,
+    file_url_path,
+    find_filesystem,
+    is_chained,
     is_local,
     join,
     list_files,
@@ -229,3 +232,50 @@ def test_the_last_write_wins(folder: str, contents: list[bytes]) -> None:
     for data in contents:
         write_bytes(join(folder, "x"), data)
     assert read_bytes(join(folder, "x")) == contents[-1]
+
+
+def test_a_file_url_is_decoded(tmp_path: Path) -> None:
+    """A store at `file:///…/my%20store` is `my store`, unless a folder from an earlier version has the name as it stands."""
+    assert absolute(f"file://{tmp_path}/my%20store") == f"{tmp_path}/my store"
+    assert absolute(f"file://localhost{tmp_path}/a%C3%A9/") == f"{tmp_path}/aé"
+    assert absolute(f"{tmp_path}/my%20store") == f"{tmp_path}/my%20store"
+    (tmp_path / "my%20store").mkdir()
+    assert absolute(f"file://{tmp_path}/my%20store") == f"{tmp_path}/my%20store"
+    (tmp_path / "my store").mkdir()
+    assert absolute(f"file://{tmp_path}/my%20store") == f"{tmp_path}/my store"
+    assert file_url_path("file:///a%FFb") == "/a%FFb"
+
+
+@pytest.mark.parametrize("name", ["a::b", "zip::c", "file:d", "~e", " f ", "g?h#i", "http:j"])
+def test_local_names_are_literal(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fsspec takes for a chain, a scheme or a home folder is the name of a file."""
+    (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    for uri in (name, f"./{name}", str(tmp_path / name)):
+        assert read_bytes(uri) == b"x"
+        assert absolute(uri) == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("uri", "chained"),
+    [
+        ("simplecache::s3://b/x", True),
+        ("zip://a.jsonl::s3://b/a.zip", True),
+        ("zip://a.jsonl::/data/a.zip", True),
+        ("s3://b/a::b.jsonl", False),
+        ("a::b.jsonl", False),
+        ("/data/a::b://c", False),
+        ("s3://b/x", False),
+    ],
+)
+def test_a_chain_is_told_from_a_name(uri: str, chained: bool) -> None:
+    """`::` makes a chain only between URIs."""
+    assert is_chained(uri) == chained
+
+
+def test_a_uri_means_what_it_means_to_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from local names with special characters, filesystem and path are those of fsspec's own function."""
+    monkeypatch.chdir(tmp_path)
+    for uri in ("a/b", "./a", ".", "/", "/a/", "~/a", "../a", "file:///a/b", "file:/a", "local:///a", "memory://a/b/"):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        assert find_filesystem(uri) == (filesystem, path), uri

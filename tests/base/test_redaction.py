@@ -1,7 +1,7 @@
 """Secrets never appear in a message."""
 
 import pytest
-from arkbeam.base.redaction import MASK, redact
+from arkbeam.base.redaction import MASK, redact, redact_uri
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +56,12 @@ def test_other_text_stays(text: str) -> None:
 def test_parameters_beside_a_signature_stay() -> None:
     """Only the signature is masked: the other parameters still identify the file."""
     assert redact(f"https://h/k?id=1&sig={SECRET}&v=2 gone") == f"https://h/k?id=1&sig={MASK}&v=2 gone"
+
+
+def test_a_redacted_uri_keeps_its_blanks() -> None:
+    """The file can be found again by it; only secrets are masked."""
+    assert redact_uri("s3://b/two  blanks\nand a line ") == "s3://b/two  blanks\nand a line "
+    assert redact_uri(f"https://u:{SECRET}@h/a  b?sig={SECRET}") == f"https://{MASK}@h/a  b?sig={MASK}"
 
 
 def test_given_secrets_are_masked() -> None:

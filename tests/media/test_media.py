@@ -373,6 +373,8 @@ def test_many_media_are_looked_at_together(tmp_path: Path, options: MediaOptions
         ("a.png", "memory:///m", "memory:///m/a.png"),
         ("/abs//a.png", "/data/m", "/abs/a.png"),
         ("file:///abs/./a.png", "s3://b", "/abs/a.png"),
+        ("file://localhost/abs/a%20b%23.png", "/data", "/abs/a b#.png"),
+        ("/abs/a%20b.png", "/data", "/abs/a%20b.png"),
         ("s3://b/x/../a.png", "/data", "s3://b/x/../a.png"),
         ("https://h/a?b#c", "/data", "https://h/a?b#c"),
         ("data:image/png;base64,AA", "/data", "data:image/png;base64,AA"),

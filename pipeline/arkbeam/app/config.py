@@ -32,6 +32,7 @@ from arkbeam.store.layout import StoreOptions
 
 CONFIG_BYTES_MAX = 1024 * 1024
 EMULATOR = "emulator"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 _Section = typing.TypeVar("_Section")
 
 
@@ -161,9 +162,28 @@ def _set(raw: dict[str, Any], setting: str) -> dict[str, Any]:
 def _load_yaml(text: str) -> Any:
     """Parse YAML. Exceptions that PyYAML lets through, for example for a month 13, become YAMLError."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
         raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice: PyYAML would drop the first. A key may still replace one that `<<` brings."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping. Raise YAMLError if two of its keys are the same."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_TAG:
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise yaml.YAMLError(
+                        f"the key {redact(key.value, 100)!r} is given twice, in line {lines[name]} and in line {line}:"
+                        " remove one of them"
+                    )
+                lines[name] = line
+        return node
 
 
 def _check_keys(raw: Mapping[Any, Any], section: type, prefix: str) -> None:

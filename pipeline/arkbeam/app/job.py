@@ -15,22 +15,25 @@ from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import absolute, read_bytes, remove_folder, remove_leftovers
+from arkbeam.base.files import absolute, join, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
+from arkbeam.manifest.finding import WrittenFolder
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.plan import PlanTotals, count_buckets
+from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output
 from arkbeam.store.journal import record_lost_attempts
 from arkbeam.store.layout import (
+    EXAMPLES,
     events_folder,
     multi_folder,
     new_run_name,
@@ -45,6 +48,7 @@ from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
+_PART = "part-00000.parquet"  # a file in each folder of the output
 _PLAN = "-plan"  # end of the name of a run that only plans
 
 
@@ -73,7 +77,7 @@ def prepare_job(
     model = ModelSpec.of(config.model)
     api = replace(config.api, base_url=base_url or config.api.base_url)
     service = _find_service(config, api.base_url)
-    manifests = list_manifests(config.manifest)
+    manifests = list_manifests(config.manifest, _written_folders(config))
     shards = cut_shards(manifests, config.manifest.shard_bytes_max)
     _check_failures(manifests, config.output.uri)
     spec = RunSpec(
@@ -91,12 +95,23 @@ def prepare_job(
         retry_failed=retry_failed,
         publish_partial=publish_partial,
     )
-    return Job(spec, tuple(shards), (*list_notes(config.model, model.capabilities), *_quota_notes(spec)))
+    notes = (*list_notes(config.model, model.capabilities), *_quota_notes(spec), *_name_notes(manifests))
+    return Job(spec, tuple(shards), notes)
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
     output_uri, started_s = absolute(config.output.uri), time.time()
     return RunIdentity(new_run_name(output_uri, started_s, secrets.token_hex(4)), started_s, service, output_uri)
+
+
+def _written_folders(config: Config) -> list[WrittenFolder]:
+    """Return what the run writes to the output and the store."""
+    output_uri, store_uri = absolute(config.output.uri), absolute(config.store.uri)
+    return [
+        *(WrittenFolder("output.uri", join(output_uri, folder), _PART) for folder in PART_FOLDERS),
+        WrittenFolder("output.uri", join(output_uri, RUN_NOTE)),
+        *(WrittenFolder("store.uri", join(store_uri, folder), example) for folder, example in EXAMPLES.items()),
+    ]
 
 
 def _fill_roots(media: MediaOptions, manifests: Sequence[Manifest]) -> MediaOptions:
@@ -222,6 +237,16 @@ def _remove_marks(spec: RunSpec) -> None:
 
 def _stop_when_lost(reason: str) -> None:
     stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
+
+
+def _name_notes(manifests: Sequence[Manifest]) -> Iterator[str]:
+    linked = [manifest for manifest in manifests if manifest.other_names]
+    if linked:
+        names, first = sum(len(manifest.other_names) for manifest in linked), linked[0]
+        yield (
+            f"each manifest is read once: {names} more names lead to files that are read under another name, such as"
+            f" {redact(first.other_names[0])}, which is {redact(first.uri)}"
+        )
 
 
 def _quota_notes(spec: RunSpec) -> Iterator[str]:

@@ -9,6 +9,7 @@ needed only during the run are not synced.
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -16,15 +17,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from arkbeam.base import faults
 from arkbeam.base.errors import ArkbeamError, StoreError
 from arkbeam.base.redaction import redact
 
+LOCAL_SCHEMES = frozenset({"file", "local"})
 _TEMPORARY_SUFFIX = ".tmp"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CHAIN = re.compile(r"::.*://|://.*::/", re.DOTALL)
 # Names that fsspec's file systems use for a file's etag and its modification time.
 _ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -41,10 +46,57 @@ def storage_errors(doing: str, uri: str) -> Iterator[None]:
         raise StoreError(f"cannot {doing} {redact(uri)}: {type(error).__name__}: {redact(str(error))}") from error
 
 
+def scheme_of(uri: str) -> str | None:
+    """Return the scheme in front of `://`, in lower case; None for a path."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else None
+
+
+def is_chained(uri: str) -> bool:
+    """True for a chain of URIs, such as `zip://a.jsonl::s3://…`. `::` in a path or in an object's name makes no chain."""
+    return "::" in uri and uri[:1] not in ("/", "~", ".") and _CHAIN.search(uri) is not None
+
+
+def file_url_path(url: str) -> str:
+    """Return the path that a `file://` URL names: percent-decoded, without the host `localhost`.
+
+    The path is not decoded if that gives no valid UTF-8, or if only the path that is not decoded exists.
+    """
+    raw = url.partition("://")[2]
+    raw = raw.removeprefix("localhost") if raw.startswith("localhost/") else raw
+    try:
+        path = unquote(raw, errors="strict")
+    except UnicodeDecodeError:
+        return raw
+    return raw if path != raw and not os.path.lexists(path) and os.path.lexists(raw) else path
+
+
+def find_filesystem(uri: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of a URI and the path in that filesystem. Exceptions of fsspec pass through.
+
+    The characters of a local path, and of an object's name, have no special meaning: fsspec's own function would take
+    `::` for a chain, and `file:` at the start of a path for a scheme.
+    """
+    if is_chained(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return filesystem, str(path)
+    if uri.startswith("file:/") and not uri.startswith("file://"):
+        uri = uri.replace(":", "://", 1)
+    scheme = scheme_of(uri)
+    if scheme is None or scheme in LOCAL_SCHEMES:
+        path = uri if scheme is None else file_url_path(uri)
+        if path.startswith("~") and os.path.lexists(path):  # the name of a file, not of a home folder
+            path = f"./{path}"
+        return fsspec.filesystem("file"), make_path_posix(path).rstrip("/") or "/"
+    protocol = uri.partition("://")[0]
+    kind = fsspec.get_filesystem_class(protocol)
+    return fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
+
+
 def open_filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a URI and the path in that filesystem."""
     with storage_errors("open", uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         return filesystem, path.rstrip("/")
 
 

@@ -43,22 +43,25 @@ def redact(text: str, chars_max: int = 500, *, secrets: Iterable[str] = ()) -> s
     for secret in secrets:
         if len(secret) >= _SECRET_CHARS_MIN:
             text = text.replace(secret, MASK)
-    text = _bound_search(text).encode("utf-8", "replace").decode()
-    text = _DATA_URI.sub(r"\1…", text)
-    text = _USER_INFO.sub(f"://{MASK}@", text)
-    text = _USER_INFO_ENCODED.sub(rf"\1{MASK}%40", text)
-    text = _QUERY.sub(rf"\1{MASK}", text)
-    text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
-    text = _SPACE.sub(" ", text).strip()
+    text = _SPACE.sub(" ", _mask(_bound_search(text))).strip()
     return text if len(text) <= chars_max else text[: max(chars_max - 1, 0)] + "…"
 
 
 def redact_uri(uri: str) -> str:
-    """Mask the secrets of a URI without cutting it, so that the file can be found again.
+    """Mask the secrets of a URI without cutting it or folding its blanks, so that the file can be found again.
 
     A local path is returned unchanged.
     """
-    return redact(uri, len(uri) + 100) if "://" in uri else uri
+    return _mask(_bound_search(uri)) if "://" in uri else uri
+
+
+def _mask(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    text = _DATA_URI.sub(r"\1…", text)
+    text = _USER_INFO.sub(f"://{MASK}@", text)
+    text = _USER_INFO_ENCODED.sub(rf"\1{MASK}%40", text)
+    text = _QUERY.sub(rf"\1{MASK}", text)
+    return _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
 
 
 def strip_user_info(uri: str) -> str:

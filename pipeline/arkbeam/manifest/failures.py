@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
+from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import MASK, redact
 from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.kept import is_text
@@ -95,7 +95,7 @@ def _own_roots(uri: str) -> tuple[str, ...]:
 def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterator[pa.Table]:
     """Yield columns of a failure table, 1,024 rows at a time. Raise ManifestError if it is not a failure table."""
     with manifest_errors(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(uri):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from arkbeam.manifest.storage import ByteSource
+from arkbeam.manifest.compression import ByteSource
 
 BLOCK_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"

@@ -58,14 +58,15 @@ class ManifestOptions:
     """Which manifests a run reads, and how."""
 
     uris: Names
-    """Manifest files, one or a list: paths or URIs of any fsspec scheme, also with wildcards (`data/*.jsonl`). The
-    `failures/` folder of an output may be given as well: the rows that failed are then read again from their own
+    """Manifest files, one or a list: paths or URIs of any fsspec scheme, also with wildcards (`data/*.jsonl`, and `**` for
+    any folders). Wildcards match no hidden names, which start with `.` or `_`; links are followed. The `failures/` folder of an output may be given as well: the rows that failed are then read again from their own
     manifests."""
     columns: ColumnMap = ColumnMap()
     keep: Names = ()
-    """Column or columns that are copied to the output."""
+    """Column or columns that are copied to the output. A column that the file lacks is taken, as text, from the folders of
+    its path, such as `day=2024-01-01/`."""
     format: Literal["auto"] | Format = "auto"
-    """`jsonl`, `csv`, `tsv` or `parquet`; `auto`: by the file name, without its ending `.gz` or `.zst`."""
+    """`jsonl`, `csv`, `tsv` or `parquet`; `auto`: by the file name, without its ending `.gz`, `.zst`, `.bz2` or `.xz`."""
     shard_bytes_max: int = 64 * MEBIBYTE
     """Uncompressed JSONL files and Parquet files are cut into shards of about this many bytes; other files are not
     cut."""
@@ -78,7 +79,7 @@ class ManifestOptions:
     parts_max: int = 256
     """Most parts of a row; a row with more becomes a failure row."""
     expanded_bytes_max: int = 64 * 1024 * MEBIBYTE
-    """Most bytes that a `.gz` or `.zst` manifest, or a row group of Parquet, may expand to; above it the run stops."""
+    """Most bytes that a compressed manifest, or a row group of Parquet, may expand to; above it the run stops."""
     expand_ratio_max: int = 200
     """The same limit as a multiple of the file's size; it applies once more than 64 MiB have been expanded."""
 

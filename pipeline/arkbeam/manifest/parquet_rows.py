@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import ManifestError
+from arkbeam.base.files import find_filesystem
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, RawRow, RowBatch, too_long
@@ -35,7 +35,7 @@ def read_parquet(
     group without such a row is not read: its rows are yielded as blank rows.
     """
     with manifest_errors(shard.manifest):
-        filesystem, path = fsspec.core.url_to_fs(shard.manifest)
+        filesystem, path = find_filesystem(shard.manifest)
         stream = filesystem.open(path, "rb")
     with stream:
         with manifest_errors(shard.manifest):

@@ -17,13 +17,14 @@ from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.csv_rows import read_csv
 from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
+from arkbeam.manifest.hive import fill_missing, list_folder_values
 from arkbeam.manifest.jsonl_rows import read_jsonl
 from arkbeam.manifest.kept import build_kept, take_kept
 from arkbeam.manifest.lines import iter_lines
 from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.parquet_rows import read_parquet
 from arkbeam.manifest.rows import RowParser
-from arkbeam.manifest.shards import Shard, folder_of
+from arkbeam.manifest.shards import WHOLE, Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
 from arkbeam.manifest.storage import check_unchanged, open_manifest
 from arkbeam.media import MediaCache, MediaInfo, inspect_many
@@ -76,12 +77,13 @@ def _read_chunks(
     model = context.model
     parser = RowParser(options, model, folder_of(shard.manifest))
     fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
+    from_folders = list_folder_values(shard.manifest, options.keep)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
     for batch in _read_batches(shard, options, parser.columns, failed):
         if failed is not None:
             failed.pick(batch, first_row)
-        chunk = _Chunk(batch, first_row)
+        chunk = _Chunk(batch, first_row, from_folders)
         chunk.parse(parser, options)
         chunk.identify(fingerprinter, context, cache)
         yield chunk.build(shard.number, first_ordinal, options)
@@ -121,8 +123,9 @@ def _read_batches(
         yield from read_parquet(shard, options, columns, None if failed is None else failed.wants)
         return
     start = max(shard.start - 1, 0)
-    with open_manifest(shard.manifest, shard.compression, start, options) as source:
-        lines = iter_lines(source, shard.start, shard.end, options.line_bytes_max)
+    with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as source:
+        end = WHOLE if source.is_packed else shard.end
+        lines = iter_lines(source, shard.start, end, options.line_bytes_max)
         if shard.format == "jsonl":
             yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
         else:
@@ -135,6 +138,8 @@ class _Chunk:
 
     batch: RowBatch
     first_row: int
+    from_folders: Mapping[str, str | None]
+    """Kept columns that are in the names of folders. A column of the same name in the file takes precedence."""
     readable: list[int] = field(default_factory=list)
     """Positions of the readable rows in the batch."""
     ids: list[str | None] = field(default_factory=list)
@@ -272,9 +277,11 @@ class _Chunk:
 
     def _kept(self, names: Sequence[str]) -> pa.StructArray:
         if self.batch.kept is not None:
-            return take_kept(self.batch.kept, self.readable)
+            return take_kept(fill_missing(self.batch.kept, self.from_folders), self.readable)
         rows: list[Any] = [self.batch.rows[position] for position in self.readable]
-        return build_kept(names, [[row.get(name) for row in rows] for name in names])
+        defaults = [self.from_folders.get(name) for name in names]
+        cells = [[row.get(name, value) for row in rows] for name, value in zip(names, defaults, strict=True)]
+        return build_kept(names, cells)
 
 
 def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:

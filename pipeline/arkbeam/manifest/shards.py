@@ -1,23 +1,24 @@
 """Find the manifests and cut them into shards."""
 
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import fsspec
 import pyarrow.parquet as pq
 from fsspec.core import has_magic
 
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import full_uri
-from arkbeam.base.redaction import redact, strip_user_info
-from arkbeam.manifest.failures import is_failure_table, list_named_manifests
+from arkbeam.base.files import find_filesystem
+from arkbeam.base.redaction import redact, redact_uri, strip_user_info
+from arkbeam.manifest.compression import ENDINGS
+from arkbeam.manifest.failures import list_named_manifests
+from arkbeam.manifest.finding import Found, WrittenFolder, find_failure_tables, find_files
 from arkbeam.manifest.options import Format, ManifestOptions
-from arkbeam.manifest.storage import manifest_errors, version_of
+from arkbeam.manifest.storage import is_packed, manifest_errors, version_of, without_query
 
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -27,7 +28,8 @@ _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_WHOLE = 2**63 - 1
+WHOLE = 2**63 - 1
+"""The end of a shard that is a whole file."""
 _FOOTER_THREADS = 16
 
 
@@ -39,12 +41,15 @@ class Manifest:
     label: str
     format: Format
     compression: str | None
+    """What the name says; the first bytes decide when the file is read."""
     bytes: int | None
     """Size of the file; None if the storage does not report it."""
     version: str = ""
     """Identifies this state of the file, as `storage.version_of` returns it; empty if unknown."""
     failures: tuple[str, ...] = ()
     """Failure tables that name rows of this manifest: only these rows are read. Empty: all rows are read."""
+    other_names: tuple[str, ...] = ()
+    """Other URIs under which the same file was found. It is read once, as `uri`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Shard:
 
     For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
     end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the
-    whole file.
+    whole file, and so it is if the first bytes of a JSONL file show that it is compressed.
     """
 
     number: int
@@ -69,27 +74,27 @@ class Shard:
     """As in `Manifest`."""
 
 
-def list_manifests(options: ManifestOptions) -> list[Manifest]:
-    """List the manifests that `options.uris` name, each once, sorted by URI.
+def list_manifests(options: ManifestOptions, written: Sequence[WrittenFolder] = ()) -> list[Manifest]:
+    """List the manifests that `options.uris` name, each file once, sorted by URI.
 
     A label is the path below the folder that all of `options.uris` have in common, so it does not change when a glob
-    matches more files. A glob skips folders, and names that start with `_` or `.`, such as `_SUCCESS`. A failure table,
-    or a folder of failure tables, is replaced by the manifests that it names.
+    matches more files. A glob skips folders and hidden names (`manifest.globs`). A failure table, or a folder of failure
+    tables, is replaced by the manifests that it names. `written` is what the run will write.
 
-    Raise ManifestError if a file is missing, a glob matches nothing, a format is unknown, or all files are empty.
+    Raise ManifestError if a file is missing, a glob matches nothing or what the run writes, a format is unknown, or all
+    files are empty.
     """
-    found: dict[str, Mapping[str, Any]] = {}
-    for uri in options.uris:
-        found.update(_find(uri))
+    found = find_files(options.uris, written)
     if not found:
         raise ManifestError("manifest.uris is empty: name at least one file or glob")
-    failures = _find_failure_tables(found, options)
+    failures = find_failure_tables(found, written)
     if failures:
         return _list_named_by_failures(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
-    manifests = [_describe(uri, found[uri], root, options) for uri in sorted(found)]
+    manifests = _tell_apart([_describe(one, root, options) for one in found])
     if all(manifest.bytes == 0 for manifest in manifests):
-        raise ManifestError(f"nothing to read: all manifests are empty files: {redact(', '.join(found))}")
+        names = ", ".join(one.uri for one in found)
+        raise ManifestError(f"nothing to read: all manifests are empty files: {redact(names)}")
     return manifests
 
 
@@ -131,28 +136,11 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     return shards
 
 
-def _find_failure_tables(uris: Iterable[str], options: ManifestOptions) -> list[str]:
-    """Return the files that are failure tables."""
-    tables = [uri for uri in uris if _FORMATS.get(posixpath.splitext(uri.partition("?")[0])[1].lower()) == "parquet"]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        return [uri for uri, found in zip(tables, pool.map(_holds_failures, tables), strict=True) if found]
-
-
-def _holds_failures(uri: str) -> bool:
-    try:
-        with manifest_errors(uri):
-            filesystem, path = fsspec.core.url_to_fs(uri)
-            with filesystem.open(path, "rb") as stream:
-                return is_failure_table(pq.read_schema(stream))
-    except ManifestError:  # not a valid Parquet file: the error is reported when its rows are read
-        return False
-
-
 def _list_named_by_failures(
-    failures: Sequence[str], found: Mapping[str, Any], options: ManifestOptions
+    failures: Sequence[str], found: Iterable[Found], options: ManifestOptions
 ) -> list[Manifest]:
     """Describe the manifests that failure tables name, sorted by URI."""
-    others = sorted(found.keys() - set(failures))
+    others = sorted({one.uri for one in found}.difference(failures))
     if others:
         raise ManifestError(
             f"manifest.uris names both failure tables, such as {redact(failures[0])}, and other manifests, such as"
@@ -162,25 +150,30 @@ def _list_named_by_failures(
     for uri in sorted(failures):
         for name in list_named_manifests(uri, options):
             naming.setdefault(name, []).append(uri)
-    return [replace(_describe(name, {}, None, options), failures=tuple(uris)) for name, uris in sorted(naming.items())]
+    return [
+        replace(_describe(Found(name, name, {}), None, options), failures=tuple(uris))
+        for name, uris in sorted(naming.items())
+    ]
 
 
 def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:
     if manifest.failures:
-        return [(0, _WHOLE)]
+        return [(0, WHOLE)]
     if manifest.bytes == 0:
         return []
     if manifest.format == "parquet":
         return _cut_parquet(manifest.uri, bytes_max)
     if manifest.format == "jsonl" and manifest.compression is None and manifest.bytes is not None:
         size = manifest.bytes
+        if size > bytes_max and is_packed(manifest.uri):
+            return [(0, WHOLE)]
         return [(start, min(start + bytes_max, size)) for start in range(0, size, bytes_max)]
-    return [(0, _WHOLE)]
+    return [(0, WHOLE)]
 
 
 def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
     with manifest_errors(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         with filesystem.open(path, "rb") as stream:
             footer = pq.read_metadata(stream)
             sizes = [footer.row_group(index).total_byte_size for index in range(footer.num_row_groups)]
@@ -194,41 +187,6 @@ def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
     return [*cuts, (start, len(sizes))] if sizes else cuts
 
 
-def _find(uri: str) -> dict[str, Mapping[str, Any]]:
-    """Return the storage's information about each file that one URI of the config names."""
-    if "::" in uri:
-        raise ManifestError(
-            f"manifest {redact(uri)} is a chained URL (with `::`), which is not supported: give the URI of the file itself"
-        )
-    with manifest_errors(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        filesystem.invalidate_cache()
-        if has_magic(path) and not filesystem.exists(path):
-            entries = list(filesystem.glob(path, detail=True).values())
-            entries = [entry for entry in entries if entry["type"] != "directory" and not _is_hidden(entry["name"])]
-            if not entries:
-                raise ManifestError(f"no file matches {redact(uri)} in manifest.uris")
-        else:
-            entries = [filesystem.info(path)]
-            if entries[0]["type"] == "directory":
-                entries = _list_failure_tables(uri, filesystem, path)
-        return {full_uri(filesystem, entry["name"]): entry for entry in entries}
-
-
-def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
-    """Return the files of a folder of failure tables. Raise ManifestError for any other folder."""
-    entries = [entry for entry in filesystem.ls(path, detail=True) if not _is_hidden(entry["name"])]
-    files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".parquet")]
-    if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
-        folder = redact(uri).rstrip("/")
-        raise ManifestError(f"manifest {folder} is a folder: name the files in it, for example {folder}/*.jsonl")
-    return files
-
-
-def _is_hidden(name: str) -> bool:
-    return name.rpartition("/")[2].startswith(("_", "."))
-
-
 def _protocols(filesystem: Any) -> tuple[str, ...]:
     protocol = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
@@ -239,7 +197,7 @@ def _fixed_folders(uris: Iterable[str]) -> list[str]:
     folders = []
     schemes = set()
     for uri in uris:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         schemes.add(_protocols(filesystem))
         names = path.split("/")[:-1]
         fixed = next((index for index, name in enumerate(names) if has_magic(name)), len(names))
@@ -247,12 +205,13 @@ def _fixed_folders(uris: Iterable[str]) -> list[str]:
     return folders if len(schemes) == 1 and len({folder.startswith("/") for folder in folders}) == 1 else []
 
 
-def _describe(uri: str, info: Mapping[str, Any], root: str | None, options: ManifestOptions) -> Manifest:
-    path = fsspec.core.url_to_fs(uri)[1]
-    bare = strip_user_info(uri if root is None else path).partition("?")[0]
+def _describe(found: Found, root: str | None, options: ManifestOptions) -> Manifest:
+    uri, path = found.uri, find_filesystem(found.uri)[1]
+    _check_name(uri)
+    bare = strip_user_info(without_query(uri if root is None else path))
     label = bare if root is None else posixpath.relpath(bare, strip_user_info(root))
-    stem, ending = posixpath.splitext(uri.partition("?")[0] if "://" in uri else uri)
-    compression = _COMPRESSIONS.get(ending.lower())
+    stem, ending = posixpath.splitext(without_query(uri).rstrip())
+    compression = ENDINGS.get(ending.lower())
     if compression is not None:
         ending = posixpath.splitext(stem)[1]
     format_ = _FORMATS.get(ending.lower()) if options.format == "auto" else options.format
@@ -262,4 +221,23 @@ def _describe(uri: str, info: Mapping[str, Any], root: str | None, options: Mani
         raise ManifestError(
             f"manifest {redact(uri)} is a Parquet file that was compressed as a whole, which is not supported: decompress it"
         )
-    return Manifest(uri, label, format_, compression, info.get("size"), version_of(info))
+    version = version_of(found.info)
+    return Manifest(uri, label, format_, compression, found.info.get("size"), version, other_names=found.other_names)
+
+
+def _check_name(uri: str) -> None:
+    """Raise ManifestError for a name that is not UTF-8, since the output could not name the file."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        shown = uri.encode("utf-8", "backslashreplace").decode()
+        raise ManifestError(f"manifest {redact(shown)}: its path is not valid UTF-8: rename it") from None
+
+
+def _tell_apart(manifests: list[Manifest]) -> list[Manifest]:
+    """Label files that share a label, such as URLs that differ only in their queries, by their whole URIs."""
+    uses = Counter(manifest.label for manifest in manifests)
+    return [
+        replace(manifest, label=redact_uri(manifest.uri)) if uses[manifest.label] > 1 else manifest
+        for manifest in manifests
+    ]

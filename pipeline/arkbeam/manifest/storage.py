@@ -1,33 +1,24 @@
 """Open manifests, and turn the exceptions of storage backends and decoders into `ManifestError`."""
 
-import gzip
 import io
+import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any
+from urllib.parse import urlsplit
 
-import fsspec
 import pyarrow.parquet as pq
-import zstandard
 
 from arkbeam.base.errors import ArkbeamError, ManifestError
-from arkbeam.base.files import find_version
+from arkbeam.base.files import find_filesystem, find_version, scheme_of
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.compression import HEAD_BYTES, Counted, find_compression, looks_plain, unpack
+from arkbeam.manifest.options import Format, ManifestOptions
 
 # A compressed file may always expand to this size, whatever the ratio: small files of similar rows compress very well.
 _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
-# A zstd block of 128 kB takes 4 bytes if all its bytes are equal, so 1,024 bytes of input expand to 32 MB at most.
-_ZSTD_FEED_BYTES = 1024
-_ZSTD_WINDOW_BYTES_MAX = 2**27
 _GROUP_ROWS_MAX = 2**31 - 1
-
-
-class ByteSource(Protocol):
-    """A source of bytes that is read once, from start to end."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes, about `size` of them; empty at the end. A decompressor may return up to 32 MB."""
 
 
 @contextmanager
@@ -37,11 +28,41 @@ def manifest_errors(uri: str) -> Iterator[None]:
         yield
     except ArkbeamError:
         raise
-    except FileNotFoundError as error:
-        raise ManifestError(f"manifest {redact(uri)} does not exist") from error
     except Exception as error:  # each fsspec backend and each decoder raises its own exceptions
-        reason = f"{type(error).__name__}: {redact(str(error), 300)}"
-        raise ManifestError(f"manifest {redact(uri)} can't be read: {reason}") from error
+        cause: BaseException = error
+        if is_web(uri) and isinstance(error, FileNotFoundError):  # fsspec raises it whatever the server's failure was
+            cause = error.__cause__ or error
+        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
+            raise ManifestError(f"manifest {redact(uri)} does not exist") from error
+        raise ManifestError(f"manifest {redact(uri)} can't be read: {_explain(cause, uri)}") from cause
+
+
+def is_web(uri: str) -> bool:
+    """True for an http(s) URL."""
+    return scheme_of(uri) in ("http", "https")
+
+
+def without_query(uri: str) -> str:
+    """Cut off the query of a URL. In the name of a local file or an object, `?` is a character like any other."""
+    return uri.partition("?")[0] if is_web(uri) else uri
+
+
+def _explain(cause: BaseException, uri: str) -> str:
+    """Return why a file can't be read; for a URL, what its server or the network said."""
+    host = urlsplit(uri).netloc.rpartition("@")[2] if is_web(uri) else ""
+    status = getattr(cause, "status", None)
+    problem = getattr(cause, "os_error", cause)  # what is behind the HTTP client's "cannot connect"
+    if host and isinstance(status, int):
+        return f"{host} answered {status} {redact(str(getattr(cause, 'message', '')), 100)}".rstrip()
+    if host and isinstance(problem, ssl.SSLError | ssl.CertificateError):
+        return f"TLS with {host} failed: {redact(str(problem), 300)}"
+    if host and isinstance(problem, socket.gaierror):
+        return f"the name of the host {host} can't be resolved"
+    if host and isinstance(problem, ConnectionRefusedError):
+        return f"connection refused by {host}"
+    if host and isinstance(cause, TimeoutError):
+        return f"{host} did not answer in time"
+    return f"{type(cause).__name__}: {redact(str(cause), 300)}"
 
 
 def version_of(info: Mapping[str, Any]) -> str:
@@ -58,7 +79,7 @@ def check_unchanged(uri: str, version: str) -> None:
     if not version:
         return
     with manifest_errors(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         filesystem.invalidate_cache()
         now = version_of(filesystem.info(path))
     if now != version:
@@ -66,58 +87,52 @@ def check_unchanged(uri: str, version: str) -> None:
 
 
 @contextmanager
-def open_manifest(uri: str, compression: str | None, start: int, options: ManifestOptions) -> Iterator[ByteSource]:
+def open_manifest(
+    uri: str, compression: str | None, format_: Format, start: int, options: ManifestOptions
+) -> Iterator["ManifestSource"]:
     """Open a manifest at byte `start` for one pass, decompressed within the configured limits.
 
-    Opening and reading raise ManifestError if the storage fails, if compressed data are damaged or cut off, or if they
-    expand beyond the limits.
+    At the start of a file, its first bytes decide if it is decompressed; `compression` is what its name says. Opening
+    and reading raise ManifestError if the storage fails, if compressed data are damaged or cut off, or if they expand
+    beyond the limits.
     """
     with manifest_errors(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         raw: IO[bytes] = filesystem.open(path, "rb")
     try:
         with manifest_errors(uri):
-            source: ByteSource = _unpack(raw, compression)
+            head = b""
             if start:
                 raw.seek(start)
-        yield _Source(uri, source, raw if compression else None, options)
+            else:
+                head = _read_head(raw)
+            found = find_compression(head)
+            if found is None and compression is not None and head and not looks_plain(head, format_):
+                raise ManifestError(
+                    f"manifest {redact(uri)} can't be read: by its name it is compressed with {compression}, but its first"
+                    f" bytes are neither compressed nor {format_}"
+                )
+            source = ManifestSource(uri, Counted(head, raw), found, options)
+        yield source
     finally:
         raw.close()
 
 
-def _unpack(raw: IO[bytes], compression: str | None) -> ByteSource:
-    if compression == "gzip":
-        return cast(ByteSource, gzip.GzipFile(fileobj=raw))
-    if compression == "zstd":
-        return cast(ByteSource, _ZstdFrames(raw))
-    return raw
+def _read_head(raw: IO[bytes]) -> bytes:
+    head = b""
+    while len(head) < HEAD_BYTES and (block := raw.read(HEAD_BYTES - len(head))):
+        head += block
+    return head
 
 
-class _ZstdFrames:
-    """Decompresses a zstd stream of any number of frames. Unlike the library's reader, it detects a frame that is cut off."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._frame: Any = None
-        self._packed = b""
-
-    def read(self, size: int) -> bytes:
-        """Return some decompressed bytes, empty at the end; `size` is the number of compressed bytes read at a time."""
-        while True:
-            if not self._packed:
-                self._packed = self._raw.read(size)
-            if not self._packed:
-                if self._frame is not None:
-                    raise EOFError("the last zstd frame is cut off")
-                return b""
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX).decompressobj()
-            out: bytes = self._frame.decompress(self._packed[:_ZSTD_FEED_BYTES])
-            self._packed = self._packed[_ZSTD_FEED_BYTES:]
-            if self._frame.eof:
-                self._packed, self._frame = self._frame.unused_data + self._packed, None
-            if out:
-                return out
+def is_packed(uri: str) -> bool:
+    """True if a file's first bytes show a compression."""
+    with manifest_errors(uri):
+        filesystem, path = find_filesystem(uri)
+        if is_web(uri):  # a server may answer the request for a range with the whole file
+            with filesystem.open(path, "rb") as raw:
+                return find_compression(_read_head(raw)) is not None
+        return find_compression(filesystem.cat_file(path, start=0, end=HEAD_BYTES)) is not None
 
 
 def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
@@ -144,21 +159,23 @@ def _check_expansion(uri: str, expanded: int, packed: int, options: ManifestOpti
         )
 
 
-class _Source:
+class ManifestSource:
     """A manifest's bytes. `read` raises ManifestError if the storage fails or the bytes expand beyond the limits."""
 
-    def __init__(self, uri: str, source: ByteSource, packed: IO[bytes] | None, options: ManifestOptions) -> None:
+    def __init__(self, uri: str, raw: Counted, compression: str | None, options: ManifestOptions) -> None:
         self._uri = uri
-        self._source = source
-        self._packed = packed
+        self._raw = raw
+        self._source = unpack(raw, compression)
         self._options = options
         self._expanded = 0
+        self.is_packed = compression is not None
+        """True if the bytes are decompressed, so that positions in them are not positions in the file."""
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; empty at the end."""
         with manifest_errors(self._uri):
             block = self._source.read(size)
-            if self._packed is not None:
+            if self.is_packed:
                 self._expanded += len(block)
-                _check_expansion(self._uri, self._expanded, self._packed.tell(), self._options)
+                _check_expansion(self._uri, self._expanded, self._raw.count, self._options)
             return block

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.files import LOCAL_SCHEMES
 from arkbeam.base.records import Modality
 from arkbeam.media.uris import (
-    LOCAL_SCHEMES,
     WEB_SCHEMES,
     check_url,
     extension_of,

@@ -1,6 +1,6 @@
 """Parse URIs of media (local path, http(s) URL, object, data URI), and check which of them a manifest may name.
 
-No medium is read here; only symbolic links of local paths are resolved.
+No medium is read here. The only look at the disk: symbolic links are resolved, and `file://` URLs with `%` are decoded.
 """
 
 import binascii
@@ -12,11 +12,11 @@ import socket
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
+from arkbeam.base import files
 from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.files import LOCAL_SCHEMES, file_url_path
 
 WEB_SCHEMES = frozenset({"http", "https"})
-LOCAL_SCHEMES = frozenset({"file", "local"})
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DATA_URI_HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
 # Digits alone are not an extension: `/v1.2`.
 _EXTENSION = re.compile(r"(?=[0-9]*[A-Za-z])[0-9A-Za-z]{1,10}")
@@ -32,10 +32,7 @@ _NAT64_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::
 
 def scheme_of(uri: str) -> str | None:
     """Return the URI's scheme in lower case, `data` for a data URI, None for a path."""
-    if is_data_uri(uri):
-        return "data"
-    match = _SCHEME.match(uri)
-    return match[1].lower() if match else None
+    return "data" if is_data_uri(uri) else files.scheme_of(uri)
 
 
 def is_web(uri: str) -> bool:
@@ -49,11 +46,11 @@ def is_data_uri(uri: str) -> bool:
 
 
 def local_path(uri: str) -> str | None:
-    """Return the path of a local file or folder, None for any other URI. `~` and `%20` are not expanded."""
+    """Return the path of a local file or folder, None for any other URI. `~` is not expanded; `%20` is, in a `file://` URL."""
     scheme = scheme_of(uri)
     if scheme is None:
         return uri
-    return uri.partition("://")[2] if scheme in LOCAL_SCHEMES else None
+    return file_url_path(uri) if scheme in LOCAL_SCHEMES else None
 
 
 def extension_of(uri: str) -> str:

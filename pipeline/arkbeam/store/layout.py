@@ -28,6 +28,19 @@ from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import join, list_files, list_folders
 
 SUFFIX = ".parquet"
+EXAMPLES = {
+    "segments": "run/0-0.parquet",
+    "multi": "run/0.parquet",
+    "events": "run/0-0.parquet",
+    "journals": "run/0.log",
+    "verified": "0.ids",
+    "damaged": "run/0-0.parquet",
+    "models": "0.json",
+    "quota": "account/0.0",
+    "media": "0.parquet",
+    "runs": "run/rows/000000/0000000000.parquet",
+}
+"""The folders of a store, and in each the path of a file such as they hold."""
 
 
 @dataclass(frozen=True, slots=True)

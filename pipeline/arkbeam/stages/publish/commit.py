@@ -34,6 +34,7 @@ from arkbeam.store.run_files import note_uri
 _log = logging.getLogger(__name__)
 SUCCESS = "_SUCCESS"
 RUN_NOTE = "run.json"
+PART_FOLDERS = (embeddings.FOLDER, embeddings.MULTI_FOLDER, failures.FOLDER, usage.FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
 
 
 def _remove_others(output_uri: str, paths: set[str]) -> None:
-    for folder in (embeddings.FOLDER, embeddings.MULTI_FOLDER, failures.FOLDER, usage.FOLDER):
+    for folder in PART_FOLDERS:
         keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
         for uri in list_files(join(output_uri, folder), ".parquet"):
             if uri.rpartition("/")[2] not in keep:
