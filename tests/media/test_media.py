@@ -132,7 +132,8 @@ def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> N
     outcome = inspect(image_uri, IMAGE, limits(len(image), 0))
     assert _code_of(outcome) == "media_too_large"
     assert isinstance(outcome, Failure)
-    assert outcome.message.count(str(len(image))) == 2
+    said = outcome.message.replace(str(tmp_path), "")  # the folder's name has digits, too
+    assert said.count(str(len(image))) == 2
     assert isinstance(inspect(video_uri, VIDEO, limits(0, len(video))), MediaInfo)
     assert _code_of(inspect(video_uri, VIDEO, limits(0, len(video) - 1))) == "media_too_large"
 
