@@ -78,7 +78,7 @@ class RowParser:
     def _read_id(self, row: Mapping[str, Any]) -> str | None:
         for name in self._ids:
             value = row.get(name)
-            if value is not None:
+            if value is not None and not (type(value) is str and (not value or value.isspace())):
                 break
         else:
             return None
