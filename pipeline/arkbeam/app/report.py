@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.markup import escape
 from rich.table import Table
 
 from arkbeam.base.errors import ConfigError
@@ -149,7 +150,8 @@ def _rows_table(rows: pa.Table) -> Table:
     heads = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     table = Table("column", "type", *heads, title="embeddings", title_justify="left")
     for field, values in zip(rows.schema, rows.columns, strict=True):
-        table.add_row(field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist()))
+        cells = [field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist())]
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -167,7 +169,7 @@ def _codes_table(uris: Sequence[str]) -> Table:
             counts[row["code"]] = (count + 1, message)
     table = Table("code", "rows", "first message", title="failures", title_justify="left")
     for code, (count, message) in sorted(counts.items(), key=lambda item: -item[1][0]):
-        table.add_row(code, f"{count:,}", message)
+        table.add_row(escape(code), f"{count:,}", escape(message))
     return table
 
 
