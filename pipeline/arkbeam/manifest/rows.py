@@ -30,6 +30,8 @@ _ID_COLUMNS = ("id", "custom_id")
 _ID_CHARS_MAX = 1_024
 _EXACT_FLOAT = 2**53
 _TEXT, _IMAGE, _VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
+DEFAULT_INPUTS = frozenset({"text", "image", "video", "input", "body"})
+"""Columns with the content of a row if `manifest.columns` maps none."""
 _PART_FIELDS = {"text": _TEXT, "image_url": _IMAGE, "video_url": _VIDEO}
 
 Kinds = frozenset[Modality]

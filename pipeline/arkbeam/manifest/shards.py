@@ -76,7 +76,7 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
     matches more files. A glob skips folders, and names that start with `_` or `.`, such as `_SUCCESS`. A failure table,
     or a folder of failure tables, is replaced by the manifests that it names.
 
-    Raise ManifestError if a file is missing, a glob matches nothing, a format is unknown, or all files are empty.
+    Raise ManifestError if a file is missing, a glob matches nothing, or a format is unknown.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for uri in options.uris:
@@ -87,10 +87,7 @@ def list_manifests(options: ManifestOptions) -> list[Manifest]:
     if failures:
         return _list_named_by_failures(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
-    manifests = [_describe(uri, found[uri], root, options) for uri in sorted(found)]
-    if all(manifest.bytes == 0 for manifest in manifests):
-        raise ManifestError(f"nothing to read: all manifests are empty files: {redact(', '.join(found))}")
-    return manifests
+    return [_describe(uri, found[uri], root, options) for uri in sorted(found)]
 
 
 def manifest_folders(manifests: Iterable[Manifest]) -> tuple[str, ...]:
