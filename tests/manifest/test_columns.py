@@ -48,7 +48,7 @@ def test_names_are_reported_only_if_needed() -> None:
     """A shard that has all named columns, and a row with a request, reports no names."""
     watch = ColumnWatch(NAMED)
     watch.note_rows([{"a": 1, "x": 1}, {"b": 1}], requests=1)
-    assert watch.report(2, 1) == ShardColumns(True, True, 2, (("a", 1), ("b", 1)))
+    assert watch.report(2, 1) == ShardColumns(False, True, 2, (("a", 1), ("b", 1)))
     header = ColumnWatch(NAMED)
     header.note_header(["a", "b", "x"])
     assert header.report(9, 9) == ShardColumns(True, True, 9)
@@ -140,8 +140,8 @@ def test_the_message_is_short_and_shows_no_secret() -> None:
     secret = "https://user:hunter2secret@host/x"
     names = (secret, "a\nb", "\ufefftitle", "z" * 500, *map(str, range(500)))
     named = {"cafe\u0301": "manifest.keep", **{f"c{number}": "manifest.keep" for number in range(300)}}
-    survey = ColumnSurvey(1, 1, {}, tuple(named), ("caf\u00e9", *names), True)
-    text = describe_missing(survey, named)
+    survey = ColumnSurvey(1, 1, False, {}, tuple(named), ("caf\u00e9", *names), True)
+    text = describe_missing(list(named), survey, named)
     assert len(text) < 2_500
     assert text.isprintable()
     assert "hunter2" not in text
@@ -149,7 +149,7 @@ def test_the_message_is_short_and_shows_no_secret() -> None:
     assert "and 296 more; columns found: " in text
     assert r"'a\nb', '\ufefftitle', " in text
     assert text.endswith("and at least 485 more")
-    assert describe_found(ColumnSurvey(0, 0, {}, (), (), False)) == "columns found: none"
+    assert describe_found(ColumnSurvey(0, 0, False, {}, (), (), False)) == "columns found: none"
 
 
 def test_which_columns_the_config_names() -> None:

@@ -164,9 +164,31 @@ def test_no_column_with_content(tmp_path: Path) -> None:
     """If nothing is mapped and the manifests have none of the default columns, a warning lists the columns found."""
     (note,) = _survey(tmp_path, {"a.jsonl": SKUS, "b.csv": "name\nx\n"}).notes
     assert (note.level, note.code) == ("warning", "no_input_column")
-    assert "columns found: 'sku', 'title', 'photo', 'name'. Map your columns in manifest.columns" in note.message
+    assert "columns found: 'sku', 'title', 'photo', 'name'. Map the columns with" in note.message
     for rows in ([{"sku": 1, "text": ""}], [{"sku": 1}, {"text": "x"}], [{"image": "missing.png"}]):
         assert _survey(tmp_path, {"a.jsonl": rows}).notes == ()
+
+
+@pytest.mark.parametrize("columns", [{"text": "text"}, {"id": "id", "text": "text", "image": "image"}])
+def test_json_rows_without_content(columns: dict[str, str], tmp_path: Path) -> None:
+    """Writers of JSON leave out nulls: if no row gives a request, a column with its default name may be absent."""
+    (note,) = _survey(tmp_path, {"a.jsonl": [{"id": "a", "k": 1}]}, columns=columns, keep=["k"]).notes
+    assert (note.level, note.code) == ("warning", "no_input_column")
+    assert "'text'; columns found: 'id', 'k'." in note.message
+    cases: list[tuple[Rows, dict[str, Any]]] = [
+        ([{"id": "a", "k": 1}], {"keep": ["price"]}),
+        ([{"id": "a", "k": 1}], {"columns": {"text": "caption"}}),
+        ([{"id": "a", "k": 1, "Text": "x"}], {}),
+        (
+            [{"id": "a", "k": 1, "clip": "data:video/mp4;base64,AAAA"}, {"k": 1}],
+            {"columns": {**columns, "video": "clips"}},
+        ),
+        ("id,k\na,1\n", {}),
+    ]
+    for rows, further in cases:
+        name = "a.csv" if isinstance(rows, str) else "a.jsonl"
+        with pytest.raises(ConfigError, match="no manifest has the column"):
+            _survey(tmp_path, {name: rows}, **{"columns": columns, "keep": ["k"], **further})
 
 
 EMPTY: Mapping[str, Mapping[str, Rows]] = {

@@ -41,8 +41,8 @@ def named_columns(options: ManifestOptions) -> dict[str, str]:
 class ShardColumns:
     """What a shard shows about its columns."""
 
-    known: bool = False
-    """True if the shard has a header, a schema or a JSON object. Blank lines, for example, show nothing."""
+    has_header: bool = False
+    """True if the shard has a header or schema that is not empty."""
     complete: bool = True
     """False if rows that were not read may have more columns: a failure table named some rows of a JSONL manifest."""
     rows: int = 0
@@ -53,6 +53,11 @@ class ShardColumns:
     """The shard's columns, but only if none of its rows has a certain named column, or if none gave a request."""
     cut: bool = False
     """True if names were left out of `names`."""
+
+    @property
+    def known(self) -> bool:
+        """True if the shard has a header, a schema or a JSON object. Blank lines, for example, show nothing."""
+        return self.has_header or self.rows > 0
 
     @property
     def absent(self) -> frozenset[str]:
@@ -106,7 +111,7 @@ class ColumnWatch:
         if not self._has_header:
             rows = self._rows
         without = tuple((name, rows - have) for name, have in self._having.items() if have < rows or self._has_header)
-        found = ShardColumns(self._has_header or rows > 0, self._complete, rows, without)
+        found = ShardColumns(self._has_header, self._complete, rows, without)
         if requests and not found.absent:
             return found
         return replace(found, names=tuple(self._names.names), cut=self._names.cut)
@@ -151,6 +156,8 @@ class ColumnSurvey:
 
     manifests: int
     rows: int
+    has_header: bool
+    """True if any of the manifests has a header or schema; otherwise all of them are JSON."""
     lacks: Mapping[str, Lack]
     """Named columns that at least one manifest lacks as a whole."""
     missing: tuple[str, ...]
@@ -163,7 +170,8 @@ class ColumnSurvey:
 def survey_columns(shards: Iterable[tuple[str, ShardColumns]]) -> ColumnSurvey:
     """Put together what shards show. Takes pairs of manifest and columns; shards of a manifest follow each other."""
     manifests = rows = 0
-    certain, names, lacks, without = True, _Names(), dict[str, Lack](), Counter[str]()
+    certain, has_header = True, False
+    names, lacks, without = _Names(), dict[str, Lack](), Counter[str]()
     for manifest, group in groupby(shards, itemgetter(0)):
         columns = [one for _, one in group]
         certain = certain and all(one.complete for one in columns)
@@ -173,6 +181,7 @@ def survey_columns(shards: Iterable[tuple[str, ShardColumns]]) -> ColumnSurvey:
         manifests += 1
         rows += sum(one.rows for one in columns)
         for one in columns:
+            has_header = has_header or one.has_header
             names.add(one.names)
             names.cut = names.cut or one.cut
             without.update(dict(one.without))
@@ -181,12 +190,11 @@ def survey_columns(shards: Iterable[tuple[str, ShardColumns]]) -> ColumnSurvey:
             lacks[name] = replace(lack, manifests=lack.manifests + 1)
     lacks = {name: replace(lack, rows=without[name]) for name, lack in lacks.items()}
     missing = tuple(name for name, lack in lacks.items() if certain and lack.manifests == manifests)
-    return ColumnSurvey(manifests, rows, lacks, missing, tuple(names.names), names.cut)
+    return ColumnSurvey(manifests, rows, has_header, lacks, missing, tuple(names.names), names.cut)
 
 
-def describe_missing(survey: ColumnSurvey, named: Mapping[str, str]) -> str:
-    """Describe the columns that no manifest has: the key that names each, the nearest name, the columns found."""
-    missing = [name for name in named if name in survey.missing]
+def describe_missing(missing: Sequence[str], survey: ColumnSurvey, named: Mapping[str, str]) -> str:
+    """Describe columns that no manifest has: the key that names each, the nearest name, the columns found."""
     words = []
     for name in missing[:_SHOWN_MISSING_MAX]:
         near = find_nearest(name, survey.names)

@@ -8,12 +8,13 @@ from arkbeam.manifest.columns import (
     ColumnSurvey,
     describe_found,
     describe_missing,
+    find_nearest,
     named_columns,
     show_name,
     survey_columns,
 )
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.rows import DEFAULT_INPUTS
+from arkbeam.manifest.rows import RowParser
 from arkbeam.stages.plan import Note, PlanTotals
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import RunSpec
@@ -31,15 +32,11 @@ def survey_shards(summaries: Iterable[ShardSummary], spec: RunSpec) -> PlanTotal
     requests, unreadable = sum(shard.staged for shard in shards), sum(shard.unreadable for shard in shards)
     _check_rows(requests + unreadable, spec)
     columns = survey_columns((shard.manifest, shard.columns) for shard in shards)
-    if columns.missing:
-        raise ConfigError(
-            f"{describe_missing(columns, named_columns(spec.manifest))}. Nothing was sent: correct the names, or remove"
-            " them from the config"
-        )
+    _check_columns(columns, requests, spec.manifest)
     notes = [
         *_note_shrinking(requests + unreadable, spec),
         *_note_columns(columns, spec.manifest),
-        *(_note_no_input(columns, spec.manifest) if unreadable and not requests else ()),
+        *(_note_no_input(columns, spec) if unreadable and not requests else ()),
     ]
     over_context = sum(shard.over_context for shard in shards)
     return PlanTotals(unreadable=unreadable, over_context=over_context, notes=tuple(notes))
@@ -57,6 +54,28 @@ def _check_rows(rows: int, spec: RunSpec) -> None:
     )
 
 
+def _check_columns(columns: ColumnSurvey, requests: int, options: ManifestOptions) -> None:
+    """Raise ConfigError if no manifest has a column that the config names.
+
+    One case is no error: JSON rows of which none gives a request, and a column that is mapped by its default name, such
+    as `text: text`, to which no name found is similar. Many writers of JSON leave out what is null, so this is likely
+    an input without content. Nothing is bought for it, and its rows become failure rows, as without a mapping.
+    """
+    named = named_columns(options)
+    missing = [name for name in named if name in columns.missing]
+    if not requests and not columns.has_header:
+        missing = [
+            name
+            for name in missing
+            if named[name] != f"manifest.columns.{name}" or find_nearest(name, columns.names) is not None
+        ]
+    if missing:
+        raise ConfigError(
+            f"{describe_missing(missing, columns, named)}. Nothing was sent: correct the names, or remove them from the"
+            " config"
+        )
+
+
 def _note_shrinking(rows: int, spec: RunSpec) -> Iterator[Note]:
     before = spec.rows_before
     if before is not None and 2 * rows < before:
@@ -69,7 +88,8 @@ def _note_shrinking(rows: int, spec: RunSpec) -> Iterator[Note]:
 
 
 def _note_columns(columns: ColumnSurvey, options: ManifestOptions) -> Iterator[Note]:
-    lacking = [(name, key) for name, key in named_columns(options).items() if name in columns.lacks]
+    rare = columns.lacks.keys() - columns.missing
+    lacking = [(name, key) for name, key in named_columns(options).items() if name in rare]
     for name, key in lacking[:_COLUMN_NOTES_MAX]:
         lack = columns.lacks[name]
         yield Note(
@@ -90,12 +110,13 @@ def _note_columns(columns: ColumnSurvey, options: ManifestOptions) -> Iterator[N
         yield Note("note", "columns_lacking", f"some manifests lack {more:,} more named columns", {"columns": more})
 
 
-def _note_no_input(columns: ColumnSurvey, options: ManifestOptions) -> Iterator[Note]:
-    """Explain why no row gave a request, if the config maps no input and the manifests have none of the default ones."""
-    if options.columns.is_default and columns.names and not columns.cut and DEFAULT_INPUTS.isdisjoint(columns.names):
+def _note_no_input(columns: ColumnSurvey, spec: RunSpec) -> Iterator[Note]:
+    """Explain why no row gave a request, if the manifests have none of the columns with content."""
+    inputs = RowParser(spec.manifest, spec.model, "").inputs
+    if columns.names and not columns.cut and inputs.isdisjoint(columns.names):
         yield Note(
             "warning",
             "no_input_column",
-            f"no row can be sent, since the manifests have none of the columns {', '.join(sorted(DEFAULT_INPUTS))};"
-            f" {describe_found(columns)}. Map your columns in manifest.columns",
+            f"no row can be sent, since the manifests have none of the columns {', '.join(map(show_name, sorted(inputs)))};"
+            f" {describe_found(columns)}. Map the columns with your texts and media in manifest.columns",
         )
