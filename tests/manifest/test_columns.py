@@ -74,6 +74,11 @@ def test_a_path_gives_columns_to_all_rows() -> None:
     watch.note_rows([{"c": 1}], requests=0)
     found = watch.report(1, 0)
     assert (found.absent, found.names) == ({"b"}, ("a", "c"))
+    whole = ColumnWatch(NAMED)
+    whole.note_path(NAMED)
+    whole.note_rows([{"c": 1}], requests=1)
+    survey = survey_columns([("a=1/x.jsonl", whole.report(1, 1)), ("y.jsonl", _read([{"c": 1}]))])
+    assert (survey.lacks["a"].manifests, survey.manifests, survey.missing) == (1, 2, ())
 
 
 @pytest.mark.parametrize("keys", [[f"key {number:06}" for number in range(20_000)], ["x" * 10_000_000], ["y"]])

@@ -78,6 +78,7 @@ class ColumnWatch:
 
     def __init__(self, named: Iterable[str], *, complete: bool = True) -> None:
         self._having = dict.fromkeys(named, 0)  # rows that have the column; a column that all rows have is removed
+        self._counts = bool(self._having)
         self._complete = complete
         self._has_header = False
         self._rows = 0
@@ -97,7 +98,7 @@ class ColumnWatch:
 
     def note_rows(self, rows: Sequence[RawRow], *, requests: int) -> None:
         """Note the keys of JSON objects, of which `requests` gave a request. Without effect if there is a header."""
-        if self._has_header or (requests and not self._having):
+        if self._has_header or (requests and not self._counts):
             return
         objects = [row for row in rows if type(row) is dict]
         self._rows += len(objects)
