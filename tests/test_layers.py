@@ -39,6 +39,7 @@ ORDER = (
     "stages.spec",
     "stages.read",
     "stages.plan",
+    "stages.survey",
     "stages.embed",
     "stages.publish",
     "beam",

@@ -235,13 +235,26 @@ def test_what_the_model_can_not_do_is_a_failure(lines: Callable[..., Path]) -> N
         ({"id": 1.5}, "1.5"),
         ({"custom_id": "c"}, "c"),
         ({"id": None, "custom_id": "c"}, "c"),
+        ({"id": "", "custom_id": "c"}, "c"),
+        ({"id": " \t", "custom_id": 7}, "7"),
+        ({"id": "a", "custom_id": "c"}, "a"),
         ({"id": ""}, None),
+        ({"id": " ", "custom_id": ""}, None),
         ({}, None),
     ],
 )
 def test_ids_are_text(row: dict[str, Any], row_id: str | None, lines: Callable[..., Path]) -> None:
     """Numbers become text; a row without an id gets one when it is published."""
     assert _read(lines(row | {"text": "a"}))[0] == [(0, row_id, _text("a"))]
+
+
+def test_a_mapped_id_alone_counts(lines: Callable[..., Path], tmp_path: Path) -> None:
+    """If `columns.id` is set, an empty id is not replaced by another column. Without it, an empty CSV cell is."""
+    path = lines({"id": "", "custom_id": "c", "text": "a"})
+    assert _read(path, columns=ColumnMap(id="id"))[0] == [(0, None, _text("a"))]
+    table = tmp_path / "rows.csv"
+    table.write_text("id,custom_id,text\n,c,a\n")
+    assert _read(table)[0] == [(0, "c", _text("a"))]
 
 
 def test_columns_can_be_mapped(lines: Callable[..., Path]) -> None:

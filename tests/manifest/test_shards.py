@@ -98,7 +98,6 @@ def test_manifests_of_several_stores_are_labelled_by_their_uris(tmp_path: Path) 
         (("{root}/good.jsonl", "{root}/none-*.jsonl"), "no file matches {root}/none-*.jsonl"),
         (("{root}",), "is a folder"),
         (("{root}/data.bin",), "set manifest.format"),
-        (("{root}/empty.jsonl",), "all manifests are empty files"),
         (("{root}/a.parquet.gz",), "compressed as a whole"),
         (("nosuchscheme://a/b.jsonl",), "nosuchscheme://a/b.jsonl"),
         (("simplecache::file://{root}/good.jsonl",), "chained"),
@@ -108,7 +107,6 @@ def test_manifests_of_several_stores_are_labelled_by_their_uris(tmp_path: Path) 
 def test_what_can_not_be_listed_stops_the_run_and_is_named(uris: tuple[str, ...], says: str, tmp_path: Path) -> None:
     """A missing file, a glob without a match and similar errors are reported before anything is read."""
     _put(tmp_path, "good.jsonl", "data.bin", "a.parquet.gz")
-    _put(tmp_path, "empty.jsonl", data=b"")
     with pytest.raises(ManifestError) as caught:
         list_manifests(ManifestOptions(tuple(uri.format(root=tmp_path) for uri in uris)))
     assert says.format(root=tmp_path) in str(caught.value)

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn
@@ -150,6 +150,7 @@ def plan(
     totals, spec = plan_job(job, beam_options or []), job.spec
     limits, capabilities = spec.rate_limits, spec.model.capabilities
     expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
+    _print_manifest_warnings((note.level, note.message) for note in totals.notes)
     out.print(plan_table(totals, expected))
 
 
@@ -266,7 +267,15 @@ def _print_notes(notes: tuple[str, ...]) -> None:
         _say(f"note: {note}")
 
 
+def _print_manifest_warnings(notes: Iterable[tuple[str, str]]) -> None:
+    """Print the warnings among the notes about the manifests; the table has all notes."""
+    for level, message in notes:
+        if level == "warning":
+            _say(f"warning: {message}")
+
+
 def _print_warnings(result: dict[str, Any]) -> None:
+    _print_manifest_warnings((note["level"], note["message"]) for note in result["notes"])
     if result["over_context"]:
         err.print(
             f"warning: {result['over_context']:,} rows are longer than the model's context, by estimate; they were sent, "

@@ -15,7 +15,7 @@ from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import absolute, join, read_bytes, remove_folder, remove_leftovers
+from arkbeam.base.files import absolute, exists, join, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
@@ -27,8 +27,8 @@ from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
-from arkbeam.stages.plan import PlanTotals, count_buckets
-from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE
+from arkbeam.stages.plan import Note, PlanTotals, count_buckets
+from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output
 from arkbeam.store.journal import record_lost_attempts
@@ -80,8 +80,10 @@ def prepare_job(
     manifests = list_manifests(config.manifest, _written_folders(config))
     shards = cut_shards(manifests, config.manifest.shard_bytes_max)
     _check_failures(manifests, config.output.uri)
+    run, described = _identify_run(config, service), describe_config(config)
+    reads_failures = all(manifest.failures for manifest in manifests)  # an empty failure table names no manifest
     spec = RunSpec(
-        run=_identify_run(config, service),
+        run=run,
         model=model,
         manifest=config.manifest,
         media=_fill_roots(config.media, manifests),
@@ -90,10 +92,12 @@ def prepare_job(
         budget=config.budget,
         limits=config.limits,
         store=replace(config.store, uri=absolute(config.store.uri)),
-        config=describe_config(config),
+        config=described,
         buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
         retry_failed=retry_failed,
         publish_partial=publish_partial,
+        reads_failures=reads_failures,
+        rows_before=None if reads_failures else _find_rows_before(run.output_uri, described["manifest"]["uris"]),
     )
     notes = (*list_notes(config.model, model.capabilities), *_quota_notes(spec), *_name_notes(manifests))
     return Job(spec, tuple(shards), notes)
@@ -129,6 +133,20 @@ def _check_failures(manifests: Sequence[Manifest], output_uri: str) -> None:
             )
 
 
+def _find_rows_before(output_uri: str, manifest_uris: Sequence[str]) -> int | None:
+    """Return how many rows the last run of a complete output read; None if it read manifests of other URIs."""
+    try:
+        if not exists(join(output_uri, SUCCESS)):
+            return None
+        before = orjson.loads(read_bytes(join(output_uri, RUN_NOTE)))
+        return int(before["rows"]) if set(before["config"]["manifest"]["uris"]) == set(manifest_uris) else None
+    except (StoreError, ValueError, TypeError, KeyError) as error:
+        _log.warning(
+            "the number of rows is not compared with that of the last run: its run.json can't be read: %s", error
+        )
+        return None
+
+
 def _find_service(config: Config, base_url: str) -> ServiceKind:
     """Return which kind of service makes the vectors. Only a server on a loopback address is asked if it is a stand-in."""
     if config.starts_emulator:
@@ -140,14 +158,15 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
 def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     """Run Read and Plan alone; send nothing.
 
-    Raise the ArkbeamError of the stage that failed.
+    Raise the ArkbeamError of the stage that failed; the survey of the manifests can fail as in a run.
     """
     run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
     spec = replace(job.spec, run=replace(run, name=f"{run.name}{_PLAN}"), model_owned=model.resolved)
     try:
         with open_pipeline(beam_arguments) as pipeline:
             build_plan(pipeline, spec, job.shards)
-        return PlanTotals(**orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan"))))
+        totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
+        return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
     finally:
         remove_folder(run_folder(spec.store.uri, spec.run.name))
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.markup import escape
 from rich.table import Table
 
 from arkbeam.base.errors import ConfigError
@@ -36,6 +37,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
     ]
     if estimate.covered is not None:
         rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
+    rows += [(note.level, escape(note.message)) for note in totals.notes]
     return _two_columns("plan", rows)
 
 
@@ -66,6 +68,7 @@ def summary_table(result: dict[str, Any]) -> Table:
     ]
     found = FoundLimits(quota.get("found_rpm"), quota.get("found_tpm"))
     rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
+    rows += [(note["level"], escape(note["message"])) for note in result.get("notes", [])]
     return _two_columns(f"run {result['run']}", rows)
 
 
@@ -139,6 +142,8 @@ def format_seconds(seconds: float) -> str:
 
 def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
     return table
@@ -149,7 +154,8 @@ def _rows_table(rows: pa.Table) -> Table:
     heads = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     table = Table("column", "type", *heads, title="embeddings", title_justify="left")
     for field, values in zip(rows.schema, rows.columns, strict=True):
-        table.add_row(field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist()))
+        cells = [field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist())]
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -167,7 +173,7 @@ def _codes_table(uris: Sequence[str]) -> Table:
             counts[row["code"]] = (count + 1, message)
     table = Table("code", "rows", "first message", title="failures", title_justify="left")
     for code, (count, message) in sorted(counts.items(), key=lambda item: -item[1][0]):
-        table.add_row(code, f"{count:,}", message)
+        table.add_row(escape(code), f"{count:,}", escape(message))
     return table
 
 

@@ -16,7 +16,7 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from arkbeam.base.files import write_bytes
 from arkbeam.beam.embed import EmbedLanes
-from arkbeam.beam.plan import DealLanes, PlanBuckets, SettleBuckets, SumTotals
+from arkbeam.beam.plan import DealLanes, PlanBuckets, SettleBuckets, SumTotals, SurveyShards
 from arkbeam.beam.publish import Publish, Settled
 from arkbeam.beam.read import ReadStoreFiles, StageShards
 from arkbeam.manifest.shards import Shard
@@ -35,7 +35,8 @@ _WHILE_RUNNING = re.compile(r" \[while running '.*'\]$")
 def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]) -> None:
     """Add all stages of a run: Read → Plan → Embed → Plan → Publish."""
     planned, summaries = _read_and_plan(pipeline, spec, shards)
-    bought = planned.buyers | "Deal" >> DealLanes(spec) | "Embed" >> EmbedLanes(spec)
+    surveyed = summaries | "Survey" >> SurveyShards(spec)
+    bought = planned.buyers | "Deal" >> DealLanes(spec, surveyed) | "Embed" >> EmbedLanes(spec)
     settled = {
         "waiting": planned.waiting,
         "bought": bought.bought,
@@ -45,7 +46,7 @@ def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shar
         refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
         failed=(planned.rejected, settled.failed) | "Failed" >> beam.Flatten(),
         summaries=summaries,
-        totals=(planned.totals, summaries) | "Totals" >> SumTotals(),
+        totals=(planned.totals, surveyed) | "Totals" >> SumTotals(),
         reports=bought.reports,
     ) | "Publish" >> Publish(spec)
 
@@ -53,7 +54,8 @@ def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shar
 def build_plan(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]) -> None:
     """Add Read and Plan alone. The totals are written to the note `plan` in the run's folder."""
     planned, summaries = _read_and_plan(pipeline, spec, shards)
-    _ = (planned.totals, summaries) | "Sum" >> SumTotals() | "Note" >> beam.Map(_note_plan, spec)
+    surveyed = summaries | "Survey" >> SurveyShards(spec)
+    _ = (planned.totals, surveyed) | "Sum" >> SumTotals() | "Note" >> beam.Map(_note_plan, spec)
 
 
 def _read_and_plan(

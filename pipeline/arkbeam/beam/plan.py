@@ -5,7 +5,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
 
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
@@ -13,6 +13,7 @@ from arkbeam.stages.embed.lanes import Block
 from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
+from arkbeam.stages.survey import survey_shards
 from arkbeam.store.run_files import buyers_uri, write_tables
 
 OWNED, WAITING, BUYERS, REJECTED, TOTALS = "owned", "waiting", "buyers", "rejected", "totals"
@@ -36,29 +37,46 @@ class PlanBuckets(beam.PTransform):
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> plan
 
 
-class SumTotals(beam.PTransform):
-    """Add up the totals of buckets (PlanTotals) and of shards (ShardSummary) to the totals of the run."""
-
-    def expand(self, counted: Any) -> PCollection[PlanTotals]:
-        """Return one element, even if there is no bucket."""
-        totals, summaries = counted
-        of_shards = summaries | "Unread" >> beam.Map(_total_of_shard)
-        return (totals, of_shards) | beam.Flatten() | beam.CombineGlobally(sum_totals)
-
-
-class DealLanes(beam.PTransform):
-    """Write each shard's buyers as blocks and distribute the blocks over lanes: (shard, KEYS) in, (lane, [Block]) out."""
+class SurveyShards(beam.PTransform):
+    """Survey all shards: ShardSummary in, one PlanTotals out. The job fails here if the manifests lack what they must have."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
+
+    def expand(self, summaries: PCollection[ShardSummary]) -> PCollection[PlanTotals]:
+        """Take the summaries as one side input: a bundle of them would not be all."""
+        once = summaries.pipeline | "Once" >> beam.Create([None])
+        return once | "Survey" >> beam.Map(_survey, AsIter(summaries), self._spec)
+
+
+class SumTotals(beam.PTransform):
+    """Add up the totals of buckets and of the survey (PlanTotals both) to the totals of the run."""
+
+    def expand(self, counted: Any) -> PCollection[PlanTotals]:
+        """Return one element, even if there is no bucket."""
+        totals, surveyed = counted
+        # Runners in Java do not translate a PCollection that a Flatten shares with another consumer, hence the copy.
+        copied = surveyed | "Copy" >> beam.Map(_same)
+        return (totals, copied) | beam.Flatten() | beam.CombineGlobally(sum_totals)
+
+
+class DealLanes(beam.PTransform):
+    """Write each shard's buyers as blocks and distribute the blocks over lanes: (shard, KEYS) in, (lane, [Block]) out.
+
+    No block is given to a lane before the survey has ended.
+    """
+
+    def __init__(self, spec: RunSpec, surveyed: PCollection[PlanTotals]) -> None:
+        super().__init__()
+        self._spec, self._surveyed = spec, surveyed
 
     def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, Iterable[Block]]]:
         """Group by shard, cut into blocks, group by lane."""
         return (
             buyers
             | "ByShard" >> beam.GroupByKey()
-            | "Cut" >> beam.FlatMap(_write_blocks, self._spec)
+            | "Cut" >> beam.FlatMap(_write_blocks, AsSingleton(self._surveyed), self._spec)
             | "ByLane" >> beam.GroupByKey()
         )
 
@@ -89,11 +107,15 @@ def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSp
             yield TaggedOutput(BUYERS, element)
 
 
-def _total_of_shard(summary: ShardSummary) -> PlanTotals:
-    return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context)
+def _survey(_: None, summaries: Iterable[ShardSummary], spec: RunSpec) -> PlanTotals:
+    return survey_shards(summaries, spec)
 
 
-def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[tuple[int, Block]]:
+def _same(totals: PlanTotals) -> PlanTotals:
+    return totals
+
+
+def _write_blocks(element: tuple[int, Iterable[pa.Table]], _: PlanTotals, spec: RunSpec) -> Iterator[tuple[int, Block]]:
     shard, tables = element
     faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))

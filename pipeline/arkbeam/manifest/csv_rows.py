@@ -1,7 +1,7 @@
 """Rows of CSV and TSV files: records below a header."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
@@ -12,18 +12,24 @@ from arkbeam.manifest.options import ManifestOptions
 
 
 def read_csv(
-    lines: Iterator[bytes | LongLine], uri: str, delimiter: str, options: ManifestOptions
+    lines: Iterator[bytes | LongLine],
+    uri: str,
+    delimiter: str,
+    options: ManifestOptions,
+    note_header: Callable[[list[str]], None],
 ) -> Iterator[RowBatch]:
     """Yield the records that follow the header, which names the columns; all cells are strings.
 
     A quoted cell may contain line ends. A record with wrong quoting becomes a failure, and reading continues with the
-    next line. Raise ManifestError if the header can't be read or names a column more than once.
+    next line. The columns are given to `note_header` first. Raise ManifestError if the header can't be read or names a
+    column more than once.
     """
     # The csv module has one limit for the whole process; its default of 131,072 characters is too low for our texts.
     csv.field_size_limit(max(csv.field_size_limit(), options.line_bytes_max))
     feed = _Feed(lines, options.line_bytes_max)
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
     header = _read_header(uri, reader)
+    note_header(header)
     batch = RowBatch()
     while header:
         feed.start_record()

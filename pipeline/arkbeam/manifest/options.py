@@ -23,7 +23,8 @@ class ColumnMap:
     """
 
     id: str | None = None
-    """Column with the row's id; not set: `id`, else `custom_id`. A row without an id gets `<file>:<row>`."""
+    """Column with the row's id. Not set: `id`, or `custom_id` if `id` is missing, empty or blank. A row without an id
+    gets `<file>:<row>`."""
     text: Names = ()
     """Column or columns with texts."""
     image: Names = ()

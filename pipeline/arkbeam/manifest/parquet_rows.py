@@ -27,10 +27,12 @@ def read_parquet(
     shard: Shard,
     options: ManifestOptions,
     columns: frozenset[str],
+    note_header: Callable[[list[str]], None],
     wanted: Callable[[int, int], bool] | None = None,
 ) -> Iterator[RowBatch]:
     """Yield the rows of a shard's row groups; only `columns` and the kept columns are read.
 
+    The names of all columns are given to `note_header` first.
     `wanted(start, end)` says whether any row in [start, end) is needed, counted from the first row of the shard. A row
     group without such a row is not read: its rows are yielded as blank rows.
     """
@@ -40,6 +42,7 @@ def read_parquet(
     with stream:
         with manifest_errors(shard.manifest):
             file = open_parquet_manifest(shard.manifest, stream, options)
+            note_header(file.schema_arrow.names)
             present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
             reader = _open_with_dictionaries(stream, file)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]

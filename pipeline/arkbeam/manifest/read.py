@@ -14,6 +14,7 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RowBatch, quote_row
+from arkbeam.manifest.columns import ColumnWatch
 from arkbeam.manifest.csv_rows import read_csv
 from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
@@ -54,37 +55,48 @@ class ShardChunk:
 
 
 def read_shard(
-    shard: Shard, options: ManifestOptions, context: ReadContext, cache: MediaCache | None = None
+    shard: Shard,
+    options: ManifestOptions,
+    context: ReadContext,
+    cache: MediaCache | None = None,
+    watch: ColumnWatch | None = None,
 ) -> Iterator[ShardChunk]:
     """Yield a shard's rows in order, in chunks of at most 4,096 rows or about 8 MB.
 
     `row` counts from the first physical line or record of the shard; a CSV header is not counted. A row that can't be
     read, or whose media can't be sent, is a row of `unreadable`. Media that are in `cache` are read only if they have
-    changed. If failure tables name the shard's rows, only those rows are read. Raise ManifestError if the file as a
-    whole can't be read, or if it has changed since it was cut into shards.
+    changed. If failure tables name the shard's rows, only those rows are read. `watch` notes the shard's columns. Raise
+    ManifestError if the file as a whole can't be read, or if it has changed since it was cut into shards.
     """
+    watch = watch or ColumnWatch(())
     if shard.failures:
-        yield from _read_failed_rows(
-            list_failed_rows(shard.manifest, shard.failures, options), shard, options, context, cache
-        )
+        failed = list_failed_rows(shard.manifest, shard.failures, options)
+        yield from _read_failed_rows(failed, shard, options, context, cache, watch)
     else:
-        yield from _read_chunks(shard, options, context, cache, None)
+        yield from _read_chunks(shard, options, context, cache, watch, None)
 
 
 def _read_chunks(
-    shard: Shard, options: ManifestOptions, context: ReadContext, cache: MediaCache | None, failed: FailedRows | None
+    shard: Shard,
+    options: ManifestOptions,
+    context: ReadContext,
+    cache: MediaCache | None,
+    watch: ColumnWatch,
+    failed: FailedRows | None,
 ) -> Iterator[ShardChunk]:
     model = context.model
     parser = RowParser(options, model, folder_of(shard.manifest))
     fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
     from_folders = list_folder_values(shard.manifest, options.keep)
+    watch.note_path(from_folders)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in _read_batches(shard, options, parser.columns, failed):
+    for batch in _read_batches(shard, options, parser.columns, watch, failed):
         if failed is not None:
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row, from_folders)
         chunk.parse(parser, options)
+        watch.note_rows(batch.rows, requests=len(chunk.readable))
         chunk.identify(fingerprinter, context, cache)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
@@ -95,13 +107,18 @@ def _read_chunks(
 
 
 def _read_failed_rows(
-    failed: FailedRows, shard: Shard, options: ManifestOptions, context: ReadContext, cache: MediaCache | None
+    failed: FailedRows,
+    shard: Shard,
+    options: ManifestOptions,
+    context: ReadContext,
+    cache: MediaCache | None,
+    watch: ColumnWatch,
 ) -> Iterator[ShardChunk]:
     """Read the rows that failure tables name, in one pass over their manifest; then yield those that can't be read again."""
     gone = is_masked(shard.manifest)
     if not gone:
         try:
-            yield from _read_chunks(shard, options, context, cache, failed)
+            yield from _read_chunks(shard, options, context, cache, watch, failed)
         except ManifestError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -111,7 +128,7 @@ def _read_failed_rows(
 
 
 def _read_batches(
-    shard: Shard, options: ManifestOptions, columns: frozenset[str], failed: FailedRows | None
+    shard: Shard, options: ManifestOptions, columns: frozenset[str], watch: ColumnWatch, failed: FailedRows | None
 ) -> Iterator[RowBatch]:
     """Yield all physical rows of a shard in order.
 
@@ -120,7 +137,7 @@ def _read_batches(
     the header of a CSV file, can't be read.
     """
     if shard.format == "parquet":
-        yield from read_parquet(shard, options, columns, None if failed is None else failed.wants)
+        yield from read_parquet(shard, options, columns, watch.note_header, None if failed is None else failed.wants)
         return
     start = max(shard.start - 1, 0)
     with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as source:
@@ -129,7 +146,9 @@ def _read_batches(
         if shard.format == "jsonl":
             yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
         else:
-            yield from read_csv(lines, shard.manifest, "\t" if shard.format == "tsv" else ",", options)
+            yield from read_csv(
+                lines, shard.manifest, "\t" if shard.format == "tsv" else ",", options, watch.note_header
+            )
 
 
 @dataclass(slots=True)

@@ -57,10 +57,15 @@ class RowParser:
             self._mapped = [(name, modality) for names, modality in groups for name in names]
 
     @property
+    def inputs(self) -> frozenset[str]:
+        """The columns that a row's content may be read from."""
+        names = {name for name, _ in self._mapped}
+        return frozenset(names | ({self._input} if self._input else set()) | ({"body"} if self._has_body else set()))
+
+    @property
     def columns(self) -> frozenset[str]:
         """All columns that a row's request or id may be read from."""
-        names = {*self._ids, *self._own, *(name for name, _ in self._mapped)}
-        return frozenset(names | ({self._input} if self._input else set()) | ({"body"} if self._has_body else set()))
+        return self.inputs.union(self._ids, self._own)
 
     def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
         """Return a row's own id (None if it has none), and its request or the Failure that says why it has none.
@@ -78,7 +83,7 @@ class RowParser:
     def _read_id(self, row: Mapping[str, Any]) -> str | None:
         for name in self._ids:
             value = row.get(name)
-            if value is not None:
+            if value is not None and not (type(value) is str and (not value or value.isspace())):
                 break
         else:
             return None
@@ -103,8 +108,7 @@ class RowParser:
             body = None
         if given is None and body is None:
             if not parts:
-                wanted = self.columns.difference(self._ids, self._own)
-                fail_row("no_input", f"the row has no input: it has no value in {', '.join(sorted(wanted))}")
+                fail_row("no_input", f"the row has no input: it has no value in {', '.join(sorted(self.inputs))}")
             return self._finish(parts, own)
         if parts or (given is not None and body is not None):
             fail_row(

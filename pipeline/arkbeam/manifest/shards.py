@@ -81,8 +81,7 @@ def list_manifests(options: ManifestOptions, written: Sequence[WrittenFolder] = 
     matches more files. A glob skips folders and hidden names (`manifest.globs`). A failure table, or a folder of failure
     tables, is replaced by the manifests that it names. `written` is what the run will write.
 
-    Raise ManifestError if a file is missing, a glob matches nothing or what the run writes, a format is unknown, or all
-    files are empty.
+    Raise ManifestError if a file is missing, a glob matches nothing or what the run writes, or a format is unknown.
     """
     found = find_files(options.uris, written)
     if not found:
@@ -91,11 +90,7 @@ def list_manifests(options: ManifestOptions, written: Sequence[WrittenFolder] = 
     if failures:
         return _list_named_by_failures(failures, found, options)
     root = posixpath.commonpath(folders) if (folders := _fixed_folders(options.uris)) else None
-    manifests = _tell_apart([_describe(one, root, options) for one in found])
-    if all(manifest.bytes == 0 for manifest in manifests):
-        names = ", ".join(one.uri for one in found)
-        raise ManifestError(f"nothing to read: all manifests are empty files: {redact(names)}")
-    return manifests
+    return _tell_apart([_describe(one, root, options) for one in found])
 
 
 def manifest_folders(manifests: Iterable[Manifest]) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ class QuotaOptions:
 
 @dataclass(frozen=True, slots=True)
 class LimitsOptions:
-    """Bounds on requests in flight, on tries of a row, and on failures. The `limits:` section of the config."""
+    """Bounds on requests in flight, on tries of a row, on failures and on rows. The `limits:` section of the config."""
 
     requests_in_flight: int = 256
     """Maximum number of requests that a process has in flight. The actual number is what the quota needs at the
@@ -98,6 +98,9 @@ class LimitsOptions:
     rows_rejected_first_max: int = 50
     """The run stops when the service rejected so many rows at the start of a run, all with the same code, before the
     first vector: the config is then likely wrong. The rejections are not stored."""
+    rows_min: int = 1
+    """Fewest rows that all manifests must have together; with fewer, the run ends with exit code 2 before it sends or
+    publishes anything. 0 allows empty manifests. Without effect on a run over failure tables."""
     drain_s: float = 60.0
     """Seconds that a stopping run waits for the requests in flight."""
 
@@ -111,7 +114,7 @@ class LimitsOptions:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("refusals_max", "retries_paid", "retries_lost", "elapsed_s_max", "drain_s"):
+        for name in ("refusals_max", "retries_paid", "retries_lost", "elapsed_s_max", "rows_min", "drain_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 0")
         self.count_failures_allowed(0)

@@ -7,7 +7,8 @@ tables in another order give the same plan.
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,18 @@ from arkbeam.quota.options import RateLimits
 BUCKETS_MAX = 256
 BUCKET_BYTES = 8 * 1024 * 1024  # of the manifests, which give about 1 MB of keys
 NOT_BOUGHT = "not_bought"  # failure code
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a user should know about the manifests. It is shown after a plan or a run, and is in `run.json`."""
+
+    level: Literal["note", "warning"]
+    code: str
+    message: str
+    """One sentence or two, in one line, without secrets."""
+    details: dict[str, int | str] = field(default_factory=dict)
+    """The numbers and names in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +53,11 @@ class PlanTotals:
     over_context: int = (
         0  # rows longer than the model's context, by estimate; they are sent, and the service may reject them
     )
+    notes: tuple[Note, ...] = field(default=(), kw_only=True)
 
     def plus(self, other: "PlanTotals") -> "PlanTotals":
         """Return the sum of two plans' totals."""
-        return PlanTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return PlanTotals(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     @property
     def tokens(self) -> int:

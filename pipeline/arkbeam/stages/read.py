@@ -16,6 +16,7 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.files import remove_folder
 from arkbeam.base.redaction import redact
 from arkbeam.base.schema import concat
+from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
 from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
@@ -49,6 +50,7 @@ class ShardSummary:
     """The types that the struct of kept columns has in the shard's chunks."""
     over_context: int = 0
     """Rows whose estimate is above what the model takes."""
+    columns: ShardColumns = NO_COLUMNS
 
 
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
@@ -62,9 +64,10 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = 0
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
+    watch = ColumnWatch(named_columns(spec.manifest), complete=not shard.failures)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, context, cache):
+        for chunk in read_shard(shard, spec.manifest, context, cache, watch):
             lines += chunk.rows
             over_context += chunk.over_context
             staged.write(chunk.staged)
@@ -76,7 +79,15 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     cache.flush()
     faults.hit("read.summary")
     yield ShardSummary(
-        shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept), over_context
+        shard.number,
+        shard.manifest,
+        shard.label,
+        lines,
+        staged.rows,
+        unreadable.rows,
+        tuple(kept),
+        over_context,
+        columns=watch.report(staged.rows + unreadable.rows, staged.rows),
     )
 
 

@@ -57,6 +57,10 @@ class RunSpec:
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     many_processes: bool = False
     """True if lanes may run in several processes at once."""
+    reads_failures: bool = False
+    """True if the manifests are failure tables, so that only the rows that they name are read."""
+    rows_before: int | None = None
+    """Rows in the last run of the output, if that run is complete and read the same URIs; None otherwise."""
 
     @property
     def rate_limits(self) -> RateLimits:
