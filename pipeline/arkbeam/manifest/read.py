@@ -78,7 +78,7 @@ def _read_chunks(
     fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in _read_batches(shard, options, parser.columns, failed):
+    for batch in _read_batches(shard, options, parser, context, failed):
         if failed is not None:
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row)
@@ -109,16 +109,19 @@ def _read_failed_rows(
 
 
 def _read_batches(
-    shard: Shard, options: ManifestOptions, columns: frozenset[str], failed: FailedRows | None
+    shard: Shard, options: ManifestOptions, parser: RowParser, context: ReadContext, failed: FailedRows | None
 ) -> Iterator[RowBatch]:
     """Yield all physical rows of a shard in order.
 
-    `columns` are the columns that are needed in addition to the kept ones; of a Parquet file no others are read. With
-    `failed`, rows that it does not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or
-    the header of a CSV file, can't be read.
+    Of a Parquet file, only the kept columns and those that `parser` reads are read. With `failed`, rows that it does
+    not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or the header of a CSV file,
+    can't be read.
     """
     if shard.format == "parquet":
-        yield from read_parquet(shard, options, columns, None if failed is None else failed.wants)
+        wanted = None if failed is None else failed.wants
+        yield from read_parquet(
+            shard, options, parser.columns, parser.media_columns, context.media.body_bytes_max, wanted
+        )
         return
     start = max(shard.start - 1, 0)
     with open_manifest(shard.manifest, shard.compression, start, options) as source:
