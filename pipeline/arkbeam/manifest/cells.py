@@ -64,7 +64,9 @@ def _wrap(value: Any, media: bool) -> Any:
 def _holds_bytes(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
-    if pa.types.is_nested(kind):
+    if pa.types.is_dictionary(kind):  # in a list view
+        kind = kind.value_type
+    if kind.num_fields:  # a list, a struct or a map
         return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
     return bool(
         pa.types.is_binary(kind)

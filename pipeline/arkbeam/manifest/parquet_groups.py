@@ -35,6 +35,7 @@ _NOT_IMPLEMENTED = "ot yet implemented"  # part of Arrow's message about an enco
 _TEXT_TYPES = ("STRING", "ENUM", "JSON")  # Parquet's logical types of texts
 # Types of dictionary values whose lengths Arrow can measure.
 _BYTES_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+_LIST_ARRAYS = (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray, pa.ListViewArray, pa.LargeListViewArray)
 # The declared size of a row includes columns that are not read, so a batch of very wide rows has at least this many.
 _BATCH_ROWS_MIN = 16
 
@@ -155,7 +156,7 @@ def _plain_bytes(array: "pa.Array[Any]") -> int:
     if isinstance(array, pa.MapArray):
         start, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
         return 8 * len(array) + sum(_plain_bytes(one.slice(start, end - start)) for one in (array.keys, array.items))
-    if isinstance(array, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
+    if isinstance(array, _LIST_ARRAYS):
         return 8 * len(array) + _plain_bytes(array.flatten())
     if isinstance(array, pa.StructArray):
         return sum(map(_plain_bytes, array.flatten()))
@@ -170,7 +171,7 @@ def _decode_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return a type with all dictionaries replaced by the types of their values."""
+    """Return a type with dictionaries replaced by the types of their values, except in list views: Arrow can't cast them."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_map(kind):

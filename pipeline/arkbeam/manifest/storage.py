@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
@@ -21,6 +22,7 @@ _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
 _ZSTD_FEED_BYTES = 1024
 _ZSTD_WINDOW_BYTES_MAX = 2**27
 _GROUP_ROWS_MAX = 2**31 - 1
+_ENCRYPTED = re.compile(r"\b(encrypted|decrypt)", re.IGNORECASE)  # in what pyarrow raises for an encrypted Parquet file
 
 
 class ByteSource(Protocol):
@@ -41,6 +43,8 @@ def manifest_errors(uri: str) -> Iterator[None]:
         raise ManifestError(f"manifest {redact(uri)} does not exist") from error
     except Exception as error:  # each fsspec backend and each decoder raises its own exceptions
         reason = f"{type(error).__name__}: {redact(str(error), 300)}"
+        if _ENCRYPTED.search(reason):
+            reason = f"it is encrypted, which is not supported: decrypt it ({reason})"
         raise ManifestError(f"manifest {redact(uri)} can't be read: {reason}") from error
 
 
@@ -124,14 +128,21 @@ def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions)
     """Open a Parquet file, and check the sizes that its row groups declare against the limits of `options`.
 
     Nothing else of the footer is read: if it is damaged, reading pyarrow's column metadata can crash the process. Raise
-    ManifestError if a limit is exceeded; pyarrow's own exceptions pass through.
+    ManifestError if a limit is exceeded, or if the numbers of rows do not add up; pyarrow's own exceptions pass through.
     """
     packed = stream.seek(0, io.SEEK_END)
     file = pq.ParquetFile(stream, page_checksum_verification=True)
+    rows = 0
     for group in (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)):
         if not 0 <= group.num_rows <= _GROUP_ROWS_MAX:
             raise ManifestError(f"manifest {redact(uri)} can't be read: a row group declares {group.num_rows} rows")
         _check_expansion(uri, group.total_byte_size, packed, options)
+        rows += group.num_rows
+    if rows != file.metadata.num_rows:
+        raise ManifestError(
+            f"manifest {redact(uri)} is damaged: the footer declares {file.metadata.num_rows} rows for the file, but {rows}"
+            " for its row groups"
+        )
     return file
 
 
