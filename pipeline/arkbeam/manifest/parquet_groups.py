@@ -27,6 +27,7 @@ from arkbeam.manifest.options import MEBIBYTE, ManifestOptions
 
 # A group that declares at most this many bytes is read by dictionaries.
 _SMALL_GROUP_BYTES = 16 * MEBIBYTE
+_DICTIONARY_ROWS_MAX = 32_768  # each read copies the dictionary
 _STEP_ROWS = 8
 # The buffers through which the columns of a large group are read: their total size, and the size of each.
 _BUFFERS_BYTES = 64 * MEBIBYTE
@@ -79,7 +80,7 @@ class ParquetGroups:
         if not large or (self._has_lists and not self.has_media):
             file = self._open(large, self._byte_arrays)
             try:
-                for batch in self._iterate(file, index, min(max(rows_max, _BATCH_ROWS_MIN), BATCH_ROWS_MAX)):
+                for batch in self._iterate(file, index, min(max(rows_max, _BATCH_ROWS_MIN), _DICTIONARY_ROWS_MAX)):
                     yield batch
                     done += batch.num_rows
                 return
