@@ -27,7 +27,8 @@ from arkbeam.manifest.options import MEBIBYTE, ManifestOptions
 
 # A group that declares at most this many bytes is read by dictionaries.
 _SMALL_GROUP_BYTES = 16 * MEBIBYTE
-_DICTIONARY_ROWS_MAX = 32_768  # each read copies the dictionary
+# Each read copies the dictionaries: it returns many rows, but of many columns fewer.
+_READ_ROWS_MAX, _READ_CELLS_MAX = 32_768, 2**20
 _STEP_ROWS = 8
 # The buffers through which the columns of a large group are read: their total size, and the size of each.
 _BUFFERS_BYTES = 64 * MEBIBYTE
@@ -48,11 +49,13 @@ class ParquetGroups:
         self._file = file
         self._stream = stream
         self._columns = list(columns)
+        wanted = set(columns)
         leaves = [file.schema.column(number) for number in range(len(file.schema))]
-        leaves = [leaf for leaf in leaves if _is_within(leaf.path, columns)]
+        leaves = [leaf for leaf in leaves if _is_within(leaf.path, wanted)]
         byte_arrays = [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         self._byte_arrays = [leaf.path for leaf in byte_arrays]
         self._has_lists = any(leaf.max_repetition_level > 0 for leaf in byte_arrays)
+        self._read_rows_max = min(max(_READ_CELLS_MAX // max(len(leaves), 1), BATCH_ROWS_MAX), _READ_ROWS_MAX)
         self._fixed_bytes = sum(leaf.length for leaf in leaves if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY")
         self.has_media = any(
             _is_within(leaf.path, media) and leaf.logical_type.type not in _TEXT_TYPES for leaf in byte_arrays
@@ -76,11 +79,11 @@ class ParquetGroups:
         rows_max = BATCH_BYTES_MAX // max(group_bytes // max(self.rows[index], 1), self._fixed_bytes, 1)
         large = bool(self._columns) and group_bytes > _SMALL_GROUP_BYTES
         done = 0
-        # A single row with a list of texts can refer to gigabytes.
+        # Lists of texts stay dictionaries in large groups too: those of a single row can refer to gigabytes.
         if not large or (self._has_lists and not self.has_media):
             file = self._open(large, self._byte_arrays)
             try:
-                for batch in self._iterate(file, index, min(max(rows_max, _BATCH_ROWS_MIN), _DICTIONARY_ROWS_MAX)):
+                for batch in self._iterate(file, index, min(max(rows_max, _BATCH_ROWS_MIN), self._read_rows_max)):
                     yield batch
                     done += batch.num_rows
                 return
@@ -110,7 +113,8 @@ class ParquetGroups:
 
 def _is_within(path: str, columns: Collection[str]) -> bool:
     """True if the path of a leaf is, or may be, within one of some top-level columns. Names of columns may have dots."""
-    return any(path == name or path.startswith(f"{name}.") for name in columns)
+    names = path.split(".")
+    return any(".".join(names[:end]) in columns for end in range(1, len(names) + 1))
 
 
 def _join(steps: Iterable[pa.RecordBatch], skip: int) -> Iterator[pa.RecordBatch]:
@@ -118,13 +122,14 @@ def _join(steps: Iterable[pa.RecordBatch], skip: int) -> Iterator[pa.RecordBatch
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
     for step in steps:
+        full = rows >= BATCH_ROWS_MAX or size >= BATCH_BYTES_MAX
+        if waiting and (full or step.schema != waiting[0].schema):
+            yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+            waiting, rows, size = [], 0, 0
         known = min(skip, step.num_rows)
         skip -= known
         waiting.append(step.slice(known) if known else step)
         rows, size = rows + step.num_rows - known, size + step.nbytes
-        if rows >= BATCH_ROWS_MAX or size >= BATCH_BYTES_MAX:
-            yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
-            waiting, rows, size = [], 0, 0
     if waiting:
         yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
 

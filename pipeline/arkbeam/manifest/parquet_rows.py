@@ -71,8 +71,8 @@ def _find_columns(file: pq.ParquetFile, manifest: str, wanted: frozenset[str]) -
     for name, count in Counter(present).items():
         if count > 1:
             raise ManifestError(
-                f"manifest {redact(manifest)} has {count} columns with the name {name!r}, which is read: rename them, or"
-                " map other columns (manifest.columns, manifest.keep)"
+                f"manifest {redact(manifest)} has {count} columns with the name '{redact(name, 100)}', which is read: rename"
+                " them, or map other columns (manifest.columns, manifest.keep)"
             )
     return present
 
@@ -142,10 +142,6 @@ def _is_valid(batch: pa.RecordBatch) -> bool:
 
 
 def _kept_columns(batch: pa.RecordBatch, options: ManifestOptions) -> pa.RecordBatch:
-    arrays: list[pa.Array[Any]] = []
-    for name in options.keep:
-        if name not in batch.schema.names:
-            arrays.append(pa.nulls(batch.num_rows))
-            continue
-        arrays.append(batch.column(name))
-    return pa.RecordBatch.from_arrays(arrays, names=list(options.keep))
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    missing = pa.nulls(batch.num_rows)
+    return pa.RecordBatch.from_arrays([columns.get(name, missing) for name in options.keep], names=list(options.keep))
