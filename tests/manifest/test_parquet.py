@@ -324,9 +324,10 @@ def test_what_is_no_id(cell: Any, says: str, write: Callable[..., Path]) -> None
         raise AssertionError(bad["message"])
 
 
-def test_decimals_of_negative_scale_are_ids() -> None:
-    """Parquet has no decimals of negative scale, but a row may."""
+def test_numbers_of_rows_are_ids() -> None:
+    """Floats of JSON are ids without a needless fraction, and decimals of negative scale, which Parquet lacks, are too."""
     parser = RowParser(ManifestOptions("x"), MODEL, "/")
+    assert parser.parse({"id": 1.0, "text": "t"})[0] == "1"
     assert parser.parse({"id": Decimal("12E+3"), "text": "t"})[0] == "12000"
     assert isinstance(parser.parse({"id": Decimal("NaN"), "text": "t"})[1], Failure)
 
