@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
+from arkbeam.manifest.cells import Binary
 from arkbeam.manifest.options import ManifestOptions
 
 BATCH_ROWS_MAX = 4_096
@@ -21,6 +22,7 @@ _TYPE_NAMES = {
     int: "a number",
     float: "a number",
     type(None): "null",
+    Binary: "bytes that are not text",
 }
 
 RawRow = dict[str, Any] | Failure | None

@@ -28,7 +28,8 @@ class ColumnMap:
     text: Names = ()
     """Column or columns with texts."""
     image: Names = ()
-    """Column or columns with images. A cell holds a URL, a path or a data URI, or a list of them."""
+    """Column or columns with images. A cell holds a URL, a path or a data URI, or a list of them; in Parquet also the
+    bytes: a binary column, or a struct `{bytes, path}`."""
     video: Names = ()
     """Column or columns with videos, in the same forms as images."""
     input: str | None = None
@@ -76,7 +77,8 @@ class ManifestOptions:
     folder that contains the output with the failures; in an object store, its bucket."""
     line_bytes_max: int = 16 * MEBIBYTE
     """Most bytes of a line or record; a longer one becomes a failure row. The largest image that the API accepts fits
-    as a data URI (13.4 MB); raise this limit for videos in data URIs."""
+    as a data URI (13.4 MB); raise this limit for videos in data URIs. For Parquet rows that hold the bytes of media,
+    `media.body_bytes_max` is the limit if it is larger."""
     parts_max: int = 256
     """Most parts of a row; a row with more becomes a failure row."""
     expanded_bytes_max: int = 64 * 1024 * MEBIBYTE

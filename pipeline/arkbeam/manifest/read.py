@@ -91,7 +91,7 @@ def _read_chunks(
     watch.note_path(from_folders)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in _read_batches(shard, options, parser.columns, watch, failed):
+    for batch in _read_batches(shard, options, parser, context, watch, failed):
         if failed is not None:
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row, from_folders)
@@ -128,16 +128,24 @@ def _read_failed_rows(
 
 
 def _read_batches(
-    shard: Shard, options: ManifestOptions, columns: frozenset[str], watch: ColumnWatch, failed: FailedRows | None
+    shard: Shard,
+    options: ManifestOptions,
+    parser: RowParser,
+    context: ReadContext,
+    watch: ColumnWatch,
+    failed: FailedRows | None,
 ) -> Iterator[RowBatch]:
     """Yield all physical rows of a shard in order.
 
-    `columns` are the columns that are needed in addition to the kept ones; of a Parquet file no others are read. With
-    `failed`, rows that it does not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or
-    the header of a CSV file, can't be read.
+    Of a Parquet file, only the kept columns and those that `parser` reads are read. With `failed`, rows that it does
+    not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or the header of a CSV file,
+    can't be read.
     """
     if shard.format == "parquet":
-        yield from read_parquet(shard, options, columns, watch.note_header, None if failed is None else failed.wants)
+        wanted, media_bytes_max = None if failed is None else failed.wants, context.media.body_bytes_max
+        yield from read_parquet(
+            shard, options, parser.columns, watch.note_header, parser.media_columns, media_bytes_max, wanted
+        )
         return
     start = max(shard.start - 1, 0)
     with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as source:

@@ -6,8 +6,13 @@ a whole request, as in files for the vendor's batch service.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date, time
+from decimal import Decimal
 from itertools import combinations
-from typing import Any
+from typing import Any, NoReturn
+from uuid import UUID
+
+import numpy as np
 
 from arkbeam.ark.instructions import InstructionOptions, build_instructions
 from arkbeam.ark.models import SAMPLING_RANGES, find_misfit, overlay_sampling
@@ -15,6 +20,7 @@ from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.bad_rows import BadRow, fail_row, fail_unknown_key
 from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.manifest.batches import describe_type, is_utf8
+from arkbeam.manifest.cells import Binary
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import (
     NO_OVERRIDES,
@@ -24,7 +30,7 @@ from arkbeam.manifest.overrides import (
     read_override_columns,
     read_sampling,
 )
-from arkbeam.media import make_absolute
+from arkbeam.media import detect_kind, make_absolute, make_data_uri
 
 _ID_COLUMNS = ("id", "custom_id")
 _ID_CHARS_MAX = 1_024
@@ -67,6 +73,11 @@ class RowParser:
         """All columns that a row's request or id may be read from."""
         return self.inputs.union(self._ids, self._own)
 
+    @property
+    def media_columns(self) -> frozenset[str]:
+        """Those of `columns` that hold images or videos."""
+        return frozenset(name for name, modality in self._mapped if modality is not _TEXT)
+
     def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
         """Return a row's own id (None if it has none), and its request or the Failure that says why it has none.
 
@@ -88,7 +99,7 @@ class RowParser:
         else:
             return None
         if type(value) is not str:
-            value = _number_to_id(value)
+            value = _to_id(value)
         if len(value) > _ID_CHARS_MAX:
             fail_row("bad_id", f"the id has {len(value)} characters; at most {_ID_CHARS_MAX} are allowed")
         return value or None
@@ -125,12 +136,11 @@ class RowParser:
         for value in cell if type(cell) is list else (cell,):
             if value is None:
                 continue
-            if type(value) is not str:
-                fail_row(
-                    "bad_text", f"column {name} holds {describe_type(value)}; expected a string or a list of strings"
-                )
-            if value and not value.isspace():
-                parts.append(self._make_part(modality, value))
+            found = value if type(value) is str else _read_other(name, modality, value)
+            if isinstance(found, Binary):
+                parts.append(Part(modality, make_data_uri(found.data, modality)))
+            elif found and not found.isspace():
+                parts.append(self._make_part(modality, found))
 
     def _make_part(self, modality: Modality, value: str) -> Part:
         if not is_utf8(value):
@@ -208,16 +218,62 @@ class RowParser:
         return replace(part, sampling=overlay_sampling(self._model.options.video, own.sampling, part.sampling))
 
 
-def _number_to_id(value: Any) -> str:
-    """Return a number as an id, unless it is a float that may have lost digits."""
+def _to_id(value: Any) -> str:
+    """Return an id as text: numbers without a needless fraction (`1`, not `1.0`), dates and times as in ISO 8601."""
+    if isinstance(value, np.floating):  # a half-precision float
+        value = float(value)
     if type(value) is int:
         return str(value)
-    if type(value) is float and abs(value) < _EXACT_FLOAT:
-        return repr(value)
+    if type(value) is float and abs(value) < _EXACT_FLOAT:  # a larger float may have lost digits
+        return str(int(value)) if value.is_integer() else repr(value)
+    if type(value) is Decimal and value.is_finite():
+        return str(int(value)) if value == int(value) else f"{value:f}"
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if type(value) is UUID:
+        return str(value)
     fail_row(
         "bad_id",
-        f"the id must be a string, an integer, or a float below 2^53; found {describe_type(value)}: {str(value)[:100]}",
+        "the id must be text, an integer, a decimal, a float below 2^53, a UUID, a date or a time; found"
+        f" {describe_type(value)}: {str(value)[:100]}",
     )
+
+
+def _read_other(name: str, modality: Modality, value: Any) -> str | Binary | None:
+    """Read a medium that is not a string: bytes, or an object `{bytes, path}`, whose path counts if it has no bytes.
+
+    Bytes that are a URI are returned as text. Raise BadRow (`bad_text`) for any other value.
+    """
+    if modality is _TEXT:
+        _fail_text(name, value)
+    if type(value) is Binary:
+        return value.uri or value
+    if type(value) is not dict:
+        fail_row("bad_text", f"column {name} holds {describe_type(value)}; expected a string or a list of strings")
+    if not value.keys() & {"bytes", "path"}:
+        found = ", ".join(map(str, value)) or "none"
+        fail_row(
+            "bad_text",
+            f"column {name} holds an object with the fields {found}; an object that holds a medium, as in Hugging Face"
+            " data sets, has the fields bytes and path",
+        )
+    data, path = value.get("bytes"), value.get("path")
+    if type(data) is Binary:
+        return data
+    if data is not None:
+        fail_row("bad_text", f"column {name}.bytes holds {describe_type(data)}; expected bytes")
+    path = path.text if type(path) is Binary else path
+    if path is not None and type(path) is not str:
+        fail_row("bad_text", f"column {name}.path holds {describe_type(path)}; expected a string")
+    return path
+
+
+def _fail_text(name: str, value: Any) -> NoReturn:
+    """Fail a row whose text column holds something else; if these are images or videos, say how they are read."""
+    data = value.get("bytes") if type(value) is dict else value
+    kind = detect_kind(data.data) if type(data) is Binary else None
+    advice = "" if kind is None else f". This is {kind.mime}: name the column in manifest.columns.{kind.modality.value}"
+    fail_row("bad_text", f"column {name} holds {describe_type(value)}; expected a string or a list of strings{advice}")
 
 
 def _instructions_by_kinds(

@@ -1,6 +1,7 @@
 """Open manifests, and turn the exceptions of storage backends and decoders into `ManifestError`."""
 
 import io
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from arkbeam.manifest.options import Format, ManifestOptions
 # A compressed file may always expand to this size, whatever the ratio: small files of similar rows compress very well.
 _EXPAND_FREELY_BYTES = 64 * 1024 * 1024
 _GROUP_ROWS_MAX = 2**31 - 1
+_ENCRYPTED = re.compile(r"\b(encrypted|decrypt)", re.IGNORECASE)  # in what pyarrow raises for an encrypted Parquet file
 
 
 @contextmanager
@@ -62,7 +64,8 @@ def _explain(cause: BaseException, uri: str) -> str:
         return f"connection refused by {host}"
     if host and isinstance(cause, TimeoutError):
         return f"{host} did not answer in time"
-    return f"{type(cause).__name__}: {redact(str(cause), 300)}"
+    reason = f"{type(cause).__name__}: {redact(str(cause), 300)}"
+    return f"it is encrypted, which is not supported: decrypt it ({reason})" if _ENCRYPTED.search(reason) else reason
 
 
 def version_of(info: Mapping[str, Any]) -> str:
@@ -139,14 +142,21 @@ def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions)
     """Open a Parquet file, and check the sizes that its row groups declare against the limits of `options`.
 
     Nothing else of the footer is read: if it is damaged, reading pyarrow's column metadata can crash the process. Raise
-    ManifestError if a limit is exceeded; pyarrow's own exceptions pass through.
+    ManifestError if a limit is exceeded, or if the numbers of rows do not add up; pyarrow's own exceptions pass through.
     """
     packed = stream.seek(0, io.SEEK_END)
     file = pq.ParquetFile(stream, page_checksum_verification=True)
+    rows = 0
     for group in (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)):
         if not 0 <= group.num_rows <= _GROUP_ROWS_MAX:
             raise ManifestError(f"manifest {redact(uri)} can't be read: a row group declares {group.num_rows} rows")
         _check_expansion(uri, group.total_byte_size, packed, options)
+        rows += group.num_rows
+    if rows != file.metadata.num_rows:
+        raise ManifestError(
+            f"manifest {redact(uri)} is damaged: the footer declares {file.metadata.num_rows} rows for the file, but {rows}"
+            " for its row groups"
+        )
     return file
 
 

@@ -9,9 +9,10 @@ from arkbeam.media.checks import MediaInfo
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
 from arkbeam.media.inspection import inspect, inspect_many
+from arkbeam.media.kinds import detect_kind
 from arkbeam.media.load import load_medium
 from arkbeam.media.options import MediaOptions
-from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute
+from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute, make_data_uri
 
 __all__ = [
     "Fit",
@@ -19,6 +20,7 @@ __all__ = [
     "MediaInfo",
     "MediaOptions",
     "content_of",
+    "detect_kind",
     "encoded_length",
     "inspect",
     "inspect_many",
@@ -26,4 +28,5 @@ __all__ = [
     "load_medium",
     "local_path",
     "make_absolute",
+    "make_data_uri",
 ]

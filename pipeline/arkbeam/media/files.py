@@ -23,7 +23,7 @@ from arkbeam.media.http import fetch, fetch_range
 from arkbeam.media.identity import DIGEST_BYTES, MediumBlocks, MediumRead, content_version, digest_of, storage_version
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.s3 import find_object, head_object, open_object, read_object
-from arkbeam.media.uris import check_scheme, find_allowed_path, is_web, local_path
+from arkbeam.media.uris import check_scheme, find_allowed_path, is_data_uri, is_web, local_path
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -45,7 +45,8 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
         code, reason = "media_not_a_file", f"not a file: {error}"
     except Exception as error:  # noqa: BLE001 (each fsspec backend has errors of its own)
         code, reason = "media_unreadable", f"reading failed: {type(error).__name__}: {error}"
-    return Failure(code, f"{redact(uri, 200)}: {redact(reason, 250)}")
+    shown = uri[:200] if is_data_uri(uri) else uri
+    return Failure(code, f"{redact(shown, 200)}: {redact(reason, 250)}")
 
 
 def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:

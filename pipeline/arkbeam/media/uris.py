@@ -15,6 +15,8 @@ from urllib.parse import unquote
 from arkbeam.base import files
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.files import LOCAL_SCHEMES, file_url_path
+from arkbeam.base.records import Modality
+from arkbeam.media.kinds import detect_kind
 
 WEB_SCHEMES = frozenset({"http", "https"})
 _DATA_URI_HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
@@ -207,6 +209,16 @@ def decode_data_uri(uri: str) -> tuple[str, bytes]:
     except (binascii.Error, UnicodeEncodeError) as error:
         fail_row("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
     return head[1], data
+
+
+def make_data_uri(data: bytes, modality: Modality) -> str:
+    """Return the data URI of a medium's bytes, with the type that the bytes have. It is the same for the same bytes.
+
+    If their format is unknown, the type is one that no medium has, and inspection refuses it.
+    """
+    kind = detect_kind(data)
+    mime = f"{modality.value}/x-unknown" if kind is None else kind.mime
+    return f"data:{mime};base64,{binascii.b2a_base64(data, newline=False).decode()}"
 
 
 def encoded_length(size: int, mime: str) -> int:
