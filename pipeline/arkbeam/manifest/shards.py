@@ -14,14 +14,17 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import full_uri
 from arkbeam.base.redaction import redact, strip_user_info
 from arkbeam.manifest.failures import is_failure_table, list_named_manifests
+from arkbeam.manifest.json_array import is_array
+from arkbeam.manifest.lines import ends_with_cr
 from arkbeam.manifest.options import Format, ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, version_of
+from arkbeam.manifest.text import HEAD_BYTES, is_utf8_name
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".json": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
@@ -45,13 +48,15 @@ class Manifest:
     """Identifies this state of the file, as `storage.version_of` returns it; empty if unknown."""
     failures: tuple[str, ...] = ()
     """Failure tables that name rows of this manifest: only these rows are read. Empty: all rows are read."""
+    is_utf8: bool = True
+    """False: the file is in another encoding, so that it is not cut into shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """The part of a manifest that one worker reads.
 
-    For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
+    For uncompressed JSONL in UTF-8, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
     end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the
     whole file.
     """
@@ -106,7 +111,7 @@ def folder_of(uri: str) -> str:
 def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     """Cut manifests into shards of about `bytes_max` bytes, numbered in the order of the manifests.
 
-    Uncompressed JSONL is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer.
+    Uncompressed JSONL in UTF-8 is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer.
     Raise ManifestError if a footer can't be read.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -172,10 +177,21 @@ def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:
         return []
     if manifest.format == "parquet":
         return _cut_parquet(manifest.uri, bytes_max)
-    if manifest.format == "jsonl" and manifest.compression is None and manifest.bytes is not None:
+    if manifest.format in ("jsonl", "json") and manifest.compression is None and manifest.bytes is not None:
         size = manifest.bytes
+        if size > bytes_max and not (manifest.is_utf8 and _is_cut_at_line_feeds(manifest)):
+            return [(0, _WHOLE)]
         return [(start, min(start + bytes_max, size)) for start in range(0, size, bytes_max)]
     return [(0, _WHOLE)]
+
+
+def _is_cut_at_line_feeds(manifest: Manifest) -> bool:
+    """True if the rows of a JSON Lines or JSON file are lines that end with line feeds, as far as its start shows."""
+    with manifest_errors(manifest.uri):
+        filesystem, path = fsspec.core.url_to_fs(manifest.uri)
+        with filesystem.open(path, "rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    return not (ends_with_cr(head, manifest.format) or (manifest.format == "json" and is_array(head)))
 
 
 def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
@@ -262,4 +278,5 @@ def _describe(uri: str, info: Mapping[str, Any], root: str | None, options: Mani
         raise ManifestError(
             f"manifest {redact(uri)} is a Parquet file that was compressed as a whole, which is not supported: decompress it"
         )
-    return Manifest(uri, label, format_, compression, info.get("size"), version_of(info))
+    is_utf8 = is_utf8_name(options.encoding_of(format_)[0])
+    return Manifest(uri, label, format_, compression, info.get("size"), version_of(info), is_utf8=is_utf8)
