@@ -80,6 +80,8 @@ def test_stray_quotes_are_found_in_any_column(lines: list[str]) -> None:
     "text",
     [
         "Dear Anna,\nthank you, and\n8 apples, please",
+        "Hello, world\nHello, again",
+        "We paid 1,000\ndollars",
         "We paid\n1,000 dollars\n2,000 more",
         "x = [1,2]\ny = f(a,b)\nz,w = 1",
         "name,age\nAnna,31\nBob,42",
@@ -88,6 +90,7 @@ def test_stray_quotes_are_found_in_any_column(lines: list[str]) -> None:
         "2024-01-01 10:00:00,123 INFO start\n2024-01-01 10:00:01,456 INFO stop",
         "尊敬的客户,您好\n感谢,再见",
         "\n\n,\n",
+        "\nx,y",
         'say ""\n"x",\n1,"',
         "\n".join(f"line {number}, and more" for number in range(900)),
         "a\u2028b\x85c\x0bd\x0ce\x1cf\0g",
@@ -97,9 +100,21 @@ def test_stray_quotes_are_found_in_any_column(lines: list[str]) -> None:
 @pytest.mark.parametrize("row_id", ["7", "1043", "r12", "0f9e8d7c6b5a", "Anna Lee"])
 def test_texts_of_several_lines_are_read(text: str, row_id: str) -> None:
     """Letters, lists, code, tables and logs in a quoted cell do not look like records of the file."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([["id", "text"], [row_id, text], ["8", "next"]])
-    assert read_rows(stream.getvalue()).good == [{"id": row_id, "text": text}, {"id": "8", "text": "next"}]
+    rows = [{"id": row_id, "text": text, "n": "5"}, {"id": "8", "text": "next", "n": "6"}]
+    for names in (["id", "text"], ["text", "id"], ["id", "text", "n"], ["text", "id", "n"], ["n", "text", "id"]):
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        assert read_rows(stream.getvalue()).good == [{name: row[name] for name in names} for row in rows]
+
+
+def test_stray_quotes_in_a_file_without_ids() -> None:
+    """Two lines with all columns are needed then, because text may have one."""
+    found = read_rows('text,price\n"6 inch nail,5\nwood,6\nbolt or nut,7\nfoot",8\n')
+    assert (found.bad, [row["price"] for row in found.good]) == ([(0, "bad_record")], ["6", "7", "8"])
+    code = 'title,text\nlist,"import x\nf(a,b)"\n'
+    assert read_rows(code).good == [{"title": "list", "text": "import x\nf(a,b)"}]
 
 
 def test_a_text_of_more_lines_than_allowed_is_reported() -> None:
@@ -319,6 +334,7 @@ def test_a_carriage_return_in_a_file_of_line_feeds() -> None:
         ("id, text, tag\n1, hello, x\n", ["1", "hello", "x"]),
         ('id, text, tag\n1, "hello", "x, y"\n', ["1", "hello", "x, y"]),
         ("id ,\ttext\n1,hello\n", ["1", "hello"]),
+        ('id,text," tag"\n1,hello, x\n', ["1", "hello", " x"]),
         ('"id","te\nxt",text\n1,x,hello\n', ["1", "x", "hello"]),
         ("\n\r\nid,text\n1,hello\n", ["1", "hello"]),
     ],

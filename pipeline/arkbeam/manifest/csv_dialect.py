@@ -56,11 +56,6 @@ class Dialect:
         except csv.Error:
             return None
 
-    def split_plainly(self, line: str) -> list[str]:
-        """Return the cells of a line if the quote that is open at its end is taken for a plain character."""
-        cells = next(self.read([line], strict=False), [])
-        return cells if self.split(line) is not None else [*cells[:-1], *cells[-1].rstrip("\r\n").split(self.delimiter)]
-
     def with_delimiter(self, delimiter: str) -> "Dialect":
         """Return the same dialect with another delimiter."""
         return replace(self, delimiter=delimiter)
@@ -74,50 +69,63 @@ class Dialect:
         return re.compile(rf"{re.escape(self.escape)}([{meant}\n]?)")
 
 
-def hides_record(lines: Sequence[str], columns: int, key: int, dialect: Dialect, *, fits: bool) -> bool:
+def hides_record(lines: Sequence[str], columns: int, key: int | None, dialect: Dialect, *, fits: bool) -> bool:
     """True if later lines of a record look like records of their own, so that stray quotes may have joined them.
 
-    `columns` is the number of columns, and `key` the place of the id or, without an id, of the first column. `fits` is
-    true if the record has as many cells as there are columns. A line looks like a record if
+    `columns` is the number of columns, and `key` the place of the id, None without one. `fits` is true if the record
+    has as many cells as there are columns. A line looks like a record if
 
     - it can be read alone and has as many cells as there are columns;
     - no cell begins with a blank, as in prose, unless a cell of the first line does;
-    - its id is like the id of the first line: the same punctuation, with or without digits, about as long; a number of
-      up to three digits must be greater by 1 to 100.
+    - its id is like that of the first line: the same punctuation, with or without digits, about as long; a number of up
+      to three digits must be greater by 1 to 100.
 
-    One such line is enough if the id has digits, and the first line is a whole record once its open quote is taken for
-    a plain character, or the record does not fit. Otherwise the sign is weaker: if the id has digits, two lines are
-    needed; if it has none, all later lines, below a first line that is whole. Text that was quoted for its line ends
-    rarely has as many delimiters in each line as the file has. Files of one column can't be judged.
+    The first line is judged with its open quote taken for a plain character; it is whole if it then has as many cells as
+    there are columns, and the quote is not its last character. If that quote opens in the first cell, the last line is
+    not judged, because it has all columns in any case.
+
+    One such line is enough if the id has digits and the first line is whole, or if the record does not fit. Otherwise
+    the sign is weaker: if the id has digits, two lines are needed; else the first line must be whole, and all later ones
+    must look like records, two of them at least if there is no id. Text that was quoted for its line ends rarely has as
+    many delimiters in a line as the file has. Files of one column can't be judged.
     """
-    if columns < 2:
+    if columns < 2 or not _may_hide(lines, columns, key, dialect.delimiter):
         return False
-    delimiter, fewest = dialect.delimiter, columns - 1
-    # If the id is in the first column, it decides without splitting lines into cells. An empty id is like any other.
-    own = lines[0].partition(delimiter)[0].strip(_AROUND) if key == 0 else ""
-    wide = [
-        line
-        for line in lines[1:]
-        if line.count(delimiter) >= fewest and _is_near(own, line.partition(delimiter)[0].strip(_AROUND))
-    ]
-    if not wide:
+    *before, opened = next(dialect.read(lines[:1], strict=False))
+    opened = opened.rstrip("\r\n")
+    first = [*before, *opened.split(dialect.delimiter)]
+    if key is not None and len(first) <= key:
         return False
-    first = dialect.split_plainly(lines[0])
-    if len(first) <= key:
-        return False
-    own = first[key].strip()
+    own = None if key is None else first[key].strip()
     blanks = any(cell.startswith(" ") for cell in first)
-    found = sum(_is_like(dialect.split(line), own, columns, key, blanks) for line in wide)
-    whole = len(first) == columns
-    if not fits or (whole and _has_digit(own)):
+    later = lines[1:] if before else lines[1:-1]
+    found = sum(_is_like(line, own, columns, key, blanks, dialect) for line in later)
+    whole = len(first) == columns and opened != ""
+    strong = own is not None and _has_digit(own)
+    if not fits or (whole and strong):
         return found > 0
-    return found > 1 if _has_digit(own) else whole and found == sum(bool(line.strip("\r\n")) for line in lines[1:])
+    if strong:
+        return found > 1
+    return whole and not blanks and found > (own is None) and found == sum(map(bool, map(str.strip, later)))
 
 
-def _is_like(cells: list[str] | None, own: str, columns: int, key: int, blanks: bool) -> bool:
+def _may_hide(lines: Sequence[str], columns: int, key: int | None, delimiter: str) -> bool:
+    """Return False for most records of several lines without splitting a line into cells."""
+    own = lines[0].partition(delimiter)[0].strip(_AROUND)
+    return any(
+        line.count(delimiter) >= columns - 1
+        and (key != 0 or _is_near(own, line.partition(delimiter)[0].strip(_AROUND)))
+        for line in lines[1:]
+    )
+
+
+def _is_like(line: str, own: str | None, columns: int, key: int | None, blanks: bool, dialect: Dialect) -> bool:
+    if line.count(dialect.delimiter) < columns - 1:
+        return False
+    cells = dialect.split(line)
     if cells is None or len(cells) != columns or (not blanks and any(cell.startswith(" ") for cell in cells)):
         return False
-    return _is_near(own, cells[key].strip())
+    return own is None or key is None or _is_near(own, cells[key].strip())
 
 
 def _has_digit(key: str) -> bool:
@@ -125,24 +133,22 @@ def _has_digit(key: str) -> bool:
 
 
 def _is_near(own: str, other: str) -> bool:
-    """True if another id could be from the same file. If the record has no id, any could be."""
+    """True if another id could be from the same file."""
     if own.isdecimal():
         if not other.isdecimal() or abs(len(own) - len(other)) > 1:
             return False
         return len(own) >= _LONG_NUMBER_DIGITS or 0 < int(other) - int(own) <= _NEAR
-    if not own:
-        return True
-    if " " in own:
-        return bool(other) and own[0].isdigit() == other[0].isdigit()
-    if not other or " " in other or _marks(own) != _marks(other) or _has_digit(own) != _has_digit(other):
+    if not own or not other or (" " in own) != (" " in other):
+        return own == other
+    if _marks(own) != _marks(other) or any(map(str.isdigit, own)) != any(map(str.isdigit, other)):
         return False
     if _has_digit(own):
         return abs(len(own) - len(other)) <= 1 and not other.isdecimal()
-    return own.islower() == other.islower() and own.isupper() == other.isupper()
+    return " " in own or (own.islower() == other.islower() and own.isupper() == other.isupper())
 
 
 def _marks(key: str) -> str:
-    return "".join(char for char in key if not char.isalnum())
+    return "".join(char for char in key if not char.isalnum() and char != " ")
 
 
 def explain_quotes(line: str, dialect: Dialect) -> str:

@@ -21,8 +21,8 @@ class Header:
     names: list[str]
     needed: int
     """Fewest cells of a record: columns at the end that have no name may be missing."""
-    key: int
-    """Place of the id among the cells; without an id, of the first column."""
+    key: int | None
+    """Place of the id among the cells; None if the file has no id."""
 
 
 def find_separator(line: str) -> str | None:
@@ -31,11 +31,12 @@ def find_separator(line: str) -> str | None:
     return None if match is None else match[1]
 
 
-def skip_blanks(cells: Sequence[str], used: Collection[str], dialect: Dialect) -> Dialect:
-    """Return a dialect that skips the blanks behind delimiters, if all of the header's delimiters have one."""
-    later = cells[1:]
-    blanks = later and dialect.delimiter != " " and all(cell.startswith(" ") for cell in later)
-    return replace(dialect, skips_blanks=True) if blanks and set(later).isdisjoint(used) else dialect
+def skip_blanks(line: str, cells: Sequence[str], used: Collection[str], dialect: Dialect) -> Dialect:
+    """Return a dialect that skips the blanks behind delimiters if each delimiter of the header has one."""
+    gap, later = f"{dialect.delimiter} ", cells[1:]
+    if not later or dialect.delimiter == " " or line.count(gap) < len(later) or not set(later).isdisjoint(used):
+        return dialect
+    return replace(dialect, skips_blanks=True)
 
 
 def name_columns(uri: str, cells: Sequence[str], used: Collection[str], ids: Sequence[str]) -> Header:
@@ -58,7 +59,7 @@ def name_columns(uri: str, cells: Sequence[str], used: Collection[str], ids: Seq
         for index, name in enumerate(bare)
     ]
     needed = max((index + 1 for index, name in enumerate(bare) if name), default=len(bare))
-    return Header(names, needed, next((names.index(name) for name in ids if name in names), 0))
+    return Header(names, needed, next((names.index(name) for name in ids if name in names), None))
 
 
 def _strip(cell: str, cells: Sequence[str], used: Collection[str]) -> str:

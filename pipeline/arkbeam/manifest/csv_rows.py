@@ -90,7 +90,7 @@ def _read_header(
     if not feed.is_text:
         what = f"the header {show_line(line)}"
         raise ManifestError(f"manifest {redact(uri)}: {explain_bad_text(what, line, *options.encoding_of(kind))}")
-    feed.dialect = skip_blanks(cells, used, feed.dialect)
+    feed.dialect = skip_blanks(line, cells, used, feed.dialect)
     cells = feed.dialect.split(line) or cells
     check_dialect(uri, line, cells, used, feed.dialect)
     return name_columns(uri, cells, used, ids)
