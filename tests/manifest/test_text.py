@@ -37,12 +37,13 @@ def test_csv_in_the_encoding_that_the_config_names(encoding: str, key: str) -> N
 
 @pytest.mark.parametrize("encoding", ["gb18030", *WIDE])
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json"])
-def test_json_in_the_encoding_that_the_config_names(encoding: str, name: str) -> None:
+@pytest.mark.parametrize("shard_bytes", [40, 2**30])
+def test_json_in_the_encoding_that_the_config_names(encoding: str, name: str, shard_bytes: int) -> None:
     """Lines and arrays are read, and such a file is not cut into shards, since a cut could split a character."""
     rows = [{"text": f"第{number}行"} for number in range(50)]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     text = "[" + ",\n".join(lines) + "]" if name == "m.json" else "\n".join(lines)
-    assert read_rows(text.encode(encoding), name, encoding=encoding, shard_bytes=40).good == rows
+    assert read_rows(text.encode(encoding), name, encoding=encoding, shard_bytes=shard_bytes).good == rows
 
 
 def test_shift_jis_and_western_text() -> None:

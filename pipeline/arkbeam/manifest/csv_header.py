@@ -24,6 +24,10 @@ class Header:
     key: int | None
     """Place of the id among the cells; None if the file has no id."""
 
+    def fits(self, cells: Sequence[str]) -> bool:
+        """True if a record has all columns, and cells without a column only if they are empty."""
+        return len(cells) >= self.needed and not any(cell.strip(" \t") for cell in cells[len(self.names) :])
+
 
 def find_separator(line: str) -> str | None:
     """Return the delimiter that a line such as `sep=;` names, which spreadsheets write above the header; else None."""
@@ -46,7 +50,8 @@ def name_columns(uri: str, cells: Sequence[str], used: Collection[str], ids: Seq
     Columns without a name, and unused ones that repeat a name, can't be read; in failure rows they have names such as
     `(3)`. Raise ManifestError if the name of a used column is repeated.
     """
-    bare = [_strip(cell, cells, used) for cell in cells]
+    exact = set(cells)
+    bare = [_strip(cell, exact, used) for cell in cells]
     counts = Counter(bare)
     repeated = sorted(name for name, count in counts.items() if count > 1 and name in used)
     if repeated:
@@ -54,17 +59,20 @@ def name_columns(uri: str, cells: Sequence[str], used: Collection[str], ids: Seq
             f"manifest {redact(uri)}: the header names column {redact(repeated[0], 100)!r} more than once, and the run reads"
             " that column: rename one of them"
         )
-    names = [
-        name if counts[name] == 1 or (name and bare.index(name) == index) else _number(name, index, {*bare, *used})
-        for index, name in enumerate(bare)
-    ]
+    names: list[str] = []
+    taken = {*bare, *used}
+    seen: set[str] = set()
+    for index, name in enumerate(bare):
+        is_own = counts[name] == 1 or (name != "" and name not in seen)
+        names.append(name if is_own else _number(name, index, taken))
+        seen.add(name)
     needed = max((index + 1 for index, name in enumerate(bare) if name), default=len(bare))
-    return Header(names, needed, next((names.index(name) for name in ids if name in names), None))
+    return Header(names, needed, next((names.index(name) for name in ids if name in seen), None))
 
 
-def _strip(cell: str, cells: Sequence[str], used: Collection[str]) -> str:
+def _strip(cell: str, exact: Collection[str], used: Collection[str]) -> str:
     bare = cell.strip()
-    return cell if bare and (cell in used or bare in cells) else bare
+    return cell if bare and (cell in used or bare in exact) else bare
 
 
 def _number(name: str, index: int, taken: Collection[str]) -> str:

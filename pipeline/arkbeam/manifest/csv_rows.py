@@ -101,10 +101,9 @@ def _make_row(cells: list[str] | Failure, header: Header, feed: "_Feed", encodin
         return cells
     if not cells:
         return None
-    width = len(header.names)
-    if len(cells) < header.needed or any(cell.strip(" \t") for cell in cells[width:]):
-        hint = explain_quotes(feed.text, feed.dialect)
-        return Failure("bad_record", f"the record has {len(cells)} cells; the header names {width} columns{hint}")
+    if not header.fits(cells):
+        found = f"the record has {len(cells)} cells; the header names {len(header.names)} columns"
+        return Failure("bad_record", found + explain_quotes(feed.text, feed.dialect))
     if not feed.is_text:
         return Failure("bad_text", explain_bad_text("the record", feed.text, *encoding))
     return dict(zip(header.names, cells, strict=False))
@@ -222,8 +221,7 @@ class _Feed:
         header = self.header
         if header is None or self._options.csv.inner_records:
             return False
-        columns = len(header.names)
-        return hides_record(self.record, columns, header.key, self.dialect, fits=len(cells) == columns)
+        return hides_record(self.record, len(header.names), header.key, self.dialect, fits=header.fits(cells))
 
     def _give_up(self, reason: str) -> Failure:
         """Return the failure for the first line of a bad record; the other lines are read again."""

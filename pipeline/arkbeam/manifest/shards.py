@@ -56,9 +56,9 @@ class Manifest:
 class Shard:
     """The part of a manifest that one worker reads.
 
-    For uncompressed JSONL in UTF-8, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
-    end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the
-    whole file.
+    For uncompressed JSONL in UTF-8, `start` and `end` are byte offsets: the shard has the lines whose first byte is in
+    [start, end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is
+    the whole file.
     """
 
     number: int
@@ -111,8 +111,8 @@ def folder_of(uri: str) -> str:
 def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     """Cut manifests into shards of about `bytes_max` bytes, numbered in the order of the manifests.
 
-    Uncompressed JSONL in UTF-8 is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer.
-    Raise ManifestError if a footer can't be read.
+    Uncompressed JSONL in UTF-8 is cut by size alone; Parquet is cut between row groups, whose sizes are read from the
+    footer. Raise ManifestError if a footer, or the start of a JSON file that is to be cut, can't be read.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         ranges = list(pool.map(lambda manifest: _cut(manifest, bytes_max), manifests))
@@ -177,15 +177,16 @@ def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:
         return []
     if manifest.format == "parquet":
         return _cut_parquet(manifest.uri, bytes_max)
-    if manifest.format in ("jsonl", "json") and manifest.compression is None and manifest.bytes is not None:
+    is_plain = manifest.format in ("jsonl", "json") and manifest.compression is None and manifest.is_utf8
+    if is_plain and manifest.bytes is not None:
         size = manifest.bytes
-        if size > bytes_max and not (manifest.is_utf8 and _is_cut_at_line_feeds(manifest)):
+        if size > bytes_max and not _has_line_feeds(manifest):
             return [(0, _WHOLE)]
         return [(start, min(start + bytes_max, size)) for start in range(0, size, bytes_max)]
     return [(0, _WHOLE)]
 
 
-def _is_cut_at_line_feeds(manifest: Manifest) -> bool:
+def _has_line_feeds(manifest: Manifest) -> bool:
     """True if the rows of a JSON Lines or JSON file are lines that end with line feeds, as far as its start shows."""
     with manifest_errors(manifest.uri):
         filesystem, path = fsspec.core.url_to_fs(manifest.uri)

@@ -64,8 +64,8 @@ class TextSource:
     """The bytes of a manifest in UTF-8. Its first bytes can be looked at before they are read.
 
     `read` returns the next bytes, as `storage.ByteSource.read` does. With an encoding other than UTF-8, they must be the
-    first ones of the manifest. A byte order mark of UTF-8 takes precedence over
-    the encoding. If UTF-16 and UTF-32 have no mark, the zero bytes decide the order of the bytes.
+    first ones of the manifest. A byte order mark of UTF-8 takes precedence over the encoding. If UTF-16 or UTF-32 has no
+    mark, the zero bytes decide the byte order.
     """
 
     def __init__(self, read: Callable[[int], bytes], encoding: str = "utf-8") -> None:
