@@ -1,7 +1,10 @@
 """The manifest section of the config."""
 
+from typing import Any
+
 import pytest
-from arkbeam.manifest.options import ColumnMap, ManifestOptions
+from arkbeam.base.errors import ConfigError
+from arkbeam.manifest.options import ColumnMap, CsvOptions, ManifestOptions
 from pydantic import TypeAdapter
 
 
@@ -19,3 +22,46 @@ def test_the_options_are_read_from_a_config() -> None:
     assert read(given) == expected
     with pytest.raises(ValueError, match="format"):
         read({"uris": "a", "format": "xml"})
+
+
+def test_the_options_of_csv_files_are_read_from_a_config() -> None:
+    """The nested section takes characters, names of columns and an encoding."""
+    read = TypeAdapter(ManifestOptions).validate_python
+    given = {"uris": "a", "csv": {"delimiter": "\\t", "quote": "", "escape": "\\", "header": ["id", "text"]}}
+    assert read(given).csv == CsvOptions("\t", "", "\\", ("id", "text"))
+    assert read({"uris": "a", "csv": {"header": True}}).csv == CsvOptions()
+    assert read({"uris": "a", "csv": {"header": "text"}}).csv.header == ("text",)
+    options = ManifestOptions("a", encoding="gbk", csv=CsvOptions(encoding="latin 1"))
+    assert options.encoding_of("csv") == ("latin 1", "manifest.csv.encoding")
+    assert options.encoding_of("jsonl") == ("gbk", "manifest.encoding")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"delimiter": "||"}, r"manifest\.csv\.delimiter: must be one character"),
+        ({"delimiter": ""}, r"manifest\.csv\.delimiter: must be one character"),
+        ({"delimiter": "\n"}, r"manifest\.csv\.delimiter: must be one character"),
+        ({"quote": '""'}, r"manifest\.csv\.quote: must be one character"),
+        ({"escape": "\\\\"}, r"manifest\.csv\.escape: must be one character"),
+        ({"delimiter": ";", "quote": ";"}, "must be different"),
+        ({"delimiter": '"'}, "must be different"),
+        ({"quote": ","}, "must be different"),
+        ({"quote": "\t"}, "must be different"),
+        ({"delimiter": "\\", "escape": "\\"}, "must be different"),
+        ({"escape": '"'}, r"manifest\.csv\.escape: must not be the quote"),
+        ({"header": False}, r"manifest\.csv\.header: must be true"),
+        ({"header": []}, r"manifest\.csv\.header: must be true"),
+        ({"lines_max": 0}, r"manifest\.csv\.lines_max"),
+        ({"encoding": "utf-9"}, r"manifest\.csv\.encoding: Python has no text encoding 'utf-9'"),
+        ({"encoding": "base64"}, r"manifest\.csv\.encoding"),
+        ({"encoding": "undefined"}, r"manifest\.csv\.encoding"),
+        ({"encoding": "idna"}, r"manifest\.csv\.encoding"),
+    ],
+)
+def test_csv_options_without_a_meaning(options: dict[str, Any], says: str) -> None:
+    """The error names the key."""
+    with pytest.raises(ConfigError, match=says):
+        TypeAdapter(ManifestOptions).validate_python({"uris": "a", "csv": options})
+    with pytest.raises(ConfigError, match=r"manifest\.encoding"):
+        ManifestOptions("a", encoding="nope")

@@ -48,7 +48,7 @@ def find_compression(head: bytes) -> str | None:
 
 def looks_plain(head: bytes, format_: Format) -> bool:
     """True if a file that its name calls compressed starts like plain text of its format: it was decompressed on its way."""
-    if format_ == "jsonl":
+    if format_ in ("jsonl", "json"):
         return head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
     return b"\0" not in head and len(head.decode("utf-8", "ignore").encode()) > len(head) - 4
 

@@ -1,114 +1,323 @@
-"""Rows of CSV and TSV files: records below a header."""
+"""Rows of CSV and TSV files: records below a header.
+
+Each line of a file is part of exactly one row: of a record, of a failure, or of a blank row. If the quotes of a record
+are wrong, its first line alone becomes a failure, and the lines below are read as records of their own. So a stray quote
+costs one line.
+"""
 
 import csv
-from collections.abc import Callable, Iterator
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from itertools import chain, islice
 
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RawRow, RowBatch, is_utf8, too_long
+from arkbeam.manifest.csv_dialect import Dialect, explain_quotes, hides_record, is_quoted_cell, opens_quote
+from arkbeam.manifest.csv_header import (
+    Header,
+    check_dialect,
+    check_first_record,
+    find_separator,
+    name_columns,
+    skip_blanks,
+)
 from arkbeam.manifest.lines import LongLine
-from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.options import Format, ManifestOptions
+from arkbeam.manifest.text import explain_bad_text, show_line
+
+_BEHIND_LONE_CR = re.compile(r"(?<=\r)(?!\n|$)")
 
 
 def read_csv(
     lines: Iterator[bytes | LongLine],
+    end: str,
     uri: str,
-    delimiter: str,
+    kind: Format,
     options: ManifestOptions,
+    used: Collection[str],
     note_header: Callable[[list[str]], None],
 ) -> Iterator[RowBatch]:
     """Yield the records that follow the header, which names the columns; all cells are strings.
 
-    A quoted cell may contain line ends. A record with wrong quoting becomes a failure, and reading continues with the
-    next line. The columns are given to `note_header` first. Raise ManifestError if the header can't be read or names a
-    column more than once.
+    `lines` are the physical lines of the file, and `end` is what each of them has lost at its end. `used` are the
+    columns that the run reads. The columns are given to `note_header` first. A quoted cell may contain line ends. Cells
+    without a column are allowed at the end of a record if they are empty. Raise ManifestError if the header can't be read, names a used column more than once, or
+    shows that the file has another delimiter or encoding.
     """
     # The csv module has one limit for the whole process; its default of 131,072 characters is too low for our texts.
     csv.field_size_limit(max(csv.field_size_limit(), options.line_bytes_max))
-    feed = _Feed(lines, options.line_bytes_max)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
-    header = _read_header(uri, reader)
-    note_header(header)
+    feed = _Feed(lines, end, Dialect.choose(options.csv, tsv=kind == "tsv"), options)
+    header = _read_header(feed, uri, kind, options, used)
+    if header is None:
+        return
+    note_header(header.names)
+    feed.header = header
+    doubts = _Doubts(feed) if feed.dialect.doubts_quotes else None
+    names, width = header.names, len(header.names)
+    encoding = options.encoding_of(kind)
     batch = RowBatch()
-    while header:
-        feed.start_record()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except (csv.Error, _RecordTooLong) as error:
-            batch.add(_bad_record(error, feed, options), feed.text, feed.length)
+    for cells in feed.read_records():
+        row: RawRow
+        if type(cells) is list and len(cells) == width and feed.is_text:
+            row = dict(zip(names, cells, strict=True))
         else:
-            row = _name_cells(header, cells)
-            batch.add(row, feed.text if isinstance(row, Failure) else None, feed.length)
+            row = _make_row(cells, header, feed, encoding)
+        if doubts is not None:
+            row = doubts.check(batch, row)
+        batch.add(row, feed.text if type(row) is Failure else None, feed.length)
         if batch.is_full:
+            rest = RowBatch() if doubts is None else doubts.take(batch)
             yield batch
-            batch = RowBatch()
+            batch = rest
     if batch.rows:
         yield batch
 
 
-def _read_header(uri: str, reader: Iterator[list[str]]) -> list[str]:
-    """Return the column names; an empty list for a file without lines. Row 0 is the record after the header."""
-    try:
-        header = next((cells for cells in reader if cells), [])
-    except (csv.Error, _RecordTooLong) as error:
+def _read_header(
+    feed: "_Feed", uri: str, kind: Format, options: ManifestOptions, used: Collection[str]
+) -> Header | None:
+    """Return the columns; None for a file without lines. Row 0 is the record after the header."""
+    ids = ("id", "custom_id") if options.columns.id is None else (options.columns.id,)
+    feed.skip_separator(takes_it=options.csv.delimiter is None)
+    named = options.csv.header
+    if not isinstance(named, bool):
+        check_first_record(uri, feed.peek(), named, feed.dialect)
+        return name_columns(uri, named, used, ids)
+    cells = next((cells for cells in feed.read_records() if cells), None)
+    if cells is None:
+        return None
+    if isinstance(cells, Failure):
         raise ManifestError(
-            f"manifest {redact(uri)}: can't read the header, which is the first line that is not blank: {error}"
-        ) from error
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise ManifestError(
-            f"manifest {redact(uri)}: the header names column {repeated[0]!r} more than once: rename one of them"
+            f"manifest {redact(uri)}: can't read the header, which is the first line that is not blank: {cells.message}"
         )
-    return header
+    line = feed.text
+    if not feed.is_text:
+        what = f"the header {show_line(line)}"
+        raise ManifestError(f"manifest {redact(uri)}: {explain_bad_text(what, line, *options.encoding_of(kind))}")
+    feed.dialect = skip_blanks(line, cells, used, feed.dialect)
+    cells = feed.dialect.split(line) or cells
+    check_dialect(uri, line, cells, used, feed.dialect)
+    return name_columns(uri, cells, used, ids)
 
 
-def _bad_record(error: Exception, feed: "_Feed", options: ManifestOptions) -> Failure:
-    if isinstance(error, _RecordTooLong):
-        return too_long(feed.length, options)
-    return Failure("bad_record", f"the record can't be split into cells: {error}; check its quotes")
-
-
-def _name_cells(header: list[str], cells: list[str]) -> RawRow:
+def _make_row(cells: list[str] | Failure, header: Header, feed: "_Feed", encoding: tuple[str, str]) -> RawRow:
+    if isinstance(cells, Failure):
+        return cells
     if not cells:
         return None
-    if len(cells) != len(header):
-        return Failure("bad_record", f"the record has {len(cells)} cells; the header names {len(header)} columns")
-    if not is_utf8("".join(cells)):
-        return Failure("bad_text", "the record is not valid UTF-8: save the file as UTF-8")
-    return dict(zip(header, cells, strict=True))
-
-
-class _RecordTooLong(Exception):
-    """A CSV record is longer than the limit. Raised and caught in this module only."""
+    if not header.fits(cells):
+        found = f"the record has {len(cells)} cells; the header names {len(header.names)} columns"
+        return Failure("bad_record", found + explain_quotes(feed.text, feed.dialect))
+    if not feed.is_text:
+        return Failure("bad_text", explain_bad_text("the record", feed.text, *encoding))
+    return dict(zip(header.names, cells, strict=False))
 
 
 class _Feed:
-    """Gives physical lines to the csv module, which reads on while a quote is open, and limits the bytes of a record."""
+    """Gives physical lines to the csv module, which reads on while a quote is open, and takes back those of bad records."""
 
-    def __init__(self, lines: Iterator[bytes | LongLine], record_bytes_max: int) -> None:
+    def __init__(self, lines: Iterator[bytes | LongLine], end: str, dialect: Dialect, options: ManifestOptions) -> None:
+        self.dialect = dialect
+        self.header: Header | None = None
+        self.record: list[str] = []
+        """The lines of the last record; of a bad record only the first."""
+        self.length = 0
+        """Bytes of the last record."""
+        self.is_text = True
+        """False: the last record holds bytes that can't be decoded, as lone surrogates."""
         self._lines = lines
-        self._record_bytes_max = record_bytes_max
+        self._ahead: deque[str | bytes | LongLine] = deque()
+        self._end = end
+        self._options = options
+
+    @property
+    def text(self) -> str:
+        """The last record as it was read."""
+        return "".join(self.record)
+
+    def read_records(self) -> Iterator[list[str] | Failure]:
+        """Yield the cells of each record; an empty list for a blank line, a Failure for a line with wrong quotes."""
+        while True:
+            self._forget()
+            try:
+                for cells in self.dialect.read(self._give()):
+                    if len(self.record) > 1 and self._hides_record(cells):
+                        yield self._give_up(
+                            "a later line of the record looks like a record of its own, so a quote or escape in this line"
+                            " is probably a stray one: double or remove it; if the text is right, set"
+                            " manifest.csv.inner_records: true"
+                        )
+                        break
+                    yield cells
+                    self._forget()
+                else:
+                    return
+            except _LineTooLong as error:
+                yield too_long(error.length, self._options)
+            except (csv.Error, _QuoteOpen) as error:
+                if not self._split_at_cr():
+                    yield self._give_up(_explain(error))
+
+    def peek(self) -> str:
+        """Return the next line without reading it; an empty string at the end."""
+        if not self._ahead:
+            self._ahead.extend(islice(self._lines, 1))
+        line = self._ahead[0] if self._ahead else b""
+        if isinstance(line, LongLine):
+            line = line.head
+        return line if isinstance(line, str) else _decode(line) + self._end
+
+    def skip_separator(self, *, takes_it: bool) -> None:
+        """Skip a first line such as `sep=;`, and take its delimiter if `takes_it`."""
+        delimiter = find_separator(self.peek())
+        if delimiter is None:
+            return
+        self._ahead.clear()
+        if takes_it and delimiter not in (self.dialect.quote, self.dialect.escape):
+            self.dialect = self.dialect.with_delimiter(delimiter)
+
+    def _forget(self) -> None:
+        self.record.clear()
         self.length = 0
-        self.text = ""
+        self.is_text = True
 
-    def start_record(self) -> None:
-        """Reset the count: the next line starts a record."""
-        self.length = 0
-        self.text = ""
+    def _give(self) -> Iterator[str]:
+        """Yield the next lines. Raise _QuoteOpen if a record has too many, _LineTooLong if its first one is too long."""
+        record, end = self.record, self._end
+        bytes_max, lines_max = self._options.line_bytes_max, self._options.csv.lines_max
+        escapes = self.dialect.escapes
+        for line in chain(self._take_ahead(), self._lines):
+            if type(line) is bytes:
+                try:
+                    text = line.decode() + end
+                except UnicodeDecodeError:
+                    text = _decode(line) + end
+                    self.is_text = False
+                self.length += len(line) + 1
+            elif isinstance(line, LongLine):
+                if record:
+                    self._ahead.appendleft(line)
+                    raise _QuoteOpen("the next line is too long")
+                record.append(_decode(line.head) + end)
+                self.length = line.length
+                raise _LineTooLong(line.length)
+            else:  # a line that was given back
+                text = str(line)
+                self.is_text = self.is_text and is_utf8(text)
+                self.length += len(text.encode("utf-8", "surrogateescape"))
+            if record and (self.length > bytes_max or len(record) >= lines_max):
+                self._ahead.appendleft(text)
+                raise _QuoteOpen(self._name_limit())
+            record.append(text)
+            yield text if escapes is None else escapes.sub(_double, text)
 
-    def __iter__(self) -> "_Feed":
-        return self
+    def _take_ahead(self) -> Iterator[str | bytes | LongLine]:
+        while self._ahead:
+            yield self._ahead.popleft()
 
-    def __next__(self) -> str:
-        line = next(self._lines)
-        long = isinstance(line, LongLine)
-        self.length += line.length if isinstance(line, LongLine) else len(line) + 1
-        text = (line.head if isinstance(line, LongLine) else line).decode("utf-8", "surrogateescape") + "\n"
-        if not self.text:
-            self.text = text
-        if long or self.length > self._record_bytes_max:
-            raise _RecordTooLong(f"the record has {self.length} bytes or more; its closing quote may be missing")
-        return text
+    def _name_limit(self) -> str:
+        options = self._options
+        if self.length > options.line_bytes_max:
+            return f"the record would have more than {options.line_bytes_max} bytes (manifest.line_bytes_max)"
+        return f"the record would have more than {options.csv.lines_max} lines (manifest.csv.lines_max)"
+
+    def _hides_record(self, cells: list[str]) -> bool:
+        header = self.header
+        if header is None or self._options.csv.inner_records:
+            return False
+        return hides_record(self.record, len(header.names), header.key, self.dialect, fits=header.fits(cells))
+
+    def _give_up(self, reason: str) -> Failure:
+        """Return the failure for the first line of a bad record; the other lines are read again."""
+        first, *rest = self.record
+        self._ahead.extendleft(reversed(rest))
+        self.record[:] = [first]
+        self.length = len(first.encode("utf-8", "surrogateescape"))
+        return Failure(
+            "bad_record", f"the record can't be split into cells: {reason}{explain_quotes(first, self.dialect)}"
+        )
+
+    def _split_at_cr(self) -> bool:
+        """Give back a line as several if it has carriage returns alone in it, and all its pieces are whole records.
+
+        Otherwise a carriage return in a text without quotes would cut the text in two.
+        """
+        pieces = _BEHIND_LONE_CR.split(self.record[0]) if len(self.record) == 1 else []
+        width = len(self.header.names) if self.header is not None else 0
+        if len(pieces) < 2 or width < 2 or any(len(self.dialect.split(piece) or ()) != width for piece in pieces):
+            return False
+        self._ahead.extendleft(reversed(pieces))
+        return True
+
+
+class _Doubts:
+    """Finds rows of a TSV that only a writer of quotes makes, while the config does not say whether cells are quoted."""
+
+    def __init__(self, feed: _Feed) -> None:
+        self._feed = feed
+        self._open = ""  # the last row as it was read, if its last cell begins with a quote that is not closed
+
+    def check(self, batch: RowBatch, row: RawRow) -> RawRow:
+        """Return the row, or a failure if it has a quoted cell. A row before a bad one fails too if a quote is open."""
+        if self._open and isinstance(row, Failure):
+            batch.rows[-1], batch.originals[-1] = _quoted("has a line end in quotes"), self._open
+        self._open = ""
+        if type(row) is dict and '"' in self._feed.text:
+            cells = list(row.values())
+            if any(map(is_quoted_cell, cells)):
+                return _quoted("has a cell in quotes, with doubled quotes in it")
+            self._open = self._feed.text if opens_quote(cells[-1]) else ""
+        return row
+
+    def take(self, batch: RowBatch) -> RowBatch:
+        """Take the last row out of a batch if it may still become a failure, and return it as the next batch."""
+        rest = RowBatch()
+        if self._open:
+            rest.add(batch.rows.pop(), batch.originals.pop(), self._feed.length)
+        return rest
+
+
+def _quoted(what: str) -> Failure:
+    return Failure(
+        "bad_record",
+        f"the record {what}, but a TSV has no quotes unless the config says so: set manifest.csv.quote: '\"', or to '' if"
+        " quotes are characters like any other",
+    )
+
+
+class _LineTooLong(Exception):
+    """The first line of a record is longer than the limit. Raised and caught in this module only."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+
+class _QuoteOpen(Exception):
+    """A quote is not closed within the limits of a record. Raised and caught in this module only."""
+
+
+def _explain(error: Exception) -> str:
+    """Say what is wrong with a record. The csv module has no codes for its errors, and its advice is for programmers."""
+    text = str(error)
+    if isinstance(error, _QuoteOpen):
+        return f"a quote that opens in this line is not closed: {text}"
+    if "unexpected end" in text:
+        return "a quote that opens in this line is not closed before the end of the file"
+    if "new-line" in text:
+        return "a carriage return stands outside quotes"
+    if "expected after" in text:
+        return "a quote is followed by something other than a delimiter or the end of the line"
+    return redact(text, 200)
+
+
+def _decode(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
+
+
+def _double(escape: re.Match[str]) -> str:
+    """Double an escape character that stands for itself, so that the csv module returns it."""
+    return escape[0] if escape[1] else escape[0] * 2

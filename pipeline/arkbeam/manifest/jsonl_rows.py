@@ -9,6 +9,7 @@ from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RawRow, RowBatch, describe_type, too_long
 from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.text import explain_bad_text
 
 
 def read_jsonl(
@@ -22,7 +23,7 @@ def read_jsonl(
         elif isinstance(line, LongLine):
             batch.add(too_long(line.length, options), line.head, len(line.head))
         else:
-            batch.add(_parse_object(line), line, len(line))
+            batch.add(_parse_object(line, options), line, len(line))
         if batch.is_full:
             yield batch
             batch = RowBatch()
@@ -30,25 +31,26 @@ def read_jsonl(
         yield batch
 
 
-def _parse_object(line: bytes) -> RawRow:
+def _parse_object(line: bytes, options: ManifestOptions) -> RawRow:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         if not line or line.isspace():
             return None
-        return _explain(line, error)
+        return _explain(line, error, options)
     if type(value) is dict:
         return value
-    return Failure("not_an_object", f"the line holds {describe_type(value)}; expected a JSON object")
+    hint = "; if the file is one array, set manifest.format: json" if type(value) is list else ""
+    return Failure("not_an_object", f"the line holds {describe_type(value)}; expected a JSON object{hint}")
 
 
-def _explain(line: bytes, error: ValueError) -> Failure:
+def _explain(line: bytes, error: ValueError, options: ManifestOptions) -> Failure:
     try:
         line.decode()
     except UnicodeDecodeError as fault:
-        return Failure(
-            "bad_text", f"the line is not valid UTF-8: byte {line[fault.start]:#04x} at offset {fault.start}"
-        )
+        text = line.decode("utf-8", "surrogateescape")
+        reason = explain_bad_text("the line", text, options.encoding, "manifest.encoding")
+        return Failure("bad_text", f"{reason}; the first bad byte is at offset {fault.start}")
     if "surrogate" in str(error):
         return Failure(
             "bad_text", "the line holds a lone surrogate (\\ud800 to \\udfff without its pair), which is not valid text"

@@ -1,7 +1,7 @@
 """Read a shard into tables. Rows are parsed and checked only here; later stages do not check them again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -15,19 +15,22 @@ from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.columns import ColumnWatch
+from arkbeam.manifest.compression import ByteSource
 from arkbeam.manifest.csv_rows import read_csv
 from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
 from arkbeam.manifest.hive import fill_missing, list_folder_values
+from arkbeam.manifest.json_array import check_lines, is_array, iter_elements
 from arkbeam.manifest.jsonl_rows import read_jsonl
 from arkbeam.manifest.kept import build_kept, take_kept
-from arkbeam.manifest.lines import iter_lines
+from arkbeam.manifest.lines import LongLine, ends_with_cr, iter_lines, iter_universal_lines
 from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.parquet_rows import read_parquet
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import WHOLE, Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
 from arkbeam.manifest.storage import check_unchanged, open_manifest
+from arkbeam.manifest.text import TextSource, find_wide_encoding, is_utf8_name
 from arkbeam.media import MediaCache, MediaInfo, inspect_many
 
 _TEXT = Modality.TEXT
@@ -148,15 +151,47 @@ def _read_batches(
         )
         return
     start = max(shard.start - 1, 0)
-    with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as source:
-        end = WHOLE if source.is_packed else shard.end
-        lines = iter_lines(source, shard.start, end, options.line_bytes_max)
-        if shard.format == "jsonl":
-            yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
-        else:
-            yield from read_csv(
-                lines, shard.manifest, "\t" if shard.format == "tsv" else ",", options, watch.note_header
-            )
+    with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as raw:
+        end = WHOLE if raw.is_packed else shard.end
+        used = parser.columns.union(options.keep)
+        yield from _read_text(replace(shard, end=end), _open_text(shard, raw, options), options, used, watch, failed)
+
+
+def _read_text(
+    shard: Shard,
+    source: TextSource,
+    options: ManifestOptions,
+    used: frozenset[str],
+    watch: ColumnWatch,
+    failed: FailedRows | None,
+) -> Iterator[RowBatch]:
+    head = source.peek() if shard.start == 0 else b""
+    universal = ends_with_cr(head, shard.format)
+    lines: Iterator[bytes | LongLine]
+    if shard.format == "json" and is_array(head):
+        lines = iter_elements(source, shard.manifest, options.line_bytes_max)
+    elif universal:
+        lines = iter_universal_lines(source, options.line_bytes_max)
+    else:
+        lines = iter_lines(source, shard.start, shard.end, options.line_bytes_max)
+    if shard.format in ("csv", "tsv"):
+        end = "" if universal else "\n"
+        yield from read_csv(lines, end, shard.manifest, shard.format, options, used, watch.note_header)
+        return
+    check_lines(shard.manifest, shard.format, head)
+    yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
+
+
+def _open_text(shard: Shard, raw: ByteSource, options: ManifestOptions) -> TextSource:
+    """Return the shard's bytes in UTF-8. Raise ManifestError if the file is in another encoding than the config says."""
+    encoding, setting = options.encoding_of(shard.format)
+    source = TextSource(raw.read, encoding)
+    if shard.start == 0 and is_utf8_name(encoding):
+        found = find_wide_encoding(source.peek())
+        if found is not None:
+            likely, sign = found
+            raise ManifestError(f"manifest {redact(shard.manifest)} is not in UTF-8: {sign}; set {setting}: {likely}")
+    return source
 
 
 @dataclass(slots=True)

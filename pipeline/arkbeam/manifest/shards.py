@@ -13,16 +13,19 @@ from fsspec.core import has_magic
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import redact, redact_uri, strip_user_info
-from arkbeam.manifest.compression import ENDINGS
+from arkbeam.manifest.compression import ENDINGS, find_compression
 from arkbeam.manifest.failures import list_named_manifests
 from arkbeam.manifest.finding import Found, WrittenFolder, find_failure_tables, find_files
+from arkbeam.manifest.json_array import is_array
+from arkbeam.manifest.lines import ends_with_cr
 from arkbeam.manifest.options import Format, ManifestOptions
-from arkbeam.manifest.storage import is_packed, manifest_errors, version_of, without_query
+from arkbeam.manifest.storage import manifest_errors, read_start, version_of, without_query
+from arkbeam.manifest.text import HEAD_BYTES, is_utf8_name
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".json": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
@@ -50,15 +53,17 @@ class Manifest:
     """Failure tables that name rows of this manifest: only these rows are read. Empty: all rows are read."""
     other_names: tuple[str, ...] = ()
     """Other URIs under which the same file was found. It is read once, as `uri`."""
+    is_utf8: bool = True
+    """False: the file is in another encoding, so that it is not cut into shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """The part of a manifest that one worker reads.
 
-    For uncompressed JSONL, `start` and `end` are byte offsets: the shard has the lines whose first byte is in [start,
-    end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is the
-    whole file, and so it is if the first bytes of a JSONL file show that it is compressed.
+    For uncompressed JSONL in UTF-8, `start` and `end` are byte offsets: the shard has the lines whose first byte is in
+    [start, end). For Parquet they are numbers of row groups. For other formats, and if `failures` is set, the shard is
+    the whole file, and so it is if the first bytes of a JSONL file show that it is compressed.
     """
 
     number: int
@@ -106,8 +111,8 @@ def folder_of(uri: str) -> str:
 def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     """Cut manifests into shards of about `bytes_max` bytes, numbered in the order of the manifests.
 
-    Uncompressed JSONL is cut by size alone; Parquet is cut between row groups, whose sizes are read from the footer.
-    Raise ManifestError if a footer can't be read.
+    Uncompressed JSONL in UTF-8 is cut by size alone; Parquet is cut between row groups, whose sizes are read from the
+    footer. Raise ManifestError if a footer, or the start of a JSON file that is to be cut, can't be read.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         ranges = list(pool.map(lambda manifest: _cut(manifest, bytes_max), manifests))
@@ -158,12 +163,21 @@ def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:
         return []
     if manifest.format == "parquet":
         return _cut_parquet(manifest.uri, bytes_max)
-    if manifest.format == "jsonl" and manifest.compression is None and manifest.bytes is not None:
+    is_plain = manifest.format in ("jsonl", "json") and manifest.compression is None and manifest.is_utf8
+    if is_plain and manifest.bytes is not None:
         size = manifest.bytes
-        if size > bytes_max and is_packed(manifest.uri):
+        if size > bytes_max and not _has_line_feeds(manifest):
             return [(0, WHOLE)]
         return [(start, min(start + bytes_max, size)) for start in range(0, size, bytes_max)]
     return [(0, WHOLE)]
+
+
+def _has_line_feeds(manifest: Manifest) -> bool:
+    """True if the rows of a JSON Lines or JSON file are lines that end with line feeds, as far as its start shows."""
+    head = read_start(manifest.uri, HEAD_BYTES)
+    if find_compression(head) is not None or ends_with_cr(head, manifest.format):
+        return False
+    return not (manifest.format == "json" and is_array(head))
 
 
 def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
@@ -216,8 +230,9 @@ def _describe(found: Found, root: str | None, options: ManifestOptions) -> Manif
         raise ManifestError(
             f"manifest {redact(uri)} is a Parquet file that was compressed as a whole, which is not supported: decompress it"
         )
-    version = version_of(found.info)
-    return Manifest(uri, label, format_, compression, found.info.get("size"), version, other_names=found.other_names)
+    is_utf8 = is_utf8_name(options.encoding_of(format_)[0])
+    size, version = found.info.get("size"), version_of(found.info)
+    return Manifest(uri, label, format_, compression, size, version, other_names=found.other_names, is_utf8=is_utf8)
 
 
 def _check_name(uri: str) -> None:

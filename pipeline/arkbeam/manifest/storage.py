@@ -121,21 +121,21 @@ def open_manifest(
         raw.close()
 
 
-def _read_head(raw: IO[bytes]) -> bytes:
+def _read_head(raw: IO[bytes], size: int = HEAD_BYTES) -> bytes:
     head = b""
-    while len(head) < HEAD_BYTES and (block := raw.read(HEAD_BYTES - len(head))):
+    while len(head) < size and (block := raw.read(size - len(head))):
         head += block
     return head
 
 
-def is_packed(uri: str) -> bool:
-    """True if a file's first bytes show a compression."""
+def read_start(uri: str, size: int) -> bytes:
+    """Return the first bytes of a file, at most `size` of them, in one call."""
     with manifest_errors(uri):
         filesystem, path = find_filesystem(uri)
         if is_web(uri):  # a server may answer the request for a range with the whole file
             with filesystem.open(path, "rb") as raw:
-                return find_compression(_read_head(raw)) is not None
-        return find_compression(filesystem.cat_file(path, start=0, end=HEAD_BYTES)) is not None
+                return _read_head(raw, size)
+        return bytes(filesystem.cat_file(path, start=0, end=size))
 
 
 def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions) -> pq.ParquetFile:
