@@ -43,13 +43,16 @@ _BATCH_ROWS_MIN = 16
 
 
 class ParquetGroups:
-    """Reads `columns`, which are top-level columns, of a file's row groups. `media` may hold images or videos."""
+    """Reads `columns`, which are top-level columns, of a file's row groups. `media` may hold images or videos.
+
+    If `columns` is empty, one column is read all the same: a damaged footer can declare any number of rows.
+    """
 
     def __init__(self, file: pq.ParquetFile, stream: IO[bytes], columns: Sequence[str], media: Collection[str]) -> None:
         self._file = file
         self._stream = stream
-        self._columns = list(columns)
-        wanted = set(columns)
+        self._columns = list(columns) or file.schema_arrow.names[:1]
+        wanted = set(self._columns)
         leaves = [file.schema.column(number) for number in range(len(file.schema))]
         leaves = [leaf for leaf in leaves if _is_within(leaf.path, wanted)]
         byte_arrays = [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]

@@ -142,7 +142,8 @@ def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions)
     """Open a Parquet file, and check the sizes that its row groups declare against the limits of `options`.
 
     Nothing else of the footer is read: if it is damaged, reading pyarrow's column metadata can crash the process. Raise
-    ManifestError if a limit is exceeded, or if the numbers of rows do not add up; pyarrow's own exceptions pass through.
+    ManifestError if a limit is exceeded, or if the row groups have fewer rows than the file; pyarrow's own exceptions
+    pass through. Some writers leave the file's own number at 0.
     """
     packed = stream.seek(0, io.SEEK_END)
     file = pq.ParquetFile(stream, page_checksum_verification=True)
@@ -152,10 +153,10 @@ def open_parquet_manifest(uri: str, stream: IO[bytes], options: ManifestOptions)
             raise ManifestError(f"manifest {redact(uri)} can't be read: a row group declares {group.num_rows} rows")
         _check_expansion(uri, group.total_byte_size, packed, options)
         rows += group.num_rows
-    if rows != file.metadata.num_rows:
+    if rows < file.metadata.num_rows:
         raise ManifestError(
-            f"manifest {redact(uri)} is damaged: the footer declares {file.metadata.num_rows} rows for the file, but {rows}"
-            " for its row groups"
+            f"manifest {redact(uri)} is damaged: the footer declares {file.metadata.num_rows} rows for the file, but only"
+            f" {rows} for its row groups"
         )
     return file
 
