@@ -25,6 +25,7 @@ ORDER = (
     "base.capabilities",
     "base.replies",
     "base.schema",
+    "base.signing",
     "base.redaction",
     "base.bad_rows",
     "base.faults",
@@ -74,7 +75,7 @@ LIBRARIES = {
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }
-STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.redaction")
+STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.signing", "base.redaction")
 
 
 @dataclass(frozen=True, slots=True)

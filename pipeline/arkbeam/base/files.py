@@ -9,6 +9,7 @@ needed only during the run are not synced.
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,9 +22,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from arkbeam.base import faults
-from arkbeam.base.errors import ArkbeamError, StoreError
-from arkbeam.base.redaction import redact
+from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.redaction import holds_credentials, redact
 
+_SCHEME = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://")
 _TEMPORARY_SUFFIX = ".tmp"
 # Names that fsspec's file systems use for a file's etag and its modification time.
 _ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
@@ -42,10 +44,33 @@ def storage_errors(doing: str, uri: str) -> Iterator[None]:
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URI and the path in that filesystem."""
+    """Return the fsspec filesystem of a URI and the path in that filesystem. Raise ConfigError for a URI with a password."""
+    check_credentials(uri)
     with storage_errors("open", uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = fsspec.core.url_to_fs(lower_scheme(uri))
         return filesystem, path.rstrip("/")
+
+
+def open_object_store(uri: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of an object's URI and the path in it. `::` in a key is not the start of another URI."""
+    uri = lower_scheme(uri)
+    scheme = uri.partition("://")[0]
+    kind = fsspec.get_filesystem_class(scheme)
+    return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
+
+
+def lower_scheme(uri: str) -> str:
+    """Return a URI with its scheme in lower case, as fsspec needs it; a path is returned unchanged."""
+    return _SCHEME.sub(lambda scheme: scheme[0].lower(), uri, count=1)
+
+
+def check_credentials(uri: str) -> None:
+    """Raise ConfigError if the URI of an object has a user or a password in it: errors of the storage would quote them."""
+    if holds_credentials(uri):
+        raise ConfigError(
+            f"{redact(uri)} has a user or a password in it: remove them; objects are read with the credentials of the"
+            " environment"
+        )
 
 
 def full_uri(filesystem: Any, path: str) -> str:

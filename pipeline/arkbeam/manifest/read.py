@@ -12,7 +12,7 @@ from arkbeam.base import schema
 from arkbeam.base.capabilities import exceeds_context
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import also_mask, redact
 from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.csv_rows import read_csv
 from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
@@ -75,7 +75,9 @@ def _read_chunks(
 ) -> Iterator[ShardChunk]:
     model = context.model
     parser = RowParser(options, model, folder_of(shard.manifest))
-    fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
+    ignored = context.media.url_ignore_params
+    also_mask(ignored)
+    fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi, ignored)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
     for batch in _read_batches(shard, options, parser.columns, failed):

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, NoReturn, TypeVar
 
-import fsspec
-
 from arkbeam.base.bad_rows import BadRow, fail_row
-from arkbeam.base.files import find_version
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.files import find_version, open_object_store
 from arkbeam.base.records import Failure, Modality
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import redact, secrets_of
 from arkbeam.media.checks import readable_bytes_max
 from arkbeam.media.http import fetch, fetch_range
 from arkbeam.media.identity import DIGEST_BYTES, MediumBlocks, MediumRead, content_version, digest_of, storage_version
@@ -43,9 +42,11 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
         code, reason = "media_missing", "the file does not exist"
     except (IsADirectoryError, NotADirectoryError) as error:
         code, reason = "media_not_a_file", f"not a file: {error}"
+    except ArkbeamError:
+        raise
     except Exception as error:  # noqa: BLE001 (each fsspec backend has errors of its own)
         code, reason = "media_unreadable", f"reading failed: {type(error).__name__}: {error}"
-    return Failure(code, f"{redact(uri, 200)}: {redact(reason, 250)}")
+    return Failure(code, f"{redact(uri, 200)}: {redact(reason, 250, secrets=secrets_of(uri))}")
 
 
 def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
@@ -59,7 +60,7 @@ def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
     medium = _read_at_once(uri, bytes_max, options)
     if medium is not None:
         return medium
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     size, version = _remote_state(filesystem, path)
     head = bytes(filesystem.cat_file(path, start=0, end=bytes_max)) if size else b""
     return _check_length(MediumRead(head, size, version), bytes_max)
@@ -74,7 +75,7 @@ def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumR
     medium = _read_at_once(uri, bytes_max, options)
     if medium is not None:
         return medium
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     try:
         head = bytes(filesystem.cat_file(path, start=0, end=bytes_max))
     except OSError:  # s3fs raises it for a range of an empty object
@@ -111,7 +112,7 @@ def read_range(uri: str, start: int, end: int, options: MediaOptions) -> bytes:
     target = find_object(uri)
     if target is not None:
         return read_object(target, start, end).head
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     return bytes(filesystem.cat_file(path, start=start, end=end))
 
 
@@ -127,7 +128,7 @@ def read_version(uri: str, options: MediaOptions) -> str:
     target = find_object(uri)
     if target is not None:
         return head_object(target)[1]
-    return _remote_state(*fsspec.core.url_to_fs(uri))[1]
+    return _remote_state(*open_object_store(uri))[1]
 
 
 def _read_and_hash(uri: str, head_bytes: int, options: MediaOptions) -> MediumRead:
@@ -164,7 +165,7 @@ def _open_blocks(uri: str, bytes_max: int, options: MediaOptions) -> Iterator[Me
     if target is not None:
         yield open_object(target, 0, bytes_max)  # one call: all bytes are of one state
         return
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     size, version = _remote_state(filesystem, path)
     starts = range(0, min(size, bytes_max), _BLOCK_BYTES)
     ranges = ((start, min(start + _BLOCK_BYTES, bytes_max)) for start in starts)

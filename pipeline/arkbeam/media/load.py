@@ -6,10 +6,10 @@ A signed URL lets anyone who has it read one object for a limited time, without 
 from functools import partial
 from typing import Any
 
-import fsspec
-
 from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.files import open_object_store
 from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.base.redaction import also_mask
 from arkbeam.media.access import Access, find_access
 from arkbeam.media.checks import prepare, readable_bytes_max
 from arkbeam.media.files import guard, read_for_sending, read_version
@@ -28,6 +28,7 @@ def load_medium(
     gets the vector of another image. All bytes are checked, and changed as `fit` says. Other codes are those of
     `inspect`, `media_unfit` and `media_unsigned`. It blocks: call it in a thread.
     """
+    also_mask(options.url_ignore_params)
     access = find_access(uri, modality, options.access)
     if access is Access.PASS and fit is None:
         return uri
@@ -62,7 +63,7 @@ def _sign_url(uri: str, options: MediaOptions) -> str:
     expires with them. Raise BadRow (`media_unsigned`), and what the file system raises.
     """
     check_scheme(uri, options.schemes)
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     try:
         url = _sign(filesystem, path, options.sign_lifetime_s)
     except NotImplementedError:

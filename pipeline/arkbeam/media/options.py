@@ -81,6 +81,10 @@ class MediaOptions:
     """An image must have fewer pixels (width times height) than this."""
     url_chars_max: int = 8_192
     """An http(s) URL or a local path may have at most this many characters."""
+    url_ignore_params: tuple[str, ...] = ()
+    """Names of query parameters that sign your site's URLs and do not change what they point at. They are left out of
+    the fingerprint, in addition to those of the known schemes, so that a URL that is signed again is not bought again;
+    their values are masked. Two URLs that differ only in these parameters get one vector."""
     header_bytes: int = 64 * 1024
     """Number of bytes that are read from the start of a medium to find its format and size."""
     threads: int = 64
@@ -100,5 +104,8 @@ class MediaOptions:
                 f"media.sign_lifetime_s is {self.sign_lifetime_s};"
                 f" it must be between {SIGN_LIFETIME_S_MIN} and {SIGN_LIFETIME_S_MAX}"
             )
+        for name in self.url_ignore_params:
+            if not name or set(name) & set("?&#= "):
+                raise ConfigError(f"media.url_ignore_params: {name!r} can't be the name of a query parameter")
         if not self.http_timeout_s > 0:
             raise ConfigError(f"media.http_timeout_s is {self.http_timeout_s}; it must be above 0")

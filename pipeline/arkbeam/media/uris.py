@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
 from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.redaction import holds_credentials
 
 WEB_SCHEMES = frozenset({"http", "https"})
 LOCAL_SCHEMES = frozenset({"file", "local"})
@@ -132,15 +133,21 @@ def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
 
 
 def check_scheme(uri: str, schemes: Collection[str]) -> None:
-    """Raise BadRow (`media_forbidden`) if the scheme of an object is not in `schemes`, or if its URI is chained.
+    """Raise BadRow if an object may not be read.
 
-    A chained URI, such as `s3://…::file://…`, could name any file.
+    `media_forbidden`: its scheme is not in `schemes`, or its URI is chained, such as `s3://…::file://…`. A key may have
+    `::` in it. `media_bad_uri`: it has credentials in it, which errors of the storage would quote.
     """
     scheme = scheme_of(uri)
     if scheme not in schemes:
         fail_row("media_forbidden", f"media with the scheme {scheme!r} may not be read (media.schemes)")
-    if "::" in uri:
-        fail_row("media_forbidden", "chained URIs (with '::') may not be read")
+    if holds_credentials(uri):
+        fail_row(
+            "media_bad_uri",
+            "the URI has a user or a password in it: remove them, objects are read with the credentials of the process",
+        )
+    if "://" in uri.partition("::")[2]:
+        fail_row("media_forbidden", "chained URIs (with '::' and a second URI) may not be read")
 
 
 def check_url(url: str, chars_max: int) -> None:
