@@ -64,6 +64,7 @@ ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
 
 # Libraries that only some entries of ORDER may import.
 LIBRARIES = {
+    "ada_url": ("media",),
     "apache_beam": ("beam",),
     "httpx": ("ark", "media"),
     "httpx_aiohttp": ("ark", "media"),

@@ -178,6 +178,27 @@ def test_urls_that_can_not_be_one_are_refused(url: str, options: MediaOptions) -
     assert _code_of(inspect(url, IMAGE, options)) == "media_bad_uri"
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://h/a b.png", "a blank (write it as %20) at character 12"),
+        ("https://h/a.png ", "a blank (write it as %20) at its end"),
+        ("https://h/a\tb", "a tab at character 12"),
+        ("https://h/a\r\nb", "a line break at character 12"),
+        ("https://h/a\u00a0b", "the character U+00A0 at character 12"),
+        ("https://h/a\u3000", "the character U+3000 at its end"),
+        ("https://h/a\x7fb", "the character U+007F at character 12"),
+        ("https:///a.png", "it has no host"),
+        ("https://?a", "it has no host"),
+        ("https://h\\a", "backslash"),
+        ("https://h:x/a", "its host or port is not valid"),
+    ],
+)
+def test_the_message_says_where_a_url_is_wrong(url: str, words: str, options: MediaOptions) -> None:
+    """The character and its place, counted from 1."""
+    assert words in str(inspect(url, IMAGE, options))
+
+
 def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
     """A data URI in the form of the contract is sent unchanged; its size in pixels is used for the estimate."""
     uri = data_uri("image/png", _picture())

@@ -108,12 +108,21 @@ def _is_secret(separator: str, name: str, text: str, at: int) -> bool:
     """Return True if the parameter whose value starts `at` this place of the text must not be shown."""
     while (decoded := unquote(name)) != name:
         name = decoded
-    name = name.lower()
     if separator in ("#", "%23"):
-        return _SECRET_FRAGMENT.fullmatch(name) is not None
-    if name in SECRET_PARAMETERS or name in _further or _SECRET_PART.search(name):
+        return _SECRET_FRAGMENT.fullmatch(name.lower()) is not None
+    if _is_secret_part(name):
         return True
-    return _SECRET_END.fullmatch(name) is not None and not _FILE_NAME.match(text, at)
+    return is_secret_name(name) and not _FILE_NAME.match(text, at)
+
+
+def is_secret_name(name: str) -> bool:
+    """Return True if the values of a parameter or header with this name are secrets."""
+    return _is_secret_part(name) or _SECRET_END.fullmatch(name.lower()) is not None
+
+
+def _is_secret_part(name: str) -> bool:
+    name = name.lower()
+    return name in SECRET_PARAMETERS or name in _further or _SECRET_PART.search(name) is not None
 
 
 def redact_uri(uri: str) -> str:

@@ -49,15 +49,16 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
     return Failure(code, f"{redact(uri, 200)}: {redact(reason, 250, secrets=secrets_of(uri))}")
 
 
-def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
+def read_head(uri: str, bytes_max: int, options: MediaOptions, whole_max: int | None = None) -> MediumRead:
     """Read at most `bytes_max` bytes from the start, with the size and version of the file.
 
     With `media.identity: content` the whole file is read, a block at a time, and the version contains a hash of its
-    bytes.
+    bytes. `whole_max` is the most that is read of a file, and is at least `bytes_max`; None: the size of the largest
+    medium.
     """
     if options.identity == "content":
-        return _read_and_hash(uri, bytes_max, options)
-    medium = _read_at_once(uri, bytes_max, options)
+        return _read_and_hash(uri, bytes_max, options, _largest(options) if whole_max is None else whole_max)
+    medium = _read_at_once(uri, bytes_max, options, whole_max)
     if medium is not None:
         return medium
     filesystem, path = open_object_store(uri)
@@ -72,7 +73,7 @@ def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumR
     The version is never older than the bytes: if the file is overwritten before the bytes are read, the version shows
     it.
     """
-    medium = _read_at_once(uri, bytes_max, options)
+    medium = _read_at_once(uri, bytes_max, options, bytes_max)
     if medium is not None:
         return medium
     filesystem, path = open_object_store(uri)
@@ -85,7 +86,11 @@ def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumR
     return _check_length(MediumRead(head, *_remote_state(filesystem, path)), bytes_max)
 
 
-def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead | None:
+def _largest(options: MediaOptions) -> int:
+    return max(readable_bytes_max(modality, options) for modality in (Modality.IMAGE, Modality.VIDEO))
+
+
+def _read_at_once(uri: str, bytes_max: int, options: MediaOptions, whole_max: int | None) -> MediumRead | None:
     """Read a local file, a URL or an S3 object, whose bytes and version can be read together.
 
     Return None for other storage.
@@ -94,7 +99,7 @@ def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead
     if path is not None:
         return _read_local(path, bytes_max, options)
     if is_web(uri):
-        return fetch(uri, bytes_max, options)
+        return fetch(uri, bytes_max, _largest(options) if whole_max is None else whole_max, options)
     check_scheme(uri, options.schemes)
     target = find_object(uri)
     return None if target is None else _check_length(read_object(target, 0, bytes_max), bytes_max)
@@ -123,7 +128,7 @@ def read_version(uri: str, options: MediaOptions) -> str:
         with _open_local(path, options) as descriptor:
             return _local_version(os.fstat(descriptor))
     if is_web(uri):
-        return fetch(uri, 1, options).version
+        return fetch(uri, 1, _largest(options), options).version
     check_scheme(uri, options.schemes)
     target = find_object(uri)
     if target is not None:
@@ -131,9 +136,10 @@ def read_version(uri: str, options: MediaOptions) -> str:
     return _remote_state(*open_object_store(uri))[1]
 
 
-def _read_and_hash(uri: str, head_bytes: int, options: MediaOptions) -> MediumRead:
-    """Read a file up to the largest size that can be sent; keep its first bytes and the hash of all that was read."""
-    bytes_max = max(readable_bytes_max(modality, options) for modality in (Modality.IMAGE, Modality.VIDEO))
+def _read_and_hash(uri: str, head_bytes: int, options: MediaOptions, bytes_max: int) -> MediumRead:
+    """Read a file up to `bytes_max` bytes; keep its first bytes and the hash of all that was read."""
+    if is_web(uri):
+        return fetch(uri, head_bytes, bytes_max, options, hashed=True)
     digest, head, size = blake2b(digest_size=DIGEST_BYTES), bytearray(), 0
     with _open_blocks(uri, bytes_max, options) as opened:
         for block in opened.blocks:
@@ -155,10 +161,6 @@ def _open_blocks(uri: str, bytes_max: int, options: MediaOptions) -> Iterator[Me
             blocks = _read_blocks(descriptor, min(before.st_size, bytes_max))
             yield MediumBlocks(blocks, before.st_size, before.st_size, _local_version(before))
             _check_same(_local_version(before), _local_version(os.fstat(descriptor)))
-        return
-    if is_web(uri):
-        fetched = fetch(uri, bytes_max, options)
-        yield MediumBlocks(iter((fetched.head,)), len(fetched.head), fetched.size, fetched.version)
         return
     check_scheme(uri, options.schemes)
     target = find_object(uri)

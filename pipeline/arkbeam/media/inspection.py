@@ -48,12 +48,13 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     if access is Access.PASS:
         check_passed(uri, modality, options.url_chars_max, options.allowed_hosts)
         return MediaInfo()
-    medium = read_head(uri, options.header_bytes, options)
+    whole_max = max(readable_bytes_max(modality, options), options.header_bytes)
+    medium = read_head(uri, options.header_bytes, options, whole_max)
     inlined = access is Access.INLINE
     info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         # The size may come after the first bytes (TIFF, JPEG with long metadata): read the whole image.
-        medium = read_head(uri, readable_bytes_max(modality, options), options)
+        medium = read_head(uri, readable_bytes_max(modality, options), options, whole_max)
         info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         fail_row("media_damaged", "the header can't be read")

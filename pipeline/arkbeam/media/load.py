@@ -42,7 +42,8 @@ def _load_bytes(uri: str, modality: Modality, version: str | None, options: Medi
         data = decode_data_uri(uri)[1]
     else:
         medium = read_for_sending(uri, readable_bytes_max(modality, options) + 1, options)
-        check_version(version, medium.version, medium.head if len(medium.head) == medium.size else None)
+        data = medium.head if len(medium.head) == medium.size else None
+        check_version(version, medium.version, data, of_web=is_web(uri))
         if medium.size > len(medium.head):
             fail_row("media_too_large", f"the file has {medium.size} bytes; at most {len(medium.head) - 1} are read")
         data = medium.head

@@ -5,6 +5,8 @@ from typing import Literal
 
 from arkbeam.base.errors import ConfigError
 from arkbeam.media.access import AccessRules, check_rules
+from arkbeam.media.http_options import HttpOptions
+from arkbeam.media.weburl import parse_allowed_hosts
 
 SIGN_LIFETIME_S_MAX = 604_800  # the limit of S3's signature version 4, and of similar methods of other stores
 SIGN_LIFETIME_S_MIN = 3_600  # a signed request may wait for the quota and be retried
@@ -59,11 +61,15 @@ class MediaOptions:
     the URL; `inline`: the medium is read here and sent as base64; `sign`: the service fetches a signed URL. Default:
     `pass` for http and https, `sign` for tos, `inline` for everything else."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names, as written in URLs, that may be read even if their address is private."""
+    """What may be read even if its address is private: a host (every port of it), `host:port`, or a network
+    (`10.0.0.0/8`: every host with an address in it). A host is a name, or the address that is written in the URLs."""
     sign_lifetime_s: int = SIGN_LIFETIME_S_MAX
     """Seconds until a signed URL expires, from 3,600 to 604,800 (7 days, the maximum of object stores)."""
     http_timeout_s: float = 30.0
-    """Time limit for reading an http(s) medium here, in seconds, with all redirects and retries."""
+    """Time limit for reading an http(s) medium here, in seconds, with all redirects and retries. Waiting for a turn, or
+    as the server asks, does not count (`media.http`)."""
+    http: HttpOptions = field(default_factory=HttpOptions)
+    """How web servers are asked for media that are read here."""
     allowed_roots: tuple[str, ...] = ()
     """Folders below which local files may be read, after symbolic links are resolved. Default: the folders of the
     manifests."""
@@ -99,6 +105,7 @@ class MediaOptions:
     def __post_init__(self) -> None:
         """Raise ConfigError for impossible access rules and invalid limits."""
         check_rules(self.access, self.schemes)
+        parse_allowed_hosts(self.allowed_hosts)
         if not SIGN_LIFETIME_S_MIN <= self.sign_lifetime_s <= SIGN_LIFETIME_S_MAX:
             raise ConfigError(
                 f"media.sign_lifetime_s is {self.sign_lifetime_s};"

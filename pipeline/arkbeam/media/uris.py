@@ -8,7 +8,6 @@ import ipaddress
 import os
 import posixpath
 import re
-import socket
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
@@ -150,15 +149,6 @@ def check_scheme(uri: str, schemes: Collection[str]) -> None:
         fail_row("media_forbidden", "chained URIs (with '::' and a second URI) may not be read")
 
 
-def check_url(url: str, chars_max: int) -> None:
-    """Raise BadRow (`media_bad_uri`) for a malformed http(s) URL. The URL is not fetched."""
-    if len(url) > chars_max:
-        fail_row("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
-    host = url.partition("://")[2].partition("/")[0].partition("?")[0]
-    if not host or any(character.isspace() or character < " " for character in url):
-        fail_row("media_bad_uri", "malformed URL: it has no host, or it contains white space")
-
-
 def is_public(address: str) -> bool:
     """Return True if an IP address, as the system resolves it, belongs to the public Internet.
 
@@ -184,21 +174,6 @@ def _find_embedded(address: _Address) -> ipaddress.IPv4Address | None:
     if any(address in network for network in _NAT64_NETWORKS):
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-def literal_address(host: str) -> str | None:
-    """Return the IP address if the host is one, None for a name.
-
-    All notations count: `127.1`, `2130706433` and `0x7f000001` are 127.0.0.1.
-    """
-    try:
-        return str(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        pass
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, ValueError):
-        return None
 
 
 def decode_data_uri(uri: str) -> tuple[str, bytes]:
