@@ -5,6 +5,7 @@ import io
 import random
 import zlib
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import zstandard
@@ -226,7 +227,7 @@ ODD_REPLIES = {
 
 @pytest.mark.parametrize("identity", ["uri_version", "content"])
 @pytest.mark.parametrize("name", ODD_REPLIES)
-def test_odd_replies_that_hold_the_picture(name: str, identity: str) -> None:
+def test_odd_replies_that_hold_the_picture(name: str, identity: Literal["uri_version", "content"]) -> None:
     """Whatever a server replies to a range, the whole picture is found, with a version that can be written down."""
     options = replace(OPTIONS, identity=identity)
     with serve(lambda r: ODD_REPLIES[name] if "range" in r.headers or name[:3] not in ("206", "416") else GOOD) as web:

@@ -57,7 +57,7 @@ _USER_INFO_ENCODED = re.compile(
 )
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)(\s+)[^\s\"',;`]+", re.IGNORECASE)
 _DATA_URI = re.compile(
-    r"(\bdata: ?(?:[\w.+-]{1,60}/[\w.+*-]{1,80} ?(?:; ?[^,;\s\"]{0,100}){0,8}|(?:; ?[^,;\s\"]{1,100}){1,8}), ?)"
+    r"(\bdata: ?(?:[\w.+-]{1,60}/[\w.+*-]{1,80} ?(?:; ?[^,;\s\"]{0,100}){0,8}|(?:; ?[^,;\s\"]{1,100}){1,8}),(?:\s|\\[rnt]){0,4})"
     r"[A-Za-z0-9+/=_%-]+(?:(?:[\r\n\t]|\\[rnt])+[A-Za-z0-9+/=_%-]+|\s+[A-Za-z0-9+/=_-]{16,})*",
     re.IGNORECASE,
 )

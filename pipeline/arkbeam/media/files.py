@@ -18,6 +18,7 @@ from arkbeam.base.files import find_version, open_object_store
 from arkbeam.base.records import Failure, Modality
 from arkbeam.base.redaction import redact, secrets_of
 from arkbeam.media.checks import readable_bytes_max
+from arkbeam.media.data_uri import describe_data_uri, is_data_uri
 from arkbeam.media.http import fetch, fetch_range
 from arkbeam.media.identity import DIGEST_BYTES, MediumBlocks, MediumRead, content_version, digest_of, storage_version
 from arkbeam.media.options import MediaOptions
@@ -46,7 +47,8 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
         raise
     except Exception as error:  # noqa: BLE001 (each fsspec backend has errors of its own)
         code, reason = "media_unreadable", f"reading failed: {type(error).__name__}: {error}"
-    return Failure(code, f"{redact(uri, 200)}: {redact(reason, 250, secrets=secrets_of(uri))}")
+    shown = describe_data_uri(uri) if is_data_uri(uri) else redact(uri, 200)
+    return Failure(code, f"{shown}: {redact(reason, 250, secrets=secrets_of(uri))}")
 
 
 def read_head(uri: str, bytes_max: int, options: MediaOptions, whole_max: int | None = None) -> MediumRead:

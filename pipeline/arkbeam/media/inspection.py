@@ -15,12 +15,13 @@ from arkbeam.base.records import Failure, Modality
 from arkbeam.media.access import Access, check_passed, check_signed, find_access
 from arkbeam.media.cache import Entry, MediaCache, key_of, rules_of
 from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
+from arkbeam.media.data_uri import decode_data_uri, is_data_uri
 from arkbeam.media.files import guard, read_head, read_range, read_version
 from arkbeam.media.identity import content_version, digest_of, storage_part
 from arkbeam.media.kinds import detect_kind
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, S3Object, find_object, list_versions
-from arkbeam.media.uris import check_scheme, decode_data_uri, is_data_uri, is_web, local_path
+from arkbeam.media.uris import check_scheme, is_web, local_path
 
 Wanted = tuple[str, Modality]
 Look = MediaInfo | Failure

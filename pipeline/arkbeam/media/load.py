@@ -12,11 +12,12 @@ from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.base.redaction import also_mask
 from arkbeam.media.access import Access, find_access
 from arkbeam.media.checks import prepare, readable_bytes_max
+from arkbeam.media.data_uri import decode_data_uri, is_data_uri
 from arkbeam.media.files import guard, read_for_sending, read_version
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import check_version
 from arkbeam.media.options import MediaOptions
-from arkbeam.media.uris import check_scheme, decode_data_uri, is_data_uri, is_web
+from arkbeam.media.uris import check_scheme, is_web
 
 
 def load_medium(
@@ -42,8 +43,8 @@ def _load_bytes(uri: str, modality: Modality, version: str | None, options: Medi
         data = decode_data_uri(uri)[1]
     else:
         medium = read_for_sending(uri, readable_bytes_max(modality, options) + 1, options)
-        data = medium.head if len(medium.head) == medium.size else None
-        check_version(version, medium.version, data, of_web=is_web(uri))
+        whole = medium.head if len(medium.head) == medium.size else None
+        check_version(version, medium.version, whole, of_web=is_web(uri))
         if medium.size > len(medium.head):
             fail_row("media_too_large", f"the file has {medium.size} bytes; at most {len(medium.head) - 1} are read")
         data = medium.head

@@ -3,7 +3,6 @@
 No medium is read here; only symbolic links of local paths are resolved.
 """
 
-import binascii
 import ipaddress
 import os
 import posixpath
@@ -13,11 +12,11 @@ from urllib.parse import unquote
 
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.redaction import holds_credentials
+from arkbeam.media.data_uri import is_data_uri
 
 WEB_SCHEMES = frozenset({"http", "https"})
 LOCAL_SCHEMES = frozenset({"file", "local"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_DATA_URI_HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
 # Digits alone are not an extension: `/v1.2`.
 _EXTENSION = re.compile(r"(?=[0-9]*[A-Za-z])[0-9A-Za-z]{1,10}")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -41,11 +40,6 @@ def scheme_of(uri: str) -> str | None:
 def is_web(uri: str) -> bool:
     """Return True if the URI is an http(s) URL."""
     return scheme_of(uri) in WEB_SCHEMES
-
-
-def is_data_uri(uri: str) -> bool:
-    """Return True if the URI contains the medium's bytes."""
-    return uri[:5].lower() == "data:"
 
 
 def local_path(uri: str) -> str | None:
@@ -174,24 +168,6 @@ def _find_embedded(address: _Address) -> ipaddress.IPv4Address | None:
     if any(address in network for network in _NAT64_NETWORKS):
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-def decode_data_uri(uri: str) -> tuple[str, bytes]:
-    """Return the type and the bytes of a data URI, `data:image/<format>;base64,<payload>`.
-
-    Raise BadRow (`media_bad_data_uri`) for any other form.
-    """
-    head = _DATA_URI_HEAD.match(uri)
-    if head is None:
-        fail_row(
-            "media_bad_data_uri",
-            "a data URI must start with data:image/<format>;base64, or data:video/<format>;base64, in lower case",
-        )
-    try:
-        data = binascii.a2b_base64(uri[head.end() :].encode("ascii"), strict_mode=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        fail_row("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
-    return head[1], data
 
 
 def encoded_length(size: int, mime: str) -> int:
