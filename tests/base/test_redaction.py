@@ -69,6 +69,8 @@ NAMES = [
         f'{{"image": "https:\\/\\/u:{SECRET}@h\\/k?sign={SECRET}"}}',
         f"s3://AKIA:ab/{SECRET}+@bucket/k",
         f"S3A://AKIA:{SECRET}@bucket/k",
+        f"s3://AKIA%3A{SECRET}%40bucket/k",
+        f"s3://{SECRET}%40bucket/k",
         f"https://user:a#{SECRET}@host/",
         f"data:image/png;charset=utf-8;base64,iVBORw0K\n{SECRET}\n==",
         f"DATA:image/png;BASE64,{SECRET}",

@@ -45,7 +45,8 @@ _USER_INFO_SHOWN = re.compile(
 _USER_INFO = re.compile(rf"({_SLASHES})[^/\s?#\"'<>`]*@")
 # A password with a `/`, `?` or `#` in it, as keys of object stores have. Behind `host:` comes a number, a port.
 _USER_INFO_OF_STORE = re.compile(
-    rf"\b((?:s3[an]?|gs|gcs|oss|tos|cosn?|obs|az|wasbs?|abfss?){_SLASHES})[^/\s:@]{{0,512}}:[^\s\"'<>`@]{{0,512}}@",
+    rf"\b((?:s3[an]?|gs|gcs|oss|tos|cosn?|obs|az|wasbs?|abfss?){_SLASHES})"
+    r"(?:[^/\s:@]{0,512}(?::|%3a)[^\s\"'<>`@]{0,512}(?:@|%40)|[^/\s@]{1,512}%40)",
     re.IGNORECASE,
 )
 _USER_INFO_ODD = re.compile(
