@@ -34,6 +34,15 @@ NAMES = [
     "user[password]",
     "wx_sign",
     "PHPSESSID",
+    "sign[]",
+    "userPwd",
+    "Api%5FKey",
+    "loginPass",
+    "urlSign",
+    "Pass%77ord",
+    "a.key",
+    "ak",
+    "X-API-Key",
     "awsAccessKeyId",
 ]
 

@@ -153,6 +153,25 @@ def test_a_host_with_a_rate_is_waited_for() -> None:
     assert 0 < server.refused < 40
 
 
+def test_hosts_take_turns() -> None:
+    """The images of one host do not keep those of another host waiting, in whichever order the manifest has them."""
+
+    def answer(request: Request) -> bytes:
+        time.sleep(0.05)
+        return GOOD
+
+    def answer_at_once(request: Request) -> bytes:
+        done.append(time.monotonic())
+        return GOOD
+
+    done: list[float] = []
+    with serve(answer) as slow, serve(answer_at_once) as other:
+        uris = [slow.url(f"/{number}.png") for number in range(160)] + [other.url(f"/{n}.png") for n in range(8)]
+        start = time.monotonic()
+        inspect_many([(uri, IMAGE) for uri in uris], OPTIONS)
+        assert max(done) - start < (time.monotonic() - start) / 2
+
+
 @pytest.mark.usefixtures("hurry")
 def test_a_limit_of_requests_at_the_same_time() -> None:
     """A host gets at most `media.http.per_host` requests at once, and gets as many as that."""

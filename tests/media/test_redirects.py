@@ -216,6 +216,7 @@ ODD_REPLIES = {
     "206 of several parts": reply(206, b"--x", {"Content-Type": "multipart/byteranges; boundary=x", "ETag": '"1"'}),
     "200": GOOD,
     "chunked": reply(200, _chunked(PICTURE) + b"0\r\n\r\n", {"Transfer-Encoding": "chunked", "Content-Length": "None"}),
+    "closed although it was to be kept": reply(200, PICTURE, {"ETag": '"1"', "Connection": "keep-alive"}),
     "closed at the end": reply(200, PICTURE, {"Content-Length": "None"}),
     "a head of 40 kB": reply(200, PICTURE, {"ETag": '"1"', "Set-Cookie": "a" * 40_000}),
     "an etag that looks like a content hash": reply(200, PICTURE, {"ETag": '"blake2b:zz"'}),

@@ -24,8 +24,9 @@ _SECRET_PART = re.compile(
     r"token|secret|passw|passphrase|signature|credential|jwt|hmac|session[_-]?id|sessid|access[_-]?key|api[_-]?key"
 )
 # Words that make it a secret if the name ends with them. They also occur in other names, so they must be whole words.
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\[\].:$]+")
 _SECRET_END = re.compile(
-    r"(?:.*[._:\[-])?(?:key|sign|sig|pwd|pass|auth|authorization|sid|policy|hdnts|hdnea|hdntl)\]?"
+    r"(?:.*[_-])?(?:key|ak|sk|sign|sig|pwd|pass|auth|authorization|sid|policy|hdnts|hdnea|hdntl)[_-]?"
     r"|x-(?:amz|tos|goog|oss|cos|obs)-[\w-]+|q-[\w-]+|(?:secret|private|auth|app|sign|enc|client)key|key[_-]pair[_-]id"
 )
 # A parameter such as `key=images/1.png` names a file.
@@ -118,7 +119,7 @@ def _is_secret(separator: str, name: str, text: str, at: int) -> bool:
 
 def is_secret_name(name: str) -> bool:
     """Return True if the values of a parameter or header with this name are secrets."""
-    return _is_secret_part(name) or _SECRET_END.fullmatch(name.lower()) is not None
+    return _is_secret_part(name) or _SECRET_END.fullmatch(_WORD_START.sub("_", name).lower()) is not None
 
 
 def _is_secret_part(name: str) -> bool:

@@ -179,16 +179,26 @@ async def _fetch(reading: _Reading, *, keep_max: int, whole_max: int, hashed: bo
     """Request the first bytes. If the reply does not have them with size and version, request the whole file."""
     if not hashed:
         async with _open(reading, (0, keep_max)) as reply:
-            size, version = _read_size(reply, 0, keep_max), _read_version(reply)
-            if size is not None and version is not None:
-                head = await _read(reply, min(keep_max, size))
-                if len(head) != min(keep_max, size):
-                    raise _TransientFailure(_broken(f"{len(head)} of {min(keep_max, size)} bytes came"))
-                return MediumRead(head, size, version)
-            if reply.status == 200:
-                return await _read_whole(reply, keep_max, whole_max, hashed=False)
+            if reply.status == 200 or _is_described(reply, keep_max):
+                return await _read_medium(reply, keep_max, whole_max, hashed=False)
     async with _open(reading) as reply:
+        return await _read_medium(reply, keep_max, whole_max, hashed=hashed)
+
+
+def _is_described(reply: aiohttp.ClientResponse, keep_max: int) -> bool:
+    return _read_size(reply, 0, keep_max) is not None and _read_version(reply) is not None
+
+
+async def _read_medium(reply: aiohttp.ClientResponse, keep_max: int, whole_max: int, *, hashed: bool) -> MediumRead:
+    """Read the first bytes, or all if the reply does not tell size and version."""
+    size, version = _read_size(reply, 0, keep_max), _read_version(reply)
+    if hashed or size is None or version is None:
         return await _read_whole(reply, keep_max, whole_max, hashed=hashed)
+    wanted = min(keep_max, size)
+    head = await _read(reply, wanted)
+    if len(head) != wanted:
+        raise _TransientFailure(_broken(f"{len(head)} of {wanted} bytes came"))
+    return MediumRead(head, size, version)
 
 
 async def _fetch_range(reading: _Reading, *, start: int, end: int) -> bytes:

@@ -4,7 +4,7 @@ For a medium that an earlier run inspected, only the version is requested, alone
 entry is used if the version is the same. Of other media, the first bytes are read.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -111,7 +111,7 @@ def inspect_many(
     with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
         if cache is not None:
             looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
-        new = [one for one in stored if one not in looks]
+        new = _spread([one for one in stored if one not in looks])
         looks.update(zip(new, pool.map(lambda one: inspect(one[0], one[1], options), new), strict=True))
     if cache is not None:
         found = ((keys[one], looks[one]) for one in new)
@@ -123,6 +123,17 @@ def inspect_many(
             }
         )
     return looks
+
+
+def _spread(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Order media so that the hosts take turns: few requests run at one host at the same time (`media.http.per_host`)."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for one in wanted:
+        host = one[0].split("/", 3)[2] if is_web(one[0]) else ""
+        ranked.append((seen[host] if host else 0, one))
+        seen[host] += 1
+    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _confirm(
