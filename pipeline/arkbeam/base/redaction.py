@@ -47,7 +47,7 @@ _USER_INFO = re.compile(rf"({_SLASHES})[^/\s?#\"'<>`]*@")
 # A password with a `/`, `?` or `#` in it, as keys of object stores have. Behind `host:` comes a number, a port.
 _USER_INFO_OF_STORE = re.compile(
     rf"\b((?:s3[an]?|gs|gcs|oss|tos|cosn?|obs|az|wasbs?|abfss?){_SLASHES})"
-    r"(?:[^/\s:@]{0,512}(?::|%3a)[^\s\"'<>`@]{0,512}(?:@|%40)|[^/\s@]{1,512}%40)",
+    r"(?:[^/\s:@]{0,512}(?::|%3a)(?!//|\\/)[^\s\"'<>`@]{0,512}(?:@|%40)|[^/\s@]{1,512}%40)",
     re.IGNORECASE,
 )
 _USER_INFO_ODD = re.compile(
@@ -59,7 +59,7 @@ _USER_INFO_ENCODED = re.compile(
 )
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)(\s+)[^\s\"',;`]+", re.IGNORECASE)
 _DATA_URI = re.compile(
-    r"(\bdata: ?(?:[\w.+-]{1,60}/[\w.+*-]{1,80} ?(?:; ?[^,;\s\"]{0,100}){0,8}|(?:; ?[^,;\s\"]{1,100}){1,8}),(?:\s|\\[rnt]){0,4})"
+    r"(\bdata:\s?(?:[\w.+-]{1,60}/[\w.+*-]{1,80}\s?(?:;\s?[^,;\s\"]{0,100}){0,8}|(?:;\s?[^,;\s\"]{1,100}){1,8}),(?:\s|\\[rnt]){0,4})"
     r"[A-Za-z0-9+/=_%-]+(?:(?:[\r\n\t]|\\[rnt])+[A-Za-z0-9+/=_%-]+|\s+[A-Za-z0-9+/=_-]{16,})*",
     re.IGNORECASE,
 )
