@@ -153,6 +153,27 @@ def test_a_host_with_a_rate_is_waited_for() -> None:
     assert 0 < server.refused < 40
 
 
+def test_a_closed_port_is_no_reason_to_wait() -> None:
+    """Rows of a host that accepts no connection fail at once, although they are many."""
+    with serve(lambda r: GOOD) as web:
+        pass
+    start = time.monotonic()
+    looks = inspect_many([(web.url(f"/{number}.png"), IMAGE) for number in range(100)], OPTIONS)
+    assert {_code_of(look) for look in looks.values()} == {"media_unreachable"}
+    assert time.monotonic() - start < 5
+
+
+def test_hosts_that_do_not_reply_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that accepts connections and says nothing costs the time of a few requests, not that of all."""
+    monkeypatch.setattr(hosts, "DOWN_S", 0.2)
+    end = threading.Event()
+    with serve(lambda r: (end.wait(30), GOOD)[1]) as web:
+        looks = inspect_many([(web.url(f"/{n}.png"), IMAGE) for n in range(100)], replace(OPTIONS, http_timeout_s=0.3))
+        assert {_code_of(look) for look in looks.values()} <= {"media_timeout", "media_unreachable"}
+        assert len(web.requests) < 30
+        end.set()
+
+
 def test_hosts_take_turns() -> None:
     """The images of one host do not keep those of another host waiting, in whichever order the manifest has them."""
 

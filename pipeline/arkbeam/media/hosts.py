@@ -94,21 +94,25 @@ class HostPace:
     def fail(
         self, now: float, failure: Failure, *, refused: bool, asked_s: float | None, random: Callable[[], float]
     ) -> None:
-        """Record a failure that blames the host.
+        """Record a failure that blames the host, and that may pass.
 
         The host pauses if it `refused`, if it asked for it (`asked_s`), or if all that was sent at one time failed.
         Requests that were sent before a pause began are refused for the same reason: they do not halve the limit again.
         """
-        if not self.failures:
-            self.failing_since = now
-        self.failures += 1
-        self.last = failure
+        self.count_failure(now, failure)
         if refused or asked_s is not None or self.failures >= self.limit:
             if now >= self.resumes_at:
                 self.limit = max(1.0, self.limit / 2)
                 self.pauses += 1
             pause_s = backoff_s(self.pauses, random) if asked_s is None else asked_s
             self.resumes_at = max(self.resumes_at, now + pause_s)
+
+    def count_failure(self, now: float, failure: Failure) -> None:
+        """Record a failure that is not tried again, such as a closed port: the host does not pause for it."""
+        if not self.failures:
+            self.failing_since = now
+        self.failures += 1
+        self.last = failure
 
     def describe_outage(self, now: float) -> Failure:
         """Return the failure of a medium for which a host that is down was not asked."""

@@ -29,7 +29,7 @@ from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.base.records import Failure
 from arkbeam.media.codings import find_unpackers, unpack
 from arkbeam.media.connections import CONNECT_S, HEADERS, ForbiddenAddress, connections
-from arkbeam.media.hosts import HostGate, backoff_s, read_retry_after
+from arkbeam.media.hosts import backoff_s, read_retry_after
 from arkbeam.media.identity import DIGEST_BYTES, MediumRead, content_version, storage_version
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.weburl import OtherScheme, WebUrl, check_url, parse_allowed_hosts, parse_redirect
@@ -281,16 +281,19 @@ async def _turn(reading: _Reading, url: WebUrl) -> AsyncIterator[None]:
     gate = connections.gate(url.origin, reading.options.http.per_host)
     with reading.off_the_clock():
         await gate.enter(again=reading.failed)
+    now = asyncio.get_running_loop().time
     try:
         yield
     except _TransientFailure as failure:
         if failure.blames_host:
             asked_s = failure.asked_s and min(failure.asked_s, reading.options.http.wait_s)
-            _blame(gate, failure.failure, refused=failure.refused, asked_s=asked_s)
+            gate.pace.fail(now(), failure.failure, refused=failure.refused, asked_s=asked_s, random=random.random)
         raise
-    except (aiohttp.ClientError, TimeoutError, asyncio.CancelledError) as error:
-        if not isinstance(error, aiohttp.InvalidURL):
-            _blame(gate, Failure("media_unreachable", f"the last request ended with {type(error).__name__}"))
+    except (aiohttp.ClientConnectorError, TimeoutError, asyncio.CancelledError) as error:
+        gate.pace.count_failure(now(), _last_failure(error))
+        raise
+    except aiohttp.ClientError as error:
+        gate.pace.fail(now(), _last_failure(error), refused=False, asked_s=None, random=random.random)
         raise
     except BadRow:
         gate.pace.succeed()  # the host replied
@@ -301,9 +304,9 @@ async def _turn(reading: _Reading, url: WebUrl) -> AsyncIterator[None]:
         gate.leave()
 
 
-def _blame(gate: HostGate, failure: Failure, *, refused: bool = False, asked_s: float | None = None) -> None:
-    now = asyncio.get_running_loop().time()
-    gate.pace.fail(now, failure, refused=refused, asked_s=asked_s, random=random.random)
+def _last_failure(error: BaseException) -> Failure:
+    name = "no reply in time" if isinstance(error, TimeoutError | asyncio.CancelledError) else type(error).__name__
+    return Failure("media_unreachable", f"the last request ended with {name}")
 
 
 def _locations(reply: aiohttp.ClientResponse) -> set[bytes]:
