@@ -11,7 +11,7 @@ from arkbeam import __version__
 from arkbeam.app.config import describe_config, parse_config
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Failure, Inline, Modality
-from arkbeam.media import MediaInfo, MediaOptions, hosts, inspect, inspect_many, load_medium
+from arkbeam.media import MediaInfo, MediaOptions, hosts, http, inspect, inspect_many, load_medium
 from arkbeam.media.access import Access
 from arkbeam.media.hosts import HostPace, backoff_s, read_retry_after
 from arkbeam.media.http import TRIES
@@ -172,6 +172,17 @@ def test_hosts_that_do_not_reply_are_given_up(monkeypatch: pytest.MonkeyPatch) -
         assert {_code_of(look) for look in looks.values()} <= {"media_timeout", "media_unreachable"}
         assert len(web.requests) < 30
         end.set()
+
+
+def test_reading_can_be_interrupted() -> None:
+    """What is being read, waits for its turn, or waits as the server asks, ends at once."""
+    with serve(lambda r: reply(429, b"", {"Retry-After": "50"})) as web:
+        threading.Timer(0.5, http.interrupt).start()
+        start = time.monotonic()
+        looks = inspect_many([(web.url(f"/{number}.png"), IMAGE) for number in range(40)], OPTIONS)
+        assert time.monotonic() - start < 3
+        assert {_code_of(look) for look in looks.values()} == {"media_unreachable"}
+        assert all("interrupted" in str(look) for look in looks.values())
 
 
 def test_hosts_take_turns() -> None:

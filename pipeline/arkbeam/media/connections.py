@@ -6,6 +6,8 @@ Sockets are created here, so that none is connected to a private address that is
 import asyncio
 import atexit
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -51,12 +53,30 @@ def _plain_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 class _Connections:
-    """Sessions and queues. Call the methods other than `close` only in the event loop."""
+    """Sessions, queues and tasks. Call the methods only in the event loop, if they do not say otherwise."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: dict[AllowedHosts | None, aiohttp.ClientSession] = {}
         self._gates: dict[tuple[object, int], HostGate] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    @asynccontextmanager
+    async def cancellable(self) -> AsyncIterator[None]:
+        """Let `cancel_all` end the current task."""
+        self._follow_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def cancel_all(self) -> None:
+        """Cancel the tasks that are in `cancellable`; called from another thread."""
+        if self._loop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
 
     def session(self, guard: AllowedHosts | None) -> aiohttp.ClientSession:
         """Return the session whose sockets are checked; None: the host is allowed, nothing is checked."""
@@ -78,7 +98,7 @@ class _Connections:
     def _follow_loop(self) -> None:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # the process was forked
-            self._loop, self._sessions, self._gates = loop, {}, {}
+            self._loop, self._sessions, self._gates, self._tasks = loop, {}, {}, set()
             atexit.register(self.close)
 
     def close(self) -> None:

@@ -116,12 +116,19 @@ def _run(url: str, options: MediaOptions, work: Callable[[_Reading], Awaitable[_
     return got
 
 
+def interrupt() -> None:
+    """End all reading of this process, also what waits for its turn: each medium fails. Call it in any thread."""
+    connections.cancel_all()
+
+
 async def _with_timeout(url: WebUrl, options: MediaOptions, work: Callable[[_Reading], Awaitable[_Got]]) -> _Got:
     try:
-        async with asyncio.timeout(options.http_timeout_s) as clock:
+        async with connections.cancellable(), asyncio.timeout(options.http_timeout_s) as clock:
             return await _with_retries(_Reading(url, options, clock), work)
     except TimeoutError:
         fail_row("media_timeout", f"not complete after {options.http_timeout_s:g} s (media.http_timeout_s)")
+    except asyncio.CancelledError:
+        fail_row("media_unreachable", "reading was interrupted")
 
 
 async def _with_retries(reading: _Reading, work: Callable[[_Reading], Awaitable[_Got]]) -> _Got:
