@@ -25,6 +25,7 @@ ORDER = (
     "base.capabilities",
     "base.replies",
     "base.schema",
+    "base.signing",
     "base.redaction",
     "base.bad_rows",
     "base.faults",
@@ -64,6 +65,7 @@ ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
 
 # Libraries that only some entries of ORDER may import.
 LIBRARIES = {
+    "ada_url": ("media",),
     "apache_beam": ("beam",),
     "httpx": ("ark", "media"),
     "httpx_aiohttp": ("ark", "media"),
@@ -75,7 +77,7 @@ LIBRARIES = {
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }
-STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.redaction")
+STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.signing", "base.redaction")
 
 
 @dataclass(frozen=True, slots=True)

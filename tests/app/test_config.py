@@ -51,6 +51,26 @@ def _parse(key: str = "", value: Any = None) -> Config:
     return parse_config(raw)
 
 
+@pytest.mark.parametrize("key", ["manifest.uris", "store.uri", "output.uri"])
+@pytest.mark.parametrize(
+    "uri", ["s3://KEY:SECRET@bucket/a.jsonl", "S3A://KEY:SEC/RET@bucket/a.jsonl", "gs://SECRET@b/a"]
+)
+def test_credentials_in_the_uri_of_an_object_are_refused(key: str, uri: str) -> None:
+    """The message says what to do and shows neither user nor password."""
+    with pytest.raises(ConfigError, match="remove them") as caught:
+        _parse(key, uri)
+    assert not any(part in str(caught.value) for part in ("KEY", "SEC", "RET"))
+
+
+def test_schemes_are_written_in_lower_case() -> None:
+    """`S3://` means `s3://` for manifests, store and output; a path keeps its letters."""
+    config = parse_config(
+        {**SMALLEST, "manifest": {"uris": ["S3://B/Rows.jsonl", "A/x://y"]}, "store": {"uri": "GS://B/S"}}
+    )
+    assert config.manifest.uris == ("s3://B/Rows.jsonl", "A/x://y")
+    assert config.store.uri == "gs://B/S"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "meant"),
     [

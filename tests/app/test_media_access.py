@@ -92,7 +92,7 @@ def test_secrets_in_uris_stay_out_of_everything(
             {"id": "denied", "image": url("status/403")},
             {"id": "no picture", "image": url("good/text.png")},
             {"id": "broken", "image": url("short/a.png")},
-            {"id": "private", "image": url("good/a.png", "0x7f000001")},
+            {"id": "private", "image": url("good/a.png", "127.0.0.2")},
             {"id": "redirected", "image": url(f"to?url={quote(url('good/a.png', 'localhost'), safe='')}")},
             {"id": "extension", "video": url("good/a.webm", "media.example").replace("http:", "https:")},
             {"id": "bucket", "image": f"ftp://{user}host/a.png?{sign}"},

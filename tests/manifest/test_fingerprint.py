@@ -1,5 +1,7 @@
 """Fingerprints: pinned, injective, and independent of what does not change the vector."""
 
+from urllib.parse import quote
+
 import pytest
 from arkbeam.base.records import Modality, Part, Request, ServiceKind, VideoSampling
 from arkbeam.manifest.fingerprint import Fingerprinter, strip_signature
@@ -7,6 +9,9 @@ from arkbeam.media.identity import content_version, storage_version
 from hypothesis import given
 from hypothesis import strategies as st
 
+COS = (
+    "q-sign-algorithm=sha1&q-ak=AKID&q-sign-time=1;2&q-key-time=1;2&q-header-list=host&q-url-param-list=&q-signature=0a"
+)
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO
 ARK = Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048)
 PLAIN = Request((Part(TEXT, "天很蓝，海很深"),))
@@ -137,6 +142,11 @@ def test_the_short_cut_for_texts_gives_the_same(rows: list[tuple[str, str | None
         ("HTTPS://h/a.png?OSSAccessKeyId=k&Expires=1&Signature=s&security-token=t", "HTTPS://h/a.png"),
         ("https://h/a.png?GoogleAccessId=k&Expires=1&Signature=s", "https://h/a.png"),
         ("https://h/a.png?x-oss-signature=s&x-oss-expires=3&x-oss-process=image%2Fresize", "https://h/a.png?x-oss-process=image%2Fresize"),
+        ("https://h/a.png?Policy=p&Signature=s&Key-Pair-Id=k&w=1", "https://h/a.png?w=1"),
+        ("https://h/a.png?w=1&x-expires=1700000000&x-signature=ab%3D", "https://h/a.png?w=1"),
+        ("https://h/a.png?auth_key=1700000000-0-0-0123456789abcdef0123456789abcdef", "https://h/a.png"),
+        (f"https://h/a.png?imageMogr2/thumbnail/9x&{COS}", "https://h/a.png?imageMogr2/thumbnail/9x"),
+        (f"https://h/a.png?sign={quote(COS)}&x-cos-security-token=t&id=1", "https://h/a.png?id=1"),
         ("https://h/a.png?sv=2&sp=r&se=3&sr=b&sig=abc&id=1", "https://h/a.png?id=1"),
     ],
 )  # fmt: skip
@@ -157,6 +167,15 @@ def test_signatures_are_no_part_of_a_picture(signed: str, bare: str) -> None:
         "https://h/a.png?versionId=3",
         "https://h/a.png?sp=1&st=2",
         "https://h/a.png?expires=1",
+        "https://h/a.png?Policy=p",
+        "https://h/a.png?x-expires=1700000000",
+        "https://h/a.png?x-expires=large&x-signature=s",
+        "https://h/a.png?x-expires=1700000000&x-signature=",
+        "https://h/a.png?auth_key=17",
+        "https://h/a.png?auth_key=1700000000-0-0-0123456789abcdef0123456789abcdef&auth_key=17",
+        "https://h/a.png?sign=1&key=2&token=3",
+        "https://h/a.png?q-sign-time=1&q-ak=2",
+        "https://h/a.png?q-url-param-list=&q-sign-algorithm=sha1",
         "https://h/a.png#?Signature=1",
         "https://h/a?b=http://x/?Signature=1",
         "/data/a.png?Signature=1",
@@ -166,6 +185,16 @@ def test_signatures_are_no_part_of_a_picture(signed: str, bare: str) -> None:
 def test_all_else_in_a_url_is_part_of_it(url: str) -> None:
     """Other parameters may name another picture, above all those that process a picture."""
     assert strip_signature(url) == url
+
+
+def test_a_site_names_its_own_parameters() -> None:
+    """`media.url_ignore_params` leaves out further parameters, by their exact names; all else stays."""
+    url = "https://h/a.png?st=a&id=1&St=b&hash=c"
+    assert strip_signature(url, ("st", "hash")) == "https://h/a.png?id=1&St=b"
+    ours = Fingerprinter(ServiceKind.ARK, "doubao-embedding-vision-251215", 2048, ignored=("st",))
+    urls = ("https://h/a.png?st=a", "https://h/a.png?st=b", "https://h/a.png")
+    assert len({ours.of_request(Request((Part(IMAGE, url),)), [None]) for url in urls}) == 1
+    assert len({ARK.of_request(Request((Part(IMAGE, url),)), [None]) for url in urls}) == 3
 
 
 def test_a_text_that_looks_like_a_signed_url_is_text() -> None:

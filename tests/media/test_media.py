@@ -179,6 +179,27 @@ def test_urls_that_can_not_be_one_are_refused(url: str, options: MediaOptions) -
     assert _code_of(inspect(url, IMAGE, options)) == "media_bad_uri"
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://h/a b.png", "a blank (write it as %20) at character 12"),
+        ("https://h/a.png ", "a blank (write it as %20) at its end"),
+        ("https://h/a\tb", "a tab at character 12"),
+        ("https://h/a\r\nb", "a line break at character 12"),
+        ("https://h/a\u00a0b", "the character U+00A0 at character 12"),
+        ("https://h/a\u3000", "the character U+3000 at its end"),
+        ("https://h/a\x7fb", "the character U+007F at character 12"),
+        ("https:///a.png", "it has no host"),
+        ("https://?a", "it has no host"),
+        ("https://h\\a", "backslash"),
+        ("https://h:x/a", "its host or port is not valid"),
+    ],
+)
+def test_the_message_says_where_a_url_is_wrong(url: str, words: str, options: MediaOptions) -> None:
+    """The character and its place, counted from 1."""
+    assert words in str(inspect(url, IMAGE, options))
+
+
 def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
     """A data URI in the form of the contract is sent unchanged; its size in pixels is used for the estimate."""
     uri = data_uri("image/png", _picture())
@@ -211,6 +232,61 @@ def test_bad_data_uris_are_refused(head: str, data: bytes, code: str, options: M
     """Upper case, other types, invalid base64, and a type that is not that of the bytes."""
     outcome = inspect(head + base64.b64encode(data).decode(), IMAGE, options)
     assert _code_of(outcome) == code
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        (f"data:image/png;charset=utf-8;base64,{_encode(_picture())}", "a parameter besides base64, such as charset"),
+        (f"data:image/png;BASE64,{_encode(_picture())}", "'base64' has capitals"),
+        (f"DATA:image/png;base64,{_encode(_picture())}", "'data:' has capitals"),
+        (f"data:image/PNG;base64,{_encode(_picture())}", "the type has capitals"),
+        (f"data:application/pdf;base64,{_encode(_picture())}", "the type is not that of an image or a video"),
+        (f"data:;base64,{_encode(_picture())}", "the data URI has no type"),
+        (f"data:image/png,{_encode(_picture())}", "the data URI is not said to be base64"),
+        (f"data:image/png;base64 {_encode(_picture())}", "no comma"),
+        (f"data:image/png;base64;{_encode(_picture() * 20)}", "no comma"),
+        (f"data:image/png; base64,{_encode(_picture())}", "a blank at character 16"),
+        (f"data:image/png;base64,\n{_encode(_picture())}", "a line break at character 1 of the payload"),
+        (
+            f"data:image/png;base64,{base64.encodebytes(_picture()).decode()}",
+            "a line break at character 77 of the payload",
+        ),
+        (f"data:image/png;base64,{_encode(_picture())[:9]} {_encode(_picture())[9:]}", "a blank at character 10"),
+        (f"data:image/png;base64,{_encode(_picture())[:9]}-_x=", "URL-safe alphabet (at character 10"),
+        (f"data:image/png;base64,{_encode(_picture())[:9]}%2B%3D", "percent-encoded (at character 10"),
+        (
+            f"data:image/png;base64,{_encode(_picture())[:9]}\u56fe",
+            "a character that base64 does not have, at character 10",
+        ),
+        (f"data:image/png;base64,{_encode(_picture())[:-1]}", "padding"),
+        (_encode(_picture()), "without its beginning 'data:image/png;base64,'"),
+        (_encode(b"\xff\xd8\xff\xe0" + bytes(99)), "without its beginning 'data:image/jpeg;base64,'"),
+        (_encode(b"\0\0\0\x18ftypisom" + bytes(99)), "without its beginning 'data:video/mp4;base64,'"),
+        (_encode(b"RIFF" + bytes(99)), "without its beginning 'data:image/webp;base64,'"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["/data", "s3://bucket/data"])
+def test_the_message_says_what_is_wrong_with_a_data_uri(
+    uri: str, words: str, folder: str, options: MediaOptions
+) -> None:
+    """It names the fault and, in the payload, its place, and quotes nothing of the payload."""
+    for modality in Modality.IMAGE, Modality.VIDEO:
+        outcome = inspect(make_absolute(uri, folder), modality, options)
+        assert _code_of(outcome) == "media_bad_data_uri"
+        assert isinstance(outcome, Failure)
+        assert words in outcome.message
+        assert not any(part in outcome.message for part in ("iVBOR", "/9j/", "AAAA", "UklG", "AAAB"))
+
+
+@pytest.mark.parametrize("path", ["/9j/a.jpg", "/9j/" + "a" * 30, "AAAA" * 20, "iVBORw0KGgo.png", "R0lGODlh/a/b/c.gif"])
+def test_paths_that_are_no_base64(path: str) -> None:
+    """A name that only starts like base64 is a path."""
+    assert make_absolute(path, "/data") == os.path.join("/data", path)
 
 
 def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:

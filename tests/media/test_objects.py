@@ -9,6 +9,7 @@ import fsspec
 import pytest
 from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.media import MediaInfo, MediaOptions, inspect, inspect_many, load_medium
+from arkbeam.media.access import Access
 from arkbeam.media.cache import CachedMedia, media_table, merge
 from arkbeam.media.files import read_for_sending, read_head, read_range, read_version
 from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, find_object, forget_stores, list_versions
@@ -17,7 +18,16 @@ from PIL import Image
 from tests.s3 import BUCKET, S3
 
 IMAGE = Modality.IMAGE
-ODD_KEYS = ["a b/ü#%41+.png", "a%2Fb.png", "~x*'().png", "emoji😀.png", "x\\y.png", "q?id=1.png", "a|b^c.png"]
+ODD_KEYS = [
+    "a b/ü#%41+.png",
+    "a%2Fb.png",
+    "~x*'().png",
+    "emoji😀.png",
+    "x\\y.png",
+    "q?id=1.png",
+    "a|b^c.png",
+    "a::b.png",
+]
 NOT_FOR_OBSTORE = ["a//b.png", "x/./y.png", "x/../y.png", "end/", "old.png?versionId=3"]
 
 
@@ -57,6 +67,36 @@ def test_both_libraries_tell_the_same_of_an_object(s3: S3, key: str, without_obs
     assert versions == {by_obstore[0].version}
     assert [found.head for found in by_obstore] == [data[:10], data]
     assert {found.size for found in by_obstore} == {len(data)}
+
+
+def test_a_scheme_in_capitals_is_the_same_storage(s3: S3, without_obstore: Callable[[], None]) -> None:
+    """`S3://` is read, versioned and signed as `s3://` is, whichever library is installed."""
+    uri = s3.put("a::b.png", picture()).replace("s3://", "S3://")
+    for _ in range(2):
+        info = inspect(uri, IMAGE, MediaOptions())
+        assert isinstance(info, MediaInfo)
+        assert isinstance(load_medium(uri, IMAGE, info.version, MediaOptions()), Inline)
+        signed = load_medium(uri, IMAGE, info.version, MediaOptions(access={"s3": Access.SIGN}))
+        assert isinstance(signed, str)
+        assert signed.partition("?")[0].endswith("/a%3A%3Ab.png")
+        without_obstore()
+
+
+@pytest.mark.parametrize("user", ["KEY:SECRET@", "KEY:SEC/RET@", "KEY%3ASECRET@", "SECRET@"])
+@pytest.mark.parametrize("access", [Access.INLINE, Access.SIGN])
+def test_credentials_in_a_uri_are_refused_before_any_call(
+    user: str, access: Access, s3: S3, monkeypatch: pytest.MonkeyPatch, without_obstore: Callable[[], None]
+) -> None:
+    """The storage is not asked, and the message shows neither user nor password."""
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: pytest.fail("the storage was asked"))
+    monkeypatch.setattr("arkbeam.media.files.find_object", lambda _: pytest.fail("the storage was asked"))
+    options = MediaOptions(access={"s3": access})
+    for scheme in ("s3", "S3", "s3a"):
+        uri = f"{scheme}://{user}{BUCKET}/a.png"
+        for outcome in (inspect(uri, IMAGE, options), load_medium(uri, IMAGE, "1", options)):
+            assert isinstance(outcome, Failure)
+            assert outcome.code == "media_bad_uri"
+            assert not any(part in outcome.message for part in ("KEY", "SEC", "RET"))
 
 
 @pytest.mark.parametrize("key", NOT_FOR_OBSTORE)

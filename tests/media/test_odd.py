@@ -1,5 +1,6 @@
 """Odd media, one in each row, through the whole job: the outcome without and with `media.fit`."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,11 @@ DATA_URIS = {
     "data URI, image/PNG": data_uri("image/PNG", picture("PNG")),
     "data URI, no base64": data_uri("image/png", picture("PNG"))[:-3] + "*==",
     "data URI, JPEG cut off": data_uri("image/jpeg", cut(picture())),
+    "data URI with a charset": data_uri("image/png", picture("PNG")).replace(";", ";charset=utf-8;", 1),
+    "data URI, BASE64": data_uri("image/png", picture("PNG")).replace("base64", "BASE64", 1),
+    "data URI with line breaks": "data:image/png;base64," + base64.encodebytes(picture("PNG")).decode(),
+    "data URI, URL-safe": "data:image/png;base64," + base64.urlsafe_b64encode(bytes(range(250, 256)) * 9).decode(),
+    "base64 without its beginning": data_uri("image/png", picture("PNG")).partition(",")[2],
 }
 
 

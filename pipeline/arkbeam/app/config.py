@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import ModelOptions
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.files import check_credentials, lower_scheme
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.schema import embeddings_schema
 from arkbeam.emulator.options import EmulatorOptions
@@ -97,7 +98,19 @@ def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
     """Check a parsed YAML document and return it as a Config. Raise ConfigError."""
     if not isinstance(raw, dict):
         raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
-    return _parse(Config, raw, settings)
+    return _settle_uris(_parse(Config, raw, settings))
+
+
+def _settle_uris(config: Config) -> Config:
+    """Write the schemes of manifests, store and output in lower case. Raise ConfigError for a URI with a password."""
+    for uri in (*config.manifest.uris, config.store.uri, config.output.uri):
+        check_credentials(uri)
+    return dataclasses.replace(
+        config,
+        manifest=dataclasses.replace(config.manifest, uris=tuple(map(lower_scheme, config.manifest.uris))),
+        store=dataclasses.replace(config.store, uri=lower_scheme(config.store.uri)),
+        output=dataclasses.replace(config.output, uri=lower_scheme(config.output.uri)),
+    )
 
 
 def parse_emulator(settings: Sequence[str]) -> EmulatorOptions:

@@ -23,8 +23,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from arkbeam.base import faults
-from arkbeam.base.errors import ArkbeamError, StoreError
-from arkbeam.base.redaction import redact
+from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.redaction import holds_credentials, redact
 
 LOCAL_SCHEMES = frozenset({"file", "local"})
 _TEMPORARY_SUFFIX = ".tmp"
@@ -77,6 +77,7 @@ def find_filesystem(uri: str) -> tuple[Any, str]:
     The characters of a local path, and of an object's name, have no special meaning: fsspec's own function would take
     `::` for a chain, and `file:` at the start of a path for a scheme.
     """
+    uri = lower_scheme(uri)
     if is_chained(uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
         return filesystem, str(path)
@@ -94,10 +95,34 @@ def find_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URI and the path in that filesystem."""
+    """Return the fsspec filesystem of a URI and the path in that filesystem. Raise ConfigError for a URI with a password."""
+    check_credentials(uri)
     with storage_errors("open", uri):
         filesystem, path = find_filesystem(uri)
         return filesystem, path.rstrip("/")
+
+
+def open_object_store(uri: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of an object's URI and the path in it. `::` in a key is not the start of another URI."""
+    uri = lower_scheme(uri)
+    scheme = uri.partition("://")[0]
+    kind = fsspec.get_filesystem_class(scheme)
+    return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
+
+
+def lower_scheme(uri: str) -> str:
+    """Return a URI with its scheme in lower case, as fsspec needs it; a path is returned unchanged."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme.lower()}://{rest}" if separator and _SCHEME.match(uri) else uri
+
+
+def check_credentials(uri: str) -> None:
+    """Raise ConfigError if the URI of an object has a user or a password in it: errors of the storage would quote them."""
+    if holds_credentials(uri):
+        raise ConfigError(
+            f"{redact(uri)} has a user or a password in it: remove them; objects are read with the credentials of the"
+            " environment"
+        )
 
 
 def full_uri(filesystem: Any, path: str) -> str:

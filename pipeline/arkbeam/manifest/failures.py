@@ -23,7 +23,7 @@ from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import MASK, redact
-from arkbeam.manifest.batches import RowBatch, quote_row
+from arkbeam.manifest.batches import RowBatch, mask_row, quote_row
 from arkbeam.manifest.kept import is_text
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
@@ -197,7 +197,10 @@ class FailedRows:
 
 
 def list_failed_rows(manifest: str, files: Sequence[str], options: ManifestOptions) -> FailedRows:
-    """Read which rows of a manifest the failure tables `files` name. Of each row a digest is kept, not its content."""
+    """Read which rows of a manifest the failure tables `files` name. Of each row a digest is kept, not its content.
+
+    Originals are masked again: an earlier version of this package may have masked less.
+    """
     rows: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     ids: list[str] = []
     digests: list[bytes] = []
@@ -205,7 +208,7 @@ def list_failed_rows(manifest: str, files: Sequence[str], options: ManifestOptio
         for table in _rows_of(manifest, uri, options):
             rows.append(table["row"].to_numpy())
             ids += table["id"].to_pylist()
-            digests += map(_digest, table["original"].to_pylist())
+            digests += [_digest(text and mask_row(text)) for text in table["original"].to_pylist()]
     unique, first = np.unique(np.concatenate(rows), return_index=True)
     kept = first.tolist()
     states = np.zeros(len(unique), np.uint8)

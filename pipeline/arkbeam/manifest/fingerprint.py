@@ -9,11 +9,12 @@ unchanged. Not part of the fingerprint: the service's address, the encoding of t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 
 from arkbeam.base.records import Modality, Request, ServiceKind, VideoSampling
 from arkbeam.base.schema import FINGERPRINT_BYTES
+from arkbeam.base.signing import ALONE, COMBINED
 from arkbeam.media import content_of
 
 _MAGIC = b"arkbeam\x01"
@@ -21,35 +22,28 @@ _SERVICE, _MODEL, _DIMENSIONS, _MULTI, _INSTRUCTIONS, _SPARSE = b"K", b"M", b"D"
 _VERSION, _CONTENT, _SAMPLING, _FIT = b"v", b"c", b"s", b"f"
 _TAGS = {Modality.TEXT: b"T", Modality.IMAGE: b"I", Modality.VIDEO: b"V"}
 
-# Parameters that sign a URL and do not change what it points at. Whole names, not prefixes: `x-tos-process` and
-# `x-oss-process` select another picture. Sources: the vendors' pages on presigned URLs, signature version 4 and older.
-_SIGNATURE_V4 = ("algorithm", "credential", "date", "expires", "signedheaders", "signature", "security-token")
-_SIGNING_ANY_CASE = frozenset(
-    [f"x-{vendor}-{name}" for vendor in ("amz", "tos", "goog") for name in _SIGNATURE_V4]
-    + [
-        f"x-oss-{name}"
-        for name in ("signature-version", "credential", "date", "expires", "signature", "security-token")
-    ]
-    + ["x-oss-additional-headers", "x-amz-content-sha256", "x-tos-content-sha256", "x-tos-policy", "x-amz-user-agent"]
-)
-_SIGNING = frozenset(
-    ["Signature", "Expires", "AWSAccessKeyId", "OSSAccessKeyId", "GoogleAccessId", "Key-Pair-Id", "security-token"]
-)
-# Parameter names of Azure's shared access signatures are so short that they count only in a URL with `sig` and `sv`.
-_SIGNING_AZURE = frozenset(
-    {"sig", "sv", "ss", "srt", "sp", "st", "se", "sip", "spr", "sr", "si", "sdd", "ses", "suoid", "scid"}
-    | {"skoid", "sktid", "skt", "ske", "sks", "skv", "saoid"}
-)
+_SIGNING = frozenset(name for scheme in ALONE if not scheme.any_case for name in scheme.parameters)
+_SIGNING_ANY_CASE = frozenset(name for scheme in ALONE if scheme.any_case for name in scheme.parameters)
+_SIGNING_TOGETHER = frozenset(name for scheme in COMBINED for name in scheme.needs)
 _HAS_QUERY = re.compile(r"https?://[^#]*\?", re.IGNORECASE)
 
 
 class Fingerprinter:
     """Computes the fingerprints of one run. The fields that all requests share are hashed once.
 
-    `multi` is True if per-token vectors are requested; their encoding makes no difference.
+    `multi` is True if per-token vectors are requested; their encoding makes no difference. `ignored` are the names of
+    query parameters of URLs that do not change what the URL points at (`media.url_ignore_params`).
     """
 
-    def __init__(self, service: ServiceKind, model: str, dimensions: int | None, multi: bool = False) -> None:
+    def __init__(
+        self,
+        service: ServiceKind,
+        model: str,
+        dimensions: int | None,
+        multi: bool = False,
+        ignored: Collection[str] = (),
+    ) -> None:
+        self._ignored = ignored
         start = blake2b(_MAGIC, digest_size=FINGERPRINT_BYTES)
         start.update(_field(_SERVICE, service.value.encode()))
         start.update(_field(_MODEL, model.encode()))
@@ -86,7 +80,7 @@ class Fingerprinter:
             if content is not None:  # the hash of the content replaces the name; no part has an empty name
                 state.update(_field(_TAGS[part.modality], b"") + _field(_CONTENT, content))
             else:
-                value = part.value if part.modality is Modality.TEXT else strip_signature(part.value)
+                value = part.value if part.modality is Modality.TEXT else strip_signature(part.value, self._ignored)
                 state.update(_field(_TAGS[part.modality], value.encode()))
                 if version is not None:
                     state.update(_field(_VERSION, version.encode()))
@@ -105,21 +99,27 @@ class Fingerprinter:
         return state
 
 
-def strip_signature(uri: str) -> str:
-    """Return a URL without its known signature parameters; the rest, with its order and encoding, stays unchanged."""
+def strip_signature(uri: str, ignored: Collection[str] = ()) -> str:
+    """Return a URL without its known signature parameters; the rest, with its order and encoding, stays unchanged.
+
+    `ignored` are names of further parameters to leave out.
+    """
     if not _HAS_QUERY.match(uri):
         return uri
     address, hash_, fragment = uri.partition("#")
     address, _, query = address.partition("?")
     parameters = query.split("&")
-    names = {parameter.partition("=")[0] for parameter in parameters}
-    azure = _SIGNING_AZURE if {"sig", "sv"} <= names else frozenset()
+    names = [parameter.partition("=")[0] for parameter in parameters]
+    dropped = _SIGNING.union(ignored)
+    if not _SIGNING_TOGETHER.isdisjoint(names):
+        values: dict[str, str] = {}
+        for name, parameter in zip(names, parameters, strict=True):
+            values[name] = "" if name in values else parameter[len(name) + 1 :]  # a doubled name matches no pattern
+        dropped = dropped.union(*(scheme.parameters for scheme in COMBINED if scheme.applies_to(values)))
     kept = [
         parameter
-        for parameter in parameters
-        if (name := parameter.partition("=")[0]) not in _SIGNING
-        and name not in azure
-        and name.lower() not in _SIGNING_ANY_CASE
+        for name, parameter in zip(names, parameters, strict=True)
+        if name not in dropped and name.lower() not in _SIGNING_ANY_CASE
     ]
     if len(kept) == len(parameters):
         return uri

@@ -12,7 +12,7 @@ from arkbeam.base import schema
 from arkbeam.base.capabilities import exceeds_context
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import also_mask, redact
 from arkbeam.manifest.batches import RowBatch, quote_row
 from arkbeam.manifest.columns import ColumnWatch
 from arkbeam.manifest.compression import ByteSource
@@ -89,7 +89,9 @@ def _read_chunks(
 ) -> Iterator[ShardChunk]:
     model = context.model
     parser = RowParser(options, model, folder_of(shard.manifest))
-    fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi)
+    ignored = context.media.url_ignore_params
+    also_mask(ignored)
+    fingerprinter = Fingerprinter(context.service, model.name, model.wire.dimensions, model.asks_multi, ignored)
     from_folders = list_folder_values(shard.manifest, options.keep)
     watch.note_path(from_folders)
     first_row = first_ordinal = 0

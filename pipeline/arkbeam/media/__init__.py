@@ -6,13 +6,14 @@ They do not raise for a medium that can't be used or read: they return a `Failur
 
 from arkbeam.media.cache import MediaCache
 from arkbeam.media.checks import MediaInfo
+from arkbeam.media.data_uri import make_data_uri
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
 from arkbeam.media.inspection import inspect, inspect_many
 from arkbeam.media.kinds import detect_kind
 from arkbeam.media.load import load_medium
 from arkbeam.media.options import MediaOptions
-from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute, make_data_uri
+from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute
 
 __all__ = [
     "Fit",

@@ -3,10 +3,9 @@
 Also refuse media that the service would not accept that way, as far as their names and formats show.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
-from urllib.parse import urlsplit
 
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.errors import ConfigError
@@ -14,12 +13,11 @@ from arkbeam.base.files import LOCAL_SCHEMES
 from arkbeam.base.records import Modality
 from arkbeam.media.uris import (
     WEB_SCHEMES,
-    check_url,
     extension_of,
     is_public,
-    literal_address,
     scheme_of,
 )
+from arkbeam.media.weburl import check_url, parse_allowed_hosts
 
 
 class Access(StrEnum):
@@ -109,19 +107,21 @@ def _possible_access(scheme: str) -> tuple[Access, ...]:
     return (Access.INLINE, Access.SIGN) if scheme in _SIGNABLE else (Access.INLINE,)
 
 
-def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts: Collection[str]) -> None:
+def check_passed(url: str, modality: Modality, url_chars_max: int, allowed_hosts: tuple[str, ...]) -> None:
     """Refuse a URL that the service can't fetch or would not accept, as far as the URL shows it.
 
-    Raise BadRow: `media_bad_uri`, `media_forbidden` (the host is a private address), `media_extension`.
+    A loopback address is not refused: a stand-in for the service on this machine can fetch from there. Raise BadRow:
+    `media_bad_uri`, `media_forbidden` (the host is a private address), `media_extension`.
     """
-    check_url(url, url_chars_max)
-    host = _host_of(url)
-    address = literal_address(host)
-    if address is not None and not _is_loopback(address) and not is_public(address) and host not in allowed_hosts:
-        fail_row(
-            "media_forbidden",
-            f"the host is the address {address}, which is not public; if it may be used, add it to media.allowed_hosts",
-        )
+    parsed = check_url(url, url_chars_max)
+    address = parsed.address
+    if address is not None and not (address == "::1" or address.startswith("127.") or is_public(address)):
+        allowed = parse_allowed_hosts(allowed_hosts)
+        if not allowed.has_host(parsed) and not allowed.has_address(address):
+            fail_row(
+                "media_forbidden",
+                f"the host is the address {address}, which is not public; if it may be used, add it to media.allowed_hosts",
+            )
     if modality is Modality.VIDEO:
         _check_video_extension(url)
 
@@ -145,15 +145,3 @@ def _check_video_extension(uri: str) -> None:
     if extension and extension not in _VIDEO_EXTENSIONS:
         allowed = ", ".join(f".{name}" for name in _VIDEO_EXTENSIONS)
         fail_row("media_extension", f"the name ends in .{extension}; the service accepts {allowed}; {_ADVICE}")
-
-
-def _host_of(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # brackets that don't match
-        fail_row("media_bad_uri", "malformed URL: its host is not valid")
-
-
-def _is_loopback(address: str) -> bool:
-    """Return True for loopback, which is allowed: a stand-in for the service on this machine can fetch from there."""
-    return address == "::1" or address.startswith("127.")

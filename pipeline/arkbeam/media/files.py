@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, NoReturn, TypeVar
 
-import fsspec
-
 from arkbeam.base.bad_rows import BadRow, fail_row
-from arkbeam.base.files import find_version
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.files import find_version, open_object_store
 from arkbeam.base.records import Failure, Modality
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import redact, secrets_of
 from arkbeam.media.checks import readable_bytes_max
+from arkbeam.media.data_uri import describe_data_uri, is_data_uri
 from arkbeam.media.http import fetch, fetch_range
 from arkbeam.media.identity import DIGEST_BYTES, MediumBlocks, MediumRead, content_version, digest_of, storage_version
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.s3 import find_object, head_object, open_object, read_object
-from arkbeam.media.uris import check_scheme, find_allowed_path, is_data_uri, is_web, local_path
+from arkbeam.media.uris import check_scheme, find_allowed_path, is_web, local_path
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -43,24 +43,27 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
         code, reason = "media_missing", "the file does not exist"
     except (IsADirectoryError, NotADirectoryError) as error:
         code, reason = "media_not_a_file", f"not a file: {error}"
+    except ArkbeamError:
+        raise
     except Exception as error:  # noqa: BLE001 (each fsspec backend has errors of its own)
         code, reason = "media_unreadable", f"reading failed: {type(error).__name__}: {error}"
-    shown = uri[:200] if is_data_uri(uri) else uri
-    return Failure(code, f"{redact(shown, 200)}: {redact(reason, 250)}")
+    shown = describe_data_uri(uri) if is_data_uri(uri) else redact(uri, 200)
+    return Failure(code, f"{shown}: {redact(reason, 250, secrets=secrets_of(uri))}")
 
 
-def read_head(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead:
+def read_head(uri: str, bytes_max: int, options: MediaOptions, whole_max: int | None = None) -> MediumRead:
     """Read at most `bytes_max` bytes from the start, with the size and version of the file.
 
     With `media.identity: content` the whole file is read, a block at a time, and the version contains a hash of its
-    bytes.
+    bytes. `whole_max` is the most that is read of a file, and is at least `bytes_max`; None: the size of the largest
+    medium.
     """
     if options.identity == "content":
-        return _read_and_hash(uri, bytes_max, options)
-    medium = _read_at_once(uri, bytes_max, options)
+        return _read_and_hash(uri, bytes_max, options, _largest(options) if whole_max is None else whole_max)
+    medium = _read_at_once(uri, bytes_max, options, whole_max)
     if medium is not None:
         return medium
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     size, version = _remote_state(filesystem, path)
     head = bytes(filesystem.cat_file(path, start=0, end=bytes_max)) if size else b""
     return _check_length(MediumRead(head, size, version), bytes_max)
@@ -72,10 +75,10 @@ def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumR
     The version is never older than the bytes: if the file is overwritten before the bytes are read, the version shows
     it.
     """
-    medium = _read_at_once(uri, bytes_max, options)
+    medium = _read_at_once(uri, bytes_max, options, bytes_max)
     if medium is not None:
         return medium
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     try:
         head = bytes(filesystem.cat_file(path, start=0, end=bytes_max))
     except OSError:  # s3fs raises it for a range of an empty object
@@ -85,7 +88,11 @@ def read_for_sending(uri: str, bytes_max: int, options: MediaOptions) -> MediumR
     return _check_length(MediumRead(head, *_remote_state(filesystem, path)), bytes_max)
 
 
-def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead | None:
+def _largest(options: MediaOptions) -> int:
+    return max(readable_bytes_max(modality, options) for modality in (Modality.IMAGE, Modality.VIDEO))
+
+
+def _read_at_once(uri: str, bytes_max: int, options: MediaOptions, whole_max: int | None) -> MediumRead | None:
     """Read a local file, a URL or an S3 object, whose bytes and version can be read together.
 
     Return None for other storage.
@@ -94,7 +101,7 @@ def _read_at_once(uri: str, bytes_max: int, options: MediaOptions) -> MediumRead
     if path is not None:
         return _read_local(path, bytes_max, options)
     if is_web(uri):
-        return fetch(uri, bytes_max, options)
+        return fetch(uri, bytes_max, _largest(options) if whole_max is None else whole_max, options)
     check_scheme(uri, options.schemes)
     target = find_object(uri)
     return None if target is None else _check_length(read_object(target, 0, bytes_max), bytes_max)
@@ -112,7 +119,7 @@ def read_range(uri: str, start: int, end: int, options: MediaOptions) -> bytes:
     target = find_object(uri)
     if target is not None:
         return read_object(target, start, end).head
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     return bytes(filesystem.cat_file(path, start=start, end=end))
 
 
@@ -123,17 +130,18 @@ def read_version(uri: str, options: MediaOptions) -> str:
         with _open_local(path, options) as descriptor:
             return _local_version(os.fstat(descriptor))
     if is_web(uri):
-        return fetch(uri, 1, options).version
+        return fetch(uri, 1, _largest(options), options).version
     check_scheme(uri, options.schemes)
     target = find_object(uri)
     if target is not None:
         return head_object(target)[1]
-    return _remote_state(*fsspec.core.url_to_fs(uri))[1]
+    return _remote_state(*open_object_store(uri))[1]
 
 
-def _read_and_hash(uri: str, head_bytes: int, options: MediaOptions) -> MediumRead:
-    """Read a file up to the largest size that can be sent; keep its first bytes and the hash of all that was read."""
-    bytes_max = max(readable_bytes_max(modality, options) for modality in (Modality.IMAGE, Modality.VIDEO))
+def _read_and_hash(uri: str, head_bytes: int, options: MediaOptions, bytes_max: int) -> MediumRead:
+    """Read a file up to `bytes_max` bytes; keep its first bytes and the hash of all that was read."""
+    if is_web(uri):
+        return fetch(uri, head_bytes, bytes_max, options, hashed=True)
     digest, head, size = blake2b(digest_size=DIGEST_BYTES), bytearray(), 0
     with _open_blocks(uri, bytes_max, options) as opened:
         for block in opened.blocks:
@@ -156,16 +164,12 @@ def _open_blocks(uri: str, bytes_max: int, options: MediaOptions) -> Iterator[Me
             yield MediumBlocks(blocks, before.st_size, before.st_size, _local_version(before))
             _check_same(_local_version(before), _local_version(os.fstat(descriptor)))
         return
-    if is_web(uri):
-        fetched = fetch(uri, bytes_max, options)
-        yield MediumBlocks(iter((fetched.head,)), len(fetched.head), fetched.size, fetched.version)
-        return
     check_scheme(uri, options.schemes)
     target = find_object(uri)
     if target is not None:
         yield open_object(target, 0, bytes_max)  # one call: all bytes are of one state
         return
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     size, version = _remote_state(filesystem, path)
     starts = range(0, min(size, bytes_max), _BLOCK_BYTES)
     ranges = ((start, min(start + _BLOCK_BYTES, bytes_max)) for start in starts)

@@ -62,16 +62,21 @@ def digest_of(data: bytes) -> bytes:
     return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def check_version(expected: str | None, found: str, data: bytes | None) -> None:
+def check_version(expected: str | None, found: str, data: bytes | None, *, of_web: bool = False) -> None:
     """Refuse a medium that changed after its fingerprint was made.
 
     `expected` is the version in the fingerprint, None if there was none; `found` is the version that the storage
-    reports now; `data` are all bytes of the medium, or None if they were not read completely. Raise BadRow
-    (`media_changed`).
+    reports now; `data` are all bytes of the medium, or None if they were not read completely. `of_web`: it was reported
+    by a web server. Raise BadRow (`media_changed`).
     """
     if expected is None:
         return
     content, known = content_of(expected), storage_part(expected)
     if known == found or (content is not None and data is not None and digest_of(data) == content):
         return
-    fail_row("media_changed", f"the file changed after it was inspected: its version was {known} and is now {found}")
+    advice = "; if the server reports another one with every answer, set media.identity: content"
+    fail_row(
+        "media_changed",
+        f"the file changed after it was inspected: its version was {known[:80]} and is now {found[:80]}"
+        f"{advice if of_web and content is None else ''}",
+    )

@@ -4,7 +4,7 @@ For a medium that an earlier run inspected, only the version is requested, alone
 entry is used if the version is the same. Of other media, the first bytes are read.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,12 +15,13 @@ from arkbeam.base.records import Failure, Modality
 from arkbeam.media.access import Access, check_passed, check_signed, find_access
 from arkbeam.media.cache import Entry, MediaCache, key_of, rules_of
 from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
+from arkbeam.media.data_uri import decode_data_uri, is_data_uri
 from arkbeam.media.files import guard, read_head, read_range, read_version
 from arkbeam.media.identity import content_version, digest_of, storage_part
 from arkbeam.media.kinds import detect_kind
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, S3Object, find_object, list_versions
-from arkbeam.media.uris import check_scheme, decode_data_uri, is_data_uri, is_web, local_path
+from arkbeam.media.uris import check_scheme, is_web, local_path
 
 Wanted = tuple[str, Modality]
 Look = MediaInfo | Failure
@@ -48,12 +49,13 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     if access is Access.PASS:
         check_passed(uri, modality, options.url_chars_max, options.allowed_hosts)
         return MediaInfo()
-    medium = read_head(uri, options.header_bytes, options)
+    whole_max = max(readable_bytes_max(modality, options), options.header_bytes)
+    medium = read_head(uri, options.header_bytes, options, whole_max)
     inlined = access is Access.INLINE
     info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         # The size may come after the first bytes (TIFF, JPEG with long metadata): read the whole image.
-        medium = read_head(uri, readable_bytes_max(modality, options), options)
+        medium = read_head(uri, readable_bytes_max(modality, options), options, whole_max)
         info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         fail_row("media_damaged", "the header can't be read")
@@ -109,7 +111,7 @@ def inspect_many(
     with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
         if cache is not None:
             looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
-        new = [one for one in stored if one not in looks]
+        new = _spread([one for one in stored if one not in looks])
         looks.update(zip(new, pool.map(lambda one: inspect(one[0], one[1], options), new), strict=True))
     if cache is not None:
         found = ((keys[one], looks[one]) for one in new)
@@ -121,6 +123,17 @@ def inspect_many(
             }
         )
     return looks
+
+
+def _spread(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Order media so that the hosts take turns: few requests run at one host at the same time (`media.http.per_host`)."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for one in wanted:
+        host = one[0].split("/", 3)[2] if is_web(one[0]) else ""
+        ranked.append((seen[host] if host else 0, one))
+        seen[host] += 1
+    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _confirm(

@@ -6,17 +6,18 @@ A signed URL lets anyone who has it read one object for a limited time, without 
 from functools import partial
 from typing import Any
 
-import fsspec
-
 from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.files import open_object_store
 from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.base.redaction import also_mask
 from arkbeam.media.access import Access, find_access
 from arkbeam.media.checks import prepare, readable_bytes_max
+from arkbeam.media.data_uri import decode_data_uri, is_data_uri
 from arkbeam.media.files import guard, read_for_sending, read_version
 from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import check_version
 from arkbeam.media.options import MediaOptions
-from arkbeam.media.uris import check_scheme, decode_data_uri, is_data_uri, is_web
+from arkbeam.media.uris import check_scheme, is_web
 
 
 def load_medium(
@@ -28,6 +29,7 @@ def load_medium(
     gets the vector of another image. All bytes are checked, and changed as `fit` says. Other codes are those of
     `inspect`, `media_unfit` and `media_unsigned`. It blocks: call it in a thread.
     """
+    also_mask(options.url_ignore_params)
     access = find_access(uri, modality, options.access)
     if access is Access.PASS and fit is None:
         return uri
@@ -41,7 +43,8 @@ def _load_bytes(uri: str, modality: Modality, version: str | None, options: Medi
         data = decode_data_uri(uri)[1]
     else:
         medium = read_for_sending(uri, readable_bytes_max(modality, options) + 1, options)
-        check_version(version, medium.version, medium.head if len(medium.head) == medium.size else None)
+        whole = medium.head if len(medium.head) == medium.size else None
+        check_version(version, medium.version, whole, of_web=is_web(uri))
         if medium.size > len(medium.head):
             fail_row("media_too_large", f"the file has {medium.size} bytes; at most {len(medium.head) - 1} are read")
         data = medium.head
@@ -62,7 +65,7 @@ def _sign_url(uri: str, options: MediaOptions) -> str:
     expires with them. Raise BadRow (`media_unsigned`), and what the file system raises.
     """
     check_scheme(uri, options.schemes)
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = open_object_store(uri)
     try:
         url = _sign(filesystem, path, options.sign_lifetime_s)
     except NotImplementedError:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from arkbeam.base.errors import ConfigError
 from arkbeam.media.access import AccessRules, check_rules
+from arkbeam.media.http_options import HttpOptions
+from arkbeam.media.weburl import parse_allowed_hosts
 
 SIGN_LIFETIME_S_MAX = 604_800  # the limit of S3's signature version 4, and of similar methods of other stores
 SIGN_LIFETIME_S_MIN = 3_600  # a signed request may wait for the quota and be retried
@@ -59,11 +61,15 @@ class MediaOptions:
     the URL; `inline`: the medium is read here and sent as base64; `sign`: the service fetches a signed URL. Default:
     `pass` for http and https, `sign` for tos, `inline` for everything else."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names, as written in URLs, that may be read even if their address is private."""
+    """What may be read even if its address is private: a host (every port of it), `host:port`, or a network
+    (`10.0.0.0/8`: every host with an address in it). A host is a name, or the address that is written in the URLs."""
     sign_lifetime_s: int = SIGN_LIFETIME_S_MAX
     """Seconds until a signed URL expires, from 3,600 to 604,800 (7 days, the maximum of object stores)."""
     http_timeout_s: float = 30.0
-    """Time limit for reading an http(s) medium here, in seconds, with all redirects and retries."""
+    """Time limit for reading an http(s) medium here, in seconds, with all redirects and retries. Waiting for a turn, or
+    as the server asks, does not count (`media.http`)."""
+    http: HttpOptions = field(default_factory=HttpOptions)
+    """How web servers are asked for media that are read here."""
     allowed_roots: tuple[str, ...] = ()
     """Folders below which local files may be read, after symbolic links are resolved. Default: the folders of the
     manifests."""
@@ -81,6 +87,10 @@ class MediaOptions:
     """An image must have fewer pixels (width times height) than this."""
     url_chars_max: int = 8_192
     """An http(s) URL or a local path may have at most this many characters."""
+    url_ignore_params: tuple[str, ...] = ()
+    """Names of query parameters that sign your site's URLs and do not change what they point at. They are left out of
+    the fingerprint, in addition to those of the known schemes, so that a URL that is signed again is not bought again;
+    their values are masked. Two URLs that differ only in these parameters get one vector."""
     header_bytes: int = 64 * 1024
     """Number of bytes that are read from the start of a medium to find its format and size."""
     threads: int = 64
@@ -95,10 +105,14 @@ class MediaOptions:
     def __post_init__(self) -> None:
         """Raise ConfigError for impossible access rules and invalid limits."""
         check_rules(self.access, self.schemes)
+        parse_allowed_hosts(self.allowed_hosts)
         if not SIGN_LIFETIME_S_MIN <= self.sign_lifetime_s <= SIGN_LIFETIME_S_MAX:
             raise ConfigError(
                 f"media.sign_lifetime_s is {self.sign_lifetime_s};"
                 f" it must be between {SIGN_LIFETIME_S_MIN} and {SIGN_LIFETIME_S_MAX}"
             )
+        for name in self.url_ignore_params:
+            if not name or set(name) & set("?&#= "):
+                raise ConfigError(f"media.url_ignore_params: {name!r} can't be the name of a query parameter")
         if not self.http_timeout_s > 0:
             raise ConfigError(f"media.http_timeout_s is {self.http_timeout_s}; it must be above 0")

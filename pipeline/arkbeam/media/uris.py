@@ -3,23 +3,20 @@
 No medium is read here. The only look at the disk: symbolic links are resolved, and `file://` URLs with `%` are decoded.
 """
 
-import binascii
 import ipaddress
 import os
 import posixpath
 import re
-import socket
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
 from arkbeam.base import files
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.files import LOCAL_SCHEMES, file_url_path
-from arkbeam.base.records import Modality
-from arkbeam.media.kinds import detect_kind
+from arkbeam.base.redaction import holds_credentials
+from arkbeam.media.data_uri import is_data_uri
 
 WEB_SCHEMES = frozenset({"http", "https"})
-_DATA_URI_HEAD = re.compile(r"data:((?:image|video)/[a-z0-9.+-]{1,40});base64,")
 # Digits alone are not an extension: `/v1.2`.
 _EXTENSION = re.compile(r"(?=[0-9]*[A-Za-z])[0-9A-Za-z]{1,10}")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -40,11 +37,6 @@ def scheme_of(uri: str) -> str | None:
 def is_web(uri: str) -> bool:
     """Return True if the URI is an http(s) URL."""
     return scheme_of(uri) in WEB_SCHEMES
-
-
-def is_data_uri(uri: str) -> bool:
-    """Return True if the URI contains the medium's bytes."""
-    return uri[:5].lower() == "data:"
 
 
 def local_path(uri: str) -> str | None:
@@ -131,24 +123,21 @@ def find_allowed_path(path: str, roots: Iterable[str], chars_max: int) -> str:
 
 
 def check_scheme(uri: str, schemes: Collection[str]) -> None:
-    """Raise BadRow (`media_forbidden`) if the scheme of an object is not in `schemes`, or if its URI is chained.
+    """Raise BadRow if an object may not be read.
 
-    A chained URI, such as `s3://…::file://…`, could name any file.
+    `media_forbidden`: its scheme is not in `schemes`, or its URI is chained, such as `s3://…::file://…`. A key may have
+    `::` in it. `media_bad_uri`: it has credentials in it, which errors of the storage would quote.
     """
     scheme = scheme_of(uri)
     if scheme not in schemes:
         fail_row("media_forbidden", f"media with the scheme {scheme!r} may not be read (media.schemes)")
-    if "::" in uri:
-        fail_row("media_forbidden", "chained URIs (with '::') may not be read")
-
-
-def check_url(url: str, chars_max: int) -> None:
-    """Raise BadRow (`media_bad_uri`) for a malformed http(s) URL. The URL is not fetched."""
-    if len(url) > chars_max:
-        fail_row("media_bad_uri", f"the URL has {len(url)} characters; at most {chars_max} are allowed")
-    host = url.partition("://")[2].partition("/")[0].partition("?")[0]
-    if not host or any(character.isspace() or character < " " for character in url):
-        fail_row("media_bad_uri", "malformed URL: it has no host, or it contains white space")
+    if holds_credentials(uri):
+        fail_row(
+            "media_bad_uri",
+            "the URI has a user or a password in it: remove them, objects are read with the credentials of the process",
+        )
+    if "://" in uri.partition("::")[2]:
+        fail_row("media_forbidden", "chained URIs (with '::' and a second URI) may not be read")
 
 
 def is_public(address: str) -> bool:
@@ -176,49 +165,6 @@ def _find_embedded(address: _Address) -> ipaddress.IPv4Address | None:
     if any(address in network for network in _NAT64_NETWORKS):
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-def literal_address(host: str) -> str | None:
-    """Return the IP address if the host is one, None for a name.
-
-    All notations count: `127.1`, `2130706433` and `0x7f000001` are 127.0.0.1.
-    """
-    try:
-        return str(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        pass
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, ValueError):
-        return None
-
-
-def decode_data_uri(uri: str) -> tuple[str, bytes]:
-    """Return the type and the bytes of a data URI, `data:image/<format>;base64,<payload>`.
-
-    Raise BadRow (`media_bad_data_uri`) for any other form.
-    """
-    head = _DATA_URI_HEAD.match(uri)
-    if head is None:
-        fail_row(
-            "media_bad_data_uri",
-            "a data URI must start with data:image/<format>;base64, or data:video/<format>;base64, in lower case",
-        )
-    try:
-        data = binascii.a2b_base64(uri[head.end() :].encode("ascii"), strict_mode=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        fail_row("media_bad_data_uri", f"the payload of the data URI is not valid base64: {error}")
-    return head[1], data
-
-
-def make_data_uri(data: bytes, modality: Modality) -> str:
-    """Return the data URI of a medium's bytes, with the type that the bytes have. It is the same for the same bytes.
-
-    If their format is unknown, the type is one that no medium has, and inspection refuses it.
-    """
-    kind = detect_kind(data)
-    mime = f"{modality.value}/x-unknown" if kind is None else kind.mime
-    return f"data:{mime};base64,{binascii.b2a_base64(data, newline=False).decode()}"
 
 
 def encoded_length(size: int, mime: str) -> int:
