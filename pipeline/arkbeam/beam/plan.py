@@ -90,7 +90,7 @@ def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSp
 
 
 def _total_of_shard(summary: ShardSummary) -> PlanTotals:
-    return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context)
+    return PlanTotals(unreadable=summary.unreadable, over_context=summary.over_context, not_finite=summary.not_finite)
 
 
 def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[tuple[int, Block]]:

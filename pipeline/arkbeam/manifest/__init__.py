@@ -3,6 +3,8 @@
 `shards` finds the manifests and cuts them into shards; `read` turns a shard into tables. The other modules do one step
 each. `csv_rows`, `jsonl_rows` and `parquet_rows` read rows from a file in batches (`batches`). `rows` turns a row into
 a request, with the row's own settings (`overrides`). `fingerprint` computes the request's identity, `staging` its JSON,
-and `kept` the columns that are copied to the output. `failures` reads failure tables that are given as manifests. A bad
-row becomes a failure row; it never raises an exception to the caller.
+and `kept` the columns that are copied to the output: `numbers` reads the JSON numbers that are rounded otherwise, `int96`
+old timestamps of Parquet, `kinds` finds the type that holds all values of a column, `widening` and `texts` turn values
+into that type. `failures` reads failure tables that are given as manifests. A bad row becomes a failure row; it never
+raises an exception to the caller.
 """

@@ -1,6 +1,7 @@
 """Rows of JSON Lines files: one JSON object per line."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import orjson
 
@@ -8,6 +9,7 @@ from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RawRow, RowBatch, describe_type, too_long
 from arkbeam.manifest.lines import LongLine
+from arkbeam.manifest.numbers import loads_with_nan
 from arkbeam.manifest.options import ManifestOptions
 
 
@@ -36,10 +38,29 @@ def _parse_object(line: bytes) -> RawRow:
     except orjson.JSONDecodeError as error:
         if not line or line.isspace():
             return None
-        return _explain(line, error)
+        value = _parse_with_nan(line)
+        return _explain(line, error) if value is None else value
     if type(value) is dict:
         return value
     return Failure("not_an_object", f"the line holds {describe_type(value)}; expected a JSON object")
+
+
+def _parse_with_nan(line: bytes) -> dict[str, Any] | None:
+    """Return the object of a line that is JSON but for NaN, Infinity and numbers above a double's range, else None."""
+    try:
+        value = loads_with_nan(line)
+    except ValueError:
+        return None
+    return value if type(value) is dict else None
+
+
+def blame_json(line: bytes, failure: Failure) -> Failure:
+    """Return the failure of a row; `bad_json` if its line is not JSON, as it has NaN, Infinity or too large a number."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return Failure("bad_json", f"the line is not valid JSON, since it has NaN or Infinity; {failure.message}")
+    return failure
 
 
 def _explain(line: bytes, error: ValueError) -> Failure:

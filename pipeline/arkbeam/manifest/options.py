@@ -63,7 +63,8 @@ class ManifestOptions:
     manifests."""
     columns: ColumnMap = ColumnMap()
     keep: Names = ()
-    """Column or columns that are copied to the output."""
+    """Column or columns that are copied to the output, each value exactly. If files differ in the type of a column, it
+    gets a type that holds all values, else it is text."""
     format: Literal["auto"] | Format = "auto"
     """`jsonl`, `csv`, `tsv` or `parquet`; `auto`: by the file name, without its ending `.gz` or `.zst`."""
     shard_bytes_max: int = 64 * MEBIBYTE

@@ -15,6 +15,7 @@ from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.bad_rows import BadRow, fail_row, fail_unknown_key
 from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.manifest.batches import describe_type, is_utf8
+from arkbeam.manifest.numbers import ExactNumber, restore_numbers
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import (
     NO_OVERRIDES,
@@ -62,20 +63,22 @@ class RowParser:
         names = {*self._ids, *self._own, *(name for name, _ in self._mapped)}
         return frozenset(names | ({self._input} if self._input else set()) | ({"body"} if self._has_body else set()))
 
-    def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
+    def parse(self, row: Mapping[str, Any], line: Any = None) -> tuple[str | None, Request | Failure]:
         """Return a row's own id (None if it has none), and its request or the Failure that says why it has none.
+
+        `line` is the row's JSON as bytes, if it was read from JSON: the digits of its id are taken from there.
 
         Codes: `bad_id`, `no_input`, `bad_text` (not a string, or not UTF-8), `bad_part`, `bad_field`, `too_many_parts`,
         `bad_json`, `line_too_long`, `no_wording`, and those of `ark.models.find_misfit`.
         """
         row_id: str | None = None
         try:
-            row_id = self._read_id(row)
+            row_id = self._read_id(row, line)
             return row_id, self._read_request(row)
         except BadRow as bad:
             return row_id, bad.failure
 
-    def _read_id(self, row: Mapping[str, Any]) -> str | None:
+    def _read_id(self, row: Mapping[str, Any], line: Any) -> str | None:
         for name in self._ids:
             value = row.get(name)
             if value is not None:
@@ -83,7 +86,7 @@ class RowParser:
         else:
             return None
         if type(value) is not str:
-            value = _number_to_id(value)
+            value = _number_to_id(restore_numbers(name, [value], [line])[0])
         if len(value) > _ID_CHARS_MAX:
             fail_row("bad_id", f"the id has {len(value)} characters; at most {_ID_CHARS_MAX} are allowed")
         return value or None
@@ -208,6 +211,10 @@ def _number_to_id(value: Any) -> str:
     """Return a number as an id, unless it is a float that may have lost digits."""
     if type(value) is int:
         return str(value)
+    if type(value) is ExactNumber:
+        if value.whole is not None:
+            return value.text
+        value = float(value) if value.is_double else value
     if type(value) is float and abs(value) < _EXACT_FLOAT:
         return repr(value)
     fail_row(

@@ -40,6 +40,7 @@ class PlanTotals:
     over_context: int = (
         0  # rows longer than the model's context, by estimate; they are sent, and the service may reject them
     )
+    not_finite: int = 0  # kept values that are NaN or Infinity in JSON; they are published as null
 
     def plus(self, other: "PlanTotals") -> "PlanTotals":
         """Return the sum of two plans' totals."""
