@@ -12,6 +12,7 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, RawRow, RowBatch, too_long
+from arkbeam.manifest.int96 import int96_columns, join_int96
 from arkbeam.manifest.kept import NO_VALUE, to_python
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.shards import Shard
@@ -40,8 +41,11 @@ def read_parquet(
     with stream:
         with manifest_errors(shard.manifest):
             file = open_parquet_manifest(shard.manifest, stream, options)
-            present = [name for name in file.schema_arrow.names if name in columns or name in options.keep]
+            wanted_columns = columns.union(options.keep)
+            present = [name for name in file.schema_arrow.names if name in wanted_columns]
             reader = _open_with_dictionaries(stream, file)
+            int96 = [name for name in int96_columns(file) if name in present]
+            coarse = pq.ParquetFile(stream, metadata=file.metadata, coerce_int96_timestamp_unit="us") if int96 else None
             groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
             if not shard.failures and shard.end > len(groups):
                 raise ManifestError(f"manifest {redact(shard.manifest)} has changed while it was read: run again")
@@ -54,6 +58,9 @@ def read_parquet(
             with manifest_errors(shard.manifest):
                 rows_max = _batch_rows(file.metadata.row_group(index))
                 batches = reader.iter_batches(rows_max, row_groups=[index], columns=present)
+                if coarse is not None:
+                    in_microseconds = coarse.iter_batches(rows_max, row_groups=[index], columns=int96)
+                    batches = map(join_int96, batches, in_microseconds)
             while (batch := _next_batch(shard, batches)) is not None:
                 with manifest_errors(shard.manifest):
                     pieces = list(_split_batch(batch, options))
@@ -208,10 +215,6 @@ def _is_valid(batch: pa.RecordBatch) -> bool:
 
 
 def _kept_columns(batch: pa.RecordBatch, options: ManifestOptions) -> pa.RecordBatch:
-    arrays: list[pa.Array[Any]] = []
-    for name in options.keep:
-        if name not in batch.schema.names:
-            arrays.append(pa.nulls(batch.num_rows))
-            continue
-        arrays.append(batch.column(name))
-    return pa.RecordBatch.from_arrays(arrays, names=list(options.keep))
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    missing = pa.nulls(batch.num_rows)
+    return pa.RecordBatch.from_arrays([columns.get(name, missing) for name in options.keep], names=list(options.keep))
