@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from arkbeam.app.config import Config, describe_config
+from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
@@ -91,7 +91,8 @@ def prepare_job(
         retry_failed=retry_failed,
         publish_partial=publish_partial,
     )
-    return Job(spec, tuple(shards), (*list_notes(config.model, model.capabilities), *_quota_notes(spec)))
+    notes = (*list_notes(config.model, model.capabilities), *_quota_notes(spec), *list_similar_names(config))
+    return Job(spec, tuple(shards), notes)
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
