@@ -128,7 +128,10 @@ def restore_numbers(name: str, cells: Sequence[Any], lines: Sequence[Any]) -> Se
     """
     keys = sorted({re.escape(json.dumps(name, ensure_ascii=ascii)) for ascii in (False, True)})
     start = re.compile((keys[0] if len(keys) == 1 else f"(?:{keys[0]}|{keys[1]})") + r"\s*:\s*")
-    suspects = _suspect_floats(cells, lines, start) + _suspect_objects(name, cells, lines)
+    found = set(map(type, cells))
+    suspects = _suspect_floats(cells, lines, start) if float in found else []
+    if not found.isdisjoint(_NESTED):
+        suspects += _suspect_objects(name, cells, lines)
     if not suspects:
         return cells
     restored = list(cells)
@@ -140,13 +143,13 @@ def restore_numbers(name: str, cells: Sequence[Any], lines: Sequence[Any]) -> Se
 
 def _suspect_floats(cells: Sequence[Any], lines: Sequence[Any], start: re.Pattern[str]) -> list[int]:
     """Return the places of floats that are not certainly written as doubles. All lines are searched at once: it is fast."""
-    places = [index for index, cell in enumerate(cells) if type(cell) in _NUMBERS]
-    numbers = [cells[index] for index in places]
+    numbers = [cell for cell in cells if type(cell) in _NUMBERS]
     literals = []
-    if numbers and all(type(line) is bytes for line in lines):
+    if set(map(type, lines)) == {bytes}:
         literals = re.findall(start.pattern.encode() + rb"([-+.\deE]+)", b"\n".join(lines))
     if literals == orjson.dumps(numbers)[1:-1].split(b","):
         return []
+    places = [index for index, cell in enumerate(cells) if type(cell) in _NUMBERS]
     if len(literals) != len(numbers):  # the key is also in nested objects, or has escapes
         return places
     return [
