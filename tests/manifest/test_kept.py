@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.manifest.common_type import common_type
 from arkbeam.manifest.jsonl_rows import read_jsonl
 from arkbeam.manifest.kept import Kept, build_kept, cast_kept, merge_kinds, take_kept, type_of_kept
-from arkbeam.manifest.kinds import NO_ROWS, Kind, common_type, merge
+from arkbeam.manifest.kinds import NO_ROWS, Kind, merge
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.widening import plain_type, widen
 from hypothesis import given, settings

@@ -16,7 +16,7 @@ from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError, StoreError
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
-from arkbeam.manifest.kinds import common_type
+from arkbeam.manifest.common_type import common_type
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages import read as reading
 from arkbeam.stages.read import (

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from arkbeam.manifest.kinds import NO_ROWS, STRINGS, TEXT, Kind, common_type, kind_of_array, kind_of_values, merge
+from arkbeam.manifest.common_type import TEXT, common_type
+from arkbeam.manifest.kinds import NO_ROWS, STRINGS, Kind, kind_of_array, kind_of_values, merge
 from arkbeam.manifest.numbers import ExactNumber, restore_numbers
 from arkbeam.manifest.texts import text_array
 from arkbeam.manifest.widening import JSON_TEXT, plain_type, widen

@@ -22,7 +22,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arkbeam.manifest.kinds import TEXT, is_binary, is_list, is_text
+from arkbeam.manifest.common_type import TEXT, is_binary, is_text
+from arkbeam.manifest.kinds import is_list
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EPOCH = date(1970, 1, 1).toordinal()

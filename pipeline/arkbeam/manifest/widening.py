@@ -41,7 +41,7 @@ def _plain_field(child: "pa.Field[Any]") -> "pa.Field[Any]":
 
 
 def widen(array: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
-    """Cast an array to a type that holds its values: one of `plain_type` or `kinds.common_type`.
+    """Cast an array to a type that holds its values: one of `plain_type` or `common_type`.
 
     Fields that a struct lacks become null. Raise pa.ArrowInvalid if a value would change.
     """
