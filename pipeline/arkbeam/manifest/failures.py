@@ -24,7 +24,7 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import MASK, redact
 from arkbeam.manifest.batches import RowBatch, quote_row
-from arkbeam.manifest.kept import is_text
+from arkbeam.manifest.common_type import is_text
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 from arkbeam.media import is_below, local_path

@@ -17,6 +17,8 @@ from arkbeam.base.files import remove_folder
 from arkbeam.base.redaction import redact
 from arkbeam.base.schema import concat
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
+from arkbeam.manifest.kept import merge_kinds
+from arkbeam.manifest.kinds import NO_ROWS, Kind
 from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
@@ -46,10 +48,12 @@ class ShardSummary:
     staged: int
     """Rows with a request. Each of them, and each unreadable row, becomes a published row or a failure row."""
     unreadable: int
-    kept: tuple[pa.DataType, ...]
-    """The types that the struct of kept columns has in the shard's chunks."""
+    kept: tuple[tuple[str, Kind], ...]
+    """What the values of each kept column are."""
     over_context: int = 0
     """Rows whose estimate is above what the model takes."""
+    not_finite: int = 0
+    """Kept values that are NaN or Infinity in JSON; they are published as null."""
     columns: ShardColumns = NO_COLUMNS
 
 
@@ -62,19 +66,19 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
-    lines = over_context = 0
+    lines = over_context = not_finite = 0
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     watch = ColumnWatch(named_columns(spec.manifest), complete=not shard.failures)
-    kept: dict[pa.DataType, None] = {}
+    kept = dict.fromkeys(spec.manifest.keep, NO_ROWS)
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
         for chunk in read_shard(shard, spec.manifest, context, cache, watch):
             lines += chunk.rows
             over_context += chunk.over_context
+            not_finite += chunk.not_finite
+            kept = merge_kinds(kept, chunk.kinds)
             staged.write(chunk.staged)
             unreadable.write(chunk.unreadable)
             faults.hit("read.chunk")
-            if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
-                kept[chunk.staged.schema.field("kept").type] = None
             yield chunk.keys
     cache.flush()
     faults.hit("read.summary")
@@ -85,9 +89,10 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
         lines,
         staged.rows,
         unreadable.rows,
-        tuple(kept),
+        tuple(kept.items()),
         over_context,
-        columns=watch.report(staged.rows + unreadable.rows, staged.rows),
+        not_finite,
+        watch.report(staged.rows + unreadable.rows, staged.rows),
     )
 
 

@@ -140,6 +140,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "row_s_max": round(counts.elapsed_s_max, 3),
         "over_context": totals.over_context,
         "notes": [asdict(note) for note in totals.notes],
+        "kept_not_finite": totals.not_finite,
         "usage_missing": counts.usage_missing,
         "tokens": _tokens(this_run),
         "cost_cny": round(this_run.cost_cny, 6),

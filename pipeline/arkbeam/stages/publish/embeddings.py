@@ -101,7 +101,8 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
         if manifests.kept.names
         else {}
     )
-    return pa.table([(columns | kept)[name] for name in wanted.names], schema=wanted)
+    columns |= kept
+    return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:

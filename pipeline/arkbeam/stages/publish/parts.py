@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from arkbeam.base import faults, schema
 from arkbeam.base.files import join, writing
 from arkbeam.base.redaction import redact_uri
-from arkbeam.manifest.kept import cast_kept, unify_kept
+from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
+from arkbeam.manifest.kinds import Kind
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.claim import check_claim
@@ -50,13 +51,13 @@ class Manifests:
     def of(cls, summaries: Iterable[ShardSummary]) -> "Manifests":
         """Number the rows of each manifest across its shards, in the order of the shards' numbers."""
         uris, labels, first_rows, next_row = {}, {}, {}, dict[str, int]()
-        kept: dict[pa.DataType, None] = {}
+        kept: dict[str, Kind] = {}
         for shard in sorted(summaries, key=lambda summary: summary.number):
             uris[shard.number], labels[shard.number] = redact_uri(shard.manifest), shard.label
             first_rows[shard.number] = next_row.get(shard.manifest, 0)
             next_row[shard.manifest] = first_rows[shard.number] + shard.lines
-            kept |= dict.fromkeys(shard.kept)
-        return cls(uris, labels, first_rows, unify_kept(list(kept)))
+            kept = merge_kinds(kept, dict(shard.kept))
+        return cls(uris, labels, first_rows, type_of_kept(kept))
 
 
 def assign_parts(counts: Mapping[int, int], rows_max: int = PART_ROWS) -> dict[int, int]:
