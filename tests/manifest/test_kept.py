@@ -412,7 +412,7 @@ def _equal(value: Any, published: Any) -> bool:
     return type(value) is type(published) and bool(value == published)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(_json, min_size=1, max_size=8), st.data())
 def test_any_json_is_published_exactly_however_it_is_cut(cells: list[str], data: st.DataObject) -> None:
     """Each value equals the JSON that was written, and type and values are the same for all cuts into chunks."""
@@ -449,7 +449,7 @@ _kinds = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(_kinds, _kinds, _kinds)
 def test_kinds_are_merged_in_any_order(a: Kind, b: Kind, c: Kind) -> None:
     """`merge` is associative, and commutative but for the order of fields; a Kind survives the way between processes."""
@@ -461,7 +461,7 @@ def test_kinds_are_merged_in_any_order(a: Kind, b: Kind, c: Kind) -> None:
     assert left == right or (pa.types.is_nested(left) and set(str(left)) == set(str(right)))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(_arrays, min_size=2, max_size=3), st.lists(_json, min_size=1, max_size=2))
 def test_any_types_end_in_one_column(arrays: list[pa.Array], cells: list[str]) -> None:
     """Whatever files hold: the column gets one type, no row is lost, nulls stay null, and Parquet can write it."""
