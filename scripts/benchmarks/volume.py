@@ -9,9 +9,8 @@ from arkbeam.ark.wire import WireOptions, encode_request
 from arkbeam.base.records import Modality, Part, Request
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import start_emulator
-from arkbeam.store.segments import dense_values
 
-from scripts.benchmarks.outputs import check_vectors, count_bytes, read_batches
+from scripts.benchmarks.outputs import check_vectors, count_bytes, read_batches, vectors_of
 from scripts.benchmarks.runs import DIMENSIONS, MODEL, Site
 from scripts.benchmarks.table import Bench, Figure, Size, at_most
 from scripts.benchmarks.texts import make_texts, row_number, write_texts
@@ -58,7 +57,7 @@ def measure(bench: Bench) -> list[Figure]:
 def _compare_with_server(site: Site, url: str, texts: list[str]) -> tuple[int, int]:
     """Request the first rows again; return their number, and how many of them differ from the published vectors."""
     batch = next(read_batches(site.output, ["id", "dense"])).slice(0, FETCHED_MAX)
-    names, dense = batch.column("id").to_pylist(), dense_values(batch.column("dense"))
+    names, dense = batch.column("id").to_pylist(), vectors_of(batch)
     with httpx.Client(trust_env=False, headers={"Authorization": "Bearer stand-in"}) as client:
         sent = [_fetch(client, url, texts[row_number(name)]) for name in names]
     return len(names), sum(values.tobytes() != raw for values, raw in zip(dense, sent, strict=True))

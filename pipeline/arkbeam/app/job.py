@@ -88,6 +88,7 @@ def prepare_job(
         store=replace(config.store, uri=absolute(config.store.uri)),
         config=describe_config(config),
         buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
+        layout=config.output.layout,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
     )

@@ -17,6 +17,7 @@ from arkbeam.base.files import remove_folder
 from arkbeam.base.redaction import redact
 from arkbeam.base.schema import concat
 from arkbeam.manifest.options import ReadContext
+from arkbeam.manifest.portable import find_nanoseconds
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
@@ -49,6 +50,8 @@ class ShardSummary:
     """The types that the struct of kept columns has in the shard's chunks."""
     over_context: int = 0
     """Rows whose estimate is above what the model takes."""
+    nanoseconds: frozenset[str] = frozenset()
+    """The kept columns with timestamps that are not whole numbers of microseconds."""
 
 
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
@@ -63,6 +66,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     lines = over_context = 0
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     kept: dict[pa.DataType, None] = {}
+    nanoseconds: set[str] = set()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
         for chunk in read_shard(shard, spec.manifest, context, cache):
             lines += chunk.rows
@@ -71,12 +75,22 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
             unreadable.write(chunk.unreadable)
             faults.hit("read.chunk")
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
-                kept[chunk.staged.schema.field("kept").type] = None
+                column = chunk.staged["kept"].combine_chunks()
+                kept[column.type] = None
+                nanoseconds |= find_nanoseconds(column)
             yield chunk.keys
     cache.flush()
     faults.hit("read.summary")
     yield ShardSummary(
-        shard.number, shard.manifest, shard.label, lines, staged.rows, unreadable.rows, tuple(kept), over_context
+        shard.number,
+        shard.manifest,
+        shard.label,
+        lines,
+        staged.rows,
+        unreadable.rows,
+        tuple(kept),
+        over_context,
+        frozenset(nanoseconds),
     )
 
 
