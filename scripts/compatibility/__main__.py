@@ -76,7 +76,7 @@ def compare_layouts(folder: Path, layouts: Sequence[Layout], pythons: _Pythons) 
     found: Outcomes = {reader.name: {} for reader in pythons}
     for name, made in odd.items():
         for reader, outcomes in _compare(folder, made, ("embeddings",), pythons).items():
-            own, other = (outcomes[f"`embeddings/`, `{column}`"] for column in (name, "dense"))
+            own, other = (outcomes[f"`{column}`"] for column in (name, "dense"))
             found[reader][f"`{name}`"] = own if other.startswith("ok") else f"nor any other column: {own}"
     yield make_table("kept as it is", found, notes)
     yield notes.lines()

@@ -2,6 +2,7 @@
 
 import datetime
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -111,3 +112,21 @@ def test_nanoseconds_stay_where_a_value_needs_them(chunks: list[list[int | None]
     for one, column in zip(chunks, columns, strict=True):
         cast = to_portable(column.field(0), published[0].type).cast(pa.int64()).to_pylist()
         assert cast == [value if value is None or not exact else value // 1000 for value in one]
+
+
+@pytest.mark.parametrize("value", [1_000, 1_001])
+@pytest.mark.parametrize(
+    "make",
+    [pa.list_, lambda kind: pa.struct([("t", kind)]), lambda kind: pa.map_(pa.string(), kind)],
+)
+def test_nanoseconds_are_found_inside_other_types(make: Callable[[pa.DataType], pa.DataType], value: int) -> None:
+    """The same holds for timestamps inside lists, structs and maps."""
+    kind, count = make(pa.timestamp("ns")), make(pa.int64())
+    inner: Any = {"t": value} if pa.types.is_struct(kind) else [("k", value)] if pa.types.is_map(kind) else [value]
+    column = pa.array([inner, None], count).cast(kind)
+    kept = pa.StructArray.from_arrays([column], ["x"])
+    needed = find_nanoseconds(kept)
+    assert needed == ({"x"} if value % 1000 else set())
+    (field,) = publish_kept(kept.type, needed)
+    assert field.type.equals(make(pa.timestamp("ns" if needed else "us")))
+    assert to_portable(column, field.type).cast(kind).equals(column)

@@ -16,27 +16,33 @@ _MICROSECONDS = "us"
 _TEXT = pa.string()
 
 
-def portable_type(kind: pa.DataType) -> pa.DataType:
+def portable_type(kind: pa.DataType, *, nanoseconds: bool = True) -> pa.DataType:
     """Return the nearest type that common readers have and that holds each value of `kind`, also inside nested types.
 
     Unsigned integers become the next larger signed ones, and uint64 a decimal of 20 digits. float16 becomes float32, a
     fixed-size list a list, a UUID its text, a decimal of more than 38 digits its text, times in seconds or milliseconds
     times in microseconds. Views become plain text and bytes, fixed-size bytes become bytes, and other extension types the
-    type in which they are stored.
+    type in which they are stored. Without `nanoseconds`, timestamps in nanoseconds become microseconds.
     """
     for test, target in _PORTABLE:
         if test(kind):
             return target(kind)
+    if _is_nanoseconds(kind):
+        return kind if nanoseconds else pa.timestamp(_MICROSECONDS, kind.tz)
+
+    def inner(field: "pa.Field[Any]") -> "pa.Field[Any]":
+        return field.with_type(portable_type(field.type, nanoseconds=nanoseconds))
+
     if pa.types.is_struct(kind):
-        return pa.struct([_portable_field(kind.field(index)) for index in range(kind.num_fields)])
+        return pa.struct([inner(kind.field(index)) for index in range(kind.num_fields)])
     if pa.types.is_map(kind):
-        return pa.map_(portable_type(kind.key_type), _portable_field(kind.item_field))
+        return pa.map_(inner(kind.key_field).type, inner(kind.item_field))
     if pa.types.is_large_list(kind):
-        return pa.large_list(_portable_field(kind.value_field))
+        return pa.large_list(inner(kind.value_field))
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(_portable_field(kind.value_field))
+        return pa.list_(inner(kind.value_field))
     if pa.types.is_dictionary(kind):
-        value = portable_type(kind.value_type)
+        value = portable_type(kind.value_type, nanoseconds=nanoseconds)
         return kind if value.equals(kind.value_type) else value
     return kind
 
@@ -47,41 +53,37 @@ def publish_kept(kept: pa.StructType, nanoseconds: Container[str]) -> pa.StructT
     `nanoseconds` are the columns with timestamps that only nanoseconds can hold. Other timestamps in nanoseconds become
     microseconds, because Spark can't read a file with nanoseconds, and pandas writes them for everything.
     """
-    fields = [_portable_field(kept.field(index)) for index in range(kept.num_fields)]
+    fields = [kept.field(index) for index in range(kept.num_fields)]
     return pa.struct(
-        [
-            field.with_type(pa.timestamp(_MICROSECONDS, field.type.tz))
-            if _is_nanoseconds(field.type) and field.name not in nanoseconds
-            else field
-            for field in fields
-        ]
+        [field.with_type(portable_type(field.type, nanoseconds=field.name in nanoseconds)) for field in fields]
     )
 
 
 def find_nanoseconds(kept: pa.StructArray) -> set[str]:
-    """Return the kept columns with a timestamp that is not a whole number of microseconds."""
-    fields = [kept.type.field(index) for index in range(kept.type.num_fields)]
-    return {
-        field.name
-        for index, field in enumerate(fields)
-        if _is_nanoseconds(field.type) and _needs_nanoseconds(kept.field(index))
-    }
-
-
-def _is_nanoseconds(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+    """Return the kept columns with a timestamp that is not a whole number of microseconds, also inside nested types."""
+    names = [kept.type.field(index).name for index in range(kept.type.num_fields)]
+    return {name for index, name in enumerate(names) if _needs_nanoseconds(kept.field(index))}
 
 
 def _needs_nanoseconds(column: "pa.Array[Any]") -> bool:
+    kind = column.type
+    if pa.types.is_struct(kind):
+        return any(_needs_nanoseconds(column.field(index)) for index in range(kind.num_fields))
+    if pa.types.is_nested(kind):
+        return _needs_nanoseconds(column.values if pa.types.is_map(kind) else column.flatten())
+    if pa.types.is_dictionary(kind):
+        return _needs_nanoseconds(column.dictionary)
+    if not _is_nanoseconds(kind):
+        return False
     try:
-        column.cast(pa.timestamp(_MICROSECONDS, column.type.tz))
+        column.cast(pa.timestamp(_MICROSECONDS, kind.tz))
     except pa.ArrowInvalid:
         return True
     return False
 
 
-def _portable_field(field: "pa.Field[Any]") -> "pa.Field[Any]":
-    return field.with_type(portable_type(field.type))
+def _is_nanoseconds(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
 
 
 def _portable_extension(kind: pa.BaseExtensionType) -> pa.DataType:
