@@ -177,17 +177,3 @@ def test_a_layout_is_chosen_and_told(place: Place) -> None:
         note = place.run({"output.layout": layout.value, "manifest.keep": ["multi"]})
         assert note["layout"] == layout.value
         assert place.read("embeddings")["multi"].to_pylist() == [[["x"], []]]
-
-
-@pytest.mark.parametrize(
-    ("keep", "told"),
-    [
-        (["title", "lang"], []),
-        (["Model", "title", "TITLE"], ["'Model' and 'model'", "'TITLE' and 'title'"]),
-    ],
-)
-def test_names_that_differ_only_in_case_are_told(place: Place, keep: list[str], told: list[str]) -> None:
-    """A kept column whose name differs only in case from another one is a note of the job, since Spark can't read both."""
-    place.write_texts(1)
-    notes = [note for note in place.prepare({"manifest.keep": keep}).notes if note.startswith("manifest.keep")]
-    assert [note.partition(" differ only in case: ")[0] for note in notes] == [f"manifest.keep: {one}" for one in told]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
 from arkbeam.app.config import Config, describe_config
 from arkbeam.ark.client import endpoint_url, is_stand_in
@@ -19,7 +18,6 @@ from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import absolute, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
-from arkbeam.base.schema import embeddings_schema
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
@@ -94,8 +92,7 @@ def prepare_job(
         retry_failed=retry_failed,
         publish_partial=publish_partial,
     )
-    notes = (*list_notes(config.model, model.capabilities), *_quota_notes(spec), *_name_notes(spec))
-    return Job(spec, tuple(shards), notes)
+    return Job(spec, tuple(shards), (*list_notes(config.model, model.capabilities), *_quota_notes(spec)))
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
@@ -226,15 +223,6 @@ def _remove_marks(spec: RunSpec) -> None:
 
 def _stop_when_lost(reason: str) -> None:
     stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
-
-
-def _name_notes(spec: RunSpec) -> Iterator[str]:
-    """Say which kept columns differ only in case from another column of the output."""
-    names = {name: name for name in embeddings_schema(pa.struct([])).names}
-    for name in spec.manifest.keep:
-        other = names.setdefault(name.casefold(), name)
-        if other != name:
-            yield f"manifest.keep: {name!r} and {other!r} differ only in case: Spark can't read such an output"
 
 
 def _quota_notes(spec: RunSpec) -> Iterator[str]:
