@@ -33,7 +33,7 @@ READERS = {
         Reader("spark", "spark", ("pyspark",)),
         Reader("polars", "polars", ("polars",)),
         Reader("pandas", "pandas", ("pandas", "pyarrow")),
-        Reader("fastparquet", "fastparquet", ("pandas", "fastparquet")),
+        Reader("fastparquet", "fastparquet", ("fastparquet", "pandas")),
         Reader("datasets", "datasets", ("datasets",)),
         Reader("datafusion", "datafusion", ("datafusion", "pyarrow", "pandas")),
         Reader("daft", "daft", ("daft",)),
