@@ -94,6 +94,7 @@ def prepare_job(
         store=replace(config.store, uri=absolute(config.store.uri)),
         config=described,
         buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
+        layout=config.output.layout,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
         reads_failures=reads_failures,

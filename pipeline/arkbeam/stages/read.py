@@ -20,6 +20,7 @@ from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, name
 from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
 from arkbeam.manifest.options import ReadContext
+from arkbeam.manifest.portable import find_nanoseconds
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
@@ -52,6 +53,8 @@ class ShardSummary:
     """What the values of each kept column are."""
     over_context: int = 0
     """Rows whose estimate is above what the model takes."""
+    nanoseconds: frozenset[str] = frozenset()
+    """The kept columns with timestamps that are not whole numbers of microseconds."""
     not_finite: int = 0
     """Kept values that are NaN or Infinity in JSON; they are published as null."""
     columns: ShardColumns = NO_COLUMNS
@@ -70,6 +73,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     watch = ColumnWatch(named_columns(spec.manifest), complete=not shard.failures)
     kept = dict.fromkeys(spec.manifest.keep, NO_ROWS)
+    nanoseconds: set[str] = set()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
         for chunk in read_shard(shard, spec.manifest, context, cache, watch):
             lines += chunk.rows
@@ -79,6 +83,8 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
             staged.write(chunk.staged)
             unreadable.write(chunk.unreadable)
             faults.hit("read.chunk")
+            if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
+                nanoseconds |= find_nanoseconds(chunk.staged["kept"].combine_chunks())
             yield chunk.keys
     cache.flush()
     faults.hit("read.summary")
@@ -91,6 +97,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
         unreadable.rows,
         tuple(kept.items()),
         over_context,
+        frozenset(nanoseconds),
         not_finite,
         watch.report(staged.rows + unreadable.rows, staged.rows),
     )

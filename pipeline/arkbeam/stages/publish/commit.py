@@ -121,6 +121,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(spec.run.started_s)),
         "elapsed_s": round(time.time() - spec.run.started_s, 3),
         "service": spec.run.service.value,
+        "layout": spec.layout.value,
         "rows": totals.rows + totals.unreadable,
         "published": sum(file.rows for file in commit.embeddings if file.path.startswith(f"{embeddings.FOLDER}/")),
         "failed": sum(file.rows for file in commit.failures),
