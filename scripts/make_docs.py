@@ -21,6 +21,7 @@ from arkbeam.emulator.options import EmulatorOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_PAGE = ROOT / "configs" / "README.md"
+OUTPUT_PAGE = ROOT / "pipeline" / "arkbeam" / "stages" / "publish" / "README.md"
 MEDIA_PAGE = ROOT / "pipeline" / "arkbeam" / "media" / "README.md"
 
 

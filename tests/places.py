@@ -229,6 +229,11 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arkbeam.app.job.claim_output", partial(claim_output, lease_s=1.0))
 
 
+def published_vectors(table: pa.Table) -> np.ndarray:
+    """Return the dense vectors of a table of `embeddings/` that has rows, as a matrix [rows, dimensions]."""
+    return table["dense"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+
+
 def find_words(folder: Path, words: list[str]) -> list[str]:
     """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
     found = []
@@ -446,8 +451,8 @@ def assert_vectors() -> Callable[..., None]:
     """Checks each published vector against the one computed from the row's content."""
 
     def check(table: pa.Table, parts_of: Callable[[dict[str, Any]], Sequence[tuple[str, str]]], **options: Any) -> None:
-        dimensions = table.schema.field("dense").type.list_size
-        dense = table["dense"].combine_chunks().values.to_numpy().reshape(-1, dimensions)
+        dense = published_vectors(table)
+        dimensions = dense.shape[1]
         rows = table.drop_columns(["dense", "sparse"]).to_pylist()
         for row, vector in zip(rows, dense, strict=True):
             expected = embed(parts_of(row), dimensions=dimensions, **options)

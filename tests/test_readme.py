@@ -165,11 +165,11 @@ def test_exit_codes_are_the_code() -> None:
 def test_columns_are_the_schema() -> None:
     """The tables of columns have exactly the columns of the output."""
     embeddings = names_in(find_table(OUTPUT_PAGE, "column of `embeddings/`"))
-    assert sorted(embeddings) == sorted([*schema.embeddings_schema(8, pa.struct([])).names, "manifest.keep"])
+    assert sorted(embeddings) == sorted([*schema.embeddings_schema(pa.struct([])).names, "manifest.keep"])
     assert names_in(find_table(OUTPUT_PAGE, "column of `failures/`")) == schema.FAILURES.names
     assert sorted(names_in(find_table(OUTPUT_PAGE, "column of `usage/`"))) == sorted(schema.USAGE.names)
     (multi,) = re.findall(r"^`multi/` has (.+?):", read_page(OUTPUT_PAGE).text, re.M)
-    assert quoted(multi) == schema.multi_embeddings_schema(8).names
+    assert quoted(multi) == schema.MULTI_EMBEDDINGS.names
 
 
 def test_keys_of_run_json_are_told(demo: Path) -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from arkbeam.emulator.vectors import embed
-from arkbeam.store.segments import dense_values
 
 from scripts.benchmarks.texts import row_number
 
@@ -40,7 +40,7 @@ def check_vectors(output: Path, texts: Sequence[str]) -> Checked:
     seen: set[int] = set()
     rows = wrong = 0
     for batch in read_batches(output, ["id", "dense"]):
-        dense = dense_values(batch.column("dense"))
+        dense = vectors_of(batch)
         for name, values in zip(batch.column("id").to_pylist(), dense, strict=True):
             number = row_number(name)
             expected = embed([("text", texts[number])], dimensions=len(values))
@@ -48,6 +48,12 @@ def check_vectors(output: Path, texts: Sequence[str]) -> Checked:
             seen.add(number)
             rows += 1
     return Checked(rows, wrong, missing=len(texts) - len(seen), repeated=rows - len(seen))
+
+
+def vectors_of(batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """Return the dense vectors of rows of `embeddings/`, as a matrix [rows, dimensions]."""
+    vectors: npt.NDArray[np.float32] = batch.column("dense").flatten().to_numpy().reshape(batch.num_rows, -1)
+    return vectors
 
 
 def read_batches(output: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

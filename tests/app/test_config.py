@@ -225,6 +225,14 @@ def test_a_kept_column_may_not_have_the_name_of_ours(name: str) -> None:
         _parse("manifest.keep", ["price", name])
 
 
+def test_keeping_the_id_is_explained() -> None:
+    """The output has the id already. A column `id` that is not the row's id has to be renamed."""
+    with pytest.raises(ConfigError, match=r"in the output already.*remove it from keep"):
+        _parse("manifest.keep", ["id"])
+    with pytest.raises(ConfigError, match="another meaning; rename"):
+        parse_config({**SMALLEST, "manifest": {"uris": "m.jsonl", "keep": "id", "columns": {"id": "key"}}})
+
+
 def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
     """Later settings take precedence, missing sections are added, and values are read as YAML."""
     file = tmp_path / "x.yaml"

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-OUTPUT_COLUMNS = ["id", "manifest", "row", "dense", "sparse", "norm", "model", "request_id"]
+OUTPUT_COLUMNS = ["id", "manifest", "row", "dense", "norm", "model", "request_id", "prompt_tokens"]
 
 
 def assert_complete(place: Any) -> None:

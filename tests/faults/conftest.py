@@ -10,7 +10,7 @@ import pytest
 from arkbeam.base import faults
 from arkbeam.base.faults import Injector
 
-from tests.places import Place
+from tests.places import Place, published_vectors
 
 COLUMNS = ["id", "manifest", "row", "sparse", "norm", "model", "total_tokens", "fingerprint"]
 
@@ -18,10 +18,8 @@ COLUMNS = ["id", "manifest", "row", "sparse", "norm", "model", "total_tokens", "
 def published_rows(place: Place) -> set[tuple[Any, ...]]:
     """Return the published rows as a set, with the bytes of their vectors and without the ids of requests."""
     table = place.read("embeddings")
-    dimensions = table.schema.field("dense").type.list_size
-    dense = table["dense"].combine_chunks().values.to_numpy().reshape(-1, dimensions)
     columns = [table[name].to_pylist() for name in COLUMNS]
-    rows = {(*row, vector.tobytes()) for *row, vector in zip(*columns, dense, strict=True)}
+    rows = {(*row, vector.tobytes()) for *row, vector in zip(*columns, published_vectors(table), strict=True)}
     assert len(rows) == table.num_rows
     return rows
 

@@ -29,7 +29,8 @@ from arkbeam.ark.models import ModelOptions
 from arkbeam.ark.wire import ModelSpec, UnencodableRequest, UnusableReply, WireOptions, decode_reply, encode_request
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
-from arkbeam.manifest.kept import cast_kept, unify_kept
+from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
+from arkbeam.manifest.kinds import Kind
 from arkbeam.manifest.options import ColumnMap, ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import cut_shards, list_manifests
@@ -128,7 +129,8 @@ def count_rows(folder: Path, options: ManifestOptions, seen: collections.Counter
     try:
         shards = cut_shards(list_manifests(options), options.shard_bytes_max)
         for shard in shards:
-            kinds = []
+            kept: list[pa.StructArray] = []
+            kinds: dict[str, Kind] = {}
             with PieceWriter(str(folder / "rows")) as staged, PieceWriter(str(folder / "unreadable")) as unreadable:
                 for chunk in read_shard(shard, options, CONTEXT):
                     assert chunk.staged.num_rows + chunk.unreadable.num_rows <= chunk.rows
@@ -140,15 +142,15 @@ def count_rows(folder: Path, options: ManifestOptions, seen: collections.Counter
                     for code in chunk.unreadable["code"].to_pylist():
                         seen[code] += 1
                     if "kept" in chunk.staged.column_names and chunk.staged.num_rows:
-                        kinds.append(chunk.staged["kept"].combine_chunks())
+                        kept.append(chunk.staged["kept"].combine_chunks())
+                        kinds = merge_kinds(kinds, chunk.kinds)
                     for data in chunk.staged["request"].to_pylist():
                         try:
                             encode_request(request_from_json(data).request, WIRE)
                         except UnencodableRequest:
                             seen["unencodable"] += 1
-            kind = unify_kept([one.type for one in kinds])
-            for one in kinds:
-                cast_kept(one, kind).validate(full=True)
+            for one in kept:
+                cast_kept(one, type_of_kept(kinds)).validate(full=True)
     except ManifestError as error:
         assert len(str(error)) < 2000, error
         seen["ManifestError"] += 1

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,9 @@ def test_the_forms_of_a_row(row: dict[str, Any], parts: list[tuple[Modality, str
         ({"id": ["a"], "text": "a"}, "bad_id"),
         ({"id": 1e300, "text": "a"}, "bad_id"),
         ({"id": "x" * 1_025, "text": "a"}, "bad_id"),
+        ({"id": math.nan, "text": "a"}, "bad_json"),
+        ({"id": "a", "text": math.inf}, "bad_json"),
+        ({"id": "a", "input": [{"type": "text", "text": -math.inf}]}, "bad_json"),
     ],
 )
 def test_rows_that_ask_for_nothing_that_can_be_sent(row: dict[str, Any], code: str, lines: Callable[..., Path]) -> None:
@@ -619,6 +623,50 @@ def test_tables_have_the_declared_schemas(lines: Callable[..., Path]) -> None:
         assert chunk.unreadable.schema == schema.UNREADABLE
         for table in (chunk.staged, chunk.keys, chunk.unreadable):
             table.validate(full=True)
+
+
+@pytest.mark.parametrize("cell", ["NaN", "-Infinity", "1e9999", '[NaN, {"a": -1E400}]', "1" * 400])
+def test_numbers_that_json_or_doubles_lack_fail_only_rows_that_need_them(cell: str, lines: Callable[..., Path]) -> None:
+    """In a field that is not used the row is read; in one that is used the row fails, and the message names NaN."""
+    path = lines(
+        f'{{"id": "1", "text": "a", "other": {cell}}}'.encode(),
+        f'{{"id": "2", "text": {cell}}}'.encode(),
+        f'{{"id": "3", "text": "a", "x": {cell}, "y": "\ud800"}}'.encode("utf-8", "surrogatepass"),
+        f'{{"id": "4", "text": "\\ud800", "x": {cell}}}'.encode(),
+        f'{{"id": "5", "text": "b", "x": {cell}'.encode(),
+    )
+    (chunk,) = _chunks(path)
+    assert chunk.staged["id"].to_pylist() == ["1"]
+    assert chunk.unreadable["row"].to_pylist() == [1, 2, 3, 4]
+    code = "bad_json" if "N" in cell or "I" in cell else "bad_text"
+    assert chunk.unreadable["code"].to_pylist() == [code, "bad_text", "bad_text", "bad_json"]
+    assert ("NaN" in chunk.unreadable["message"][0].as_py()) == (code == "bad_json")
+
+
+@pytest.mark.parametrize(
+    ("written", "id_"),
+    [
+        ("12345678901234567890", "12345678901234567890"),
+        ("-123456789012345678901234567890", "-123456789012345678901234567890"),
+        ("18446744073709551616", "18446744073709551616"),
+        ("9223372036854775807", "9223372036854775807"),
+        ("1.50", "1.5"),
+        ("0.10000000000000001", "0.1"),
+        ("0.30000000000000001", None),
+        ("1e21", None),
+        ("1e400", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["id", "custom_id", "键"])
+def test_ids_that_are_numbers_keep_their_digits(
+    written: str, id_: str | None, name: str, lines: Callable[..., Path]
+) -> None:
+    """An integer of any length is an id as it is written; a number that would be rounded is a failure."""
+    path = lines(f'{{"nested": {{"id": 0.5}}, "{name}": {written}, "text": "a"}}'.encode())
+    good, bad = _read(path, columns=ColumnMap(id=None if name != "键" else name))
+    assert [row_id for _, row_id, _ in good] == ([] if id_ is None else [id_])
+    assert [code for _, code in bad] in ([], ["bad_id"], ["bad_json"])
+    assert bool(bad) == (id_ is None)
 
 
 def test_kept_columns_of_json(lines: Callable[..., Path]) -> None:

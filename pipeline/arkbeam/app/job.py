@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from arkbeam.app.config import Config, describe_config
+from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
@@ -94,12 +94,18 @@ def prepare_job(
         store=replace(config.store, uri=absolute(config.store.uri)),
         config=described,
         buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
+        layout=config.output.layout,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
         reads_failures=reads_failures,
         rows_before=None if reads_failures else _find_rows_before(run.output_uri, described["manifest"]["uris"]),
     )
-    notes = (*list_notes(config.model, model.capabilities), *_quota_notes(spec), *_name_notes(manifests))
+    notes = (
+        *list_notes(config.model, model.capabilities),
+        *_quota_notes(spec),
+        *_name_notes(manifests),
+        *list_similar_names(config),
+    )
     return Job(spec, tuple(shards), notes)
 
 

@@ -35,6 +35,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
         ("time", f"at least {format_seconds(estimate.minutes * 60)}, because of the quota"),
         ("binding limit", estimate.binding if totals.to_buy else "none: nothing to send"),
     ]
+    rows += _describe_not_finite(totals.not_finite)
     if estimate.covered is not None:
         rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
     rows += [(note.level, escape(note.message)) for note in totals.notes]
@@ -64,6 +65,7 @@ def summary_table(result: dict[str, Any]) -> Table:
         *_describe_minutes(quota.get("minutes", [])),
         *_describe_estimates(quota.get("estimates", {})),
         *_describe_budget(result.get("budget")),
+        *_describe_not_finite(result.get("kept_not_finite", 0)),
         ("time", format_seconds(result["elapsed_s"])),
     ]
     found = FoundLimits(quota.get("found_rpm"), quota.get("found_tpm"))
@@ -114,6 +116,11 @@ def _describe_budget(budget: dict[str, Any] | None) -> Iterator[tuple[str, str]]
     if budget["cny"] is not None:
         parts.append(f"{budget['cny_used']:,.4f} of {budget['cny']:,} CNY")
     yield "budget", ", ".join(parts)
+
+
+def _describe_not_finite(count: int) -> Iterator[tuple[str, str]]:
+    if count:
+        yield "kept as null", f"{count:,} values of manifest.keep are NaN or Infinity, which JSON does not have"
 
 
 def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:

@@ -1,6 +1,12 @@
-"""Every Arrow schema of the pipeline. Column names and types are the contract with readers of the files."""
+"""Every Arrow schema of the pipeline. Column names and types are the contract with readers of the files.
+
+What is published (`failures/`, `usage/`, `embeddings/`, `multi/`) has only types that all common readers have: no
+unsigned integers, no float16, no fixed-size lists, which ClickHouse before 26 can't read, and no fixed-size bytes, of which
+fastparquet drops zeros at the end.
+"""
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +15,18 @@ FINGERPRINT_BYTES = 16
 FINGERPRINT = pa.binary(FINGERPRINT_BYTES)
 MEDIA_CHANGES = pa.list_(pa.string())
 SPARSE = pa.struct([("indices", pa.list_(pa.uint32())), ("values", pa.list_(pa.float32()))])
+PUBLISHED_SPARSE = pa.struct([("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))])
+VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+ROW = pa.field("row", pa.int64(), nullable=False)
+PUBLISHED_FINGERPRINT = pa.field("fingerprint", pa.binary(), nullable=False)
+
+
+class Layout(StrEnum):
+    """How the published files are encoded. Both layouts have the same columns, types and values."""
+
+    PORTABLE = "portable"
+    COMPACT = "compact"
+
 
 USAGE_FIELDS = [
     pa.field("prompt_tokens", pa.int64()),
@@ -130,7 +148,7 @@ FAILURES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("manifest", pa.string(), nullable=False),
-        pa.field("row", pa.uint64(), nullable=False),
+        ROW,
         pa.field("code", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
         pa.field("original", pa.large_string()),
@@ -141,11 +159,11 @@ USAGE = pa.schema(
     [
         pa.field("request_id", pa.string()),
         pa.field("client_request_id", pa.string(), nullable=False),
-        pa.field("fingerprint", FINGERPRINT, nullable=False),
+        PUBLISHED_FINGERPRINT,
         pa.field("model", pa.string()),
         CREATED,
         *USAGE_FIELDS,
-        pa.field("attempts", pa.uint16(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
         pa.field("latency_ms", pa.float32()),
         pa.field("cost_cny", pa.float64()),
         pa.field("outcome", pa.string(), nullable=False),
@@ -172,24 +190,32 @@ def segment_schema(dimensions: int) -> pa.Schema:
     )
 
 
-def embeddings_schema(dimensions: int, kept: pa.StructType) -> pa.Schema:
-    """Return the schema of the published vectors; the columns kept from the manifest come last."""
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("manifest", pa.string(), nullable=False),
-            pa.field("row", pa.uint64(), nullable=False),
-            pa.field("dense", dense_type(dimensions), nullable=False),
-            pa.field("sparse", SPARSE),
-            pa.field("norm", pa.float32(), nullable=False),
-            pa.field("model", pa.string()),
-            pa.field("request_id", pa.string()),
-            *USAGE_FIELDS,
-            pa.field("fingerprint", FINGERPRINT, nullable=False),
-            pa.field("media_changes", MEDIA_CHANGES),
-            *kept,
-        ]
-    )
+def embeddings_schema(kept: pa.StructType) -> pa.Schema:
+    """Return the schema of the published vectors: our columns, then those kept from the manifest.
+
+    Of both, columns with fields inside come last: fastparquet mixes up the statistics of the columns behind them.
+    """
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("manifest", pa.string(), nullable=False),
+        ROW,
+        pa.field("dense", VECTOR, nullable=False),
+        pa.field("sparse", PUBLISHED_SPARSE),
+        pa.field("norm", pa.float32(), nullable=False),
+        pa.field("model", pa.string()),
+        pa.field("request_id", pa.string()),
+        *USAGE_FIELDS,
+        PUBLISHED_FINGERPRINT,
+        pa.field("media_changes", MEDIA_CHANGES),
+        *kept,
+    ]
+    return pa.schema(sorted(fields, key=lambda field: _has_fields(field.type)))
+
+
+def _has_fields(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return True
+    return pa.types.is_nested(kind) and any(_has_fields(kind.field(index).type) for index in range(kind.num_fields))
 
 
 def multi_schema(dimensions: int) -> pa.Schema:
@@ -203,16 +229,15 @@ def multi_schema(dimensions: int) -> pa.Schema:
     )
 
 
-def multi_embeddings_schema(dimensions: int) -> pa.Schema:
-    """Return the schema of published per-token vectors."""
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("manifest", pa.string(), nullable=False),
-            pa.field("row", pa.uint64(), nullable=False),
-            *multi_schema(dimensions),
-        ]
-    )
+MULTI_EMBEDDINGS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("manifest", pa.string(), nullable=False),
+        ROW,
+        PUBLISHED_FINGERPRINT,
+        pa.field("multi", pa.list_(pa.field("element", VECTOR, nullable=False))),
+    ]
+)
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
@@ -226,6 +251,8 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
         "multi": ["multi.list.element.list.element"],
         "sparse": ["sparse.indices.list.element", "sparse.values.list.element"],
     }
+    if "dense" in schema.names:
+        del vectors["multi"]  # a column of this name was kept from the manifest
     vector_columns = [path for name, paths in vectors.items() if name in schema.names for path in paths]
     repeated = [name for name in ("manifest", "model", "kind", "code", "outcome", "run") if name in schema.names]
     scalars = [

@@ -9,6 +9,7 @@ import pyarrow as pa
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.cells import Binary
+from arkbeam.manifest.numbers import ExactNumber, NotFinite
 from arkbeam.manifest.options import ManifestOptions
 
 BATCH_ROWS_MAX = 4_096
@@ -21,6 +22,8 @@ _TYPE_NAMES = {
     bool: "a boolean",
     int: "a number",
     float: "a number",
+    ExactNumber: "a number",
+    NotFinite: "NaN or Infinity, which JSON does not have",
     type(None): "null",
     Binary: "bytes that are not text",
 }

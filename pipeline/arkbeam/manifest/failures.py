@@ -24,13 +24,14 @@ from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import MASK, redact
 from arkbeam.manifest.batches import RowBatch, mask_row, quote_row
-from arkbeam.manifest.kept import is_text
+from arkbeam.manifest.common_type import is_text
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, open_parquet_manifest
 from arkbeam.media import is_below, local_path
 
 _FOLDER = "failures"
 _COLUMNS = ("row", "id", "original", "manifest")
+_SCHEMA = schema.FAILURES.set(schema.FAILURES.get_field_index("row"), schema.STAGED.field("row"))  # no row is negative
 _BATCH_ROWS = 1024
 _DIGEST_BYTES = 16
 _UNSEEN, _CHANGED, _DONE = 0, 1, 2
@@ -100,7 +101,7 @@ def _read(uri: str, columns: Sequence[str], options: ManifestOptions) -> Iterato
     with stream:
         with manifest_errors(uri):
             batches = open_parquet_manifest(uri, stream, options).iter_batches(_BATCH_ROWS, columns=list(columns))
-        wanted = pa.schema([schema.FAILURES.field(name) for name in columns])
+        wanted = pa.schema([_SCHEMA.field(name) for name in columns])
         while True:
             with manifest_errors(uri):
                 batch = next(batches, None)

@@ -1,6 +1,7 @@
 """Rows of JSON Lines files: one JSON object per line."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import orjson
 
@@ -8,6 +9,7 @@ from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.batches import RawRow, RowBatch, describe_type, too_long
 from arkbeam.manifest.lines import LongLine
+from arkbeam.manifest.numbers import loads_with_nan
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.text import explain_bad_text
 
@@ -37,11 +39,31 @@ def _parse_object(line: bytes, options: ManifestOptions) -> RawRow:
     except orjson.JSONDecodeError as error:
         if not line or line.isspace():
             return None
-        return _explain(line, error, options)
+        value = _parse_with_nan(line)
+        return _explain(line, error, options) if value is None else value
     if type(value) is dict:
         return value
     hint = "; if the file is one array, set manifest.format: json" if type(value) is list else ""
     return Failure("not_an_object", f"the line holds {describe_type(value)}; expected a JSON object{hint}")
+
+
+def _parse_with_nan(line: bytes) -> dict[str, Any] | None:
+    """Return the object of a line that is JSON but for NaN, Infinity and numbers above a double's range, else None."""
+    try:
+        value = loads_with_nan(line)
+    except ValueError:
+        return None
+    return value if type(value) is dict else None
+
+
+def blame_json(line: bytes, failure: Failure) -> Failure:
+    """Return the failure of a row: `bad_json` if its line has NaN or Infinity, which is not JSON."""
+    if b"NaN" in line or b"Infinity" in line:
+        try:
+            orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return Failure("bad_json", f"the line is not valid JSON, since it has NaN or Infinity; {failure.message}")
+    return failure
 
 
 def _explain(line: bytes, error: ValueError, options: ManifestOptions) -> Failure:

@@ -1,30 +1,84 @@
 """Columns that are copied from the manifest to the output: one struct column, with one type for all shards in the end.
 
-Parquet columns have types of their own; types of JSON values are inferred per chunk. If the types of a column can't be
-unified, the column becomes text: strings stay as they are, other values become their JSON.
+Parquet columns, and JSON columns whose cells in a chunk are strings, booleans, integers or floats only, are staged in
+these types. All other JSON is staged as JSON, so that no cell changes before the type of the whole column is known.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
-# An object that is used as a map would otherwise become a struct with one field per key.
-_LEAVES_MAX = 256
-_TEXT = pa.large_string()
+from arkbeam.manifest.common_type import TEXT, common_type
+from arkbeam.manifest.kinds import NO_ROWS, STRINGS, Kind, kind_of_array, kind_of_values, merge
+from arkbeam.manifest.numbers import ExactNumber, restore_numbers
+from arkbeam.manifest.texts import text_array
+from arkbeam.manifest.widening import JSON_TEXT, plain_type, widen
+
+_STRINGS = {str, type(None)}
+_PLAIN: Mapping[type, pa.DataType] = {bool: pa.bool_(), float: pa.float64()}
 
 
-def build_kept(names: Sequence[str], cells: Sequence[Sequence[Any]]) -> pa.StructArray:
-    """Build the struct column from Python values, one sequence of cells per name; types are inferred."""
-    return _to_struct(names, [_infer(column) for column in cells])
+class _JsonScalar(pa.ExtensionScalar):  # type: ignore[misc]
+    def as_py(self, **_: Any) -> Any:
+        """Return the cell, so that `to_pylist` shows staged columns as they were read."""
+        return None if self.value is None else orjson.loads(self.value.as_py())
 
 
-def take_kept(columns: pa.RecordBatch, indices: Sequence[int]) -> pa.StructArray:
-    """Build the struct column from some rows of columns that already have types."""
-    taken = columns.take(pa.array(indices, pa.int64()))
-    return _to_struct(columns.schema.names, taken.columns)
+class JsonText(pa.ExtensionType):  # type: ignore[misc]
+    """Cells as JSON, until the type of their column is known. Used in staged rows only."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT, JSON_TEXT)
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        """Return nothing: the type has no parameters."""
+        return b""
+
+    def __arrow_ext_scalar_class__(self) -> type[_JsonScalar]:
+        """Return the class of single cells."""
+        return _JsonScalar
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "JsonText":
+        """Return the type."""
+        return cls()
+
+
+_JSON = JsonText()
+pa.register_extension_type(_JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The kept columns of some rows."""
+
+    columns: pa.StructArray
+    kinds: Mapping[str, Kind]
+    not_finite: int = 0
+    """Number of cells, or values in nested cells, that are NaN or Infinity in JSON: they are null."""
+
+
+def build_kept(names: Sequence[str], cells: Sequence[Sequence[Any]], lines: Sequence[Any]) -> Kept:
+    """Build the columns from Python values, one sequence of cells per name.
+
+    `lines` has the JSON of each row as bytes; numbers are read from it again if the fast parser may have rounded them.
+    """
+    staged = [_stage(name, column, lines) for name, column in zip(names, cells, strict=True)]
+    kinds = dict(zip(names, (kind for _, kind, _ in staged), strict=True))
+    return Kept(_to_struct(names, [array for array, _, _ in staged]), kinds, sum(nulls for _, _, nulls in staged))
+
+
+def take_kept(columns: pa.RecordBatch, indices: Sequence[int]) -> Kept:
+    """Build the columns from some rows of columns that already have types."""
+    plain = [widen(column, plain_type(column.type)) for column in columns.columns]
+    positions = pa.array(indices, pa.int64())
+    arrays = [column.take(positions) for column in plain]
+    names = columns.schema.names
+    return Kept(_to_struct(names, arrays), dict(zip(names, map(kind_of_array, arrays), strict=True)))
 
 
 def _to_struct(names: Sequence[str], arrays: "Sequence[pa.Array[Any]]") -> pa.StructArray:
@@ -32,14 +86,95 @@ def _to_struct(names: Sequence[str], arrays: "Sequence[pa.Array[Any]]") -> pa.St
     return pa.StructArray.from_arrays(list(arrays), fields=fields)
 
 
-def _infer(cells: Sequence[Any]) -> "pa.Array[Any]":
-    try:
-        array: pa.Array[Any] = pa.array(cells)
-    except (pa.ArrowException, OverflowError):
-        return pa.array(map(_to_text, cells), _TEXT)
-    if _count_leaves(array.type) > _LEAVES_MAX or _holds(array.type, _is_empty_struct):
-        return pa.array(map(_to_text, cells), _TEXT)
-    return array
+def _stage(name: str, cells: Sequence[Any], lines: Sequence[Any]) -> "tuple[pa.Array[Any], Kind, int]":
+    """Return the cells in a type that keeps each of them, their Kind, and the number of values that are not finite."""
+    found = set(map(type, cells))
+    if found == {str} or found == _STRINGS:
+        return pa.array(cells, pa.string()), STRINGS, 0
+    kind = kind_of_values(cells, found)
+    if kind.may_be_rounded:
+        exact = restore_numbers(name, cells, lines)
+        if exact is not cells:
+            cells, found = exact, set(map(type, exact))
+            kind = kind_of_values(cells, found)
+    target = _plain_type(found, kind)
+    if target is not None:
+        return pa.array(cells, target), kind, 0
+    writer = JsonWriter()
+    texts = [None if cell is None else writer.write(cell) for cell in cells]
+    storage = pa.array([None if text == "null" else text for text in texts], TEXT)
+    return pa.ExtensionArray.from_storage(_JSON, storage), kind, writer.not_finite
+
+
+def _plain_type(found: set[type], kind: Kind) -> pa.DataType | None:
+    """Return the type of cells that all are of one plain Python type; None for others."""
+    plain = found - {type(None)}
+    if len(plain) != 1:
+        return None if plain else pa.null()
+    if int in plain:
+        low, high = kind.bounds or (0, 0)
+        return pa.int64() if high < 2**63 else pa.uint64() if low >= 0 else None
+    return _PLAIN.get(plain.pop())
+
+
+class JsonWriter:
+    """Writes cells as JSON with the exact numbers, and counts the values that are not finite: they become null."""
+
+    def __init__(self) -> None:
+        self.not_finite = 0
+
+    def write(self, cell: Any) -> str:
+        """Return the JSON. Raise orjson.JSONEncodeError for a cell of more than 254 levels."""
+        return orjson.dumps(cell, default=self._write_number).decode()
+
+    def _write_number(self, value: Any) -> orjson.Fragment | None:
+        if type(value) is ExactNumber:
+            return orjson.Fragment(value.text)
+        self.not_finite += 1
+        return None
+
+
+def merge_kinds(left: Mapping[str, Kind], right: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Merge the Kinds of each column; columns keep the order in which they first appear."""
+    return {**left} | {name: merge(left.get(name, NO_ROWS), kind) for name, kind in right.items()}
+
+
+def type_of_kept(kinds: Mapping[str, Kind]) -> pa.StructType:
+    """Return one type for the kept columns of all shards. A column without values is text."""
+    return pa.struct([pa.field(name, common_type(kind)) for name, kind in kinds.items()])
+
+
+def cast_kept(array: pa.StructArray, target: pa.StructType) -> pa.StructArray:
+    """Cast staged columns to the type of all shards; a column that is not among them becomes null."""
+    if not target.num_fields:
+        return pa.nulls(len(array), target)
+    places = {array.type.field(index).name: index for index in range(array.type.num_fields)}
+    fields = [target.field(index) for index in range(target.num_fields)]
+    arrays = [
+        _settle(array.field(places[field.name]), field.type)
+        if field.name in places
+        else pa.nulls(len(array), field.type)
+        for field in fields
+    ]
+    return pa.StructArray.from_arrays(arrays, fields=fields)
+
+
+def _settle(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
+    if column.type == target:
+        return column
+    if column.type == _JSON:
+        return _parse(column.storage, target)
+    return text_array(column) if target == TEXT else widen(column, target)
+
+
+def _parse(texts: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
+    """Turn staged JSON into the values of a type. In text, strings have no quotes, and all else is its JSON."""
+    cells = texts.to_pylist()
+    if target == TEXT:
+        return pa.array([orjson.loads(cell) if cell and cell[0] == '"' else cell for cell in cells], TEXT)
+    # Python's parser is slow, but reads integers of any size, which are decimals here.
+    load = json.loads if "decimal" in str(target) else orjson.loads
+    return pa.array([None if cell is None else load(cell) for cell in cells], target)
 
 
 class _NoValue:
@@ -67,109 +202,3 @@ def _cell_to_python(column: "pa.Array[Any]", index: int) -> Any:
         return column[index].as_py()
     except (ValueError, OverflowError):
         return NO_VALUE
-
-
-def _to_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    try:
-        return orjson.dumps(value, default=_to_json_value, option=orjson.OPT_NON_STR_KEYS).decode()
-    except orjson.JSONEncodeError:  # nested too deeply for a JSON writer, or text with lone surrogates
-        return ascii(value)
-
-
-def _to_json_value(value: Any) -> Any:
-    """Write Parquet values that JSON does not have: decimals, dates and durations as text, bytes in hex."""
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def unify_kept(kinds: Sequence[pa.StructType | pa.Schema]) -> pa.StructType:
-    """Return one type for the kept columns of all shards; columns and fields keep the order in which they first appear.
-
-    Null unifies with any type, integers widen to larger integers or to float, text to large text, and structs take the
-    fields of both. Types that do not unify without loss become text. A column that holds only nulls becomes text too.
-    """
-    columns: dict[str, pa.DataType] = {}
-    for kind in kinds:
-        for index in range(len(kind) if isinstance(kind, pa.Schema) else kind.num_fields):
-            column = kind.field(index)
-            columns[column.name] = _unify(columns.get(column.name, pa.null()), column.type)
-    return pa.struct([pa.field(name, _replace_nulls(kind)) for name, kind in columns.items()])
-
-
-def _unify(left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    if left.equals(right) or pa.types.is_null(right):
-        return left
-    if pa.types.is_null(left):
-        return right
-    if _holds(left, _is_lossy) or _holds(right, _is_lossy):
-        return _TEXT
-    schemas = [pa.schema([pa.field("x", kind)]) for kind in (left, right)]
-    try:
-        unified = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return _TEXT
-    return _TEXT if _count_leaves(unified) > _LEAVES_MAX else unified
-
-
-def _replace_nulls(kind: pa.DataType) -> pa.DataType:
-    """Replace Arrow's null type by text, since few Parquet readers support it."""
-    if pa.types.is_null(kind):
-        return _TEXT
-    if pa.types.is_struct(kind):
-        return pa.struct([child.with_type(_replace_nulls(child.type)) for child in _children(kind)])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_replace_nulls(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_replace_nulls(kind.value_type)))
-    return kind
-
-
-def cast_kept(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
-    """Cast a shard's kept columns to the type that `unify_kept` returned; a column that the shard lacks becomes null."""
-    if not kind.num_fields:
-        return pa.nulls(len(array), kind)
-    arrays: list[pa.Array[Any]] = []
-    for index in range(kind.num_fields):
-        target = kind.field(index)
-        if array.type.get_field_index(target.name) < 0:
-            arrays.append(pa.nulls(len(array), target.type))
-        else:
-            arrays.append(_cast(pc.struct_field(array, [target.name]), target.type))
-    return pa.StructArray.from_arrays(arrays, fields=list(_children(kind)))
-
-
-def _cast(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]":
-    if column.type.equals(target):
-        return column
-    if is_text(target) and not (is_text(column.type) or pa.types.is_null(column.type)):
-        return pa.array(map(_to_text, to_python(column)), target)
-    # safe=False: an integer above 2^53 may lose its last digits when its column widens to float.
-    return column.cast(target, safe=False)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """True if a column of this type holds strings, in any of Arrow's layouts."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_empty_struct(kind: pa.DataType) -> bool:
-    """True for a struct without fields, which Parquet can't store."""
-    return bool(pa.types.is_struct(kind) and kind.num_fields == 0)
-
-
-def _is_lossy(kind: pa.DataType) -> bool:
-    """True for types that Arrow would widen to a type that can't hold all of their values."""
-    return bool(pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind))
-
-
-def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
-    return test(kind) or any(_holds(child.type, test) for child in _children(kind))
-
-
-def _count_leaves(kind: pa.DataType) -> int:
-    return sum(_count_leaves(child.type) for child in _children(kind)) or 1
-
-
-def _children(kind: pa.DataType) -> "list[pa.Field[Any]]":
-    return [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []

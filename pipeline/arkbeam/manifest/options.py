@@ -121,8 +121,9 @@ class ManifestOptions:
     manifests."""
     columns: ColumnMap = ColumnMap()
     keep: Names = ()
-    """Column or columns that are copied to the output. A column that the file lacks is taken, as text, from the folders of
-    its path, such as `day=2024-01-01/`."""
+    """Column or columns that are copied to the output, each value exactly. If files differ in the type of a column, it
+    gets a type that holds all values, else it is text. A column that the file lacks is taken, as text, from the folders
+    of its path, such as `day=2024-01-01/`."""
     format: Literal["auto"] | Format = "auto"
     """`jsonl`, `json` (one array, or lines as in `jsonl`), `csv`, `tsv` or `parquet`; `auto`: by the file name, without
     its ending `.gz`, `.zst`, `.bz2` or `.xz`."""

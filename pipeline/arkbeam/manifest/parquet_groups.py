@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from arkbeam.base.records import Failure
 from arkbeam.manifest.batches import BATCH_BYTES_MAX, BATCH_ROWS_MAX, too_long
+from arkbeam.manifest.int96 import join_int96
 from arkbeam.manifest.options import MEBIBYTE, ManifestOptions
 
 # A group that declares at most this many bytes is read by dictionaries.
@@ -57,6 +58,11 @@ class ParquetGroups:
         leaves = [leaf for leaf in leaves if _is_within(leaf.path, wanted)]
         byte_arrays = [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         self._byte_arrays = [leaf.path for leaf in byte_arrays]
+        self._int96 = [
+            name
+            for name in columns
+            if any(leaf.physical_type == "INT96" and _is_within(leaf.path, {name}) for leaf in leaves)
+        ]
         self._has_lists = any(leaf.max_repetition_level > 0 for leaf in byte_arrays)
         self._read_rows_max = min(max(_READ_CELLS_MAX // max(len(leaves), 1), BATCH_ROWS_MAX), _READ_ROWS_MAX)
         self._fixed_bytes = sum(leaf.length for leaf in leaves if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY")
@@ -109,7 +115,12 @@ class ParquetGroups:
         )
 
     def _iterate(self, file: pq.ParquetFile, index: int, rows_max: int) -> Iterator[pa.RecordBatch]:
-        for batch in file.iter_batches(rows_max, row_groups=[index], columns=self._columns, use_threads=False):
+        batches = file.iter_batches(rows_max, row_groups=[index], columns=self._columns, use_threads=False)
+        if self._int96:
+            coarse = pq.ParquetFile(self._stream, metadata=self._file.metadata, coerce_int96_timestamp_unit="us")
+            read = coarse.iter_batches(rows_max, row_groups=[index], columns=self._int96, use_threads=False)
+            batches = _add_int96(batches, read)
+        for batch in batches:
             batch.validate()
             yield batch
 
@@ -118,6 +129,18 @@ def _is_within(path: str, columns: Collection[str]) -> bool:
     """True if the path of a leaf is, or may be, within one of some top-level columns. Names of columns may have dots."""
     names = path.split(".")
     return any(".".join(names[:end]) in columns for end in range(1, len(names) + 1))
+
+
+def _add_int96(batches: Iterable[pa.RecordBatch], coarse: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join batches with their INT96 columns in microseconds, whose batches may be cut at other rows."""
+    waiting: pa.RecordBatch | None = None
+    for batch in batches:
+        while (waiting is None or waiting.num_rows < batch.num_rows) and (more := next(coarse, None)) is not None:
+            waiting = more if waiting is None else pa.concat_batches([waiting, more])
+        if waiting is None or waiting.num_rows < batch.num_rows:
+            return  # damaged: the caller counts the rows
+        yield join_int96(batch, waiting.slice(0, batch.num_rows))
+        waiting = waiting.slice(batch.num_rows)
 
 
 def _join(steps: Iterable[pa.RecordBatch], skip: int) -> Iterator[pa.RecordBatch]:

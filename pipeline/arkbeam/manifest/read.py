@@ -21,8 +21,9 @@ from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
 from arkbeam.manifest.hive import fill_missing, list_folder_values
 from arkbeam.manifest.json_array import check_lines, is_array, iter_elements
-from arkbeam.manifest.jsonl_rows import read_jsonl
-from arkbeam.manifest.kept import build_kept, take_kept
+from arkbeam.manifest.jsonl_rows import blame_json, read_jsonl
+from arkbeam.manifest.kept import JsonWriter, Kept, build_kept, take_kept
+from arkbeam.manifest.kinds import Kind
 from arkbeam.manifest.lines import LongLine, ends_with_cr, iter_lines, iter_universal_lines
 from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.parquet_rows import read_parquet
@@ -34,6 +35,7 @@ from arkbeam.manifest.text import TextSource, find_wide_encoding, is_utf8_name
 from arkbeam.media import MediaCache, MediaInfo, inspect_many
 
 _TEXT = Modality.TEXT
+_LEVELS_MAX = 254  # orjson writes no more
 _NOTHING_FOUND = MediaInfo()  # for texts, which are not inspected
 
 Looks = Mapping[tuple[str, Modality], MediaInfo | Failure]
@@ -55,6 +57,10 @@ class ShardChunk:
     over_context: int = 0
     """Number of staged rows whose estimated tokens exceed the model's context. They are sent uncut: the service
     decides."""
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    """What the values of each kept column are."""
+    not_finite: int = 0
+    """Number of kept values that are NaN or Infinity in JSON, and null here."""
 
 
 def read_shard(
@@ -228,17 +234,18 @@ class _Chunk:
             if isinstance(row, Failure):
                 self._fail(position, None if ids is None else ids[position], row)
                 continue
-            row_id, outcome = parser.parse(row)
+            line = self.batch.originals[position]
+            row_id, outcome = parser.parse(row, line)
             if ids is not None:
                 row_id = ids[position]
             if keep and isinstance(outcome, Request):
-                outcome = _check_kept(row, keep) or outcome
+                outcome = _check_kept(row, keep, line) or outcome
             if isinstance(outcome, Request):
                 self.readable.append(position)
                 self.ids.append(row_id)
                 self.requests.append(outcome)
             else:
-                self._fail(position, row_id, outcome)
+                self._fail(position, row_id, blame_json(line, outcome) if type(line) is bytes else outcome)
 
     def _fail(self, position: int, row_id: str | None, failure: Failure) -> None:
         self.unreadable.append(position)
@@ -311,8 +318,9 @@ class _Chunk:
             pa.array([quote_row(self.batch, position) for position in self.readable], pa.large_string()),
         ]
         staged = pa.table(columns, schema=schema.STAGED)
+        kept = self._kept(options.keep)
         if options.keep:
-            staged = staged.append_column("kept", self._kept(options.keep))
+            staged = staged.append_column("kept", kept.columns)
         keys = [
             columns[2],
             pa.repeat(pa.scalar(shard, pa.uint32()), count),
@@ -326,6 +334,8 @@ class _Chunk:
             self._build_unreadable(),
             len(self.batch.rows),
             self.over_context,
+            kept.kinds,
+            kept.not_finite,
         )
 
     def _build_unreadable(self) -> pa.Table:
@@ -339,26 +349,29 @@ class _Chunk:
         ]
         return pa.table(columns, schema=schema.UNREADABLE)
 
-    def _kept(self, names: Sequence[str]) -> pa.StructArray:
+    def _kept(self, names: Sequence[str]) -> Kept:
         if self.batch.kept is not None:
             return take_kept(fill_missing(self.batch.kept, self.from_folders), self.readable)
         rows: list[Any] = [self.batch.rows[position] for position in self.readable]
+        lines = [self.batch.originals[position] for position in self.readable]
         defaults = [self.from_folders.get(name) for name in names]
         cells = [[row.get(name, value) for row in rows] for name, value in zip(names, defaults, strict=True)]
-        return build_kept(names, cells)
+        return build_kept(names, cells, lines)
 
 
-def _check_kept(row: Mapping[str, Any], names: Sequence[str]) -> Failure | None:
-    """Return a failure if a kept cell is nested too deeply to be written (orjson allows 254 levels), else None."""
+def _check_kept(row: Mapping[str, Any], names: Sequence[str], line: bytes | str | None) -> Failure | None:
+    """Return a failure if a kept cell is nested too deeply to be written, else None."""
+    if type(line) is bytes and line.count(b"[") + line.count(b"{") <= _LEVELS_MAX:
+        return None
     for name in names:
         value = row.get(name)
         if type(value) in (dict, list):
             try:
-                orjson.dumps(value)
+                JsonWriter().write(value)
             except orjson.JSONEncodeError:
                 return Failure(
                     "bad_field",
-                    f"column {redact(name, 100)} is nested too deeply to be kept (limit: 254 levels): remove it from manifest.keep",
+                    f"column {redact(name, 100)} is nested too deeply to be kept (limit: {_LEVELS_MAX} levels): remove it from manifest.keep",
                 )
     return None
 

@@ -21,6 +21,7 @@ from arkbeam.base.bad_rows import BadRow, fail_row, fail_unknown_key
 from arkbeam.base.records import Failure, Modality, Part, Request
 from arkbeam.manifest.batches import describe_type, is_utf8
 from arkbeam.manifest.cells import Binary
+from arkbeam.manifest.numbers import ExactNumber, restore_numbers
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.overrides import (
     NO_OVERRIDES,
@@ -78,20 +79,22 @@ class RowParser:
         """Those of `columns` that hold images or videos."""
         return frozenset(name for name, modality in self._mapped if modality is not _TEXT)
 
-    def parse(self, row: Mapping[str, Any]) -> tuple[str | None, Request | Failure]:
+    def parse(self, row: Mapping[str, Any], line: Any = None) -> tuple[str | None, Request | Failure]:
         """Return a row's own id (None if it has none), and its request or the Failure that says why it has none.
+
+        `line` is the row's JSON as bytes, if it was read from JSON: the digits of its id are taken from there.
 
         Codes: `bad_id`, `no_input`, `bad_text` (not a string, or not UTF-8), `bad_part`, `bad_field`, `too_many_parts`,
         `bad_json`, `line_too_long`, `no_wording`, and those of `ark.models.find_misfit`.
         """
         row_id: str | None = None
         try:
-            row_id = self._read_id(row)
+            row_id = self._read_id(row, line)
             return row_id, self._read_request(row)
         except BadRow as bad:
             return row_id, bad.failure
 
-    def _read_id(self, row: Mapping[str, Any]) -> str | None:
+    def _read_id(self, row: Mapping[str, Any], line: Any) -> str | None:
         for name in self._ids:
             value = row.get(name)
             if value is not None and not (type(value) is str and (not value or value.isspace())):
@@ -99,7 +102,7 @@ class RowParser:
         else:
             return None
         if type(value) is not str:
-            value = _to_id(value)
+            value = _to_id(restore_numbers(name, [value], [line])[0])
         if len(value) > _ID_CHARS_MAX:
             fail_row("bad_id", f"the id has {len(value)} characters; at most {_ID_CHARS_MAX} are allowed")
         return value or None
@@ -224,6 +227,10 @@ def _to_id(value: Any) -> str:
         value = float(value)
     if type(value) is int:
         return str(value)
+    if type(value) is ExactNumber:
+        if value.whole is not None:
+            return value.text
+        value = float(value) if value.is_double else value
     if type(value) is float and abs(value) < _EXACT_FLOAT:  # a larger float may have lost digits
         return str(int(value)) if value.is_integer() else repr(value)
     if type(value) is Decimal and value.is_finite():

@@ -53,6 +53,7 @@ class PlanTotals:
     over_context: int = (
         0  # rows longer than the model's context, by estimate; they are sent, and the service may reject them
     )
+    not_finite: int = 0  # kept values that are NaN or Infinity in JSON; they are published as null
     notes: tuple[Note, ...] = field(default=(), kw_only=True)
 
     def plus(self, other: "PlanTotals") -> "PlanTotals":

@@ -17,7 +17,10 @@ from arkbeam.base.files import remove_folder
 from arkbeam.base.redaction import redact
 from arkbeam.base.schema import concat
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
+from arkbeam.manifest.kept import merge_kinds
+from arkbeam.manifest.kinds import NO_ROWS, Kind
 from arkbeam.manifest.options import ReadContext
+from arkbeam.manifest.portable import find_nanoseconds
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.spec import RunSpec
@@ -46,10 +49,14 @@ class ShardSummary:
     staged: int
     """Rows with a request. Each of them, and each unreadable row, becomes a published row or a failure row."""
     unreadable: int
-    kept: tuple[pa.DataType, ...]
-    """The types that the struct of kept columns has in the shard's chunks."""
+    kept: tuple[tuple[str, Kind], ...]
+    """What the values of each kept column are."""
     over_context: int = 0
     """Rows whose estimate is above what the model takes."""
+    nanoseconds: frozenset[str] = frozenset()
+    """The kept columns with timestamps that are not whole numbers of microseconds."""
+    not_finite: int = 0
+    """Kept values that are NaN or Infinity in JSON; they are published as null."""
     columns: ShardColumns = NO_COLUMNS
 
 
@@ -62,19 +69,22 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
-    lines = over_context = 0
+    lines = over_context = not_finite = 0
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     watch = ColumnWatch(named_columns(spec.manifest), complete=not shard.failures)
-    kept: dict[pa.DataType, None] = {}
+    kept = dict.fromkeys(spec.manifest.keep, NO_ROWS)
+    nanoseconds: set[str] = set()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
         for chunk in read_shard(shard, spec.manifest, context, cache, watch):
             lines += chunk.rows
             over_context += chunk.over_context
+            not_finite += chunk.not_finite
+            kept = merge_kinds(kept, chunk.kinds)
             staged.write(chunk.staged)
             unreadable.write(chunk.unreadable)
             faults.hit("read.chunk")
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
-                kept[chunk.staged.schema.field("kept").type] = None
+                nanoseconds |= find_nanoseconds(chunk.staged["kept"].combine_chunks())
             yield chunk.keys
     cache.flush()
     faults.hit("read.summary")
@@ -85,9 +95,11 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
         lines,
         staged.rows,
         unreadable.rows,
-        tuple(kept),
+        tuple(kept.items()),
         over_context,
-        columns=watch.report(staged.rows + unreadable.rows, staged.rows),
+        frozenset(nanoseconds),
+        not_finite,
+        watch.report(staged.rows + unreadable.rows, staged.rows),
     )
 
 

@@ -7,6 +7,7 @@ from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import MODEL_FAMILY
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.records import ServiceKind
+from arkbeam.base.schema import Layout
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.budget import BudgetOptions, Prices
@@ -55,6 +56,8 @@ class RunSpec:
     """Publish even if the run stops early."""
     model_owned: str | None = None
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
+    layout: Layout = Layout.PORTABLE
+    """How the published files are encoded."""
     many_processes: bool = False
     """True if lanes may run in several processes at once."""
     reads_failures: bool = False

@@ -38,8 +38,12 @@ def survey_shards(summaries: Iterable[ShardSummary], spec: RunSpec) -> PlanTotal
         *_note_columns(columns, spec.manifest),
         *(_note_no_input(columns, spec) if unreadable and not requests else ()),
     ]
-    over_context = sum(shard.over_context for shard in shards)
-    return PlanTotals(unreadable=unreadable, over_context=over_context, notes=tuple(notes))
+    return PlanTotals(
+        unreadable=unreadable,
+        over_context=sum(shard.over_context for shard in shards),
+        not_finite=sum(shard.not_finite for shard in shards),
+        notes=tuple(notes),
+    )
 
 
 def _check_rows(rows: int, spec: RunSpec) -> None:

@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, Manifests, PartFile, gather_rows, write_part
+from arkbeam.manifest.portable import to_portable
+from arkbeam.stages.publish.layout import VECTOR_BYTES, vector_rows
+from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.integrity import read_or_set_aside
 from arkbeam.store.multi import read_multi
@@ -42,11 +44,11 @@ def write_embeddings_part(
 
     Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
     """
-    wanted = schema.embeddings_schema(spec.model.dimensions_published, manifests.kept)
+    wanted = schema.embeddings_schema(manifests.published)
     refs = sort_refs(refs)
     slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
     tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
-    return write_part(FOLDER, part, tables, wanted, spec)
+    return write_part(FOLDER, part, tables, wanted, spec, vector_rows(spec.model.dimensions_published))
 
 
 def write_multi_part(
@@ -56,17 +58,16 @@ def write_multi_part(
 
     Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
     """
-    wanted = schema.multi_embeddings_schema(spec.model.dimensions_stored)
     refs = sort_refs(refs)
     slices = (refs.slice(start, MULTI_SLICE_ROWS) for start in range(0, refs.num_rows, MULTI_SLICE_ROWS))
-    return write_part(
-        MULTI_FOLDER, part, (_multi_table(one, segments, manifests, spec, wanted) for one in slices), wanted, spec
-    )
+    tables = (table for one in slices for table in _multi_tables(one, segments, manifests, spec))
+    return write_part(MULTI_FOLDER, part, tables, schema.MULTI_EMBEDDINGS, spec)
 
 
-def _multi_table(
-    refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
-) -> pa.Table:
+def _multi_tables(
+    refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
+) -> Iterator[pa.Table]:
+    """Yield per-token vectors as float32, one table for each row group: float16 is a type that some readers lack."""
     pieces = []
     for segment, positions in split_segments(refs):
         uri = find_segment(segments, segment)
@@ -76,8 +77,15 @@ def _multi_table(
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
         raise StoreError("per-token vectors in the store do not match their segment: run again")
-    columns = {name: rows[name] for name in ("id", "manifest", "row", "fingerprint")} | {"multi": vectors["multi"]}
-    return pa.table([columns[name] for name in wanted.names], schema=wanted)
+    values = pc.sum(pc.list_value_length(vectors["multi"])).as_py() or 0
+    row_bytes = 4 * spec.model.dimensions_stored * values / refs.num_rows
+    count = max(1, int(VECTOR_BYTES // max(1.0, row_bytes)))
+    multi = schema.MULTI_EMBEDDINGS.field("multi").type
+    for start in range(0, refs.num_rows, count):
+        columns = {name: rows[name].slice(start, count) for name in ("id", "manifest", "row", "fingerprint")}
+        columns["fingerprint"] = columns["fingerprint"].cast(schema.PUBLISHED_FINGERPRINT.type)
+        columns["multi"] = vectors["multi"].slice(start, count).cast(multi)
+        yield pa.table([columns[name] for name in schema.MULTI_EMBEDDINGS.names], schema=schema.MULTI_EMBEDDINGS)
 
 
 def _embeddings_tables(
@@ -85,9 +93,10 @@ def _embeddings_tables(
 ) -> Iterator[pa.Table]:
     """Read all rows of a slice at once, since they may be in any shard, but its vectors by row group, since they are large."""
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint", "media_changes", "kept"])
-    for start in range(0, refs.num_rows, ROW_GROUP_ROWS):
-        vectors = _gather_vectors(refs.slice(start, ROW_GROUP_ROWS), segments, spec)
-        yield _embeddings_table(rows.slice(start, ROW_GROUP_ROWS), vectors, manifests, wanted)
+    count = vector_rows(spec.model.dimensions_published)
+    for start in range(0, refs.num_rows, count):
+        vectors = _gather_vectors(refs.slice(start, count), segments, spec)
+        yield _embeddings_table(rows.slice(start, count), vectors, manifests, wanted)
 
 
 def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
@@ -96,12 +105,12 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
     columns = {name: vectors[name] for name in vectors.column_names} | {
         name: rows[name] for name in ("id", "manifest", "row", "media_changes")
     }
-    kept = (
-        dict(zip(manifests.kept.names, rows["kept"].combine_chunks().flatten(), strict=True))
-        if manifests.kept.names
-        else {}
-    )
-    return pa.table([(columns | kept)[name] for name in wanted.names], schema=wanted)
+    columns |= {name: columns[name].cast(wanted.field(name).type) for name in ("dense", "sparse", "fingerprint")}
+    kept = rows["kept"].combine_chunks().flatten() if manifests.published.names else []
+    columns |= {
+        field.name: to_portable(column, field.type) for field, column in zip(manifests.published, kept, strict=True)
+    }
+    return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from arkbeam.base import faults, schema
 from arkbeam.base.files import join, writing
 from arkbeam.base.redaction import redact_uri
-from arkbeam.manifest.kept import cast_kept, unify_kept
+from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
+from arkbeam.manifest.kinds import Kind
+from arkbeam.manifest.portable import publish_kept
+from arkbeam.stages.publish.layout import ROW_GROUP_ROWS, writer_options
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.claim import check_claim
 from arkbeam.store.run_files import read_rows_at, take_rows
-
-ROW_GROUP_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,23 @@ class Manifests:
     first_rows: dict[int, int]
     """The number of the shard's first row in its manifest."""
     kept: pa.StructType
+    published: pa.StructType
+    """The types in which the kept columns are published."""
 
     @classmethod
     def of(cls, summaries: Iterable[ShardSummary]) -> "Manifests":
         """Number the rows of each manifest across its shards, in the order of the shards' numbers."""
         uris, labels, first_rows, next_row = {}, {}, {}, dict[str, int]()
-        kept: dict[pa.DataType, None] = {}
+        kept: dict[str, Kind] = {}
+        nanoseconds: set[str] = set()
         for shard in sorted(summaries, key=lambda summary: summary.number):
             uris[shard.number], labels[shard.number] = redact_uri(shard.manifest), shard.label
             first_rows[shard.number] = next_row.get(shard.manifest, 0)
             next_row[shard.manifest] = first_rows[shard.number] + shard.lines
-            kept |= dict.fromkeys(shard.kept)
-        return cls(uris, labels, first_rows, unify_kept(list(kept)))
+            kept = merge_kinds(kept, dict(shard.kept))
+            nanoseconds |= shard.nanoseconds
+        common = type_of_kept(kept)
+        return cls(uris, labels, first_rows, common, publish_kept(common, nanoseconds))
 
 
 def assign_parts(counts: Mapping[int, int], rows_max: int = PART_ROWS) -> dict[int, int]:
@@ -118,7 +124,7 @@ def name_rows(rows: pa.Table, shard: int, manifests: Manifests, *, wants_kept: b
     """Number a shard's rows within their manifest, add the manifest's URI, and fill in missing ids."""
     numbers = pc.add(rows["row"], pa.scalar(manifests.first_rows[shard], pa.uint64()))
     default = pc.binary_join_element_wise(manifests.labels[shard], numbers.cast(pa.string()), ":")
-    named = rows.set_column(rows.column_names.index("row"), "row", numbers)
+    named = rows.set_column(rows.column_names.index("row"), schema.ROW, numbers.cast(schema.ROW.type))
     named = named.set_column(rows.column_names.index("id"), "id", pc.coalesce(rows["id"], default))
     named = named.append_column("manifest", pa.array([manifests.uris[shard]] * rows.num_rows, pa.string()))
     if not wants_kept:
@@ -138,8 +144,15 @@ def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield table
 
 
-def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Schema, spec: RunSpec) -> PartFile:
-    """Write one part file from tables of one schema, in bounded memory, and hash it.
+def write_part(
+    folder: str,
+    part: int,
+    tables: Iterable[pa.Table],
+    wanted: pa.Schema,
+    spec: RunSpec,
+    row_group_rows: int = ROW_GROUP_ROWS,
+) -> PartFile:
+    """Write one part file from tables of one schema, in bounded memory, and hash it. No row group has rows of two tables.
 
     Raise OutputInUse if this run has lost its claim on the output; then nothing is changed.
     """
@@ -149,10 +162,10 @@ def write_part(folder: str, part: int, tables: Iterable[pa.Table], wanted: pa.Sc
     with writing(
         join(spec.run.output_uri, path), check=partial(check_claim, spec.run.output_uri, spec.run.name)
     ) as local:
-        with pq.ParquetWriter(local, wanted, **schema.parquet_options(wanted)) as writer:
+        with pq.ParquetWriter(local, wanted, **writer_options(wanted, spec.layout)) as writer:
             for table in read_ahead(tables):
                 rows += table.num_rows
-                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                writer.write_table(table, row_group_size=row_group_rows)
         size = local.stat().st_size
         with local.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

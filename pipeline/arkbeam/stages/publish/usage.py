@@ -77,7 +77,7 @@ def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart
 
 def count_paid_twice(parts: Iterable[UsagePart]) -> int:
     """Count the paid attempts in excess of one for each fingerprint."""
-    fingerprints = pa.chunked_array([part.fingerprints for part in parts], schema.FINGERPRINT)
+    fingerprints = pa.chunked_array([part.fingerprints for part in parts], schema.PUBLISHED_FINGERPRINT.type)
     return len(fingerprints) - int(pc.count_distinct(fingerprints).as_py()) if len(fingerprints) else 0
 
 
@@ -88,7 +88,7 @@ def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
     if is_event:
         table = table.filter(table["paid"])
     outcome = table["kind"] if is_event else pa.array([BOUGHT] * table.num_rows, pa.string())
-    columns = {name: table[name] for name in _COMMON} | {
+    columns = {name: table[name].cast(schema.USAGE.field(name).type) for name in _COMMON} | {
         "cost_cny": _costs(table, spec.model.capabilities),
         "outcome": outcome,
         "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
@@ -117,14 +117,13 @@ def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
 
 
 def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
-    names = ["fingerprint", "model", *_TOKENS]
+    types = pa.schema([schema.USAGE.field(name) for name in ("fingerprint", "model", *_TOKENS)])
     wanted = fingerprints.combine_chunks()
     found = []
     for uri in list_parquet(segments_folder(spec.store.uri)):
-        table = read_columns(uri, names, whole=False)
+        table = read_columns(uri, types.names, whole=False).cast(types)
         found.append(table.filter(pc.is_in(table["fingerprint"], value_set=wanted)))
-    empty = pa.schema([schema.USAGE.field(name) for name in names]).empty_table()
-    return pa.concat_tables([empty, *(table.cast(empty.schema) for table in found)])
+    return schema.concat(found, types)
 
 
 def _totals(table: pa.Table) -> UsageTotals:
