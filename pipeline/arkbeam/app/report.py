@@ -161,15 +161,17 @@ def _rows_table(rows: pa.Table) -> Table:
     heads = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     table = Table("column", "type", *heads, title="embeddings", title_justify="left")
     for field, values in zip(rows.schema, rows.columns, strict=True):
-        cells = [field.name, _name_type(field.type), *(_shorten(value) for value in values.to_pylist())]
+        shown = values.to_pylist()
+        cells = [field.name, _name_type(field, shown), *map(_shorten, shown)]
         table.add_row(*map(escape, cells))
     return table
 
 
-def _name_type(kind: pa.DataType) -> str:
-    if pa.types.is_fixed_size_list(kind):
-        return f"{kind.value_type}[{kind.list_size}]"
-    return str(kind).replace("element: ", "")
+def _name_type(field: "pa.Field[Any]", values: Sequence[Any]) -> str:
+    """Return the type of a column. All dense vectors of an output have the same length, which the type does not say."""
+    if field.name == "dense" and values:
+        return f"float[{len(values[0])}]"
+    return str(field.type).replace("element: ", "")
 
 
 def _codes_table(uris: Sequence[str]) -> Table:

@@ -44,8 +44,8 @@ def read_csv(
 
     `lines` are the physical lines of the file, and `end` is what each of them has lost at its end. `used` are the
     columns that the run reads. The columns are given to `note_header` first. A quoted cell may contain line ends. Cells
-    without a column are allowed at the end of a record if they are empty. Raise ManifestError if the header can't be read, names a used column more than once, or
-    shows that the file has another delimiter or encoding.
+    without a column are allowed at the end of a record if they are empty. Raise ManifestError if the header can't be
+    read, names a used column more than once, or shows that the file has another delimiter or encoding.
     """
     # The csv module has one limit for the whole process; its default of 131,072 characters is too low for our texts.
     csv.field_size_limit(max(csv.field_size_limit(), options.line_bytes_max))
