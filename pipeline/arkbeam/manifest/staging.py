@@ -49,7 +49,8 @@ def request_to_json(staged: StagedRequest) -> bytes:
 def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]:
     """Return [modality, value, version, sampling, fit] without the unset values at its end."""
     if fit is not None:
-        return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source]]
+        further = () if (fit.recipe, fit.bits) == (1, 16) else (fit.recipe, fit.bits)
+        return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source, *further]]
     if part.sampling is not None:
         return [part.modality.value, part.value, version, part.sampling.set_fields()]
     return [part.modality.value, part.value] if version is None else [part.modality.value, part.value, version]
@@ -76,8 +77,8 @@ def request_from_json(data: bytes) -> StagedRequest:
     return StagedRequest(request, versions, fits if any(fits) else (), document.get("bytes", 0))
 
 
-def _fit_from_list(width: int, height: int, mime: str, source: str) -> Fit:
-    return Fit((width, height), mime, source)
+def _fit_from_list(width: int, height: int, mime: str, source: str, recipe: int = 1, bits: int = 16) -> Fit:
+    return Fit((width, height), mime, source, recipe, bits)
 
 
 def _part_from_list(

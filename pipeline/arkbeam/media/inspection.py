@@ -33,7 +33,8 @@ def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | 
 
     Codes of failures: `media_bad_uri`, `media_bad_data_uri`, `media_mime` (the declared type is not that of the bytes),
     `media_forbidden`, `media_missing`, `media_not_a_file`, `media_unreadable`, `media_changed`, `media_empty`,
-    `media_not_image`, `media_not_video`, `media_damaged` (its header can't be read), `media_truncated`,
+    `media_not_image`, `media_not_video`, `media_encrypted`, `media_damaged` (its header can't be read),
+    `media_too_slow` (looking at it), `media_unfit` (it can't be changed to what is right), `media_truncated`,
     `media_too_large` (bytes), `media_body_too_large` (bytes as base64), `media_too_small` (a side),
     `media_too_many_pixels`, `media_extension` (the service would take it for another format), and those of
     `media.http`.
