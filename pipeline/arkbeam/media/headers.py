@@ -26,6 +26,9 @@ _WHOLE_NUMBERS = {3: "H", 4: "I", 8: "h", 9: "i"}
 _SIZES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7))  # SOF
 _JPEG_LS, _APP1, _SOS = 0xF7, 0xE1, 0xDA
 _EXIF = b"Exif\0\0"
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_BITMAP_HEADERS = (16, 40, 52, 56, 64, 108, 124)
+_BITMAP_DEPTHS = (0, 1, 2, 4, 8, 16, 24, 32)
 
 
 def read_header(
@@ -108,9 +111,9 @@ def _read_jpeg(data: bytes, whole: bool) -> ImageFacts | None:
 
 
 def _read_png(data: bytes, whole: bool) -> ImageFacts | None:
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    (checksum,) = struct.unpack_from(">I", data, 29)
-    if data[12:16] != b"IHDR" or zlib.crc32(data[12:29]) != checksum or 0 in (width, height):
+    width, height, depth, colour, packing, filtering, _, checksum = struct.unpack_from(">IIBBBBBI", data, 16)
+    is_known = depth in _PNG_DEPTHS.get(colour, ()) and packing == filtering == 0
+    if data[12:16] != b"IHDR" or zlib.crc32(data[12:29]) != checksum or 0 in (width, height) or not is_known:
         return None
     exif, seen, frames = b"", set(), 0
     for name, start, length in png_chunks(data):
@@ -118,11 +121,11 @@ def _read_png(data: bytes, whole: bool) -> ImageFacts | None:
             break
         if name == b"IEND":
             fail_row("media_damaged", "the PNG has no pixels (IDAT)")
-        seen.add(name)
         if name == b"acTL":
-            (frames,) = struct.unpack_from(">I", data, start)
+            frames = 0 if name in seen else struct.unpack_from(">I", data, start)[0]  # a second one is an error
         elif name == b"eXIf" and start + length <= len(data):
             exif = data[start : start + length].removeprefix(_EXIF)
+        seen.add(name)
     else:
         return None
     return ImageFacts(
@@ -175,7 +178,7 @@ def _parse_bitmap(data: bytes, at: int, kind: Kind) -> ImageFacts | None:
     alpha = 0
     if compression in (3, 6) and bits == 32 and (header >= 56 or compression == 6):
         (alpha,) = struct.unpack_from("<I", data, at + 52)
-    if header < 16 or width <= 0 or height == 0:
+    if header not in _BITMAP_HEADERS or bits not in _BITMAP_DEPTHS or width <= 0 or height == 0:
         return None
     return ImageFacts(kind, (width, abs(height)), transparent=bool(alpha))
 

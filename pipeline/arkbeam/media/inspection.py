@@ -11,7 +11,9 @@ from dataclasses import replace
 from functools import partial
 
 from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Failure, Modality
+from arkbeam.decoding.workers import Interrupted, is_stopped
 from arkbeam.media.access import Access, check_passed, check_signed, find_access
 from arkbeam.media.cache import Entry, MediaCache, key_of, rules_of
 from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
@@ -94,7 +96,8 @@ def inspect_many(
 ) -> dict[Wanted, Look]:
     """Inspect many media, `options.threads` at the same time; URLs that are sent unchanged need no thread.
 
-    If `cache` has an entry for a medium, only the medium's version is read. New results are added to `cache`.
+    If `cache` has an entry for a medium, only the medium's version is read. New results are added to `cache`. Raise
+    ArkbeamError after `decoding.workers.stop`.
     """
     looks: dict[Wanted, Look] = {}
     stored: list[Wanted] = []
@@ -108,10 +111,14 @@ def inspect_many(
     rules = rules_of(options)
     keys = {one: key_of(*one, rules) for one in stored}
     with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
-        if cache is not None:
-            looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
-        new = [one for one in stored if one not in looks]
-        looks.update(zip(new, pool.map(lambda one: inspect(one[0], one[1], options), new), strict=True))
+        try:
+            if cache is not None:
+                looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
+            new = [one for one in stored if one not in looks]
+            looks.update(zip(new, pool.map(lambda one: _inspect_unless_stopped(*one, options), new), strict=True))
+        except Interrupted:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise ArkbeamError("interrupted while media were looked at") from None
     if cache is not None:
         found = ((keys[one], looks[one]) for one in new)
         cache.add(
@@ -122,6 +129,12 @@ def inspect_many(
             }
         )
     return looks
+
+
+def _inspect_unless_stopped(uri: str, modality: Modality, options: MediaOptions) -> Look:
+    if is_stopped():
+        raise Interrupted
+    return inspect(uri, modality, options)
 
 
 def _confirm(
