@@ -16,6 +16,9 @@ _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xDA))
 _JFIF_BYTES = 16
 _GIF_CONTROL, _GIF_IMAGE = 0xF9, 0x2C
 
+Span = tuple[int, int]
+"""The start and the end of bytes that are kept."""
+
 
 def strip_metadata(data: bytes, formats: Sequence[str]) -> bytes:
     """Return a PNG, JPEG or GIF without metadata; other formats, and what can't be followed, as they are.
@@ -25,20 +28,27 @@ def strip_metadata(data: bytes, formats: Sequence[str]) -> bytes:
     if formats[0] == "AVIF":
         return data[:8] + b"avif" + data[12:]
     strip = {"PNG": _strip_png, "JPEG": _strip_jpeg, "GIF": _strip_gif}.get(formats[0])
+    if strip is None:
+        return data
     try:
-        return data if strip is None else b"".join(strip(data))
+        spans = list(strip(data))
     except (struct.error, IndexError):
         return data
+    if sum(end - start for start, end in spans) >= len(data):  # a copy would need as much memory again
+        return data
+    view = memoryview(data)
+    return b"".join(view[start:end] for start, end in spans)
 
 
-def _strip_png(data: bytes) -> Iterator[bytes]:
-    yield data[:8]
+def _strip_png(data: bytes) -> Iterator[Span]:
+    yield 0, 8
     at = 8
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
-        if name in _PNG_KEPT or (name == b"iCCP" and _is_small_profile(data[at + 8 : at + 8 + length])):
-            yield data[at : at + 12 + length]
-        at += 12 + length
+        end = min(at + 12 + length, len(data))
+        if name in _PNG_KEPT or (name == b"iCCP" and _is_small_profile(data[at + 8 : end - 4])):
+            yield at, end
+        at = end
         if name == b"IEND":
             return
 
@@ -52,13 +62,13 @@ def _is_small_profile(body: bytes) -> bool:
     return unpacker.eof and len(profile) <= ICC_BYTES_MAX
 
 
-def _strip_jpeg(data: bytes) -> Iterator[bytes]:
-    yield data[:2]
+def _strip_jpeg(data: bytes) -> Iterator[Span]:
+    yield 0, 2
     at = 2
     while (found := _JPEG_MARKER.search(data, at)) is not None:
         marker, start = found[1][0], found.end()
         if marker == _SOS:
-            yield data[start - 2 :]
+            yield start - 2, len(data)
             return
         end = start if marker in _WITHOUT_LENGTH else start + max(2, int.from_bytes(data[start : start + 2], "big"))
         body = data[start + 2 : end]
@@ -68,14 +78,14 @@ def _strip_jpeg(data: bytes) -> Iterator[bytes]:
             _ADOBE: body.startswith(b"Adobe"),
         }.get(marker, False)
         if is_kept:
-            yield b"\xff" + data[start - 1 : end]
+            yield start - 2, min(end, len(data))
         at = end
 
 
-def _strip_gif(data: bytes) -> Iterator[bytes]:
+def _strip_gif(data: bytes) -> Iterator[Span]:
     """Keep the first image and the control block before it."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    yield data[:at]
+    yield 0, at
     while data[at] != _GIF_IMAGE:
         if data[at] != 0x21:
             at += 1
@@ -85,5 +95,5 @@ def _strip_gif(data: bytes) -> Iterator[bytes]:
             at += 1 + data[at]
         at += 1
         if is_kept:
-            yield data[start:at]
-    yield data[at:]
+            yield start, at
+    yield at, len(data)

@@ -5,6 +5,7 @@ and after the parent has died. A process ends when its parent does.
 """
 
 import atexit
+import io
 import json
 import os
 import signal
@@ -190,21 +191,21 @@ def send_message(link: socket.socket, facts: dict[str, Any], data: bytes) -> Non
 def receive_message(link: socket.socket) -> tuple[dict[str, Any], bytes]:
     """Receive what `send_message` sent. Raise EOFError if the connection was closed."""
     lengths = _HEADER.unpack(_receive_bytes(link, _HEADER.size))
-    return json.loads(_receive_bytes(link, lengths[0])), bytes(_receive_bytes(link, lengths[1]))
+    return json.loads(_receive_bytes(link, lengths[0])), _receive_bytes(link, lengths[1])
 
 
 _send, _receive = send_message, receive_message
 
 
-def _receive_bytes(link: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        count = link.recv_into(view[got:])
-        if not count:
-            raise EOFError
-        got += count
-    return data
+def _receive_bytes(link: socket.socket, size: int) -> bytes:
+    data, got = io.BytesIO(bytes(size)), 0
+    with data.getbuffer() as view:
+        while got < size:
+            count = link.recv_into(view[got:])
+            if not count:
+                raise EOFError
+            got += count
+    return data.getvalue()  # without a copy
 
 
 def _processes_max() -> int:

@@ -10,6 +10,7 @@ from arkbeam.media.fitting import Fit
 from arkbeam.media.identity import content_of
 from arkbeam.media.inspection import inspect, inspect_many
 from arkbeam.media.load import load_medium
+from arkbeam.media.memory import reading
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute
 
@@ -26,4 +27,5 @@ __all__ = [
     "load_medium",
     "local_path",
     "make_absolute",
+    "reading",
 ]

@@ -10,10 +10,9 @@ from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.records import Modality
 from arkbeam.decoding.ranges import Reader
 from arkbeam.media.facts import ImageFacts
-from arkbeam.media.fitting import Fit, apply_fit, fit_s, held_bytes, measure_depth, plan_fit
+from arkbeam.media.fitting import Fit, apply_fit, decode, held_bytes, measure_depth, plan_fit
 from arkbeam.media.headers import can_read_heic, read_header
 from arkbeam.media.kinds import BMP, DIB, HEIC, SGI, Kind, describe_unknown, detect_kind
-from arkbeam.media.looking import look
 from arkbeam.media.options import FitOptions, MediaOptions
 from arkbeam.media.truncation import find_truncation
 from arkbeam.media.uris import encoded_length
@@ -137,17 +136,17 @@ def _require_decodable(data: bytes, facts: ImageFacts, options: MediaOptions) ->
     cut = f"truncated: the directory declares {facts.bytes_min} bytes; the file has {len(data)}"
     if facts.unfit:
         fail_row("media_truncated", cut)
-    look_s = fit_s(facts, options.look_s)
-    answer, _ = look("check", {"formats": facts.kind.pillow_formats}, data, look_s)
+    answer, _ = decode("check", data, facts, options.look_s)
     if "error" in answer:
         fail_row("media_truncated", cut)
 
 
 def _require_decoded(data: bytes, kind: Kind, options: MediaOptions) -> None:
     """Decode an image of which only this tells if it is complete. Another error than that is left to the service."""
-    if read_header(data, kind, whole=True) is None:
+    facts = read_header(data, kind, whole=True)
+    if facts is None:
         fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
-    answer, _ = look("check", {"formats": kind.pillow_formats}, data, options.look_s)
+    answer, _ = decode("check", data, facts, options.look_s)
     if _TRUNCATED in answer.get("error", "").lower():
         fail_row("media_truncated", f"truncated: {answer['error']}")
 

@@ -6,12 +6,14 @@ The result depends only on the bytes of the image. Metadata are dropped; colour 
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.media.facts import ImageFacts
 from arkbeam.media.headers import LOOK_S, can_read_heic
 from arkbeam.media.kinds import AVIF, HEIC, ICNS, JPEG, JPEG2000, PNG, SGI, TIFF, Kind
 from arkbeam.media.looking import look
+from arkbeam.media.memory import decoding
 from arkbeam.media.options import FitOptions
 
 SCANS_MAX = 500
@@ -22,6 +24,7 @@ _SCAN = b"\xff\xda"
 _ON_ITS_SIDE = 5  # from this orientation on, width and height are swapped
 _PIXELS_A_SECOND = 2_000_000  # what the slowest decoder and encoder do at least
 _DEPTHS = (8, 10, 12, 14, 16)
+_PIXEL_BYTES, _WIDE_PIXEL_BYTES = 4, 24
 _WIDE_KINDS = (JPEG2000, HEIC, AVIF)  # their decoders hold the pixels several times
 
 
@@ -110,7 +113,7 @@ def measure_depth(data: bytes, facts: ImageFacts, look_s: float = LOOK_S) -> Ima
     A camera's 12 bits are often stored in 16 as they are: taken for 16 bits, the image would be nearly black. Raise BadRow
     (`media_unfit`) if the values are negative or have more than 16 bits.
     """
-    found, _ = look("range", {"formats": facts.kind.pillow_formats}, data, fit_s(facts, look_s), code="media_unfit")
+    found, _ = decode("range", data, facts, look_s, "media_unfit")
     if found["low"] < 0 or found["high"] > 65_535:
         fail_row("media_unfit", "the pixels are signed or 32-bit values, whose range is unknown")
     used = int(found["high"]).bit_length()
@@ -118,16 +121,26 @@ def measure_depth(data: bytes, facts: ImageFacts, look_s: float = LOOK_S) -> Ima
     return replace(facts, repairs=replace(facts.repairs, bits=bits), recipe=facts.recipe if bits == 16 else 2)
 
 
-def fit_s(facts: ImageFacts, look_s: float) -> float:
-    """Return the seconds of CPU time in which an image must be decoded and changed."""
+def decode(
+    task: str, data: bytes, facts: ImageFacts, look_s: float, code: str = "", **further: Any
+) -> tuple[dict[str, Any], bytes]:
+    """Do a task that decodes an image, within the limits of time and memory for its size; see `look`."""
     width, height = facts.size_px
-    return look_s + width * height / _PIXELS_A_SECOND
+    with decoding.take(_pixel_bytes(facts)):
+        further["formats"] = facts.kind.pillow_formats
+        return look(task, further, data, look_s + width * height / _PIXELS_A_SECOND, code=code)
+
+
+def _pixel_bytes(facts: ImageFacts) -> int:
+    return math.prod(facts.size_px) * (_WIDE_PIXEL_BYTES if facts.kind in _WIDE_KINDS else _PIXEL_BYTES)
 
 
 def held_bytes(size: int, facts: ImageFacts, fit: Fit) -> int:
-    """Return about how many bytes memory holds while an image of `size` bytes is changed: its pixels, before and after."""
-    before, after = math.prod(facts.size_px), math.prod(fit.size_px)
-    return 2 * size + before * (24 if facts.kind in _WIDE_KINDS else 4) + after * 8
+    """Return about how many bytes memory holds while an image of `size` bytes is changed.
+
+    The file is held twice, here and in a worker process, the pixels before and after the change.
+    """
+    return 2 * size + _pixel_bytes(facts) + 2 * _PIXEL_BYTES * math.prod(fit.size_px)
 
 
 def apply_fit(data: bytes, facts: ImageFacts, fit: Fit, look_s: float = LOOK_S) -> bytes:
@@ -141,13 +154,16 @@ def apply_fit(data: bytes, facts: ImageFacts, fit: Fit, look_s: float = LOOK_S) 
         fail_row("media_unfit", f"the JPEG has more than {SCANS_MAX} scans")
     repairs = asdict(facts.repairs)
     turn = repairs.pop("turn")
-    job = {
-        "formats": facts.kind.pillow_formats,
-        "size": facts.size_px[::-1] if turn >= _ON_ITS_SIDE else facts.size_px,
-        "new_size": fit.size_px[::-1] if max(turn, facts.orientation) >= _ON_ITS_SIDE else fit.size_px,
-        "mime": fit.mime,
-        "orientation": max(turn, facts.orientation),
-        "repairs": repairs,
-    }
-    _, packed = look("fit", job, data, fit_s(facts, look_s), code="media_unfit")
+    _, packed = decode(
+        "fit",
+        data,
+        facts,
+        look_s,
+        "media_unfit",
+        size=facts.size_px[::-1] if turn >= _ON_ITS_SIDE else facts.size_px,
+        new_size=fit.size_px[::-1] if max(turn, facts.orientation) >= _ON_ITS_SIDE else fit.size_px,
+        mime=fit.mime,
+        orientation=max(turn, facts.orientation),
+        repairs=repairs,
+    )
     return packed

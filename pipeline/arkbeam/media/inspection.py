@@ -20,6 +20,7 @@ from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
 from arkbeam.media.files import guard, read_head, read_range, read_version
 from arkbeam.media.identity import content_version, digest_of, storage_part
 from arkbeam.media.kinds import detect_kind
+from arkbeam.media.memory import reading
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, S3Object, find_object, list_versions
 from arkbeam.media.uris import check_scheme, decode_data_uri, is_data_uri, is_web, local_path
@@ -56,8 +57,10 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         # The size may come after the first bytes (TIFF, JPEG with long metadata): read the whole image.
-        medium = read_head(uri, readable_bytes_max(modality, options), options)
-        info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
+        with reading.take(2 * medium.size):  # a worker process may hold it as well
+            medium = read_head(uri, readable_bytes_max(modality, options), options)
+            read = partial(_read_part, uri, options)
+            info = examine(medium.head, medium.size, modality, options, read, inlined=inlined)
     if info is None:
         fail_row("media_damaged", "the header can't be read")
     if access is Access.SIGN:
@@ -115,7 +118,9 @@ def inspect_many(
             if cache is not None:
                 looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
             new = [one for one in stored if one not in looks]
-            looks.update(zip(new, pool.map(lambda one: _inspect_unless_stopped(*one, options), new), strict=True))
+            looks.update(
+                zip(new, pool.map(lambda one: _inspect_unless_stopped(one[0], one[1], options), new), strict=True)
+            )
         except Interrupted:
             pool.shutdown(wait=False, cancel_futures=True)
             raise ArkbeamError("interrupted while media were looked at") from None

@@ -19,6 +19,7 @@ from arkbeam.base.schema import concat
 from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
+from arkbeam.media import reading
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import REJECTED_COLUMNS, read_rejected
 from arkbeam.store.integrity import is_whole, note_verified, read_verified, set_aside
@@ -61,6 +62,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = 0
+    reading.resize(spec.limits.bytes_in_flight)
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     kept: dict[pa.DataType, None] = {}
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:

@@ -51,8 +51,8 @@ class StagedRow:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that memory holds while the row's media are read and encoded."""
-        return self.staged.wire_bytes * _HELD_QUARTERS // 4
+        """Bytes that memory holds while the row's media are read, changed and encoded."""
+        return self.staged.wire_bytes * _HELD_QUARTERS // 4 + self.staged.work_bytes
 
 
 def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[StagedRow]:
