@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 ICC_BYTES_MAX = 65_536
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL")
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _SOS, _JFIF, _ICC, _ADOBE = 0xDA, 0xE0, 0xE2, 0xEE
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xDA))
 _JFIF_BYTES = 16

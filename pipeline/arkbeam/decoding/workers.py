@@ -41,6 +41,10 @@ class Crashed(Exception):
     """The process of the job ended for another reason; the message says for which."""
 
 
+class _Killed(Crashed):
+    """The process was killed."""
+
+
 class Interrupted(BaseException):
     """`stop` was called. Like KeyboardInterrupt, it is not an error of a medium."""
 
@@ -134,6 +138,15 @@ def ask(
     The task may take `cpu_s` seconds of CPU time. It gets further bytes of the medium by `read`, whose exceptions are
     raised again. Raise TooSlow, Crashed, Interrupted.
     """
+    try:
+        return _ask_once(task, facts, data, cpu_s, read)
+    except _Killed:  # from outside, perhaps while it was idle; a decoder that needs too much memory is killed again
+        return _ask_once(task, facts, data, cpu_s, read)
+
+
+def _ask_once(
+    task: str, facts: dict[str, Any], data: bytes, cpu_s: float, read: Reader | None
+) -> tuple[dict[str, Any], bytes]:
     pool = _pool
     child = pool.take()
     usable = False
@@ -238,6 +251,8 @@ def _explain_end(process: "subprocess.Popen[bytes]") -> NoReturn:
         raise Crashed("the decoder closed its connection") from None
     if code in (-signal.SIGPROF, -signal.SIGXCPU):
         raise TooSlow
+    if code == -signal.SIGKILL:
+        raise _Killed("it was killed")
     said = b"" if process.stderr is None else process.stderr.read(10_000)
     reason = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
     raise Crashed(reason or (signal.Signals(-code).name if code < 0 else f"exit code {code}"))

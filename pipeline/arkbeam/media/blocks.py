@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from arkbeam.media.looking import fail_too_slow
 
 BLOCKS_MAX = 1_000_000
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # inside a scan: neither a stuffed zero nor a restart marker
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # inside a scan: neither a stuffed zero nor a restart marker
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
