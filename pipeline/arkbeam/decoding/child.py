@@ -1,6 +1,7 @@
 """The program of a worker process: do one task after the other, each within its CPU time."""
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -11,9 +12,12 @@ from typing import Any
 from arkbeam.decoding.workers import receive_message, send_message
 
 _PARENT_CHECK_S = 5.0
-_MEMORY_MAX = 6 * 2**30
-"""The most address space of the process in bytes. The largest image that is decoded needs about 2 GiB."""
+_MEMORY_MAX, _HEADER_MEMORY_MAX = 6 * 2**30, 2**30
+"""The most address space of the process in bytes: to decode an image, of which the largest needs about 2 GiB, and to read a
+header."""
+_HEADER_TASKS = ("film", "open")
 
+_complaints = -1
 Answer = tuple[dict[str, Any], bytes]
 
 
@@ -34,6 +38,7 @@ def main(descriptor: int, parent: int) -> None:
                 facts, data = receive_message(link)
             except (EOFError, ConnectionError):
                 return
+            _limit_memory(_HEADER_MEMORY_MAX if facts["task"] in _HEADER_TASKS else _MEMORY_MAX)
             signal.setitimer(signal.ITIMER_PROF, facts.pop("cpu_s"))
             try:
                 answer = _do(facts, data, link)
@@ -48,17 +53,29 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def _prepare() -> None:
-    """Let the timer kill this process, bound its memory, and drop what libraries print."""
-    import resource  # noqa: PLC0415 (POSIX only)
-
+    """Let the timer kill this process, and keep what libraries print for `take_complaints`."""
+    global _complaints  # noqa: PLW0603 - of the process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_MAX, _MEMORY_MAX))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    _complaints, end = os.pipe()
+    os.set_blocking(_complaints, False)
+    os.set_blocking(end, False)  # what does not fit into the pipe is dropped
+    os.dup2(end, 2)
+    os.close(end)
+
+
+def take_complaints() -> bytes:
+    """Return what libraries have printed as errors since the last call, at most 64 KiB."""
+    try:
+        return os.read(_complaints, 65_536)
+    except BlockingIOError:
+        return b""
+
+
+def _limit_memory(size: int) -> None:
+    with suppress(ValueError, OSError):  # macOS has no such limit; an administrator's may be lower
+        resource.setrlimit(resource.RLIMIT_AS, (size, _MEMORY_MAX))
 
 
 def _wait_for_job(link: socket.socket, parent: int) -> bool:

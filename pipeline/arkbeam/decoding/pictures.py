@@ -11,12 +11,13 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
-from arkbeam.decoding.child import Answer, Refused
+from arkbeam.decoding.child import Answer, Refused, take_complaints
 from arkbeam.decoding.stripping import ICC_BYTES_MAX, strip_metadata
 
 JPEG_QUALITY = 90
 _BAND_PIXELS = 2**22
 _LANCZOS_RADIUS = 3
+_HIGH_BYTE_OF_12_BITS = 15
 _ORIENTATION_TAG = 274
 _COLOUR_MAP_TAG = 320
 _FAX = ("tiff_ccitt", "group3", "group4")
@@ -108,9 +109,15 @@ def _open(data: bytes, formats: Sequence[str]) -> Iterator[ImageFile.ImageFile]:
 
 
 def _load(image: ImageFile.ImageFile, data: bytes, formats: Sequence[str]) -> None:
-    """Decode the pixels. Raise Refused for fax data that end early: the rest would be whatever the memory held before."""
+    """Decode the pixels. Raise Refused for damaged fax data.
+
+    libtiff only prints that a line is wrong; of data that end early, the rest is whatever the memory held before.
+    """
+    take_complaints()
     image.load()
     if image.info.get("compression") in _FAX:
+        if b"Fax" in take_complaints():
+            raise Refused("media_unfit", "the fax data are damaged: some lines can't be read")
         for filling in (0x55, 0xAA):
             with _new_memory_filled_with(filling), _open(data, formats) as again:
                 again.load()
@@ -146,7 +153,8 @@ def _repair(
     invert: bool = False,
     byte_palette: bool = False,
     order: Sequence[int] = (),
-    bits: int = 0,
+    bits: int = 16,
+    sixteen: bool = False,
 ) -> Image.Image:
     if byte_palette:
         colours = image.tag_v2[_COLOUR_MAP_TAG]  # type: ignore[attr-defined]
@@ -156,7 +164,16 @@ def _repair(
         image = Image.merge(image.mode, [bands[channel] for channel in order])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bits(image, bits, invert=invert)
+    elif sixteen and 0 < max(high for _, high in _extremes(image)) <= _HIGH_BYTE_OF_12_BITS:
+        raise Refused("media_unfit", "the pixels use at most 12 of 16 bits a channel, of which too few are decoded")
     return image
+
+
+def _extremes(image: Image.Image) -> list[tuple[int, int]]:
+    """Return the smallest and the largest value of each channel but transparency."""
+    found: Any = image.getextrema()
+    channels = [found] if isinstance(found[0], int) else list(found)
+    return channels[: 1 if image.mode in ("L", "LA") else 3]
 
 
 def _as_array(image: Image.Image) -> Any:

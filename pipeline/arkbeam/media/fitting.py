@@ -154,6 +154,7 @@ def apply_fit(data: bytes, facts: ImageFacts, fit: Fit, look_s: float = LOOK_S) 
         fail_row("media_unfit", f"the JPEG has more than {SCANS_MAX} scans")
     repairs = asdict(facts.repairs)
     turn = repairs.pop("turn")
+    repairs["sixteen"] = facts.deep and not facts.cmyk
     _, packed = decode(
         "fit",
         data,
