@@ -54,7 +54,7 @@ def main(descriptor: int, parent: int) -> None:
 
 def _prepare() -> None:
     """Let the timer kill this process, and keep what libraries print for `take_complaints`."""
-    global _complaints  # noqa: PLW0603 - of the process
+    global _complaints
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
