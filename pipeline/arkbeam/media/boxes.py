@@ -46,23 +46,23 @@ class Film:
 
 def read_boxes(file: RangedFile, size: int) -> Film | None:
     """Read an mp4 or mov; None if its index is not found or not understood. Raise OSError as RangedFile does."""
-    at, seen = 0, set()
-    film: Film | None = None
+    at, film = 0, None
+    seen: set[bytes] = set()
     for _ in range(BOXES_MAX):
         name, body, end = _read_box(file, at, size)
         if name is None or end > size:
             return film
         seen.add(name)
         if name == b"moov" and film is None:
-            if end - body > INDEX_BYTES_MAX:
+            film = _parse_index(read_bytes(file, body, end)) if end - body <= INDEX_BYTES_MAX else None
+            if film is None:
                 return None
-            film = _parse_index(read_bytes(file, body, end))
-        if film is not None and (not film.fragmented or b"moof" in seen):
+        if film is not None and (b"moof" in seen or (b"mdat" in seen and not film.fragmented)):
             return film
         at = end
         if at >= size:
             if film is not None:
-                film.has_frames = bool(seen & {b"moof", b"mdat"})
+                film.has_frames = b"mdat" in seen
             return film
     return None
 

@@ -5,8 +5,9 @@
 
 import sys
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
-from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.base.records import Modality
 from arkbeam.decoding.ranges import Reader
 from arkbeam.media.facts import ImageFacts
@@ -148,7 +149,20 @@ def _require_decoded(data: bytes, kind: Kind, options: MediaOptions) -> None:
         fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
     answer, _ = decode("check", data, facts, options.look_s)
     if _TRUNCATED in answer.get("error", "").lower():
-        fail_row("media_truncated", f"truncated: {answer['error']}")
+        _fail_truncated(answer["error"])
+
+
+def _apply(data: bytes, facts: ImageFacts, fit: Fit, options: MediaOptions) -> bytes:
+    try:
+        return apply_fit(data, facts, fit, options.look_s)
+    except BadRow as refused:
+        if _TRUNCATED in refused.failure.message.lower():
+            _fail_truncated(refused.failure.message)
+        raise
+
+
+def _fail_truncated(error: str) -> NoReturn:
+    fail_row("media_truncated", f"truncated: {error.rpartition(': ')[2]}")
 
 
 def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
@@ -221,7 +235,7 @@ def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOpti
         facts = replace(facts, repairs=replace(facts.repairs, bits=fit.bits), recipe=fit.recipe)
     if plan_fit(facts, options.fit, options.side_px_min) != fit:
         fail_row("media_unfit", "the complete header requires another change than was planned from the first bytes")
-    changed = apply_fit(data, facts, fit, options.look_s)
+    changed = _apply(data, facts, fit, options)
     sent = _require_kind(changed, modality, options)
     check_size(len(changed), sent, options)
     return changed, sent
