@@ -1,6 +1,7 @@
 """The program of a worker process: do one task after the other, each within its CPU time."""
 
 import os
+import re
 import resource
 import select
 import signal
@@ -17,6 +18,7 @@ _MEMORY_MAX, _HEADER_MEMORY_MAX = 6 * 2**30, 2**30
 header."""
 _HEADER_TASKS = ("film", "open")
 
+_ADDRESS = re.compile(r" <\S+ object at 0x[0-9a-f]+>")  # differs from call to call
 _complaints = -1
 Answer = tuple[dict[str, Any], bytes]
 
@@ -45,7 +47,7 @@ def main(descriptor: int, parent: int) -> None:
             except Refused as refused:
                 answer = {"code": refused.code, "message": str(refused)}, b""
             except Exception as error:  # noqa: BLE001 (hostile bytes make decoders raise nearly anything)
-                answer = {"error": f"{type(error).__name__}: {error}"[:500]}, b""
+                answer = {"error": _ADDRESS.sub("", f"{type(error).__name__}: {error}")[:500]}, b""
             signal.setitimer(signal.ITIMER_PROF, 0)
             del facts, data
             send_message(link, *answer)

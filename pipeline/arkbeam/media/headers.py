@@ -27,7 +27,7 @@ _SIZES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 
 _JPEG_LS, _APP1, _SOS = 0xF7, 0xE1, 0xDA
 _EXIF = b"Exif\0\0"
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_BITMAP_HEADERS = (16, 40, 52, 56, 64, 108, 124)
+_BITMAP_HEADERS = range(16, 257)
 _BITMAP_DEPTHS = (0, 1, 2, 4, 8, 16, 24, 32)
 
 

@@ -121,7 +121,7 @@ def _find_mode(directory: _Directory) -> tuple[str, str]:
         bits = bits * min(samples, 99)
     key: Any = (directory.mark, photometric, sample_format, one(_FILL_ORDER, 1), bits[:samples], extra)
     mode, _ = TiffImagePlugin.OPEN_INFO.get(key, ("", ""))
-    if sample_format == (3,) or (max(bits) > 16 and len(bits) == 1):
+    if sample_format == (3,) or (max(bits) > 16 and mode != "I"):
         return "the pixels are floating-point or 32-bit values, whose range is unknown", mode
     return _judge(directory, mode, photometric, sample_format, bits), mode
 
