@@ -274,9 +274,7 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
 
     def lag(folder: str, suffix: str = "") -> list[str]:
         found = listed(folder, suffix)
-        newest = (
-            max(found, key=layout.segment_id) if "/segments" in folder else None
-        )  # runs of one second have no order
+        newest = max(found, key=layout.segment_id) if "/segments" in folder else None  # runs of one second have no order
         return [uri for uri in found if uri != newest]
 
     with monkeypatch.context() as patched:  # when planning
