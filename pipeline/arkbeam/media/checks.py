@@ -12,7 +12,7 @@ from arkbeam.base.records import Modality
 from arkbeam.decoding.ranges import Reader
 from arkbeam.media.facts import ImageFacts
 from arkbeam.media.fitting import Fit, apply_fit, decode, held_bytes, measure_depth, plan_fit
-from arkbeam.media.headers import can_read_heic, read_header
+from arkbeam.media.headers import can_read_heic, is_packed_bitmap, read_header
 from arkbeam.media.kinds import BMP, DIB, HEIC, SGI, Kind, describe_unknown, detect_kind
 from arkbeam.media.options import FitOptions, MediaOptions
 from arkbeam.media.truncation import find_truncation
@@ -147,6 +147,8 @@ def _require_decoded(data: bytes, kind: Kind, options: MediaOptions) -> None:
     facts = read_header(data, kind, whole=True)
     if facts is None:
         fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
+    if is_packed_bitmap(data, kind):
+        return
     answer, _ = decode("check", data, facts, options.look_s)
     if _TRUNCATED in answer.get("error", "").lower():
         _fail_truncated(answer["error"])

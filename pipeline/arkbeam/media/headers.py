@@ -183,6 +183,12 @@ def _parse_bitmap(data: bytes, at: int, kind: Kind) -> ImageFacts | None:
     return ImageFacts(kind, (width, abs(height)), transparent=bool(alpha))
 
 
+def is_packed_bitmap(data: bytes, kind: Kind) -> bool:
+    """Return True for a bitmap with compressed pixels. Pillow decodes them slowly, and nothing tells their length."""
+    at = {BMP: 14, DIB: 0}.get(kind)
+    return at is not None and data[at : at + 1] != b"\x0c" and data[at + 16 : at + 20] not in (bytes(4), b"\3\0\0\0")
+
+
 def _read_sgi(data: bytes, whole: bool) -> ImageFacts | None:
     depth, dimension, width, height, channels = struct.unpack_from(">BHHHH", data, 3)
     if 0 in (width, height):
