@@ -30,12 +30,16 @@ _SIGNED = 2
 
 @dataclass(slots=True)
 class _Directory:
-    """The tags of a directory that matter here. `byte_tags` are those whose values are bytes."""
+    """The tags of a directory that matter here. `byte_tags` are those whose values are bytes.
+
+    `end` is the end of the directory, or of the values of a tag that the file does not hold completely.
+    """
 
     mark: bytes
     is_big: bool
     tags: dict[int, tuple[int, ...]]
     byte_tags: set[int]
+    end: int = 0
 
     def one(self, tag: int, default: int = 0) -> int:
         return next(iter(self.tags.get(tag, ())), default)
@@ -80,8 +84,9 @@ def _read_directory(file: RangedFile, size: int) -> _Directory | None:
     (count,) = struct.unpack(count_layout, packed)
     entry = struct.Struct(entry_layout)
     found = _Directory(header[:2], is_big, {}, set())
-    start = at + len(packed)
-    lines = read_bytes(file, start, start + min(count, 65_535) * entry.size)
+    first = at + len(packed)
+    found.end = first + min(count, 65_535) * entry.size
+    lines = read_bytes(file, first, found.end)
     for start in range(0, len(lines) - entry.size + 1, entry.size):
         tag, kind, number, inline = entry.unpack_from(lines, start)
         letter = _LETTERS.get(kind)
@@ -92,6 +97,7 @@ def _read_directory(file: RangedFile, size: int) -> _Directory | None:
             (far,) = struct.unpack(f"{order}Q" if is_big else f"{order}I", inline)
             inline = read_bytes(file, far, far + values.size)
             if len(inline) < values.size:
+                found.end = max(found.end, far + values.size)
                 continue
         found.tags[tag] = values.unpack_from(inline)
         if kind == _BYTE:
@@ -100,8 +106,8 @@ def _read_directory(file: RangedFile, size: int) -> _Directory | None:
 
 
 def _find_end(directory: _Directory) -> int:
-    """Return the end of the last strip or tile."""
-    ends = [0]
+    """Return the end of the last strip or tile, or of the directory if this is behind the end of the file."""
+    ends = [directory.end]
     for starts, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
         ends += map(sum, zip(directory.tags.get(starts, ()), directory.tags.get(lengths, ()), strict=False))
     return max(ends)
