@@ -293,3 +293,11 @@ def test_cmyk_and_unusual_jpegs_are_converted() -> None:
     assert not isinstance(shown, str)
     assert not isinstance(expected, str)
     assert np.array_equal(np.asarray(shown[0]), np.asarray(expected[0]))
+
+
+@pytest.mark.parametrize("tag", [256, 258, 259, 262, 273, 274, 277, 279, 284, 320, 338, 339])
+def test_a_tag_without_values_is_as_if_it_were_absent(tag: int) -> None:
+    """A TIFF with an empty tag is sent, changed or refused; nothing is raised."""
+    data = tiff(COLOUR, photometric=2, tags={tag: (SHORT, [])})
+    info = inspect(data_uri("image/tiff", data), Modality.IMAGE, EXACT)
+    assert not isinstance(info, Failure) or info.code in ("media_damaged", "media_truncated", "media_unfit")

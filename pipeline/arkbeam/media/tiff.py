@@ -90,7 +90,7 @@ def _read_directory(file: RangedFile, size: int) -> _Directory | None:
     for start in range(0, len(lines) - entry.size + 1, entry.size):
         tag, kind, number, inline = entry.unpack_from(lines, start)
         letter = _LETTERS.get(kind)
-        if tag not in _WANTED or letter is None or number > VALUES_MAX:
+        if tag not in _WANTED or letter is None or not 0 < number <= VALUES_MAX:
             continue
         values = struct.Struct(f"{order}{number}{letter}")
         if values.size > len(inline):
