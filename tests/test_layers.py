@@ -30,6 +30,7 @@ ORDER = (
     "base.bad_rows",
     "base.faults",
     "base.files",
+    "decoding",
     "ark",
     "emulator",
     "media",

@@ -26,7 +26,7 @@ TARGET_CPU_RATIO = 2.5
 TARGET_PEAK_BYTES = 1e9
 _MIXED = (("jpg", "JPEG", 0.6), ("png", "PNG", 0.2), ("webp", "WEBP", 0.2))
 _IMAGE_BYTES = 100_000
-_MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\0\0\0\x08moov"
+MP4_START = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + b"\0\0\0\x08moov"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +146,8 @@ def measure_memory(bench: Bench) -> list[Figure]:
     folder.mkdir(parents=True)
     for number in range(sizes.videos):
         with (folder / f"{number:04d}.mp4").open("wb") as file:
-            mdat = sizes.video_bytes - len(_MP4)
-            file.write(_MP4 + mdat.to_bytes(4, "big") + b"mdat" + number.to_bytes(8, "big"))
+            mdat = sizes.video_bytes - len(MP4_START)
+            file.write(MP4_START + mdat.to_bytes(4, "big") + b"mdat" + number.to_bytes(8, "big"))
             file.truncate(sizes.video_bytes)  # the rest of the file is sparse
     site = Site(bench.folder / "site")
     rows = [{"id": row_id(n), "video": f"s3://{BUCKET}/films/{n:04d}.mp4"} for n in range(sizes.videos)]

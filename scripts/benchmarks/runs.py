@@ -7,7 +7,8 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,16 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A child process that exited with 0. `peak_bytes` is its largest resident set, without its children."""
+    """A child process that exited with 0.
+
+    `peak_bytes` is its largest resident set, without its children; `tree_bytes` is the largest sum with them, sampled.
+    """
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
     stdout: str
+    tree_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,9 @@ def run_child(command: Sequence[str], folder: Path, **environment: str) -> Ended
         texts = [read_output(stream) for stream in (out, err)]
     if process.returncode != 0:
         raise BenchError(f"{' '.join(command[1:4])} ended with {process.returncode}: {tail(texts[1] or texts[0])}")
-    return Ended(wall_s, usage.ru_utime + usage.ru_stime, peak.bytes or usage.ru_maxrss * 1024, texts[0])
+    return Ended(
+        wall_s, usage.ru_utime + usage.ru_stime, peak.bytes or usage.ru_maxrss * 1024, texts[0], peak.tree_bytes
+    )
 
 
 def start_child(command: Sequence[str], folder: Path, out: int, err: int, **changes: str) -> "subprocess.Popen[bytes]":
@@ -156,7 +163,8 @@ class _PeakMemory:
     """
 
     def __init__(self, pid: int) -> None:
-        self.bytes = 0
+        self.bytes = self.tree_bytes = 0
+        self._pid = pid
         self._status = Path(f"/proc/{pid}/status")
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -178,3 +186,22 @@ class _PeakMemory:
             for line in lines:
                 if line.startswith("VmHWM:"):
                     self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
+            self.tree_bytes = max(self.tree_bytes, sum(_shared_bytes(pid) for pid in _list_tree(self._pid)))
+
+
+def _list_tree(pid: int) -> Iterator[int]:
+    """Yield a process and those that it has started, as far as they run."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in children.read_text().split():
+                yield from _list_tree(int(child))
+
+
+def _shared_bytes(pid: int) -> int:
+    """Return the resident bytes of a process; those that it shares with others count in part. 0 if it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -4,7 +4,8 @@
 
 Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, and listings
 with and without a delimiter. It does not check signatures and does not support PUT. Each reply is sent after LATENCY_MS.
-GET /?calls returns the number of calls by kind. The server prints its address once it listens, and ends when its standard
+GET /?calls returns the number of calls by kind. With `?length=no` the reply to a GET is the whole object, with neither
+its length nor a version. The server prints its address once it listens, and ends when its standard
 input is closed.
 """
 
@@ -100,7 +101,12 @@ class StandIn:
 
 async def _send_object(send: Send, scope: dict[str, Any], bucket: Bucket, key: str) -> None:
     size = bucket.sizes[key]
-    wanted = next((_RANGE.fullmatch(value) for name, value in scope["headers"] if name == b"range"), None)
+    has_length = b"length=no" not in scope["query_string"]
+    wanted = (
+        None
+        if not has_length
+        else next((_RANGE.fullmatch(value) for name, value in scope["headers"] if name == b"range"), None)
+    )
     start, end = 0, size
     if wanted is not None:
         start = int(wanted[1]) if wanted[1] else max(0, size - int(wanted[2]))
@@ -116,6 +122,7 @@ async def _send_object(send: Send, scope: dict[str, Any], bucket: Bucket, key: s
     ]
     if wanted is not None:
         headers.append((b"content-range", f"bytes {start}-{end - 1}/{size}".encode()))
+    headers = headers if has_length else []
     await send({"type": "http.response.start", "status": 206 if wanted is not None else 200, "headers": headers})
     if scope["method"] == "GET":
         for block in bucket.read(key, start, end):

@@ -133,6 +133,52 @@ def without(data: bytes, names: Sequence[bytes]) -> bytes:
     return b"".join(box for name, box in boxes(data) if name not in names)
 
 
+def rename(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Give all boxes with a name another one of the same length."""
+    return data.replace(old, new)
+
+
+def audio(container: str = "mp4") -> bytes:
+    """Make a file that has sound and no video."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=container) as output:
+        track = output.add_stream("aac" if container == "mp4" else "pcm_s16le", rate=8_000)
+        for number in range(16):
+            heard = av.AudioFrame.from_ndarray(np.zeros((1, 1_024), np.int16), "s16", "mono")
+            heard.sample_rate, heard.pts = 8_000, number * 1_024
+            output.mux(track.encode(heard))
+        output.mux(track.encode())
+    return stream.getvalue()
+
+
+def piped_avi() -> bytes:
+    """Make an avi as a program writes it to a pipe: without its lengths."""
+    data = bytearray(film("avi"))
+    data[4:8] = b"\xff" * 4
+    return bytes(data)
+
+
+def insert_chunks(data: bytes, *chunks: bytes) -> bytes:
+    """Put chunks behind the header of a PNG."""
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def bit_fields(masks: Sequence[int], bits: int, size: Size = (64, 48)) -> bytes:
+    """Make a bitmap whose channels have these masks."""
+    width, height = size
+    pixels = bytes(-(-width * bits // 32) * 4 * height)
+    fields = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 3, len(pixels), 0, 0, 0, 0)
+    start = 14 + len(fields) + 12
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + fields + struct.pack("<3I", *masks) + pixels
+
+
+def gif_with_comment(blocks: int) -> bytes:
+    """Make a GIF whose comment has so many sub-blocks of one byte."""
+    data = picture("GIF")
+    start = 13 + (3 << (data[10] & 7) + 1)
+    return b"GIF89a" + data[6:start] + b"\x21\xfe" + b"\1a" * blocks + b"\0" + data[start:]
+
+
 def pad_film(data: bytes, size: int) -> bytes:
     """Make a video longer with a box that players skip."""
     left = size - len(data)

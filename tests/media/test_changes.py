@@ -82,10 +82,10 @@ def test_several_processes_change_alike(album: Place, emulator: Emulator) -> Non
 
 def test_a_body_that_is_too_large_is_refused_as_it_is_sent(album: Place) -> None:
     """The size of a changed image is known only after encoding; it is then checked against the limit, before it is paid."""
-    album.run({**FIT, "media.body_bytes_max": 2_500, "limits.failures_allowed": 5})
+    album.run({**FIT, "media.body_bytes_max": 4_000, "limits.failures_allowed": 5})
     failures = {row["id"]: (row["code"], row["message"]) for row in album.read("failures").to_pylist()}
     assert failures["two"][0] == "request_too_large"
-    assert "a request may have at most 2500" in failures["two"][1]
+    assert "a request may have at most 4000" in failures["two"][1]
 
 
 def test_staged_requests_keep_what_is_to_be_changed() -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from arkbeam.ark.wire import WireOptions
 from arkbeam.base.records import Failure, Inline, Modality, Part, Request
+from arkbeam.decoding.workers import Interrupted
 from arkbeam.engine.items import Item, Room
 from arkbeam.manifest.staging import StagedRequest
 from arkbeam.media import MediaOptions
@@ -106,3 +108,24 @@ def test_a_run_that_stops_gives_back_what_was_read_ahead() -> None:
         batches.close()  # type: ignore[attr-defined]
     engine.send()
     assert (engine.room.items, engine.room.bytes) == (0, 0)
+
+
+def test_rows_whose_media_were_interrupted_are_neither_sent_nor_failed() -> None:
+    """After a signal, decoding is interrupted: the rows stay unsettled, and their room is given back."""
+
+    def interrupt(*_: Any) -> Inline:
+        raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(requests, "load_medium", interrupt)
+        engine = Engine()
+        assert list(Feed(SPEC, cast(Any, engine), pool).batches(row(n, 500) for n in range(9))) == []
+    assert (engine.room.items, engine.room.bytes) == (0, 0)
+
+
+def test_a_changed_image_holds_its_file_and_its_pixels() -> None:
+    """The bytes that a row reserves are those of reading and those of the change."""
+    plain = StagedRow(b"", StagedRequest(Request(()), (), wire_bytes=400), 1, 0)
+    changed = replace(plain, staged=replace(plain.staged, work_bytes=5_000))
+    assert plain.held_bytes == 700
+    assert changed.held_bytes == 5_700

@@ -13,9 +13,10 @@ from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.media import Fit, MediaInfo, MediaOptions, inspect, load_medium
 from arkbeam.media.checks import examine
+from arkbeam.media.facts import ImageFacts
 from arkbeam.media.files import guard
 from arkbeam.media.fitting import apply_fit, plan_fit, scale
-from arkbeam.media.headers import ImageFacts, read_header
+from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import JPEG, detect_kind
 from arkbeam.media.options import FitOptions
 from hypothesis import given

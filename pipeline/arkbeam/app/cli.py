@@ -18,8 +18,11 @@ from arkbeam import __version__
 from arkbeam.app.config import Config, load_config
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.redaction import redact, redact_uri
+from arkbeam.decoding.workers import resume as resume_looking
+from arkbeam.decoding.workers import stop as stop_looking
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import stop_engines
+from arkbeam.media.http import interrupt as interrupt_reading
 from arkbeam.quota.options import LimitsOptions
 
 app = typer.Typer(
@@ -246,6 +249,8 @@ def _signals() -> Iterator[None]:
         if seen > 1:
             os._exit(ExitCode.INTERRUPTED)
         name = signal.Signals(number).name
+        stop_looking()
+        interrupt_reading()
         if stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
             print(
                 "stopping: waiting for open requests; press Ctrl-C again to exit at once", file=sys.stderr, flush=True
@@ -260,6 +265,7 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        resume_looking()
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:

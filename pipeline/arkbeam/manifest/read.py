@@ -291,7 +291,8 @@ class _Chunk:
         keys = [None if fit is None else fit.key for fit in fits]
         self.fingerprints.append(fingerprinter.of_request(request, versions, keys))
         wire_bytes = sum(_bytes_as_sent(look, image_bytes_max) for look in of_parts)
-        self.staged.append(request_to_json(StagedRequest(request, versions, fits, wire_bytes)))
+        work_bytes = sum(look.held_bytes or 0 for look in of_parts)
+        self.staged.append(request_to_json(StagedRequest(request, versions, fits, wire_bytes, work_bytes)))
         self.changes.append(list_changes(fits))
 
     def _drop_unsendable(self, looks: Looks, context: ReadContext) -> None:

@@ -1,6 +1,6 @@
 """Requests as they are stored between reading and sending: compact JSON without unset fields."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class StagedRequest:
     """Per part, the change that is made to its image before it is sent; empty: no image is changed."""
     wire_bytes: int = 0
     """Approximate bytes, as sent, of the media that are read or changed for this request; 0 if there are none."""
+    work_bytes: int = 0
+    """Approximate further bytes that memory holds while images are changed: their files and their pixels."""
 
     def fit_of(self, index: int) -> Fit | None:
         """Return the change that is made to a part; None: it is sent unchanged."""
@@ -43,26 +45,29 @@ def request_to_json(staged: StagedRequest) -> bytes:
         _part_to_list(part, version, staged.fit_of(index))
         for index, (part, version) in enumerate(zip(staged.request.parts, staged.versions, strict=True))
     ]
-    return _dump(parts, staged.request.instructions, staged.request.sparse, staged.wire_bytes)
+    counts = {"bytes": staged.wire_bytes, "work": staged.work_bytes}
+    return _dump(parts, staged.request.instructions, staged.request.sparse, counts)
 
 
 def _part_to_list(part: Part, version: str | None, fit: Fit | None) -> list[Any]:
     """Return [modality, value, version, sampling, fit] without the unset values at its end."""
     if fit is not None:
-        return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source]]
+        further = () if (fit.recipe, fit.bits) == (1, 16) else (fit.recipe, fit.bits)
+        return [part.modality.value, part.value, version, None, [*fit.size_px, fit.mime, fit.source, *further]]
     if part.sampling is not None:
         return [part.modality.value, part.value, version, part.sampling.set_fields()]
     return [part.modality.value, part.value] if version is None else [part.modality.value, part.value, version]
 
 
-def _dump(parts: Sequence[Sequence[Any]], instructions: str | None, sparse: bool, wire_bytes: int = 0) -> bytes:
+def _dump(
+    parts: Sequence[Sequence[Any]], instructions: str | None, sparse: bool, counts: Mapping[str, int] = {}
+) -> bytes:
     document: dict[str, Any] = {"parts": parts}
     if instructions is not None:
         document["instructions"] = instructions
     if sparse:
         document["sparse"] = True
-    if wire_bytes:
-        document["bytes"] = wire_bytes
+    document.update((name, count) for name, count in counts.items() if count)
     return orjson.dumps(document)
 
 
@@ -73,11 +78,12 @@ def request_from_json(data: bytes) -> StagedRequest:
     versions = tuple(part[2] if len(part) > 2 else None for part in document["parts"])
     request = Request(parts, document.get("instructions"), document.get("sparse", False))
     fits = tuple(_fit_from_list(*part[4]) if len(part) > 4 else None for part in document["parts"])
-    return StagedRequest(request, versions, fits if any(fits) else (), document.get("bytes", 0))
+    counts = document.get("bytes", 0), document.get("work", 0)
+    return StagedRequest(request, versions, fits if any(fits) else (), *counts)
 
 
-def _fit_from_list(width: int, height: int, mime: str, source: str) -> Fit:
-    return Fit((width, height), mime, source)
+def _fit_from_list(width: int, height: int, mime: str, source: str, recipe: int = 1, bits: int = 16) -> Fit:
+    return Fit((width, height), mime, source, recipe, bits)
 
 
 def _part_from_list(

@@ -12,6 +12,7 @@ from arkbeam.media.identity import content_of
 from arkbeam.media.inspection import inspect, inspect_many
 from arkbeam.media.kinds import detect_kind
 from arkbeam.media.load import load_medium
+from arkbeam.media.memory import reading
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.uris import encoded_length, is_below, local_path, make_absolute
 
@@ -30,4 +31,5 @@ __all__ = [
     "local_path",
     "make_absolute",
     "make_data_uri",
+    "reading",
 ]

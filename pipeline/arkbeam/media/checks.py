@@ -5,17 +5,22 @@
 
 import sys
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
-from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.base.records import Modality
-from arkbeam.media.fitting import Fit, apply_fit, plan_fit
-from arkbeam.media.headers import ImageFacts, can_read_heic, read_header
-from arkbeam.media.kinds import HEIC, Kind, describe_unknown, detect_kind
+from arkbeam.decoding.ranges import Reader
+from arkbeam.media.facts import ImageFacts
+from arkbeam.media.fitting import Fit, apply_fit, decode, held_bytes, measure_depth, plan_fit
+from arkbeam.media.headers import can_read_heic, is_packed_bitmap, read_header
+from arkbeam.media.kinds import BMP, DIB, HEIC, SGI, Kind, describe_unknown, detect_kind
 from arkbeam.media.options import FitOptions, MediaOptions
 from arkbeam.media.truncation import find_truncation
 from arkbeam.media.uris import encoded_length
-from arkbeam.media.video import Reader, read_duration_s
+from arkbeam.media.video import examine_film
 
+_DECODED = (BMP, DIB, SGI)  # whether these are complete, only decoding tells
+_TRUNCATED = "truncated"  # in the decoder's error
 _RESIZE_ADVICE = "; media.fit.resize_max_pixels scales inlined images down"
 
 
@@ -37,6 +42,8 @@ class MediaInfo:
     """Duration of a video; None for an image, if the container does not contain it, or if PyAV is not installed."""
     fit: Fit | None = None
     """How an image will be changed before it is sent; None: not at all."""
+    held_bytes: int | None = None
+    """About how many bytes memory holds while the image is changed; None: it is not."""
 
 
 def readable_bytes_max(modality: Modality, options: MediaOptions) -> int:
@@ -66,25 +73,42 @@ def examine(
     if modality is Modality.VIDEO:
         check_size(size, kind, options)
         _require_complete(head, size, kind)
-        duration_s = read_duration_s(head, size, kind, read)
+        duration_s = examine_film(head, size, kind, read, options.look_s)
         return MediaInfo(mime=kind.mime, wire_bytes=wire_bytes, duration_s=duration_s)
     whole = len(head) >= size
-    facts = read_header(head, kind, whole=whole)
-    if facts is None or (facts.undecided and options.fit.is_set):
+    facts = read_header(head, kind, whole=whole, size=size, read=read, look_s=options.look_s)
+    fit = None if facts is None else plan_fit(facts, options.fit, options.side_px_min)
+    if facts is None or _needs_all(facts, fit, size, options):
         if not whole:
             check_source_bytes(size, options)
             return None
         _require_complete(head, size, kind)
-        fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
-    fit = plan_fit(facts, options.fit, options.side_px_min)
+        if facts is None:
+            fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
+    if fit is not None and facts.unfit:
+        fail_row("media_unfit", facts.unfit)
     check_pixels(facts, fit, options)
     if fit is None:
         check_size(size, kind, options)
     else:
         check_source_bytes(size, options)
-    _require_complete(head, size, kind, facts.bytes_min)
-    sent_px, mime = (facts.size_px, kind.mime) if fit is None else (fit.size_px, fit.mime)
-    return MediaInfo(mime=mime, size_px=sent_px, wire_bytes=None if fit else wire_bytes, fit=fit)
+    _require_complete(head, size, kind)
+    if facts.bytes_min > size:
+        _require_decodable(head, facts, options)
+    if fit is not None and facts.ranged:
+        fit = plan_fit(measure_depth(head, facts, options.look_s), options.fit, options.side_px_min)
+    if fit is None:
+        return MediaInfo(mime=kind.mime, size_px=facts.size_px, wire_bytes=wire_bytes)
+    return MediaInfo(mime=fit.mime, size_px=fit.size_px, fit=fit, held_bytes=held_bytes(size, facts, fit))
+
+
+def _needs_all(facts: ImageFacts, fit: Fit | None, size: int, options: MediaOptions) -> bool:
+    """Return True if all bytes of an image are needed to tell what becomes of it."""
+    return (
+        (facts.undecided and options.fit.is_set)
+        or (fit is not None and facts.ranged and not facts.unfit)
+        or facts.bytes_min > size
+    )
 
 
 def _require_kind(head: bytes, modality: Modality, options: MediaOptions) -> Kind:
@@ -102,12 +126,45 @@ def _require_kind(head: bytes, modality: Modality, options: MediaOptions) -> Kin
     )
 
 
-def _require_complete(data: bytes, size: int, kind: Kind, bytes_min: int = 0) -> None:
+def _require_complete(data: bytes, size: int, kind: Kind) -> None:
     cut = find_truncation(data, size, kind)
-    if cut is None and bytes_min > size:
-        cut = f"the directory declares {bytes_min} bytes; the file has {size}"
     if cut is not None:
         fail_row("media_truncated", f"truncated: {cut}")
+
+
+def _require_decodable(data: bytes, facts: ImageFacts, options: MediaOptions) -> None:
+    """Decode an image of which the directory declares more bytes than there are: often its pixels are all there."""
+    cut = f"truncated: the directory declares {facts.bytes_min} bytes; the file has {len(data)}"
+    if facts.unfit:
+        fail_row("media_truncated", cut)
+    answer, _ = decode("check", data, facts, options.look_s)
+    if "error" in answer:
+        fail_row("media_truncated", cut)
+
+
+def _require_decoded(data: bytes, kind: Kind, options: MediaOptions) -> None:
+    """Decode an image of which only this tells if it is complete. Another error than that is left to the service."""
+    facts = read_header(data, kind, whole=True)
+    if facts is None:
+        fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
+    if is_packed_bitmap(data, kind):
+        return
+    answer, _ = decode("check", data, facts, options.look_s)
+    if _TRUNCATED in answer.get("error", "").lower():
+        _fail_truncated(answer["error"])
+
+
+def _apply(data: bytes, facts: ImageFacts, fit: Fit, options: MediaOptions) -> bytes:
+    try:
+        return apply_fit(data, facts, fit, options.look_s)
+    except BadRow as refused:
+        if _TRUNCATED in refused.failure.message.lower():
+            _fail_truncated(refused.failure.message)
+        raise
+
+
+def _fail_truncated(error: str) -> NoReturn:
+    fail_row("media_truncated", f"truncated: {error.rpartition(': ')[2]}")
 
 
 def check_size(size: int, kind: Kind, options: MediaOptions) -> None:
@@ -161,21 +218,26 @@ def check_pixels(facts: ImageFacts, fit: Fit | None, options: MediaOptions) -> N
 def prepare(data: bytes, modality: Modality, fit: Fit | None, options: MediaOptions) -> tuple[bytes, Kind]:
     """Check all bytes of a medium and change them as `fit` says; return the bytes to send and their format.
 
-    Raise BadRow with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned.
+    Raise BadRow with the codes of `inspect`, and `media_unfit` if the image can't be changed as planned. Decoding is done
+    by a worker process.
     """
     if not data:
         fail_row("media_empty", "the medium is empty (0 bytes)")
     kind = _require_kind(data, modality, options)
-    facts = None if modality is Modality.VIDEO or fit is None else read_header(data, kind, whole=True)
-    _require_complete(data, len(data), kind, 0 if facts is None else facts.bytes_min)
+    _require_complete(data, len(data), kind)
     if fit is None:
         check_size(len(data), kind, options)
+        if kind in _DECODED:
+            _require_decoded(data, kind, options)
         return data, kind
+    facts = read_header(data, kind, whole=True, look_s=options.look_s)
     if facts is None:
         fail_row("media_damaged", f"the bytes start like {kind.mime}, but the header can't be read")
+    if facts.ranged:
+        facts = replace(facts, repairs=replace(facts.repairs, bits=fit.bits), recipe=fit.recipe)
     if plan_fit(facts, options.fit, options.side_px_min) != fit:
         fail_row("media_unfit", "the complete header requires another change than was planned from the first bytes")
-    changed = apply_fit(data, facts, fit)
+    changed = _apply(data, facts, fit, options)
     sent = _require_kind(changed, modality, options)
     check_size(len(changed), sent, options)
     return changed, sent

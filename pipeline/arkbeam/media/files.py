@@ -17,6 +17,7 @@ from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.files import find_version, open_object_store
 from arkbeam.base.records import Failure, Modality
 from arkbeam.base.redaction import redact, secrets_of
+from arkbeam.decoding.workers import Interrupted, is_stopped
 from arkbeam.media.checks import readable_bytes_max
 from arkbeam.media.data_uri import describe_data_uri, is_data_uri
 from arkbeam.media.http import fetch, fetch_range
@@ -33,7 +34,8 @@ _Result = TypeVar("_Result")
 def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
     """Run `work` on a medium and return its result.
 
-    If it raises BadRow or an exception of the storage, return a Failure that names the medium.
+    If it raises BadRow or an exception of the storage, return a Failure that names the medium. After
+    `decoding.workers.stop`, raise Interrupted instead: the medium may be fine.
     """
     try:
         return work()
@@ -47,6 +49,8 @@ def guard(uri: str, work: Callable[[], _Result]) -> _Result | Failure:
         raise
     except Exception as error:  # noqa: BLE001 (each fsspec backend has errors of its own)
         code, reason = "media_unreadable", f"reading failed: {type(error).__name__}: {error}"
+    if is_stopped():
+        raise Interrupted
     shown = describe_data_uri(uri) if is_data_uri(uri) else redact(uri, 200)
     return Failure(code, f"{shown}: {redact(reason, 250, secrets=secrets_of(uri))}")
 

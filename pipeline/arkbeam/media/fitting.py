@@ -4,43 +4,28 @@ The change is chosen while manifests are read and is part of the fingerprint; th
 The result depends only on the bytes of the image. Metadata are dropped; colour profiles are kept.
 """
 
-import io
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from arkbeam.base.bad_rows import BadRow, fail_row
-from arkbeam.media.headers import ImageFacts, can_read_heic
+from arkbeam.base.bad_rows import fail_row
+from arkbeam.media.facts import ImageFacts
+from arkbeam.media.headers import LOOK_S, can_read_heic
 from arkbeam.media.kinds import AVIF, HEIC, ICNS, JPEG, JPEG2000, PNG, SGI, TIFF, Kind
-from arkbeam.media.options import SOURCE_PIXELS_MAX, FitOptions
+from arkbeam.media.looking import look
+from arkbeam.media.memory import decoding
+from arkbeam.media.options import FitOptions
 
-RECIPE = 1
-"""Part of the fingerprint. A new way of scaling or encoding needs a new number; changed images are then embedded
-again."""
-JPEG_QUALITY = 90
-ICC_BYTES_MAX = 65_536
 SCANS_MAX = 500
 """Maximum number of scans of a JPEG that is decoded; a usual progressive JPEG has about ten."""
 
 _TRANSCODED = (TIFF, SGI, ICNS, JPEG2000, HEIC, AVIF)
 _SCAN = b"\xff\xda"
-_UINT16_MAX = 65_535
 _ON_ITS_SIDE = 5  # from this orientation on, width and height are swapped
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_PIXELS_A_SECOND = 2_000_000  # what the slowest decoder and encoder do at least
+_DEPTHS = (8, 10, 12, 14, 16)
+_PIXEL_BYTES, _WIDE_PIXEL_BYTES = 4, 24
+_WIDE_KINDS = (JPEG2000, HEIC, AVIF)  # their decoders hold the pixels several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +38,15 @@ class Fit:
     size_px: tuple[int, int]
     mime: str
     source: str
+    recipe: int = 1
+    """The way of decoding and scaling. A kind of images whose pixels were wrong has a new number, and is embedded again."""
+    bits: int = 16
+    """Bits that the values of a grey image of more than 8 bits really use."""
 
     @property
     def key(self) -> str:
         """The part of the change that is in the fingerprint."""
-        return f"{RECIPE} {self.size_px[0]}x{self.size_px[1]} {self.mime}"
+        return f"{self.recipe} {self.size_px[0]}x{self.size_px[1]} {self.mime}"
 
     def __str__(self) -> str:
         """Return the change as text, for the column `media_changes`."""
@@ -79,13 +68,15 @@ def plan_fit(facts: ImageFacts, options: FitOptions, side_px_min: int) -> Fit | 
     kind = _choose_kind(facts, options) if transcodes or facts.kind not in (JPEG, PNG) else facts.kind
     source = f"{facts.size_px[0]}x{facts.size_px[1]} {facts.kind.mime}"
     upright = size_px[::-1] if facts.orientation >= _ON_ITS_SIDE else size_px
-    return Fit(upright, kind.mime, f"{source} ({', '.join(odd)})" if odd else source)
+    described = f"{source} ({', '.join(odd)})" if odd else source
+    return Fit(upright, kind.mime, described, facts.recipe, facts.repairs.bits)
 
 
 def _name_oddities(facts: ImageFacts) -> list[str]:
     named = {
         "CMYK": facts.cmyk,
-        "more than 8 bits": facts.deep,
+        "more than 8 bits": facts.deep and facts.repairs.bits == 16,
+        f"values of {facts.repairs.bits} bits": facts.repairs.bits != 16,
         "animated": facts.animated,
         "rotated": facts.orientation != 1,
     }
@@ -116,95 +107,64 @@ def scale(size_px: tuple[int, int], pixels_max: int | None, side_px_min: int) ->
     return max(low, int(width * factor)), max(low, int(height * factor))
 
 
-def apply_fit(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
-    """Change an image as planned and return its new bytes. It decodes and encodes the image: call it in a thread.
+def measure_depth(data: bytes, facts: ImageFacts, look_s: float = LOOK_S) -> ImageFacts:
+    """Return the facts with the bits that the pixels of a `ranged` image use. Decodes the image.
 
-    Raise BadRow (`media_unfit`) if the image can't be decoded, or if its pixel values can't be converted to 8 bits.
+    A camera's 12 bits are often stored in 16 as they are: taken for 16 bits, the image would be nearly black. Raise BadRow
+    (`media_unfit`) if the values are negative or have more than 16 bits.
+    """
+    found, _ = decode("range", data, facts, look_s, "media_unfit")
+    if found["low"] < 0 or found["high"] > 65_535:
+        fail_row("media_unfit", "the pixels are signed or 32-bit values, whose range is unknown")
+    used = int(found["high"]).bit_length()
+    bits = next(depth for depth in _DEPTHS if depth >= used) if used else 16
+    return replace(facts, repairs=replace(facts.repairs, bits=bits), recipe=facts.recipe if bits == 16 else 2)
+
+
+def decode(
+    task: str, data: bytes, facts: ImageFacts, look_s: float, code: str = "", **further: Any
+) -> tuple[dict[str, Any], bytes]:
+    """Do a task that decodes an image, within the limits of time and memory for its size; see `look`."""
+    width, height = facts.size_px
+    with decoding.take(_pixel_bytes(facts)):
+        further["formats"] = facts.kind.pillow_formats
+        return look(task, further, data, look_s + width * height / _PIXELS_A_SECOND, code=code)
+
+
+def _pixel_bytes(facts: ImageFacts) -> int:
+    return math.prod(facts.size_px) * (_WIDE_PIXEL_BYTES if facts.kind in _WIDE_KINDS else _PIXEL_BYTES)
+
+
+def held_bytes(size: int, facts: ImageFacts, fit: Fit) -> int:
+    """Return about how many bytes memory holds while an image of `size` bytes is changed.
+
+    The file is held twice, here and in a worker process, the pixels before and after the change.
+    """
+    return 2 * size + _pixel_bytes(facts) + 2 * _PIXEL_BYTES * math.prod(fit.size_px)
+
+
+def apply_fit(data: bytes, facts: ImageFacts, fit: Fit, look_s: float = LOOK_S) -> bytes:
+    """Change an image as planned and return its new bytes. A worker process does it; this thread waits.
+
+    Raise BadRow: `media_unfit` if the image can't be decoded, or not right; `media_too_slow`.
     """
     if facts.kind is HEIC and not can_read_heic():
         fail_row("media_unfit", "HEIC can't be decoded: install the extra `heif`")
     if facts.kind is JPEG and data.count(_SCAN) > SCANS_MAX:  # decoding each scan goes over all pixels
         fail_row("media_unfit", f"the JPEG has more than {SCANS_MAX} scans")
-    width, height = facts.size_px
-    with _pixels.take(width * height):
-        try:
-            return _convert(data, facts, fit)
-        except BadRow:
-            raise
-        except Exception as error:  # noqa: BLE001 (hostile bytes make decoders raise nearly anything)
-            fail_row("media_unfit", f"the image can't be decoded: {type(error).__name__}: {error}")
-
-
-def _convert(data: bytes, facts: ImageFacts, fit: Fit) -> bytes:
-    size_px = fit.size_px[::-1] if facts.orientation >= _ON_ITS_SIDE else fit.size_px
-    with Image.open(io.BytesIO(data), formats=facts.kind.pillow_formats) as opened:
-        if opened.size != facts.size_px:
-            declared, decoded = (f"{width} x {height} px" for width, height in (facts.size_px, opened.size))
-            fail_row("media_unfit", f"the header declares {declared}; the decoder finds {decoded}")
-        profile = _read_profile(opened)
-        # A JPEG is decoded at half its size or less if that is enough.
-        opened.draft(None, (2 * size_px[0], 2 * size_px[1]))
-        image = _make_plain(opened, fit.mime)
-    if image.size != size_px:
-        image = image.resize(size_px, Image.Resampling.LANCZOS)
-    if facts.orientation in _TURNS:
-        image = image.transpose(_TURNS[facts.orientation])
-    image.info = {}  # some writers would copy comments and dates
-    packed = io.BytesIO()
-    if fit.mime == PNG.mime:
-        image.save(packed, "PNG", icc_profile=profile)
-    else:
-        image.save(packed, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
-    return packed.getvalue()
-
-
-def _read_profile(image: Image.Image) -> bytes | None:
-    """Return the colour profile of an RGB image. Profiles for CMYK and grey are not valid for the converted pixels."""
-    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "RGBX", "P") else None
-    return profile if isinstance(profile, bytes) and 0 < len(profile) <= ICC_BYTES_MAX else None
-
-
-def _make_plain(image: Image.Image, mime: str) -> Image.Image:
-    """Convert to 8 bits a channel: grey, RGB, or RGBA for a transparent PNG. For JPEG, transparency becomes white."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(image))
-    if image.has_transparency_data:
-        clear = image.convert("RGBA")
-        if mime == PNG.mime:
-            return clear
-        white = Image.new("RGBA", clear.size, "white")
-        return Image.alpha_composite(white, clear).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Keep the upper 8 of 16 bits. The range of other values is unknown, so they are refused."""
-    values = np.asarray(image)
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > _UINT16_MAX:
-        fail_row("media_unfit", "the pixels are floating-point or 32-bit values, whose range is unknown")
-    return (values >> 8).astype(np.uint8)
-
-
-class _PixelLimit:
-    """A limit on the pixels that are decoded at the same time in this process."""
-
-    def __init__(self, pixels_max: int) -> None:
-        self._pixels_max = pixels_max
-        self._taken = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free. Do not wait if no other image is being decoded."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken == 0 or self._taken + pixels <= self._pixels_max)
-            self._taken += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= pixels
-                self._changed.notify_all()
-
-
-_pixels = _PixelLimit(SOURCE_PIXELS_MAX)
+    repairs = asdict(facts.repairs)
+    turn = repairs.pop("turn")
+    repairs["sixteen"] = facts.deep and not facts.cmyk
+    _, packed = decode(
+        "fit",
+        data,
+        facts,
+        look_s,
+        "media_unfit",
+        size=facts.size_px[::-1] if turn >= _ON_ITS_SIDE else facts.size_px,
+        new_size=fit.size_px[::-1] if max(turn, facts.orientation) >= _ON_ITS_SIDE else fit.size_px,
+        mime=fit.mime,
+        orientation=max(turn, facts.orientation),
+        repairs=repairs,
+    )
+    return packed

@@ -11,7 +11,9 @@ from dataclasses import replace
 from functools import partial
 
 from arkbeam.base.bad_rows import fail_row
+from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Failure, Modality
+from arkbeam.decoding.workers import Interrupted, is_stopped
 from arkbeam.media.access import Access, check_passed, check_signed, find_access
 from arkbeam.media.cache import Entry, MediaCache, key_of, rules_of
 from arkbeam.media.checks import MediaInfo, examine, readable_bytes_max
@@ -19,6 +21,7 @@ from arkbeam.media.data_uri import decode_data_uri, is_data_uri
 from arkbeam.media.files import guard, read_head, read_range, read_version
 from arkbeam.media.identity import content_version, digest_of, storage_part
 from arkbeam.media.kinds import detect_kind
+from arkbeam.media.memory import reading
 from arkbeam.media.options import MediaOptions
 from arkbeam.media.s3 import WANTED_OF_PAGE_MIN, S3Object, find_object, list_versions
 from arkbeam.media.uris import check_scheme, is_web, local_path
@@ -34,7 +37,8 @@ def inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo | 
 
     Codes of failures: `media_bad_uri`, `media_bad_data_uri`, `media_mime` (the declared type is not that of the bytes),
     `media_forbidden`, `media_missing`, `media_not_a_file`, `media_unreadable`, `media_changed`, `media_empty`,
-    `media_not_image`, `media_not_video`, `media_damaged` (its header can't be read), `media_truncated`,
+    `media_not_image`, `media_not_video`, `media_encrypted`, `media_damaged` (its header can't be read),
+    `media_too_slow` (looking at it), `media_unfit` (it can't be changed to what is right), `media_truncated`,
     `media_too_large` (bytes), `media_body_too_large` (bytes as base64), `media_too_small` (a side),
     `media_too_many_pixels`, `media_extension` (the service would take it for another format), and those of
     `media.http`.
@@ -55,8 +59,10 @@ def _inspect(uri: str, modality: Modality, options: MediaOptions) -> MediaInfo:
     info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
     if info is None:
         # The size may come after the first bytes (TIFF, JPEG with long metadata): read the whole image.
-        medium = read_head(uri, readable_bytes_max(modality, options), options, whole_max)
-        info = examine(medium.head, medium.size, modality, options, partial(_read_part, uri, options), inlined=inlined)
+        with reading.take(2 * medium.size):  # a worker process may hold it as well
+            medium = read_head(uri, readable_bytes_max(modality, options), options, whole_max)
+            read = partial(_read_part, uri, options)
+            info = examine(medium.head, medium.size, modality, options, read, inlined=inlined)
     if info is None:
         fail_row("media_damaged", "the header can't be read")
     if access is Access.SIGN:
@@ -95,7 +101,8 @@ def inspect_many(
 ) -> dict[Wanted, Look]:
     """Inspect many media, `options.threads` at the same time; URLs that are sent unchanged need no thread.
 
-    If `cache` has an entry for a medium, only the medium's version is read. New results are added to `cache`.
+    If `cache` has an entry for a medium, only the medium's version is read. New results are added to `cache`. Raise
+    ArkbeamError after `decoding.workers.stop`.
     """
     looks: dict[Wanted, Look] = {}
     stored: list[Wanted] = []
@@ -109,10 +116,16 @@ def inspect_many(
     rules = rules_of(options)
     keys = {one: key_of(*one, rules) for one in stored}
     with ThreadPoolExecutor(min(options.threads, len(stored))) as pool:
-        if cache is not None:
-            looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
-        new = _spread([one for one in stored if one not in looks])
-        looks.update(zip(new, pool.map(lambda one: inspect(one[0], one[1], options), new), strict=True))
+        try:
+            if cache is not None:
+                looks.update(_confirm(stored, cache.load().find(list(keys.values())), options, pool))
+            new = _spread([one for one in stored if one not in looks])
+            looks.update(
+                zip(new, pool.map(lambda one: _inspect_unless_stopped(one[0], one[1], options), new), strict=True)
+            )
+        except Interrupted:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise ArkbeamError("interrupted while media were looked at") from None
     if cache is not None:
         found = ((keys[one], looks[one]) for one in new)
         cache.add(
@@ -134,6 +147,12 @@ def _spread(wanted: Sequence[Wanted]) -> list[Wanted]:
         ranked.append((seen[host] if host else 0, one))
         seen[host] += 1
     return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _inspect_unless_stopped(uri: str, modality: Modality, options: MediaOptions) -> Look:
+    if is_stopped():
+        raise Interrupted
+    return inspect(uri, modality, options)
 
 
 def _confirm(

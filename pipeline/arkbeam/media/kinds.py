@@ -62,8 +62,11 @@ _MAGIC = (
 )
 _DIB_HEADER_BYTES = {12, 40, 52, 56, 64, 108, 124}
 _MOV_ATOMS = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _AVIF_BRANDS = (b"avif", b"avis")
+# The main brand of both formats; then a brand further back in the box tells which it is.
+_SHARED_BRANDS = (b"mif1", b"msf1", b"miaf", b"MiHE", b"MiHM", b"MiHB", b"MA1A", b"MA1B", b"avio")
+_BRANDS_MAX = 64
 _OTHER_BRANDS = (b"jxl ", b"crx ")
 _FOREIGN = (
     (b"8BPS", "a Photoshop file"),
@@ -93,7 +96,7 @@ def detect_kind(head: bytes) -> Kind | None:
     if head[:4] == b"RIFF":
         return {b"WEBP": WEBP, b"AVI ": AVI}.get(head[8:12])
     if head[4:8] == b"ftyp":
-        return _by_brand(head[8:12])
+        return _by_brand(head)
     if head[4:8] in _MOV_ATOMS:
         return MOV
     return DIB if _is_dib(head) else None
@@ -112,10 +115,15 @@ def describe_unknown(head: bytes) -> str:
     return "a file of unknown format"
 
 
-def _by_brand(brand: bytes) -> Kind | None:
-    """Return the format of a file of the MPEG-4 family by its brand; None for JPEG XL and raw photographs."""
+def _by_brand(head: bytes) -> Kind | None:
+    """Return the format of a file of the MPEG-4 family by its brands; None for JPEG XL and raw photographs."""
+    brand = head[8:12]
     if brand == b"qt  ":
         return MOV
+    if brand in _SHARED_BRANDS:
+        end = min(int.from_bytes(head[:4], "big"), 16 + 4 * _BRANDS_MAX, len(head))
+        known = (*_HEIC_BRANDS, *_AVIF_BRANDS)
+        brand = next((head[at : at + 4] for at in range(16, end, 4) if head[at : at + 4] in known), b"heic")
     if brand in _HEIC_BRANDS:
         return HEIC
     if brand in _AVIF_BRANDS:

@@ -93,6 +93,10 @@ class MediaOptions:
     their values are masked. Two URLs that differ only in these parameters get one vector."""
     header_bytes: int = 64 * 1024
     """Number of bytes that are read from the start of a medium to find its format and size."""
+    look_s: float = 5.0
+    """Most seconds of CPU time to look at one medium: to read its header, or to decode it where only this tells if it is
+    complete. To change an image (`fit`), a second more for every 2 million pixels. Above it, the row fails with
+    `media_too_slow`."""
     threads: int = 64
     """Maximum number of media that are inspected at the same time while manifests are read."""
     identity: Literal["uri_version", "content"] = "uri_version"
@@ -114,5 +118,7 @@ class MediaOptions:
         for name in self.url_ignore_params:
             if not name or set(name) & set("?&#= "):
                 raise ConfigError(f"media.url_ignore_params: {name!r} can't be the name of a query parameter")
+        if not self.look_s > 0:
+            raise ConfigError(f"media.look_s is {self.look_s}; it must be above 0")
         if not self.http_timeout_s > 0:
             raise ConfigError(f"media.http_timeout_s is {self.http_timeout_s}; it must be above 0")

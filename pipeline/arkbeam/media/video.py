@@ -1,103 +1,70 @@
-"""Read the duration of a video from the index of its container. Frames are not decoded.
+"""Look at a video without decoding it: how long it is, and if it has frames that the service could see.
 
-PyAV (the extra `video`) reads the index through a file object that fetches few bytes: the index of an mp4 is at its
-start or at its end, and the bytes between are not fetched. Without PyAV, or if the index can't be read, the duration is
-unknown.
+The index of an mp4 or mov, at its start or its end, is read from its boxes, that of an avi from its header. Of what these
+do not tell, PyAV (the extra `video`) is asked in a worker process. Few bytes are read for it, and none of the frames.
 """
 
-import io
-from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
+from arkbeam.base.bad_rows import fail_row
+from arkbeam.decoding.ranges import RangedFile, Reader
+from arkbeam.media.boxes import ENCRYPTED, Film, read_avi, read_boxes
 from arkbeam.media.kinds import AVI, Kind
+from arkbeam.media.looking import look
 
-BLOCK_BYTES = 64 * 1024
-BYTES_MAX = 8 * 1024 * 1024
-READS_MAX = 64
 DURATION_S_MAX = 24 * 3600.0
 """A longer duration in a header is not trusted and counts as unknown."""
 
-Reader = Callable[[int, int], bytes]
-"""Returns the bytes from one position to another (exclusive)."""
 
-
-def read_duration_s(head: bytes, size: int, kind: Kind, read: Reader) -> float | None:
+def examine_film(head: bytes, size: int, kind: Kind, read: Reader, look_s: float) -> float | None:
     """Return a video's duration in seconds; None if it is unknown.
 
-    `head` are the first of its `size` bytes. Further bytes are fetched with `read`, at most 8 MiB in 64 calls. If
-    `read` raises, the exception is raised again: the video can't be read from its storage.
+    `head` are the first of its `size` bytes. Further bytes are fetched with `read`, at most 8 MiB in 64 calls. If `read`
+    raises, the exception is raised again: the video can't be read from its storage. Raise BadRow for a video without
+    frames: `media_not_video` (sound alone, no frames), `media_encrypted`, `media_truncated` (the index alone), and
+    `media_too_slow`.
     """
-    try:
-        import av  # noqa: PLC0415 (the extra `video`)
-    except ImportError:
+    film = _read_index(head, size, kind, read)
+    if film is not None:
+        _check(film, size, kind)
+    if film is not None and film.duration_s is not None:
+        return _trust(film.duration_s)
+    if find_spec("av") is None:
         return None
-    file = RangedFile(head, size, read)
-    probing = {"probesize": str(BLOCK_BYTES), "analyzeduration": "0"}  # only the container matters here, not the codecs
-    try:
-        with av.open(file, "r", "avi" if kind is AVI else "mov", options=probing) as container:
-            duration_s = None if container.duration is None else container.duration / av.time_base
-    except (av.FFmpegError, OSError, ValueError, OverflowError, UnicodeDecodeError):
-        if file.fault is not None:
-            raise file.fault from None
-        return None
+    found, _ = look("film", {"size": size, "container": "avi" if kind is AVI else "mov"}, head, look_s, read=read)
+    if not found.get("frames", True):
+        fail_row("media_not_video", f"this is {kind.mime} without a frame of video")
+    return _trust(found.get("duration_s"))
+
+
+def _trust(duration_s: Any) -> float | None:
     return duration_s if duration_s is not None and 0 < duration_s <= DURATION_S_MAX else None
 
 
-class RangedFile(io.RawIOBase):
-    """A seekable file in storage. It is read in blocks, up to `BYTES_MAX` bytes and `READS_MAX` calls in all."""
+def _read_index(head: bytes, size: int, kind: Kind, read: Reader) -> Film | None:
+    file = RangedFile(head, size, read)
+    try:
+        return read_avi(file) if kind is AVI else read_boxes(file, size)
+    except OSError:
+        if file.fault is not None:
+            raise file.fault from None
+        return None
 
-    def __init__(self, head: bytes, size: int, read: Reader) -> None:
-        """`head` are the first bytes, which are not fetched again; `size` is the length of the file."""
-        self._size = size
-        self._read = read
-        self._at = 0
-        self._start, self._block = 0, b""
-        self._head = head
-        self._bytes = self._reads = 0
-        self.fault: Exception | None = None
-        """The exception of the storage, which PyAV replaces with its own."""
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position without reading; return the new position."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes, fewer at the end of a block. Raise OSError if the limits are exceeded."""
-        left = self._size - self._at
-        wanted = left if size < 0 else min(size, left)
-        if wanted <= 0:
-            return b""
-        if self._at < len(self._head):
-            data = self._head[self._at : self._at + wanted]
-        else:
-            if not self._start <= self._at < self._start + len(self._block):
-                self._fetch(wanted)
-            data = self._block[self._at - self._start :][:wanted]
-        self._at += len(data)
-        return data
-
-    def _fetch(self, wanted: int) -> None:
-        end = min(self._size, self._at + max(wanted, BLOCK_BYTES))
-        if self._reads >= READS_MAX or self._bytes + end - self._at > BYTES_MAX:
-            raise OSError("too many bytes would have to be read")
-        try:
-            block = self._read(self._at, end)
-        except Exception as error:
-            self.fault = error
-            raise OSError("the storage failed") from error
-        self._start, self._block = self._at, block
-        self._reads += 1
-        self._bytes += len(block)
+def _check(film: Film, size: int, kind: Kind) -> None:
+    """Raise BadRow if no frame of the film can be shown."""
+    videos = [track for track in film.tracks if track.is_video]
+    if not videos:
+        handlers = ", ".join(sorted({(track.handler or b"?").decode("latin-1") for track in film.tracks}))
+        fail_row("media_not_video", f"this is {kind.mime} without a video track; its tracks are: {handlers}")
+    if all(track.codec in ENCRYPTED for track in videos):
+        fail_row("media_encrypted", "the video is encrypted, so that the service can't see its frames")
+    if not film.has_frames:
+        fail_row("media_truncated", "truncated: the file holds only the index of a video, and none of its frames")
+    if film.fragmented:
+        return
+    if all(track.frames == 0 for track in videos):
+        fail_row("media_not_video", f"this is {kind.mime}, and its video track has no frames")
+    if all((track.first_byte or 0) >= size for track in videos):
+        fail_row("media_truncated", "truncated: by its index, the first frame is behind the end of the file")

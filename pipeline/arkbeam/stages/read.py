@@ -23,6 +23,7 @@ from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.portable import find_nanoseconds
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
+from arkbeam.media import reading
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import REJECTED_COLUMNS, read_rejected
 from arkbeam.store.integrity import is_whole, note_verified, read_verified, set_aside
@@ -70,6 +71,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = not_finite = 0
+    reading.resize(spec.limits.bytes_in_flight)
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     watch = ColumnWatch(named_columns(spec.manifest), complete=not shard.failures)
     kept = dict.fromkeys(spec.manifest.keep, NO_ROWS)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from arkbeam.ark.tokens import bound_request
 from arkbeam.ark.wire import UnencodableRequest, encode_request
 from arkbeam.base.records import Failure, Inline, Modality
+from arkbeam.decoding.workers import Interrupted
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.manifest.staging import StagedRequest, request_from_json
@@ -50,8 +51,8 @@ class StagedRow:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that memory holds while the row's media are read and encoded."""
-        return self.staged.wire_bytes * _HELD_QUARTERS // 4
+        """Bytes that memory holds while the row's media are read, changed and encoded."""
+        return self.staged.wire_bytes * _HELD_QUARTERS // 4 + self.staged.work_bytes
 
 
 def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[StagedRow]:
@@ -158,7 +159,11 @@ class Feed:
         """Wait for the oldest row that is being read; take it and the finished rows that follow it."""
         while self._pending:
             held_bytes, future = self._pending.popleft()
-            encoded = future.result()
+            try:
+                encoded = future.result()
+            except Interrupted:  # the run stops, and the row is not sent
+                self.engine.give_back(held_bytes)
+                continue
             if isinstance(encoded, Item):
                 self.engine.fill(encoded, held_bytes)
             else:
