@@ -28,7 +28,7 @@ class QuotaOptions:
     """Requests a minute that the account may send. Default: the limit that the vendor lists for the model."""
     tpm: int | None = None
     """Tokens a minute that the account may use. Default: the limit that the vendor lists for the model."""
-    headroom: float = 0.95
+    headroom: float = 0.98
     """Share of `rpm` and `tpm` that a run uses: above 0, at most 1. A reserve is useful because refused requests also
     count against the quota."""
     ramp: bool = False
