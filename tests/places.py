@@ -323,10 +323,14 @@ class RealService:
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each request came, in seconds of the monotonic clock."""
     authorizations: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     """Texts that are rejected with status 400, and the message for each."""
+    failing: dict[str, int] = field(default_factory=dict)
+    """Texts that are answered with status 500, and how often they still are."""
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the reply for a request."""
@@ -334,6 +338,9 @@ class RealService:
         text = body["input"][0]["text"]
         if text in self.rejected:
             return 400, {"error": {"code": "InvalidParameter", "message": self.rejected[text]}}
+        if self.failing.get(text, 0) > 0:
+            self.failing[text] -= 1
+            return 500, {"error": {"code": "InternalServiceError", "message": "try again later"}}
         usage = {"prompt_tokens": REQUEST_TOKENS, "total_tokens": REQUEST_TOKENS}
         details = {"text_tokens": REQUEST_TOKENS, "image_tokens": 0}
         data = {"object": "embedding", "embedding": (-embed([("text", text)], dimensions=DIMENSIONS)).tolist()}
@@ -355,6 +362,7 @@ def real_service() -> Iterator[RealService]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             service.authorizations.add(self.headers["Authorization"])
+            service.times.append(time.monotonic())
             self.reply(*service.answer(body), service.headers)
 
         def reply(self, status: int, document: Any, headers: Mapping[str, str] = {}) -> None:

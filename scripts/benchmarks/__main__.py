@@ -43,6 +43,7 @@ MEASURES: dict[str, Measure] = {
     "memory": memory.measure,
     "kill": kill.measure,
     "faults": faults.measure,
+    "second_pass": faults.measure_second_pass,
     "media_plan": media.measure_plan,
     "media_cpu": media.measure_cpu,
     "media_memory": media.measure_memory,

@@ -1,5 +1,7 @@
-"""The time that faults cost: the same rows with 22 % faulty replies and without."""
+"""What faults cost: the time of 22 % faulty replies, and the rows that fail with and without the second pass."""
 
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from arkbeam.emulator.options import EmulatorOptions, FaultShares
@@ -24,6 +26,13 @@ LATENCY_MS = 100.0
 IN_FLIGHT = 64
 TIMEOUT_S = 2.0
 TARGET = 1.5
+
+PASSING = FaultShares(error_500=0.05, reset=0.03)
+OFTEN = FaultShares(error_500=0.2)
+PASSING_ROWS = {Size.FULL: 5_000, Size.QUICK: 1_000, Size.TINY: 100}
+OFTEN_ROWS = {Size.FULL: 400, Size.QUICK: 400, Size.TINY: 100}
+SECOND_PASS_S = {Size.FULL: 30.0, Size.QUICK: 2.0, Size.TINY: 0.5}
+POISON = "poison"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,39 @@ def measure(bench: Bench) -> list[Figure]:
             f"{faulty.published:,} published, {faulty.failed} failed",
         )
     ]
+
+
+def measure_second_pass(bench: Bench) -> list[Figure]:
+    """Rows that fail at 5 % status 500 and 3 % lost connections, and at 20 % status 500, besides one that is rejected."""
+    passing = _count_failed(bench, "5 % 500, 3 % lost", PASSING_ROWS[bench.size], PASSING)
+    return [passing, _count_failed(bench, "20 % 500", OFTEN_ROWS[bench.size], OFTEN)]
+
+
+def _count_failed(bench: Bench, name: str, rows: int, shares: FaultShares) -> Figure:
+    """Return the rows that fail by default; the details have those without a second pass, and with two tries for a 500."""
+    seconds = SECOND_PASS_S[bench.size]
+    failed, alone, few, few_alone = (
+        _fail_rows(bench, rows, shares, {"second_pass_s": pass_s, **tries})
+        for tries in ({}, {"attempts_500": 2})
+        for pass_s in (seconds, 0.0)
+    )
+    details = (
+        f"of {rows:,} rows and one that is rejected; {alone} without the second pass; with two tries for a 500 "
+        f"{few} with the second pass and {few_alone} without it"
+    )
+    return Figure("second_pass", f"rows failed, {name}", f"{failed}", "≤ 1", at_most(failed, 1), details)
+
+
+def _fail_rows(bench: Bench, rows: int, shares: FaultShares, limits: Mapping[str, object]) -> int:
+    """Run a job on a new store; return the number of rows that failed."""
+    site = Site(bench.folder / secrets.token_hex(4))
+    with start_emulator(EmulatorOptions(faults=shares, poison=POISON, seed=5)) as url:
+        site.write_config(url, limits={"requests_in_flight": IN_FLIGHT, "failures_allowed": "100%", **limits})
+        write_texts(site.manifest, [POISON, *make_texts(rows)])
+        site.run()
+    note = site.note()
+    bench.say(f"{dict(limits)}: {note['failed']} failed, second pass {note['second_pass']}, {note['lost']} lost")
+    return int(note["failed"])
 
 
 def _run(bench: Bench, name: str, shares: FaultShares) -> _Run:

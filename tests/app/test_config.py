@@ -134,7 +134,7 @@ def test_what_a_quota_cannot_be_shared_by(key: str, value: Any) -> None:
 def test_what_is_left_out_has_its_default() -> None:
     """Four keys are enough; without a quota, that of the model is used, and no failure is allowed."""
     config = _parse()
-    assert (config.quota.rpm, config.quota.tpm, config.quota.headroom) == (None, None, 0.95)
+    assert (config.quota.rpm, config.quota.tpm, config.quota.headroom) == (None, None, 0.98)
     assert (config.limits.requests_in_flight, config.limits.failures_allowed) == (256, 0)
     assert (config.store.flush_rows, config.store.flush_s) == (256, 10)
     assert (config.model.sparse, config.model.instructions, config.manifest.keep) == (False, None, ())

@@ -84,8 +84,12 @@ CODES: dict[Verdict, dict[int, str]] = {
     },
     IN_FLIGHT: {429: "InflightBatchsizeExceeded"},
     OVERLOAD: {429: "ServerOverloaded RequestBurstTooFast SomethingNew"},
-    CAPPED: {500: "InternalServiceError SomethingNew"},
-    RETRY: {400: "ContentSecurityDetectionError", 408: "", 409: "", 425: "", 502: "", 503: "", 504: "", 599: "New"},
+    RETRY: {
+        400: "ContentSecurityDetectionError",
+        **dict.fromkeys([408, 409, 425, 502, 503, 504], ""),
+        500: "InternalServiceError SomethingNew",
+        599: "New",
+    },
 }
 CASES = [
     (status, code, verdict)

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.emulator.options import FaultShares
+from arkbeam.engine import outcomes
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import ITEMS_MAX
 from arkbeam.engine.outcomes import Sink, Stop, StopKind
 from arkbeam.engine.recorder import Batch
 from arkbeam.quota.rate import SLACK_S
 from arkbeam.store.layout import list_parquet, segments_folder
+
+from tests.engine.conftest import name_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -378,8 +381,66 @@ def test_a_service_that_is_down_ends_the_run(start_server: Start, make_rig: Make
     assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "service_unavailable")
     assert report.counts.bought == 0
     assert 10 <= report.counts.failed <= 10 + 8
-    assert asked["received"] <= 3 * 300 / 4
+    assert asked["received"] <= 6 * 300 / 4
     assert rig.events() == []
+
+
+def test_a_held_item_gets_one_more_try(start_server: Start, make_rig: MakeRig) -> None:
+    """An item that failed for a passing reason is held. Submitted once more, it is sent once and then fails for good."""
+    server = start_server(faults=FaultShares(error_500=1.0))
+    rig, asked = make_rig(server, attempts_500=2, rows_failed_in_a_row_max=2), Asked(server)
+    rig.engine.submit(rig.items("a"), rig.sink)
+    rig.engine.settle(rig.sink)
+    assert (list(rig.sink.held), rig.engine.status().held, asked["received"]) == ([name_of("a")], 1, 2)
+    assert rig.sink.held[name_of("a")].due_s > time.monotonic() + 20
+    assert rig.collect() == ({}, {})
+    report = rig.buy("a")
+    assert (rig.sink.held, asked["received"]) == ({}, 3)
+    counts = report.counts
+    assert (counts.failed, counts.second_tries, counts.recovered, counts.tries_max) == (1, 1, 0, 3)
+    assert rig.collect()[1][name_of("a")][0] == "InternalServiceError"
+    assert report.stop is None  # a failed second try does not count as a row that failed
+
+
+def test_a_held_item_that_is_not_sent_fails(start_server: Start, make_rig: MakeRig) -> None:
+    """An item keeps its first failure if it is not submitted again, or if the run stops before its second try."""
+    server = start_server(faults=FaultShares(error_500=1.0))
+    for again in (False, True):
+        rig, asked = make_rig(server, attempts_500=1, rpm=60), Asked(server)
+        rig.engine.submit(rig.items("a"), rig.sink)
+        rig.engine.settle(rig.sink)
+        if again:
+            assert rig.engine.submit(rig.items("a"), rig.sink)
+            rig.engine.stop(INTERRUPT)
+        assert rig.engine.finish(rig.sink).counts.failed == rig.engine.status().counts.failed == 1
+        assert {code for code, _ in rig.collect()[1].values()} == {"InternalServiceError"}
+        assert (asked["received"], rig.engine.status().held) == (1, 0)
+
+
+def test_a_lane_holds_a_bounded_number_of_items(
+    start_server: Start, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items above the bound fail after the first pass."""
+    monkeypatch.setattr(outcomes, "HELD_MAX", 3)
+    rig = make_rig(start_server(faults=FaultShares(error_500=1.0)), attempts_500=1)
+    rig.engine.submit(rig.items(*_texts(5)), rig.sink)
+    rig.engine.settle(rig.sink)
+    assert (len(rig.sink.held), len(rig.collect()[1])) == (3, 2)
+    assert rig.engine.finish(rig.sink).counts.failed == 5
+    assert len(rig.collect()[1]) == 3
+
+
+def test_a_stop_ends_a_pause(plain: Any, make_rig: MakeRig) -> None:
+    """A lane that waits goes on at once when the run stops; before that it waits as long as it is told."""
+    rig = make_rig(plain)
+    began_s = time.monotonic()
+    assert rig.engine.pause(0.1)
+    assert time.monotonic() - began_s >= 0.1
+    timer = threading.Timer(0.1, rig.engine.stop, [INTERRUPT])
+    timer.start()
+    assert not rig.engine.pause(20)
+    assert time.monotonic() - began_s < 10
+    timer.join()
 
 
 def test_a_stand_in_where_a_real_service_is_meant_stops_the_run(plain: Any, make_rig: MakeRig) -> None:

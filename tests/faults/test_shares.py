@@ -16,20 +16,23 @@ ROWS = 20_000 if os.environ.get("ARKBEAM_PROMISES") == "all" else 1_000
 SHARES = FaultShares(
     overload_429=0.10, error_500=0.05, reset_paid=0.03, hang_paid=0.01, truncated=0.01, wrong_length=0.01, nan=0.01
 )
-REASONS = {"InternalServiceError", "connection_lost", "timeout", "wrong_length", "not_finite", "cut_off"}
+REASONS = {"connection_lost", "timeout", "wrong_length", "not_finite", "cut_off"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_faults_of_every_kind(make_emulator: Any, make_place: Any, assert_vectors: Any, figures: Any) -> None:
-    """With faults in 22 % of the replies, each row is published with its own vector or failed; `usage/` has each paid request."""
+    """With faults in 22 % of the replies, each row is published with its own vector; `usage/` has each paid request.
+
+    A row fails only if as many of its requests were lost, or answered unusably, as the limits allow.
+    """
     emulator = make_emulator(faults=SHARES, seed=3)
     place = make_place(emulator.url)
     place.write_texts(ROWS)
     note = place.run({"limits.failures_allowed": "1%", "limits.requests_in_flight": 64, "api.timeout_text_s": 2.0})
     stats = emulator.stats
     assert note["published"] + note["failed"] == ROWS
-    assert note["failed"] <= ROWS // 100
+    assert note["failed"] <= max(3, ROWS // 2_000)
     assert note["requests_sent"] == stats["received"]
     assert note["requests_paid"] == stats["paid"] == note["published"] + note["unusable"] + note["lost"]
     assert min(note["refused"], note["unusable"], note["lost"], note["retries"] - note["refused"]) > 0
@@ -120,4 +123,4 @@ def test_a_quota_is_kept(make_emulator: Any, make_place: Any) -> None:
     note = place.run({"quota.rpm": 1_200})
     assert (note["refused"], emulator.stats["refused"], note["published"]) == (0, 0, 30)
     assert note["quota"]["binding"] == "rpm"
-    assert 0.5 < note["quota"]["utilisation"] <= 1.0
+    assert 0.5 < note["quota"]["utilisation"] <= 1.12  # 30 requests take 1.4 s, of which the pacer may make up 0.2 s

@@ -1,12 +1,15 @@
 """Whether a failed request is tried again, and when."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain, repeat
+from typing import Any
 
 import pytest
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.quota.options import LimitsOptions
-from arkbeam.quota.retry import RETRY_AFTER_S_MIN, Tries, backoff_s, next_wait_s
+from arkbeam.quota.retry import RETRY_AFTER_S_MIN, Tries, backoff_s, next_wait_s, second_pass_wait_s
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +17,8 @@ LIMITS = LimitsOptions(attempts_max=4, refusals_max=7, elapsed_s_max=100)
 FAULT = ApiError("x", Action.RETRY, "code")
 
 
-def _error(**fields: object) -> ApiError:
-    return ApiError(**({"message": "x", "action": Action.RETRY, "code": "code"} | fields))  # type: ignore[arg-type]
+def _error(**fields: Any) -> ApiError:
+    return ApiError(**({"message": "x", "action": Action.RETRY, "code": "code"} | fields))
 
 
 def _wait(error: ApiError, tries: Tries, elapsed_s: float = 0.0, jitter: float = 0.0) -> float | None:
@@ -52,11 +55,78 @@ def test_refusals_have_a_bound_of_their_own() -> None:
     assert [wait is None for wait in waits] == [False, False, True]
 
 
-def test_an_error_may_lower_the_bound_but_not_raise_it() -> None:
-    """An error can allow fewer tries than `attempts_max`, but not more."""
-    assert _wait(_error(attempts_max=2), Tries(faults=1)) is not None
-    assert _wait(_error(attempts_max=2), Tries(faults=2)) is None
-    assert _wait(_error(attempts_max=99), Tries(faults=4)) is None
+def _count_tries(errors: Iterable[ApiError], limits: LimitsOptions) -> int:
+    """Return how many tries an item gets that ends with one error after the other."""
+    tries = Tries()
+    for number, error in enumerate(errors, 1):
+        tries = tries.plus(error)
+        if next_wait_s(error, tries, 0.0, 0.0, limits) is None:
+            return number
+    raise AssertionError("the errors do not suffice")
+
+
+@pytest.mark.parametrize(
+    ("fields", "limits", "alone"),
+    [
+        ({"status": 500}, {"attempts_500": 3}, 3),
+        ({"status": 400, "attempts_max": 3}, {}, 3),
+        ({"paid": True}, {"retries_paid": 2}, 3),
+        ({"lost": True}, {"retries_lost": 2}, 3),
+        ({"pressure": Pressure.OVERLOAD}, {"refusals_max": 3}, 3),
+        ({"status": 503}, {"attempts_500": 1, "retries_paid": 0, "retries_lost": 0}, 20),
+    ],
+)
+def test_each_kind_of_error_has_a_bound_of_its_own(fields: Any, limits: Any, alone: int) -> None:
+    """A bound counts the errors of its kind alone: other faults do not count, and end an item only at `attempts_max`."""
+    error, bounds = _error(**fields), LimitsOptions(**{"attempts_max": 20, **limits})
+    assert _count_tries(repeat(error), bounds) == alone
+    mixed = chain.from_iterable(zip(repeat(FAULT), repeat(error)))
+    assert _count_tries(mixed, bounds) == min(alone * 2, 20)
+    few = LimitsOptions(**{**limits, "attempts_max": 2})
+    assert _count_tries(chain([FAULT], repeat(error)), few) == (2 if error.pressure is Pressure.NONE else 1 + alone)
+
+
+def test_no_refusals_is_no_bound_on_faults() -> None:
+    """With `refusals_max: 0` a refusal ends an item, and another fault does not."""
+    limits = LimitsOptions(refusals_max=0)
+    assert next_wait_s(FAULT, Tries(faults=1), 0.0, 0.0, limits) is not None
+    assert next_wait_s(_error(pressure=Pressure.RPM), Tries(refusals=1), 0.0, 0.0, limits) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "tries", "wait_s"),
+    [
+        ({"status": 500}, Tries(faults=6, errors_500=6), 30.0),
+        ({"lost": True}, Tries(faults=4, lost=2), 30.0),
+        ({"lost": True}, Tries(faults=4, lost=3), None),
+        ({"status": 500}, Tries(faults=4, lost=3), None),
+        ({"paid": True}, Tries(faults=4, paid=2), 30.0),
+        ({"paid": True}, Tries(faults=4, paid=3), None),
+        ({"pressure": Pressure.OVERLOAD}, Tries(refusals=60), 30.0),
+        ({"status": 503, "retry_after_s": 45.0}, Tries(faults=6), 45.0),
+        ({"action": Action.REJECT, "status": 400}, Tries(faults=1), None),
+    ],
+)
+def test_the_second_pass_takes_what_may_pass(fields: Any, tries: Tries, wait_s: float | None) -> None:
+    """A passing error is tried again after the time that is set, or that the service asks for, if no bound on paid and lost tries is reached."""
+    error = _error(**fields)
+    assert second_pass_wait_s(error, tries, LimitsOptions()) == wait_s
+    assert second_pass_wait_s(error, tries, LimitsOptions(second_pass_s=0)) is None
+
+
+def test_the_second_pass_is_one_try() -> None:
+    """In the second pass an item that fails is not tried again, and one that is refused is, within `refusals_max`."""
+    refused = _error(pressure=Pressure.OVERLOAD)
+    for error, tries, again in ((FAULT, 1, False), (refused, 6, True), (refused, 7, False)):
+        wait_s = next_wait_s(error, Tries(refusals=tries), 0.0, 0.0, LIMITS, is_second_pass=True)
+        assert (wait_s is not None) == again
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 3_601.0, float("inf"), float("nan")])
+def test_the_time_before_the_second_pass_has_bounds(seconds: float) -> None:
+    """A run waits neither for ever nor a negative time; the error names the key."""
+    with pytest.raises(ConfigError, match=r"limits\.second_pass_s"):
+        LimitsOptions(second_pass_s=seconds)
 
 
 def test_paid_answers_are_bounded() -> None:

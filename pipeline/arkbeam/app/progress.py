@@ -65,6 +65,8 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
         f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities):,.4f} CNY",
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",
     ]
+    if status.held:
+        fields.append(f"{status.held:,} to be tried again at the end")
     if spec.budget.is_set:
         fields.append(f"{share_used(Cost(counts.budget_tokens, counts.budget_pcny), spec.budget):.0%} of the budget")
     if status.stop is not None:

@@ -56,6 +56,7 @@ def summary_table(result: dict[str, Any]) -> Table:
             f"{result['requests_sent']:,} sent, {result['requests_paid']:,} paid, {result['refused']:,} refused",
         ),
         ("retries", _describe_retries(result)),
+        *_describe_second_pass(result.get("second_pass")),
         ("tokens", f"{tokens['total']:,} ({tokens['text']:,} text, {tokens['image']:,} image)"),
         (
             "cost",
@@ -83,6 +84,11 @@ def _describe_retries(result: dict[str, Any]) -> str:
     if result["retries"] and "tries_max" in result:
         text += f"; at most {result['tries_max']} tries and {format_seconds(result['row_s_max'])} for one row"
     return text
+
+
+def _describe_second_pass(second_pass: dict[str, int] | None) -> Iterator[tuple[str, str]]:
+    if second_pass is not None and second_pass["tried"]:
+        yield "second pass", f"{second_pass['tried']:,} tried again at the end, {second_pass['recovered']:,} recovered"
 
 
 def _describe_minutes(minutes: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:

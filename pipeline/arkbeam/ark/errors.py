@@ -23,15 +23,13 @@ from arkbeam.base.replies import Action, ApiError, Pressure
 
 RETRY_AFTER_S_MAX = 60.0
 """A longer Retry-After is cut to this: quotas are counted per minute."""
-TRIES_500_MAX = 3
-"""Maximum number of attempts of an item that gets a 500. Some invalid requests also get a 500."""
 TRIES_FETCH_MAX = 3
-"""Maximum number of attempts of an item whose media the service could not download: the URL itself may be wrong."""
+"""The most tries of an item that may end because the service could not download its media: the URL itself may be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do about one kind of failure. `attempts_max` None: the bound of the retry policy applies."""
+    """What to do about one kind of failure. `attempts_max`: see `ApiError`."""
 
     action: Action
     pressure: Pressure = Pressure.NONE
@@ -61,7 +59,6 @@ _RPM = Verdict(Action.RETRY, Pressure.RPM)
 _TPM = Verdict(Action.RETRY, Pressure.TPM)
 _IN_FLIGHT = Verdict(Action.RETRY, Pressure.IN_FLIGHT)
 _OVERLOAD = Verdict(Action.RETRY, Pressure.OVERLOAD)
-_RETRY_500 = Verdict(Action.RETRY, attempts_max=TRIES_500_MAX)
 _RETRY_FETCH = Verdict(Action.RETRY, attempts_max=TRIES_FETCH_MAX)
 
 # The service downloads media itself and reports a network fault with the code for an invalid request.
@@ -85,7 +82,6 @@ RULES: tuple[Rule, ...] = (
     Rule(429, ("RateLimitExceeded.Endpoint*TPMExceeded", "*TpmRateLimitExceeded"), _TPM),
     Rule(429, ("InflightBatchsizeExceeded", "InflightBatchsizeExceeded.*"), _IN_FLIGHT),
     Rule(429, ("ServerOverloaded", "RequestBurstTooFast"), _OVERLOAD),
-    Rule(500, ("*",), _RETRY_500),
 )
 """The table. The first matching row decides; other codes are classified by their status."""
 

@@ -44,8 +44,7 @@ class ApiError(ArkbeamError):
     `paid`: a reply came that is billed but unusable; `usage` and `model` are what could be read from it.
     `lost`: the request was sent and got no answer, so the service may have processed and billed it. The sender sets
     this.
-    `attempts_max`: maximum number of attempts of the item, if it is lower than that of the retry policy. Not for paid
-    errors: `limits.retries_paid` bounds those.
+    `attempts_max`: the most tries of the item that may end with such an error, if the error has a bound of its own.
     """
 
     message: str

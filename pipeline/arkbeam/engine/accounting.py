@@ -57,6 +57,7 @@ class Accounting:
         for counts in self._both(tracked):
             counts.sent += 1
             counts.retries += item.tries.total > 0
+            counts.second_tries += item.again is not None and item.tries == item.again.tries
             counts.tries_max = max(counts.tries_max, item.tries.total + 1)
         self.minutes.add(now_s, requests=1)
         return Attempt(item.fingerprint, client_request_id, item.tries.total + 1, 0.0)
@@ -71,6 +72,7 @@ class Accounting:
         self.recorder.add_result(bought, tracked.sink)
         for counts in self._both(tracked):
             counts.bought += 1
+            counts.recovered += tracked.item.again is not None
 
     def record_mismatch(
         self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float
@@ -121,7 +123,10 @@ class Accounting:
         self.recorder.add_event(Event(EventKind.LOST, attempt, failure))
 
     def record_failure(self, tracked: Tracked, error: ApiError) -> None:
-        """Record an item that failed. A permanent rejection is stored, so that later runs do not send the item again."""
+        """Record an item that failed. A permanent rejection is stored, so that later runs do not send the item again.
+
+        An item of the second pass does not count as failed in a row: that says nothing about the service.
+        """
         item = tracked.item
         if error.action is Action.REJECT:
             attempt = Attempt(item.fingerprint, "", item.tries.total, 0.0)
@@ -129,7 +134,7 @@ class Accounting:
             rejection = Event(EventKind.REJECTED, attempt, failure, request_id=error.request_id)
             for event in self.rejections.reject(rejection):
                 self.recorder.add_event(event)
-        else:
+        elif item.again is None:
             self.failed_in_a_row += 1
         self.counts.failed += 1
 

@@ -24,13 +24,13 @@ from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
 from arkbeam.engine.items import Item, Room, Tracked
-from arkbeam.engine.outcomes import LaneReport, Sink, Status, Stop, StopKind
+from arkbeam.engine.outcomes import Held, LaneReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.recorder import Flusher, Recorder
 from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
 from arkbeam.quota.budget import BudgetGate
 from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.retry import next_wait_s
+from arkbeam.quota.retry import next_wait_s, second_pass_wait_s
 from arkbeam.quota.sharing import Sharing, Unshared
 from arkbeam.quota.use import Minutes
 from arkbeam.store.segments import Bought
@@ -97,6 +97,7 @@ class Engine:
         self._fault: ArkbeamError | None = None
         self._sinks: set[Sink] = set()
         self._quit = asyncio.Event()
+        self._stopping = threading.Event()  # set with `_stop`, for threads that wait
         self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
         self._loop = asyncio.new_event_loop()
         self._flusher = Flusher(
@@ -121,11 +122,17 @@ class Engine:
         self._accounting.counts.expected += items
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
-        """Submit a batch; wait while the engine is full. Return False if the run stops and nothing was accepted."""
+        """Submit a batch; wait while the engine is full. Return False if the run stops and nothing was accepted.
+
+        An item that the sink holds is sent for its second try.
+        """
         new = [len(item.body) for item in items if not item.reserved]
         if new and not self._room.enter(len(new), sum(new)):
             return False
         sink.add(len(items))
+        if sink.held:
+            for item in items:
+                item.resume(sink.take_held(item.fingerprint))
         tracked = [Tracked(item, sink) for item in items]
         if not self._call(self._accept, tracked):
             self._drop(tracked)
@@ -148,10 +155,20 @@ class Engine:
         """Release the room that was taken for an item which was not made."""
         self._room.leave(size)
 
-    def finish(self, sink: Sink) -> LaneReport:
-        """Wait until all items of a lane are settled and stored; return its report."""
+    def settle(self, sink: Sink) -> None:
+        """Wait until all items of a lane are stored, failed or held for a second try."""
         while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
             self._call(self._flush_idle)
+
+    def pause(self, seconds: float) -> bool:
+        """Let a lane without open items wait; return False as soon as the run stops. Other processes can use its budget."""
+        if seconds > 0:
+            self._call_and_wait(self._take_leftovers)()
+        return not self._stopping.wait(max(0.0, seconds))
+
+    def finish(self, sink: Sink) -> LaneReport:
+        """Wait until all items of a lane are settled and stored; return its report. Held items become failures."""
+        self.settle(sink)
         flushes = self._call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
             time.sleep(_IDLE_CHECK_S)
@@ -170,7 +187,8 @@ class Engine:
         paused_s = max(0.0, self._pacer.paused_until_s - now_s)
         counts = replace(self._accounting.counts)
         pacer = self._pacer
-        return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found)
+        held = sum(len(sink.held) for sink in list(self._sinks))
+        return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found, held)
 
     def close(self) -> None:
         """End the thread. Requests in flight are cancelled, results are flushed."""
@@ -332,7 +350,8 @@ class Engine:
             return
         item.tries = item.tries.plus(error)
         elapsed_s = time.monotonic() - item.first_sent_s
-        wait_s = next_wait_s(error, item.tries, elapsed_s, self._random.random(), self._options.limits)
+        limits, jitter = self._options.limits, self._random.random()
+        wait_s = next_wait_s(error, item.tries, elapsed_s, jitter, limits, is_second_pass=item.again is not None)
         if wait_s is None:
             self._give_up(tracked, error)
         elif self._stop is not None:
@@ -346,9 +365,13 @@ class Engine:
         self._admission.add_again(tracked)
 
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
-        self._accounting.record_failure(tracked, error)
+        """End the tries of an item in this pass: it fails, or is held for the second pass."""
         self._release(tracked)
-        tracked.sink.add_failure(tracked.item.fingerprint, error.code, error.message)
+        if self._hold(tracked, error):
+            self._accounting.failed_in_a_row += 1
+        else:
+            self._accounting.record_failure(tracked, error)
+            tracked.sink.add_failure(tracked.item.fingerprint, error.code, error.message)
         limits, accounting = self._options.limits, self._accounting
         for stop in (
             stop_if_service_fails(accounting.failed_in_a_row, limits.rows_failed_in_a_row_max, error),
@@ -357,12 +380,21 @@ class Engine:
             if stop is not None:
                 self._begin_stop(stop)
 
+    def _hold(self, tracked: Tracked, error: ApiError) -> bool:
+        item = tracked.item
+        wait_s = second_pass_wait_s(error, item.tries, self._options.limits) if item.again is None else None
+        if wait_s is None:
+            return False
+        due_s = time.monotonic() + wait_s
+        return tracked.sink.hold(Held(item.fingerprint, error.code, error.message, item.tries, item.block, due_s))
+
     # Stopping and flushing.
 
     def _begin_stop(self, stop: Stop) -> None:
         if self._stop is not None:
             return
         self._stop = stop
+        self._stopping.set()
         unsent = self._admission.close()
         if self._budget_gate is not None:
             self._budget_gate.close()
@@ -383,21 +415,27 @@ class Engine:
 
     def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
+        self._accounting.counts.failed += sink.fail_held()
         offset_s = time.time() - time.monotonic()  # monotonic clocks of other machines start at other times
         minutes, ratios = self._accounting.take_record()
         use = self._accounting.take_use(offset_s)
         return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
 
     def _take_leftovers(self) -> Callable[[], None]:
-        """Take the unused share of the budget after the last lane; return a function that gives it back in the store."""
-        if self._budget_gate is None or self._sinks:
+        """If no lane has open items, take the unused share of the budget; return a function that gives it back in the store."""
+        if self._budget_gate is None or any(sink.open_items for sink in self._sinks):
             return lambda: None
         return self._budget_gate.give_back()
 
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
             self._release(one)
-            one.sink.drop(1)
+            held = one.item.again
+            if held is None:
+                one.sink.drop(1)
+            else:  # its first failure counts
+                self._accounting.counts.failed += 1
+                one.sink.add_failure(held.fingerprint, held.code, held.message)
 
     def _release(self, tracked: Tracked) -> None:
         """Release the room of a settled item. Other references keep the item alive, so drop its body now."""

@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field
 
 from arkbeam.base.records import Modality
-from arkbeam.engine.outcomes import Sink
+from arkbeam.engine.outcomes import Held, Sink
 from arkbeam.quota.budget import NO_COST, Cost
 from arkbeam.quota.retry import Tries
 
@@ -25,6 +25,15 @@ class Item:
     first_sent_s: float = 0.0
     reserved: bool = False
     """True if its room was taken before it was made, by `Engine.reserve`."""
+    block: tuple[int, int] = (0, 0)
+    """Where the lane finds the row for a second try (see `Held`)."""
+    again: Held | None = None
+    """In the second pass, what was held of the item; None in the first pass."""
+
+    def resume(self, held: Held | None) -> None:
+        """Begin the second try of an item that was held. None: this is the first try."""
+        if held is not None:
+            self.again, self.tries = held, held.tries
 
 
 @dataclass(slots=True)

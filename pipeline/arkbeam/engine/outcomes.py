@@ -14,7 +14,10 @@ import pyarrow as pa
 from arkbeam.base import schema
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Modality
+from arkbeam.quota.retry import Tries
 from arkbeam.quota.use import FoundLimits, Minutes, QuotaUse, Ratios
+
+HELD_MAX = 16_384  # items that a lane holds for a second try: about 16 MB; those above it fail after the first pass
 
 
 class StopKind(StrEnum):
@@ -40,7 +43,8 @@ class Counts:
     """What was done so far. `expected`, `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
 
     `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were
-    sent and not answered (they may be billed). `tries_max` and `elapsed_s_max` (from the first try to the end) are the
+    sent and not answered (they may be billed). `second_tries` counts items that the second pass sent, `recovered` those
+    of them that were bought then. `tries_max` and `elapsed_s_max` (from the first try to the end) are the
     highest of any item. `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its
     bound.
     """
@@ -58,6 +62,8 @@ class Counts:
     total_tokens: int = 0
     unusable_tokens: int = 0
     lost: int = 0
+    second_tries: int = 0
+    recovered: int = 0
     tries_max: int = 0
     elapsed_s_max: float = 0.0
     budget_tokens: int = 0
@@ -97,12 +103,32 @@ class LaneReport:
         return self.ratios.get(kind, Ratios())
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An item that failed for a passing reason and may be tried once more: its last error and its tries so far.
+
+    `block`: shard and number of the block in which the lane finds its row again; its body is not kept. `due_s`: the
+    earliest time of its second try, by the monotonic clock.
+    """
+
+    fingerprint: bytes
+    code: str
+    message: str
+    tries: Tries
+    block: tuple[int, int]
+    due_s: float
+
+
 @dataclass(slots=True, eq=False)
 class Sink:
-    """The results of one lane. The engine's thread delivers them, and the thread of the lane collects them."""
+    """The results of one lane. The engine's thread delivers them, and the thread of the lane collects them.
+
+    `held`: items that are not in the engine and may be submitted once more; `fail_held` makes the others failures.
+    """
 
     counts: Counts = field(default_factory=Counts)
     open_items: int = 0
+    held: dict[bytes, Held] = field(default_factory=dict)
     _tables: deque[pa.Table] = field(default_factory=deque)
     _failed: list[tuple[bytes, str, str]] = field(default_factory=list)
     _fault: ArkbeamError | None = None
@@ -122,9 +148,30 @@ class Sink:
     def add_failure(self, fingerprint: bytes, code: str, message: str) -> None:
         """Deliver an item that failed."""
         with self._changed:
-            self.counts.failed += 1  # under the lock: the thread of the lane adds failures as well
-            self._failed.append((fingerprint, code, message))
+            self._fail(fingerprint, code, message)
             self._close(1)
+
+    def hold(self, held: Held) -> bool:
+        """Keep a failed item for a second try; it is done for now. Return False if `HELD_MAX` items are held."""
+        with self._changed:
+            if len(self.held) >= HELD_MAX:
+                return False
+            self.held[held.fingerprint] = held
+            self._close(1)
+            return True
+
+    def take_held(self, fingerprint: bytes) -> Held | None:
+        """Return what is held of an item that is submitted again, and hold it no longer; None if it was not held."""
+        with self._changed:
+            return self.held.pop(fingerprint, None)
+
+    def fail_held(self) -> int:
+        """Deliver the held items as failures, with the errors of their last tries; return their number."""
+        with self._changed:
+            count = len(self.held)
+            for held in list(self.held.values()):
+                self._fail(held.fingerprint, held.code, held.message)
+            return count
 
     def drop(self, count: int) -> None:
         """Note items that are not sent because the run stops."""
@@ -157,6 +204,11 @@ class Sink:
         with self._changed:
             return self._changed.wait_for(lambda: self.open_items == 0 or self._fault is not None, timeout_s)
 
+    def _fail(self, fingerprint: bytes, code: str, message: str) -> None:
+        self.counts.failed += 1  # under the lock: the thread of the lane adds failures as well
+        self._failed.append((fingerprint, code, message))
+        self.held.pop(fingerprint, None)
+
     def _close(self, count: int) -> None:
         self.open_items -= count
         if self.open_items <= 0:
@@ -175,3 +227,5 @@ class Status:
     seconds: float
     stop: Stop | None
     found: FoundLimits = FoundLimits()
+    held: int = 0
+    """Items that wait for their second try."""

@@ -8,6 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 from arkbeam.base.capabilities import Capabilities
 from arkbeam.base.errors import ConfigError
 
+SECOND_PASS_S_MAX = 3600.0
+
 _ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -26,7 +28,7 @@ class QuotaOptions:
     """Requests a minute that the account may send. Default: the limit that the vendor lists for the model."""
     tpm: int | None = None
     """Tokens a minute that the account may use. Default: the limit that the vendor lists for the model."""
-    headroom: float = 0.95
+    headroom: float = 0.98
     """Share of `rpm` and `tpm` that a run uses: above 0, at most 1. A reserve is useful because refused requests also
     count against the quota."""
     ramp: bool = False
@@ -83,7 +85,11 @@ class LimitsOptions:
     failures_allowed: int | str = 0
     """Failed rows with which a run still ends with exit code 0: a number of rows, or a share such as 1%."""
     attempts_max: int = 6
-    """Maximum tries of one row. Refusals (429) are not counted here."""
+    """Maximum tries of one row, whatever their errors. Refusals (429) are not counted here. The second pass may add one
+    try."""
+    attempts_500: int = 6
+    """Maximum tries of one row that end with status 500: some invalid requests get it each time. Other errors are not
+    counted here. The second pass may add one try."""
     refusals_max: int = 60
     """Maximum refusals (429) of one row."""
     retries_paid: int = 2
@@ -92,7 +98,11 @@ class LimitsOptions:
     """Maximum further tries of a row after requests that were sent but got no reply (time-out, lost connection): they
     may be billed."""
     elapsed_s_max: float = 900.0
-    """Maximum seconds from the first to the last try of a row."""
+    """Maximum seconds from the first to the last try of a row. The second pass counts its own seconds."""
+    second_pass_s: float = 30.0
+    """At the end of a run, a row that failed for a passing reason (status 500, lost connection, time-out, refusals) is
+    tried once more, at least so many seconds after its last try. `retries_paid` and `retries_lost` bound both passes
+    together. 0: no second pass."""
     rows_failed_in_a_row_max: int = 50
     """The run stops when so many rows in a row failed after all their tries."""
     rows_rejected_first_max: int = 50
@@ -109,6 +119,7 @@ class LimitsOptions:
             "requests_in_flight",
             "bytes_in_flight",
             "attempts_max",
+            "attempts_500",
             "rows_failed_in_a_row_max",
             "rows_rejected_first_max",
         ):
@@ -117,6 +128,10 @@ class LimitsOptions:
         for name in ("refusals_max", "retries_paid", "retries_lost", "elapsed_s_max", "rows_min", "drain_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.second_pass_s <= SECOND_PASS_S_MAX:
+            raise ConfigError(
+                f"limits.second_pass_s is {self.second_pass_s}; it must be from 0 to {SECOND_PASS_S_MAX:g}"
+            )
         self.count_failures_allowed(0)
 
     def count_failures_allowed(self, rows: int) -> int:

@@ -5,6 +5,7 @@
     buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block
     budget/<process>                what a process has drawn from a shared budget (`quota.draws`)
     plan.json, stop.json, result.json
+    second-<shard>-<block>.json     an empty note: the lane that begins with this block has begun its second pass
 
 A stage that runs again writes the same files again, so repeating it changes nothing.
 """
@@ -41,7 +42,7 @@ def buyers_uri(store_uri: str, run: str, shard: int) -> str:
 
 
 def note_uri(store_uri: str, run: str, name: str) -> str:
-    """Return the URI of a JSON note of a run: `plan`, `stop` or `result`."""
+    """Return the URI of a JSON note of a run, such as `plan`, `stop` or `result`."""
     return join(run_folder(store_uri, run), f"{name}.json")
 
 

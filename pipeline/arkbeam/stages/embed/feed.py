@@ -37,12 +37,13 @@ class Unsendable:
 
 @dataclass(frozen=True, slots=True)
 class StagedRow:
-    """A row to send, as it was staged. `tokens` is an estimate and includes `image_tokens`."""
+    """A row to send, as it was staged. `tokens` is an estimate and includes `image_tokens`. `block`: shard and number."""
 
     fingerprint: bytes
     staged: StagedRequest
     tokens: int
     image_tokens: int
+    block: tuple[int, int] = (0, 0)
 
     @property
     def reads(self) -> bool:
@@ -55,18 +56,18 @@ class StagedRow:
         return self.staged.wire_bytes * _HELD_QUARTERS // 4 + self.staged.work_bytes
 
 
-def read_rows(buyers: pa.Table, shard: int, spec: RunSpec) -> Iterator[StagedRow]:
-    """Read the requests of a shard's buyers (KEYS, in order)."""
+def read_rows(buyers: pa.Table, block: tuple[int, int], spec: RunSpec) -> Iterator[StagedRow]:
+    """Read the requests of buyers (KEYS, in order) of a block: its shard and its number in the shard."""
     image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
-    for table in read_rows_at(spec.store.uri, spec.run.name, shard, buyers["ordinal"].to_numpy(), ["request"]):
+    for table in read_rows_at(spec.store.uri, spec.run.name, block[0], buyers["ordinal"].to_numpy(), ["request"]):
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
-        for name, body, *counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
-            yield StagedRow(name, request_from_json(body), *counted)
+        for name, body, counted, image_counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
+            yield StagedRow(name, request_from_json(body), counted, image_counted, block)
         start += len(bodies)
 
 
@@ -96,7 +97,7 @@ def encode_row(row: StagedRow, spec: RunSpec) -> Item | Unsendable:
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
     bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NO_COST
-    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound)
+    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound, block=row.block)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from arkbeam.engine.core import Engine
 from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.process import read_stop, write_stop
+from arkbeam.stages.embed.second_pass import read_waves, wait_for_held
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import read_rejected
 from arkbeam.store.layout import events_folder, list_parquet, segments_folder
@@ -31,6 +32,11 @@ class Block:
     number: int
     rows: int
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Shard and number."""
+        return self.shard, self.number
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
@@ -43,35 +49,45 @@ class Outcomes:
 def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
     """Send the rows of a lane's blocks. Yield outcomes as they accumulate, and at the end the lane's report.
 
+    When all rows are settled, those that failed for a passing reason are tried once more. While they wait for it, the
+    lane leaves its share of the quota to others.
     If the runner repeats a lane, rows that the first attempt settled are taken from the store and not sent again. Once
     the run stops, in this process or in another one, the remaining rows are skipped and have no outcome.
     """
-    with engine.lane():
-        yield from _embed(blocks, spec, engine)
-
-
-def _embed(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterator[Outcomes | LaneReport]:
     stopped = read_stop(spec)
     if stopped is not None:
         engine.stop(stopped)
     engine.expect(sum(block.rows for block in blocks))
     sink, gathered = Sink(), _Gathered()
     with ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media") as pool:
-        for batch in Feed(spec, engine, pool).batches(_rows(blocks, spec, gathered)):
-            if isinstance(batch, Unsendable):
-                engine.expect(-1)  # it will not be sent
-                sink.add(1)
-                sink.add_failure(batch.fingerprint, batch.failure.code, batch.failure.message)
-                continue
-            if not engine.submit(batch, sink):
-                break
-            yield from gathered.add(sink)
+        feed = Feed(spec, engine, pool)
+        with engine.lane():
+            yield from _send(_rows(blocks, spec, gathered), feed, sink, gathered)
+            engine.settle(sink)
+        if wait_for_held(min(block.place for block in blocks), spec, engine, sink):
+            with engine.lane():
+                for rows in read_waves(spec, engine, sink):
+                    yield from _send(rows, feed, sink, gathered)
+                engine.settle(sink)
     report = engine.finish(sink)
     if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # other processes may have budget left
         write_stop(spec, report.stop)
     yield from gathered.add(sink)
     yield gathered.take()
     yield report
+
+
+def _send(rows: Iterator[StagedRow], feed: Feed, sink: Sink, gathered: "_Gathered") -> Iterator[Outcomes]:
+    """Submit rows until the run stops; yield outcomes as they accumulate."""
+    for batch in feed.batches(rows):
+        if isinstance(batch, Unsendable):
+            feed.engine.expect(-1)  # it will not be sent
+            sink.add(1)
+            sink.add_failure(batch.fingerprint, batch.failure.code, batch.failure.message)
+            continue
+        if not feed.engine.submit(batch, sink):
+            break
+        yield from gathered.add(sink)
 
 
 class _Gathered:
@@ -102,13 +118,13 @@ class _Gathered:
 def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterator[StagedRow]:
     """Read the rows of the blocks in the order of the manifest, without those that this run has already settled."""
     own = _own_outcomes(spec)
-    for block in sorted(blocks, key=lambda block: (block.shard, block.number)):
+    for block in sorted(blocks, key=lambda block: block.place):
         buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, block.shard), block.number)
         index, rejected = (_only(table, buyers) for table in (own.index, own.rejected))
         gathered.put(index, rejected)
         for settled in (index, rejected):
             buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
-        yield from read_rows(buyers, block.shard, spec)
+        yield from read_rows(buyers, block.place, spec)
 
 
 def _own_outcomes(spec: RunSpec) -> Outcomes:

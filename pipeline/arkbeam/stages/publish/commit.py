@@ -137,6 +137,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "unusable": counts.unusable,
         "unusable_tokens": counts.unusable_tokens,
         "lost": counts.lost,
+        "second_pass": {"tried": counts.second_tries, "recovered": counts.recovered},
         "tries_max": counts.tries_max,
         "row_s_max": round(counts.elapsed_s_max, 3),
         "over_context": totals.over_context,
