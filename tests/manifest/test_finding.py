@@ -173,6 +173,16 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
         _list(tmp_path / "in/**/*.jsonl")
 
 
+def test_a_link_that_can_not_be_followed_is_an_error(tmp_path: Path) -> None:
+    """It may lead to a folder of manifests, which would be left out. A link to itself leads to nothing."""
+    _put(tmp_path, "in/a/a.jsonl")
+    (tmp_path / "in/loop").symlink_to("loop")
+    assert _labels(tmp_path / "in/*/*.jsonl") == ["a/a.jsonl"]
+    (tmp_path / "in/b").symlink_to("x" * 300)  # for root, no folder is locked
+    with pytest.raises(ManifestError, match="File name too long"):
+        _list(tmp_path / "in/*/*.jsonl")
+
+
 HIDDEN = (
     "_SUCCESS",
     "_temporary/0/a.jsonl",
@@ -400,11 +410,14 @@ def test_a_manifest_that_the_run_would_replace_is_an_error(tmp_path: Path) -> No
     ("status", "says"), [(404, "does not exist"), (403, "answered 403 Forbidden"), (503, "answered 503")]
 )
 def test_what_a_server_answers_is_said(status: int, says: str, serve_web: Callable[[dict[str, bytes]], Web]) -> None:
-    """The library that opens URLs takes every failure for a missing file."""
+    """The library that opens URLs takes every failure for a missing file. A pattern is asked for as a file first."""
     url = serve_web({}).url(f"status/{status}")
     with pytest.raises(ManifestError, match=says) as caught:
         _list(url)
     assert ("does not exist" in str(caught.value)) == (status == 404)
+    if status != 404:
+        with pytest.raises(ManifestError, match=says):
+            _list(f"{url}?*")
 
 
 def test_a_host_that_can_not_be_reached_is_named(serve_web: Callable[[dict[str, bytes]], Web]) -> None:

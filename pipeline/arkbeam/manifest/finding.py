@@ -16,7 +16,7 @@ from arkbeam.base.files import find_filesystem, full_uri, is_chained, join
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.failures import is_failure_table
 from arkbeam.manifest.globs import LocalSearch, Pattern, RemoteSearch, is_hidden
-from arkbeam.manifest.storage import is_web, manifest_errors, without_query
+from arkbeam.manifest.storage import is_absent, is_web, manifest_errors, without_query
 
 _FOOTER_THREADS = 16
 _PARQUET_ENDINGS = (".parquet", ".pq")
@@ -113,8 +113,19 @@ def _find(uri: str, written: Sequence[WrittenFolder]) -> Iterator[tuple[str, str
 def _is_glob(uri: str, filesystem: Any, path: str) -> bool:
     """True if a path has wildcards, and no file has just this name. In a URL, `?` starts the query."""
     if is_web(uri):
-        return has_magic(path.replace("?", "")) and not filesystem.exists(path, strict=True)
+        return has_magic(path.replace("?", "")) and not _answers(filesystem, path)
     return has_magic(path) and not filesystem.exists(path)
+
+
+def _answers(filesystem: Any, url: str) -> bool:
+    """False if a server says that it has nothing under a URL. Raise what fsspec raises for any other failure."""
+    try:
+        filesystem.info(url)  # `exists` is False after any failure; its argument `strict` is too new
+    except FileNotFoundError as error:
+        if is_absent(error, url):
+            return False
+        raise
+    return True
 
 
 def _identify(filesystem: Any, path: str) -> str:

@@ -31,12 +31,21 @@ def manifest_errors(uri: str) -> Iterator[None]:
     except ArkbeamError:
         raise
     except Exception as error:  # each fsspec backend and each decoder raises its own exceptions
-        cause: BaseException = error
-        if is_web(uri) and isinstance(error, FileNotFoundError):  # fsspec raises it whatever the server's failure was
-            cause = error.__cause__ or error
-        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
+        if is_absent(error, uri):
             raise ManifestError(f"manifest {redact(uri)} does not exist") from error
+        cause = _cause_of(error, uri)
         raise ManifestError(f"manifest {redact(uri)} can't be read: {_explain(cause, uri)}") from cause
+
+
+def is_absent(error: BaseException, uri: str) -> bool:
+    """True if an exception of a storage backend says that there is no such file."""
+    cause = _cause_of(error, uri)
+    return isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
+
+
+def _cause_of(error: BaseException, uri: str) -> BaseException:
+    """Return what failed: for a URL, fsspec raises FileNotFoundError whatever it was."""
+    return (error.__cause__ or error) if is_web(uri) and isinstance(error, FileNotFoundError) else error
 
 
 def is_web(uri: str) -> bool:
