@@ -18,7 +18,8 @@ from arkbeam.manifest.failures import is_failure_table
 from arkbeam.manifest.globs import LocalSearch, Pattern, RemoteSearch, is_hidden
 from arkbeam.manifest.storage import is_absent, is_web, manifest_errors, without_query
 
-_FOOTER_THREADS = 16
+FOOTER_THREADS = 16
+"""How many footers of Parquet files are read at once."""
 _PARQUET_ENDINGS = (".parquet", ".pq")
 
 
@@ -70,15 +71,14 @@ def find_failure_tables(found: Sequence[Found], written: Sequence[WrittenFolder]
     Raise ManifestError if any other file lies in one of the folders in `written`.
     """
     tables = [one.uri for one in found if without_query(one.uri).lower().endswith(_PARQUET_ENDINGS)]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         failures = [uri for uri, holds in zip(tables, pool.map(_holds_failures, tables), strict=True) if holds]
     places = {_identify(*find_filesystem(folder.uri)): folder for folder in written}
-    prefixes = tuple(f"{place}/" for place in places)
     for one in found:
-        if f"{one.identity}/".startswith(prefixes) and one.uri not in failures:
-            key = next(folder.key for place, folder in places.items() if f"{one.identity}/".startswith(f"{place}/"))
+        keys = [folder.key for place, folder in places.items() if f"{one.identity}/".startswith(f"{place}/")]
+        if keys and one.uri not in failures:
             raise ManifestError(
-                f"manifest {redact(one.uri)} is a file that this run writes ({key}): set another {key}, or name other"
+                f"manifest {redact(one.uri)} is a file that this run writes ({keys[0]}): set another {keys[0]}, or name other"
                 " files in manifest.uris"
             )
     return failures
@@ -163,8 +163,10 @@ def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
     entries = [entry for entry in filesystem.ls(path, detail=True) if not is_hidden(entry["name"].rpartition("/")[2])]
     files = [entry for entry in entries if entry["type"] != "directory" and entry["name"].endswith(".parquet")]
     if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
-        folder = redact(uri).rstrip("/")
-        raise ManifestError(f"manifest {folder} is a folder: name the files in it, for example {folder}/*.jsonl")
+        folder = redact(uri)
+        raise ManifestError(
+            f"manifest {folder} is a folder: name the files in it, for example {folder.rstrip('/')}/*.jsonl"
+        )
     return files
 
 

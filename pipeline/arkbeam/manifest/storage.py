@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from arkbeam.base.errors import ArkbeamError, ManifestError
 from arkbeam.base.files import find_filesystem, find_version, scheme_of
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.compression import HEAD_BYTES, Counted, find_compression, looks_plain, unpack
+from arkbeam.manifest.compression import HEAD_BYTES, Compression, Counted, find_compression, looks_plain, unpack
 from arkbeam.manifest.options import Format, ManifestOptions
 
 # A compressed file may always expand to this size, whatever the ratio: small files of similar rows compress very well.
@@ -100,7 +100,7 @@ def check_unchanged(uri: str, version: str) -> None:
 
 @contextmanager
 def open_manifest(
-    uri: str, compression: str | None, format_: Format, start: int, options: ManifestOptions
+    uri: str, compression: Compression | None, format_: Format, start: int, options: ManifestOptions
 ) -> Iterator["ManifestSource"]:
     """Open a manifest at byte `start` for one pass, decompressed within the configured limits.
 
@@ -182,7 +182,7 @@ def _check_expansion(uri: str, expanded: int, packed: int, options: ManifestOpti
 class ManifestSource:
     """A manifest's bytes. `read` raises ManifestError if the storage fails or the bytes expand beyond the limits."""
 
-    def __init__(self, uri: str, raw: Counted, compression: str | None, options: ManifestOptions) -> None:
+    def __init__(self, uri: str, raw: Counted, compression: Compression | None, options: ManifestOptions) -> None:
         self._uri = uri
         self._raw = raw
         self._source = unpack(raw, compression)
