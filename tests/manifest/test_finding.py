@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from arkbeam.ark.models import ModelOptions
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
+from arkbeam.base.schema import FAILURES
 from arkbeam.manifest.finding import WrittenFolder, find_files
 from arkbeam.manifest.globs import is_hidden
 from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Manifest, cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -404,6 +407,22 @@ def test_a_manifest_that_the_run_would_replace_is_an_error(tmp_path: Path) -> No
     assert list_manifests(ManifestOptions(f"{tmp_path}/out/m.jsonl"), written)
     with pytest.raises(ManifestError, match=r"is a file that this run writes \(output\.uri\)"):
         list_manifests(ManifestOptions(f"{tmp_path}/out/usage/*.parquet"), written)
+
+
+def test_a_failure_table_is_never_taken_for_another_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its footer can't be read, that is an error: its rows would be read as rows without input."""
+    path = tmp_path / "failures.parquet"
+    pq.write_table(FAILURES.empty_table(), path)
+    opened = LocalFileSystem._open
+
+    def fail_once(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(LocalFileSystem, "_open", opened)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(LocalFileSystem, "_open", fail_once)
+    with pytest.raises(ManifestError, match="Input/output error"):
+        _list(path)
+    assert _list(path) == []
 
 
 @pytest.mark.parametrize(

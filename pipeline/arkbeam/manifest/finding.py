@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
@@ -171,10 +172,13 @@ def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
 
 
 def _holds_failures(uri: str) -> bool:
+    """True if a file is a failure table. Raise ManifestError if the storage fails: its rows would be read as new ones."""
     try:
         with manifest_errors(uri):
             filesystem, path = find_filesystem(uri)
             with filesystem.open(path, "rb") as stream:
                 return is_failure_table(pq.read_schema(stream))
-    except ManifestError:  # not a valid Parquet file: the error is reported when its rows are read
-        return False
+    except ManifestError as error:
+        if isinstance(error.__cause__, pa.ArrowInvalid):  # not a Parquet file: reported when its rows are read
+            return False
+        raise
