@@ -16,7 +16,7 @@ from arkbeam.manifest.options import Format
 
 Compression = Literal["gzip", "zstd", "bzip2", "xz"]
 ENDINGS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
-HEAD_BYTES = 64
+MAGIC_BYTES = 64
 """How many bytes from the start of a file show its compression."""
 # What a file starts with. The second part of bzip2's is the number pi (a block), or its root (the end of an empty file).
 _GZIP, _ZSTD, _XZ = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00"
@@ -49,7 +49,7 @@ def find_compression(head: bytes) -> Compression | None:
 
 
 def looks_plain(head: bytes, format_: Format) -> bool:
-    """True if `head` is plain text of the format: the file's name says that it is compressed, but it was decompressed on its way."""
+    """True if a file begins as plain text of its format does. A server may decompress a file and leave its name as it is."""
     if format_ in ("jsonl", "json"):
         return head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
     return b"\0" not in head and len(head.decode("utf-8", "ignore").encode()) > len(head) - 4

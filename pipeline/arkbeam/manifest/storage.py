@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from arkbeam.base.errors import ArkbeamError, ManifestError
 from arkbeam.base.files import find_filesystem, find_version, scheme_of
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.compression import HEAD_BYTES, Compression, Counted, find_compression, looks_plain, unpack
+from arkbeam.manifest.compression import MAGIC_BYTES, Compression, Counted, find_compression, looks_plain, unpack
 from arkbeam.manifest.options import Format, ManifestOptions
 
 # A compressed file may always expand to this size, whatever the ratio: small files of similar rows compress very well.
@@ -130,7 +130,7 @@ def open_manifest(
         raw.close()
 
 
-def _read_head(raw: IO[bytes], size: int = HEAD_BYTES) -> bytes:
+def _read_head(raw: IO[bytes], size: int = MAGIC_BYTES) -> bytes:
     head = b""
     while len(head) < size and (block := raw.read(size - len(head))):
         head += block
