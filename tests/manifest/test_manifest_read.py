@@ -295,6 +295,14 @@ def test_lines_that_are_no_object(line: bytes, code: str, lines: Callable[..., P
     assert _read(lines(line, {"text": "a"})) == ([(1, None, _text("a"))], [(0, code)])
 
 
+def test_lines_of_any_depth_are_read_or_failures(lines: Callable[..., Path]) -> None:
+    """At each depth of nesting, a line that only the slow parser reads gives a row or a failure, and no exception."""
+    deep = [f'{{"text": "\\u0041", "n": NaN, "x": {"[" * depth}{"]" * depth}}}' for depth in range(700, 1_000)]
+    good, bad = _read(lines(*(line.encode() for line in deep)))
+    assert len(good) + len(bad) == 300
+    assert {code for _, code in bad} <= {"bad_json"}
+
+
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("last", [b"", None])
