@@ -261,6 +261,13 @@ _NS = 1_714_566_600_123_456_789
             [pa.ExtensionArray.from_storage(pa.opaque(pa.int32(), "t", "v"), pa.array([7], pa.int32())), ["8"]],
             pa.array([7, 8]),
         ),
+        ([pa.ExtensionArray.from_storage(pa.opaque(pa.int32(), "t", "v"), pa.array([7], pa.int32())), ['"x"']], ["7", "x"]),
+        (
+            [pa.ExtensionArray.from_storage(pa.opaque(pa.list_(pa.int8()), "t", "v"), pa.array([[7]], pa.list_(pa.int8()))), ["8"]],
+            ["[7]", "8"],
+        ),
+        ([pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1], pa.int8())), ['"x"']], ["true", "x"]),
+        ([pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), ["3"]], ['[["a",1],["a",2]]', "3"]),
     ],
 )  # fmt: skip
 def test_types_that_differ_are_widened_or_become_text(chunks: list[Chunk], expected: Any) -> None:
