@@ -204,6 +204,13 @@ def test_a_row_of_a_tsv_that_fails_later_is_not_in_an_earlier_batch() -> None:
     """The last row of a full batch waits for the next line, which may show that it was only half of a record."""
     data = "id\ttext\n" + "1\ta\n" * 4_095 + '2\t"two\nlines"\n'
     assert read_rows(data, "m.tsv").bad == [(4_095, "bad_record"), (4_096, "bad_record")]
+    for blanks in (1, 2, 100):
+        text = data.replace("two\n", "two\n" + "\n" * blanks)
+        found = read_rows(text.replace("1\ta\n", "", 50), "m.tsv")
+        assert found.bad == [(4_045, "bad_record"), (4_046 + blanks, "bad_record")]
+        assert (found.blank, len(found.good)) == (blanks, 4_045)
+    far = read_rows('id\ttext\n2\t"two\n' + "\n" * 10_000 + 'lines"\n', "m.tsv")
+    assert (far.blank, len(far.good), far.bad) == (10_000, 1, [(10_001, "bad_record")])
 
 
 @pytest.mark.parametrize(

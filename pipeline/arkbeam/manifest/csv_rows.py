@@ -35,6 +35,8 @@ from arkbeam.manifest.text import explain_bad_text, show_line
 _AGAIN_RATIO = 20
 _AGAIN_MAX = 200_000
 _FEW_LINES = 20
+# So many blank lines in a quoted cell are recognised in a TSV for which the config does not say that it has quotes.
+_BLANK_LINES_MAX = 100
 _BEHIND_LONE_CR = re.compile(r"(?<=\r)(?!\n|$)")
 
 
@@ -276,25 +278,32 @@ class _Doubts:
 
     def __init__(self, feed: _Feed) -> None:
         self._feed = feed
-        self._open = ""  # the last row as it was read, if its last cell begins with a quote that is not closed
+        self._open = ""
+        """The last row that is not blank, as it was read, if its last cell begins with a quote that is not closed."""
+        self._at = 0
+        """The place of that row in the batch."""
 
     def check(self, batch: RowBatch, row: RawRow) -> RawRow:
         """Return the row, or a failure if it has a quoted cell. A row before a bad one fails too if a quote is open."""
+        if row is None and len(batch.rows) - self._at <= _BLANK_LINES_MAX:
+            return None  # blank lines may be part of a quoted cell
         if self._open and isinstance(row, Failure):
-            batch.rows[-1], batch.originals[-1] = _quoted("has a line end in quotes"), self._open
+            batch.rows[self._at], batch.originals[self._at] = _quoted("has a line end in quotes"), self._open
         self._open = ""
         if type(row) is dict and '"' in self._feed.text:
             cells = list(row.values())
             if any(map(is_quoted_cell, cells)):
                 return _quoted("has a cell in quotes, with doubled quotes in it")
-            self._open = self._feed.text if opens_quote(cells[-1]) else ""
+            self._open, self._at = self._feed.text if opens_quote(cells[-1]) else "", len(batch.rows)
         return row
 
     def take(self, batch: RowBatch) -> RowBatch:
-        """Take the last row out of a batch if it may still become a failure, and return it as the next batch."""
+        """Take the last rows out of a batch if one may still become a failure, and return them as the next batch."""
         rest = RowBatch()
         if self._open:
-            rest.add(batch.rows.pop(), batch.originals.pop(), self._feed.length)
+            at, self._at = self._at, 0
+            rest = RowBatch(batch.rows[at:], batch.originals[at:], size_bytes=len(self._open))
+            del batch.rows[at:], batch.originals[at:]
         return rest
 
 
