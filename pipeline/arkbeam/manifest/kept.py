@@ -22,12 +22,6 @@ _STRINGS = {str, type(None)}
 _PLAIN: Mapping[type, pa.DataType] = {bool: pa.bool_(), float: pa.float64()}
 
 
-class _JsonScalar(pa.ExtensionScalar):  # type: ignore[misc]
-    def as_py(self, **_: Any) -> Any:
-        """Return the cell, so that `to_pylist` shows staged columns as they were read."""
-        return None if self.value is None else orjson.loads(self.value.as_py())
-
-
 class JsonText(pa.ExtensionType):  # type: ignore[misc]
     """Cells as JSON, until the type of their column is known. Used in staged rows only."""
 
@@ -37,10 +31,6 @@ class JsonText(pa.ExtensionType):  # type: ignore[misc]
     def __arrow_ext_serialize__(self) -> bytes:
         """Return nothing: the type has no parameters."""
         return b""
-
-    def __arrow_ext_scalar_class__(self) -> type[_JsonScalar]:
-        """Return the class of single cells."""
-        return _JsonScalar
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "JsonText":
