@@ -18,7 +18,7 @@ from arkbeam.manifest.numbers import ExactNumber, NumberRestorer
 from arkbeam.manifest.texts import text_array
 from arkbeam.manifest.widening import JSON_TEXT, plain_type, widen
 
-_STRINGS = {str, type(None)}
+_TEXT_OR_NULL = {str, type(None)}
 _PLAIN: Mapping[type, pa.DataType] = {bool: pa.bool_(), float: pa.float64()}
 
 
@@ -80,7 +80,7 @@ def _to_struct(names: Sequence[str], arrays: "Sequence[pa.Array[Any]]") -> pa.St
 def _stage(name: str, cells: Sequence[Any], restorer: NumberRestorer) -> "tuple[pa.Array[Any], Kind, int]":
     """Return the cells in a type that keeps each of them, their Kind, and the number of values that are not finite."""
     found = set(map(type, cells))
-    if found == {str} or found == _STRINGS:
+    if found == {str} or found == _TEXT_OR_NULL:
         return pa.array(cells, pa.string()), STRINGS, 0
     kind = kind_of_values(cells, found)
     if kind.may_be_rounded:

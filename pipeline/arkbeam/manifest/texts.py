@@ -171,8 +171,8 @@ def _timestamp_values(array: "pa.Array[Any]") -> list[Any]:
 def _offsets(array: "pa.Array[Any]", instants: Sequence[int | None]) -> list[int | None]:
     """Return the seconds that local time is ahead of UTC at each instant; None if the zone is unknown on this machine."""
     try:
-        seconds = pa.array(instants, pa.int64()).cast(pa.int64())
-        whole = pc.divide(seconds, _PER_SECOND[array.type.unit]).cast(pa.timestamp("s", array.type.tz))
+        seconds = pc.divide(pa.array(instants, pa.int64()), _PER_SECOND[array.type.unit])
+        whole = seconds.cast(pa.timestamp("s", array.type.tz))
         local = pc.local_timestamp(whole).cast(pa.int64()).to_pylist()
     except pa.ArrowException:
         return [None] * len(instants)
