@@ -42,6 +42,9 @@ def main(
     unknown = [name for name in names or () if name not in READERS]
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(READERS)}")
+    folders = [name for name in outputs.FOLDERS if output is not None and any((output / name).glob("*.parquet"))]
+    if output is not None and not folders:
+        raise typer.BadParameter(f"--output {output}: no Parquet files in {', '.join(outputs.FOLDERS)} below it")
     say = Console(stderr=True, highlight=False, markup=False).print
     try:
         pythons = {}
@@ -52,7 +55,7 @@ def main(
             if timed:
                 tables = list(time_layouts(Path(folder), layout or list(Layout), pythons))
             elif output is not None:
-                tables = list(compare_output(Path(folder), output, pythons))
+                tables = list(compare_output(Path(folder), output, folders, pythons))
             else:
                 tables = list(compare_layouts(Path(folder), layout or list(Layout), pythons))
     except subprocess.CalledProcessError as error:
@@ -82,11 +85,10 @@ def compare_layouts(folder: Path, layouts: Sequence[Layout], pythons: _Pythons) 
     yield notes.lines()
 
 
-def compare_output(folder: Path, output: Path, pythons: _Pythons) -> Iterator[str]:
-    """Read an output that exists; yield its table and notes."""
+def compare_output(folder: Path, output: Path, names: Sequence[str], pythons: _Pythons) -> Iterator[str]:
+    """Read the named folders of an output that exists; yield their table and notes."""
     notes = Notes()
-    found = [name for name in outputs.FOLDERS if (output / name).is_dir()]
-    yield make_table(output.name, _compare(folder, output, found, pythons), notes)
+    yield make_table(output.name, _compare(folder, output, names, pythons), notes)
     yield notes.lines()
 
 

@@ -57,11 +57,10 @@ def prepare(reader: Reader, cache: Path) -> Path:
     python, stamp = folder / "bin" / "python", folder / "installed"
     wanted = " ".join(reader.packages)
     if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        _call([sys.executable, "-m", "venv", "--clear", str(folder)], _INSTALL_S)
-        _call(
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *reader.packages],
-            _INSTALL_S,
-        )
+        # With the pip of this Python: on Debian, the packages with which venv installs a pip may be absent.
+        _call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)], _INSTALL_S)
+        pip = [sys.executable, "-m", "pip", "--python", str(python)]
+        _call([*pip, "install", "--quiet", "--disable-pip-version-check", *reader.packages], _INSTALL_S)
         stamp.write_text(wanted, "utf-8")
     return python
 
@@ -89,7 +88,10 @@ def time_reading(reader: Reader, python: Path, folder: Path) -> float:
 def _call(command: Sequence[str], timeout_s: float) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment |= {"TZ": "UTC", "HF_HUB_OFFLINE": "1", "DAFT_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+    try:
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise subprocess.CalledProcessError(1, command, stderr=f"it took more than {timeout_s:.0f} s") from None
     if ended.returncode:
-        raise subprocess.CalledProcessError(ended.returncode, command, ended.stdout, ended.stderr[-2_000:])
+        raise subprocess.CalledProcessError(ended.returncode, command, stderr=(ended.stderr or ended.stdout)[-2_000:])
     return ended.stdout

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -136,6 +137,23 @@ def test_an_open_quote_holds_no_more_than_a_record_may_have() -> None:
     assert len(found.good) == 31
 
 
+def test_quotes_that_open_in_every_line_take_time_in_proportion() -> None:
+    """Each line closes one cell and opens the next, so that each is the first of thousands: no line is read that often."""
+    lines = 12_000
+    started = time.process_time()
+    found = read_rows("id,text\n" + 'x","y\n' * lines + "7,a\n")
+    assert time.process_time() - started < 5
+    assert found.bad == [(number, "bad_record") for number in range(lines)]
+    assert found.good == [{"id": "7", "text": "a"}]
+
+
+def test_a_long_record_is_read_after_many_bad_ones() -> None:
+    """The limit for files in which too many lines were read again ends as soon as enough lines were read once."""
+    long = "a\n" * 3_000
+    data = "id,text\n" + 'x","y\n' * 4_000 + "7,a\n" * 12_000 + f'8,"{long}"\n'
+    assert read_rows(data).good[-1] == {"id": "8", "text": long}
+
+
 def test_blanks_behind_a_quote_and_quotes_in_a_cell() -> None:
     """A quote within a cell is a character; one that is followed by a blank is wrong. Messages are not the csv module's."""
     found = read_rows('id,text\n0,6" x 4" nail\n1,"a" \n2,"a" ,b\n3,say ""hi""\n4,"end')
@@ -156,6 +174,8 @@ def test_backslashes_before_quotes_need_a_setting() -> None:
     assert all("manifest.csv.escape: '\\'" in row.message for row in found.rows if row.code)
     expected = _rows('say "hi" now', 'ends "', "plain", "C:\\new\\dir", "a\\b", 'a, "b", \\d+')
     assert read_rows(data, csv={"escape": "\\"}).good == expected
+    named = read_rows("id,te\\xt,text\n0,a,b\n", csv={"escape": "\\"})
+    assert named.good == [{"id": "0", "te\\xt": "a", "text": "b"}]
 
 
 def test_escaped_line_ends_and_delimiters() -> None:
@@ -184,6 +204,13 @@ def test_a_row_of_a_tsv_that_fails_later_is_not_in_an_earlier_batch() -> None:
     """The last row of a full batch waits for the next line, which may show that it was only half of a record."""
     data = "id\ttext\n" + "1\ta\n" * 4_095 + '2\t"two\nlines"\n'
     assert read_rows(data, "m.tsv").bad == [(4_095, "bad_record"), (4_096, "bad_record")]
+    for blanks in (1, 2, 100):
+        text = data.replace("two\n", "two\n" + "\n" * blanks)
+        found = read_rows(text.replace("1\ta\n", "", 50), "m.tsv")
+        assert found.bad == [(4_045, "bad_record"), (4_046 + blanks, "bad_record")]
+        assert (found.blank, len(found.good)) == (blanks, 4_045)
+    far = read_rows('id\ttext\n2\t"two\n' + "\n" * 10_000 + 'lines"\n', "m.tsv")
+    assert (far.blank, len(far.good), far.bad) == (10_000, 1, [(10_001, "bad_record")])
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from arkbeam.ark.models import ModelOptions
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import ServiceKind
+from arkbeam.base.schema import FAILURES
 from arkbeam.manifest.finding import WrittenFolder, find_files
 from arkbeam.manifest.globs import is_hidden
 from arkbeam.manifest.options import ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Manifest, cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -171,6 +174,16 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ManifestError, match=r"Permission denied: .*locked"):
         _list(tmp_path / "in/**/*.jsonl")
+
+
+def test_a_link_that_can_not_be_followed_is_an_error(tmp_path: Path) -> None:
+    """It may lead to a folder of manifests, which would be left out. A link to itself leads to nothing."""
+    _put(tmp_path, "in/a/a.jsonl")
+    (tmp_path / "in/loop").symlink_to("loop")
+    assert _labels(tmp_path / "in/*/*.jsonl") == ["a/a.jsonl"]
+    (tmp_path / "in/b").symlink_to("x" * 300)  # for root, no folder is locked
+    with pytest.raises(ManifestError, match="File name too long"):
+        _list(tmp_path / "in/*/*.jsonl")
 
 
 HIDDEN = (
@@ -396,15 +409,34 @@ def test_a_manifest_that_the_run_would_replace_is_an_error(tmp_path: Path) -> No
         list_manifests(ManifestOptions(f"{tmp_path}/out/usage/*.parquet"), written)
 
 
+def test_a_failure_table_is_never_taken_for_another_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its footer can't be read, that is an error: its rows would be read as rows without input."""
+    path = tmp_path / "failures.parquet"
+    pq.write_table(FAILURES.empty_table(), path)
+    opened = LocalFileSystem._open
+
+    def fail_once(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(LocalFileSystem, "_open", opened)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(LocalFileSystem, "_open", fail_once)
+    with pytest.raises(ManifestError, match="Input/output error"):
+        _list(path)
+    assert _list(path) == []
+
+
 @pytest.mark.parametrize(
     ("status", "says"), [(404, "does not exist"), (403, "answered 403 Forbidden"), (503, "answered 503")]
 )
 def test_what_a_server_answers_is_said(status: int, says: str, serve_web: Callable[[dict[str, bytes]], Web]) -> None:
-    """The library that opens URLs takes every failure for a missing file."""
+    """The library that opens URLs takes every failure for a missing file. A pattern is asked for as a file first."""
     url = serve_web({}).url(f"status/{status}")
     with pytest.raises(ManifestError, match=says) as caught:
         _list(url)
     assert ("does not exist" in str(caught.value)) == (status == 404)
+    if status != 404:
+        with pytest.raises(ManifestError, match=says):
+            _list(f"{url}?*")
 
 
 def test_a_host_that_can_not_be_reached_is_named(serve_web: Callable[[dict[str, bytes]], Web]) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -91,6 +92,14 @@ def test_files_of_which_rows_could_be_missing_stop_the_run(text: str, name: str,
     """An array that does not end, and values over several lines in a file of lines, are errors of the whole file."""
     with pytest.raises(ManifestError, match=says):
         read_rows(text, name)
+
+
+def test_many_line_ends_behind_a_bracket_take_no_time() -> None:
+    """The check of the first lines takes time in proportion to them."""
+    started = time.process_time()
+    found = read_rows("{" + "\n" * 65_000 + '{"text": "a"}\n', "m.jsonl")
+    assert (found.bad, len(found.good)) == ([(0, "bad_json")], 1)
+    assert time.process_time() - started < 2
 
 
 def test_a_line_of_json_lines_may_be_wrong() -> None:

@@ -261,6 +261,13 @@ _NS = 1_714_566_600_123_456_789
             [pa.ExtensionArray.from_storage(pa.opaque(pa.int32(), "t", "v"), pa.array([7], pa.int32())), ["8"]],
             pa.array([7, 8]),
         ),
+        ([pa.ExtensionArray.from_storage(pa.opaque(pa.int32(), "t", "v"), pa.array([7], pa.int32())), ['"x"']], ["7", "x"]),
+        (
+            [pa.ExtensionArray.from_storage(pa.opaque(pa.list_(pa.int8()), "t", "v"), pa.array([[7]], pa.list_(pa.int8()))), ["8"]],
+            ["[7]", "8"],
+        ),
+        ([pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1], pa.int8())), ['"x"']], ["true", "x"]),
+        ([pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), ["3"]], ['[["a",1],["a",2]]', "3"]),
     ],
 )  # fmt: skip
 def test_types_that_differ_are_widened_or_become_text(chunks: list[Chunk], expected: Any) -> None:
@@ -338,6 +345,13 @@ def test_any_name_of_a_column(name: str) -> None:
                 assert array.cast(_L).to_pylist() == [cell]
 
 
+def test_a_name_that_is_found_in_a_text_only() -> None:
+    """A value behind what only looks like the column's name is not taken for the column's."""
+    line = rb'{"z": ["x",":5"], "\u002c": 0.30000000000000001}'
+    found = build_kept([","], [[orjson.loads(line)[","]]], [line])
+    assert found.columns.field(0).storage.to_pylist() == ["0.30000000000000001"]
+
+
 def test_thousands_of_columns_take_time_in_proportion() -> None:
     """One row with 6,000 kept columns takes well under a second; time that grows with the square took half a minute."""
     names = [f"c{number}" for number in range(6_000)]
@@ -346,6 +360,20 @@ def test_thousands_of_columns_take_time_in_proportion() -> None:
     found = cast_kept(kept.columns, type_of_kept(merge_kinds(kept.kinds, kept.kinds)))
     assert time.process_time() - started < 5
     assert found.to_pylist() == [{name: number for number, name in enumerate(names)}]
+
+
+def test_thousands_of_columns_of_floats_take_time_in_proportion() -> None:
+    """Lines are not searched once for each column, and no digit is lost, also beside a cell that is nested very deeply."""
+    digits = "0.30000000000000001"
+    names = [f"c{number}" for number in range(3_000)]
+    fields = "".join(f', "{name}": {digits}' for name in names)
+    lines = [f'{{"x": {cell}{fields}}}'.encode() for cell in ["1"] * 19 + ["[" * 1_000 + "]" * 1_000]]
+    rows = [orjson.loads(line) for line in lines]
+    started = time.process_time()
+    found = build_kept(names, [[row[name] for row in rows] for name in names], lines)
+    assert time.process_time() - started < 6
+    for column in found.columns.flatten():
+        assert column.storage.to_pylist() == [digits] * len(rows)
 
 
 _long_numbers = st.builds(

@@ -295,6 +295,14 @@ def test_lines_that_are_no_object(line: bytes, code: str, lines: Callable[..., P
     assert _read(lines(line, {"text": "a"})) == ([(1, None, _text("a"))], [(0, code)])
 
 
+def test_lines_of_any_depth_are_read_or_failures(lines: Callable[..., Path]) -> None:
+    """At each depth of nesting, a line that only the slow parser reads gives a row or a failure, and no exception."""
+    deep = [f'{{"text": "\\u0041", "n": NaN, "x": {"[" * depth}{"]" * depth}}}' for depth in range(700, 1_000)]
+    good, bad = _read(lines(*(line.encode() for line in deep)))
+    assert len(good) + len(bad) == 300
+    assert {code for _, code in bad} <= {"bad_json"}
+
+
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("last", [b"", None])
@@ -670,13 +678,13 @@ def test_ids_that_are_numbers_keep_their_digits(
 
 
 def test_kept_columns_of_json(lines: Callable[..., Path]) -> None:
-    """Nested values are kept for readable rows only; a cell that is nested too deeply to be written is a failure."""
+    """Nested values are staged as JSON, for readable rows only; a cell that is nested too deeply to be written is a failure."""
     deep: Any = []
     for _ in range(300):
         deep = [deep]
     path = lines({"text": "a", "k": {"n": [1]}}, b"bad", {"text": "b"}, {"text": "c", "k": deep})
     (chunk,) = _chunks(path, keep=("k",))
-    assert chunk.staged["kept"].to_pylist() == [{"k": {"n": [1]}}, {"k": None}]
+    assert chunk.staged["kept"].to_pylist() == [{"k": '{"n":[1]}'}, {"k": None}]
     assert chunk.unreadable["code"].to_pylist() == ["bad_json", "bad_field"]
     assert chunk.unreadable["row"].to_pylist() == [1, 3]
 

@@ -393,6 +393,18 @@ def test_bytes_that_are_no_text(write: Callable[..., Path]) -> None:
     assert bad[0]["original"] != bad[1]["original"]
 
 
+def test_a_value_that_its_type_does_not_allow_is_named(write: Callable[..., Path]) -> None:
+    """Parquet does not check values: a time of 24:00 or a number with too many digits fails its row, with the column's name."""
+    midnight = pa.array([86_400_000_000, 0], pa.time64("us"))
+    digits = b"".join(number.to_bytes(16, "little") for number in (0, 99_999))
+    number = pa.Array.from_buffers(pa.decimal128(3), 2, [None, pa.py_buffer(digits)])
+    bad = read_bad(write({"text": ["a", "b"], "at": midnight, "size": number}), keep=("at", "size"))
+    assert [(row["code"], row["message"]) for row in bad] == [
+        ("bad_field", "column at holds a value that its type time64[us] does not allow"),
+        ("bad_field", "column size holds a value that its type decimal128(3, 0) does not allow"),
+    ]
+
+
 def test_settings_and_bodies_may_be_bytes(write: Callable[..., Path]) -> None:
     """Bytes are text in columns of settings, and where a column holds JSON."""
     body = json.dumps({"input": [{"type": "text", "text": "a"}]}).encode()

@@ -106,6 +106,16 @@ def test_json_lines_in_utf16_stop_the_run(encoding: str) -> None:
         read_rows(data, "m.jsonl")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_a_file_that_is_not_in_utf16_stops_the_run(encoding: str, name: str) -> None:
+    """Read as UTF-16, UTF-8 is one line of Chinese characters: a header without rows. So the error is of the whole file."""
+    data = b"id,text\n1,a\n" if name == "m.csv" else b'{"text": "a"}\n'
+    with pytest.raises(ManifestError, match=f"is not in {encoding} "):
+        read_rows(data, name, encoding=encoding)
+    assert read_rows(b"", name, encoding=encoding).rows == []
+
+
 def test_a_mark_of_utf8_takes_precedence() -> None:
     """A glob may match files of both kinds; the mark says which file is UTF-8."""
     data = b"\xef\xbb\xbf" + CHINESE.encode()

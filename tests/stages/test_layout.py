@@ -1,8 +1,10 @@
 """What is published can be read by common readers: encodings and types in the footers, and readers that read every value."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +16,10 @@ from arkbeam.stages.publish import embeddings
 from arkbeam.stages.publish.layout import VECTOR_BYTES, vector_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from typer import BadParameter
 
-from scripts.compatibility import outputs, read
+from scripts.compatibility import outputs, read, readers
+from scripts.compatibility.__main__ import main
 from scripts.compatibility.report import Notes, make_table
 from tests.places import Place, run_emulator
 from tests.warm import WarmProcess
@@ -138,6 +142,22 @@ def test_a_wrong_reader_is_told(made: dict[Layout, Path], monkeypatch: pytest.Mo
     assert table.splitlines()[-1] == "| x | ok | no (3) | no (4) | no (5) | no (2) |"
     assert outcomes["short"]["x"] == "1 rows instead of 2"
     assert outcomes["broken"]["*"] == "KeyError: 'broken'"
+
+
+def test_a_folder_without_an_output_is_told(tmp_path: Path) -> None:
+    """`scripts/compat --output` of another folder is an error, not an empty table; nothing is installed for it."""
+    (tmp_path / "embeddings").mkdir()
+    with pytest.raises(BadParameter, match="no Parquet files in embeddings, multi, failures, usage"):
+        main(output=tmp_path)
+
+
+def test_a_reader_that_fails_to_start_is_told(tmp_path: Path) -> None:
+    """A reader whose process ends with an error, or not in time, is one kind of error, with a reason."""
+    lines = {"import sys; sys.exit('no memory')": "no memory\n", "import time; time.sleep(9)": "it took more than 1 s"}
+    for line, reason in lines.items():
+        with pytest.raises(CalledProcessError) as caught:
+            readers._call([sys.executable, "-c", line], 1)
+        assert caught.value.stderr == reason
 
 
 @given(st.integers(64, 4096))

@@ -269,7 +269,7 @@ def _name_notes(manifests: Sequence[Manifest]) -> Iterator[str]:
     if linked:
         names, first = sum(len(manifest.other_names) for manifest in linked), linked[0]
         yield (
-            f"each manifest is read once: {names} more names lead to files that are read under another name, such as"
+            f"each manifest is read once: names that lead to a file with another name are left out ({names:,}), such as"
             f" {redact(first.other_names[0])}, which is {redact(first.uri)}"
         )
 

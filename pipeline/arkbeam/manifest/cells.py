@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from arkbeam.manifest.common_type import is_binary
 from arkbeam.manifest.kept import to_python
 
 _DIGEST_BYTES = 16
@@ -68,9 +69,4 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         kind = kind.value_type
     if kind.num_fields:  # a list, a struct or a map
         return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
-    return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary_view(kind)
-    )
+    return is_binary(kind)

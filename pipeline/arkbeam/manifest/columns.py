@@ -215,7 +215,10 @@ def describe_found(survey: ColumnSurvey) -> str:
 
 
 def find_nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the most similar name: first one that differs only in case, blanks around it or the form of its letters; None if none is similar."""
+    """Return the most similar name; None if no name is similar.
+
+    A name that differs only in case, in blanks around it or in the form of its letters takes precedence.
+    """
     folded: dict[str, str] = {}
     for one in names:
         folded.setdefault(_fold(one), one)

@@ -7,14 +7,16 @@ followed by other bytes, is an error.
 import bz2
 import gzip
 import lzma
-from typing import IO, Any, Protocol, cast
+from collections.abc import Callable
+from typing import IO, Any, Literal, Protocol, assert_never, cast
 
 import zstandard
 
 from arkbeam.manifest.options import Format
 
-ENDINGS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
-HEAD_BYTES = 64
+Compression = Literal["gzip", "zstd", "bzip2", "xz"]
+ENDINGS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+MAGIC_BYTES = 64
 """How many bytes from the start of a file show its compression."""
 # What a file starts with. The second part of bzip2's is the number pi (a block), or its root (the end of an empty file).
 _GZIP, _ZSTD, _XZ = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00"
@@ -35,7 +37,7 @@ class ByteSource(Protocol):
         """Return the next bytes, about `size` of them; empty at the end. A decompressor may return up to 32 MB."""
 
 
-def find_compression(head: bytes) -> str | None:
+def find_compression(head: bytes) -> Compression | None:
     """Return the compression that a file's first bytes show, None if they show none."""
     if head.startswith(_GZIP):
         return "gzip"
@@ -47,7 +49,7 @@ def find_compression(head: bytes) -> str | None:
 
 
 def looks_plain(head: bytes, format_: Format) -> bool:
-    """True if a file that its name calls compressed starts like plain text of its format: it was decompressed on its way."""
+    """True if a file begins as plain text of its format does. A server may decompress a file and leave its name as it is."""
     if format_ in ("jsonl", "json"):
         return head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
     return b"\0" not in head and len(head.decode("utf-8", "ignore").encode()) > len(head) - 4
@@ -68,7 +70,7 @@ class Counted:
         return block
 
 
-def unpack(raw: ByteSource, compression: str | None) -> ByteSource:
+def unpack(raw: ByteSource, compression: Compression | None) -> ByteSource:
     """Return the decompressed bytes of a source."""
     match compression:
         case None:
@@ -81,13 +83,14 @@ def unpack(raw: ByteSource, compression: str | None) -> ByteSource:
             return _Streams(raw, bz2.BZ2Decompressor)
         case "xz":
             return _Streams(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES_MAX))
-    raise ValueError(f"unknown compression {compression}")
+        case _:
+            assert_never(compression)
 
 
 class _Streams:
     """Decompresses streams of bzip2 or xz. The library's file objects skip what follows a stream, and have no limit of memory."""
 
-    def __init__(self, raw: ByteSource, make: Any) -> None:
+    def __init__(self, raw: ByteSource, make: Callable[[], Any]) -> None:
         self._raw = raw
         self._make = make
         self._stream: Any = None

@@ -5,10 +5,14 @@ Nothing here is needed for a record that is well formed and has one line.
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from arkbeam.manifest.options import CsvOptions
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 _DELIMITERS = ",;\t|\x01:"
 # An id of fewer digits is too common at the start of a line to be a sign of a record.
@@ -37,10 +41,11 @@ class Dialect:
         delimiter = options.delimiter or ("\t" if tsv else ",")
         return cls(delimiter, quote or None, options.escape, doubts_quotes=tsv and options.quote is None)
 
-    def read(self, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
+    def read(self, lines: Iterable[str], *, strict: bool = True) -> "Reader":
         """Return the records of some lines; with `strict`, wrong quotes raise `csv.Error`."""
+        escapes = self._escapes
         return csv.reader(
-            lines,
+            lines if escapes is None else (escapes.sub(_double, line) for line in lines),
             delimiter=self.delimiter,
             quotechar=self.quote,
             quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
@@ -56,17 +61,18 @@ class Dialect:
         except csv.Error:
             return None
 
-    def with_delimiter(self, delimiter: str) -> "Dialect":
-        """Return the same dialect with another delimiter."""
-        return replace(self, delimiter=delimiter)
-
     @property
-    def escapes(self) -> re.Pattern[str] | None:
+    def _escapes(self) -> re.Pattern[str] | None:
         """A pattern that finds all escape characters; its group 1 is empty for one that stands for itself."""
         if self.escape is None:
             return None
         meant = re.escape("".join({self.delimiter, self.quote or self.escape, self.escape}))
         return re.compile(rf"{re.escape(self.escape)}([{meant}\n]?)")
+
+
+def _double(escape: re.Match[str]) -> str:
+    """Double an escape character that stands for itself, so that the csv module returns it."""
+    return escape[0] if escape[1] else escape[0] * 2
 
 
 def hides_record(lines: Sequence[str], columns: int, key: int | None, dialect: Dialect, *, fits: bool) -> bool:

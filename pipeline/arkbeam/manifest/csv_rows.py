@@ -9,6 +9,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 
 from arkbeam.base.errors import ManifestError
@@ -28,6 +29,14 @@ from arkbeam.manifest.lines import LongLine
 from arkbeam.manifest.options import Format, ManifestOptions
 from arkbeam.manifest.text import explain_bad_text, show_line
 
+# Lines of bad records are read again. So that this takes time in proportion to the file, whatever its quotes are, lines
+# that are read again may be this many times as many as the others, and this many more. A record above these limits may
+# have a few lines only.
+_AGAIN_RATIO = 20
+_AGAIN_MAX = 200_000
+_FEW_LINES = 20
+# So many blank lines in a quoted cell are recognised in a TSV for which the config does not say that it has quotes.
+_BLANK_LINES_MAX = 100
 _BEHIND_LONE_CR = re.compile(r"(?<=\r)(?!\n|$)")
 
 
@@ -132,6 +141,9 @@ class _Feed:
         self._ahead: deque[str | bytes | LongLine] = deque()
         self._end = end
         self._options = options
+        self._reader = dialect.read(())
+        self._again = 0
+        """Lines that were read again, less what the lines before the reader's first one allow."""
 
     @property
     def text(self) -> str:
@@ -143,7 +155,8 @@ class _Feed:
         while True:
             self._forget()
             try:
-                for cells in self.dialect.read(self._give()):
+                self._reader = self.dialect.read(self._give())
+                for cells in self._reader:
                     if len(self.record) > 1 and self._hides_record(cells):
                         yield self._give_up(
                             "a later line of the record looks like a record of its own, so a quote or escape in this line"
@@ -177,7 +190,7 @@ class _Feed:
             return
         self._ahead.clear()
         if takes_it and delimiter not in (self.dialect.quote, self.dialect.escape):
-            self.dialect = self.dialect.with_delimiter(delimiter)
+            self.dialect = replace(self.dialect, delimiter=delimiter)
 
     def _forget(self) -> None:
         self.record.clear()
@@ -187,8 +200,6 @@ class _Feed:
     def _give(self) -> Iterator[str]:
         """Yield the next lines. Raise _QuoteOpen if a record has too many, _LineTooLong if its first one is too long."""
         record, end = self.record, self._end
-        bytes_max, lines_max = self._options.line_bytes_max, self._options.csv.lines_max
-        escapes = self.dialect.escapes
         for line in chain(self._take_ahead(), self._lines):
             if type(line) is bytes:
                 try:
@@ -208,21 +219,29 @@ class _Feed:
                 text = str(line)
                 self.is_text = self.is_text and is_utf8(text)
                 self.length += len(text.encode("utf-8", "surrogateescape"))
-            if record and (self.length > bytes_max or len(record) >= lines_max):
+            if record and (limit := self._find_limit()):
                 self._ahead.appendleft(text)
-                raise _QuoteOpen(self._name_limit())
+                raise _QuoteOpen(f"the record would have more than {limit}")
             record.append(text)
-            yield text if escapes is None else escapes.sub(_double, text)
+            yield text
 
     def _take_ahead(self) -> Iterator[str | bytes | LongLine]:
         while self._ahead:
             yield self._ahead.popleft()
 
-    def _name_limit(self) -> str:
-        options = self._options
-        if self.length > options.line_bytes_max:
-            return f"the record would have more than {options.line_bytes_max} bytes (manifest.line_bytes_max)"
-        return f"the record would have more than {options.csv.lines_max} lines (manifest.csv.lines_max)"
+    def _find_limit(self) -> str | None:
+        """Return the limit that the record exceeds with the line that was read last."""
+        bytes_max, lines_max, lines = self._options.line_bytes_max, self._options.csv.lines_max, len(self.record)
+        if self.length > bytes_max:
+            return f"{bytes_max} bytes (manifest.line_bytes_max)"
+        if lines >= lines_max:
+            return f"{lines_max} lines (manifest.csv.lines_max)"
+        if lines >= _FEW_LINES and self._count_again() > _AGAIN_MAX:
+            return f"{lines} lines, which is the limit after many long records with wrong quotes"
+        return None
+
+    def _count_again(self) -> int:
+        return max(0, self._again - _AGAIN_RATIO * (self._reader.line_num - len(self.record)))
 
     def _hides_record(self, cells: list[str]) -> bool:
         header = self.header
@@ -233,6 +252,7 @@ class _Feed:
     def _give_up(self, reason: str) -> Failure:
         """Return the failure for the first line of a bad record; the other lines are read again."""
         first, *rest = self.record
+        self._again = self._count_again() + len(rest)
         self._ahead.extendleft(reversed(rest))
         self.record[:] = [first]
         self.length = len(first.encode("utf-8", "surrogateescape"))
@@ -258,25 +278,32 @@ class _Doubts:
 
     def __init__(self, feed: _Feed) -> None:
         self._feed = feed
-        self._open = ""  # the last row as it was read, if its last cell begins with a quote that is not closed
+        self._open = ""
+        """The last row that is not blank, as it was read, if its last cell begins with a quote that is not closed."""
+        self._at = 0
+        """The place of that row in the batch."""
 
     def check(self, batch: RowBatch, row: RawRow) -> RawRow:
         """Return the row, or a failure if it has a quoted cell. A row before a bad one fails too if a quote is open."""
+        if row is None and len(batch.rows) - self._at <= _BLANK_LINES_MAX:
+            return None  # blank lines may be part of a quoted cell
         if self._open and isinstance(row, Failure):
-            batch.rows[-1], batch.originals[-1] = _quoted("has a line end in quotes"), self._open
+            batch.rows[self._at], batch.originals[self._at] = _quoted("has a line end in quotes"), self._open
         self._open = ""
         if type(row) is dict and '"' in self._feed.text:
             cells = list(row.values())
             if any(map(is_quoted_cell, cells)):
                 return _quoted("has a cell in quotes, with doubled quotes in it")
-            self._open = self._feed.text if opens_quote(cells[-1]) else ""
+            self._open, self._at = self._feed.text if opens_quote(cells[-1]) else "", len(batch.rows)
         return row
 
     def take(self, batch: RowBatch) -> RowBatch:
-        """Take the last row out of a batch if it may still become a failure, and return it as the next batch."""
+        """Take the last rows out of a batch if one may still become a failure, and return them as the next batch."""
         rest = RowBatch()
         if self._open:
-            rest.add(batch.rows.pop(), batch.originals.pop(), self._feed.length)
+            at, self._at = self._at, 0
+            rest = RowBatch(batch.rows[at:], batch.originals[at:], size_bytes=len(self._open))
+            del batch.rows[at:], batch.originals[at:]
         return rest
 
 
@@ -316,8 +343,3 @@ def _explain(error: Exception) -> str:
 
 def _decode(line: bytes) -> str:
     return line.decode("utf-8", "surrogateescape")
-
-
-def _double(escape: re.Match[str]) -> str:
-    """Double an escape character that stands for itself, so that the csv module returns it."""
-    return escape[0] if escape[1] else escape[0] * 2

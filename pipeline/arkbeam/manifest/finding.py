@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
@@ -16,9 +17,10 @@ from arkbeam.base.files import find_filesystem, full_uri, is_chained, join
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.failures import is_failure_table
 from arkbeam.manifest.globs import LocalSearch, Pattern, RemoteSearch, is_hidden
-from arkbeam.manifest.storage import is_web, manifest_errors, without_query
+from arkbeam.manifest.storage import is_absent, is_web, manifest_errors, without_query
 
-_FOOTER_THREADS = 16
+FOOTER_THREADS = 16
+"""How many footers of Parquet files are read at once."""
 _PARQUET_ENDINGS = (".parquet", ".pq")
 
 
@@ -70,15 +72,14 @@ def find_failure_tables(found: Sequence[Found], written: Sequence[WrittenFolder]
     Raise ManifestError if any other file lies in one of the folders in `written`.
     """
     tables = [one.uri for one in found if without_query(one.uri).lower().endswith(_PARQUET_ENDINGS)]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         failures = [uri for uri, holds in zip(tables, pool.map(_holds_failures, tables), strict=True) if holds]
     places = {_identify(*find_filesystem(folder.uri)): folder for folder in written}
-    prefixes = tuple(f"{place}/" for place in places)
     for one in found:
-        if f"{one.identity}/".startswith(prefixes) and one.uri not in failures:
-            key = next(folder.key for place, folder in places.items() if f"{one.identity}/".startswith(f"{place}/"))
+        keys = [folder.key for place, folder in places.items() if f"{one.identity}/".startswith(f"{place}/")]
+        if keys and one.uri not in failures:
             raise ManifestError(
-                f"manifest {redact(one.uri)} is a file that this run writes ({key}): set another {key}, or name other"
+                f"manifest {redact(one.uri)} is a file that this run writes ({keys[0]}): set another {keys[0]}, or name other"
                 " files in manifest.uris"
             )
     return failures
@@ -113,8 +114,19 @@ def _find(uri: str, written: Sequence[WrittenFolder]) -> Iterator[tuple[str, str
 def _is_glob(uri: str, filesystem: Any, path: str) -> bool:
     """True if a path has wildcards, and no file has just this name. In a URL, `?` starts the query."""
     if is_web(uri):
-        return has_magic(path.replace("?", "")) and not filesystem.exists(path, strict=True)
+        return has_magic(path.replace("?", "")) and not _answers(filesystem, path)
     return has_magic(path) and not filesystem.exists(path)
+
+
+def _answers(filesystem: Any, url: str) -> bool:
+    """False if a server says that it has nothing under a URL. Raise what fsspec raises for any other failure."""
+    try:
+        filesystem.info(url)  # `exists` is False after any failure; its argument `strict` is too new
+    except FileNotFoundError as error:
+        if is_absent(error, url):
+            return False
+        raise
+    return True
 
 
 def _identify(filesystem: Any, path: str) -> str:
@@ -152,16 +164,21 @@ def _list_failure_tables(uri: str, filesystem: Any, path: str) -> list[Any]:
     entries = [entry for entry in filesystem.ls(path, detail=True) if not is_hidden(entry["name"].rpartition("/")[2])]
     files = [entry for entry in entries if entry["type"] != "directory" and entry["name"].endswith(".parquet")]
     if not files or not _holds_failures(full_uri(filesystem, files[0]["name"])):
-        folder = redact(uri).rstrip("/")
-        raise ManifestError(f"manifest {folder} is a folder: name the files in it, for example {folder}/*.jsonl")
+        folder = redact(uri)
+        raise ManifestError(
+            f"manifest {folder} is a folder: name the files in it, for example {folder.rstrip('/')}/*.jsonl"
+        )
     return files
 
 
 def _holds_failures(uri: str) -> bool:
+    """True if a file is a failure table. Raise ManifestError if the storage fails: its rows would be read as new ones."""
     try:
         with manifest_errors(uri):
             filesystem, path = find_filesystem(uri)
             with filesystem.open(path, "rb") as stream:
                 return is_failure_table(pq.read_schema(stream))
-    except ManifestError:  # not a valid Parquet file: the error is reported when its rows are read
-        return False
+    except ManifestError as error:
+        if isinstance(error.__cause__, pa.ArrowInvalid):  # not a Parquet file: reported when its rows are read
+            return False
+        raise

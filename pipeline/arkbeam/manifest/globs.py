@@ -7,6 +7,7 @@ Links to folders are followed. Each real folder is listed once for each position
 whatever the links are, and a file that can be reached in several ways is found once, by the way with the fewest links.
 """
 
+import errno
 import os
 import re
 import stat
@@ -150,8 +151,10 @@ def _list_folder(path: str) -> list["os.DirEntry[str]"]:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that leads to itself
+            return False
+        raise
 
 
 def _describe(entry: "os.DirEntry[str]", folder: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

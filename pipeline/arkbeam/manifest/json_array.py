@@ -21,7 +21,7 @@ _STRING_END = re.compile(_REST_OF_STRING, re.DOTALL)
 _TOKEN = re.compile(
     rb'\{(?:[^{}\[\]"]++|"' + _REST_OF_STRING + rb')*+\}|"' + _REST_OF_STRING + rb'|["\[\]{},]', re.DOTALL
 )
-_SPREAD_OBJECT = re.compile(rb'\{\s*?\n\s*"[^"\n]*"\s*:')
+_SPREAD_OBJECT = re.compile(rb'\{[^\S\n]*\n\s*"[^"\n]*"\s*:')
 _ARRAY_OF_OBJECTS = re.compile(rb"\[\s*\{")
 
 

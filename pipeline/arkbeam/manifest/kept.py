@@ -14,18 +14,12 @@ import pyarrow as pa
 
 from arkbeam.manifest.common_type import TEXT, common_type
 from arkbeam.manifest.kinds import NO_ROWS, STRINGS, Kind, kind_of_array, kind_of_values, merge
-from arkbeam.manifest.numbers import ExactNumber, restore_numbers
+from arkbeam.manifest.numbers import ExactNumber, NumberRestorer
 from arkbeam.manifest.texts import text_array
 from arkbeam.manifest.widening import JSON_TEXT, plain_type, widen
 
-_STRINGS = {str, type(None)}
+_TEXT_OR_NULL = {str, type(None)}
 _PLAIN: Mapping[type, pa.DataType] = {bool: pa.bool_(), float: pa.float64()}
-
-
-class _JsonScalar(pa.ExtensionScalar):  # type: ignore[misc]
-    def as_py(self, **_: Any) -> Any:
-        """Return the cell, so that `to_pylist` shows staged columns as they were read."""
-        return None if self.value is None else orjson.loads(self.value.as_py())
 
 
 class JsonText(pa.ExtensionType):  # type: ignore[misc]
@@ -37,10 +31,6 @@ class JsonText(pa.ExtensionType):  # type: ignore[misc]
     def __arrow_ext_serialize__(self) -> bytes:
         """Return nothing: the type has no parameters."""
         return b""
-
-    def __arrow_ext_scalar_class__(self) -> type[_JsonScalar]:
-        """Return the class of single cells."""
-        return _JsonScalar
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "JsonText":
@@ -67,7 +57,8 @@ def build_kept(names: Sequence[str], cells: Sequence[Sequence[Any]], lines: Sequ
 
     `lines` has the JSON of each row as bytes; numbers are read from it again if the fast parser may have rounded them.
     """
-    staged = [_stage(name, column, lines) for name, column in zip(names, cells, strict=True)]
+    restorer = NumberRestorer(lines)
+    staged = [_stage(name, column, restorer) for name, column in zip(names, cells, strict=True)]
     kinds = dict(zip(names, (kind for _, kind, _ in staged), strict=True))
     return Kept(_to_struct(names, [array for array, _, _ in staged]), kinds, sum(nulls for _, _, nulls in staged))
 
@@ -86,14 +77,14 @@ def _to_struct(names: Sequence[str], arrays: "Sequence[pa.Array[Any]]") -> pa.St
     return pa.StructArray.from_arrays(list(arrays), fields=fields)
 
 
-def _stage(name: str, cells: Sequence[Any], lines: Sequence[Any]) -> "tuple[pa.Array[Any], Kind, int]":
+def _stage(name: str, cells: Sequence[Any], restorer: NumberRestorer) -> "tuple[pa.Array[Any], Kind, int]":
     """Return the cells in a type that keeps each of them, their Kind, and the number of values that are not finite."""
     found = set(map(type, cells))
-    if found == {str} or found == _STRINGS:
+    if found == {str} or found == _TEXT_OR_NULL:
         return pa.array(cells, pa.string()), STRINGS, 0
     kind = kind_of_values(cells, found)
     if kind.may_be_rounded:
-        exact = restore_numbers(name, cells, lines)
+        exact = restorer.restore(name, cells)
         if exact is not cells:
             cells, found = exact, set(map(type, exact))
             kind = kind_of_values(cells, found)

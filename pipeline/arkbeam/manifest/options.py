@@ -117,8 +117,8 @@ class ManifestOptions:
 
     uris: Names
     """Manifest files, one or a list: paths or URIs of any fsspec scheme, also with wildcards (`data/*.jsonl`, and `**` for
-    any folders). Wildcards match no hidden names, which start with `.` or `_`; links are followed. The `failures/` folder of an output may be given as well: the rows that failed are then read again from their own
-    manifests."""
+    any folders). Wildcards match no hidden names, which start with `.` or `_`; links are followed. The `failures/` folder
+    of an output may be given as well: the rows that failed are then read again from their own manifests."""
     columns: ColumnMap = ColumnMap()
     keep: Names = ()
     """Column or columns that are copied to the output, each value exactly. If files differ in the type of a column, it

@@ -100,7 +100,7 @@ def _no_columns(options: ManifestOptions) -> pa.RecordBatch:
 def _parquet_rows(
     batch: pa.RecordBatch, options: ManifestOptions, columns: frozenset[str], media: frozenset[str]
 ) -> RowBatch:
-    bad = _invalid_utf8(batch)
+    bad = _find_invalid(batch)
     names = [name for name in batch.schema.names if name in columns]
     good = (
         batch.take(pa.array([index for index in range(batch.num_rows) if index not in bad], pa.int64()))
@@ -111,9 +111,8 @@ def _parquet_rows(
     found: Iterator[RawRow] = (_name_cells(names, row) for row in zip(*cells, strict=True))
     if not names:
         found = ({} for _ in range(good.num_rows))
-    failure = Failure("bad_text", "the row holds text that is not valid UTF-8")
     rows: list[RawRow] = (
-        [failure if index in bad else next(found) for index in range(batch.num_rows)] if bad else list(found)
+        [bad[index] if index in bad else next(found) for index in range(batch.num_rows)] if bad else list(found)
     )
     kept = _kept_columns(batch, options) if options.keep else None
     return RowBatch(rows, [None] * len(rows), kept, batch.nbytes)
@@ -122,25 +121,34 @@ def _parquet_rows(
 def _name_cells(names: list[str], cells: tuple[Any, ...]) -> RawRow:
     if NO_VALUE in cells:
         name = names[cells.index(NO_VALUE)]
-        return Failure("bad_field", f"column {name} holds a value out of range, such as a date after the year 9999")
+        return Failure(
+            "bad_field", f"column {redact(name, 100)} holds a value out of range, such as a date after the year 9999"
+        )
     return dict(zip(names, cells, strict=True))
 
 
-def _invalid_utf8(batch: pa.RecordBatch) -> set[int]:
-    """Return the rows with invalid UTF-8. Parquet does not check texts, and converting bad ones to Python would raise."""
+def _find_invalid(batch: pa.RecordBatch) -> dict[int, Failure]:
+    """Return why rows can't be converted, by row. Parquet checks neither that texts are UTF-8 nor the range of values."""
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid:
-        return {index for index in range(batch.num_rows) if not _is_valid(batch.slice(index, 1))}
-    return set()
+        failures = ((index, _find_invalid_cell(batch.slice(index, 1))) for index in range(batch.num_rows))
+        return {index: failure for index, failure in failures if failure is not None}
+    return {}
 
 
-def _is_valid(batch: pa.RecordBatch) -> bool:
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
+def _find_invalid_cell(row: pa.RecordBatch) -> Failure | None:
+    for field, cell in zip(row.schema, row.columns, strict=True):
+        try:
+            cell.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" in str(error):
+                return Failure("bad_text", "the row holds text that is not valid UTF-8")
+            kind = redact(str(field.type), 100)
+            return Failure(
+                "bad_field", f"column {redact(field.name, 100)} holds a value that its type {kind} does not allow"
+            )
+    return None
 
 
 def _kept_columns(batch: pa.RecordBatch, options: ManifestOptions) -> pa.RecordBatch:

@@ -7,9 +7,10 @@ unsigned integers. Of fixed-size bytes, fastparquet drops zeros at the end.
 
 from collections.abc import Callable, Container
 from typing import Any
-from uuid import UUID
 
 import pyarrow as pa
+
+from arkbeam.manifest.texts import text_array
 
 _DECIMAL_DIGITS_MAX = 38
 _MICROSECONDS = "us"
@@ -116,8 +117,7 @@ def to_portable(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]"
     if kind.equals(target):
         return column
     if isinstance(kind, pa.BaseExtensionType):
-        stored = column.storage
-        return _texts(stored, _uuid_text) if _is_uuid(kind) else to_portable(stored, target)
+        return text_array(column).cast(target) if _is_uuid(kind) else to_portable(column.storage, target)
     if pa.types.is_struct(kind):
         children = [to_portable(column.field(index), target.field(index).type) for index in range(kind.num_fields)]
         mask = column.is_null() if column.null_count else None  # the entries of a map may not have a mask
@@ -128,13 +128,5 @@ def to_portable(column: "pa.Array[Any]", target: pa.DataType) -> "pa.Array[Any]"
         child = to_portable(column.values, target.field(0).type)
         return pa.Array.from_buffers(target, len(column), column.buffers()[:2], offset=column.offset, children=[child])
     if pa.types.is_decimal(kind) and target.equals(_TEXT):
-        return _texts(column, "{:f}".format)
+        return text_array(column).cast(target)
     return column.cast(target)
-
-
-def _texts(column: "pa.Array[Any]", write: Callable[[Any], str]) -> "pa.Array[Any]":
-    return pa.array([None if value is None else write(value) for value in column.to_pylist()], _TEXT)
-
-
-def _uuid_text(value: bytes) -> str:
-    return str(UUID(bytes=value))

@@ -31,7 +31,7 @@ from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import WHOLE, Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
 from arkbeam.manifest.storage import check_unchanged, open_manifest
-from arkbeam.manifest.text import TextSource, find_wide_encoding, is_utf8_name
+from arkbeam.manifest.text import TextSource, find_wide_encoding, has_ascii, is_utf8_name
 from arkbeam.media import MediaCache, MediaInfo, inspect_many
 
 _TEXT = Modality.TEXT
@@ -194,11 +194,18 @@ def _open_text(shard: Shard, raw: ByteSource, options: ManifestOptions) -> TextS
     """Return the shard's bytes in UTF-8. Raise ManifestError if the file is in another encoding than the config says."""
     encoding, setting = options.encoding_of(shard.format)
     source = TextSource(raw.read, encoding)
-    if shard.start == 0 and is_utf8_name(encoding):
-        found = find_wide_encoding(source.peek())
+    if shard.start > 0:
+        return source
+    head = source.peek()
+    if is_utf8_name(encoding):
+        found = find_wide_encoding(head)
         if found is not None:
             likely, sign = found
             raise ManifestError(f"manifest {redact(shard.manifest)} is not in UTF-8: {sign}; set {setting}: {likely}")
+    elif head and not has_ascii(head):  # without this check, UTF-8 read as UTF-16 is a header without rows
+        raise ManifestError(
+            f"manifest {redact(shard.manifest)} is not in {encoding} ({setting}): it would have no comma, bracket or line end"
+        )
     return source
 
 

@@ -13,9 +13,9 @@ from fsspec.core import has_magic
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import redact, redact_uri, strip_user_info
-from arkbeam.manifest.compression import ENDINGS, find_compression
+from arkbeam.manifest.compression import ENDINGS, Compression, find_compression
 from arkbeam.manifest.failures import list_named_manifests
-from arkbeam.manifest.finding import Found, WrittenFolder, find_failure_tables, find_files
+from arkbeam.manifest.finding import FOOTER_THREADS, Found, WrittenFolder, find_failure_tables, find_files
 from arkbeam.manifest.json_array import is_array
 from arkbeam.manifest.lines import ends_with_cr
 from arkbeam.manifest.options import Format, ManifestOptions
@@ -33,7 +33,6 @@ _FORMATS: dict[str, Format] = {
 }
 WHOLE = 2**63 - 1
 """The end of a shard that is a whole file."""
-_FOOTER_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Manifest:
     uri: str
     label: str
     format: Format
-    compression: str | None
+    compression: Compression | None
     """What the name says; the first bytes decide when the file is read."""
     bytes: int | None
     """Size of the file; None if the storage does not report it."""
@@ -70,7 +69,7 @@ class Shard:
     manifest: str
     label: str
     format: Format
-    compression: str | None
+    compression: Compression | None
     start: int
     end: int
     version: str = ""
@@ -114,7 +113,7 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
     Uncompressed JSONL in UTF-8 is cut by size alone; Parquet is cut between row groups, whose sizes are read from the
     footer. Raise ManifestError if a footer, or the start of a JSON file that is to be cut, can't be read.
     """
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         ranges = list(pool.map(lambda manifest: _cut(manifest, bytes_max), manifests))
     shards: list[Shard] = []
     for manifest, cuts in zip(manifests, ranges, strict=True):

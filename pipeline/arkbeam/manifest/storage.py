@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from arkbeam.base.errors import ArkbeamError, ManifestError
 from arkbeam.base.files import find_filesystem, find_version, scheme_of
 from arkbeam.base.redaction import redact
-from arkbeam.manifest.compression import HEAD_BYTES, Counted, find_compression, looks_plain, unpack
+from arkbeam.manifest.compression import MAGIC_BYTES, Compression, Counted, find_compression, looks_plain, unpack
 from arkbeam.manifest.options import Format, ManifestOptions
 
 # A compressed file may always expand to this size, whatever the ratio: small files of similar rows compress very well.
@@ -31,12 +31,21 @@ def manifest_errors(uri: str) -> Iterator[None]:
     except ArkbeamError:
         raise
     except Exception as error:  # each fsspec backend and each decoder raises its own exceptions
-        cause: BaseException = error
-        if is_web(uri) and isinstance(error, FileNotFoundError):  # fsspec raises it whatever the server's failure was
-            cause = error.__cause__ or error
-        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
+        if is_absent(error, uri):
             raise ManifestError(f"manifest {redact(uri)} does not exist") from error
+        cause = _cause_of(error, uri)
         raise ManifestError(f"manifest {redact(uri)} can't be read: {_explain(cause, uri)}") from cause
+
+
+def is_absent(error: BaseException, uri: str) -> bool:
+    """True if an exception of a storage backend says that there is no such file."""
+    cause = _cause_of(error, uri)
+    return isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
+
+
+def _cause_of(error: BaseException, uri: str) -> BaseException:
+    """Return what failed: for a URL, fsspec raises FileNotFoundError whatever it was."""
+    return (error.__cause__ or error) if is_web(uri) and isinstance(error, FileNotFoundError) else error
 
 
 def is_web(uri: str) -> bool:
@@ -91,7 +100,7 @@ def check_unchanged(uri: str, version: str) -> None:
 
 @contextmanager
 def open_manifest(
-    uri: str, compression: str | None, format_: Format, start: int, options: ManifestOptions
+    uri: str, compression: Compression | None, format_: Format, start: int, options: ManifestOptions
 ) -> Iterator["ManifestSource"]:
     """Open a manifest at byte `start` for one pass, decompressed within the configured limits.
 
@@ -121,7 +130,7 @@ def open_manifest(
         raw.close()
 
 
-def _read_head(raw: IO[bytes], size: int = HEAD_BYTES) -> bytes:
+def _read_head(raw: IO[bytes], size: int = MAGIC_BYTES) -> bytes:
     head = b""
     while len(head) < size and (block := raw.read(size - len(head))):
         head += block
@@ -173,7 +182,7 @@ def _check_expansion(uri: str, expanded: int, packed: int, options: ManifestOpti
 class ManifestSource:
     """A manifest's bytes. `read` raises ManifestError if the storage fails or the bytes expand beyond the limits."""
 
-    def __init__(self, uri: str, raw: Counted, compression: str | None, options: ManifestOptions) -> None:
+    def __init__(self, uri: str, raw: Counted, compression: Compression | None, options: ManifestOptions) -> None:
         self._uri = uri
         self._raw = raw
         self._source = unpack(raw, compression)

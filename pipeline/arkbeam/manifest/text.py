@@ -24,6 +24,7 @@ _SAMPLE_BYTES = 4_096
 _SHOWN_CHARS = 200
 _KANA = re.compile(rb"(?:\x82[\x9f-\xf1]|\x83[\x40-\x96]){2}")
 _HIGH = re.compile(rb"[\x80-\xff]+")
+_ASCII = re.compile(rb"[\x00-\x7f]")
 # The most common characters of an encoding, two bytes each. GB2312: its first 3,755 characters and punctuation.
 _COMMON = (
     ("gb18030", re.compile(rb"[\xa1-\xa3][\xa1-\xfe]|[\xb0-\xd7][\xa1-\xfe]")),
@@ -129,6 +130,11 @@ def find_wide_encoding(head: bytes) -> tuple[str, str] | None:
             return encoding, f"it begins with the byte order mark of {encoding.upper()}"
     found = _find_wide(head)
     return None if found is None else (found, "its first line holds zero bytes")
+
+
+def has_ascii(text: bytes) -> bool:
+    """True if a text in UTF-8 has any character of ASCII, as all that separates cells and rows is."""
+    return _ASCII.search(text) is not None
 
 
 def _find_wide(head: bytes) -> str | None:

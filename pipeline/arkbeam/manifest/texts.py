@@ -7,7 +7,7 @@
 | duration | ISO 8601, in seconds: `PT86400S` |
 | bytes | hex |
 | UUID | with hyphens |
-| list, struct, map | JSON; values that JSON lacks are strings in it |
+| list, struct, map | JSON; values that JSON lacks are strings in it; lists of pairs if names or keys are repeated |
 """
 
 import json
@@ -36,9 +36,7 @@ def text_array(array: "pa.Array[Any]") -> "pa.Array[Any]":
     if is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind):
         return array.cast(TEXT)
     values = json_values(array)
-    if pa.types.is_nested(kind) or pa.types.is_floating(kind):
-        values = [None if value is None else value if type(value) is str else dump_json(value) for value in values]
-    return pa.array(values, TEXT)
+    return pa.array([value if value is None or type(value) is str else dump_json(value) for value in values], TEXT)
 
 
 def dump_json(value: Any) -> str:
@@ -57,7 +55,8 @@ def json_values(array: "pa.Array[Any]") -> list[Any]:
     if pa.types.is_struct(kind):
         names = [kind.field(index).name for index in range(kind.num_fields)]
         columns = [json_values(array.field(index)) for index in range(kind.num_fields)]
-        rows: list[Any] = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        pairs = (zip(names, row, strict=True) for row in zip(*columns, strict=True))
+        rows: list[Any] = [dict(row) if len(set(names)) == len(names) else list(row) for row in pairs]
         return _mask(rows if names else [{} for _ in range(len(array))], array)
     if pa.types.is_map(kind):
         return _map_values(array)
@@ -172,8 +171,8 @@ def _timestamp_values(array: "pa.Array[Any]") -> list[Any]:
 def _offsets(array: "pa.Array[Any]", instants: Sequence[int | None]) -> list[int | None]:
     """Return the seconds that local time is ahead of UTC at each instant; None if the zone is unknown on this machine."""
     try:
-        seconds = pa.array(instants, pa.int64()).cast(pa.int64())
-        whole = pc.divide(seconds, _PER_SECOND[array.type.unit]).cast(pa.timestamp("s", array.type.tz))
+        seconds = pc.divide(pa.array(instants, pa.int64()), _PER_SECOND[array.type.unit])
+        whole = seconds.cast(pa.timestamp("s", array.type.tz))
         local = pc.local_timestamp(whole).cast(pa.int64()).to_pylist()
     except pa.ArrowException:
         return [None] * len(instants)

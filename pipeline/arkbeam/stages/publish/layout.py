@@ -4,8 +4,8 @@
 small: values that come from bfloat16 or float16 are at most 65,536 different ones, and a vector is stored as indices of
 11 or 12 bits. Where a dictionary becomes too large, because values are of full precision, the writer goes on without it.
 
-`compact`: as the store, with `BYTE_STREAM_SPLIT`, which is 6 % smaller, and which DuckDB before 2.0, Spark before 4,
-ClickHouse 24 and fastparquet can't read.
+`compact`: the encodings of the store, with `BYTE_STREAM_SPLIT`. Files are about 6 % smaller, but DuckDB before 2.0, Spark
+before 4, ClickHouse 24 and fastparquet can't read them.
 """
 
 from typing import Any, assert_never
