@@ -28,6 +28,7 @@ ORDER = (
     "base.redaction",
     "base.bad_rows",
     "base.faults",
+    "base.parallel",
     "base.files",
     "ark",
     "emulator",

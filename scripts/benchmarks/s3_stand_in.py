@@ -1,22 +1,23 @@
-"""A small, fast server with the part of S3 that reading media needs. Clients are measured against it.
+"""A small, fast server with the part of S3 that media, stores and outputs need. Clients are measured against it.
 
     python -m scripts.benchmarks.s3_stand_in FOLDER LATENCY_MS
 
-Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, and listings
-with and without a delimiter. It does not check signatures and does not support PUT. Each reply is sent after LATENCY_MS.
-GET /?calls returns the number of calls by kind. The server prints its address once it listens, and ends when its standard
-input is closed.
+Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, PUT in one
+piece, DELETE, and listings with and without a delimiter. It does not check signatures. Each reply is sent after
+LATENCY_MS. GET /?calls returns the number of calls by kind, and the bytes that were put (`bytes`). The server prints its
+address once it listens, and ends when its standard input is closed.
 """
 
 import asyncio
 import hashlib
+import html
 import os
 import re
 import socket
 import subprocess
 import sys
 import urllib.request
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ import orjson
 import uvicorn
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 _RANGE = re.compile(rb"bytes=(\d*)-(\d*)")
 _PAGE_KEYS = 1000
 _BLOCK_BYTES = 1024 * 1024
@@ -52,6 +54,25 @@ class Bucket:
             for key, status in found.items()
         }
         self._kept: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object."""
+        path = self._folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        if key not in self.sizes:
+            insort(self.keys, key)
+        self.sizes[key], self.times[key] = len(data), path.stat().st_mtime
+        self.etags[key] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        self._kept.pop(key, None)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is not an error."""
+        if key in self.sizes:
+            (self._folder / key).unlink()
+            del self.keys[bisect_left(self.keys, key)]
+            for names in (self.sizes, self.times, self.etags, self._kept):
+                names.pop(key, None)
 
     def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes of an object from `start` to `end`, in blocks."""
@@ -76,22 +97,34 @@ class StandIn:
         self._latency_s = latency_s
         self.calls: Counter[str] = Counter()
 
-    async def __call__(self, scope: dict[str, Any], _receive: object, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         name, _, key = unquote(scope["raw_path"].decode()).lstrip("/").partition("/")
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode(), True).items()}
         if not name and "calls" in query:
             await _answer(send, 200, orjson.dumps(self.calls))
             return
+        data = await _read_body(receive) if scope["method"] in ("PUT", "POST") else b""
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         bucket = self._buckets.get(name)
-        kind = "LIST" if not key else scope["method"]
+        kind = "LIST" if not key and scope["method"] == "GET" else scope["method"]
         self.calls[kind] += 1
         if bucket is None:
             await _answer(send, 404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif kind == "LIST":
             await _answer(send, 200, _list(name, bucket, query))
+        elif kind == "PUT":
+            bucket.put(key, data)
+            self.calls["bytes"] += len(data)
+            await _answer(send, 200, b"", etag=bucket.etags[key])
+        elif kind == "DELETE":
+            bucket.delete(key)
+            await _answer(send, 204, b"")
+        elif kind == "POST":
+            for found in re.findall(rb"<Key>(.*?)</Key>", data):
+                bucket.delete(html.unescape(found.decode()))
+            await _answer(send, 200, b"<DeleteResult/>")
         elif key not in bucket.sizes:
             await _answer(send, 404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
@@ -123,8 +156,19 @@ async def _send_object(send: Send, scope: dict[str, Any], bucket: Bucket, key: s
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _answer(send: Send, status: int, body: bytes) -> None:
+async def _read_body(receive: Receive) -> bytes:
+    pieces, more = [], True
+    while more:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+async def _answer(send: Send, status: int, body: bytes, etag: str = "") -> None:
     headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(body)).encode())]
+    if etag:
+        headers.append((b"etag", f'"{etag}"'.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -29,6 +29,7 @@ from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
+from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output
 from arkbeam.store.journal import record_lost_attempts
@@ -168,6 +169,7 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
         totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
         return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
     finally:
+        forget_index(spec.run.name)
         remove_folder(run_folder(spec.store.uri, spec.run.name))
 
 
@@ -189,6 +191,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)
+            forget_index(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)

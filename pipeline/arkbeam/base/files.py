@@ -13,8 +13,9 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from arkbeam.base import faults
 from arkbeam.base.errors import ArkbeamError, StoreError
+from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
 
 LOCAL_SCHEMES = frozenset({"file", "local"})
@@ -144,6 +146,37 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
         return sorted(full_uri(filesystem, name) for name in found if name.endswith(suffix))
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file in a listing. `version` changes when the file is written again."""
+
+    uri: str
+    size: int
+    version: str
+
+
+def list_versions(uri: str, suffix: str = "") -> list[Listed]:
+    """List the files below a folder as `list_files` does, with the size and the version of each.
+
+    On object stores this takes no more calls than `list_files`.
+    """
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("list", uri):
+        filesystem.invalidate_cache()
+        if isinstance(filesystem, LocalFileSystem):
+            return [one for name in list_files(uri, suffix) if (one := _local_version(name)) is not None]
+        try:
+            found = filesystem.find(path, detail=True)
+        except FileNotFoundError:
+            return []
+        listed = (
+            Listed(full_uri(filesystem, name), int(info.get("size") or 0), find_version(info))
+            for name, info in found.items()
+            if name.endswith(suffix)
+        )
+        return sorted(listed, key=lambda one: one.uri)
+
+
 def list_folders(uri: str) -> list[str]:
     """Return the names of the folders directly in a folder, sorted. A missing folder has none."""
     filesystem, path = open_filesystem(uri)
@@ -170,10 +203,52 @@ def find_version(info: Mapping[str, Any]) -> str:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Read a whole small file."""
+    """Read a whole small file, in one call."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri):
+        return _read_whole(filesystem, path)
+
+
+def read_if_exists(uri: str) -> bytes | None:
+    """Read a whole small file, in one call; None if there is none."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        try:
+            return _read_whole(filesystem, path)
+        except FileNotFoundError:
+            return None
+
+
+def _read_whole(filesystem: Any, path: str) -> bytes:
+    """Read a file. Without a range, s3fs would ask for the size first. In an empty object, any range is an error."""
+    if isinstance(filesystem, LocalFileSystem):
+        return Path(path).read_bytes()
+    try:
+        return bytes(filesystem.cat_file(path, start=0))
+    except (FileNotFoundError, PermissionError, TimeoutError, ConnectionError):
+        raise
+    except (OSError, ValueError):
         return bytes(filesystem.cat_file(path))
+
+
+def fetch_file(uri: str, folder: str) -> Path | None:
+    """Return the path of a local file, or of a copy of an object in a local folder; None if there is no such file."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        if isinstance(filesystem, LocalFileSystem):
+            return Path(path) if os.path.exists(path) else None
+        target = Path(folder) / f"{uuid.uuid4().hex}-{path.rpartition('/')[2]}"
+        try:
+            filesystem.get_file(path, str(target))
+        except FileNotFoundError:
+            return None
+        return target
+
+
+def put_file(local: Path, uri: str) -> None:
+    """Move a local file to `uri`, completely or not at all."""
+    with writing(uri) as path:
+        shutil.move(local, path)
 
 
 def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
@@ -226,6 +301,12 @@ def remove_file(uri: str, *, durable: bool = False) -> None:
             return
         if durable and isinstance(filesystem, LocalFileSystem):
             _sync_folder(Path(path).parent)
+
+
+def remove_files(uris: Iterable[str]) -> None:
+    """Remove files, many at once; missing files are not errors."""
+    for _ in in_parallel(remove_file, uris):
+        pass
 
 
 def move_file(uri: str, target: str) -> None:
@@ -306,6 +387,15 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _local_version(path: str) -> Listed | None:
+    """Return size and version of a local file; None if it has been removed since it was listed."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return Listed(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _walk_local(path: str) -> list[str]:

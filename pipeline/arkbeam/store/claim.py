@@ -19,7 +19,7 @@ import orjson
 
 from arkbeam.base import faults
 from arkbeam.base.errors import OutputInUse, StoreError
-from arkbeam.base.files import exists, is_local, join, read_bytes, remove_file, storage_errors, write_bytes
+from arkbeam.base.files import is_local, join, read_bytes, read_if_exists, remove_file, storage_errors, write_bytes
 
 LEASE_S = 10.0
 LOCK_NAME = ".lock"
@@ -54,7 +54,7 @@ def check_claim(output_uri: str, run: str) -> None:
     faults.hit("commit.check")
     if run in _lost:
         raise OutputInUse(f"{output_uri} was not changed: {_lost[run]}; run again")
-    holder = _run_in(_read_mark(join(output_uri, MARK_NAME)))
+    holder = _run_in(read_if_exists(join(output_uri, MARK_NAME)))
     if holder != run:
         taken = f"run {holder} has taken it over" if holder else f"this run's claim, the file {MARK_NAME}, is missing"
         raise OutputInUse(f"{output_uri} was not changed: {taken}; run again")
@@ -86,15 +86,15 @@ def _local_lock(output_uri: str, run: str) -> Iterator[None]:
 def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
     """Wait until no other run renews a mark, write our own, and check that it was not overwritten."""
     uri = join(output_uri, MARK_NAME)
-    before = _read_mark(uri)
+    before = read_if_exists(uri)
     if before is not None:
         time.sleep(lease_s)
-        if _read_mark(uri) not in (None, before):
+        if read_if_exists(uri) not in (None, before):
             raise OutputInUse(_in_use(output_uri))
     ours = _mark(run, 0)
     write_bytes(uri, ours)
     time.sleep(lease_s / 4)  # if two runs saw no mark and both wrote one, the earlier one sees the later one here
-    if _read_mark(uri) != ours:
+    if read_if_exists(uri) != ours:
         raise OutputInUse(_in_use(output_uri))
 
 
@@ -112,7 +112,7 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_
         while not stop.wait(lease_s / 4):
             number, begun_s = number + 1, time.monotonic()
             try:
-                if _run_in(_read_mark(uri)) != run:  # a missing mark: another run took it over and has ended
+                if _run_in(read_if_exists(uri)) != run:  # a missing mark: another run took it over and has ended
                     lose("another run took this output over, because this run did not renew its mark in time")
                     return
                 write_bytes(uri, _mark(run, number))
@@ -130,23 +130,13 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_
         stop.set()
         thread.join(timeout=lease_s)
         _lost.pop(run, None)
-        if _run_in(_read_mark(uri)) == run:
+        if _run_in(read_if_exists(uri)) == run:
             remove_file(uri)
 
 
 def _mark(run: str, beat: int) -> bytes:
     mark = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "beat": beat, "token": uuid.uuid4().hex}
     return orjson.dumps(mark)
-
-
-def _read_mark(uri: str) -> bytes | None:
-    """Read a mark; None if there is none."""
-    try:
-        return read_bytes(uri)
-    except StoreError:
-        if exists(uri):
-            raise
-        return None
 
 
 def _run_in(mark: bytes | None) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import exists, join, read_bytes, write_bytes
+from arkbeam.base.files import join, read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 
 
@@ -32,10 +32,11 @@ def read_model(store_uri: str, service: ServiceKind, name: str) -> ModelRecord:
     Raise StoreError if the record is damaged.
     """
     uri = _uri(store_uri, service, name)
-    if not exists(uri):
+    data = read_if_exists(uri)
+    if data is None:
         return ModelRecord(name)
     try:
-        return ModelRecord(**orjson.loads(read_bytes(uri)))
+        return ModelRecord(**orjson.loads(data))
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"{uri} is damaged ({error}): remove it, and the model of the next reply is taken as the right one"

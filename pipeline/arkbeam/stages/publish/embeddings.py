@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
+from arkbeam.base.parallel import in_parallel
 from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, Manifests, PartFile, gather_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.integrity import read_or_set_aside
@@ -24,6 +25,7 @@ from arkbeam.store.segments import dense_values, read_columns
 FOLDER = "embeddings"
 MULTI_FOLDER = "multi"
 MULTI_SLICE_ROWS = 256  # a row may hold thousands of vectors
+MULTI_IN_FLIGHT = 2  # a file of them may take 64 MB
 _VECTOR_COLUMNS = [
     "fingerprint",
     "dense",
@@ -67,12 +69,13 @@ def write_multi_part(
 def _multi_table(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, wanted: pa.Schema
 ) -> pa.Table:
-    pieces = []
-    for segment, positions in split_segments(refs):
+
+    def read(segment: int, positions: npt.NDArray[np.int64]) -> pa.Table:
         uri = find_segment(segments, segment)
         table = read_or_set_aside(spec.store.uri, uri, partial(read_multi, spec.store.uri, uri))
-        pieces.append(take_rows(table, positions))
-    vectors = pa.concat_tables(pieces)
+        return take_rows(table, positions)
+
+    vectors = pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs), MULTI_IN_FLIGHT))
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
         raise StoreError("per-token vectors in the store do not match their segment: run again")
@@ -106,14 +109,15 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
     """Read the vectors of refs, which must be sorted by segment: then each segment is read once."""
-    pieces = []
-    for segment, rows in split_segments(refs):
+
+    def read(segment: int, rows: npt.NDArray[np.int64]) -> pa.Table:
         uri = find_segment(segments, segment)
         vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
             raise StoreError(f"segment {segment:016x} has fewer rows than its index: run again")
-        pieces.append(_cut(take_rows(vectors, rows), spec.model.dimensions_published))
-    return pa.concat_tables(pieces)
+        return _cut(take_rows(vectors, rows), spec.model.dimensions_published)
+
+    return pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs)))
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:
