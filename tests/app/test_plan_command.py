@@ -18,8 +18,8 @@ ROWS = [
 
 
 def list_files(folder: Path) -> dict[Path, bytes]:
-    """Return all files below a folder with their content, except the store's list of verified segments."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent.name != "verified"}
+    """Return all files below a folder with their content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_before_and_after_a_run(place: Any, emulator: Any) -> None:

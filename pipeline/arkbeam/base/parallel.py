@@ -1,7 +1,7 @@
 """Call a function for many items at once: calls to an object store are slow, but many can be in flight."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -13,7 +13,7 @@ _Result = TypeVar("_Result")
 
 def in_parallel(
     function: Callable[[_Item], _Result], items: Iterable[_Item], in_flight: int = IN_FLIGHT
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """Yield the result of each item, in the order of the items.
 
     At most `in_flight` results are computed ahead of the caller, each in a thread. The first exception, in the order of

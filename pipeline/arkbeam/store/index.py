@@ -199,7 +199,8 @@ def _sorted_entries(parts: Sequence[Entries]) -> pa.Table:
 def _write_local(path: Path, sources: Sequence[Source], tables: Iterable[pa.Table]) -> None:
     with storage_errors("write", str(path)), pq.ParquetWriter(path, ENTRIES_READ, **_OPTIONS) as writer:
         for table in tables:
-            writer.write_table(table, row_group_size=GROUP_ROWS)
+            if table.num_rows:
+                writer.write_table(table, row_group_size=GROUP_ROWS)
         writer.add_key_value_metadata({_SOURCES: _encode(sources)})
 
 

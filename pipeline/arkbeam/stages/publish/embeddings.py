@@ -26,6 +26,7 @@ FOLDER = "embeddings"
 MULTI_FOLDER = "multi"
 MULTI_SLICE_ROWS = 256  # a row may hold thousands of vectors
 MULTI_IN_FLIGHT = 2  # a file of them may take 64 MB
+_ADVICE = "remove the folder index/ of the store, which is only a cache, and run again"
 _VECTOR_COLUMNS = [
     "fingerprint",
     "dense",
@@ -95,7 +96,7 @@ def _embeddings_tables(
 
 def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
-        raise StoreError("the rows of a segment do not have the fingerprints of its index: run again")
+        raise StoreError(f"the rows of a segment do not have the fingerprints of its index: {_ADVICE}")
     columns = {name: vectors[name] for name in vectors.column_names} | {
         name: rows[name] for name in ("id", "manifest", "row", "media_changes")
     }
@@ -114,7 +115,7 @@ def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) 
         uri = find_segment(segments, segment)
         vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
-            raise StoreError(f"segment {segment:016x} has fewer rows than its index: run again")
+            raise StoreError(f"segment {segment:016x} has fewer rows than its index: {_ADVICE}")
         return _cut(take_rows(vectors, rows), spec.model.dimensions_published)
 
     return pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs)))
