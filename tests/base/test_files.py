@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
+    _remove_old_folders,
     absolute,
     exists,
     file_url_path,
@@ -29,6 +30,7 @@ from arkbeam.base.files import (
     remove_folder,
     remove_leftovers,
     storage_errors,
+    temporary_folder,
     write_bytes,
     writing,
 )
@@ -80,6 +82,21 @@ def test_a_listing_has_versions(folder: str) -> None:
     after = list_versions(folder, ".bin")
     assert after[0].version != before[0].version
     assert after[1] == before[1]
+
+
+def test_temporary_folders_of_dead_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that has not changed for a day is removed by the next process; one with a newer file stays."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _remove_old_folders.cache_clear()
+    old, used = (tmp_path / f"arkbeam-tmp-{name}" for name in ("old", "used"))
+    for folder in (old, used):
+        folder.mkdir()
+        (folder / "file").touch()
+    for path in (old / "file", old, used):
+        os.utime(path, (1e9, 1e9))
+    with temporary_folder() as mine:
+        assert set(tmp_path.iterdir()) == {used, mine}
+    assert set(tmp_path.iterdir()) == {used}
 
 
 def test_a_local_file_is_moved_to_a_uri(folder: str, tmp_path: Path) -> None:

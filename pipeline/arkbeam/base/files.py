@@ -8,10 +8,12 @@ needed only during the run are not synced.
 """
 
 import errno
+import functools
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ from arkbeam.base.redaction import redact
 
 LOCAL_SCHEMES = frozenset({"file", "local"})
 _TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY_PREFIX = "arkbeam-tmp-"
+_TEMPORARY_AGE_S = 24 * 3600.0
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CHAIN = re.compile(r"::.*://|://.*::/", re.DOTALL)
 # Names that fsspec's file systems use for a file's etag and its modification time.
@@ -231,13 +235,13 @@ def _read_whole(filesystem: Any, path: str) -> bytes:
         return bytes(filesystem.cat_file(path))
 
 
-def fetch_file(uri: str, folder: str) -> Path | None:
+def fetch_file(uri: str, folder: Path) -> Path | None:
     """Return the path of a local file, or of a copy of an object in a local folder; None if there is no such file."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri):
         if isinstance(filesystem, LocalFileSystem):
             return Path(path) if os.path.exists(path) else None
-        target = Path(folder) / f"{uuid.uuid4().hex}-{path.rpartition('/')[2]}"
+        target = folder / path.rpartition("/")[2]
         try:
             filesystem.get_file(path, str(target))
         except FileNotFoundError:
@@ -279,8 +283,8 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
                 if check is not None:
                     check()
             return
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / "file"
+        with temporary_folder() as folder:
+            local = folder / "file"
             faults.hit("file.write", uri)
             yield local
             if check is not None:
@@ -288,6 +292,24 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
             faults.hit("file.commit", uri)
             filesystem.put_file(str(local), path)
             faults.hit("file.written", uri)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new local folder, which is removed at the end of the block.
+
+    Folders of killed processes are removed by the first call in a later process, a day after their last change.
+    """
+    _remove_old_folders()
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@functools.cache
+def _remove_old_folders() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY_PREFIX}*"):
+        if all(_is_older(str(path), _TEMPORARY_AGE_S) for path in (folder, *folder.rglob("*"))):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_file(uri: str, *, durable: bool = False) -> None:
@@ -331,11 +353,21 @@ def remove_folder(uri: str) -> None:
             filesystem.rm(path, recursive=True)
 
 
-def remove_leftovers(uri: str) -> None:
-    """Remove the temporary files that a killed writer left below a local folder. Object stores have no such files."""
+def remove_leftovers(uri: str, *, age_s: float = 0.0) -> None:
+    """Remove the temporary files that a killed writer left below a local folder. Object stores have no such files.
+
+    `age_s`: leave those that have changed within this many seconds, since their writer may be alive.
+    """
     for name in list_files(uri, _TEMPORARY_SUFFIX) if is_local(uri) else []:
-        if name.rpartition("/")[2].startswith("."):
+        if name.rpartition("/")[2].startswith(".") and (not age_s or _is_older(name, age_s)):
             remove_file(name)
+
+
+def _is_older(path: str, age_s: float) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime > age_s
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,15 @@ import orjson
 
 from arkbeam.base import faults
 from arkbeam.base.errors import OutputInUse, StoreError
-from arkbeam.base.files import is_local, join, read_bytes, read_if_exists, remove_file, storage_errors, write_bytes
+from arkbeam.base.files import (
+    is_local,
+    join,
+    read_bytes,
+    read_if_exists,
+    remove_file,
+    storage_errors,
+    write_bytes,
+)
 
 LEASE_S = 10.0
 LOCK_NAME = ".lock"
@@ -44,6 +52,44 @@ def claim_output(
     _wait_for_mark(output_uri, run, lease_s)
     with _heartbeat(output_uri, run, on_lost, lease_s):
         yield
+
+
+@contextmanager
+def show_alive(folder_uri: str, run: str, *, lease_s: float = LEASE_S) -> Iterator[None]:
+    """For the length of the block, show in a folder that nobody else uses that its run is alive (`find_dead`)."""
+    if is_local(folder_uri):
+        with _local_lock(folder_uri, run):
+            yield
+        return
+    write_bytes(join(folder_uri, MARK_NAME), _mark(run, 0))
+    with _heartbeat(folder_uri, run, lambda _: None, lease_s):
+        yield
+
+
+def find_dead(folder_uris: Sequence[str], *, lease_s: float = LEASE_S) -> tuple[list[str], list[str]]:
+    """Return the folders whose runs have shown that they were alive (`show_alive`) and are dead, and those without a mark.
+
+    On object stores this takes one lease, if there are folders with marks.
+    """
+    marks = {uri: read_if_exists(join(uri, MARK_NAME)) for uri in folder_uris}
+    marked = [uri for uri in folder_uris if marks[uri] is not None]
+    watched = [uri for uri in marked if not is_local(uri)]
+    if watched:
+        time.sleep(lease_s)
+    dead = [uri for uri in watched if read_if_exists(join(uri, MARK_NAME)) == marks[uri]]
+    dead += [uri for uri in marked if uri not in watched and _is_free(join(uri, LOCK_NAME))]
+    return dead, [uri for uri in folder_uris if uri not in marked]
+
+
+def _is_free(path: str) -> bool:
+    """True if no process holds a lock."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return False
+    lock.release()
+    return True
 
 
 def check_claim(output_uri: str, run: str) -> None:

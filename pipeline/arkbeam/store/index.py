@@ -12,7 +12,6 @@ files are missing, damaged or out of date, the sources are read again.
 
 import base64
 import hashlib
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, fetch_file, join, put_file, storage_errors
+from arkbeam.base.files import Listed, fetch_file, join, put_file, storage_errors, temporary_folder
 from arkbeam.base.redaction import redact
 from arkbeam.store.layout import HASH_CHARS, hash_in_name, index_folder, segment_id, segment_name
 
@@ -79,8 +78,8 @@ def write_entries(store_uri: str, file_id: int, parts: Sequence[Entries]) -> str
 
 def open_entries(parts: Sequence[Entries]) -> "IndexFile":
     """Return what `write_entries` would write as an open index file that is not in the store."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        local = Path(folder) / "index"
+    with temporary_folder() as folder:
+        local = folder / "index"
         _write_local(local, [part.source for part in parts], [_sorted_entries(parts)])
         return IndexFile("", local.stat().st_size, pa.OSFile(str(local)))
 
@@ -90,8 +89,8 @@ def write_index(store_uri: str, file_id: int, sources: Sequence[Source], tables:
 
     Only one table is in memory at a time.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "index"
+    with temporary_folder() as folder:
+        local = folder / "index"
         _write_local(local, sources, tables)
         uri = join(index_folder(store_uri), segment_name(file_id, _hash_file(local)))
         put_file(local, uri)
@@ -109,7 +108,7 @@ def open_index_file(listed: Listed) -> "IndexFile | None":
     Raise StoreError if the file can't be read, DamagedIndex if it is damaged.
     """
     # The open file can still be read after it is removed from the folder, or from the store by another run.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, storage_errors("read", listed.uri):
+    with temporary_folder() as folder, storage_errors("read", listed.uri):
         path = fetch_file(listed.uri, folder)
         if path is None:
             return None

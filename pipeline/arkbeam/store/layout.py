@@ -147,6 +147,11 @@ def damaged_folder(store_uri: str, run: str = "") -> str:
     return join(store_uri, "damaged", run).rstrip("/")
 
 
+def models_folder(store_uri: str) -> str:
+    """Return the folder of the records of models."""
+    return join(store_uri, "models")
+
+
 def index_folder(store_uri: str) -> str:
     """Return the folder of the index files."""
     return join(store_uri, "index")

@@ -15,6 +15,7 @@ import orjson
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
+from arkbeam.store.layout import models_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +51,4 @@ def write_model(store_uri: str, service: ServiceKind, record: ModelRecord) -> No
 
 def _uri(store_uri: str, service: ServiceKind, name: str) -> str:
     key = hashlib.blake2b(f"{service.value} {name}".encode(), digest_size=8).hexdigest()
-    return join(store_uri, "models", f"{key}.json")
+    return join(models_folder(store_uri), f"{key}.json")
