@@ -12,7 +12,19 @@ import typer
 from arkbeam.base.errors import ArkbeamError
 from rich.console import Console
 
-from scripts.benchmarks import faults, fixed, kill, media, memory, planning, quota, quota_many, throughput, volume
+from scripts.benchmarks import (
+    faults,
+    fixed,
+    kill,
+    media,
+    memory,
+    planning,
+    quota,
+    quota_many,
+    store,
+    throughput,
+    volume,
+)
 from scripts.benchmarks.runs import BenchError
 from scripts.benchmarks.table import Bench, Figure, Measure, Size, describe_machine, figures_table
 
@@ -34,6 +46,9 @@ MEASURES: dict[str, Measure] = {
     "media_plan": media.measure_plan,
     "media_cpu": media.measure_cpu,
     "media_memory": media.measure_memory,
+    "store_owned": store.measure_owned,
+    "store_runs": store.measure_runs,
+    "store_index": store.measure_index,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

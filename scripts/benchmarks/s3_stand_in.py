@@ -49,10 +49,7 @@ class Bucket:
         self.keys = sorted(found)
         self.sizes = {key: status.st_size for key, status in found.items()}
         self.times = {key: status.st_mtime for key, status in found.items()}
-        self.etags = {
-            key: hashlib.md5(f"{key}{status.st_size}{status.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()
-            for key, status in found.items()
-        }
+        self.etags = {key: _etag(key, status) for key, status in found.items()}
         self._kept: dict[str, bytes] = {}
 
     def put(self, key: str, data: bytes) -> None:
@@ -62,8 +59,8 @@ class Bucket:
         path.write_bytes(data)
         if key not in self.sizes:
             insort(self.keys, key)
-        self.sizes[key], self.times[key] = len(data), path.stat().st_mtime
-        self.etags[key] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        status = path.stat()
+        self.sizes[key], self.times[key], self.etags[key] = len(data), status.st_mtime, _etag(key, status)
         self._kept.pop(key, None)
 
     def delete(self, key: str) -> None:
@@ -171,6 +168,11 @@ async def _answer(send: Send, status: int, body: bytes, etag: str = "") -> None:
         headers.append((b"etag", f'"{etag}"'.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _etag(key: str, status: os.stat_result) -> str:
+    """Return a tag that stays the same if the server is started again."""
+    return hashlib.md5(f"{key}{status.st_size}{status.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _list(name: str, bucket: Bucket, query: dict[str, str]) -> bytes:
