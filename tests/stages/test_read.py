@@ -7,10 +7,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import parse_config
 from arkbeam.app.job import Job, prepare_job
 from arkbeam.base import faults, schema
@@ -18,6 +20,7 @@ from arkbeam.base.errors import ManifestError, StoreError
 from arkbeam.base.faults import Injector
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
+from arkbeam.beam.pipeline import build_plan
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages import read as reading
 from arkbeam.stages.read import (
@@ -202,6 +205,19 @@ def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
     (group,) = find_uncovered(job.spec)
     assert cover_files(group, job.spec) == 4
     assert find_uncovered(job.spec) == []
+
+
+def test_the_graph_does_not_grow_with_the_store(tmp_path: Path) -> None:
+    """The store is listed by a worker: the pipeline that is sent to a runner has the same size for any store."""
+    job, sizes = _job(tmp_path, [_line(text="a")]), []
+    for files in (0, 300):
+        Path(segments_folder(job.spec.store.uri, OLD_RUN)).mkdir(parents=True, exist_ok=True)
+        for number in range(files):
+            Path(segments_folder(job.spec.store.uri, OLD_RUN), segment_name(number)).touch()
+        pipeline = beam.Pipeline(FnApiRunner())
+        build_plan(pipeline, job.spec, job.shards)
+        sizes.append(len(pipeline.to_runner_api().SerializeToString()))
+    assert abs(sizes[1] - sizes[0]) < 100
 
 
 def test_files_that_appear_after_the_listing_are_read(tmp_path: Path) -> None:

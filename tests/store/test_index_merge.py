@@ -180,6 +180,23 @@ def test_a_merge_that_is_killed_while_it_removes(
     check_answers(store, index)
 
 
+def test_a_rewritten_file_takes_the_place_of_the_stale_one(make_store: Callable[[], FilledStore]) -> None:
+    """If a run is killed after it wrote a file again without its stale entries, the new file counts, and the old one goes."""
+    store = make_store()
+    uris = [store.write(range(number, number + 5)) for number in range(0, 50, 5)]
+    store.cover(uris)
+    for uri in uris[:6]:
+        Path(uri).unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(index_merge, "remove_files", lambda _: None)
+        _tidy(store)
+    index = open_store_index(store.uri)
+    assert [covering.rows for covering in index.covering] == [20, 0]
+    assert index.covering[0].file.rows == 20
+    check_answers(store, index)
+    assert [covering.file.rows for covering in _tidy(store).covering] == [20]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_two_runs_that_merge_at_once(make_store: Callable[[], FilledStore], small_files: None, seed: int) -> None:
     """Two runs see different files and merge in any order: no error, and at worst some files are read again."""

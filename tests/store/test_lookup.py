@@ -167,6 +167,17 @@ def test_index_files_that_vanish_are_looked_for_again(
     assert index.uncovered == ()
 
 
+def test_a_segment_that_is_removed_meanwhile(make_store: Callable[[], FilledStore]) -> None:
+    """A segment that another run sets aside, or replaces, between the listing and the reading has no entries."""
+    store = make_store()
+    first, second = store.write([1]), store.write([2])
+    index = open_store_index(store.uri)
+    Path(first).unlink()
+    found = index.complete(store.uri).find(pa.array([fingerprint(1), fingerprint(2)], schema.FINGERPRINT))
+    assert index_rows(found.index) == store.owned()
+    assert Path(second).exists()
+
+
 def test_an_index_that_cannot_be_read_costs_only_time(
     make_store: Callable[[], FilledStore], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

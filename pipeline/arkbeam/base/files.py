@@ -174,9 +174,10 @@ def list_versions(uri: str, suffix: str = "") -> list[Listed]:
         except FileNotFoundError:
             return []
         listed = (
-            Listed(full_uri(filesystem, name), int(info.get("size") or 0), find_version(info))
+            Listed(full_uri(filesystem, name), size, find_version(info) or str(size))
             for name, info in found.items()
             if name.endswith(suffix)
+            for size in [int(info.get("size") or 0)]
         )
         return sorted(listed, key=lambda one: one.uri)
 

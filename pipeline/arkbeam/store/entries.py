@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, storage_errors
+from arkbeam.base.files import Listed, exists, storage_errors
 from arkbeam.base.parallel import IN_FLIGHT, in_parallel
 from arkbeam.base.redaction import redact
 from arkbeam.store.events import REJECTED_COLUMNS, EventKind
@@ -80,7 +80,9 @@ def _try_to_read(store_uri: str, file: Listed) -> Entries | StoreError:
 
 
 def _read_again(store_uri: str, file: Listed, error: StoreError) -> Entries | None:
-    """Read a file for the second time. Set it aside if it is damaged, and return None."""
+    """Read a file for the second time. Return None if it has been removed, or is damaged and set aside here."""
+    if not exists(file.uri):
+        return None
     if not is_damaged(file.uri, _columns_of(file.uri)) and is_whole(store_uri, file.uri):
         return read_file(store_uri, file)  # the storage failed: the vectors of this file must not be bought again
     _log.warning("damaged and set aside as %s: %s", set_aside(store_uri, file.uri), error)

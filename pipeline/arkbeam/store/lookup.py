@@ -103,19 +103,24 @@ def open_store_index(store_uri: str, opened: Iterable[IndexFile] = ()) -> StoreI
 def match(files: Iterable[IndexFile], listing: Mapping[str, Listed]) -> StoreIndex:
     """Decide which entries count: those of sources that are listed with the same version, each from one index file.
 
-    The file with the most sources comes first. So after a merge, the entries of the merged files do not count.
+    The file with the most listed sources comes first, then the one with the fewest others. So after a merge, the
+    entries of the merged files do not count.
     """
     uncovered = dict(listing)
     covering = []
-    for file in sorted(files, key=lambda file: (-len(file.sources), file.uri)):
-        counts = np.zeros(len(file.sources), np.bool_)
-        for number, source in enumerate(file.sources):
-            listed = uncovered.get(source.name)
-            if listed is not None and listed.version == source.version:
-                counts[number] = True
-                del uncovered[source.name]
+    listed = {file: _find_listed(file, listing) for file in files}
+    for file in sorted(listed, key=lambda file: (-int(listed[file].sum()), len(file.sources), file.uri)):
+        counts = listed[file]
+        for number in np.flatnonzero(counts).tolist():
+            counts[number] = uncovered.pop(file.sources[number].name, None) is not None
         covering.append(Covering(file, counts))
     return StoreIndex(tuple(covering), tuple(uncovered.values()))
+
+
+def _find_listed(file: IndexFile, listing: Mapping[str, Listed]) -> npt.NDArray[np.bool_]:
+    """Return for each source whether it is listed with the version that was covered."""
+    found = ((listing.get(source.name), source.version) for source in file.sources)
+    return np.array([one is not None and one.version == version for one, version in found], np.bool_)
 
 
 def _open(known: Mapping[str, IndexFile], listed: Listed) -> IndexFile | StoreError | None:
