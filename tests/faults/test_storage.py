@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from arkbeam.store import entries, integrity, layout, listing
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
 from arkbeam.store.layout import list_parquet
+from arkbeam.store.lookup import open_store_index
 from arkbeam.store.segments import Attempt, Bought, read_columns, read_index, segment_table, write_segment
 from hypothesis import given
 from hypothesis import strategies as st
@@ -260,6 +262,20 @@ def test_segments_are_read_once_to_plan(filled: Place, monkeypatch: pytest.Monke
         seen.clear()
         assert filled.plan().owned == ROWS
         assert sorted(seen) == expected
+
+
+@pytest.mark.parametrize("point", ["write", "commit", "written"])
+def test_a_run_that_is_killed_while_it_writes_its_index(filled: Place, start: Any, wait: Any, point: str) -> None:
+    """The next run buys nothing again, and covers what the killed one did not; later runs remove the temporary file."""
+    ended = start(*filled.arguments("run"), ARKBEAM_FAULTS=f"file.{point}@*/index/*:kill:1").wait()
+    assert ended.code == -signal.SIGKILL
+    note = filled.run()
+    assert (note["published"], note["owned"], note["requests_sent"]) == (ROWS, ROWS, 0)
+    assert open_store_index(str(filled.store)).uncovered == ()
+    for path in filled.store.glob("index/.*.tmp"):
+        os.utime(path, (1e9, 1e9))
+    filled.run()
+    assert filled.leftovers == []
 
 
 def test_vectors_of_tokens_that_are_damaged_are_bought_again(filled: Place) -> None:
