@@ -27,7 +27,7 @@ from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from arkbeam.base import faults
 from arkbeam.base.errors import ArkbeamError, StoreError
-from arkbeam.base.parallel import in_parallel
+from arkbeam.base.parallel import IN_FLIGHT, LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.base.redaction import redact
 
 LOCAL_SCHEMES = frozenset({"file", "local"})
@@ -114,6 +114,11 @@ def full_uri(filesystem: Any, path: str) -> str:
 def is_local(uri: str) -> bool:
     """Return True if a URI is a path on this machine, where renames are atomic and locks work."""
     return isinstance(open_filesystem(uri)[0], LocalFileSystem)
+
+
+def reads_in_flight(uri: str) -> int:
+    """Return how many files to read at once: on a local disk, more than the cores can decode only take memory."""
+    return LOCAL_IN_FLIGHT if is_local(uri) else IN_FLIGHT
 
 
 def absolute(uri: str) -> str:

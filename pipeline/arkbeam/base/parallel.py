@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 IN_FLIGHT = 16
+LOCAL_IN_FLIGHT = 2
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

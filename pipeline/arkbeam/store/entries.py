@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, exists, storage_errors
-from arkbeam.base.parallel import IN_FLIGHT, in_parallel
+from arkbeam.base.files import Listed, exists, reads_in_flight, storage_errors
+from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
 from arkbeam.store.events import REJECTED_COLUMNS, EventKind
 from arkbeam.store.index import Entries, Source
@@ -33,7 +33,7 @@ def read_entries(store_uri: str, files: Sequence[Listed]) -> Iterator[Entries]:
     """
     small = [file for file in files if file.size <= LARGE_BYTES]
     large = [file for file in files if file.size > LARGE_BYTES]
-    for some, in_flight in ((small, IN_FLIGHT), (large, LARGE_IN_FLIGHT)):
+    for some, in_flight in ((small, reads_in_flight(store_uri)), (large, LARGE_IN_FLIGHT)):
         for file, found in zip(some, in_parallel(partial(_try_to_read, store_uri), some, in_flight), strict=True):
             entries = _read_again(store_uri, file, found) if isinstance(found, StoreError) else found
             if entries is not None:

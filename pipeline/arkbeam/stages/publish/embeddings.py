@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
+from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import in_parallel
 from arkbeam.stages.publish.parts import ROW_GROUP_ROWS, Manifests, PartFile, gather_rows, write_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
@@ -118,7 +119,8 @@ def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) 
             raise StoreError(f"segment {segment:016x} has fewer rows than its index: {_ADVICE}")
         return _cut(take_rows(vectors, rows), spec.model.dimensions_published)
 
-    return pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs)))
+    in_flight = reads_in_flight(spec.store.uri)
+    return pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs), in_flight))
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
+from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import in_parallel
 from arkbeam.stages.publish.parts import PartFile, write_part
 from arkbeam.stages.read import open_index
@@ -69,7 +70,7 @@ def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart
 
     Raise StoreError if the store can't be read or the output can't be written.
     """
-    tables = in_parallel(partial(_read_attempts, spec=spec), uris)
+    tables = in_parallel(partial(_read_attempts, spec=spec), uris, reads_in_flight(spec.store.uri))
     table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
     table = _fill_lost(table, spec)
     file = write_part(FOLDER, part, [table], schema.USAGE, spec)
