@@ -217,7 +217,7 @@ def test_the_graph_does_not_grow_with_the_store(tmp_path: Path) -> None:
         pipeline = beam.Pipeline(FnApiRunner())
         build_plan(pipeline, job.spec, job.shards)
         sizes.append(len(pipeline.to_runner_api().SerializeToString()))
-    assert abs(sizes[1] - sizes[0]) < 100
+    assert abs(sizes[1] - sizes[0]) < 2_000  # with the names of the files it was 12,000
 
 
 def test_files_that_appear_after_the_listing_are_read(tmp_path: Path) -> None:
