@@ -29,6 +29,7 @@ ORDER = (
     "base.redaction",
     "base.bad_rows",
     "base.faults",
+    "base.parallel",
     "base.files",
     "decoding",
     "ark",

@@ -22,6 +22,7 @@ from scripts.benchmarks import (
     planning,
     quota,
     quota_many,
+    store,
     throughput,
     volume,
 )
@@ -48,6 +49,9 @@ MEASURES: dict[str, Measure] = {
     "media_cpu": media.measure_cpu,
     "media_memory": media.measure_memory,
     "media_peak": media_peak.measure,
+    "store_owned": store.measure_owned,
+    "store_runs": store.measure_runs,
+    "store_index": store.measure_index,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

@@ -61,11 +61,11 @@ def measure_plan(bench: Bench) -> list[Figure]:
     figures = []
     with start_stand_in(folder.parents[1], PLAN_LATENCY_MS) as endpoint:
         write_texts(site.manifest, ["one text"])
-        start_s = run_child(site.command("plan"), site.folder, **_credentials(endpoint)).wall_s
+        start_s = run_child(site.command("plan"), site.folder, **credentials(endpoint)).wall_s
         write_rows(site.manifest, rows)
         before: dict[str, int] = {}
         for name in ("first run", "next run"):
-            ended = run_child(site.command("plan"), site.folder, **_credentials(endpoint))
+            ended = run_child(site.command("plan"), site.folder, **credentials(endpoint))
             if f"{count:,} requests" not in ended.stdout:
                 raise BenchError(f"the plan does not hold {count:,} requests: {ended.stdout}")
             calls = read_calls(endpoint)
@@ -154,7 +154,7 @@ def measure_memory(bench: Bench) -> list[Figure]:
     with start_stand_in(folder.parents[1]) as endpoint, start_emulator(EmulatorOptions(latency_ms=300)) as url:
         site.write_config(url)
         write_rows(site.manifest, rows)
-        ended = run_child(site.command(), site.folder, **_credentials(endpoint))
+        ended = run_child(site.command(), site.folder, **credentials(endpoint))
     bench.say(f"{sizes.videos} videos: {ended.wall_s:.0f} s, {ended.peak_bytes / 1e6:,.0f} MB")
     note = site.note()
     if note["published"] != sizes.videos:
@@ -181,14 +181,15 @@ def _buy(folder: Path, kind: str, names: list[str], url: str, endpoint: str) -> 
     else:
         pictures = ({"id": row_id(n), "image": f"s3://{BUCKET}/pictures/{name}"} for n, name in enumerate(names))
         write_rows(site.manifest, pictures)
-    ended = run_child(site.command(), site.folder, **_credentials(endpoint))
+    ended = run_child(site.command(), site.folder, **credentials(endpoint))
     paid = site.note()["requests_paid"]
     if paid != len(names):
         raise BenchError(f"the run paid for {paid} requests instead of {len(names)}")
     return ended
 
 
-def _credentials(endpoint: str) -> dict[str, str]:
+def credentials(endpoint: str) -> dict[str, str]:
+    """Return the environment in which `s3://` means a stand-in."""
     return {
         "AWS_ACCESS_KEY_ID": "bench",
         "AWS_SECRET_ACCESS_KEY": "bench",

@@ -9,6 +9,7 @@ from itertools import islice
 from random import Random
 
 import numpy as np
+import pyarrow as pa
 from arkbeam.ark.client import new_client_request_id
 from arkbeam.base.files import absolute
 from arkbeam.base.records import ServiceKind, Usage
@@ -27,13 +28,19 @@ _TOKENS = 40
 
 def own_texts(site: Site, texts: Iterable[str], dimensions: int) -> None:
     """Write a vector for each text to the site's store, as an earlier run of the same output would have done."""
-    fingerprinter = Fingerprinter(ServiceKind.STAND_IN, MODEL, dimensions)
-    store_uri = absolute(str(site.store))
     run = new_run_name(absolute(str(site.output)), time.time(), "0" * 8)
+    for _ in write_run(absolute(str(site.store)), run, texts, dimensions):
+        pass
+
+
+def write_run(store_uri: str, run: str, texts: Iterable[str], dimensions: int) -> Iterator[tuple[str, pa.Table]]:
+    """Write a vector for each text to a store; yield each segment's URI and table."""
+    fingerprinter = Fingerprinter(ServiceKind.STAND_IN, MODEL, dimensions)
     bought = _bought((fingerprinter.of_text(text, None, False) for text in texts), dimensions)
     segments = segment_ids()
     while rows := list(islice(bought, SEGMENT_ROWS)):
-        write_segment(store_uri, run, next(segments), segment_table(rows, dimensions))
+        table = segment_table(rows, dimensions)
+        yield write_segment(store_uri, run, next(segments), table), table
 
 
 def _bought(fingerprints: Iterable[bytes], dimensions: int) -> Iterator[Bought]:

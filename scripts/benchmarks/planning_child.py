@@ -23,12 +23,16 @@ from arkbeam.app.job import prepare_job
 from arkbeam.base import schema
 from arkbeam.beam.plan import PlanBuckets
 from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets, sum_totals
+from arkbeam.stages.read import remember_index
 from arkbeam.stages.spec import RunSpec
+from arkbeam.store.entries import vector_entries
+from arkbeam.store.index import Entries, Source, open_entries
+from arkbeam.store.layout import segment_name
+from arkbeam.store.lookup import Covering, StoreIndex
 
 from scripts.benchmarks.runs import BenchError
 
 KEYS_ROWS = 131_072  # rows of one table of keys, as Read emits them
-INDEX_ROWS = 65_536
 SEGMENT_ROWS = 256
 
 
@@ -37,7 +41,7 @@ class _Tables:
     """The tables that are planned. Beam's functions use this object directly: in one process it is not copied."""
 
     keys: list[pa.Table] = field(default_factory=list)
-    index: list[pa.Table] = field(default_factory=list)
+    index: StoreIndex = field(default_factory=StoreIndex)
 
 
 _tables = _Tables()
@@ -45,43 +49,43 @@ _totals: list[PlanTotals] = []
 
 
 def make_tables(rows: int, known: int) -> _Tables:
-    """Make KEYS of `rows` different rows, and INDEX of `known` of them in another order."""
+    """Make KEYS of `rows` different rows, and an index of `known` of them in another order."""
     random = np.random.default_rng(0)
     fingerprints = random.bytes(rows * schema.FINGERPRINT_BYTES)
     array = pa.Array.from_buffers(schema.FINGERPRINT, rows, [None, pa.py_buffer(fingerprints)])
     ones = np.ones(rows, np.uint32)
     columns = [array, 0 * ones, np.arange(rows, dtype=np.uint32), 40 * ones, 0 * ones]
     keys = pa.table(columns, schema=schema.KEYS)
-    positions = np.arange(known)
-    segments, places = positions // SEGMENT_ROWS, positions % SEGMENT_ROWS
-    owned = array.take(pa.array(random.permutation(rows)[:known]))
-    index = pa.table([owned, segments.astype(np.uint64), places.astype(np.uint32)], schema=schema.INDEX)
-    return _Tables(_cut(keys, KEYS_ROWS), _cut(index, INDEX_ROWS))
+    owned = pa.table({"fingerprint": array.take(pa.array(random.permutation(rows)[:known])), "model": ["m"] * known})
+    parts = [_entries(owned.slice(start, SEGMENT_ROWS), start) for start in range(0, known, SEGMENT_ROWS)]
+    return _Tables(_cut(keys, KEYS_ROWS), StoreIndex((Covering(open_entries(parts), np.ones(len(parts), np.bool_)),)))
+
+
+def _entries(segment: pa.Table, number: int) -> Entries:
+    return Entries(Source(f"segments/run/{segment_name(number)}", "", segment.num_rows), vector_entries(segment))
 
 
 def plan_alone(tables: _Tables, spec: RunSpec) -> PlanTotals:
-    """Split the tables into buckets and plan each, without Beam."""
-    keys, index = (_by_bucket(pieces, spec.buckets) for pieces in (tables.keys, tables.index))
-    return sum_totals(plan_bucket(keys[bucket], index.get(bucket, []), []).totals for bucket in keys)
+    """Split the tables into buckets, look each up in the index and plan it, without Beam."""
+    buckets = {
+        bucket: schema.concat(keys, schema.KEYS) for bucket, keys in _by_bucket(tables.keys, spec.buckets).items()
+    }
+    found = ((keys, tables.index.find(keys["fingerprint"]).index) for keys in buckets.values())
+    return sum_totals(plan_bucket([keys], [index], []).totals for keys, index in found)
 
 
 def plan_through_beam(spec: RunSpec) -> PlanTotals:
     """Run the transform PlanBuckets over the same tables on the in-process runner."""
+    remember_index(spec.run.name, _tables.index)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        keys = pipeline | "Keys" >> beam.Create(range(len(_tables.keys))) | beam.FlatMap(_split, "keys", spec.buckets)
-        index = (
-            pipeline
-            | "Index" >> beam.Create(range(len(_tables.index)))
-            | "SplitIndex" >> beam.FlatMap(_split, "index", spec.buckets)
-        )
-        rejected = pipeline | "Rejected" >> beam.Create([])
-        planned = {"keys": keys, "index": index, "rejected": rejected} | "Plan" >> PlanBuckets(spec)
+        keys = pipeline | "Keys" >> beam.Create(range(len(_tables.keys))) | beam.FlatMap(_split, spec.buckets)
+        planned = keys | "Plan" >> PlanBuckets(spec, pipeline | "Covered" >> beam.Create([0]))
         _ = planned.totals | "Note" >> beam.Map(_note)
     return sum_totals(_totals)
 
 
-def _split(number: int, name: str, buckets: int) -> Iterator[tuple[int, pa.Table]]:
-    yield from split_buckets(getattr(_tables, name)[number], buckets)
+def _split(number: int, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    yield from split_buckets(_tables.keys[number], buckets)
 
 
 def _note(totals: PlanTotals) -> None:

@@ -1,23 +1,24 @@
-"""A small, fast server with the part of S3 that reading media needs. Clients are measured against it.
+"""A small, fast server with the part of S3 that media, stores and outputs need. Clients are measured against it.
 
     python -m scripts.benchmarks.s3_stand_in FOLDER LATENCY_MS
 
-Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, and listings
-with and without a delimiter. It does not check signatures and does not support PUT. Each reply is sent after LATENCY_MS.
-GET /?calls returns the number of calls by kind. With `?length=no` the reply to a GET is the whole object, with neither
-its length nor a version. The server prints its address once it listens, and ends when its standard
-input is closed.
+Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, PUT in one
+piece, DELETE, and listings with and without a delimiter. It does not check signatures. Each reply is sent after
+LATENCY_MS. GET /?calls returns the number of calls by kind, and the bytes that were put (`bytes`). With `?length=no` the
+reply to a GET is the whole object, with neither its length nor a version. The server prints its address once it listens,
+and ends when its standard input is closed.
 """
 
 import asyncio
 import hashlib
+import html
 import os
 import re
 import socket
 import subprocess
 import sys
 import urllib.request
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ import orjson
 import uvicorn
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 _RANGE = re.compile(rb"bytes=(\d*)-(\d*)")
 _PAGE_KEYS = 1000
 _BLOCK_BYTES = 1024 * 1024
@@ -48,11 +50,27 @@ class Bucket:
         self.keys = sorted(found)
         self.sizes = {key: status.st_size for key, status in found.items()}
         self.times = {key: status.st_mtime for key, status in found.items()}
-        self.etags = {
-            key: hashlib.md5(f"{key}{status.st_size}{status.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()
-            for key, status in found.items()
-        }
+        self.etags = {key: _etag(key, status) for key, status in found.items()}
         self._kept: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object."""
+        path = self._folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        if key not in self.sizes:
+            insort(self.keys, key)
+        status = path.stat()
+        self.sizes[key], self.times[key], self.etags[key] = len(data), status.st_mtime, _etag(key, status)
+        self._kept.pop(key, None)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is not an error."""
+        if key in self.sizes:
+            (self._folder / key).unlink()
+            del self.keys[bisect_left(self.keys, key)]
+            for names in (self.sizes, self.times, self.etags, self._kept):
+                names.pop(key, None)
 
     def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes of an object from `start` to `end`, in blocks."""
@@ -77,22 +95,34 @@ class StandIn:
         self._latency_s = latency_s
         self.calls: Counter[str] = Counter()
 
-    async def __call__(self, scope: dict[str, Any], _receive: object, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         name, _, key = unquote(scope["raw_path"].decode()).lstrip("/").partition("/")
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode(), True).items()}
         if not name and "calls" in query:
             await _answer(send, 200, orjson.dumps(self.calls))
             return
+        data = await _read_body(receive) if scope["method"] in ("PUT", "POST") else b""
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         bucket = self._buckets.get(name)
-        kind = "LIST" if not key else scope["method"]
+        kind = "LIST" if not key and scope["method"] == "GET" else scope["method"]
         self.calls[kind] += 1
         if bucket is None:
             await _answer(send, 404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif kind == "LIST":
             await _answer(send, 200, _list(name, bucket, query))
+        elif kind == "PUT":
+            bucket.put(key, data)
+            self.calls["bytes"] += len(data)
+            await _answer(send, 200, b"", etag=bucket.etags[key])
+        elif kind == "DELETE":
+            bucket.delete(key)
+            await _answer(send, 204, b"")
+        elif kind == "POST":
+            for found in re.findall(rb"<Key>(.*?)</Key>", data):
+                bucket.delete(html.unescape(found.decode()))
+            await _answer(send, 200, b"<DeleteResult/>")
         elif key not in bucket.sizes:
             await _answer(send, 404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
@@ -130,10 +160,26 @@ async def _send_object(send: Send, scope: dict[str, Any], bucket: Bucket, key: s
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _answer(send: Send, status: int, body: bytes) -> None:
+async def _read_body(receive: Receive) -> bytes:
+    pieces, more = [], True
+    while more:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+async def _answer(send: Send, status: int, body: bytes, etag: str = "") -> None:
     headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(body)).encode())]
+    if etag:
+        headers.append((b"etag", f'"{etag}"'.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _etag(key: str, status: os.stat_result) -> str:
+    """Return a tag that stays the same if the server is started again."""
+    return hashlib.md5(f"{key}{status.st_size}{status.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _list(name: str, bucket: Bucket, query: dict[str, str]) -> bytes:

@@ -1,5 +1,6 @@
 """`plan` prints what a run would do, and changes nothing."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ ROWS = [
 
 
 def list_files(folder: Path) -> dict[Path, bytes]:
-    """Return all files below a folder with their content, except the store's list of verified segments."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent.name != "verified"}
+    """Return all files below a folder with their content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_before_and_after_a_run(place: Any, emulator: Any) -> None:
@@ -84,3 +85,13 @@ def test_vendors_limits_are_the_default(place: Any) -> None:
     place.write_rows(ROWS)
     spec = place.prepare({"quota": {}}).spec
     assert spec.rate_limits == (spec.model.capabilities.rpm, spec.model.capabilities.tpm)
+
+
+def test_what_a_killed_plan_leaves(place: Any, start: Callable[..., Any]) -> None:
+    """The next run of the output removes the staged rows of a plan that was killed."""
+    place.write_rows(ROWS)
+    ended = start(*place.arguments("plan"), ARKBEAM_FAULTS="plan.bucket:kill:1").wait()
+    assert ended.code == -signal.SIGKILL
+    assert any("-plan/rows/" in str(path) for path in place.store.rglob("*.parquet"))
+    place.run()
+    assert place.leftovers == []

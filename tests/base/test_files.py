@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
+    _remove_old_folders,
     absolute,
     exists,
     file_url_path,
@@ -19,12 +20,17 @@ from arkbeam.base.files import (
     join,
     list_files,
     list_folders,
+    list_versions,
     move_file,
+    put_file,
     read_bytes,
+    read_if_exists,
     remove_file,
+    remove_files,
     remove_folder,
     remove_leftovers,
     storage_errors,
+    temporary_folder,
     write_bytes,
     writing,
 )
@@ -52,6 +58,56 @@ def test_what_is_written_can_be_read(folder: str) -> None:
         assert read_bytes(uri) == data
     assert exists(uri)
     assert _names(folder) == ["/a/b/c.bin"]
+
+
+def test_a_missing_file_can_be_asked_for(folder: str) -> None:
+    """`read_if_exists` returns None for a missing file, and the bytes of any other, also if it is empty."""
+    uri = join(folder, "a.bin")
+    assert read_if_exists(uri) is None
+    for data in (b"", b"something"):
+        write_bytes(uri, data)
+        assert read_if_exists(uri) == data
+
+
+def test_a_listing_has_versions(folder: str) -> None:
+    """A file that is written again has another version, even if its size stays; a missing folder has no files."""
+    assert list_versions(join(folder, "none")) == []
+    for name in ("b/2.bin", "1.bin", "3.txt"):
+        write_bytes(join(folder, name), b"1234")
+    before = list_versions(folder, ".bin")
+    assert [one.uri for one in before] == list_files(folder, ".bin")
+    assert {one.size for one in before} == {4}
+    assert list_versions(folder, ".bin") == before
+    write_bytes(before[0].uri, b"5678")
+    after = list_versions(folder, ".bin")
+    assert after[0].version != before[0].version
+    assert after[1] == before[1]
+
+
+def test_temporary_folders_of_dead_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that has not changed for a day is removed by the next process; one with a newer file stays."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _remove_old_folders.cache_clear()
+    old, used = (tmp_path / f"arkbeam-tmp-{name}" for name in ("old", "used"))
+    for folder in (old, used):
+        folder.mkdir()
+        (folder / "file").touch()
+    for path in (old / "file", old, used):
+        os.utime(path, (1e9, 1e9))
+    with temporary_folder() as mine:
+        assert set(tmp_path.iterdir()) == {used, mine}
+    assert set(tmp_path.iterdir()) == {used}
+
+
+def test_a_local_file_is_moved_to_a_uri(folder: str, tmp_path: Path) -> None:
+    """The file is put whole; several files can be removed at once, missing ones too."""
+    local = tmp_path / "local.bin"
+    local.write_bytes(b"content")
+    uri = join(folder, "a/put.bin")
+    put_file(local, uri)
+    assert read_bytes(uri) == b"content"
+    remove_files([uri, join(folder, "none")])
+    assert not exists(uri)
 
 
 def test_a_file_that_is_written_in_pieces_is_put_at_once(folder: str) -> None:

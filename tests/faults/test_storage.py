@@ -1,6 +1,9 @@
 """Promise 7: a storage failure is a clear error, or is repaired with a warning; nothing incomplete is read as complete."""
 
 import logging
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +20,11 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
-from arkbeam.store import integrity, layout
+from arkbeam.store import entries, integrity, layout, listing
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
 from arkbeam.store.layout import list_parquet
+from arkbeam.store.lookup import open_store_index
 from arkbeam.store.segments import Attempt, Bought, read_columns, read_index, segment_table, write_segment
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,14 +225,15 @@ def test_the_costs_of_a_damaged_segment(filled: Place, emulator: Any, where: str
     assert note["all_runs"]["tokens"] == emulator.stats["tokens"]
 
 
-def test_a_segment_that_breaks_later_is_found_when_it_is_published(
+def test_a_segment_that_rots_is_found_when_it_is_published(
     filled: Place, assert_not_complete: Any, assert_vectors: Any, parts_of: Any
 ) -> None:
-    """Publish verifies a segment again: if it was damaged after the first check, the run ends with an error and the next one repairs it."""
+    """If a segment changes and its size and time do not, Publish finds it: the run ends with an error, and the next one repairs it."""
     filled.run()
-    filled.run()  # verifies the new segments
     path = _segments(filled)[0]
+    status = path.stat()
     flip_bit(str(path), _place_in(path, "dense page") * 8)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(StoreError, match=r"damaged.*set aside as .*run again"):
         filled.run()
     assert_not_complete(filled)
@@ -238,22 +243,39 @@ def test_a_segment_that_breaks_later_is_found_when_it_is_published(
     assert_vectors(filled.read("embeddings"), parts_of)
 
 
-def test_segments_are_verified_once(filled: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan does not verify a segment that an earlier run has verified."""
-    from arkbeam.stages import read as reading  # noqa: PLC0415 - patched below
-
+def test_segments_are_read_once_to_plan(filled: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan reads no segment that a run has covered; without an index it reads each once, and verifies it."""
     filled.run()
     seen: list[str] = []
+    read_whole = entries.read_whole  # type: ignore[attr-defined]
 
-    def check(store_uri: str, uri: str) -> bool:
+    def counted(uri: str) -> bytes:
         seen.append(uri)
-        return is_whole(store_uri, uri)
+        return read_whole(uri)
 
-    monkeypatch.setattr(reading, "is_whole", check)
-    for expected in (len(_segments(filled)), 0):
+    monkeypatch.setattr(entries, "read_whole", counted)
+    segments = [str(path) for path in _segments(filled)]
+    filled.run()
+    assert seen == []
+    shutil.rmtree(filled.store / "index")
+    for expected in (segments, []):
         seen.clear()
-        filled.run()
-        assert len(seen) == expected
+        assert filled.plan().owned == ROWS
+        assert sorted(seen) == expected
+
+
+@pytest.mark.parametrize("point", ["write", "commit", "written"])
+def test_a_run_that_is_killed_while_it_writes_its_index(filled: Place, start: Any, wait: Any, point: str) -> None:
+    """The next run buys nothing again, and covers what the killed one did not; later runs remove the temporary file."""
+    ended = start(*filled.arguments("run"), ARKBEAM_FAULTS=f"file.{point}@*/index/*:kill:1").wait()
+    assert ended.code == -signal.SIGKILL
+    note = filled.run()
+    assert (note["published"], note["owned"], note["requests_sent"]) == (ROWS, ROWS, 0)
+    assert open_store_index(str(filled.store)).uncovered == ()
+    for path in filled.store.glob("index/.*.tmp"):
+        os.utime(path, (1e9, 1e9))
+    filled.run()
+    assert filled.leftovers == []
 
 
 def test_vectors_of_tokens_that_are_damaged_are_bought_again(filled: Place) -> None:
@@ -270,17 +292,20 @@ def test_vectors_of_tokens_that_are_damaged_are_bought_again(filled: Place) -> N
 def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a listing omits a segment, its rows are paid again or the run ends with advice; `usage/` is complete after the next run."""
     filled.run()
-    listed = layout.list_files  # type: ignore[attr-defined]
+    listed, versions = layout.list_files, listing.list_versions  # type: ignore[attr-defined]
 
     def lag(folder: str, suffix: str = "") -> list[str]:
-        found = listed(folder, suffix)
+        return without_newest(folder, listed(folder, suffix))
+
+    def without_newest(folder: str, found: list[Any]) -> list[Any]:
         if "/segments" not in folder:
             return found
-        newest = max(found, key=layout.segment_id)  # by id: the names of runs of the same second have no order
-        return [uri for uri in found if uri != newest]
+        # By id: the names of runs of the same second have no order.
+        newest = max(found, key=lambda one: layout.segment_id(str(getattr(one, "uri", one))))
+        return [one for one in found if one != newest]
 
     with monkeypatch.context() as patched:  # when planning
-        patched.setattr("arkbeam.stages.read.list_parquet", lambda folder: lag(folder, ".parquet"))
+        patched.setattr(listing, "list_versions", lambda uri, suffix: without_newest(uri, versions(uri, suffix)))
         note = filled.run()
         assert note["published"] == ROWS
         assert 0 < note["requests_sent"] < ROWS

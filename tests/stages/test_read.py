@@ -1,32 +1,39 @@
 """Read: rows are staged in the run's folder, and the files of the store are read as an index."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import parse_config
 from arkbeam.app.job import Job, prepare_job
-from arkbeam.base import schema
+from arkbeam.base import faults, schema
 from arkbeam.base.errors import ManifestError, StoreError
+from arkbeam.base.faults import Injector
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
+from arkbeam.beam.pipeline import build_plan
 from arkbeam.manifest.common_type import common_type
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages import read as reading
 from arkbeam.stages.read import (
     STORE_FILES_PER_GROUP,
     ShardSummary,
-    StoreFiles,
-    list_store_files,
-    read_store_files,
+    cover_files,
+    find_uncovered,
+    forget_index,
+    open_index,
     stage_shard,
 )
+from arkbeam.store import entries
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import events_folder, list_parquet, segment_name, segments_folder
 from arkbeam.store.run_files import read_rows_at, read_tables, rows_folder, unreadable_folder
@@ -159,12 +166,16 @@ def _fill_store(job: Job) -> list[str]:
 
 
 def _read_all(job: Job) -> tuple[set[int], set[int]]:
-    """Return the numbers with a vector in the store and those with a rejection."""
-    found: tuple[set[int], set[int]] = (set(), set())
-    for group in list_store_files(job.spec.store.uri, job.spec.run.name):
-        for numbers, table in zip(found, read_store_files(group, job.spec), strict=True):
-            numbers.update(int.from_bytes(name) for name in table["fingerprint"].to_pylist())
-    return found
+    """Cover what no index file covers; return the numbers with a vector in the store and those with a rejection."""
+    for group in find_uncovered(job.spec):
+        cover_files(group, job.spec)
+    wanted = pa.array([number.to_bytes(16) for number in range(200)], schema.FINGERPRINT)
+    found = open_index(job.spec).find(wanted)
+    forget_index(job.spec.run.name)
+    index, rejected = (
+        {int.from_bytes(name) for name in table["fingerprint"].to_pylist()} for table in (found.index, found.rejected)
+    )
+    return index, rejected
 
 
 def test_a_store_is_read_as_index_and_refusals(tmp_path: Path) -> None:
@@ -176,7 +187,7 @@ def test_a_store_is_read_as_index_and_refusals(tmp_path: Path) -> None:
 
 
 def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
-    """The files of a large store are split into groups, each file in one group."""
+    """The uncovered files of a large store are split into groups, each file in one group; covered files are in none."""
     job = _job(tmp_path, [_line(text="a")])
     uri = job.spec.store.uri
     for folder, files in (
@@ -186,9 +197,51 @@ def test_the_stores_files_come_in_groups(tmp_path: Path) -> None:
         Path(folder).mkdir(parents=True)
         for number in range(files):
             (Path(folder) / segment_name(number)).touch()
-    groups = list_store_files(uri, OLD_RUN)
-    assert [(len(group.segments), len(group.events)) for group in groups] == [(256, 0), (256, 0), (1, 0), (0, 3)]
-    assert [name for group in groups for name in group.segments] == list_parquet(segments_folder(uri))
+    groups = find_uncovered(job.spec)
+    assert [len(group) for group in groups] == [256, 256, 4]
+    listed = list_parquet(segments_folder(uri)) + list_parquet(events_folder(uri))
+    assert sorted(file.uri for group in groups for file in group) == sorted(listed)
+    shutil.rmtree(segments_folder(uri))
+    shutil.rmtree(events_folder(uri))
+    _fill_store(job)
+    (group,) = find_uncovered(job.spec)
+    assert cover_files(group, job.spec) == 4
+    assert find_uncovered(job.spec) == []
+
+
+def test_the_graph_does_not_grow_with_the_store(tmp_path: Path) -> None:
+    """The store is listed by a worker: the pipeline that is sent to a runner has the same size for any store."""
+    job, sizes = _job(tmp_path, [_line(text="a")]), []
+    for files in (0, 300):
+        Path(segments_folder(job.spec.store.uri, OLD_RUN)).mkdir(parents=True, exist_ok=True)
+        for number in range(files):
+            Path(segments_folder(job.spec.store.uri, OLD_RUN), segment_name(number)).touch()
+        pipeline = beam.Pipeline(FnApiRunner())
+        build_plan(pipeline, job.spec, job.shards)
+        sizes.append(len(pipeline.to_runner_api().SerializeToString()))
+    assert abs(sizes[1] - sizes[0]) < 2_000  # with the names of the files it was 12,000
+
+
+def test_files_that_appear_after_the_listing_are_read(tmp_path: Path) -> None:
+    """What another run writes between the listing and the look-up is found, and so is what could not be covered."""
+    job = _job(tmp_path, [_line(text="a")])
+    _fill_store(job)
+    assert len(find_uncovered(job.spec)) == 1  # and nobody covers them
+    write_segment(job.spec.store.uri, OLD_RUN, 77, segment_table(_bought(30), DIMENSIONS))
+    wanted = pa.array([number.to_bytes(16) for number in (0, 30)], schema.FINGERPRINT)
+    assert set(wanted.to_pylist()) <= set(open_index(job.spec).find(wanted).index["fingerprint"].to_pylist())
+
+
+def test_an_index_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the folder of the index can't be written, there is a warning, and the same plan follows."""
+    job = _job(tmp_path, [_line(text="a")])
+    _fill_store(job)
+    monkeypatch.setattr(faults, "hit", Injector.parse("file.write@*/index/*:eacces:1+").hit)
+    with caplog.at_level(logging.WARNING):
+        assert _read_all(job) == ({0, 1, 10, 11, 20, 21}, {99})
+    assert "no index file is written" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"x" * 3_000, None])
@@ -226,17 +279,18 @@ def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatc
     """After a time-out a segment stays in the store; if it were moved to `damaged/`, its vectors would be paid twice."""
     job = _job(tmp_path, [_line(text="a")])
     segments = _fill_store(job)
-    read, fails = reading.read_index, [1]  # type: ignore[attr-defined]
+    read, fails = entries.read_whole, [1]  # type: ignore[attr-defined]
 
-    def read_or_fail(uri: str, model: str | None) -> pa.Table:
+    def read_or_fail(uri: str) -> bytes:
         if uri == segments[1] and fails.pop(0):
             raise StoreError(f"cannot read {uri}: TimeoutError")
-        return read(uri, model)
+        return read(uri)
 
-    monkeypatch.setattr(reading, "read_index", read_or_fail)
+    monkeypatch.setattr(entries, "read_whole", read_or_fail)
+    fails[:] = [1, 1]
+    (group,) = find_uncovered(job.spec)
+    with pytest.raises(StoreError, match="TimeoutError"):
+        cover_files(group, job.spec)
     fails[:] = [1, 0]
     assert _read_all(job)[0] == {0, 1, 10, 11, 20, 21}  # one failure is followed by a second attempt
-    fails[:] = [1, 1]
-    with pytest.raises(StoreError, match="TimeoutError"):
-        read_store_files(StoreFiles(segments=tuple(segments)), job.spec)
     assert list_parquet(segments_folder(job.spec.store.uri)) == segments

@@ -29,19 +29,17 @@ from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
+from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
-from arkbeam.store.claim import claim_output
+from arkbeam.store.claim import claim_output, show_alive
 from arkbeam.store.journal import record_lost_attempts
 from arkbeam.store.layout import (
     EXAMPLES,
-    events_folder,
-    multi_folder,
     new_run_name,
     run_folder,
-    runs_of_output,
     segment_ids,
-    segments_folder,
 )
+from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
 from arkbeam.store.run_files import note_uri
@@ -49,7 +47,6 @@ from arkbeam.store.run_files import note_uri
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
 _PART = "part-00000.parquet"  # a file in each folder of the output
-_PLAN = "-plan"  # end of the name of a run that only plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +164,17 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     Raise the ArkbeamError of the stage that failed; the survey of the manifests can fail as in a run.
     """
     run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
-    spec = replace(job.spec, run=replace(run, name=f"{run.name}{_PLAN}"), model_owned=model.resolved)
-    try:
-        with open_pipeline(beam_arguments) as pipeline:
-            build_plan(pipeline, spec, job.shards)
-        totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
-        return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
-    finally:
-        remove_folder(run_folder(spec.store.uri, spec.run.name))
+    spec = replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}"), model_owned=model.resolved)
+    folder = run_folder(spec.store.uri, spec.run.name)
+    with show_alive(folder, spec.run.name):
+        try:
+            with open_pipeline(beam_arguments) as pipeline:
+                build_plan(pipeline, spec, job.shards)
+            totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
+            return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
+        finally:
+            forget_index(spec.run.name)
+            remove_folder(folder)
 
 
 def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
@@ -195,6 +195,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)
+            forget_index(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)
@@ -243,11 +244,8 @@ def _clear_dead_runs(spec: RunSpec) -> None:
     if lost:
         _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
     _remove_marks(spec)
-    for run in runs_of_output(run_folder(spec.store.uri), spec.run.output_uri):
-        if not run.endswith(_PLAN):
-            for folder in (segments_folder, multi_folder, events_folder):
-                remove_leftovers(folder(spec.store.uri, run))
-            remove_folder(run_folder(spec.store.uri, run))
+    remove_dead_runs(spec.store.uri, spec.run.output_uri)
+    remove_leftovers(spec.run.output_uri)
 
 
 def _remove_marks(spec: RunSpec) -> None:

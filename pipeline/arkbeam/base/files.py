@@ -8,13 +8,16 @@ needed only during the run are not synced.
 """
 
 import errno
+import functools
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,10 +27,13 @@ from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from arkbeam.base import faults
 from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.parallel import IN_FLIGHT, LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.base.redaction import holds_credentials, redact
 
 LOCAL_SCHEMES = frozenset({"file", "local"})
 _TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY_PREFIX = "arkbeam-tmp-"
+_TEMPORARY_AGE_S = 24 * 3600.0
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CHAIN = re.compile(r"::.*://|://.*::/", re.DOTALL)
 # Names that fsspec's file systems use for a file's etag and its modification time.
@@ -135,6 +141,11 @@ def is_local(uri: str) -> bool:
     return isinstance(open_filesystem(uri)[0], LocalFileSystem)
 
 
+def reads_in_flight(uri: str) -> int:
+    """Return how many files to read at once: on a local disk, more than the cores can decode only take memory."""
+    return LOCAL_IN_FLIGHT if is_local(uri) else IN_FLIGHT
+
+
 def absolute(uri: str) -> str:
     """Make a local path absolute, since workers have other working directories; return other URIs unchanged."""
     filesystem, path = open_filesystem(uri)
@@ -169,6 +180,38 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
         return sorted(full_uri(filesystem, name) for name in found if name.endswith(suffix))
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file in a listing. `version` changes when the file is written again."""
+
+    uri: str
+    size: int
+    version: str
+
+
+def list_versions(uri: str, suffix: str = "") -> list[Listed]:
+    """List the files below a folder as `list_files` does, with the size and the version of each.
+
+    On object stores this takes no more calls than `list_files`.
+    """
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("list", uri):
+        filesystem.invalidate_cache()
+        if isinstance(filesystem, LocalFileSystem):
+            return [one for name in list_files(uri, suffix) if (one := _local_version(name)) is not None]
+        try:
+            found = filesystem.find(path, detail=True)
+        except FileNotFoundError:
+            return []
+        listed = (
+            Listed(full_uri(filesystem, name), size, find_version(info) or str(size))
+            for name, info in found.items()
+            if name.endswith(suffix)
+            for size in [int(info.get("size") or 0)]
+        )
+        return sorted(listed, key=lambda one: one.uri)
+
+
 def list_folders(uri: str) -> list[str]:
     """Return the names of the folders directly in a folder, sorted. A missing folder has none."""
     filesystem, path = open_filesystem(uri)
@@ -195,10 +238,52 @@ def find_version(info: Mapping[str, Any]) -> str:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Read a whole small file."""
+    """Read a whole small file, in one call."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri):
+        return _read_whole(filesystem, path)
+
+
+def read_if_exists(uri: str) -> bytes | None:
+    """Read a whole small file, in one call; None if there is none."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        try:
+            return _read_whole(filesystem, path)
+        except FileNotFoundError:
+            return None
+
+
+def _read_whole(filesystem: Any, path: str) -> bytes:
+    """Read a file. Without a range, s3fs would ask for the size first. In an empty object, any range is an error."""
+    if isinstance(filesystem, LocalFileSystem):
+        return Path(path).read_bytes()
+    try:
+        return bytes(filesystem.cat_file(path, start=0))
+    except (FileNotFoundError, PermissionError, TimeoutError, ConnectionError):
+        raise
+    except (OSError, ValueError):
         return bytes(filesystem.cat_file(path))
+
+
+def fetch_file(uri: str, folder: Path) -> Path | None:
+    """Return the path of a local file, or of a copy of an object in a local folder; None if there is no such file."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        if isinstance(filesystem, LocalFileSystem):
+            return Path(path) if os.path.exists(path) else None
+        target = folder / path.rpartition("/")[2]
+        try:
+            filesystem.get_file(path, str(target))
+        except FileNotFoundError:
+            return None
+        return target
+
+
+def put_file(local: Path, uri: str) -> None:
+    """Move a local file to `uri`, completely or not at all."""
+    with writing(uri) as path:
+        shutil.move(local, path)
 
 
 def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
@@ -229,8 +314,8 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
                 if check is not None:
                     check()
             return
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / "file"
+        with temporary_folder() as folder:
+            local = folder / "file"
             faults.hit("file.write", uri)
             yield local
             if check is not None:
@@ -238,6 +323,24 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
             faults.hit("file.commit", uri)
             filesystem.put_file(str(local), path)
             faults.hit("file.written", uri)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new local folder, which is removed at the end of the block.
+
+    Folders of killed processes are removed by the first call in a later process, a day after their last change.
+    """
+    _remove_old_folders()
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@functools.cache
+def _remove_old_folders() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY_PREFIX}*"):
+        if all(_is_older(str(path), _TEMPORARY_AGE_S) for path in (folder, *folder.rglob("*"))):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_file(uri: str, *, durable: bool = False) -> None:
@@ -251,6 +354,12 @@ def remove_file(uri: str, *, durable: bool = False) -> None:
             return
         if durable and isinstance(filesystem, LocalFileSystem):
             _sync_folder(Path(path).parent)
+
+
+def remove_files(uris: Iterable[str]) -> None:
+    """Remove files, many at once; missing files are not errors."""
+    for _ in in_parallel(remove_file, uris):
+        pass
 
 
 def move_file(uri: str, target: str) -> None:
@@ -275,11 +384,21 @@ def remove_folder(uri: str) -> None:
             filesystem.rm(path, recursive=True)
 
 
-def remove_leftovers(uri: str) -> None:
-    """Remove the temporary files that a killed writer left below a local folder. Object stores have no such files."""
+def remove_leftovers(uri: str, *, age_s: float = 0.0) -> None:
+    """Remove the temporary files that a killed writer left below a local folder. Object stores have no such files.
+
+    `age_s`: leave those that have changed within this many seconds, since their writer may be alive.
+    """
     for name in list_files(uri, _TEMPORARY_SUFFIX) if is_local(uri) else []:
-        if name.rpartition("/")[2].startswith("."):
+        if name.rpartition("/")[2].startswith(".") and (not age_s or _is_older(name, age_s)):
             remove_file(name)
+
+
+def _is_older(path: str, age_s: float) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime > age_s
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -331,6 +450,15 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _local_version(path: str) -> Listed | None:
+    """Return size and version of a local file; None if it has been removed since it was listed."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return Listed(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _walk_local(path: str) -> list[str]:

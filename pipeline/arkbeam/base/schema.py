@@ -80,6 +80,20 @@ INDEX = pa.schema(
     ]
 )
 
+# The rows of an index file: one for each vector, and for each permanent rejection, in the segments and event files that
+# it covers. `source` is the number of that file in the list in the file's metadata (`store.index`), `row` the row in it.
+# `model` is that of a vector; `code` and `message` are those of a rejection, and null for a vector.
+ENTRIES = pa.schema(
+    [
+        pa.field("fingerprint", FINGERPRINT, nullable=False),
+        pa.field("source", pa.uint32(), nullable=False),
+        pa.field("row", pa.uint32(), nullable=False),
+        pa.field("model", pa.string()),
+        pa.field("code", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+
 # Fingerprints without a vector and the reason: rejected by the service, or failed in this run.
 REJECTED = pa.schema(
     [

@@ -18,10 +18,10 @@ from arkbeam.base.files import write_bytes
 from arkbeam.beam.embed import EmbedLanes
 from arkbeam.beam.plan import DealLanes, PlanBuckets, SettleBuckets, SumTotals, SurveyShards
 from arkbeam.beam.publish import Publish, Settled
-from arkbeam.beam.read import ReadStoreFiles, StageShards
+from arkbeam.beam.read import CoverStore, StageShards
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.stages.read import ShardSummary, list_store_files
+from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.run_files import note_uri
 
@@ -62,9 +62,8 @@ def _read_and_plan(
     pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]
 ) -> tuple[Any, beam.PCollection[ShardSummary]]:
     read = pipeline | "Shards" >> beam.Create(shards) | "Read" >> StageShards(spec)
-    files = list_store_files(spec.store.uri, spec.run.name)
-    store = pipeline | "StoreFiles" >> beam.Create(files) | "ReadStore" >> ReadStoreFiles(spec)
-    planned = {"keys": read.keys, "index": store.index, "rejected": store.rejected} | "Plan" >> PlanBuckets(spec)
+    covered = pipeline | "Store" >> beam.Create([None]) | "Cover" >> CoverStore(spec)
+    planned = read.keys | "Plan" >> PlanBuckets(spec, covered)
     return planned, read.summaries
 
 

@@ -11,7 +11,7 @@ from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
 from arkbeam.stages.embed.lanes import Block
 from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
-from arkbeam.stages.read import ShardSummary
+from arkbeam.stages.read import ShardSummary, open_index
 from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
 from arkbeam.stages.survey import survey_shards
 from arkbeam.store.run_files import buyers_uri, write_tables
@@ -21,20 +21,21 @@ REFS, FAILED = "refs", "failed"
 
 
 class PlanBuckets(beam.PTransform):
-    """Join `keys`, `index` and `rejected` by bucket.
+    """Join keys, (bucket, KEYS), with the index of the store. The index is opened once `covered` is complete.
 
     Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `rejected` (FAILED), `totals`
     (PlanTotals).
     """
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, covered: PCollection[int]) -> None:
         super().__init__()
-        self._spec = spec
+        self._spec, self._covered = spec, covered
 
-    def expand(self, tables: Any) -> Any:
+    def expand(self, keys: PCollection[tuple[int, pa.Table]]) -> Any:
         """Group by bucket, then plan each bucket."""
-        plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(OWNED, WAITING, BUYERS, REJECTED, TOTALS)
-        return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> plan
+        plan = beam.FlatMap(_plan_bucket, AsIter(self._covered), self._spec)
+        outputs = plan.with_outputs(OWNED, WAITING, BUYERS, REJECTED, TOTALS)
+        return keys | "ByBucket" >> beam.GroupByKey() | "Join" >> outputs
 
 
 class SurveyShards(beam.PTransform):
@@ -90,12 +91,12 @@ class SettleBuckets(beam.PTransform):
         return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> settle
 
 
-def _plan_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]], spec: RunSpec) -> Iterator[Any]:
+def _plan_bucket(element: tuple[int, Iterable[pa.Table]], _: Iterable[int], spec: RunSpec) -> Iterator[Any]:
     bucket, tables = element
     faults.hit("plan.bucket")
-    plan = plan_bucket(
-        list(tables["keys"]), list(tables["index"]), list(tables["rejected"]), resend_rejected=spec.retry_failed
-    )
+    keys = concat(tables, KEYS)
+    found = open_index(spec).find(keys["fingerprint"], spec.model_owned)
+    plan = plan_bucket([keys], [found.index], [found.rejected], resend_rejected=spec.retry_failed)
     yield TaggedOutput(TOTALS, plan.totals)
     if plan.owned.num_rows:
         yield TaggedOutput(OWNED, plan.owned)

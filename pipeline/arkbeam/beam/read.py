@@ -1,6 +1,6 @@
-"""Read in Beam: turn shards into keys by bucket and shard summaries, and read the store's index by bucket."""
+"""Read in Beam: turn shards into keys by bucket and shard summaries, and bring the store's index up to date."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -9,13 +9,13 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from arkbeam.base import schema
+from arkbeam.base.files import Listed
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.plan import split_buckets
-from arkbeam.stages.read import ShardSummary, StoreFiles, read_store_files, stage_shard
+from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, stage_shard
 from arkbeam.stages.spec import RunSpec
 
 KEYS, SUMMARIES = "keys", "summaries"
-INDEX, REJECTED = "index", "rejected"
 _EMIT_ROWS = 131_072  # about 4 MB of keys: elements stay below 8 MB, and several small shards share one
 
 
@@ -32,17 +32,21 @@ class StageShards(beam.PTransform):
         return shards | "Spread" >> beam.Reshuffle() | "Stage" >> stage
 
 
-class ReadStoreFiles(beam.PTransform):
-    """Read groups of store files. Outputs: `index` (bucket, INDEX), `rejected` (bucket, REJECTED)."""
+class CoverStore(beam.PTransform):
+    """Write index files for the part of the store that none covers. Output: how many files each of them covers."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, groups: beam.PCollection[StoreFiles]) -> Any:
-        """Distribute the groups over workers, then read each."""
-        read = beam.FlatMap(_read_group, self._spec).with_outputs(INDEX, REJECTED)
-        return groups | "Spread" >> beam.Reshuffle() | "Index" >> read
+    def expand(self, once: beam.PCollection[None]) -> beam.PCollection[int]:
+        """List the store in a worker, not while the graph is built; distribute what must be read."""
+        return (
+            once
+            | "List" >> beam.FlatMap(_find_uncovered, self._spec)
+            | "Spread" >> beam.Reshuffle()
+            | "Cover" >> beam.Map(_cover_files, self._spec)
+        )
 
 
 class _StageShard(beam.DoFn):
@@ -74,7 +78,9 @@ class _StageShard(beam.DoFn):
             yield TaggedOutput(KEYS, element)
 
 
-def _read_group(group: StoreFiles, spec: RunSpec) -> Iterable[Any]:
-    index, rejected = read_store_files(group, spec)
-    yield from (TaggedOutput(INDEX, element) for element in split_buckets(index, spec.buckets))
-    yield from (TaggedOutput(REJECTED, element) for element in split_buckets(rejected, spec.buckets))
+def _find_uncovered(_: None, spec: RunSpec) -> list[tuple[Listed, ...]]:
+    return find_uncovered(spec)
+
+
+def _cover_files(files: tuple[Listed, ...], spec: RunSpec) -> int:
+    return cover_files(files, spec)

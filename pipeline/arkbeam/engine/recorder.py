@@ -15,9 +15,11 @@ import pyarrow as pa
 from arkbeam.base import faults
 from arkbeam.base.errors import ArkbeamError, StoreError
 from arkbeam.engine.outcomes import Sink
-from arkbeam.store.events import Event, write_events
+from arkbeam.store.entries import rejection_entries, vector_entries
+from arkbeam.store.events import Event, events_table, write_events
 from arkbeam.store.journal import Journal
 from arkbeam.store.multi import multi_table, write_multi
+from arkbeam.store.own_index import FLUSH_ROWS, OwnIndex
 from arkbeam.store.segments import Bought, index_table, segment_table, write_segment
 
 MULTI_BYTES_MAX = 64 * 1024 * 1024
@@ -41,6 +43,7 @@ class Batch:
     segments: Iterator[int]
     bought: Sequence[tuple[Bought, Sink | None]]
     events: Sequence[Event]
+    index: OwnIndex
 
     def write(self) -> None:
         """Write the events and the segment, then deliver the INDEX rows of its results to each lane.
@@ -49,7 +52,8 @@ class Batch:
         """
         faults.hit("store.flush")
         if self.events:
-            write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
+            uri = write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
+            self.index.add(uri, rejection_entries(events_table(self.events)))
         if not self.bought:
             return
         sinks = {id(sink): sink for _, sink in self.bought if sink is not None}
@@ -58,6 +62,7 @@ class Batch:
             rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
             sink.deliver(index if len(rows) == index.num_rows else index.take(pa.array(rows)))
         faults.hit("store.flushed")
+        self.index.flush(self.segments, FLUSH_ROWS)
 
     def _write_segment(self) -> pa.Table:
         segment = next(self.segments)
@@ -67,7 +72,7 @@ class Batch:
             multi = multi_table(bought, self.target.dimensions)
             metadata = write_multi(self.target.store_uri, self.target.run, segment, multi)
             table = table.replace_schema_metadata(metadata)
-        write_segment(self.target.store_uri, self.target.run, segment, table)
+        self.index.add(write_segment(self.target.store_uri, self.target.run, segment, table), vector_entries(table))
         return index_table(table.column("fingerprint").combine_chunks(), segment)
 
 
@@ -83,6 +88,10 @@ class Recorder:
     _oldest_s: float = math.inf
     _multi_bytes: int = 0
     _open: set[str] = field(default_factory=set)
+    _index: OwnIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._index = OwnIndex(self.target.store_uri, self.target.run)
 
     def is_full(self, rows_max: int) -> bool:
         """True if the buffer should be written: it has `rows_max` rows, or too many bytes of per-token vectors."""
@@ -131,13 +140,15 @@ class Recorder:
         """Return what the buffer holds as a batch and empty the buffer; None if it is empty."""
         if not (self._bought or self._events):
             return None
-        batch = Batch(self.target, self.segments, self._bought, self._events)
+        batch = Batch(self.target, self.segments, self._bought, self._events, self._index)
         self._bought, self._events, self._oldest_s, self._multi_bytes = [], [], math.inf, 0
         return batch
 
     def close(self, *, complete: bool) -> None:
-        """Close the journal, and delete it if everything in it is stored (`complete`)."""
+        """Close the journal, and delete it if everything in it is stored (`complete`). Write the rest of the index."""
         self.journal.close(keep=not complete)
+        if complete:  # else a write that hangs may still use the iterator of ids
+            self._index.flush(self.segments)
 
 
 @dataclass(slots=True)

@@ -1,21 +1,18 @@
-"""Read: stage the rows of shards in the run's folder, and read the index of the store.
+"""Read: stage the rows of shards in the run's folder, and bring the index of the store up to date.
 
-Only keys and index are passed on to Plan; rows stay in the run's folder.
+Only keys are passed on to Plan. Rows stay in the run's folder, and each process that plans opens the index itself.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from arkbeam.base import faults, schema
+from arkbeam.base import faults
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import remove_folder
-from arkbeam.base.redaction import redact
-from arkbeam.base.schema import concat
+from arkbeam.base.files import Listed, remove_folder
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
 from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
@@ -25,16 +22,20 @@ from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.media import reading
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.events import REJECTED_COLUMNS, read_rejected
-from arkbeam.store.integrity import is_whole, note_verified, read_verified, set_aside
-from arkbeam.store.layout import events_folder, list_parquet, segment_id, segment_ids, segments_folder
+from arkbeam.store.entries import read_entries
+from arkbeam.store.index import write_entries
+from arkbeam.store.index_merge import tidy_index
+from arkbeam.store.layout import segment_ids
+from arkbeam.store.lookup import StoreIndex, open_store_index
 from arkbeam.store.media_cache import StoredMediaCache
 from arkbeam.store.run_files import PieceWriter, rows_folder, unreadable_folder
-from arkbeam.store.segments import INDEX_COLUMNS, is_damaged, read_index
 
 STORE_FILES_PER_GROUP = 256
+_GROUP_BYTES = 1024**3
 _media_caches: dict[str, StoredMediaCache] = {}
 _media_caches_lock = threading.Lock()
+_indexes: dict[str, StoreIndex] = {}
+_indexes_lock = threading.RLock()
 _log = logging.getLogger(__name__)
 
 
@@ -114,63 +115,69 @@ def open_media_cache(spec: RunSpec) -> StoredMediaCache:
         return _media_caches[spec.run.name]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFiles:
-    """Some of a store's segments and event files: one element of the pipeline.
+def find_uncovered(spec: RunSpec) -> list[tuple[Listed, ...]]:
+    """List the store; return the segments and event files that no index file covers, in groups.
 
-    `unverified` has those of the segments whose content has not been compared with its hash yet.
+    Index files are merged if there are many.
     """
-
-    segments: tuple[str, ...] = ()
-    events: tuple[str, ...] = ()
-    unverified: frozenset[str] = frozenset()
-
-
-def list_store_files(store_uri: str, run: str) -> list[StoreFiles]:
-    """List all segments and event files of a store, in groups."""
-    size = STORE_FILES_PER_GROUP
-    segments, events = list_parquet(segments_folder(store_uri)), list_parquet(events_folder(store_uri))
-    ids = np.array([segment_id(uri) for uri in segments], np.uint64)
-    known = np.isin(ids, read_verified(store_uri, run))
-    unverified = frozenset(uri for uri, verified in zip(segments, known.tolist(), strict=True) if not verified)
-    groups = [tuple(segments[start : start + size]) for start in range(0, len(segments), size)]
-    return [
-        *(StoreFiles(segments=group, unverified=unverified.intersection(group)) for group in groups),
-        *(StoreFiles(events=tuple(events[start : start + size])) for start in range(0, len(events), size)),
-    ]
+    index = open_store_index(spec.store.uri)
+    if tidy_index(spec.store.uri, index, next(segment_ids())):
+        index = open_store_index(spec.store.uri, [covering.file for covering in index.covering])
+    remember_index(spec.run.name, index)
+    return list(_group(index.uncovered))
 
 
-def read_store_files(files: StoreFiles, spec: RunSpec) -> tuple[pa.Table, pa.Table]:
-    """Read the INDEX of segments and the REJECTED rows of event files.
+def cover_files(files: Sequence[Listed], spec: RunSpec) -> int:
+    """Read segments and event files, and write an index file that covers them; return how many are covered.
 
-    A damaged file is set aside, and its vectors are bought again. When a segment is read for the first time, its whole
-    content is verified. Later only the columns read here are checked, because Publish verifies what it reads.
+    A damaged file is set aside, and its vectors are bought again. Each file is verified once, here; Publish verifies what
+    it reads. Raise StoreError if the store can't be read.
     """
-
-    def read_segment(uri: str) -> pa.Table:
-        if uri in files.unverified and not is_whole(spec.store.uri, uri):
-            raise StoreError(f"{redact(uri)} does not have the content that was written")
-        return read_index(uri, spec.model_owned)
-
-    index = _read_all(files.segments, read_segment, INDEX_COLUMNS, spec)
-    rejected = _read_all(files.events, read_rejected, REJECTED_COLUMNS, spec)
-    whole = [segment_id(uri) for uri in index if uri in files.unverified]
-    if whole:
-        note_verified(spec.store.uri, f"{spec.run.name}-{whole[0]:016x}", whole)
-    return concat(index.values(), schema.INDEX), concat(rejected.values(), schema.REJECTED)
+    parts = list(read_entries(spec.store.uri, files))
+    try:
+        if parts:
+            write_entries(spec.store.uri, next(segment_ids()), parts)
+    except StoreError as error:
+        _log.warning("no index file is written, and the same files are read again: %s", error)
+    return len(parts)
 
 
-def _read_all(
-    uris: Sequence[str], read: Callable[[str], pa.Table], columns: Sequence[str], spec: RunSpec
-) -> dict[str, pa.Table]:
-    tables = {}
-    for uri in uris:
-        try:
-            tables[uri] = read(uri)
-        except StoreError as error:
-            # If the storage failed and the file is whole, keep the file: its vectors must not be bought again.
-            if not is_damaged(uri, columns) and is_whole(spec.store.uri, uri):
-                tables[uri] = read(uri)
-                continue
-            _log.warning("damaged and set aside as %s: %s", set_aside(spec.store.uri, uri), error)
-    return tables
+def open_index(spec: RunSpec) -> StoreIndex:
+    """Return the index of the whole store. A process opens it once for each run.
+
+    Files that are still uncovered are read here: for example those that other runs have written meanwhile.
+    """
+    with _indexes_lock:
+        index = _indexes.get(spec.run.name)
+        if index is None or index.uncovered:
+            opened = [covering.file for covering in index.covering] if index is not None else []
+            index = open_store_index(spec.store.uri, opened).complete(spec.store.uri)
+            remember_index(spec.run.name, index)
+        return index
+
+
+def remember_index(run: str, index: StoreIndex) -> None:
+    """Keep the index of a run for `open_index`."""
+    with _indexes_lock:
+        _indexes.clear()  # a process has one run at a time
+        _indexes[run] = index
+
+
+def forget_index(run: str) -> None:
+    """Close the index that this process has opened for a run."""
+    with _indexes_lock:
+        _indexes.pop(run, None)
+
+
+def _group(files: Iterable[Listed]) -> Iterator[tuple[Listed, ...]]:
+    """Cut files into groups, so that several workers can read them, and no group takes long."""
+    group: list[Listed] = []
+    size = 0
+    for file in files:
+        if group and (len(group) >= STORE_FILES_PER_GROUP or size + file.size > _GROUP_BYTES):
+            yield tuple(group)
+            group, size = [], 0
+        group.append(file)
+        size += file.size
+    if group:
+        yield tuple(group)

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,15 @@ import orjson
 
 from arkbeam.base import faults
 from arkbeam.base.errors import OutputInUse, StoreError
-from arkbeam.base.files import exists, is_local, join, read_bytes, remove_file, storage_errors, write_bytes
+from arkbeam.base.files import (
+    is_local,
+    join,
+    read_bytes,
+    read_if_exists,
+    remove_file,
+    storage_errors,
+    write_bytes,
+)
 
 LEASE_S = 10.0
 LOCK_NAME = ".lock"
@@ -46,6 +54,44 @@ def claim_output(
         yield
 
 
+@contextmanager
+def show_alive(folder_uri: str, run: str, *, lease_s: float = LEASE_S) -> Iterator[None]:
+    """For the length of the block, show in a folder that nobody else uses that its run is alive (`find_dead`)."""
+    if is_local(folder_uri):
+        with _local_lock(folder_uri, run):
+            yield
+        return
+    write_bytes(join(folder_uri, MARK_NAME), _mark(run, 0))
+    with _heartbeat(folder_uri, run, lambda _: None, lease_s):
+        yield
+
+
+def find_dead(folder_uris: Sequence[str], *, lease_s: float = LEASE_S) -> tuple[list[str], list[str]]:
+    """Return the folders whose runs have shown that they were alive (`show_alive`) and are dead, and those without a mark.
+
+    On object stores this takes one lease, if there are folders with marks.
+    """
+    marks = {uri: read_if_exists(join(uri, MARK_NAME)) for uri in folder_uris}
+    marked = [uri for uri in folder_uris if marks[uri] is not None]
+    watched = [uri for uri in marked if not is_local(uri)]
+    if watched:
+        time.sleep(lease_s)
+    dead = [uri for uri in watched if read_if_exists(join(uri, MARK_NAME)) == marks[uri]]
+    dead += [uri for uri in marked if uri not in watched and _is_free(join(uri, LOCK_NAME))]
+    return dead, [uri for uri in folder_uris if uri not in marked]
+
+
+def _is_free(path: str) -> bool:
+    """True if no process holds a lock."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return False
+    lock.release()
+    return True
+
+
 def check_claim(output_uri: str, run: str) -> None:
     """Check that a run still holds its output. Any process of the run may call it.
 
@@ -54,7 +100,7 @@ def check_claim(output_uri: str, run: str) -> None:
     faults.hit("commit.check")
     if run in _lost:
         raise OutputInUse(f"{output_uri} was not changed: {_lost[run]}; run again")
-    holder = _run_in(_read_mark(join(output_uri, MARK_NAME)))
+    holder = _run_in(read_if_exists(join(output_uri, MARK_NAME)))
     if holder != run:
         taken = f"run {holder} has taken it over" if holder else f"this run's claim, the file {MARK_NAME}, is missing"
         raise OutputInUse(f"{output_uri} was not changed: {taken}; run again")
@@ -86,15 +132,15 @@ def _local_lock(output_uri: str, run: str) -> Iterator[None]:
 def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
     """Wait until no other run renews a mark, write our own, and check that it was not overwritten."""
     uri = join(output_uri, MARK_NAME)
-    before = _read_mark(uri)
+    before = read_if_exists(uri)
     if before is not None:
         time.sleep(lease_s)
-        if _read_mark(uri) not in (None, before):
+        if read_if_exists(uri) not in (None, before):
             raise OutputInUse(_in_use(output_uri))
     ours = _mark(run, 0)
     write_bytes(uri, ours)
     time.sleep(lease_s / 4)  # if two runs saw no mark and both wrote one, the earlier one sees the later one here
-    if _read_mark(uri) != ours:
+    if read_if_exists(uri) != ours:
         raise OutputInUse(_in_use(output_uri))
 
 
@@ -112,7 +158,7 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_
         while not stop.wait(lease_s / 4):
             number, begun_s = number + 1, time.monotonic()
             try:
-                if _run_in(_read_mark(uri)) != run:  # a missing mark: another run took it over and has ended
+                if _run_in(read_if_exists(uri)) != run:  # a missing mark: another run took it over and has ended
                     lose("another run took this output over, because this run did not renew its mark in time")
                     return
                 write_bytes(uri, _mark(run, number))
@@ -130,23 +176,13 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_
         stop.set()
         thread.join(timeout=lease_s)
         _lost.pop(run, None)
-        if _run_in(_read_mark(uri)) == run:
+        if _run_in(read_if_exists(uri)) == run:
             remove_file(uri)
 
 
 def _mark(run: str, beat: int) -> bytes:
     mark = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "beat": beat, "token": uuid.uuid4().hex}
     return orjson.dumps(mark)
-
-
-def _read_mark(uri: str) -> bytes | None:
-    """Read a mark; None if there is none."""
-    try:
-        return read_bytes(uri)
-    except StoreError:
-        if exists(uri):
-            raise
-        return None
 
 
 def _run_in(mark: bytes | None) -> str | None:

@@ -59,9 +59,9 @@ def events_table(events: Sequence[Event]) -> pa.Table:
     return pa.table([columns[name] for name in schema.EVENTS.names], schema=schema.EVENTS)
 
 
-def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]) -> None:
-    """Write events to a new file, completely or not at all."""
-    write_hashed(events_folder(store_uri, run), segment, events_table(events))
+def write_events(store_uri: str, run: str, segment: int, events: Sequence[Event]) -> str:
+    """Write events to a new file, completely or not at all; return its URI."""
+    return write_hashed(events_folder(store_uri, run), segment, events_table(events))
 
 
 def read_rejected(uri: str) -> pa.Table:

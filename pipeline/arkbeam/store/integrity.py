@@ -5,22 +5,19 @@ that can be read from the segment is recorded as an event of kind `lost`, in the
 nothing can be read is set aside under a name that ends in `.unreadable`. The cost of these files is missing from
 `usage/`; `run.json` has their number.
 
-Read verifies each segment as a whole once, not on every run. The records of verified segments hold 8 bytes per segment.
-If a record is damaged or missing, its segments are verified again.
+Read verifies each segment as a whole once, before an index file covers it (`store.index`).
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, move_file, read_bytes, remove_file, write_bytes
+from arkbeam.base.files import join, list_files, move_file, read_bytes
 from arkbeam.base.records import Failure, Usage
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import (
@@ -30,14 +27,11 @@ from arkbeam.store.layout import (
     run_of,
     runs_of_output,
     segment_id,
-    verified_folder,
 )
 from arkbeam.store.multi import is_multi_damaged
 from arkbeam.store.segments import Attempt, is_damaged, read_columns
 
 UNREADABLE_SUFFIX = ".unreadable"
-_VERIFIED_SUFFIX = ".ids"
-_VERIFIED_FILES_MAX = 32  # more files than this are merged into one
 _TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
 _log = logging.getLogger(__name__)
 
@@ -48,26 +42,6 @@ def is_whole(store_uri: str, uri: str) -> bool:
     Raise StoreError if the storage fails, since the files may then be undamaged.
     """
     return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
-
-
-def read_verified(store_uri: str, merged_name: str) -> npt.NDArray[np.uint64]:
-    """Return the ids of all verified segments. If there are many record files, merge them into one named `merged_name`."""
-    uris = list_files(verified_folder(store_uri), _VERIFIED_SUFFIX)
-    records = [_decode_ids(read_bytes(uri)) for uri in uris]
-    ids = np.unique(np.concatenate([np.empty(0, np.uint64), *records]))
-    if len(uris) > _VERIFIED_FILES_MAX:
-        note_verified(store_uri, merged_name, ids.tolist())
-        for uri in uris:
-            if not uri.endswith(f"/{merged_name}{_VERIFIED_SUFFIX}"):
-                remove_file(uri)
-    return ids
-
-
-def note_verified(store_uri: str, name: str, ids: Iterable[int]) -> None:
-    """Record segments as verified. A record that is written again under the same name must hold the same segments or more."""
-    array = np.fromiter(ids, np.dtype("<u8"))
-    if len(array):
-        write_bytes(join(verified_folder(store_uri), f"{name}{_VERIFIED_SUFFIX}"), array.tobytes(), durable=False)
 
 
 def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
@@ -161,8 +135,3 @@ def _plausible(usage: Usage) -> Usage:
     if None in counts or min(counts) < 0 or usage.text_tokens + usage.image_tokens != usage.total_tokens:  # type: ignore[type-var, operator]
         return Usage()
     return usage
-
-
-def _decode_ids(data: bytes) -> npt.NDArray[np.uint64]:
-    """Return the ids of a record. A cut record has fewer ids; a flipped bit gives the id of a segment that does not exist."""
-    return np.frombuffer(data[: len(data) // 8 * 8], np.dtype("<u8"))

@@ -17,6 +17,7 @@ import orjson
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import is_local, join, list_files, read_bytes, remove_folder, storage_errors
+from arkbeam.base.parallel import in_parallel
 from arkbeam.base.records import Failure, Usage
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, runs_of_output, segments_folder
@@ -125,7 +126,7 @@ def _lost_event(client_request_id: str, fingerprint: bytes, paid: list[Any] | No
 def _known_client_ids(store_uri: str, run: str) -> set[str]:
     folders = (segments_folder(store_uri, run), events_folder(store_uri, run))
     uris = [uri for folder in folders for uri in list_parquet(folder)]
-    return {name for uri in uris for name in _client_ids(uri)}
+    return {name for names in in_parallel(_client_ids, uris) for name in names}
 
 
 def _client_ids(uri: str) -> list[str]:

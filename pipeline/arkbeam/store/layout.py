@@ -4,7 +4,7 @@
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
     <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent rejections
     <store>/journals/<run>/<process>.log              attempts not yet in a segment or event file (local stores only)
-    <store>/verified/<name>.ids                       ids of segments that were read completely and found undamaged
+    <store>/index/<id>-<hash>.parquet                 cache of where each fingerprint is, for many segments at once
     <store>/damaged/<run>/                            segments that were damaged
     <store>/models/<key>.json                         the model that a name or endpoint resolved to
     <store>/quota/<account>/                          marks of the processes that share a quota, while they send
@@ -28,12 +28,13 @@ from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import join, list_files, list_folders
 
 SUFFIX = ".parquet"
+HASH_CHARS = 16
 EXAMPLES = {
     "segments": "run/0-0.parquet",
     "multi": "run/0.parquet",
     "events": "run/0-0.parquet",
     "journals": "run/0.log",
-    "verified": "0.ids",
+    "index": "0-0.parquet",
     "damaged": "run/0-0.parquet",
     "models": "0.json",
     "quota": "account/0.0",
@@ -108,7 +109,7 @@ def hash_in_name(uri: str) -> str:
 
 def hash_content(data: bytes) -> str:
     """Return the first 64 bits of the SHA-256 of a file's bytes in hex. It takes 0.5 ms per MB with the CPU's instructions."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:HASH_CHARS]
 
 
 def run_of(uri: str) -> str:
@@ -146,9 +147,14 @@ def damaged_folder(store_uri: str, run: str = "") -> str:
     return join(store_uri, "damaged", run).rstrip("/")
 
 
-def verified_folder(store_uri: str) -> str:
-    """Return the folder of the records of verified segments."""
-    return join(store_uri, "verified")
+def models_folder(store_uri: str) -> str:
+    """Return the folder of the records of models."""
+    return join(store_uri, "models")
+
+
+def index_folder(store_uri: str) -> str:
+    """Return the folder of the index files."""
+    return join(store_uri, "index")
 
 
 def run_folder(store_uri: str, run: str = "") -> str:

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import exists, join, read_bytes, write_bytes
+from arkbeam.base.files import join, read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
+from arkbeam.store.layout import models_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,11 @@ def read_model(store_uri: str, service: ServiceKind, name: str) -> ModelRecord:
     Raise StoreError if the record is damaged.
     """
     uri = _uri(store_uri, service, name)
-    if not exists(uri):
+    data = read_if_exists(uri)
+    if data is None:
         return ModelRecord(name)
     try:
-        return ModelRecord(**orjson.loads(read_bytes(uri)))
+        return ModelRecord(**orjson.loads(data))
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"{uri} is damaged ({error}): remove it, and the model of the next reply is taken as the right one"
@@ -49,4 +51,4 @@ def write_model(store_uri: str, service: ServiceKind, record: ModelRecord) -> No
 
 def _uri(store_uri: str, service: ServiceKind, name: str) -> str:
     key = hashlib.blake2b(f"{service.value} {name}".encode(), digest_size=8).hexdigest()
-    return join(store_uri, "models", f"{key}.json")
+    return join(models_folder(store_uri), f"{key}.json")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import exists, join, read_bytes, storage_errors, write_bytes
+from arkbeam.base.files import join, read_bytes, read_if_exists, storage_errors, write_bytes
 from arkbeam.base.redaction import redact
 from arkbeam.store.layout import hash_content, multi_folder, run_of, segment_id, segment_name
 from arkbeam.store.segments import Bought, parquet_bytes, read_metadata
@@ -57,16 +57,17 @@ def read_multi(store_uri: str, segment_uri: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(data), use_threads=False, page_checksum_verification=True)
 
 
-def is_multi_damaged(store_uri: str, segment_uri: str) -> bool:
+def is_multi_damaged(store_uri: str, segment_uri: str, metadata: Mapping[bytes, bytes] | None = None) -> bool:
     """True if the per-token vectors of an undamaged segment are damaged or missing.
 
-    Raise StoreError if the storage fails, since they may then be undamaged.
+    `metadata` is that of the segment, if the caller has it. Raise StoreError if the storage fails, since the vectors
+    may then be undamaged.
     """
-    metadata = read_metadata(segment_uri)
+    metadata = read_metadata(segment_uri) if metadata is None else metadata
     if _HASH not in metadata:
         return False
-    uri = _uri(store_uri, segment_uri)
-    return not exists(uri) or _is_other(read_bytes(uri), metadata)
+    data = read_if_exists(_uri(store_uri, segment_uri))
+    return data is None or _is_other(data, metadata)
 
 
 def _is_other(data: bytes, metadata: Mapping[bytes, bytes]) -> bool:

@@ -106,10 +106,10 @@ def read_columns(uri: str, columns: Sequence[str], *, whole: bool = True) -> pa.
     if whole:
         data = read_whole(uri)
         with storage_errors("read", uri):
-            return _read_parquet(pa.BufferReader(data), columns)
+            return read_parquet(data, columns).replace_schema_metadata()
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri), filesystem.open(path, "rb") as file:
-        return _read_parquet(file, columns)
+        return _read_parquet(file, columns).replace_schema_metadata()
 
 
 def read_whole(uri: str) -> bytes:
@@ -132,7 +132,7 @@ def is_damaged(uri: str, columns: Sequence[str] = ()) -> bool:
     if wanted:
         return hash_content(data) != wanted
     try:
-        _read_parquet(io.BytesIO(data), columns)
+        read_parquet(data, columns)
     except (pa.ArrowException, OSError, ValueError):
         return True
     return False
@@ -145,12 +145,17 @@ def read_metadata(uri: str) -> dict[bytes, bytes]:
         return dict(pq.ParquetFile(file).schema_arrow.metadata or {})
 
 
+def read_parquet(data: bytes, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a file's bytes, with its metadata. Raise ValueError, or what pyarrow raises, if they can't be read."""
+    return _read_parquet(pa.BufferReader(data), columns)
+
+
 def _read_parquet(file: BinaryIO | pa.NativeFile, columns: Sequence[str]) -> pa.Table:
     reader = pq.ParquetFile(file, page_checksum_verification=True)
     missing = set(columns) - set(reader.schema_arrow.names)
     if missing:
         raise ValueError(f"the file has no column {min(missing)}")
-    return reader.read(columns=list(columns), use_threads=False).replace_schema_metadata()
+    return reader.read(columns=list(columns), use_threads=False)
 
 
 def read_index(uri: str, model: str | None = None) -> pa.Table:

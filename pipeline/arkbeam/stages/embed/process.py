@@ -12,7 +12,7 @@ import orjson
 
 from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import exists, read_bytes, write_bytes
+from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.outcomes import Stop, StopKind
@@ -61,10 +61,10 @@ def write_stop(spec: RunSpec, stop: Stop) -> None:
 
 def read_stop(spec: RunSpec) -> Stop | None:
     """Return why the run has to stop; None if it has not. Raise StoreError."""
-    uri = note_uri(spec.store.uri, spec.run.name, "stop")
-    if not exists(uri):
+    data = read_if_exists(note_uri(spec.store.uri, spec.run.name, "stop"))
+    if data is None:
         return None
-    note = orjson.loads(read_bytes(uri))
+    note = orjson.loads(data)
     return Stop(StopKind(note["kind"]), note["code"], note["message"])
 
 

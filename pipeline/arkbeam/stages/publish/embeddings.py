@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
+from arkbeam.base.files import reads_in_flight
+from arkbeam.base.parallel import in_parallel
 from arkbeam.manifest.portable import to_portable
 from arkbeam.stages.publish.layout import VECTOR_BYTES, vector_rows
 from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, write_part
@@ -26,6 +28,8 @@ from arkbeam.store.segments import dense_values, read_columns
 FOLDER = "embeddings"
 MULTI_FOLDER = "multi"
 MULTI_SLICE_ROWS = 256  # a row may hold thousands of vectors
+MULTI_IN_FLIGHT = 2  # a file of them may take 64 MB
+_ADVICE = "remove the folder index/ of the store, which is only a cache, and run again"
 _VECTOR_COLUMNS = [
     "fingerprint",
     "dense",
@@ -68,12 +72,13 @@ def _multi_tables(
     refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
 ) -> Iterator[pa.Table]:
     """Yield per-token vectors as float32, one table for each row group: float16 is a type that some readers lack."""
-    pieces = []
-    for segment, positions in split_segments(refs):
+
+    def read(segment: int, positions: npt.NDArray[np.int64]) -> pa.Table:
         uri = find_segment(segments, segment)
         table = read_or_set_aside(spec.store.uri, uri, partial(read_multi, spec.store.uri, uri))
-        pieces.append(take_rows(table, positions))
-    vectors = pa.concat_tables(pieces)
+        return take_rows(table, positions)
+
+    vectors = pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs), MULTI_IN_FLIGHT))
     rows = gather_rows(refs, manifests, spec, ["row", "id", "fingerprint"])
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
         raise StoreError("per-token vectors in the store do not match their segment: run again")
@@ -101,7 +106,7 @@ def _embeddings_tables(
 
 def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, wanted: pa.Schema) -> pa.Table:
     if not pc.all(pc.equal(rows["fingerprint"], vectors["fingerprint"])).as_py():
-        raise StoreError("the rows of a segment do not have the fingerprints of its index: run again")
+        raise StoreError(f"the rows of a segment do not have the fingerprints of its index: {_ADVICE}")
     columns = {name: vectors[name] for name in vectors.column_names} | {
         name: rows[name] for name in ("id", "manifest", "row", "media_changes")
     }
@@ -115,14 +120,16 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
     """Read the vectors of refs, which must be sorted by segment: then each segment is read once."""
-    pieces = []
-    for segment, rows in split_segments(refs):
+
+    def read(segment: int, rows: npt.NDArray[np.int64]) -> pa.Table:
         uri = find_segment(segments, segment)
         vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
         if rows[-1] >= vectors.num_rows:
-            raise StoreError(f"segment {segment:016x} has fewer rows than its index: run again")
-        pieces.append(_cut(take_rows(vectors, rows), spec.model.dimensions_published))
-    return pa.concat_tables(pieces)
+            raise StoreError(f"segment {segment:016x} has fewer rows than its index: {_ADVICE}")
+        return _cut(take_rows(vectors, rows), spec.model.dimensions_published)
+
+    in_flight = reads_in_flight(spec.store.uri)
+    return pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs), in_flight))
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:

@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
+from arkbeam.base.files import reads_in_flight
+from arkbeam.base.parallel import in_parallel
 from arkbeam.stages.publish.parts import PartFile, write_part
+from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.integrity import read_or_set_aside
-from arkbeam.store.layout import events_folder, list_parquet, run_of, runs_of_output, segments_folder
+from arkbeam.store.layout import events_folder, list_parquet, run_of, runs_of_output, segment_id, segments_folder
 from arkbeam.store.segments import read_columns
 
 FOLDER = "usage"
@@ -67,7 +70,7 @@ def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart
 
     Raise StoreError if the store can't be read or the output can't be written.
     """
-    tables = [_read_attempts(uri, spec) for uri in uris]
+    tables = in_parallel(partial(_read_attempts, spec=spec), uris, reads_in_flight(spec.store.uri))
     table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
     table = _fill_lost(table, spec)
     file = write_part(FOLDER, part, [table], schema.USAGE, spec)
@@ -119,11 +122,13 @@ def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
 def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
     types = pa.schema([schema.USAGE.field(name) for name in ("fingerprint", "model", *_TOKENS)])
     wanted = fingerprints.combine_chunks()
-    found = []
-    for uri in list_parquet(segments_folder(spec.store.uri)):
-        table = read_columns(uri, types.names, whole=False).cast(types)
-        found.append(table.filter(pc.is_in(table["fingerprint"], value_set=wanted)))
-    return schema.concat(found, types)
+    found_before = open_index(spec).find(wanted.cast(schema.FINGERPRINT))  # without what this run has bought
+    known = set(found_before.index["segment"].to_pylist())
+    listed = list_parquet(segments_folder(spec.store.uri))
+    uris = [uri for uri in listed if segment_id(uri) in known or run_of(uri) == spec.run.name]
+    found = in_parallel(partial(read_columns, columns=types.names, whole=False), uris)
+    some = [table.cast(types).filter(pc.is_in(table["fingerprint"], value_set=wanted)) for table in found]
+    return schema.concat(some, types)
 
 
 def _totals(table: pa.Table) -> UsageTotals:

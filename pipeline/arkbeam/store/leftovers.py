@@ -1,0 +1,59 @@
+"""Remove what dead runs left in the store, and nothing that may belong to a living one.
+
+The holder of an output's claim knows that all other runs of this output are dead. Plans do not claim the output, so a
+plan shows in its own folder that it is alive (`claim.show_alive`). Temporary files in folders that all runs share are
+removed when they have not changed for AGE_S: no write takes as long.
+"""
+
+import time
+from datetime import UTC, datetime
+
+from arkbeam.base.files import is_local, remove_folder, remove_leftovers
+from arkbeam.store.claim import LEASE_S, find_dead
+from arkbeam.store.layout import (
+    events_folder,
+    index_folder,
+    media_folder,
+    models_folder,
+    multi_folder,
+    run_folder,
+    runs_of_output,
+    segments_folder,
+)
+
+PLAN_SUFFIX = "-plan"
+"""End of the name of a run that only plans."""
+AGE_S = 3600.0
+UNMARKED_AGE_S = 7 * 24 * 3600.0
+"""Plans of earlier versions do not show whether they are alive: so long after its start, such a plan is dead."""
+
+
+def remove_dead_runs(store_uri: str, output_uri: str, *, lease_s: float = LEASE_S) -> None:
+    """Remove what dead runs and dead plans of an output left. Only the holder of the output may call this."""
+    runs = runs_of_output(run_folder(store_uri), output_uri)
+    plans = [run for run in runs if run.endswith(PLAN_SUFFIX)]
+    for run in runs:
+        if run not in plans:
+            remove_folder(run_folder(store_uri, run))
+    dead, unmarked = find_dead([run_folder(store_uri, run) for run in plans], lease_s=lease_s)
+    for uri in (*dead, *(uri for uri in unmarked if _started_before(uri, time.time() - UNMARKED_AGE_S))):
+        remove_folder(uri)
+    if is_local(store_uri):
+        _remove_temporary_files(store_uri, output_uri)
+
+
+def _remove_temporary_files(store_uri: str, output_uri: str) -> None:
+    for folder in (segments_folder, multi_folder, events_folder):
+        for run in runs_of_output(folder(store_uri), output_uri):
+            remove_leftovers(folder(store_uri, run))
+    for uri in (index_folder(store_uri), media_folder(store_uri), models_folder(store_uri)):
+        remove_leftovers(uri, age_s=AGE_S)
+
+
+def _started_before(uri: str, limit_s: float) -> bool:
+    """True if the name of a run's folder has a start before `limit_s`; False if the name has none."""
+    try:
+        started = datetime.strptime(uri.rpartition("/")[2].partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return started.timestamp() < limit_s
