@@ -276,7 +276,8 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         found = listed(folder, suffix)
         if "/segments" not in folder:
             return found
-        newest = max(found, key=layout.segment_id)  # by id: the names of runs of the same second have no order
+        # By id: the names of runs of the same second have no order.
+        newest = max(found, key=layout.segment_id, default=None)
         return [uri for uri in found if uri != newest]
 
     with monkeypatch.context() as patched:  # when planning
