@@ -235,7 +235,7 @@ def published_vectors(table: pa.Table) -> np.ndarray:
 
 
 def find_words(folder: Path, words: list[str]) -> list[str]:
-    """Return the files below a folder that contain one of the words, in their bytes or in their Parquet values."""
+    """Return `WORD in PATH` for each file below a folder with one of the words in its bytes or its Parquet values."""
     found = []
     for path in folder.rglob("*"):
         if path.is_file():

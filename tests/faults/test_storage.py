@@ -301,7 +301,7 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         if "/segments" not in folder:
             return found
         # By id: the names of runs of the same second have no order.
-        newest = max(found, key=lambda one: layout.segment_id(str(getattr(one, "uri", one))))
+        newest = max(found, key=lambda one: layout.segment_id(str(getattr(one, "uri", one))), default=None)
         return [one for one in found if one != newest]
 
     with monkeypatch.context() as patched:  # when planning

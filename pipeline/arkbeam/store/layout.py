@@ -163,7 +163,7 @@ def run_folder(store_uri: str, run: str = "") -> str:
 
 
 def list_parquet(folder: str) -> list[str]:
-    """List the Parquet files below a folder, sorted by path: by run, in order of their start to the second."""
+    """List the Parquet files below a folder, sorted by path. Runs of the same second have no order."""
     return list_files(folder, SUFFIX)
 
 
