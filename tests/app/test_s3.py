@@ -83,7 +83,7 @@ def test_a_picture_that_changes_between_plan_and_send_fails(
         return feed.read_rows(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("arkbeam.stages.embed.lanes.read_rows", overwrite)
+        patch.setattr("arkbeam.stages.embed.session.read_rows", overwrite)
         note = bucket.run()
     assert (note["published"], note["failed"]) == (2, 1)
     (failure,) = bucket.published(s3, "failures")

@@ -1,5 +1,6 @@
 """Reading media before sending: held bytes are limited, and rows that are ready never wait for room."""
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -53,11 +54,26 @@ class Engine:
         """As in the engine."""
         self.room.leave(size)
 
+    def quota_s(self, tokens: float) -> float:
+        """As in the engine, with a quota of 100,000 tokens a second."""
+        return tokens / 100_000
+
     def send(self) -> None:
         """Settle everything that was submitted."""
         for item in self.submitted:
             self.room.leave(len(item.body))
         self.submitted = []
+
+
+def feed_all(engine: Engine, pool: ThreadPoolExecutor, rows: Iterator[StagedRow]) -> Iterator[list[Item] | Unsendable]:
+    """Feed rows in two blocks."""
+    feed = Feed(SPEC, cast(Any, engine), pool)
+    try:
+        yield from feed.add(itertools.islice(rows, 20))
+        yield from feed.add(rows)
+        yield from feed.flush()
+    finally:
+        feed.give_back()
 
 
 def row(number: int, size: int) -> StagedRow:
@@ -82,7 +98,7 @@ def test_every_row_comes_out_once_and_memory_is_bounded(sizes: list[int]) -> Non
         patch.setattr(requests, "load_medium", read)
         engine = Engine()
         seen, failed = [], []
-        for batch in Feed(SPEC, cast(Any, engine), pool).batches(row(n, size) for n, size in enumerate(sizes)):
+        for batch in feed_all(engine, pool, (row(n, size) for n, size in enumerate(sizes))):
             if isinstance(batch, Unsendable):
                 failed.append(batch.fingerprint)
                 continue
@@ -102,7 +118,7 @@ def test_a_run_that_stops_gives_back_what_was_read_ahead() -> None:
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(requests, "load_medium", read)
         engine = Engine()
-        batches: Iterator[Any] = Feed(SPEC, cast(Any, engine), pool).batches(row(n, 3_000) for n in range(9))
+        batches: Iterator[Any] = feed_all(engine, pool, (row(n, 3_000) for n in range(9)))
         first = next(batches)
         engine.submitted += first
         batches.close()  # type: ignore[attr-defined]
@@ -119,7 +135,7 @@ def test_rows_whose_media_were_interrupted_are_neither_sent_nor_failed() -> None
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(requests, "load_medium", interrupt)
         engine = Engine()
-        assert list(Feed(SPEC, cast(Any, engine), pool).batches(row(n, 500) for n in range(9))) == []
+        assert list(feed_all(engine, pool, (row(n, 500) for n in range(9)))) == []
     assert (engine.room.items, engine.room.bytes) == (0, 0)
 
 

@@ -1,9 +1,10 @@
 """Plan is compared with a simple reference implementation: dictionaries, one row at a time."""
 
 import hashlib
+import itertools
 import pickle
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,17 @@ from arkbeam.ark.models import VERSIONS
 from arkbeam.base import schema
 from arkbeam.quota.options import RateLimits
 from arkbeam.stages.plan import (
+    BLOCK_ROWS,
+    BLOCK_S,
     BUCKETS_MAX,
     NOT_BOUGHT,
+    Block,
     BucketPlan,
     PlanTotals,
     count_buckets,
     cut_blocks,
-    deal_lane,
     estimate,
+    order_blocks,
     plan_bucket,
     settle_bucket,
     split_buckets,
@@ -234,29 +238,30 @@ def test_splitting_keeps_the_order_of_rows(numbers: list[int]) -> None:
         assert piece["ordinal"].to_pylist() == [place for place, number in enumerate(numbers) if number == value]
 
 
-@given(st.permutations(range(25)), st.integers(1, 30))
-def test_blocks_are_in_the_order_of_the_manifest(ordinals: list[int], rows_max: int) -> None:
-    """The blocks together are the shard's buyers sorted by ordinal; all but the last are full."""
-    buyers = _table([Key(_name(ordinal), 4, ordinal, 1, 0) for ordinal in ordinals], schema.KEYS)
-    blocks = list(cut_blocks(buyers, rows_max))
+@given(st.permutations(range(25)), st.integers(1, 600), st.lists(st.integers(0, 50_000), min_size=25, max_size=25))
+def test_blocks_are_in_the_order_of_the_manifest(ordinals: list[int], rpm: int, tokens: list[int]) -> None:
+    """The blocks together are the shard's buyers sorted by ordinal; a block of several rows takes at most 30 s of the quota."""
+    limits = RateLimits(rpm, 100_000)
+    buyers = _table([Key(_name(ordinal), 4, ordinal, tokens[ordinal], 0) for ordinal in ordinals], schema.KEYS)
+    blocks = list(cut_blocks(buyers, limits))
     assert [number for block in blocks for number in block["ordinal"].to_pylist()] == list(range(25))
-    assert [block.num_rows for block in blocks[:-1]] == [rows_max] * (len(blocks) - 1)
-    assert 0 < blocks[-1].num_rows <= rows_max
+    seconds = [
+        [60 * max(1 / rpm, count / limits.tpm) for count in block["text_tokens"].to_pylist()] for block in blocks
+    ]
+    assert all(len(block) == 1 or sum(block) <= BLOCK_S * (1 + 1e-9) for block in seconds)
+    assert all(sum(block) + after[0] >= BLOCK_S * (1 - 1e-9) for block, after in itertools.pairwise(seconds))
 
 
-def _neighbours(lanes: int) -> Iterator[tuple[int, int]]:
-    for shard in range(5):
-        for block in range(5):
-            yield deal_lane(shard, block, lanes), deal_lane(shard, block + 1, lanes)
-            yield deal_lane(shard, block, lanes), deal_lane(shard + 1, block, lanes)
+def test_blocks_have_a_most_number_of_rows() -> None:
+    """With a high quota, blocks have `BLOCK_ROWS` rows."""
+    blocks = list(cut_blocks(_many_keys(BLOCK_ROWS * 2 + 5), RateLimits(10**9, 10**12)))
+    assert [block.num_rows for block in blocks] == [BLOCK_ROWS, BLOCK_ROWS, 5]
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 8])
-def test_lanes_are_dealt_evenly(lanes: int) -> None:
-    """Neighbouring blocks go to different lanes, and every lane gets work."""
-    pairs = list(_neighbours(lanes))
-    assert {lane for pair in pairs for lane in pair} == set(range(lanes))
-    assert lanes == 1 or all(left != right for left, right in pairs)
+def test_blocks_are_put_in_order_with_their_total() -> None:
+    """All blocks of a run come in the order of the manifests, and each has the number of rows of all."""
+    found = order_blocks([Block(2, 0, 5), Block(1, 1, 3), Block(1, 0, 4)])
+    assert found == [Block(1, 0, 4, 12), Block(1, 1, 3, 12), Block(2, 0, 5, 12)]
 
 
 def test_estimate_names_the_limit_that_binds() -> None:

@@ -1,43 +1,79 @@
-"""Embed in Beam: one element is a lane; the outputs are refs, rejections and a report, never vectors."""
+"""Embed in Beam: one element is a block; the outputs are refs, rejections and reports, never vectors."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
 
 from arkbeam.engine.outcomes import LaneReport
-from arkbeam.stages.embed.lanes import Block, embed_lane
 from arkbeam.stages.embed.process import open_engine
-from arkbeam.stages.plan import split_buckets
+from arkbeam.stages.embed.session import Outcomes, Session
+from arkbeam.stages.plan import Block, split_buckets
 from arkbeam.stages.spec import RunSpec
 
 BOUGHT, REJECTED, REPORTS = "bought", "rejected", "reports"
 
 
-class EmbedLanes(beam.PTransform):
-    """Send the rows of lanes. Outputs: `bought` (bucket, INDEX), `rejected` (bucket, REJECTED), `reports` (LaneReport)."""
+class EmbedBlocks(beam.PTransform):
+    """Send the rows of blocks. Outputs: `bought` (bucket, INDEX), `rejected` (bucket, REJECTED), `reports` (LaneReport)."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, lanes: PCollection[tuple[int, Iterable[Block]]]) -> Any:
-        """Embed each lane."""
-        return lanes | "Embed" >> beam.ParDo(_EmbedLane(self._spec)).with_outputs(BOUGHT, REJECTED, REPORTS)
+    def expand(self, blocks: PCollection[Block]) -> Any:
+        """Embed the blocks; each bundle is a session."""
+        return blocks | "Embed" >> beam.ParDo(_EmbedBlocks(self._spec)).with_outputs(BOUGHT, REJECTED, REPORTS)
 
 
-class _EmbedLane(beam.DoFn):
+class _EmbedBlocks(beam.DoFn):
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
+        self._session: Session | None = None
 
-    def process(self, lane: tuple[int, Iterable[Block]]) -> Iterator[Any]:
-        _, blocks = lane
-        for result in embed_lane(list(blocks), self._spec, open_engine(self._spec)):
-            if isinstance(result, LaneReport):
-                yield TaggedOutput(REPORTS, result)
-                continue
-            yield from (TaggedOutput(BOUGHT, element) for element in split_buckets(result.index, self._spec.buckets))
-            yield from (
-                TaggedOutput(REJECTED, element) for element in split_buckets(result.rejected, self._spec.buckets)
-            )
+    def start_bundle(self) -> None:
+        self._close()  # of a bundle that the runner gave up
+        self._session = None
+
+    def process(self, block: Block) -> Iterator[TaggedOutput]:
+        if self._session is None:
+            self._session = Session(self._spec, open_engine(self._spec))
+        with self._closing():
+            yield from _tag(self._session.add(block), self._spec)
+
+    def finish_bundle(self) -> Iterator[TaggedOutput]:
+        if self._session is None:
+            return
+        with self._closing():
+            for output in _tag(self._session.finish(), self._spec):
+                yield TaggedOutput(output.tag, WindowedValue(output.value, MIN_TIMESTAMP, [GlobalWindow()]))
+        self._session = None
+
+    def teardown(self) -> None:
+        self._close()
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+
+def _tag(results: Iterable[Outcomes | LaneReport], spec: RunSpec) -> Iterator[TaggedOutput]:
+    for result in results:
+        if isinstance(result, LaneReport):
+            yield TaggedOutput(REPORTS, result)
+            continue
+        yield from (TaggedOutput(BOUGHT, element) for element in split_buckets(result.index, spec.buckets))
+        yield from (TaggedOutput(REJECTED, element) for element in split_buckets(result.rejected, spec.buckets))

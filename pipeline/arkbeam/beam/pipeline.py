@@ -15,8 +15,8 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from arkbeam.base.files import write_bytes
-from arkbeam.beam.embed import EmbedLanes
-from arkbeam.beam.plan import DealLanes, PlanBuckets, SettleBuckets, SumTotals, SurveyShards
+from arkbeam.beam.embed import EmbedBlocks
+from arkbeam.beam.plan import DealBlocks, PlanBuckets, SettleBuckets, SumTotals, SurveyShards
 from arkbeam.beam.publish import Publish, Settled
 from arkbeam.beam.read import CoverStore, StageShards
 from arkbeam.manifest.shards import Shard
@@ -36,7 +36,7 @@ def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shar
     """Add all stages of a run: Read → Plan → Embed → Plan → Publish."""
     planned, summaries = _read_and_plan(pipeline, spec, shards)
     surveyed = summaries | "Survey" >> SurveyShards(spec)
-    bought = planned.buyers | "Deal" >> DealLanes(spec, surveyed) | "Embed" >> EmbedLanes(spec)
+    bought = planned.buyers | "Deal" >> DealBlocks(spec, surveyed) | "Embed" >> EmbedBlocks(spec)
     settled = {
         "waiting": planned.waiting,
         "bought": bought.bought,

@@ -9,10 +9,18 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
 
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
-from arkbeam.stages.embed.lanes import Block
-from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
+from arkbeam.stages.plan import (
+    Block,
+    PlanTotals,
+    cut_blocks,
+    order_blocks,
+    plan_bucket,
+    settle_bucket,
+    split_by,
+    sum_totals,
+)
 from arkbeam.stages.read import ShardSummary, open_index
-from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
+from arkbeam.stages.spec import RunSpec
 from arkbeam.stages.survey import survey_shards
 from arkbeam.store.run_files import buyers_uri, write_tables
 
@@ -62,23 +70,25 @@ class SumTotals(beam.PTransform):
         return (totals, copied) | beam.Flatten() | beam.CombineGlobally(sum_totals)
 
 
-class DealLanes(beam.PTransform):
-    """Write each shard's buyers as blocks and distribute the blocks over lanes: (shard, KEYS) in, (lane, [Block]) out.
+class DealBlocks(beam.PTransform):
+    """Write each shard's buyers as blocks and spread the blocks over the workers: (shard, KEYS) in, Block out.
 
-    No block is given to a lane before the survey has ended.
+    No block is given out before the survey has ended. In one process, blocks come in the order of the manifests.
     """
 
     def __init__(self, spec: RunSpec, surveyed: PCollection[PlanTotals]) -> None:
         super().__init__()
         self._spec, self._surveyed = spec, surveyed
 
-    def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[tuple[int, Iterable[Block]]]:
-        """Group by shard, cut into blocks, group by lane."""
+    def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[Block]:
+        """Group by shard, cut into blocks, put all blocks in order, spread them."""
         return (
             buyers
             | "ByShard" >> beam.GroupByKey()
             | "Cut" >> beam.FlatMap(_write_blocks, AsSingleton(self._surveyed), self._spec)
-            | "ByLane" >> beam.GroupByKey()
+            | "Together" >> beam.GroupByKey()
+            | "Order" >> beam.FlatMap(_order_blocks)
+            | "Spread" >> beam.Reshuffle()
         )
 
 
@@ -119,11 +129,15 @@ def _same(totals: PlanTotals) -> PlanTotals:
 def _write_blocks(element: tuple[int, Iterable[pa.Table]], _: PlanTotals, spec: RunSpec) -> Iterator[tuple[int, Block]]:
     shard, tables = element
     faults.hit("plan.deal")
-    blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))
+    blocks = list(cut_blocks(concat(tables, KEYS), spec.rate_limits))
     write_tables(buyers_uri(spec.store.uri, spec.run.name, shard), blocks, KEYS)
     faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
-        yield deal_lane(shard, number, spec.quota.lanes), Block(shard, number, block.num_rows)
+        yield 0, Block(shard, number, block.num_rows)
+
+
+def _order_blocks(element: tuple[int, Iterable[Block]]) -> list[Block]:
+    return order_blocks(element[1])
 
 
 def _settle_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]]) -> Iterator[Any]:

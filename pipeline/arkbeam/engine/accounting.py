@@ -69,7 +69,7 @@ class Accounting:
         if not self.rejections.is_over:
             self.record_rejections()
         self._count_elapsed(tracked, now_s)
-        self.recorder.add_result(bought, tracked.sink)
+        self.recorder.add_result(bought, tracked)
         for counts in self._both(tracked):
             counts.bought += 1
             counts.recovered += tracked.item.again is not None

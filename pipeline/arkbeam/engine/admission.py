@@ -33,6 +33,8 @@ class Admission:
     on_reached: Callable[[Tracked], None] | None = None
     """Called with the item that does not fit into the budget any more."""
     sharing: Sharing = field(default_factory=Unshared)
+    on_superseded: Callable[[Tracked], None] | None = None
+    """Called with each item that is not sent because a newer attempt at its block has begun."""
     _again: deque[Tracked] = field(default_factory=deque)
     _fresh: deque[Tracked] = field(default_factory=deque)
     _closed: bool = False
@@ -69,6 +71,7 @@ class Admission:
         async with self._turn:
             while True:
                 wait_s: float | None = None
+                self._drop_superseded()
                 queue = self._again or self._fresh
                 if queue and not self._closed:
                     now_s = time.monotonic()
@@ -81,6 +84,13 @@ class Admission:
                         self.sharing.take(estimate, now_s)
                         return Admitted(queue.popleft(), estimate, now_s)
                 await self._nap(wait_s)
+
+    def _drop_superseded(self) -> None:
+        """Remove the items at the head of the queue whose attempts are superseded."""
+        while (queue := self._again or self._fresh) and queue[0].item.attempt.superseded:
+            tracked = queue.popleft()
+            if self.on_superseded is not None:
+                self.on_superseded(tracked)
 
     async def _reserve(self, tracked: Tracked) -> bool:
         """Reserve the most that a request can cost. Return False if the call had to wait, or if the budget is reached."""

@@ -17,15 +17,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import pyarrow as pa
+
 from arkbeam.ark.client import ArkClient, new_client_request_id
 from arkbeam.ark.errors import advise
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
+from arkbeam.engine.attempts import Attempts
 from arkbeam.engine.items import Item, Room, Tracked
 from arkbeam.engine.outcomes import Held, LaneReport, Sink, Status, Stop, StopKind
-from arkbeam.engine.recorder import Flusher, Recorder
+from arkbeam.engine.own_items import OwnItems
+from arkbeam.engine.recorder import Batch, Flusher, Recorder
 from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
 from arkbeam.quota.budget import BudgetGate
 from arkbeam.quota.options import LimitsOptions
@@ -87,10 +91,17 @@ class Engine:
         )
         self._sharing = Unshared() if make_sharing is None else make_sharing(self._pacer)
         self._admission = Admission(
-            self._pacer, self._accounting.estimate, budget_gate, self._stop_at_budget, self._sharing
+            self._pacer,
+            self._accounting.estimate,
+            budget_gate,
+            self._stop_at_budget,
+            self._sharing,
+            on_superseded=lambda tracked: self._drop([tracked]),
         )
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
+        self.attempts = Attempts()
+        self._own = OwnItems()
         self._in_flight = 0
         self._started_s: float | None = None
         self._stop: Stop | None = None
@@ -101,7 +112,13 @@ class Engine:
         self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
         self._loop = asyncio.new_event_loop()
         self._flusher = Flusher(
-            recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._loop, self._fail
+            recorder,
+            options.flush_rows,
+            options.flush_s,
+            options.flush_timeout_s,
+            self._loop,
+            self._note_stored,
+            self._fail,
         )
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
         self._thread.start()
@@ -118,8 +135,8 @@ class Engine:
             self._call(self._sharing.leave)
 
     def expect(self, items: int) -> None:
-        """Add to the number of items that lanes are going to submit, for the progress display."""
-        self._accounting.counts.expected += items
+        """Set the number of items that the run is going to submit, for the progress display."""
+        self._accounting.counts.expected = items
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
         """Submit a batch; wait while the engine is full. Return False if the run stops and nothing was accepted.
@@ -128,6 +145,8 @@ class Engine:
         """
         new = [len(item.body) for item in items if not item.reserved]
         if new and not self._room.enter(len(new), sum(new)):
+            return False
+        if not self._room.queue(sum(item.quota_s for item in items)):
             return False
         sink.add(len(items))
         if sink.held:
@@ -154,6 +173,10 @@ class Engine:
     def give_back(self, size: int) -> None:
         """Release the room that was taken for an item which was not made."""
         self._room.leave(size)
+
+    def quota_s(self, tokens: float) -> float:
+        """Return the seconds of the whole quota that a request of so many tokens takes."""
+        return 60.0 * max(1.0 / self._pacer.rpm, tokens / self._pacer.tpm)
 
     def settle(self, sink: Sink) -> None:
         """Wait until all items of a lane are stored, failed or held for a second try."""
@@ -256,7 +279,28 @@ class Engine:
         if self._stop is not None:
             self._drop(tracked)
             return
+        if any(one.item.attempt.is_repeated for one in tracked):
+            tracked = self._join(tracked)
+        self._own.add(tracked)
         self._admission.add(tracked)
+
+    def _join(self, tracked: Sequence[Tracked]) -> list[Tracked]:
+        """Give items that the engine holds, or has bought, to the newer attempt; return those that are to be sent."""
+        left = []
+        for one, found in zip(tracked, self._own.find(tracked), strict=True):
+            if found is None:
+                left.append(one)
+                continue
+            self._release(one)
+            if isinstance(found, Tracked):
+                found.take_over(one)
+                self._sinks.add(one.sink)
+            else:
+                one.sink.deliver(found)
+        return left
+
+    def _note_stored(self, batch: Batch, index: pa.Table) -> None:
+        self._own.note_stored([tracked for _, tracked in batch.bought if tracked is not None], index)
 
     async def _work(self) -> None:
         while True:
@@ -367,6 +411,7 @@ class Engine:
     def _give_up(self, tracked: Tracked, error: ApiError) -> None:
         """End the tries of an item in this pass: it fails, or is held for the second pass."""
         self._release(tracked)
+        self._own.remove(tracked)
         if self._hold(tracked, error):
             self._accounting.failed_in_a_row += 1
         else:
@@ -386,7 +431,7 @@ class Engine:
         if wait_s is None:
             return False
         due_s = time.monotonic() + wait_s
-        return tracked.sink.hold(Held(item.fingerprint, error.code, error.message, item.tries, item.block, due_s))
+        return tracked.sink.hold(Held(item.fingerprint, error.code, error.message, item.tries, item.attempt, due_s))
 
     # Stopping and flushing.
 
@@ -430,6 +475,7 @@ class Engine:
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
             self._release(one)
+            self._own.remove(one)
             held = one.item.again
             if held is None:
                 one.sink.drop(1)
@@ -440,7 +486,8 @@ class Engine:
     def _release(self, tracked: Tracked) -> None:
         """Release the room of a settled item. Other references keep the item alive, so drop its body now."""
         self._room.leave(len(tracked.item.body))
-        tracked.item.body = b""
+        self._room.unqueue(tracked.item.quota_s)
+        tracked.item.body, tracked.item.quota_s = b"", 0.0
 
     def _flush_idle(self) -> None:
         """Flush if no submitted item is left that could fill the buffer."""

@@ -4,11 +4,13 @@ import threading
 from dataclasses import dataclass, field
 
 from arkbeam.base.records import Modality
+from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.outcomes import Held, Sink
 from arkbeam.quota.budget import NO_COST, Cost
 from arkbeam.quota.retry import Tries
 
 ITEMS_MAX = 2048  # submitted and not yet settled, for each process
+AHEAD_S = 30.0  # most seconds of the whole quota that submitted items take: so long a bundle may take to end
 
 
 @dataclass(slots=True)
@@ -25,8 +27,10 @@ class Item:
     first_sent_s: float = 0.0
     reserved: bool = False
     """True if its room was taken before it was made, by `Engine.reserve`."""
-    block: tuple[int, int] = (0, 0)
-    """Where the lane finds the row for a second try (see `Held`)."""
+    quota_s: float = 0.0
+    """Seconds of the whole quota that its request takes, by estimate."""
+    attempt: Attempt = field(default_factory=Attempt)
+    """The attempt at the block of its row; a newer one may take the item over."""
     again: Held | None = None
     """In the second pass, what was held of the item; None in the first pass."""
 
@@ -38,20 +42,29 @@ class Item:
 
 @dataclass(slots=True)
 class Tracked:
-    """An item with the sink of its lane. `is_sent` is True if the bytes of its last try were sent."""
+    """An item with the sink that gets its result. `is_sent` is True if the bytes of its last try were sent."""
 
     item: Item
     sink: Sink
     is_sent: bool = False
 
+    def take_over(self, newer: "Tracked") -> None:
+        """Give the result to the sink of a newer attempt. The older sink gets nothing: its attempt is superseded."""
+        self.sink.drop(1)
+        self.sink, self.item.attempt = newer.sink, newer.item.attempt
+
 
 @dataclass(slots=True)
 class Room:
-    """The bound on the items that are submitted and not yet settled, in number and bytes. Safe to use from several threads."""
+    """The bound on the items that are submitted and not yet settled. Safe to use from several threads.
+
+    It bounds their number, their bytes, and the seconds of the quota that they take.
+    """
 
     bytes_max: int
     items: int = 0
     bytes: int = 0
+    ahead_s: float = 0.0
     stopped: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -64,6 +77,23 @@ class Room:
             self.items += items
             self.bytes += size
             return True
+
+    def queue(self, seconds: float) -> bool:
+        """Wait until less than `AHEAD_S` seconds of the quota are queued, then add to them; return False if the engine stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.stopped or self.ahead_s < AHEAD_S)
+            if self.stopped:
+                return False
+            self.ahead_s += seconds
+            return True
+
+    def unqueue(self, seconds: float) -> None:
+        """Release seconds of the quota that `queue` added."""
+        with self._changed:
+            before_s = self.ahead_s
+            self.ahead_s -= seconds
+            if self.ahead_s < AHEAD_S <= before_s:
+                self._changed.notify_all()
 
     def try_enter(self, size: int) -> bool:
         """Take the room of one item without waiting; return False if there is not enough."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 from arkbeam.base import schema
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Modality
+from arkbeam.engine.attempts import Attempt
 from arkbeam.quota.retry import Tries
 from arkbeam.quota.use import FoundLimits, Minutes, QuotaUse, Ratios
 
@@ -107,15 +108,15 @@ class LaneReport:
 class Held:
     """An item that failed for a passing reason and may be tried once more: its last error and its tries so far.
 
-    `block`: shard and number of the block in which the lane finds its row again; its body is not kept. `due_s`: the
-    earliest time of its second try, by the monotonic clock.
+    `attempt` names the block in which its row is found again; its body is not kept. `due_s`: the earliest time of its
+    second try, by the monotonic clock.
     """
 
     fingerprint: bytes
     code: str
     message: str
     tries: Tries
-    block: tuple[int, int]
+    attempt: Attempt
     due_s: float
 
 

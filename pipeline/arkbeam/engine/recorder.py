@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from arkbeam.base import faults
+from arkbeam.base import faults, schema
 from arkbeam.base.errors import ArkbeamError, StoreError
+from arkbeam.base.schema import concat
+from arkbeam.engine.items import Tracked
 from arkbeam.engine.outcomes import Sink
 from arkbeam.store.entries import rejection_entries, vector_entries
 from arkbeam.store.events import Event, events_table, write_events
@@ -37,31 +39,40 @@ class StoreTarget:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one flush writes, with the sinks that receive the results."""
+    """What one flush writes, with the items whose results they are."""
 
     target: StoreTarget
     segments: Iterator[int]
-    bought: Sequence[tuple[Bought, Sink | None]]
+    bought: Sequence[tuple[Bought, Tracked | None]]
     events: Sequence[Event]
     index: OwnIndex
 
-    def write(self) -> None:
-        """Write the events and the segment, then deliver the INDEX rows of its results to each lane.
+    def write(self) -> pa.Table:
+        """Write the events and the segment; return the INDEX rows of its results, in their order.
 
-        Raise StoreError if the store can't be written; nothing is delivered then.
+        Raise StoreError if the store can't be written.
         """
         faults.hit("store.flush")
         if self.events:
             uri = write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
             self.index.add(uri, rejection_entries(events_table(self.events)))
         if not self.bought:
-            return
-        sinks = {id(sink): sink for _, sink in self.bought if sink is not None}
+            return concat([], schema.INDEX)
         index = self._write_segment()
-        for key, sink in sinks.items():
-            rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
-            sink.deliver(index if len(rows) == index.num_rows else index.take(pa.array(rows)))
         faults.hit("store.flushed")
+        return index
+
+    def deliver(self, index: pa.Table) -> None:
+        """Deliver the INDEX rows that `write` returned to the sinks that wait for them. Called in the engine's thread."""
+        rows: dict[Sink, list[int]] = {}
+        for row, (_, tracked) in enumerate(self.bought):
+            if tracked is not None:
+                rows.setdefault(tracked.sink, []).append(row)
+        for sink, own in rows.items():
+            sink.deliver(index if len(own) == index.num_rows else index.take(pa.array(own)))
+
+    def write_index(self) -> None:
+        """Write an index file if there are enough new entries."""
         self.index.flush(self.segments, FLUSH_ROWS)
 
     def _write_segment(self) -> pa.Table:
@@ -83,7 +94,7 @@ class Recorder:
     target: StoreTarget
     segments: Iterator[int]
     journal: Journal
-    _bought: list[tuple[Bought, Sink | None]] = field(default_factory=list)
+    _bought: list[tuple[Bought, Tracked | None]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _oldest_s: float = math.inf
     _multi_bytes: int = 0
@@ -116,14 +127,14 @@ class Recorder:
         """True if a request was sent and its result is not known."""
         return client_request_id in self._open
 
-    def add_result(self, bought: Bought, sink: Sink | None) -> None:
-        """Keep a result until the next flush. Without a sink it is stored for later runs and not delivered in this one."""
+    def add_result(self, bought: Bought, tracked: Tracked | None) -> None:
+        """Keep a result until the next flush. Without its item it is stored for later runs and not delivered in this one."""
         reply = bought.reply
         faults.hit("embed.answered")
         self._open.discard(bought.attempt.client_request_id)
         self.journal.paid(bought.attempt.client_request_id, reply.id, reply.model, reply.created, reply.usage)
         self._oldest_s = min(self._oldest_s, time.monotonic())
-        self._bought.append((bought, sink))
+        self._bought.append((bought, tracked))
         self._multi_bytes += reply.multi.nbytes if reply.multi is not None else 0
 
     def add_event(self, event: Event) -> None:
@@ -155,7 +166,8 @@ class Recorder:
 class Flusher:
     """Decides when the open buffer is written: when it is full or old, or when no more results will come.
 
-    One write runs at a time, in a thread. `on_fault` is called with an error that prevents results from being stored.
+    One write runs at a time, in a thread. `on_stored` is called with the items of a write and their INDEX rows,
+    `on_fault` with an error that prevents results from being stored.
     Only the engine's thread uses a Flusher, except for `close`.
     """
 
@@ -164,6 +176,7 @@ class Flusher:
     age_s_max: float
     timeout_s: float
     loop: asyncio.AbstractEventLoop
+    on_stored: Callable[[Batch, pa.Table], None]
     on_fault: Callable[[ArkbeamError], None]
     _unwritten: int = 0
     _writing: set[asyncio.Task[None]] = field(default_factory=set)
@@ -206,8 +219,11 @@ class Flusher:
 
     async def _write(self, batch: Batch) -> None:
         try:
-            await asyncio.wait_for(self.loop.run_in_executor(self._pool, batch.write), self.timeout_s)
+            index = await asyncio.wait_for(self.loop.run_in_executor(self._pool, batch.write), self.timeout_s)
             self._unwritten -= len(batch.bought)
+            batch.deliver(index)
+            self.on_stored(batch, index)
+            await asyncio.wait_for(self.loop.run_in_executor(self._pool, batch.write_index), self.timeout_s)
         except TimeoutError:
             message = f"the store took longer than {self.timeout_s:g} s (store.timeout_s) to write a segment"
             self.on_fault(StoreError(message))

@@ -7,7 +7,7 @@ tables in another order give the same plan.
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ from arkbeam.quota.options import RateLimits
 
 BUCKETS_MAX = 256
 BUCKET_BYTES = 8 * 1024 * 1024  # of the manifests, which give about 1 MB of keys
+BLOCK_ROWS = 2048
+BLOCK_S = 30.0  # a runner gives no sign of life of a bundle between its elements
 NOT_BOUGHT = "not_bought"  # failure code
 
 
@@ -80,6 +82,22 @@ class BucketPlan:
     buyers: pa.Table
     rejected: pa.Table
     totals: PlanTotals
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of the missing rows, the unit of work of Embed: one row group of a shard's buyers."""
+
+    shard: int
+    number: int
+    rows: int
+    rows_total: int = 0
+    """Rows of all blocks of the run."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Shard and number."""
+        return self.shard, self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +188,28 @@ def settle_bucket(
     return refs, pa.concat_tables([failed, _failed(missing, NOT_BOUGHT, "the run ended before this row was sent")])
 
 
-def cut_blocks(buyers: pa.Table, rows_max: int) -> Iterator[pa.Table]:
-    """Sort one shard's buyers in the order of the manifest and cut them into blocks of at most `rows_max` rows."""
+def cut_blocks(buyers: pa.Table, limits: RateLimits) -> Iterator[pa.Table]:
+    """Sort one shard's buyers in the order of the manifest and cut them into blocks.
+
+    A block takes at most `BLOCK_S` seconds of the whole quota, by estimate, and has at most `BLOCK_ROWS` rows.
+    """
     ordered = _sorted(buyers, ("ordinal",))
-    for start in range(0, ordered.num_rows, rows_max):
-        yield ordered.slice(start, rows_max)
+    tokens = ordered["text_tokens"].to_numpy().astype(np.float64) + ordered["image_tokens"].to_numpy()
+    ends_s = np.cumsum(np.maximum(1 / limits.rpm, tokens / limits.tpm) * 60)
+    start, start_s = 0, 0.0
+    while start < ordered.num_rows:
+        fit = int(np.searchsorted(ends_s, start_s + BLOCK_S, side="right")) - start
+        rows = max(1, min(fit, BLOCK_ROWS))
+        yield ordered.slice(start, rows)
+        start += rows
+        start_s = float(ends_s[start - 1])
 
 
-def deal_lane(shard: int, block: int, lanes: int) -> int:
-    """Return the lane of a block; neighbouring blocks go to different lanes."""
-    return (shard + block) % lanes
+def order_blocks(blocks: Iterable[Block]) -> list[Block]:
+    """Return all blocks of a run in the order of the manifests, each with the number of rows of all blocks."""
+    ordered = sorted(blocks, key=lambda block: block.place)
+    total = sum(block.rows for block in ordered)
+    return [replace(block, rows_total=total) for block in ordered]
 
 
 def sum_totals(totals: Iterable[PlanTotals]) -> PlanTotals:

@@ -12,8 +12,9 @@ from arkbeam.ark.tokens import bound_request
 from arkbeam.ark.wire import UnencodableRequest, encode_request
 from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.decoding.workers import Interrupted
+from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine
-from arkbeam.engine.items import Item
+from arkbeam.engine.items import AHEAD_S, Item
 from arkbeam.manifest.staging import StagedRequest, request_from_json
 from arkbeam.media import encoded_length, load_medium
 from arkbeam.quota.budget import NO_COST
@@ -22,6 +23,7 @@ from arkbeam.store.run_files import read_rows_at
 
 BATCH_ITEMS = 128
 BATCH_BYTES = 32 * 1024 * 1024
+BATCH_S = AHEAD_S / 4  # of the quota
 MEDIA_THREADS = 16  # most rows of a lane whose media are read at the same time
 # While a medium is encoded, memory holds its bytes (3/4 of what is sent) and their base64 (4/4): 7 quarters.
 _HELD_QUARTERS = 7
@@ -37,13 +39,13 @@ class Unsendable:
 
 @dataclass(frozen=True, slots=True)
 class StagedRow:
-    """A row to send, as it was staged. `tokens` is an estimate and includes `image_tokens`. `block`: shard and number."""
+    """A row to send, as it was staged. `tokens` is an estimate and includes `image_tokens`."""
 
     fingerprint: bytes
     staged: StagedRequest
     tokens: int
     image_tokens: int
-    block: tuple[int, int] = (0, 0)
+    attempt: Attempt = field(default_factory=Attempt)
 
     @property
     def reads(self) -> bool:
@@ -56,18 +58,20 @@ class StagedRow:
         return self.staged.wire_bytes * _HELD_QUARTERS // 4 + self.staged.work_bytes
 
 
-def read_rows(buyers: pa.Table, block: tuple[int, int], spec: RunSpec) -> Iterator[StagedRow]:
-    """Read the requests of buyers (KEYS, in order) of a block: its shard and its number in the shard."""
+def read_rows(buyers: pa.Table, attempt: Attempt, spec: RunSpec) -> Iterator[StagedRow]:
+    """Read the requests of buyers (KEYS, in order) of the block that `attempt` names."""
     image_tokens = buyers["image_tokens"].to_numpy().astype(np.int64)
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
-    for table in read_rows_at(spec.store.uri, spec.run.name, block[0], buyers["ordinal"].to_numpy(), ["request"]):
+    for table in read_rows_at(
+        spec.store.uri, spec.run.name, attempt.block[0], buyers["ordinal"].to_numpy(), ["request"]
+    ):
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())
         for name, body, counted, image_counted in zip(fingerprints[start:end], bodies, *counts, strict=True):
-            yield StagedRow(name, request_from_json(body), counted, image_counted, block)
+            yield StagedRow(name, request_from_json(body), counted, image_counted, attempt)
         start += len(bodies)
 
 
@@ -97,7 +101,7 @@ def encode_row(row: StagedRow, spec: RunSpec) -> Item | Unsendable:
     except UnencodableRequest as error:
         return Unsendable(row.fingerprint, Failure("request_not_encodable", str(error)))
     bound = spec.prices.of_bound(bound_request(request, row.image_tokens)) if spec.budget.is_set else NO_COST
-    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound, block=row.block)
+    return Item(row.fingerprint, body, request.modality, request.sparse, float(row.tokens), bound, attempt=row.attempt)
 
 
 @dataclass(slots=True)
@@ -106,7 +110,8 @@ class Feed:
 
     A row's bytes are reserved in the engine before its media are read. So one bound (`limits.bytes_in_flight`) covers
     media that are being read, items that wait, and requests in flight. A feed hands over all items that are ready
-    before it waits for room; otherwise several feeds of one engine could block each other.
+    before it waits for room; otherwise several feeds of one engine could block each other. Media may still be read when
+    `add` ends: `flush` waits for them.
     """
 
     spec: RunSpec
@@ -115,36 +120,43 @@ class Feed:
     _pending: deque[tuple[int, Future[Item | Unsendable]]] = field(default_factory=deque)
     _ready: list[Item] = field(default_factory=list)
     _ready_bytes: int = 0
+    _ready_s: float = 0.0
     _unsendable: list[Unsendable] = field(default_factory=list)
 
-    def batches(self, rows: Iterator[StagedRow]) -> Iterator[list[Item] | Unsendable]:
+    def add(self, rows: Iterator[StagedRow]) -> Iterator[list[Item] | Unsendable]:
         """Yield batches, the unit of submission, and rows that can't be sent. End early if the run stops."""
-        try:
-            for row in rows:
-                if not row.reads:
-                    self._take(encode_row(row, self.spec))
-                while row.reads and not self._start(row):
-                    if len(self._pending) >= MEDIA_THREADS:
-                        self._collect()
-                        continue
-                    if not self._pending and not self._ready:
-                        if not self.engine.reserve(row.held_bytes, wait=True):
-                            return
-                        self._read(row)
-                        break
+        for row in rows:
+            if not row.reads:
+                self._take(encode_row(row, self.spec))
+            while row.reads and not self._start(row):
+                if len(self._pending) >= MEDIA_THREADS:
                     self._collect()
-                    yield from self._drain()
-                while self._pending and self._pending[0][1].done():
-                    self._collect()
-                if len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES or self._unsendable:
-                    yield from self._drain()
-            while self._pending:
+                    continue
+                if not self._pending and not self._ready:
+                    if not self.engine.reserve(row.held_bytes, wait=True):
+                        return
+                    self._read(row)
+                    break
                 self._collect()
-                if len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES:
-                    yield from self._drain()
-            yield from self._drain()
-        finally:
-            self._give_back()
+                yield from self._drain()
+            while self._pending and self._pending[0][1].done():
+                self._collect()
+            if self._is_full or self._unsendable:
+                yield from self._drain()
+        yield from self._drain()
+
+    def flush(self) -> Iterator[list[Item] | Unsendable]:
+        """Yield the rest: wait for the media that are being read."""
+        while self._pending:
+            self._collect()
+            if self._is_full:
+                yield from self._drain()
+        yield from self._drain()
+
+    @property
+    def _is_full(self) -> bool:
+        too_many = len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES
+        return too_many or self._ready_s >= BATCH_S
 
     def _start(self, row: StagedRow) -> bool:
         """Start to read a row's media if a thread is free and the engine has room. Return whether it was started."""
@@ -179,15 +191,17 @@ class Feed:
             return
         self._ready.append(encoded)
         self._ready_bytes += len(encoded.body)
+        encoded.quota_s = self.engine.quota_s(encoded.estimate)
+        self._ready_s += encoded.quota_s
 
     def _drain(self) -> Iterator[list[Item] | Unsendable]:
         unsendable, self._unsendable = self._unsendable, []
         yield from unsendable
         if self._ready:
-            ready, self._ready, self._ready_bytes = self._ready, [], 0
+            ready, self._ready, self._ready_bytes, self._ready_s = self._ready, [], 0, 0.0
             yield ready
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Release the reserved bytes of rows that will not be sent, because the run stops."""
         for held_bytes, future in self._pending:
             future.cancel()

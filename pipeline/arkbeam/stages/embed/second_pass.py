@@ -60,7 +60,13 @@ def _wave_s(waiting: Sequence[Held]) -> float:
 
 def _read(due: Sequence[Held], spec: RunSpec) -> Iterator[StagedRow]:
     """Read rows again, in the order of the manifest."""
-    for (shard, number), held in groupby(sorted(due, key=attrgetter("block")), attrgetter("block")):
+    in_order = sorted(due, key=_block)
+    for (shard, number), group in groupby(in_order, _block):
+        held = list(group)
         buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, shard), number)
         names = pa.array([one.fingerprint for one in held], schema.FINGERPRINT)
-        yield from read_rows(buyers.filter(pc.is_in(buyers["fingerprint"], value_set=names)), (shard, number), spec)
+        yield from read_rows(buyers.filter(pc.is_in(buyers["fingerprint"], value_set=names)), held[0].attempt, spec)
+
+
+def _block(held: Held) -> tuple[int, int]:
+    return held.attempt.block

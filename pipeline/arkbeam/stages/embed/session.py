@@ -1,0 +1,197 @@
+"""Embed one bundle: from blocks of missing rows to refs and failures.
+
+A session is what one bundle of Beam sends, through the engine that all sessions of a process share.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.base import schema
+from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.schema import concat
+from arkbeam.engine.attempts import Attempt
+from arkbeam.engine.core import Engine
+from arkbeam.engine.items import Item
+from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
+from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
+from arkbeam.stages.embed.process import read_stop, write_stop
+from arkbeam.stages.embed.second_pass import read_waves, wait_for_held
+from arkbeam.stages.plan import Block
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.events import read_rejected
+from arkbeam.store.layout import events_folder, list_parquet, segments_folder
+from arkbeam.store.model_record import read_model
+from arkbeam.store.run_files import buyers_uri, read_block
+from arkbeam.store.segments import read_index
+
+_EMIT_ROWS = 65_536
+_EMIT_S = 60.0  # a runner takes a bundle that is silent for minutes for one that hangs
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Results of some of a session's items: INDEX rows of those with a vector, REJECTED rows of the others."""
+
+    index: pa.Table
+    rejected: pa.Table
+
+
+@dataclass(slots=True)
+class Session:
+    """Sends the rows of one bundle's blocks, block after block; the engine's queue is not emptied between them.
+
+    `add` submits a block and yields the outcomes that have come so far. `finish` waits for the rest, which is bounded:
+    the engine holds the items of at most `LOOK_AHEAD_S` of the quota. Then the rows that failed for a passing reason are
+    tried once more, and the last outcomes and the report are yielded. `close` must be called if one of them raises.
+
+    If the runner repeats a bundle, rows that an earlier attempt settled are taken from the store and not sent again.
+    Once the run stops, in this process or in another one, the remaining rows are skipped and have no outcome.
+    """
+
+    spec: RunSpec
+    engine: Engine
+    _sink: Sink = field(default_factory=Sink)
+    _gathered: "_Gathered" = field(init=False)
+    _feed: Feed = field(init=False)
+    _first: tuple[int, int] | None = None
+    _attempts: list[Attempt] = field(default_factory=list)
+    _taking_part: ExitStack = field(default_factory=ExitStack)
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media")
+    )
+
+    def __post_init__(self) -> None:
+        self._gathered = _Gathered(time.monotonic())
+        self._feed = Feed(self.spec, self.engine, self._pool)
+
+    def add(self, block: Block) -> Iterator[Outcomes]:
+        """Submit the rows of a block; yield outcomes as they accumulate."""
+        self.engine.expect(block.rows_total)
+        if self._first is None:
+            self._begin(block)
+        if self.engine.status().stop is None:
+            attempt = self.engine.attempts.begin(block.place)
+            self._attempts.append(attempt)
+            yield from self._send(self._feed.add(self._rows(attempt)))
+
+    def finish(self) -> Iterator[Outcomes | LaneReport]:
+        """Wait until all rows are settled and stored; yield the rest of the outcomes, then the report."""
+        if self._first is None:
+            self.close()
+            return
+        yield from self._send(self._feed.flush())
+        self.engine.settle(self._sink)
+        self._taking_part.close()
+        if wait_for_held(self._first, self.spec, self.engine, self._sink):
+            with self.engine.lane():
+                for rows in read_waves(self.spec, self.engine, self._sink):
+                    yield from self._send(self._feed.add(rows))
+                    yield from self._send(self._feed.flush())
+                self.engine.settle(self._sink)
+        report = self.engine.finish(self._sink)
+        self._end_attempts()
+        if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # other processes may have budget left
+            write_stop(self.spec, report.stop)
+        self._gathered.add(self._sink)
+        yield self._gathered.take(time.monotonic())
+        yield report
+        self.close()
+
+    def close(self) -> None:
+        """End the session: leave the quota to others and end the threads that read media."""
+        self._taking_part.close()
+        self._feed.give_back()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end_attempts(self) -> None:
+        """End the attempts of this session. Raise ArkbeamError if a newer attempt at one of its blocks has begun."""
+        for attempt in self._attempts:
+            self.engine.attempts.end(attempt)
+        superseded = sum(attempt.superseded for attempt in self._attempts)
+        if superseded:
+            raise ArkbeamError(f"{superseded} blocks of this bundle are worked on by newer attempts: this one ends")
+
+    def _begin(self, block: Block) -> None:
+        self._first = block.place
+        stopped = read_stop(self.spec)
+        if stopped is not None:
+            self.engine.stop(stopped)
+        self._taking_part.enter_context(self.engine.lane())
+
+    def _send(self, batches: Iterator[list[Item] | Unsendable]) -> Iterator[Outcomes]:
+        """Submit batches until the run stops; yield outcomes as they accumulate."""
+        for batch in batches:
+            if isinstance(batch, Unsendable):
+                self._sink.add(1)
+                self._sink.add_failure(batch.fingerprint, batch.failure.code, batch.failure.message)
+                continue
+            if not self.engine.submit(batch, self._sink):
+                return
+            self._gathered.add(self._sink)
+            now_s = time.monotonic()
+            if self._gathered.is_due(now_s):
+                yield self._gathered.take(now_s)
+
+    def _rows(self, attempt: Attempt) -> Iterator[StagedRow]:
+        """Read the rows of a block in the order of the manifest, without those that this run has already settled."""
+        shard, number = attempt.block
+        buyers = read_block(buyers_uri(self.spec.store.uri, self.spec.run.name, shard), number)
+        if attempt.is_repeated:
+            own = _own_outcomes(self.spec)
+            index, rejected = (_only(table, buyers) for table in (own.index, own.rejected))
+            self._gathered.put([index], rejected)
+            for settled in (index, rejected):
+                buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
+        yield from read_rows(buyers, attempt, self.spec)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Collects outcomes into elements of `_EMIT_ROWS` rows or `_EMIT_S` seconds, so that elements are few and large."""
+
+    emitted_s: float
+    rows: int = 0
+    _index: list[pa.Table] = field(default_factory=list)
+    _rejected: list[pa.Table] = field(default_factory=list)
+
+    def add(self, sink: Sink) -> None:
+        self.put(*sink.collect())
+
+    def put(self, index: list[pa.Table], rejected: pa.Table) -> None:
+        self._index += index
+        self._rejected.append(rejected)
+        self.rows += sum(table.num_rows for table in index) + rejected.num_rows
+
+    def is_due(self, now_s: float) -> bool:
+        return self.rows >= _EMIT_ROWS or (self.rows > 0 and now_s - self.emitted_s >= _EMIT_S)
+
+    def take(self, now_s: float) -> Outcomes:
+        outcomes = Outcomes(concat(self._index, schema.INDEX), concat(self._rejected, schema.REJECTED))
+        self._index, self._rejected, self.rows, self.emitted_s = [], [], 0, now_s
+        return outcomes
+
+
+def _own_outcomes(spec: RunSpec) -> Outcomes:
+    """Read what this run has in the store: nothing, unless a bundle is repeated or another one ran before."""
+    segments = list_parquet(segments_folder(spec.store.uri, spec.run.name))
+    events = list_parquet(events_folder(spec.store.uri, spec.run.name))
+    # Not `spec.model_owned`: the bundle's first attempt may have set the resolved model.
+    model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
+    return Outcomes(
+        concat([read_index(uri, model) for uri in segments], schema.INDEX),
+        concat([read_rejected(uri) for uri in events], schema.REJECTED),
+    )
+
+
+def _only(table: pa.Table, buyers: pa.Table) -> pa.Table:
+    return table.filter(_is_in(table, buyers))
+
+
+def _is_in(table: pa.Table, others: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(table["fingerprint"], value_set=others["fingerprint"].combine_chunks())
