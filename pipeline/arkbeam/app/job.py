@@ -26,6 +26,7 @@ from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests,
 from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
+from arkbeam.stages.embed.own_results import forget_own_results
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
@@ -196,6 +197,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         finally:
             close_engine(spec.run.name)
             forget_index(spec.run.name)
+            forget_own_results(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)
@@ -205,7 +207,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 @contextmanager
 def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
     """For the length of the block, pass each stop of this process's engines on to the worker processes."""
-    if spec.processes_max == 1:
+    if not spec.many_processes:
         yield
         return
     with forwarding_stops(lambda stop: write_stop(spec, stop)):

@@ -33,6 +33,8 @@ class Admission:
     on_reached: Callable[[Tracked], None] | None = None
     """Called with the item that does not fit into the budget any more."""
     sharing: Sharing = field(default_factory=Unshared)
+    may_send: Callable[[float], bool] = lambda _: True
+    """False if other processes may take this one for dead."""
     on_superseded: Callable[[Tracked], None] | None = None
     """Called with each item that is not sent because a newer attempt at its block has begun."""
     _again: deque[Tracked] = field(default_factory=deque)
@@ -106,6 +108,8 @@ class Admission:
 
     def _wait_s(self, tokens: float, now_s: float) -> float:
         """Return the seconds to wait. The shared quota is checked last, since its permits should be used at once."""
+        if not self.may_send(now_s):
+            return CHECK_S
         self.sharing.refresh(now_s)
         wait_s = self.pacer.wait_s(now_s, tokens)
         return wait_s if wait_s > 0 else self.sharing.wait_s(tokens, now_s)

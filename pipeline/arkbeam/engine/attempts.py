@@ -1,12 +1,36 @@
-"""Attempts at blocks: which attempt of this process at a block is the newest.
+"""Attempts at blocks: of several attempts at one block, only the newest one sends.
 
-A runner may repeat a bundle while its first attempt still runs, for example after the loss of another worker. Both may
-then be threads of one process. The newer attempt takes over the items of the older one that the engine holds; items of
-an older attempt that were not sent are not sent any more.
+A runner may repeat a bundle while its first attempt still runs, for example after the loss of another worker. The two
+may be threads of one process, or two processes. The newer attempt supersedes the older one:
+
+- In one process it takes over the items that the engine holds. Items that were not sent are not sent for the older one.
+- Between processes, each attempt writes a file, `<run>/blocks/<block>/<number>.<process>`, and lists the folder of its
+  block: after its own write, and then in each renewal. An attempt that sees a higher name sends nothing more. When the
+  results of what it had sent are stored, it writes `<number>.<process>.ended`.
+- An attempt that sees a lower name waits until that one has ended, or until its process is dead. Then it looks up what
+  is stored, and sends the rest.
+- A process renews a mark every `RENEW_S` seconds (`quota.marks`). It is dead for an observer who sees the same mark for
+  `DEAD_S` seconds of the observer's clock. A process sends only while its last renewal *began* less than `LEASE_S` ago;
+  each renewal includes the listings, so a process that was stopped sees newer attempts before it sends again.
+
+With a store that lists finished writes, two attempts at one block never send at the same time: of two that write at once,
+at least one lists the other. A process that stalls between the check and the sending still sends what it had admitted.
 """
 
 import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import join, list_files, write_bytes
+from arkbeam.quota.marks import list_marks, write_mark
+from arkbeam.store.layout import run_folder
+
+RENEW_S = 1.0
+LEASE_S = 5.0
+DEAD_S = 2 * LEASE_S
+_ENDED = ".ended"
 
 
 @dataclass(slots=True, eq=False)
@@ -18,26 +42,165 @@ class Attempt:
     """True if the block may have been worked on before: results of earlier attempts must be looked for."""
     superseded: bool = False
     """True if a newer attempt has begun: nothing more is sent for this one."""
+    items: int = 0
+    """Its items that the engine holds, or that wait for a second try. Only the engine's thread changes it."""
+    is_submitted: bool = False
+    """True if all of its rows have been given to the engine."""
+    name: str = ""
+    """The name of its file; empty if the run has one process."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """Marks of other processes, and since when each is unchanged, by the observer's monotonic clock."""
+
+    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def note(self, marks: Mapping[str, str], now_s: float) -> None:
+        """Note a listing of marks: tokens by process."""
+        before = self._seen
+        self._seen = {
+            name: before[name] if before.get(name, ("",))[0] == token else (token, now_s)
+            for name, token in marks.items()
+        }
+
+    def is_dead(self, process: str, now_s: float) -> bool:
+        """True if the mark of a process is gone, or has not changed for `DEAD_S`."""
+        return process not in self._seen or now_s - self._seen[process][1] >= DEAD_S
+
+
+def find_newer(names: Sequence[str], own: str) -> bool:
+    """True if a newer attempt than `own` is among the files of a block."""
+    return any(name > own for name in names if not name.endswith(_ENDED))
+
+
+def list_open_before(names: Sequence[str], own: str) -> list[str]:
+    """Return the attempts before `own` that have not ended."""
+    ended = {name.removesuffix(_ENDED) for name in names if name.endswith(_ENDED)}
+    return [name for name in names if name < own and not name.endswith(_ENDED) and name not in ended]
+
+
+def next_name(names: Sequence[str], process: str) -> str:
+    """Return the name of an attempt that is newer than those in the folder of a block."""
+    numbers = [int(name.partition(".")[0]) for name in names]
+    return f"{max(numbers, default=0) + 1:06d}.{process}"
 
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of this process, one for each block: the newest. Safe to use from several threads."""
+    """The attempts of this process at blocks. Safe to use from several threads.
 
+    Without `folder`, the run has one process. With it, `renew` must be called every `RENEW_S` seconds; `start` does it.
+    """
+
+    process: str = ""
+    folder: str | None = None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
     _newest: dict[tuple[int, int], Attempt | None] = field(default_factory=dict)
+    _open: list[Attempt] = field(default_factory=list)
+    _renewed_s: float = 0.0
+    _renewals: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: threading.Event = field(default_factory=threading.Event)
 
-    def begin(self, block: tuple[int, int]) -> Attempt:
-        """Begin an attempt; one of this process that has not ended is superseded."""
+    def start(self) -> None:
+        """Show that the process is alive, and keep showing it in a thread until `close`. Raise StoreError."""
+        self.renew()
+        threading.Thread(target=self._keep, name="arkbeam-attempts", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the thread end. The mark stays until the run's folder is removed."""
+        self._closed.set()
+
+    def begin(self, block: tuple[int, int], is_stopped: Callable[[], bool] = lambda: False) -> Attempt:
+        """Begin an attempt; wait until earlier attempts of other processes at the block have ended, or are dead.
+
+        The attempt is superseded at once if a newer one has begun meanwhile. Raise StoreError.
+        """
         with self._lock:
-            is_repeated, before = block in self._newest, self._newest.get(block)
+            attempt = Attempt(block, is_repeated=block in self._newest)
+            before, self._newest[block] = self._newest.get(block), attempt
             if before is not None:
                 before.superseded = True
-            attempt = self._newest[block] = Attempt(block, is_repeated)
-            return attempt
+        if self.folder is not None:
+            self._begin_shared(attempt, is_stopped)
+        return attempt
 
     def end(self, attempt: Attempt) -> None:
-        """Note that everything of an attempt is stored or failed."""
+        """Note that everything of an attempt is stored or failed. Raise StoreError."""
         with self._lock:
             if self._newest.get(attempt.block) is attempt:
                 self._newest[attempt.block] = None
+            if attempt not in self._open:
+                return
+            self._open.remove(attempt)
+        self._write(attempt, _ENDED)
+
+    def may_send(self, now_s: float) -> bool:
+        """True unless other processes may take this one for dead."""
+        return self.folder is None or now_s - self._renewed_s < LEASE_S
+
+    def renew(self) -> None:
+        """Renew the mark, look for newer attempts, and end the attempts of which nothing is left to do.
+
+        Raise StoreError.
+        """
+        began_s = self.clock()
+        write_mark(self._marks_folder, self.process, self._renewals, {"process": self.process})
+        self._renewals += 1
+        with self._lock:
+            held = list(self._open)
+        for attempt in held:
+            attempt.superseded |= find_newer(self._list(attempt), attempt.name)
+            if attempt.items == 0 and (attempt.superseded or attempt.is_submitted):
+                self.end(attempt)
+        self._renewed_s = began_s
+
+    def _keep(self) -> None:
+        while not self._closed.wait(RENEW_S):
+            try:
+                self.renew()
+            except StoreError:
+                continue  # nothing is sent after `LEASE_S`; the engine's own writes report a storage that stays away
+
+    def _begin_shared(self, attempt: Attempt, is_stopped: Callable[[], bool]) -> None:
+        attempt.name = next_name(self._list(attempt), self.process)
+        self._write(attempt)
+        with self._lock:
+            self._open.append(attempt)
+        watched, checked_s = Watched(), self.clock()
+        while True:
+            names = self._list(attempt)
+            attempt.superseded |= find_newer(names, attempt.name)
+            others = [name for name in list_open_before(names, attempt.name) if _process_of(name) != self.process]
+            attempt.is_repeated |= min(names) < attempt.name
+            if others:
+                watched.note(list_marks(self._marks_folder), self.clock())
+            alive = [name for name in others if not watched.is_dead(_process_of(name), self.clock())]
+            if not alive or attempt.superseded or is_stopped() or self._closed.is_set():
+                return
+            self.sleep(max(0.0, checked_s + RENEW_S - self.clock()))
+            checked_s = self.clock()
+
+    @property
+    def _marks_folder(self) -> str:
+        return join(self.folder or "", "processes")
+
+    def _folder_of(self, attempt: Attempt) -> str:
+        return join(self.folder or "", "{:06d}-{:06d}".format(*attempt.block))
+
+    def _write(self, attempt: Attempt, suffix: str = "") -> None:
+        write_bytes(join(self._folder_of(attempt), attempt.name + suffix), b"", durable=False)
+
+    def _list(self, attempt: Attempt) -> list[str]:
+        return [uri.rpartition("/")[2] for uri in list_files(self._folder_of(attempt))]
+
+
+def _process_of(name: str) -> str:
+    return name.partition(".")[2]
+
+
+def blocks_folder(store_uri: str, run: str) -> str:
+    """Return the folder in which the processes of a run show what they work on."""
+    return join(run_folder(store_uri, run), "blocks")

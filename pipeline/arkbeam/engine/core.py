@@ -72,7 +72,9 @@ class Engine:
         reply_check: ReplyCheck,
         budget_gate: BudgetGate | None = None,
         make_sharing: Callable[[Pacer], Sharing] | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
+        self.attempts: Attempts = attempts or Attempts()
         self._options = options
         self._recorder = recorder
         self._reply_check = reply_check
@@ -96,11 +98,11 @@ class Engine:
             budget_gate,
             self._stop_at_budget,
             self._sharing,
+            self.attempts.may_send,
             on_superseded=lambda tracked: self._drop([tracked]),
         )
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
-        self.attempts = Attempts()
         self._own = OwnItems()
         self._in_flight = 0
         self._started_s: float | None = None
@@ -215,6 +217,7 @@ class Engine:
 
     def close(self) -> None:
         """End the thread. Requests in flight are cancelled, results are flushed."""
+        self.attempts.close()
         self._call(self._leave_loop)
         self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
         ended = not self._thread.is_alive()
@@ -279,6 +282,12 @@ class Engine:
         if self._stop is not None:
             self._drop(tracked)
             return
+        for one in tracked:
+            one.item.attempt.items -= one.item.again is not None
+        outdated = [one for one in tracked if one.item.attempt.superseded]
+        if outdated:
+            self._drop(outdated)
+            tracked = [one for one in tracked if not one.item.attempt.superseded]
         if any(one.item.attempt.is_repeated for one in tracked):
             tracked = self._join(tracked)
         self._own.add(tracked)
@@ -413,6 +422,7 @@ class Engine:
         self._release(tracked)
         self._own.remove(tracked)
         if self._hold(tracked, error):
+            tracked.item.attempt.items += 1
             self._accounting.failed_in_a_row += 1
         else:
             self._accounting.record_failure(tracked, error)

@@ -51,7 +51,9 @@ class Tracked:
     def take_over(self, newer: "Tracked") -> None:
         """Give the result to the sink of a newer attempt. The older sink gets nothing: its attempt is superseded."""
         self.sink.drop(1)
+        self.item.attempt.items -= 1
         self.sink, self.item.attempt = newer.sink, newer.item.attempt
+        self.item.attempt.items += 1
 
 
 @dataclass(slots=True)

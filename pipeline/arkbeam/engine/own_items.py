@@ -26,11 +26,13 @@ class OwnItems:
         """Add items that are submitted."""
         for one in tracked:
             self._open[one.item.fingerprint] = one
+            one.item.attempt.items += 1
 
     def remove(self, tracked: Tracked) -> None:
         """Remove an item that failed or is dropped."""
         if self._open.get(tracked.item.fingerprint) is tracked:
             del self._open[tracked.item.fingerprint]
+            tracked.item.attempt.items -= 1
 
     def note_stored(self, tracked: Sequence[Tracked], index: pa.Table) -> None:
         """Replace items by the places of their vectors (INDEX)."""

@@ -58,7 +58,7 @@ class RunSpec:
     layout: Layout = Layout.PORTABLE
     """How the published files are encoded."""
     many_processes: bool = False
-    """True if lanes may run in several processes at once."""
+    """True if several processes may send at once."""
     reads_failures: bool = False
     """True if the manifests are failure tables, so that only the rows that they name are read."""
     rows_before: int | None = None
@@ -73,11 +73,6 @@ class RunSpec:
     def quota_account(self) -> str:
         """The name under which processes share the quota: kind of service, account, family of models."""
         return f"{self.run.service.value}-{self.quota.account}-{MODEL_FAMILY}"
-
-    @property
-    def processes_max(self) -> int:
-        """The most processes that may send at once: one for each lane, unless all lanes run in one process."""
-        return self.quota.lanes if self.many_processes else 1
 
     @property
     def prices(self) -> Prices:

@@ -117,7 +117,7 @@ class Feed:
     spec: RunSpec
     engine: Engine
     pool: ThreadPoolExecutor
-    _pending: deque[tuple[int, Future[Item | Unsendable]]] = field(default_factory=deque)
+    _pending: deque[tuple[StagedRow, Future[Item | Unsendable]]] = field(default_factory=deque)
     _ready: list[Item] = field(default_factory=list)
     _ready_bytes: int = 0
     _ready_s: float = 0.0
@@ -154,6 +154,11 @@ class Feed:
         yield from self._drain()
 
     @property
+    def reading(self) -> list[Attempt]:
+        """The attempts of the rows whose media are being read."""
+        return [row.attempt for row, _ in self._pending]
+
+    @property
     def _is_full(self) -> bool:
         too_many = len(self._ready) >= BATCH_ITEMS or self._ready_bytes >= BATCH_BYTES
         return too_many or self._ready_s >= BATCH_S
@@ -166,21 +171,21 @@ class Feed:
         return True
 
     def _read(self, row: StagedRow) -> None:
-        self._pending.append((row.held_bytes, self.pool.submit(encode_row, row, self.spec)))
+        self._pending.append((row, self.pool.submit(encode_row, row, self.spec)))
 
     def _collect(self) -> None:
         """Wait for the oldest row that is being read; take it and the finished rows that follow it."""
         while self._pending:
-            held_bytes, future = self._pending.popleft()
+            row, future = self._pending.popleft()
             try:
                 encoded = future.result()
             except Interrupted:  # the run stops, and the row is not sent
-                self.engine.give_back(held_bytes)
+                self.engine.give_back(row.held_bytes)
                 continue
             if isinstance(encoded, Item):
-                self.engine.fill(encoded, held_bytes)
+                self.engine.fill(encoded, row.held_bytes)
             else:
-                self.engine.give_back(held_bytes)
+                self.engine.give_back(row.held_bytes)
             self._take(encoded)
             if not (self._pending and self._pending[0][1].done()):
                 return
@@ -203,9 +208,9 @@ class Feed:
 
     def give_back(self) -> None:
         """Release the reserved bytes of rows that will not be sent, because the run stops."""
-        for held_bytes, future in self._pending:
+        for row, future in self._pending:
             future.cancel()
-            self.engine.give_back(held_bytes)
+            self.engine.give_back(row.held_bytes)
         for item in self._ready:
             if item.reserved:
                 self.engine.give_back(len(item.body))

@@ -14,6 +14,7 @@ from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
+from arkbeam.engine.attempts import Attempts, blocks_folder
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
@@ -33,6 +34,7 @@ from arkbeam.store.model_record import read_model, write_model
 from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024  # largest reply with per-token vectors
+PROCESSES_GUESS = 16  # how many processes may draw on a budget at once; the runner decides how many there are
 POLL_S = 1.0  # time between two checks for a stop of another process
 
 
@@ -99,7 +101,7 @@ def _relax_collector() -> None:
 def _start_engine(spec: RunSpec) -> Engine:
     _relax_collector()
     engine = _make_engine(spec)
-    if spec.processes_max > 1:
+    if spec.many_processes:
         watch_stop(spec, engine)
     return engine
 
@@ -122,7 +124,17 @@ def _make_engine(spec: RunSpec) -> Engine:
         reply_check,
         _make_budget_gate(spec, process),
         _choose_sharing(spec),
+        _start_attempts(spec, process),
     )
+
+
+def _start_attempts(spec: RunSpec, process: str) -> Attempts:
+    """Return this process's attempts at blocks; in a run with several processes they are visible to the others."""
+    if not spec.many_processes:
+        return Attempts()
+    attempts = Attempts(process, blocks_folder(spec.store.uri, spec.run.name))
+    attempts.start()
+    return attempts
 
 
 def _make_budget_gate(spec: RunSpec, process: str) -> BudgetGate | None:
@@ -132,7 +144,7 @@ def _make_budget_gate(spec: RunSpec, process: str) -> BudgetGate | None:
     budget = configured_budget(spec.budget)
     if not spec.many_processes:
         return BudgetGate(Budget(budget), spec.prices)
-    draws = Draws(spec.store.uri, spec.run.name, process, budget, spec.quota.lanes)
+    draws = Draws(spec.store.uri, spec.run.name, process, budget, PROCESSES_GUESS)
     return BudgetGate(Budget(NO_COST), spec.prices, draws.draw, draws.give_back)
 
 

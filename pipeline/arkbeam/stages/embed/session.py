@@ -20,15 +20,12 @@ from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
+from arkbeam.stages.embed.own_results import open_own_results
 from arkbeam.stages.embed.process import read_stop, write_stop
 from arkbeam.stages.embed.second_pass import read_waves, wait_for_held
 from arkbeam.stages.plan import Block
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.events import read_rejected
-from arkbeam.store.layout import events_folder, list_parquet, segments_folder
-from arkbeam.store.model_record import read_model
 from arkbeam.store.run_files import buyers_uri, read_block
-from arkbeam.store.segments import read_index
 
 _EMIT_ROWS = 65_536
 _EMIT_S = 60.0  # a runner takes a bundle that is silent for minutes for one that hangs
@@ -76,9 +73,10 @@ class Session:
         if self._first is None:
             self._begin(block)
         if self.engine.status().stop is None:
-            attempt = self.engine.attempts.begin(block.place)
+            attempt = self.engine.attempts.begin(block.place, lambda: self.engine.status().stop is not None)
             self._attempts.append(attempt)
             yield from self._send(self._feed.add(self._rows(attempt)))
+            self._note_submitted()
 
     def finish(self) -> Iterator[Outcomes | LaneReport]:
         """Wait until all rows are settled and stored; yield the rest of the outcomes, then the report."""
@@ -86,6 +84,7 @@ class Session:
             self.close()
             return
         yield from self._send(self._feed.flush())
+        self._note_submitted()
         self.engine.settle(self._sink)
         self._taking_part.close()
         if wait_for_held(self._first, self.spec, self.engine, self._sink):
@@ -108,6 +107,11 @@ class Session:
         self._taking_part.close()
         self._feed.give_back()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _note_submitted(self) -> None:
+        reading = self._feed.reading
+        for attempt in self._attempts:
+            attempt.is_submitted = attempt not in reading
 
     def _end_attempts(self) -> None:
         """End the attempts of this session. Raise ArkbeamError if a newer attempt at one of its blocks has begun."""
@@ -143,11 +147,11 @@ class Session:
         shard, number = attempt.block
         buyers = read_block(buyers_uri(self.spec.store.uri, self.spec.run.name, shard), number)
         if attempt.is_repeated:
-            own = _own_outcomes(self.spec)
-            index, rejected = (_only(table, buyers) for table in (own.index, own.rejected))
-            self._gathered.put([index], rejected)
-            for settled in (index, rejected):
-                buyers = buyers.filter(pc.invert(_is_in(buyers, settled)))
+            settled = open_own_results(self.spec).find(buyers["fingerprint"].combine_chunks())
+            self._gathered.put([settled[0]], settled[1])
+            for found in settled:
+                known = found["fingerprint"].combine_chunks()
+                buyers = buyers.filter(pc.invert(pc.is_in(buyers["fingerprint"], value_set=known)))
         yield from read_rows(buyers, attempt, self.spec)
 
 
@@ -175,23 +179,3 @@ class _Gathered:
         outcomes = Outcomes(concat(self._index, schema.INDEX), concat(self._rejected, schema.REJECTED))
         self._index, self._rejected, self.rows, self.emitted_s = [], [], 0, now_s
         return outcomes
-
-
-def _own_outcomes(spec: RunSpec) -> Outcomes:
-    """Read what this run has in the store: nothing, unless a bundle is repeated or another one ran before."""
-    segments = list_parquet(segments_folder(spec.store.uri, spec.run.name))
-    events = list_parquet(events_folder(spec.store.uri, spec.run.name))
-    # Not `spec.model_owned`: the bundle's first attempt may have set the resolved model.
-    model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
-    return Outcomes(
-        concat([read_index(uri, model) for uri in segments], schema.INDEX),
-        concat([read_rejected(uri) for uri in events], schema.REJECTED),
-    )
-
-
-def _only(table: pa.Table, buyers: pa.Table) -> pa.Table:
-    return table.filter(_is_in(table, buyers))
-
-
-def _is_in(table: pa.Table, others: pa.Table) -> pa.ChunkedArray:
-    return pc.is_in(table["fingerprint"], value_set=others["fingerprint"].combine_chunks())
