@@ -21,6 +21,7 @@ from arkbeam.emulator.app import API_PATH, STATS_PATH
 from arkbeam.emulator.options import EmulatorOptions, write_options
 from arkbeam.emulator.serve import start_emulator
 from arkbeam.emulator.vectors import embed
+from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.items import Item
 from arkbeam.engine.outcomes import LaneReport, Sink
@@ -81,13 +82,13 @@ class Rig:
     sink: Sink = field(default_factory=Sink)
     texts: dict[bytes, str] = field(default_factory=dict)
 
-    def items(self, *texts: str, sparse: bool = False, size: int = 0) -> list[Item]:
+    def items(self, *texts: str, sparse: bool = False, size: int = 0, attempt: Attempt | None = None) -> list[Item]:
         """Make items of texts. `size` pads their bodies with blanks, which JSON ignores."""
         made = []
         for text in texts:
             request = Request((Part(Modality.TEXT, text),), sparse=sparse)
             body = encode_request(request, WireOptions(MODEL, DIMENSIONS)).ljust(size)
-            made.append(Item(name_of(text), body, Modality.TEXT, sparse, 30.0))
+            made.append(Item(name_of(text), body, Modality.TEXT, sparse, 30.0, attempt=attempt or Attempt()))
             self.texts[name_of(text)] = text
         return made
 

@@ -14,6 +14,7 @@ import pytest
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.emulator.options import FaultShares
 from arkbeam.engine import outcomes
+from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import ITEMS_MAX
 from arkbeam.engine.outcomes import Sink, Stop, StopKind
@@ -118,6 +119,41 @@ def test_lanes_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
         index, _ = rig.collect()
         assert {rig.texts[name] for name in index} == set(texts)
         rig.check_vectors(index)
+
+
+def test_a_repeated_attempt_takes_over_what_is_in_flight(start_server: Start, make_rig: MakeRig) -> None:
+    """A block that is sent again beside its first attempt, and once more when it is stored, sends nothing twice."""
+    server = start_server(latency_ms=200, seed=41)
+    rig, sinks, texts = make_rig(server, requests_in_flight=64), (Sink(), Sink(), Sink()), _texts(30)
+    before = server.stats()["received"]
+    first, second = (rig.engine.attempts.begin((1, 0)) for _ in range(2))
+    rig.engine.submit(rig.items(*texts, attempt=Attempt((1, 0))), sinks[0])
+    while server.stats()["received"] < before + 10:
+        pass
+    rig.engine.submit(rig.items(*texts, attempt=second), sinks[1])
+    rig.engine.finish(sinks[1])
+    assert (first.superseded, second.superseded, sinks[0].open_items) == (True, False, 0)
+    rig.engine.submit(rig.items(*texts, attempt=rig.engine.attempts.begin((1, 0))), sinks[2])
+    rig.engine.finish(sinks[2])
+    for sink, expected in zip(sinks, (0, 30, 30), strict=True):
+        rig.sink = sink
+        index, failed = rig.collect()
+        assert (len(index), failed) == (expected, {})
+        rig.check_vectors(index)
+    assert server.stats()["received"] - before == 30
+
+
+def test_a_superseded_attempt_sends_nothing_more(plain: Any, make_rig: MakeRig) -> None:
+    """Items that wait for the quota are dropped when a newer attempt at their block has begun."""
+    rig, before = make_rig(plain, rpm=600), plain.stats()["received"]
+    older = rig.engine.attempts.begin((1, 0))
+    rig.engine.submit(rig.items(*_texts(300), attempt=older), rig.sink)
+    rig.engine.attempts.begin((1, 0))
+    rig.engine.finish(rig.sink)
+    assert plain.stats()["received"] - before < 30
+    assert rig.engine.submit(rig.items("late", attempt=older), rig.sink)
+    rig.engine.finish(rig.sink)
+    assert (rig.sink.open_items, older.items) == (0, 0)
 
 
 FAULTS = FaultShares(

@@ -10,7 +10,7 @@ import pytest
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.engine import registry
-from arkbeam.engine.items import ITEMS_MAX, Room
+from arkbeam.engine.items import AHEAD_S, ITEMS_MAX, Room
 from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Stop, StopKind
 from arkbeam.quota.use import FoundLimits, QuotaUse
 from hypothesis import given
@@ -109,6 +109,27 @@ def test_who_does_not_fit_waits(held: tuple[int, int], entering: tuple[int, int]
         assert entered.wait(10)
         thread.join()
         assert answers == [not ends_by_stop]
+
+
+def test_submitted_items_take_a_bounded_time_of_the_quota() -> None:
+    """A batch waits while items that take `AHEAD_S` seconds of the quota are queued, so that a bundle ends soon after its last block."""
+    room = Room(bytes_max=30)
+    assert room.queue(AHEAD_S - 1)
+    assert room.queue(5.0)  # room is left for a part of it, and a single batch may take longer than the bound
+    entered = threading.Event()
+
+    def queue() -> None:
+        room.queue(1.0)
+        entered.set()
+
+    thread = threading.Thread(target=queue)
+    thread.start()
+    assert not entered.wait(0.05)
+    room.unqueue(5.0)
+    assert entered.wait(10)
+    thread.join()
+    room.close()
+    assert not room.queue(1.0)
 
 
 def test_several_waiting_lanes_all_get_in() -> None:

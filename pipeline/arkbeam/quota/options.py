@@ -35,8 +35,7 @@ class QuotaOptions:
     """If true, usage above 3 million tokens a minute grows by at most 20 % in 3 minutes, as the vendor's burst rule
     asks."""
     lanes: int = 1
-    """Number of lanes: the parallel pieces that the work of a run is divided into. If one process is not enough, set it
-    to the number of worker processes."""
+    """Has no effect: the runner spreads the work over its workers. Accepted so that earlier configs stay valid."""
     account: str = "default"
     """Name of the account. Runs that use the same store (or the same Redis) and the same name share one quota."""
     redis_url: str | None = None
