@@ -5,7 +5,6 @@ managers that are left. The worker pools get the environment of the command that
 must be set then.
 """
 
-import os
 import shutil
 import socket
 import sys
@@ -223,6 +222,7 @@ def _configuration(ports: Ports, folder: Path) -> str:
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": 10,
         "restart-strategy.fixed-delay.delay": "1 s",
+        "classloader.resolve-order": "parent-first",
         "env.java.opts.all": _OPENS,
         "io.tmp.dirs": str(folder / "tmp"),
     }
@@ -230,11 +230,15 @@ def _configuration(ports: Ports, folder: Path) -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
+    """Return the environment of Flink's scripts.
+
+    Beam's jars are on Flink's own class path: only then do task managers keep SDK workers from one stage to the next.
+    """
     return {
         "FLINK_CONF_DIR": str(folder / "conf"),
         "FLINK_LOG_DIR": str(folder),
         "FLINK_PID_DIR": str(folder / "tmp"),
-        "HADOOP_CLASSPATH": "",
+        "HADOOP_CLASSPATH": f"{job_server_jars(FLINK_JOB_SERVER)}/*",
     }
 
 

@@ -29,7 +29,7 @@ from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
-from arkbeam.stages.read import forget_index
+from arkbeam.stages.read import forget_index, write_shard_list
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
 from arkbeam.store.journal import record_lost_attempts
@@ -168,8 +168,9 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     folder = run_folder(spec.store.uri, spec.run.name)
     with show_alive(folder, spec.run.name):
         try:
+            write_shard_list(job.shards, spec)
             with open_pipeline(beam_arguments) as pipeline:
-                build_plan(pipeline, spec, job.shards)
+                build_plan(pipeline, spec)
             totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
@@ -190,8 +191,9 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         compact_media(spec.store.uri)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
         try:
+            write_shard_list(job.shards, spec)
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
-                build_pipeline(pipeline, spec, job.shards)
+                build_pipeline(pipeline, spec)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)

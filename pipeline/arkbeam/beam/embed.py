@@ -1,43 +1,46 @@
 """Embed in Beam: one element is a lane; the outputs are refs, rejections and a report, never vectors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
+from arkbeam.beam.plan import BOUGHT, REJECTED
 from arkbeam.engine.outcomes import LaneReport
 from arkbeam.stages.embed.lanes import Block, embed_lane
 from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.spec import RunSpec
 
-BOUGHT, REJECTED, REPORTS = "bought", "rejected", "reports"
+OUTCOMES, REPORTS = "outcomes", "reports"
 
 
 class EmbedLanes(beam.PTransform):
-    """Send the rows of lanes. Outputs: `bought` (bucket, INDEX), `rejected` (bucket, REJECTED), `reports` (LaneReport)."""
+    """Send the rows of lanes.
+
+    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `reports` (LaneReport).
+    """
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, lanes: PCollection[tuple[int, Iterable[Block]]]) -> Any:
-        """Embed each lane."""
-        return lanes | "Embed" >> beam.ParDo(_EmbedLane(self._spec)).with_outputs(BOUGHT, REJECTED, REPORTS)
+    def expand(self, lanes: PCollection[list[Block]]) -> Any:
+        """Distribute the lanes over the workers, then embed each lane."""
+        embed = beam.ParDo(_EmbedLane(self._spec)).with_outputs(OUTCOMES, REPORTS)
+        return lanes | "Spread" >> beam.Reshuffle() | "Embed" >> embed
 
 
 class _EmbedLane(beam.DoFn):
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
 
-    def process(self, lane: tuple[int, Iterable[Block]]) -> Iterator[Any]:
-        _, blocks = lane
-        for result in embed_lane(list(blocks), self._spec, open_engine(self._spec)):
+    def process(self, blocks: list[Block]) -> Iterator[Any]:
+        for result in embed_lane(blocks, self._spec, open_engine(self._spec)):
             if isinstance(result, LaneReport):
                 yield TaggedOutput(REPORTS, result)
                 continue
-            yield from (TaggedOutput(BOUGHT, element) for element in split_buckets(result.index, self._spec.buckets))
-            yield from (
-                TaggedOutput(REJECTED, element) for element in split_buckets(result.rejected, self._spec.buckets)
-            )
+            for kind, table in ((BOUGHT, result.index), (REJECTED, result.rejected)):
+                for bucket, part in split_buckets(table, self._spec.buckets):
+                    yield TaggedOutput(OUTCOMES, (bucket, (kind, part)))
