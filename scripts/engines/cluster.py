@@ -35,28 +35,31 @@ POOL = "worker-pool"
 JOB_MANAGER, JOB_SERVER = "job-manager", "job-server"
 _WAIT_S = 60.0
 _POLL_S = 0.2
-_OPENS = " ".join(
-    [
-        *(
-            f"--add-opens=java.base/{package}=ALL-UNNAMED"
-            for package in (
-                "java.lang",
-                "java.lang.reflect",
-                "java.net",
-                "java.io",
-                "java.nio",
-                "java.text",
-                "java.time",
-                "java.util",
-                "java.util.concurrent",
-                "java.util.concurrent.atomic",
-                "java.util.concurrent.locks",
-                "sun.nio.ch",
-            )
-        ),
-        "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
-    ]
+JAVA_OPENS = (
+    *(
+        f"--add-opens=java.base/{package}=ALL-UNNAMED"
+        for package in (
+            "java.lang",
+            "java.lang.invoke",
+            "java.lang.reflect",
+            "java.net",
+            "java.io",
+            "java.nio",
+            "java.text",
+            "java.time",
+            "java.util",
+            "java.util.concurrent",
+            "java.util.concurrent.atomic",
+            "java.util.concurrent.locks",
+            "sun.nio.ch",
+            "sun.nio.cs",
+            "sun.security.action",
+            "sun.util.calendar",
+        )
+    ),
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
 )
+"""What Flink and Spark need of Java 17."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def start_cluster(task_managers: int, slots: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
     shutil.copytree(home / "conf", folder / "conf")
-    ports = Ports(*_free_ports(6), slots)
+    ports = Ports(*free_ports(6), slots=slots)
     (folder / "ports.json").write_bytes(orjson.dumps(asdict(ports)))
     (folder / "conf" / "config.yaml").write_text(_configuration(ports, folder), "utf-8")
     with ExitStack() as started:
@@ -99,7 +102,7 @@ def start_cluster(task_managers: int, slots: int) -> None:
         for number in range(1, task_managers + 1):
             _start_task_manager(number, ports, folder)
         _wait(lambda: _ask(ports, "/overview").get("slots-total") == task_managers * slots, "the task managers", folder)
-        _wait(lambda: _listens(ports.job), "the job server", folder)
+        _wait(lambda: listens(ports.job), "the job server", folder)
         started.pop_all()
 
 
@@ -169,7 +172,7 @@ def _start_task_manager(number: int, ports: Ports, folder: Path) -> None:
     address = f"127.0.0.{number}"
     pool = [sys.executable, "-P", "-m", "scripts.engines.pool", "--serve", f"{address}:{ports.pool}"]
     start(_pool_of(name), pool, folder, {"AWS_EC2_METADATA_DISABLED": "true"})
-    _wait(lambda: _listens(ports.pool, address), "the worker pool", folder)
+    _wait(lambda: listens(ports.pool, address), "the worker pool", folder)
     options = f"-Djdk.net.hosts.file={_write_hosts(name, address, folder)}"
     command = [str(flink_home() / "bin" / "taskmanager.sh"), "start-foreground"]
     start(name, command, folder, _environment(folder) | {"FLINK_ENV_JAVA_OPTS_TM": options})
@@ -187,7 +190,7 @@ def _job_server_command(java: str, jars: Path, home: Path, ports: Ports, folder:
     return [
         java,
         "-Xmx1g",
-        *_OPENS.split(),
+        *JAVA_OPENS,
         f"-Dlog4j.configurationFile={folder / 'conf' / 'log4j-session.properties'}",
         "-cp",
         f"{jars}/*:{logging}",
@@ -223,7 +226,7 @@ def _configuration(ports: Ports, folder: Path) -> str:
         "restart-strategy.fixed-delay.attempts": 10,
         "restart-strategy.fixed-delay.delay": "1 s",
         "classloader.resolve-order": "parent-first",
-        "env.java.opts.all": _OPENS,
+        "env.java.opts.all": " ".join(JAVA_OPENS),
         "io.tmp.dirs": str(folder / "tmp"),
     }
     return "".join(f"{name}: {value}\n" for name, value in settings.items())
@@ -286,7 +289,8 @@ def _wait(holds: Callable[[], bool], what: str, folder: Path) -> None:
         time.sleep(_POLL_S)
 
 
-def _free_ports(count: int) -> Sequence[int]:
+def free_ports(count: int) -> Sequence[int]:
+    """Return ports of the loopback address on which nothing listens."""
     with ExitStack() as open_sockets:
         sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -294,6 +298,7 @@ def _free_ports(count: int) -> Sequence[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _listens(port: int, host: str = HOST) -> bool:
+def listens(port: int, host: str = HOST) -> bool:
+    """True if something listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0

@@ -67,14 +67,18 @@ def find_java() -> str:
     return java
 
 
+def has_jars(server: JobServer) -> bool:
+    """True if the jars of a job server need not be downloaded."""
+    return _is_installed(_jars_folder(server), " ".join(server.artifacts))
+
+
 def job_server_jars(server: JobServer) -> Path:
     """Return the folder with the jars of a job server. The first call downloads about 150 to 300 MB with Maven.
 
     Raise EngineError if Maven is missing or fails.
     """
-    folder = cache_folder() / "jars" / server.name
-    wanted = " ".join(server.artifacts)
-    if _is_installed(folder, wanted):
+    folder = _jars_folder(server)
+    if has_jars(server):
         return folder
     maven = shutil.which("mvn")
     if maven is None:
@@ -88,7 +92,7 @@ def job_server_jars(server: JobServer) -> Path:
     goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
     options = ["-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
     _call([maven, "--batch-mode", "--quiet", "--file", str(partial / "pom.xml"), goal, *options])
-    _finish(partial, folder, wanted)
+    _finish(partial, folder, " ".join(server.artifacts))
     return folder
 
 
@@ -108,6 +112,10 @@ def flink_home() -> Path:
             script.chmod(0o755)
         _finish(partial, folder, wanted)
     return folder / "pyflink"
+
+
+def _jars_folder(server: JobServer) -> Path:
+    return cache_folder() / "jars" / server.name
 
 
 def _is_installed(folder: Path, wanted: str) -> bool:

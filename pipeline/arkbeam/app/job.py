@@ -27,9 +27,10 @@ from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
+from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
-from arkbeam.stages.read import forget_index, write_shard_list
+from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
 from arkbeam.store.journal import record_lost_attempts
@@ -168,9 +169,9 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     folder = run_folder(spec.store.uri, spec.run.name)
     with show_alive(folder, spec.run.name):
         try:
-            write_shard_list(job.shards, spec)
+            sent = write_inputs(job.shards, spec)
             with open_pipeline(beam_arguments) as pipeline:
-                build_plan(pipeline, spec)
+                build_plan(pipeline, sent)
             totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
@@ -191,9 +192,9 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         compact_media(spec.store.uri)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
         try:
-            write_shard_list(job.shards, spec)
+            sent = write_inputs(job.shards, spec)
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
-                build_pipeline(pipeline, spec)
+                build_pipeline(pipeline, sent)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)

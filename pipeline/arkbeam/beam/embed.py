@@ -10,6 +10,7 @@ from arkbeam.beam.plan import BOUGHT, REJECTED
 from arkbeam.engine.outcomes import LaneReport
 from arkbeam.stages.embed.lanes import Block, embed_lane
 from arkbeam.stages.embed.process import open_engine
+from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.spec import RunSpec
 
@@ -37,7 +38,8 @@ class _EmbedLane(beam.DoFn):
         self._spec = spec
 
     def process(self, blocks: list[Block]) -> Iterator[Any]:
-        for result in embed_lane(blocks, self._spec, open_engine(self._spec)):
+        spec = whole_spec(self._spec)
+        for result in embed_lane(blocks, spec, open_engine(spec)):
             if isinstance(result, LaneReport):
                 yield TaggedOutput(REPORTS, result)
                 continue

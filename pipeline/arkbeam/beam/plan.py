@@ -12,6 +12,7 @@ from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
 from arkbeam.beam.gather import Gather, only
 from arkbeam.stages.embed.lanes import Block
+from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
 from arkbeam.stages.publish.parts import RowCounts
 from arkbeam.stages.read import ShardSummary, open_index
@@ -56,7 +57,7 @@ class PlanBuckets(beam.PTransform):
 class DealLanes(beam.PTransform):
     """Write each shard's buyers as blocks, survey all shards, and distribute the blocks over lanes.
 
-    Input: buyers (shard, KEYS), and tuples of PCollections with the summaries and counts. Outputs: `lanes` [Block],
+    Input: a tuple of PCollections: buyers (shard, KEYS), summaries, counts. Outputs: `lanes` [Block],
     `planned` one Planned. All blocks and summaries are gathered before the first lane is given out. Nothing is sent if the
     manifests lack what they must have: the job fails here.
     """
@@ -65,7 +66,7 @@ class DealLanes(beam.PTransform):
         super().__init__()
         self._spec = spec
 
-    def expand(self, plan: tuple[PCollection[tuple[int, pa.Table]], PCollection[Any], PCollection[Any]]) -> Any:
+    def expand(self, plan: Any) -> Any:
         """Group by shard and cut into blocks, then deal."""
         buyers, summaries, counts = plan
         blocks = buyers | "ByShard" >> beam.GroupByKey() | "Cut" >> beam.FlatMap(_write_blocks, self._spec)
@@ -74,21 +75,24 @@ class DealLanes(beam.PTransform):
 
 
 class SumTotals(beam.PTransform):
-    """Add up the totals of all buckets and of the survey, from tuples of PCollections with the summaries and counts."""
+    """Add up the totals of all buckets and of the survey. The input is a tuple of PCollections: summaries, counts."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, counted: tuple[PCollection[Any], PCollection[Any]]) -> PCollection[PlanTotals]:
+    def expand(self, counted: Any) -> PCollection[PlanTotals]:
         """Return one element, even if there is no bucket."""
         return counted | "Together" >> Gather() | "Sum" >> beam.Map(_sum_totals, self._spec)
 
 
 class SettleBuckets(beam.PTransform):
-    """Join the waiting rows with what Embed bought, (bucket, (kind, table)). Outputs: `results` (kind, table), `counts`."""
+    """Join waiting rows with what Embed bought: a tuple of PCollections of (bucket, (kind, table)).
 
-    def expand(self, tables: tuple[PCollection[Any], PCollection[Any]]) -> Any:
+    Outputs: `results` (kind, table), `counts` (RowCounts).
+    """
+
+    def expand(self, tables: Any) -> Any:
         """Group by bucket, then settle each bucket."""
         settle = beam.FlatMap(_settle_bucket).with_outputs(RESULTS, COUNTS)
         return tables | beam.Flatten() | "ByBucket" >> beam.GroupByKey() | "Join" >> settle
@@ -138,7 +142,7 @@ def _deal(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
 
 
 def _sum_totals(gathered: list[Any], spec: RunSpec) -> PlanTotals:
-    return sum_totals([*only(PlanTotals, gathered), survey_shards(only(ShardSummary, gathered), spec)])
+    return sum_totals([*only(PlanTotals, gathered), survey_shards(only(ShardSummary, gathered), whole_spec(spec))])
 
 
 def _settle_bucket(element: tuple[int, Iterable[tuple[str, pa.Table]]]) -> Iterator[Any]:

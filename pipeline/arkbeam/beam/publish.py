@@ -13,6 +13,7 @@ from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
+from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import split_by
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
@@ -143,4 +144,4 @@ def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec:
     parts = only(PartFile, written)
     failed = [file for file in parts if file.path.startswith(f"{failures.FOLDER}/")]
     vectors = [file for file in parts if file not in failed]
-    end_run(Commit(begun.planned.totals, begun.report, vectors, failed, only(UsagePart, written)), spec)
+    end_run(Commit(begun.planned.totals, begun.report, vectors, failed, only(UsagePart, written)), whole_spec(spec))

@@ -11,8 +11,9 @@ from apache_beam.transforms.window import GlobalWindows
 from arkbeam.base import schema
 from arkbeam.base.files import Listed
 from arkbeam.manifest.shards import Shard
+from arkbeam.stages.inputs import read_shards, whole_spec
 from arkbeam.stages.plan import split_buckets
-from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, read_shard_list, stage_shard
+from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, stage_shard
 from arkbeam.stages.spec import RunSpec
 
 KEYS, SUMMARIES = "keys", "summaries"
@@ -49,7 +50,7 @@ class _Read(beam.DoFn):
         if not isinstance(work, Shard):
             yield TaggedOutput(SUMMARIES, cover_files(work, self._spec))
             return
-        for staged in stage_shard(work, self._spec):
+        for staged in stage_shard(work, whole_spec(self._spec)):
             if isinstance(staged, ShardSummary):
                 yield TaggedOutput(SUMMARIES, staged)
                 continue
@@ -69,5 +70,5 @@ class _Read(beam.DoFn):
 
 
 def _list_work(_: bytes, spec: RunSpec) -> Iterator[Shard | tuple[Listed, ...]]:
-    yield from read_shard_list(spec)
+    yield from read_shards(spec)
     yield from find_uncovered(spec) or [()]

@@ -8,12 +8,11 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import orjson
 import pyarrow as pa
 
 from arkbeam.base import faults
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, read_bytes, remove_folder, write_bytes
+from arkbeam.base.files import Listed, remove_folder
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
 from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
@@ -29,7 +28,7 @@ from arkbeam.store.index_merge import tidy_index
 from arkbeam.store.layout import segment_ids
 from arkbeam.store.lookup import StoreIndex, open_store_index
 from arkbeam.store.media_cache import StoredMediaCache
-from arkbeam.store.run_files import PieceWriter, note_uri, rows_folder, unreadable_folder
+from arkbeam.store.run_files import PieceWriter, rows_folder, unreadable_folder
 
 STORE_FILES_PER_GROUP = 256
 _GROUP_BYTES = 1024**3
@@ -61,17 +60,6 @@ class ShardSummary:
     not_finite: int = 0
     """Kept values that are NaN or Infinity in JSON; they are published as null."""
     columns: ShardColumns = NO_COLUMNS
-
-
-def write_shard_list(shards: Sequence[Shard], spec: RunSpec) -> None:
-    """Write the list of shards to the run's folder. It may be long, so it is not sent with the job."""
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "shards"), orjson.dumps(shards), durable=False)
-
-
-def read_shard_list(spec: RunSpec) -> Iterator[Shard]:
-    """Read the list of shards of a run. Raise StoreError if it is not there."""
-    for shard in orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "shards"))):
-        yield Shard(**shard | {"failures": tuple(shard["failures"])})
 
 
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
