@@ -27,13 +27,14 @@ from scripts.engines.install import (
     flink_home,
     job_server_jars,
 )
-from scripts.engines.processes import Recorded, end, list_children, list_recorded, start
+from scripts.engines.processes import Recorded, end, forget_ended, list_children, list_recorded, start
 
 HOST = "127.0.0.1"
 POOL = "worker-pool"
 """The host name under which each task manager finds its own pool (`_write_hosts`)."""
 JOB_MANAGER, JOB_SERVER = "job-manager", "job-server"
-_WAIT_S = 60.0
+_TASK_MANAGER, _POOL = "task-manager-", "worker-pool-"  # followed by a number
+_WAIT_S = 180.0
 _POLL_S = 0.2
 JAVA_OPENS = (
     *(
@@ -101,18 +102,19 @@ def start_cluster(task_managers: int, slots: int) -> None:
         start(JOB_SERVER, _job_server_command(java, jars, home, ports, folder), folder)
         for number in range(1, task_managers + 1):
             _start_task_manager(number, ports, folder)
-        _wait(lambda: _ask(ports, "/overview").get("slots-total") == task_managers * slots, "the task managers", folder)
         _wait(lambda: listens(ports.job), "the job server", folder)
+        _wait_for_task_managers(ports, folder)
         started.pop_all()
 
 
 def add_task_manager() -> None:
     """Add a task manager to the cluster. Raise EngineError if no cluster runs, or if it does not start."""
     ports, folder = read_ports(), cluster_folder()
-    before = _ask(ports, "/overview").get("slots-total", 0)
-    numbers = [int(name.rpartition("-")[2]) for name in _names(folder, "task-manager-")]
-    _start_task_manager(max(numbers, default=0) + 1, ports, folder)
-    _wait(lambda: _ask(ports, "/overview").get("slots-total", 0) > before, "the task manager", folder)
+    if _ask(ports, "/overview") == {}:
+        raise EngineError("no cluster runs: start one with `scripts/flink up`")
+    forget_ended(folder)
+    _start_task_manager(max(map(_number_of, _pools(folder)), default=0) + 1, ports, folder)
+    _wait_for_task_managers(ports, folder)
 
 
 def stop_cluster() -> None:
@@ -137,7 +139,7 @@ def describe_cluster() -> dict[str, Any]:
         "task_managers": [
             {"pid": process.pid, "pool": _describe(running.get(_pool_of(name))), "workers": _workers(running, name)}
             for name, process in running.items()
-            if name.startswith("task-manager-")
+            if name.startswith(_TASK_MANAGER)
         ],
         "jobs": jobs,
     }
@@ -168,14 +170,42 @@ def read_ports() -> Ports:
 
 def _start_task_manager(number: int, ports: Ports, folder: Path) -> None:
     """Start a worker pool and its task manager. Each pool has its own address, as a sidecar in a pod has."""
-    name = f"task-manager-{number}"
-    address = f"127.0.0.{number}"
+    name = f"{_TASK_MANAGER}{number}"
+    address = _address(number)
     pool = [sys.executable, "-P", "-m", "scripts.engines.pool", "--serve", f"{address}:{ports.pool}"]
-    start(_pool_of(name), pool, folder, {"AWS_EC2_METADATA_DISABLED": "true"})
-    _wait(lambda: listens(ports.pool, address), "the worker pool", folder)
+    start(f"{_POOL}{number}", pool, folder, {"AWS_EC2_METADATA_DISABLED": "true"})
     options = f"-Djdk.net.hosts.file={_write_hosts(name, address, folder)}"
-    command = [str(flink_home() / "bin" / "taskmanager.sh"), "start-foreground"]
+    command = [
+        str(flink_home() / "bin" / "taskmanager.sh"),
+        "start-foreground",
+        "-D",
+        f"taskmanager.resource-id={name}",
+    ]
     start(name, command, folder, _environment(folder) | {"FLINK_ENV_JAVA_OPTS_TM": options})
+
+
+def _wait_for_task_managers(ports: Ports, folder: Path) -> None:
+    """Wait until all pools listen and all task managers are registered."""
+    names = {process.name for process in list_recorded(folder) if process.name.startswith(_TASK_MANAGER)}
+    addresses = [_address(_number_of(pool)) for pool in _pools(folder)]
+    _wait(lambda: all(listens(ports.pool, address) for address in addresses), "the worker pools", folder)
+    _wait(lambda: names <= _registered(ports), "the task managers", folder)
+
+
+def _registered(ports: Ports) -> set[str]:
+    return {one["id"] for one in _ask(ports, "/taskmanagers").get("taskmanagers", [])}
+
+
+def _pools(folder: Path) -> list[Recorded]:
+    return [process for process in list_recorded(folder) if process.name.startswith(_POOL)]
+
+
+def _number_of(process: Recorded) -> int:
+    return int(process.name.rpartition("-")[2])
+
+
+def _address(number: int) -> str:
+    return f"127.0.0.{number}"
 
 
 def _write_hosts(name: str, address: str, folder: Path) -> Path:
@@ -246,11 +276,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _pool_of(name: str) -> str:
-    return name.replace("task-manager-", "worker-pool-")
-
-
-def _names(folder: Path, prefix: str) -> list[str]:
-    return [process.name for process in list_recorded(folder) if process.name.startswith(prefix)]
+    return name.replace(_TASK_MANAGER, _POOL)
 
 
 def _describe(process: Recorded | None) -> dict[str, int] | None:

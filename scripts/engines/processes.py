@@ -64,6 +64,13 @@ def end(processes: Sequence[Recorded], folder: Path) -> None:
         (folder / f"{process.name}.pid").unlink(missing_ok=True)
 
 
+def forget_ended(folder: Path) -> None:
+    """Remove the pid files of processes that have ended."""
+    for process in list_recorded(folder):
+        if not process.is_running:
+            (folder / f"{process.name}.pid").unlink(missing_ok=True)
+
+
 def list_children(pid: int) -> list[int]:
     """Return the processes that a process has started and that still run."""
     try:
