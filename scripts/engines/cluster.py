@@ -93,7 +93,8 @@ def start_cluster(task_managers: int, slots: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
     shutil.copytree(home / "conf", folder / "conf")
-    ports = Ports(*free_ports(6), slots=slots)
+    rest, rpc, job, artifact, expansion, pool = free_ports(6)
+    ports = Ports(rest, rpc, job, artifact, expansion, pool, slots)
     (folder / "ports.json").write_bytes(orjson.dumps(asdict(ports)))
     (folder / "conf" / "config.yaml").write_text(_configuration(ports, folder), "utf-8")
     with ExitStack() as started:

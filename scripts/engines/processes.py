@@ -56,10 +56,9 @@ def end(processes: Sequence[Recorded], folder: Path) -> None:
     """End processes with their children (SIGTERM, after 10 s SIGKILL), and remove their pid files."""
     ours = [process for process in processes if process.is_running]
     _signal(ours, signal.SIGTERM)
-    deadline_s = time.monotonic() + _END_S
-    while any(process.is_running for process in ours) and time.monotonic() < deadline_s:
-        time.sleep(_POLL_S)
+    _wait_for(ours)
     _signal(ours, signal.SIGKILL)  # children too, which may be stopped
+    _wait_for(ours)
     for process in processes:
         (folder / f"{process.name}.pid").unlink(missing_ok=True)
 
@@ -77,6 +76,12 @@ def list_children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     except OSError:
         return []
+
+
+def _wait_for(processes: Sequence[Recorded]) -> None:
+    deadline_s = time.monotonic() + _END_S
+    while any(process.is_running for process in processes) and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
 
 
 def _signal(processes: Sequence[Recorded], number: signal.Signals) -> None:
