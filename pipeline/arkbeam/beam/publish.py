@@ -14,7 +14,7 @@ from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.inputs import whole_spec
-from arkbeam.stages.plan import split_by
+from arkbeam.stages.plan import PlanTotals, split_by
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
 from arkbeam.stages.publish.embeddings import write_embeddings_part, write_multi_part
@@ -46,7 +46,7 @@ class Settled(NamedTuple):
 class Begun:
     """What is decided before the first part is written. Nothing is numbered if the run does not publish."""
 
-    planned: Planned
+    totals: PlanTotals
     report: LaneReport
     parts: dict[str, dict[int, int]]
     """By folder: the part of each segment, or of each shard."""
@@ -89,7 +89,7 @@ def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
         report = report.merge(one)
     manifests = Manifests.of(planned.summaries)
     if not publishes(report.stop, spec):
-        yield TaggedOutput(BEGUN, Begun(planned, report, {}, {}, manifests))
+        yield TaggedOutput(BEGUN, Begun(planned.totals, report, {}, {}, manifests))
         return
     begin_commit(spec.run.output_uri, spec.run.name)
     counts = RowCounts.total([planned.counts, *only(RowCounts, gathered)])
@@ -98,7 +98,7 @@ def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
         embeddings.FOLDER: assign_parts(counts.by_segment),
         failures.FOLDER: assign_parts(sum_counts([counts.by_shard, unreadable])),
     }
-    yield TaggedOutput(BEGUN, Begun(planned, report, parts, _segments(counts, spec), manifests))
+    yield TaggedOutput(BEGUN, Begun(planned.totals, report, parts, _segments(counts, spec), manifests))
     # An empty part 0, so that readers find the schema even if there are no rows.
     yield TaggedOutput(PIECES, ((embeddings.FOLDER, 0), schema.REFS.empty_table()))
     yield TaggedOutput(PIECES, ((failures.FOLDER, 0), schema.FAILED.empty_table()))
@@ -144,4 +144,4 @@ def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec:
     parts = only(PartFile, written)
     failed = [file for file in parts if file.path.startswith(f"{failures.FOLDER}/")]
     vectors = [file for file in parts if file not in failed]
-    end_run(Commit(begun.planned.totals, begun.report, vectors, failed, only(UsagePart, written)), whole_spec(spec))
+    end_run(Commit(begun.totals, begun.report, vectors, failed, only(UsagePart, written)), whole_spec(spec))
