@@ -40,6 +40,7 @@ ORDER = (
     "quota",
     "engine",
     "stages.spec",
+    "stages.inputs",
     "stages.read",
     "stages.plan",
     "stages.survey",

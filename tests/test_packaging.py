@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("scripts/run", "scripts/test", "scripts/compat", ".ci/run")
+SCRIPTS = ("scripts/run", "scripts/test", "scripts/compat", "scripts/flink", ".ci/run")
 EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif"}
 GROUPS = {"test", "dev"}
 NOT_FOUND = 2

@@ -23,6 +23,7 @@ from arkbeam.app.job import prepare_job
 from arkbeam.base import schema
 from arkbeam.beam.plan import PlanBuckets
 from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets, sum_totals
+from arkbeam.stages.publish.parts import RowCounts
 from arkbeam.stages.read import remember_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.entries import vector_entries
@@ -79,8 +80,8 @@ def plan_through_beam(spec: RunSpec) -> PlanTotals:
     remember_index(spec.run.name, _tables.index)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         keys = pipeline | "Keys" >> beam.Create(range(len(_tables.keys))) | beam.FlatMap(_split, spec.buckets)
-        planned = keys | "Plan" >> PlanBuckets(spec, pipeline | "Covered" >> beam.Create([0]))
-        _ = planned.totals | "Note" >> beam.Map(_note)
+        planned = keys | "Plan" >> PlanBuckets(spec)
+        _ = planned.counts | "Note" >> beam.Map(_note)
     return sum_totals(_totals)
 
 
@@ -88,8 +89,9 @@ def _split(number: int, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     yield from split_buckets(_tables.keys[number], buckets)
 
 
-def _note(totals: PlanTotals) -> None:
-    _totals.append(totals)
+def _note(counts: PlanTotals | RowCounts) -> None:
+    if isinstance(counts, PlanTotals):
+        _totals.append(counts)
 
 
 def _cut(table: pa.Table, rows: int) -> list[pa.Table]:

@@ -178,7 +178,7 @@ def test_the_job_graph_holds_no_key(marked: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MY_KEY", KEY)
     job = marked.prepare()
     pipeline = beam.Pipeline(runner=FnApiRunner())
-    build_pipeline(pipeline, job.spec, job.shards)
+    build_pipeline(pipeline, job.spec)
     graph = pipeline.to_runner_api().SerializeToString()
     assert b"MY_KEY" in graph + pickle.dumps(job)
     assert [word for word in WORDS if word.encode() in graph or word.encode() in pickle.dumps(job)] == []

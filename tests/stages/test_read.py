@@ -217,7 +217,7 @@ def test_the_graph_does_not_grow_with_the_store(tmp_path: Path) -> None:
         for number in range(files):
             Path(segments_folder(job.spec.store.uri, OLD_RUN), segment_name(number)).touch()
         pipeline = beam.Pipeline(FnApiRunner())
-        build_plan(pipeline, job.spec, job.shards)
+        build_plan(pipeline, job.spec)
         sizes.append(len(pipeline.to_runner_api().SerializeToString()))
     assert abs(sizes[1] - sizes[0]) < 2_000  # with the names of the files it was 12,000
 

@@ -28,6 +28,7 @@ from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.own_results import forget_own_results
 from arkbeam.stages.embed.process import check_secrets, write_stop
+from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
 from arkbeam.stages.read import forget_index
@@ -169,8 +170,9 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     folder = run_folder(spec.store.uri, spec.run.name)
     with show_alive(folder, spec.run.name):
         try:
+            sent = write_inputs(job.shards, spec)
             with open_pipeline(beam_arguments) as pipeline:
-                build_plan(pipeline, spec, job.shards)
+                build_plan(pipeline, sent)
             totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
@@ -191,8 +193,9 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         compact_media(spec.store.uri)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
         try:
+            sent = write_inputs(job.shards, spec)
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
-                build_pipeline(pipeline, spec, job.shards)
+                build_pipeline(pipeline, sent)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)

@@ -10,25 +10,34 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from arkbeam.beam.plan import BOUGHT, REJECTED
 from arkbeam.engine.outcomes import LaneReport
 from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.embed.session import Outcomes, Session
+from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import Block, split_buckets
 from arkbeam.stages.spec import RunSpec
 
-BOUGHT, REJECTED, REPORTS = "bought", "rejected", "reports"
+OUTCOMES, REPORTS = "outcomes", "reports"
 
 
 class EmbedBlocks(beam.PTransform):
-    """Send the rows of blocks. Outputs: `bought` (bucket, INDEX), `rejected` (bucket, REJECTED), `reports` (LaneReport)."""
+    """Send the rows of blocks.
+
+    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `reports` (LaneReport).
+    """
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
     def expand(self, blocks: PCollection[Block]) -> Any:
-        """Embed the blocks; each bundle is a session."""
-        return blocks | "Embed" >> beam.ParDo(_EmbedBlocks(self._spec)).with_outputs(BOUGHT, REJECTED, REPORTS)
+        """Spread the blocks over the workers, then embed them. Each bundle is a session.
+
+        In one process, the blocks keep their order.
+        """
+        embed = beam.ParDo(_EmbedBlocks(self._spec)).with_outputs(OUTCOMES, REPORTS)
+        return blocks | "Spread" >> beam.Reshuffle() | "Embed" >> embed
 
 
 class _EmbedBlocks(beam.DoFn):
@@ -42,7 +51,8 @@ class _EmbedBlocks(beam.DoFn):
 
     def process(self, block: Block) -> Iterator[TaggedOutput]:
         if self._session is None:
-            self._session = Session(self._spec, open_engine(self._spec))
+            spec = whole_spec(self._spec)
+            self._session = Session(spec, open_engine(spec))
         with self._closing():
             yield from _tag(self._session.add(block), self._spec)
 
@@ -75,5 +85,6 @@ def _tag(results: Iterable[Outcomes | LaneReport], spec: RunSpec) -> Iterator[Ta
         if isinstance(result, LaneReport):
             yield TaggedOutput(REPORTS, result)
             continue
-        yield from (TaggedOutput(BOUGHT, element) for element in split_buckets(result.index, spec.buckets))
-        yield from (TaggedOutput(REJECTED, element) for element in split_buckets(result.rejected, spec.buckets))
+        for kind, table in ((BOUGHT, result.index), (REJECTED, result.rejected)):
+            for bucket, part in split_buckets(table, spec.buckets):
+                yield TaggedOutput(OUTCOMES, (bucket, (kind, part)))

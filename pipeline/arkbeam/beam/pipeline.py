@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import apache_beam as beam
 import orjson
@@ -16,12 +15,10 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from arkbeam.base.files import write_bytes
 from arkbeam.beam.embed import EmbedBlocks
-from arkbeam.beam.plan import DealBlocks, PlanBuckets, SettleBuckets, SumTotals, SurveyShards
+from arkbeam.beam.plan import DealBlocks, PlanBuckets, SettleBuckets, SumTotals
 from arkbeam.beam.publish import Publish, Settled
-from arkbeam.beam.read import CoverStore, StageShards
-from arkbeam.manifest.shards import Shard
+from arkbeam.beam.read import Read
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.run_files import note_uri
 
@@ -32,39 +29,28 @@ _QUOTED_ERROR = re.compile(rf"^arkbeam\.base\.errors\.({'|'.join(_ERRORS)}): (.+
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]$")
 
 
-def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]) -> None:
-    """Add all stages of a run: Read → Plan → Embed → Plan → Publish."""
-    planned, summaries = _read_and_plan(pipeline, spec, shards)
-    surveyed = summaries | "Survey" >> SurveyShards(spec)
-    bought = planned.buyers | "Deal" >> DealBlocks(spec, surveyed) | "Embed" >> EmbedBlocks(spec)
-    settled = {
-        "waiting": planned.waiting,
-        "bought": bought.bought,
-        "rejected": bought.rejected,
-    } | "Settle" >> SettleBuckets()
+def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec) -> None:
+    """Add all stages of a run: Read → Plan → Embed → Plan → Publish. The shards are listed in the run's folder."""
+    once = pipeline | "Once" >> beam.Impulse()
+    read = once | "Read" >> Read(spec)
+    planned = read.keys | "Plan" >> PlanBuckets(spec)
+    dealt = (planned.buyers, read.summaries, planned.counts) | "Deal" >> DealBlocks(spec)
+    embedded = dealt.blocks | "Embed" >> EmbedBlocks(spec)
+    settled = (planned.waiting, embedded.outcomes) | "Settle" >> SettleBuckets()
     _ = Settled(
-        refs=(planned.owned, settled.refs) | "Refs" >> beam.Flatten(),
-        failed=(planned.rejected, settled.failed) | "Failed" >> beam.Flatten(),
-        summaries=summaries,
-        totals=(planned.totals, surveyed) | "Totals" >> SumTotals(),
-        reports=bought.reports,
+        once=once,
+        results=(planned.results, settled.results) | "Results" >> beam.Flatten(),
+        planned=dealt.planned,
+        counts=settled.counts,
+        reports=embedded.reports,
     ) | "Publish" >> Publish(spec)
 
 
-def build_plan(pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]) -> None:
+def build_plan(pipeline: beam.Pipeline, spec: RunSpec) -> None:
     """Add Read and Plan alone. The totals are written to the note `plan` in the run's folder."""
-    planned, summaries = _read_and_plan(pipeline, spec, shards)
-    surveyed = summaries | "Survey" >> SurveyShards(spec)
-    _ = (planned.totals, surveyed) | "Sum" >> SumTotals() | "Note" >> beam.Map(_note_plan, spec)
-
-
-def _read_and_plan(
-    pipeline: beam.Pipeline, spec: RunSpec, shards: Sequence[Shard]
-) -> tuple[Any, beam.PCollection[ShardSummary]]:
-    read = pipeline | "Shards" >> beam.Create(shards) | "Read" >> StageShards(spec)
-    covered = pipeline | "Store" >> beam.Create([None]) | "Cover" >> CoverStore(spec)
-    planned = read.keys | "Plan" >> PlanBuckets(spec, covered)
-    return planned, read.summaries
+    read = pipeline | "Once" >> beam.Impulse() | "Read" >> Read(spec)
+    planned = read.keys | "Plan" >> PlanBuckets(spec)
+    _ = (read.summaries, planned.counts) | "Sum" >> SumTotals(spec) | "Note" >> beam.Map(_note_plan, spec)
 
 
 def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
@@ -93,7 +79,7 @@ def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
 
 
 def has_many_processes(beam_arguments: Sequence[str]) -> bool:
-    """Return True if lanes may run in several processes: in mode `multi_processing`, and on any other runner."""
+    """Return True if several processes may send: in mode `multi_processing`, and on any other runner."""
     mode = PipelineOptions(list(beam_arguments)).view_as(DirectOptions).direct_running_mode
     return mode == "multi_processing" or _names_runner(beam_arguments)
 

@@ -1,14 +1,17 @@
-"""Plan in Beam: join keys with the index by bucket, distribute missing rows over lanes, and join again after Embed."""
+"""Plan in Beam: join keys with the index by bucket, cut missing rows into blocks, and join again after Embed."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
+from apache_beam.pvalue import PCollection, TaggedOutput
 
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
+from arkbeam.beam.gather import Gather, only
+from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import (
     Block,
     PlanTotals,
@@ -19,132 +22,138 @@ from arkbeam.stages.plan import (
     split_by,
     sum_totals,
 )
+from arkbeam.stages.publish.parts import RowCounts
 from arkbeam.stages.read import ShardSummary, open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.stages.survey import survey_shards
 from arkbeam.store.run_files import buyers_uri, write_tables
 
-OWNED, WAITING, BUYERS, REJECTED, TOTALS = "owned", "waiting", "buyers", "rejected", "totals"
+RESULTS, WAITING, BUYERS, COUNTS = "results", "waiting", "buyers", "counts"
+BLOCKS, PLANNED = "blocks", "planned"
 REFS, FAILED = "refs", "failed"
+"""Kinds of results: (REFS, table), (FAILED, table)."""
+WANTED, BOUGHT, REJECTED = "wanted", "bought", "rejected"
+"""What is joined after Embed: (bucket, (kind, table))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """All that is known of a run before anything is sent: its totals, its shards, and the rows that need no request."""
+
+    totals: PlanTotals
+    summaries: tuple[ShardSummary, ...]
+    counts: RowCounts
 
 
 class PlanBuckets(beam.PTransform):
-    """Join keys, (bucket, KEYS), with the index of the store. The index is opened once `covered` is complete.
+    """Join keys, (bucket, KEYS), with the index of the store.
 
-    Outputs: `owned` (REFS), `waiting` (bucket, keys), `buyers` (shard, KEYS), `rejected` (FAILED), `totals`
-    (PlanTotals).
+    Outputs: `results` (kind, table) of rows that are owned or were rejected, `waiting` (bucket, (WANTED, keys)), `buyers`
+    (shard, KEYS), `counts` (PlanTotals and RowCounts).
     """
-
-    def __init__(self, spec: RunSpec, covered: PCollection[int]) -> None:
-        super().__init__()
-        self._spec, self._covered = spec, covered
-
-    def expand(self, keys: PCollection[tuple[int, pa.Table]]) -> Any:
-        """Group by bucket, then plan each bucket."""
-        plan = beam.FlatMap(_plan_bucket, AsIter(self._covered), self._spec)
-        outputs = plan.with_outputs(OWNED, WAITING, BUYERS, REJECTED, TOTALS)
-        return keys | "ByBucket" >> beam.GroupByKey() | "Join" >> outputs
-
-
-class SurveyShards(beam.PTransform):
-    """Survey all shards: ShardSummary in, one PlanTotals out. The job fails here if the manifests lack what they must have."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, summaries: PCollection[ShardSummary]) -> PCollection[PlanTotals]:
-        """Take the summaries as one side input: a bundle of them would not be all."""
-        once = summaries.pipeline | "Once" >> beam.Create([None])
-        return once | "Survey" >> beam.Map(_survey, AsIter(summaries), self._spec)
-
-
-class SumTotals(beam.PTransform):
-    """Add up the totals of buckets and of the survey (PlanTotals both) to the totals of the run."""
-
-    def expand(self, counted: Any) -> PCollection[PlanTotals]:
-        """Return one element, even if there is no bucket."""
-        totals, surveyed = counted
-        # Runners in Java do not translate a PCollection that a Flatten shares with another consumer, hence the copy.
-        copied = surveyed | "Copy" >> beam.Map(_same)
-        return (totals, copied) | beam.Flatten() | beam.CombineGlobally(sum_totals)
+    def expand(self, keys: PCollection[tuple[int, pa.Table]]) -> Any:
+        """Group by bucket, then plan each bucket."""
+        plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(RESULTS, WAITING, BUYERS, COUNTS)
+        return keys | "ByBucket" >> beam.GroupByKey() | "Join" >> plan
 
 
 class DealBlocks(beam.PTransform):
-    """Write each shard's buyers as blocks and spread the blocks over the workers: (shard, KEYS) in, Block out.
+    """Write each shard's buyers as blocks, survey all shards, and give out the blocks in the order of the manifests.
 
-    No block is given out before the survey has ended. In one process, blocks come in the order of the manifests.
+    Input: a tuple of PCollections: buyers (shard, KEYS), summaries, counts. Outputs: `blocks` (Block), `planned` one
+    Planned. All blocks and summaries are gathered before the first block is given out. Nothing is sent if the manifests
+    lack what they must have: the job fails here.
     """
 
-    def __init__(self, spec: RunSpec, surveyed: PCollection[PlanTotals]) -> None:
+    def __init__(self, spec: RunSpec) -> None:
         super().__init__()
-        self._spec, self._surveyed = spec, surveyed
+        self._spec = spec
 
-    def expand(self, buyers: PCollection[tuple[int, pa.Table]]) -> PCollection[Block]:
-        """Group by shard, cut into blocks, put all blocks in order, spread them."""
-        return (
-            buyers
-            | "ByShard" >> beam.GroupByKey()
-            | "Cut" >> beam.FlatMap(_write_blocks, AsSingleton(self._surveyed), self._spec)
-            | "Together" >> beam.GroupByKey()
-            | "Order" >> beam.FlatMap(_order_blocks)
-            | "Spread" >> beam.Reshuffle()
-        )
+    def expand(self, plan: Any) -> Any:
+        """Group by shard and cut into blocks, then deal."""
+        buyers, summaries, counts = plan
+        blocks = buyers | "ByShard" >> beam.GroupByKey() | "Cut" >> beam.FlatMap(_write_blocks, self._spec)
+        deal = beam.FlatMap(_deal, self._spec).with_outputs(BLOCKS, PLANNED)
+        return (summaries, counts, blocks) | "Together" >> Gather() | "Deal" >> deal
+
+
+class SumTotals(beam.PTransform):
+    """Add up the totals of all buckets and of the survey. The input is a tuple of PCollections: summaries, counts."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def expand(self, counted: Any) -> PCollection[PlanTotals]:
+        """Return one element, even if there is no bucket."""
+        return counted | "Together" >> Gather() | "Sum" >> beam.Map(_sum_totals, self._spec)
 
 
 class SettleBuckets(beam.PTransform):
-    """Join `waiting` rows with `bought` and `rejected` by bucket. Outputs: `refs` (REFS), `failed` (FAILED)."""
+    """Join waiting rows with what Embed bought: a tuple of PCollections of (bucket, (kind, table)).
+
+    Outputs: `results` (kind, table), `counts` (RowCounts).
+    """
 
     def expand(self, tables: Any) -> Any:
         """Group by bucket, then settle each bucket."""
-        settle = beam.FlatMap(_settle_bucket).with_outputs(REFS, FAILED)
-        return tables | "ByBucket" >> beam.CoGroupByKey() | "Join" >> settle
+        settle = beam.FlatMap(_settle_bucket).with_outputs(RESULTS, COUNTS)
+        return tables | beam.Flatten() | "ByBucket" >> beam.GroupByKey() | "Join" >> settle
 
 
-def _plan_bucket(element: tuple[int, Iterable[pa.Table]], _: Iterable[int], spec: RunSpec) -> Iterator[Any]:
+def _plan_bucket(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[Any]:
     bucket, tables = element
     faults.hit("plan.bucket")
     keys = concat(tables, KEYS)
     found = open_index(spec).find(keys["fingerprint"], spec.model_owned)
     plan = plan_bucket([keys], [found.index], [found.rejected], resend_rejected=spec.retry_failed)
-    yield TaggedOutput(TOTALS, plan.totals)
-    if plan.owned.num_rows:
-        yield TaggedOutput(OWNED, plan.owned)
-    if plan.rejected.num_rows:
-        yield TaggedOutput(REJECTED, plan.rejected)
+    yield TaggedOutput(COUNTS, plan.totals)
+    yield from _results(plan.owned, plan.rejected)
     if plan.waiting.num_rows:
-        yield TaggedOutput(WAITING, (bucket, plan.waiting))
+        yield TaggedOutput(WAITING, (bucket, (WANTED, plan.waiting)))
         for element in split_by(plan.buyers, plan.buyers["shard"].to_numpy()):
             yield TaggedOutput(BUYERS, element)
 
 
-def _survey(_: None, summaries: Iterable[ShardSummary], spec: RunSpec) -> PlanTotals:
-    return survey_shards(summaries, spec)
+def _results(refs: pa.Table, failed: pa.Table) -> Iterator[TaggedOutput]:
+    yield TaggedOutput(COUNTS, RowCounts.of(refs, failed))
+    for kind, table in ((REFS, refs), (FAILED, failed)):
+        if table.num_rows:
+            yield TaggedOutput(RESULTS, (kind, table))
 
 
-def _same(totals: PlanTotals) -> PlanTotals:
-    return totals
-
-
-def _write_blocks(element: tuple[int, Iterable[pa.Table]], _: PlanTotals, spec: RunSpec) -> Iterator[tuple[int, Block]]:
+def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[Block]:
     shard, tables = element
     faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), spec.rate_limits))
     write_tables(buyers_uri(spec.store.uri, spec.run.name, shard), blocks, KEYS)
     faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
-        yield 0, Block(shard, number, block.num_rows)
+        yield Block(shard, number, block.num_rows)
 
 
-def _order_blocks(element: tuple[int, Iterable[Block]]) -> list[Block]:
-    return order_blocks(element[1])
+def _deal(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
+    summaries = tuple(only(ShardSummary, gathered))
+    yield TaggedOutput(
+        PLANNED, Planned(_sum_totals(gathered, spec), summaries, RowCounts.total(only(RowCounts, gathered)))
+    )
+    for block in order_blocks(only(Block, gathered)):
+        yield TaggedOutput(BLOCKS, block)
 
 
-def _settle_bucket(element: tuple[int, dict[str, Iterable[pa.Table]]]) -> Iterator[Any]:
+def _sum_totals(gathered: list[Any], spec: RunSpec) -> PlanTotals:
+    return sum_totals([*only(PlanTotals, gathered), survey_shards(only(ShardSummary, gathered), whole_spec(spec))])
+
+
+def _settle_bucket(element: tuple[int, Iterable[tuple[str, pa.Table]]]) -> Iterator[Any]:
     _, tables = element
     faults.hit("plan.settle")
-    refs, failed = settle_bucket(list(tables["waiting"]), list(tables["bought"]), list(tables["rejected"]))
-    if refs.num_rows:
-        yield TaggedOutput(REFS, refs)
-    if failed.num_rows:
-        yield TaggedOutput(FAILED, failed)
+    by_kind: dict[str, list[pa.Table]] = {WANTED: [], BOUGHT: [], REJECTED: []}
+    for kind, table in tables:
+        by_kind[kind].append(table)
+    yield from _results(*settle_bucket(by_kind[WANTED], by_kind[BOUGHT], by_kind[REJECTED]))

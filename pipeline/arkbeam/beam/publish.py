@@ -1,34 +1,58 @@
-"""Publish in Beam: number the parts, write them, commit once. Side inputs enforce the order of these steps."""
+"""Publish in Beam: number the parts, write them, commit once. Gathering and side inputs enforce the order of these steps."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, AsSingleton, PCollection
+from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
 
 from arkbeam.base import schema
+from arkbeam.beam.gather import Gather, only
+from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
+from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import PlanTotals, split_by
+from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
 from arkbeam.stages.publish.embeddings import write_embeddings_part, write_multi_part
 from arkbeam.stages.publish.failures import write_failures_part
-from arkbeam.stages.publish.parts import Manifests, PartFile, assign_parts, count_by, part_numbers, sum_counts
+from arkbeam.stages.publish.parts import Manifests, PartFile, RowCounts, assign_parts, part_numbers, sum_counts
 from arkbeam.stages.publish.usage import UsagePart, list_usage_sources, write_usage_part
-from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.layout import list_parquet, segment_id, segments_folder
+
+BEGUN, PIECES = "begun", "pieces"
+_Part = tuple[str, int]
+"""A folder of the output and the number of a part in it."""
 
 
 class Settled(NamedTuple):
     """The results of a run, as Publish takes them."""
 
-    refs: PCollection[pa.Table]
-    failed: PCollection[pa.Table]
-    summaries: PCollection[ShardSummary]
-    totals: PCollection[PlanTotals]
+    once: PCollection[bytes]
+    """One element."""
+    results: PCollection[tuple[str, pa.Table]]
+    """(REFS, table) and (FAILED, table)."""
+    planned: PCollection[Planned]
+    counts: PCollection[RowCounts]
+    """Of what Embed bought."""
     reports: PCollection[LaneReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is decided before the first part is written. Nothing is numbered if the run does not publish."""
+
+    totals: PlanTotals
+    report: LaneReport
+    parts: dict[str, dict[int, int]]
+    """By folder: the part of each segment, or of each shard."""
+    segments: dict[int, str]
+    """URI of each segment that is published."""
+    manifests: Manifests
 
 
 class Publish(beam.PTransform):
@@ -41,155 +65,83 @@ class Publish(beam.PTransform):
     def expand(self, settled: Any) -> PCollection[None]:
         """Begin, write all parts, commit. The input is a Settled."""
         spec = self._spec
-        once = settled.totals.pipeline | "Once" >> beam.Create([None])
-        report = once | "Merge" >> beam.Map(_merge_reports, AsIter(settled.reports), spec)
-        begun = AsSingleton(report | "Begin" >> beam.Map(_begin, spec))
-        manifests = AsSingleton(once | "Manifests" >> beam.Map(_manifests, AsIter(settled.summaries)))
-        embeddings = settled.refs | "Embeddings" >> _WriteEmbeddingsParts(spec, begun, manifests)
-        failures = settled.failed | "Failures" >> _WriteFailuresParts(spec, begun, manifests, settled.summaries)
-        usage = (
-            once
-            | "UsageSources" >> beam.FlatMap(_usage_sources, spec, begun)
-            | "SpreadUsage" >> beam.Reshuffle()
-            | "Usage" >> beam.Map(_write_usage, spec)
+        begin = (
+            (settled.planned, settled.counts, settled.reports)
+            | "Together" >> Gather()
+            | "Begin" >> beam.FlatMap(_begin, spec).with_outputs(BEGUN, PIECES)
         )
-        return once | "Commit" >> beam.Map(
-            _commit,
-            AsSingleton(settled.totals),
-            AsSingleton(report),
-            AsIter(embeddings),
-            AsIter(failures),
-            AsIter(usage),
-            spec,
-        )
-
-
-class _WriteEmbeddingsParts(beam.PTransform):
-    def __init__(self, spec: RunSpec, begun: AsSingleton, manifests: AsSingleton) -> None:
-        super().__init__()
-        self._spec, self._begun, self._manifests = spec, begun, manifests
-
-    def expand(self, refs: PCollection[pa.Table]) -> PCollection[PartFile]:
-        counts = refs | "Count" >> beam.Map(count_by, "segment") | "Sum" >> beam.CombineGlobally(sum_counts)
-        parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
-        once = refs.pipeline | "Once" >> beam.Create([None])
-        segments = AsSingleton(once | "Segments" >> beam.Map(_segments, self._begun, AsSingleton(counts), self._spec))
-        first = once | "First" >> beam.FlatMap(_first_part, self._begun, schema.REFS)
-        return (
-            (refs | "Split" >> beam.FlatMap(_split, "segment", parts), first)
-            | "All" >> beam.Flatten()
+        begun = AsSingleton(begin.begun)
+        tables = settled.results | "Split" >> beam.FlatMap(_split, begun)
+        files = (
+            (tables, begin.pieces)
+            | beam.Flatten()
             | "ByPart" >> beam.GroupByKey()
-            | "Write" >> beam.FlatMap(_write_embeddings, segments, self._manifests, self._spec)
+            | "Write" >> beam.FlatMap(_write, begun, spec)
         )
+        return settled.once | "Commit" >> beam.Map(_commit, begun, AsIter(files), spec)
 
 
-class _WriteFailuresParts(beam.PTransform):
-    def __init__(
-        self, spec: RunSpec, begun: AsSingleton, manifests: AsSingleton, summaries: PCollection[ShardSummary]
-    ) -> None:
-        super().__init__()
-        self._spec, self._begun, self._manifests, self._summaries = spec, begun, manifests, summaries
-
-    def expand(self, failed: PCollection[pa.Table]) -> PCollection[PartFile]:
-        unreadable = self._summaries | "Unreadable" >> beam.Map(_unreadable)
-        counts = (
-            (failed | "Count" >> beam.Map(count_by, "shard"), unreadable)
-            | "Join" >> beam.Flatten()
-            | "Sum" >> beam.CombineGlobally(sum_counts)
-        )
-        parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
-        once = failed.pipeline | "Once" >> beam.Create([None])
-        first = once | "First" >> beam.FlatMap(_first_part, self._begun, schema.FAILED)
-        tables = (failed | "Split" >> beam.FlatMap(_split, "shard", parts), first) | "All" >> beam.Flatten()
-        shards = unreadable | "Shards" >> beam.FlatMap(_shards, parts)
-        return (
-            {"failed": tables, "shards": shards}
-            | "ByPart" >> beam.CoGroupByKey()
-            | "Write" >> beam.Map(_write_failures, self._manifests, self._spec)
-        )
-
-
-def _merge_reports(_: None, reports: Iterable[LaneReport], spec: RunSpec) -> LaneReport:
-    merged = LaneReport(Counts(), QuotaUse(*spec.rate_limits))
-    for report in reports:
-        merged = merged.merge(report)
-    return merged
-
-
-def _begin(report: LaneReport, spec: RunSpec) -> bool:
+def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
+    """Decide what is published. Yield the Begun, and the pieces of parts that are no tables of rows."""
+    (planned,) = only(Planned, gathered)
+    report = LaneReport(Counts(), QuotaUse(*spec.rate_limits))
+    for one in only(LaneReport, gathered):
+        report = report.merge(one)
+    manifests = Manifests.of(planned.summaries)
     if not publishes(report.stop, spec):
-        return False
+        yield TaggedOutput(BEGUN, Begun(planned.totals, report, {}, {}, manifests))
+        return
     begin_commit(spec.run.output_uri, spec.run.name)
-    return True
+    counts = RowCounts.total([planned.counts, *only(RowCounts, gathered)])
+    unreadable = {shard.number: shard.unreadable for shard in planned.summaries if shard.unreadable}
+    parts = {
+        embeddings.FOLDER: assign_parts(counts.by_segment),
+        failures.FOLDER: assign_parts(sum_counts([counts.by_shard, unreadable])),
+    }
+    yield TaggedOutput(BEGUN, Begun(planned.totals, report, parts, _segments(counts, spec), manifests))
+    # An empty part 0, so that readers find the schema even if there are no rows.
+    yield TaggedOutput(PIECES, ((embeddings.FOLDER, 0), schema.REFS.empty_table()))
+    yield TaggedOutput(PIECES, ((failures.FOLDER, 0), schema.FAILED.empty_table()))
+    for shard in unreadable:
+        yield TaggedOutput(PIECES, ((failures.FOLDER, parts[failures.FOLDER][shard]), shard))
+    for part, uris in list_usage_sources(spec.store.uri, spec.run.output_uri):
+        yield TaggedOutput(PIECES, ((usage.FOLDER, part), uris))
 
 
-def _manifests(_: None, summaries: Iterable[ShardSummary]) -> Manifests:
-    return Manifests.of(summaries)
-
-
-def _number(counts: dict[int, int], begun: bool) -> dict[int, int]:
-    return assign_parts(counts) if begun else {}
-
-
-def _first_part(_: None, begun: bool, wanted: pa.Schema) -> list[tuple[int, pa.Table]]:
-    """Return an empty part 0, so that readers find the schema even if there are no rows."""
-    return [(0, wanted.empty_table())] if begun else []
-
-
-def _segments(_: None, begun: bool, counts: dict[int, int], spec: RunSpec) -> dict[int, str]:
-    if not begun:
-        return {}
+def _segments(counts: RowCounts, spec: RunSpec) -> dict[int, str]:
     uris = list_parquet(segments_folder(spec.store.uri))
-    return {segment: uri for uri in uris if (segment := segment_id(uri)) in counts}
+    return {segment: uri for uri in uris if (segment := segment_id(uri)) in counts.by_segment}
 
 
-def _split(table: pa.Table, name: str, parts: dict[int, int]) -> Iterator[tuple[int, pa.Table]]:
-    if parts:
-        yield from split_by(table, part_numbers(table, name, parts))
+def _split(result: tuple[str, pa.Table], begun: Begun) -> Iterator[tuple[_Part, pa.Table]]:
+    kind, table = result
+    folder, name = (embeddings.FOLDER, "segment") if kind == REFS else (failures.FOLDER, "shard")
+    if begun.parts:
+        for part, rows in split_by(table, part_numbers(table, name, begun.parts[folder])):
+            yield (folder, part), rows
 
 
-def _write_embeddings(
-    element: tuple[int, Iterable[pa.Table]], segments: dict[int, str], manifests: Manifests, spec: RunSpec
-) -> Iterator[PartFile]:
-    part, tables = element
+def _write(element: tuple[_Part, Iterable[Any]], begun: Begun, spec: RunSpec) -> Iterator[PartFile | UsagePart]:
+    (folder, part), pieces = element
+    if folder == usage.FOLDER:
+        for uris in pieces:
+            yield write_usage_part(part, uris, spec)
+        return
+    gathered = list(pieces)
+    tables = only(pa.Table, gathered)
+    if folder == failures.FOLDER:
+        rows = schema.concat(tables, schema.FAILED)
+        yield write_failures_part(part, rows, only(int, gathered), begun.manifests, spec)
+        return
     refs = schema.concat(tables, schema.REFS)
     if spec.model.asks_multi:
-        yield write_multi_part(part, refs, segments, manifests, spec)
-    yield write_embeddings_part(part, refs, segments, manifests, spec)
+        yield write_multi_part(part, refs, begun.segments, begun.manifests, spec)
+    yield write_embeddings_part(part, refs, begun.segments, begun.manifests, spec)
 
 
-def _unreadable(summary: ShardSummary) -> dict[int, int]:
-    return {summary.number: summary.unreadable} if summary.unreadable else {}
-
-
-def _shards(counts: dict[int, int], parts: dict[int, int]) -> Iterator[tuple[int, int]]:
-    for shard in counts:
-        if shard in parts:
-            yield parts[shard], shard
-
-
-def _write_failures(element: tuple[int, dict[str, Iterable[Any]]], manifests: Manifests, spec: RunSpec) -> PartFile:
-    part, groups = element
-    failed = schema.concat(groups["failed"], schema.FAILED)
-    return write_failures_part(part, failed, groups["shards"], manifests, spec)
-
-
-def _usage_sources(_: None, spec: RunSpec, begun: bool) -> list[tuple[int, tuple[str, ...]]]:
-    return list_usage_sources(spec.store.uri, spec.run.output_uri) if begun else []
-
-
-def _write_usage(source: tuple[int, tuple[str, ...]], spec: RunSpec) -> UsagePart:
-    part, uris = source
-    return write_usage_part(part, uris, spec)
-
-
-def _commit(
-    _: None,
-    totals: PlanTotals,
-    report: LaneReport,
-    embeddings: Iterable[PartFile],
-    failures: Iterable[PartFile],
-    usage: Iterable[UsagePart],
-    spec: RunSpec,
-) -> None:
-    end_run(Commit(totals, report, [*embeddings], [*failures], [*usage]), spec)
+def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec: RunSpec) -> None:
+    written = list(files)
+    parts = only(PartFile, written)
+    failed = [file for file in parts if file.path.startswith(f"{failures.FOLDER}/")]
+    vectors = [file for file in parts if file not in failed]
+    end_run(Commit(begun.totals, begun.report, vectors, failed, only(UsagePart, written)), whole_spec(spec))

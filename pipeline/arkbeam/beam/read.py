@@ -11,6 +11,7 @@ from apache_beam.transforms.window import GlobalWindows
 from arkbeam.base import schema
 from arkbeam.base.files import Listed
 from arkbeam.manifest.shards import Shard
+from arkbeam.stages.inputs import read_shards, whole_spec
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, stage_shard
 from arkbeam.stages.spec import RunSpec
@@ -19,37 +20,24 @@ KEYS, SUMMARIES = "keys", "summaries"
 _EMIT_ROWS = 131_072  # about 4 MB of keys: elements stay below 8 MB, and several small shards share one
 
 
-class StageShards(beam.PTransform):
-    """Stage shards. Outputs: `keys` (bucket, KEYS), `summaries` (ShardSummary)."""
+class Read(beam.PTransform):
+    """Stage the run's shards, and write index files for the part of the store that none covers.
+
+    Outputs: `keys` (bucket, KEYS), `summaries` (ShardSummary, and for each group of files how many are covered: so there is
+    at least one element). When the keys are grouped, the index is complete, because one transform does both.
+    """
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        """Distribute the shards over workers, then stage each."""
-        stage = beam.ParDo(_StageShard(self._spec)).with_outputs(KEYS, SUMMARIES)
-        return shards | "Spread" >> beam.Reshuffle() | "Stage" >> stage
+    def expand(self, once: beam.PCollection[bytes]) -> Any:
+        """List shards and store in a worker, not while the graph is built; distribute both over the workers."""
+        read = beam.ParDo(_Read(self._spec)).with_outputs(KEYS, SUMMARIES)
+        return once | "List" >> beam.FlatMap(_list_work, self._spec) | "Spread" >> beam.Reshuffle() | "Read" >> read
 
 
-class CoverStore(beam.PTransform):
-    """Write index files for the part of the store that none covers. Output: how many files each of them covers."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        super().__init__()
-        self._spec = spec
-
-    def expand(self, once: beam.PCollection[None]) -> beam.PCollection[int]:
-        """List the store in a worker, not while the graph is built; distribute what must be read."""
-        return (
-            once
-            | "List" >> beam.FlatMap(_find_uncovered, self._spec)
-            | "Spread" >> beam.Reshuffle()
-            | "Cover" >> beam.Map(_cover_files, self._spec)
-        )
-
-
-class _StageShard(beam.DoFn):
+class _Read(beam.DoFn):
     """Collects keys over a bundle, so that many small shards do not make many small elements."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -58,8 +46,11 @@ class _StageShard(beam.DoFn):
     def start_bundle(self) -> None:
         self._keys: list[pa.Table] = []
 
-    def process(self, shard: Shard) -> Iterator[Any]:
-        for staged in stage_shard(shard, self._spec):
+    def process(self, work: Shard | tuple[Listed, ...]) -> Iterator[Any]:
+        if not isinstance(work, Shard):
+            yield TaggedOutput(SUMMARIES, cover_files(work, self._spec))
+            return
+        for staged in stage_shard(work, whole_spec(self._spec)):
             if isinstance(staged, ShardSummary):
                 yield TaggedOutput(SUMMARIES, staged)
                 continue
@@ -78,9 +69,6 @@ class _StageShard(beam.DoFn):
             yield TaggedOutput(KEYS, element)
 
 
-def _find_uncovered(_: None, spec: RunSpec) -> list[tuple[Listed, ...]]:
-    return find_uncovered(spec)
-
-
-def _cover_files(files: tuple[Listed, ...], spec: RunSpec) -> int:
-    return cover_files(files, spec)
+def _list_work(_: bytes, spec: RunSpec) -> Iterator[Shard | tuple[Listed, ...]]:
+    yield from read_shards(spec)
+    yield from find_uncovered(spec) or [()]

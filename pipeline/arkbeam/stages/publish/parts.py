@@ -65,6 +65,25 @@ class Manifests:
         return cls(uris, labels, first_rows, common, publish_kept(common, nanoseconds))
 
 
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """How many rows with a vector each segment has, and how many rows without one each shard has."""
+
+    by_segment: dict[int, int]
+    by_shard: dict[int, int]
+
+    @classmethod
+    def of(cls, refs: pa.Table, failed: pa.Table) -> "RowCounts":
+        """Count REFS by segment and FAILED by shard."""
+        return cls(count_by(refs, "segment"), count_by(failed, "shard"))
+
+    @classmethod
+    def total(cls, counts: Iterable["RowCounts"]) -> "RowCounts":
+        """Add up."""
+        every = list(counts)
+        return cls(sum_counts(one.by_segment for one in every), sum_counts(one.by_shard for one in every))
+
+
 def assign_parts(counts: Mapping[int, int], rows_max: int = PART_ROWS) -> dict[int, int]:
     """Assign keys (segments or shards), in order, to parts of at most `rows_max` rows; at least one key to a part.
 
