@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.config import parse_config
 from arkbeam.app.job import Job, prepare_job
-from arkbeam.app.progress import Rates, describe_progress
 from arkbeam.app.report import summary_table
+from arkbeam.app.view import Rates, describe_progress
 from arkbeam.base import schema
 from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError

@@ -27,6 +27,7 @@ from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
+from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
 from arkbeam.stages.read import forget_index
@@ -95,6 +96,7 @@ def prepare_job(
         retry_failed=retry_failed,
         publish_partial=publish_partial,
         reads_failures=reads_failures,
+        manifest_bytes=sum(shard.bytes for shard in shards),
         rows_before=None if reads_failures else _find_rows_before(run.output_uri, described["manifest"]["uris"]),
     )
     notes = (
@@ -158,13 +160,25 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
     return ServiceKind.STAND_IN if is_stand_in(base_url, _PROBE_S) else ServiceKind.ARK
 
 
+def name_plan(job: Job) -> Job:
+    """Return the job under the name of a plan: its folder in the store differs from that of a run."""
+    run = job.spec.run
+    return replace(job, spec=replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}")))
+
+
+def set_processes(job: Job, beam_arguments: Sequence[str]) -> Job:
+    """Return the job with a note if Beam's arguments let it run in several processes. Raise ConfigError."""
+    return replace(job, spec=replace(job.spec, many_processes=has_many_processes(beam_arguments)))
+
+
 def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     """Run Read and Plan alone; send nothing.
 
     Raise the ArkbeamError of the stage that failed; the survey of the manifests can fail as in a run.
     """
-    run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
-    spec = replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}"), model_owned=model.resolved)
+    job = set_processes(job if job.spec.run.name.endswith(PLAN_SUFFIX) else name_plan(job), beam_arguments)
+    model = read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
+    spec = replace(job.spec, model_owned=model.resolved)
     folder = run_folder(spec.store.uri, spec.run.name)
     with show_alive(folder, spec.run.name):
         try:
@@ -174,6 +188,7 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
             forget_index(spec.run.name)
+            forget_work(spec.run.name)
             remove_folder(folder)
 
 
@@ -183,7 +198,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
-    spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
+    spec = set_processes(job, beam_arguments).spec
     check_secrets(spec)
     with claim_output(spec.run.output_uri, spec.run.name, _stop_when_lost):
         _clear_dead_runs(spec)
@@ -196,6 +211,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         finally:
             close_engine(spec.run.name)
             forget_index(spec.run.name)
+            forget_work(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)

@@ -10,6 +10,7 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
 from arkbeam.stages.embed.lanes import Block
+from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, cut_blocks, deal_lane, plan_bucket, settle_bucket, split_by, sum_totals
 from arkbeam.stages.read import ShardSummary, open_index
 from arkbeam.stages.spec import BLOCK_ROWS, RunSpec
@@ -97,7 +98,16 @@ def _plan_bucket(element: tuple[int, Iterable[pa.Table]], _: Iterable[int], spec
     keys = concat(tables, KEYS)
     found = open_index(spec).find(keys["fingerprint"], spec.model_owned)
     plan = plan_bucket([keys], [found.index], [found.rejected], resend_rejected=spec.retry_failed)
-    yield TaggedOutput(TOTALS, plan.totals)
+    totals = plan.totals
+    note_work(
+        spec,
+        Phase.PLANNING,
+        rows_planned=totals.rows,
+        to_buy=totals.to_buy,
+        text_tokens=totals.text_tokens,
+        image_tokens=totals.image_tokens,
+    )
+    yield TaggedOutput(TOTALS, totals)
     if plan.owned.num_rows:
         yield TaggedOutput(OWNED, plan.owned)
     if plan.rejected.num_rows:

@@ -10,6 +10,7 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection
 from arkbeam.base import schema
 from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
+from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
 from arkbeam.stages.publish.embeddings import write_embeddings_part, write_multi_part
@@ -71,7 +72,7 @@ class _WriteEmbeddingsParts(beam.PTransform):
 
     def expand(self, refs: PCollection[pa.Table]) -> PCollection[PartFile]:
         counts = refs | "Count" >> beam.Map(count_by, "segment") | "Sum" >> beam.CombineGlobally(sum_counts)
-        parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
+        parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun, self._spec))
         once = refs.pipeline | "Once" >> beam.Create([None])
         segments = AsSingleton(once | "Segments" >> beam.Map(_segments, self._begun, AsSingleton(counts), self._spec))
         first = once | "First" >> beam.FlatMap(_first_part, self._begun, schema.REFS)
@@ -97,7 +98,7 @@ class _WriteFailuresParts(beam.PTransform):
             | "Join" >> beam.Flatten()
             | "Sum" >> beam.CombineGlobally(sum_counts)
         )
-        parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun))
+        parts = AsSingleton(counts | "Number" >> beam.Map(_number, self._begun, self._spec))
         once = failed.pipeline | "Once" >> beam.Create([None])
         first = once | "First" >> beam.FlatMap(_first_part, self._begun, schema.FAILED)
         tables = (failed | "Split" >> beam.FlatMap(_split, "shard", parts), first) | "All" >> beam.Flatten()
@@ -127,8 +128,12 @@ def _manifests(_: None, summaries: Iterable[ShardSummary]) -> Manifests:
     return Manifests.of(summaries)
 
 
-def _number(counts: dict[int, int], begun: bool) -> dict[int, int]:
-    return assign_parts(counts) if begun else {}
+def _number(counts: dict[int, int], begun: bool, spec: RunSpec) -> dict[int, int]:
+    if not begun:
+        return {}
+    parts = assign_parts(counts)
+    note_work(spec, Phase.PUBLISHING, parts_planned=max(parts.values(), default=0) + 1)
+    return parts
 
 
 def _first_part(_: None, begun: bool, wanted: pa.Schema) -> list[tuple[int, pa.Table]]:
@@ -175,7 +180,11 @@ def _write_failures(element: tuple[int, dict[str, Iterable[Any]]], manifests: Ma
 
 
 def _usage_sources(_: None, spec: RunSpec, begun: bool) -> list[tuple[int, tuple[str, ...]]]:
-    return list_usage_sources(spec.store.uri, spec.run.output_uri) if begun else []
+    if not begun:
+        return []
+    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    note_work(spec, Phase.PUBLISHING, parts_planned=len(sources))
+    return sources
 
 
 def _write_usage(source: tuple[int, tuple[str, ...]], spec: RunSpec) -> UsagePart:

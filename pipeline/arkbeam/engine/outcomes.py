@@ -229,3 +229,17 @@ class Status:
     found: FoundLimits = FoundLimits()
     held: int = 0
     """Items that wait for their second try."""
+
+    def plus(self, other: "Status") -> "Status":
+        """Return the state of two processes' engines together. They share one quota."""
+        return Status(
+            self.counts.plus(other.counts),
+            self.in_flight + other.in_flight,
+            max(self.paused_s, other.paused_s),
+            self.rpm,
+            self.tpm,
+            max(self.seconds, other.seconds),
+            self.stop or other.stop,
+            self.found.merge(other.found),
+            self.held + other.held,
+        )

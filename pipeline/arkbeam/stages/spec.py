@@ -64,6 +64,8 @@ class RunSpec:
     """True if the manifests are failure tables, so that only the rows that they name are read."""
     rows_before: int | None = None
     """Rows in the last run of the output, if that run is complete and read the same URIs; None otherwise."""
+    manifest_bytes: int = 0
+    """About how many bytes the manifests have, for the progress display."""
 
     @property
     def rate_limits(self) -> RateLimits:

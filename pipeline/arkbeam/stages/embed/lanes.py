@@ -14,6 +14,7 @@ from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.process import read_stop, write_stop
 from arkbeam.stages.embed.second_pass import read_waves, wait_for_held
+from arkbeam.stages.meter import Phase, note_failures, note_work
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import read_rejected
 from arkbeam.store.layout import events_folder, list_parquet, segments_folder
@@ -58,7 +59,8 @@ def embed_lane(blocks: Sequence[Block], spec: RunSpec, engine: Engine) -> Iterat
     if stopped is not None:
         engine.stop(stopped)
     engine.expect(sum(block.rows for block in blocks))
-    sink, gathered = Sink(), _Gathered()
+    note_work(spec, Phase.EMBEDDING)
+    sink, gathered = Sink(), _Gathered(spec)
     with ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="arkbeam-media") as pool:
         feed = Feed(spec, engine, pool)
         with engine.lane():
@@ -93,7 +95,8 @@ def _send(rows: Iterator[StagedRow], feed: Feed, sink: Sink, gathered: "_Gathere
 class _Gathered:
     """Collects outcomes into elements of `_EMIT_ROWS` rows, so that the pipeline has few and large elements."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
         self._index: list[pa.Table] = []
         self._rejected: list[pa.Table] = []
         self._rows = 0
@@ -105,6 +108,7 @@ class _Gathered:
 
     def add(self, sink: Sink) -> Iterator[Outcomes]:
         index, rejected = sink.collect()
+        note_failures(self._spec, rejected["code"])
         self.put(concat(index, schema.INDEX), rejected)
         if self._rows >= _EMIT_ROWS:
             yield self.take()

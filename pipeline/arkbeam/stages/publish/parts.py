@@ -18,6 +18,7 @@ from arkbeam.base.redaction import redact_uri
 from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
 from arkbeam.manifest.kinds import Kind
 from arkbeam.manifest.portable import publish_kept
+from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.publish.layout import ROW_GROUP_ROWS, writer_options
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import PART_ROWS, RunSpec
@@ -169,4 +170,5 @@ def write_part(
         size = local.stat().st_size
         with local.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+    note_work(spec, Phase.PUBLISHING, parts_written=1)
     return PartFile(path, rows, size, digest)
