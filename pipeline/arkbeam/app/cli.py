@@ -104,6 +104,12 @@ def run(
             help="Re-embed everything if the model name now resolves to a different version.",
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read every part of the output that would be kept; write it again if it is damaged."
+        ),
+    ] = False,
 ) -> None:
     """Embed all rows that have no vector in the store, and write the output.
 
@@ -120,7 +126,9 @@ def run(
 
     loaded = load_config(config, settings or [])
     with _signals(), _service(loaded) as base_url:
-        job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
+        job = prepare_job(
+            loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial, verify=verify
+        )
         _print_notes(job.notes)
         with show_progress(job.spec, err):
             result = run_job(job, beam_options or [], accept_model_change=accept_model_change)

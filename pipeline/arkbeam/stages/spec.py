@@ -54,6 +54,8 @@ class RunSpec:
     """Send requests again that the service rejected permanently in an earlier run."""
     publish_partial: bool = False
     """Publish even if the run stops early."""
+    verify: bool = False
+    """Read the parts of the output that are kept, and write those again whose bytes have changed."""
     model_owned: str | None = None
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     layout: Layout = Layout.PORTABLE
