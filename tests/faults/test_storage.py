@@ -20,6 +20,7 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
+from arkbeam.stages.publish.cuts import cut_rows, find_marks
 from arkbeam.store import entries, integrity, layout, listing
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
@@ -110,6 +111,33 @@ def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: 
     if "running" in fault:
         assert checks.emulator.stats["received"] == 0
     checks.completed()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "file.commit@*/out/embeddings/*:enospc:1",
+        "file.written@*/out/embeddings/*:eio:1",
+        "file.commit@*/out/usage/*:eio:1",
+        "file.write@*/run.json:enospc:1",
+        "file.commit@*/_SUCCESS:eio:1",
+    ],
+)
+def test_storage_that_fails_once_beside_parts_that_are_kept(
+    checks: Checks, inject: Any, call: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the output has parts that are kept, a failure has the same effect, and those parts stay as they are."""
+    place = checks.place
+    monkeypatch.setattr(publish, "find_marks", partial(find_marks, every=4))
+    monkeypatch.setattr(publish, "cut_rows", partial(cut_rows, part_rows=30))
+    place.write_texts(ROWS - 20)
+    place.run()
+    place.write_texts(ROWS)
+    with inject(fault):
+        assert call(*place.arguments("run")).code == 1
+    checks.assert_not_complete(place)
+    checks.completed()
+    assert any(file["kept"] for file in place.note["files"] if file["path"].startswith("embeddings/"))
 
 
 @pytest.mark.parametrize(("size", "about"), [(30_000, "/store/segments/"), (120_000, "/out/embeddings/")])

@@ -15,7 +15,7 @@ from arkbeam.quota.options import LimitsOptions, QuotaOptions, RateLimits
 from arkbeam.store.layout import StoreOptions
 
 BLOCK_ROWS = 2048  # most rows of a block, the unit that is given to a lane
-PART_ROWS = 16_384  # rows of a published file; more if a single segment or shard has more
+PART_ROWS = 16_384  # about the rows of a published file
 
 
 @dataclass(frozen=True, slots=True)

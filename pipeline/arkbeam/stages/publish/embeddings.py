@@ -1,7 +1,7 @@
 """Publish the parts of `embeddings/` and `multi/`: keep those whose inputs have not changed, write the others.
 
-`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, part k of `multi/` has
-the per-token vectors of the rows in part k of `embeddings/`.
+`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, `multi/` has parts with
+the per-token vectors of the same rows.
 """
 
 from collections.abc import Iterator, Mapping
