@@ -216,3 +216,19 @@ def test_vectors_of_tokens_are_kept(published: Place) -> None:
     (published.output / "run.json").write_bytes(b"{")
     assert published.run()["published"] == published.read("multi").num_rows == 30
     assert _files(published, kept=True) == set()
+
+
+def test_vectors_of_another_model_replace_those_of_kept_parts(published: Place) -> None:
+    """A run that plans without a record of the model keeps no part for later ones: its vectors may be of several models."""
+    (record,) = (published.store / "models").iterdir()
+    data = record.read_bytes()
+    record.unlink()
+    published.run()
+    record.write_bytes(data)
+    published.run()
+    # The digests differ; the bytes do not, so the files stay.
+    digests = {file["digest"] for file in published.note["files"] if file["path"].startswith("embeddings/")}
+    record.unlink()
+    published.run()
+    others = {file["digest"] for file in published.note["files"] if file["path"].startswith("embeddings/")}
+    assert digests.isdisjoint(others)

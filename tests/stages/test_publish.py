@@ -464,7 +464,7 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
     """Publish as the Beam transforms do, in parts of about `rows_max` rows; the plan counts `extra` rows too many."""
     spec = run.job.spec
     refs, failed = _settle(run, {})
-    earlier = begin_commit(spec)
+    earlier = begin_commit(spec, PlanTotals())
     published = [
         file
         for part, rows in _cut(refs, rows_max)

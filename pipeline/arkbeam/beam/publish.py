@@ -52,7 +52,7 @@ class Publish(beam.PTransform):
         spec = self._spec
         once = settled.totals.pipeline | "Once" >> beam.Create([None])
         report = once | "Merge" >> beam.Map(_merge_reports, AsIter(settled.reports), spec)
-        begun = AsSingleton(report | "Begin" >> beam.Map(_begin, spec))
+        begun = AsSingleton(report | "Begin" >> beam.Map(_begin, AsSingleton(settled.totals), spec))
         manifests = AsSingleton(once | "Manifests" >> beam.Map(_manifests, AsIter(settled.summaries)))
         embeddings = settled.refs | "Embeddings" >> _PublishEmbeddings(spec, begun, manifests)
         failures = settled.failed | "Failures" >> _PublishFailures(spec, begun, manifests, settled.summaries)
@@ -147,9 +147,9 @@ def _merge_reports(_: None, reports: Iterable[LaneReport], spec: RunSpec) -> Lan
     return merged
 
 
-def _begin(report: LaneReport, spec: RunSpec) -> Earlier | None:
+def _begin(report: LaneReport, totals: PlanTotals, spec: RunSpec) -> Earlier | None:
     """Begin the commit; None if the run does not publish."""
-    return begin_commit(spec) if publishes(report.stop, spec) else None
+    return begin_commit(spec, totals) if publishes(report.stop, spec) else None
 
 
 def _publish_batch(

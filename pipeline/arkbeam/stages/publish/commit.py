@@ -30,6 +30,7 @@ from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twic
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import check_claim
 from arkbeam.store.integrity import count_unreadable
+from arkbeam.store.model_record import read_model
 from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)
@@ -59,14 +60,17 @@ def publishes(stop: Stop | None, spec: RunSpec) -> bool:
     return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
 
 
-def begin_commit(spec: RunSpec) -> Earlier:
+def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
     """Find the parts that can be kept, and remove `_SUCCESS` before the first part is written.
 
-    Raise OutputInUse if this run has lost its claim on the output.
+    Without a resolved model when the run was planned, the vectors that it owned may be of any model. Raise OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
     check_claim(spec.run.output_uri, spec.run.name)
-    earlier = read_earlier(spec, PART_FOLDERS)
+    model = spec.model_owned
+    if model is None and totals.owned == 0:
+        model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
+    earlier = read_earlier(spec, PART_FOLDERS, model or "")
     remove_file(join(spec.run.output_uri, SUCCESS), durable=True)
     return earlier
 

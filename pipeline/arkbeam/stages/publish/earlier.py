@@ -19,7 +19,6 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, fetch_file, join, list_versions, read_if_exists, temporary_folder
 from arkbeam.base.parallel import in_parallel
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.model_record import read_model
 
 RUN_NOTE = "run.json"
 _log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class Earlier:
     paid_twice: int | None = None
     """`all_runs.paid_twice`; None if it is not known."""
     model: str = ""
-    """The resolved model of the vectors that this run publishes."""
+    """The resolved model of all vectors that this run publishes; empty if they may be of several."""
     _by_digest: dict[str, PartFile] = field(init=False, repr=False)
     _by_content: dict[tuple[str, str], PartFile] = field(init=False, repr=False)
 
@@ -73,10 +72,9 @@ class Earlier:
         return _verify(self._by_content.get((folder, sha256)), spec)
 
 
-def read_earlier(spec: RunSpec, folders: Sequence[str]) -> Earlier:
+def read_earlier(spec: RunSpec, folders: Sequence[str], model: str) -> Earlier:
     """Read the last `run.json`, and list the parts. A note that can't be used costs time: all parts are written."""
     output_uri = spec.run.output_uri
-    model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved or ""
     try:
         note = orjson.loads(read_if_exists(join(output_uri, RUN_NOTE)) or b"{}")
         parts = [_parse(entry) for entry in note.get("files", []) if "digest" in entry]
