@@ -2,9 +2,9 @@
 
 The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts that have changed,
 remove files that are not in the plan, write `run.json`, write `_SUCCESS`. No part is ever replaced by another one
-(`stages.publish.earlier`), so those that `run.json` lists can be kept after a kill as well. A reader that checks for `_SUCCESS` never takes an
-incomplete output for a complete one. Before each step, and before each part is put in its place, the claim on the
-output is checked: a run that has lost its claim changes nothing more.
+(`stages.publish.earlier`), so those that `run.json` lists can be kept after a kill as well. A reader that checks for
+`_SUCCESS` never takes an incomplete output for a complete one. Before each step, and before each part is put in its
+place, the claim on the output is checked: a run that has lost its claim changes nothing more.
 """
 
 import logging
@@ -63,7 +63,8 @@ def publishes(stop: Stop | None, spec: RunSpec) -> bool:
 def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
     """Find the parts that can be kept, and remove `_SUCCESS` before the first part is written.
 
-    Without a resolved model when the run was planned, the vectors that it owned may be of any model. Raise OutputInUse if this run has lost its claim on the output.
+    If the model's name had not been resolved when the run was planned, vectors that it owned may be of any model. Raise
+    OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
     check_claim(spec.run.output_uri, spec.run.name)
