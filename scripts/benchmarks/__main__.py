@@ -13,6 +13,7 @@ from arkbeam.base.errors import ArkbeamError
 from rich.console import Console
 
 from scripts.benchmarks import (
+    again,
     faults,
     fixed,
     kill,
@@ -52,6 +53,8 @@ MEASURES: dict[str, Measure] = {
     "store_owned": store.measure_owned,
     "store_runs": store.measure_runs,
     "store_index": store.measure_index,
+    "again": again.measure,
+    "again_local": again.measure_local,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

@@ -53,13 +53,18 @@ def bucket(tmp_path: Path, emulator: Emulator, short_lease: None) -> S3Place:
 def test_the_job_runs_on_s3_and_buys_nothing_twice(
     s3: S3, bucket: S3Place, emulator: Emulator, without_obstore: Callable[[], None]
 ) -> None:
-    """A second run sends nothing, nor does one without obstore; a picture that was overwritten is bought again."""
+    """A second run sends nothing, nor does one without obstore; a picture that was overwritten is bought again.
+
+    Parts of the output are kept by their etags, and one that was overwritten is written again.
+    """
     uris = [s3.put(f"pictures/{number}.png", picture(number)) for number in range(6)]
     bucket.put_manifest(s3, uris)
     first = bucket.run()
     assert (first["published"], first["requests_paid"]) == (6, 6)
     vectors = {row["id"]: row["dense"] for row in bucket.published(s3)}
-    assert bucket.run()["requests_sent"] == 0
+    second = bucket.run()
+    assert second["requests_sent"] == 0
+    assert all(file["kept"] for file in second["files"])
     s3.put("pictures/3.png", picture(40))
     third = bucket.run()
     assert (third["published"], third["requests_sent"]) == (6, 1)
@@ -67,6 +72,11 @@ def test_the_job_runs_on_s3_and_buys_nothing_twice(
     assert {name for name in vectors if vectors[name] != again[name]} == {"3"}
     without_obstore()
     assert bucket.run()["requests_sent"] == 0
+    part = next(file for file in third["files"] if file["path"].startswith("embeddings/"))
+    s3.put(f"out/{part['path']}", bytes(part["bytes"]))  # the same size and another etag
+    last = bucket.run()
+    assert [file["path"] for file in last["files"] if not file["kept"]] == [part["path"]]
+    assert {row["id"]: row["dense"] for row in bucket.published(s3)} == again
     assert emulator.stats["paid"] == 7
     assert list_files(media_folder(s3.uri("store")), ".parquet")
 

@@ -111,6 +111,12 @@ def run(
             help="Re-embed everything if the model name now resolves to a different version.",
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read every part of the output that would be kept; write it again if it is damaged."
+        ),
+    ] = False,
     as_json: AsJson = False,
     log: LogOption = LogForm.TEXT,
     quiet: Quiet = False,
@@ -130,7 +136,9 @@ def run(
     _messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
     with _signals(), _service(loaded) as base_url:
-        job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
+        job = prepare_job(
+            loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial, verify=verify
+        )
         _print_notes(job.notes)
         job = set_processes(job, beam_options or [])
         with _progress(job.spec):

@@ -29,7 +29,8 @@ from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
-from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
+from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
@@ -47,7 +48,7 @@ from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
-_PART = "part-00000.parquet"  # a file in each folder of the output
+_PART = "part-00000-0123456789abcdef.parquet"  # a file in each folder of the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,12 @@ class Job:
 
 
 def prepare_job(
-    config: Config, *, base_url: str | None = None, retry_failed: bool = False, publish_partial: bool = False
+    config: Config,
+    *,
+    base_url: str | None = None,
+    retry_failed: bool = False,
+    publish_partial: bool = False,
+    verify: bool = False,
 ) -> Job:
     """Check everything that can be checked before anything is sent, and make the spec that all stages use.
 
@@ -69,6 +75,7 @@ def prepare_job(
         base_url: URL of the emulator that was started for this run; None for `api.base_url`.
         retry_failed: send requests again that the service rejected permanently in an earlier run.
         publish_partial: publish even if the run stops early.
+        verify: read the parts of the output that are kept, and write damaged ones again.
 
     Raise ConfigError or ManifestError that names the key or the file.
     """
@@ -95,6 +102,7 @@ def prepare_job(
         layout=config.output.layout,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
+        verify=verify,
         reads_failures=reads_failures,
         manifest_bytes=sum(shard.bytes for shard in shards),
         rows_before=None if reads_failures else _find_rows_before(run.output_uri, described["manifest"]["uris"]),

@@ -16,7 +16,8 @@ from arkbeam.base.files import exists, join, list_files, open_filesystem, read_b
 from arkbeam.quota.use import FoundLimits
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures
-from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS
+from arkbeam.stages.publish.commit import SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE
 
 _CELL_CHARS_MAX = 40
 

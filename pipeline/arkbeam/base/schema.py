@@ -103,13 +103,15 @@ REJECTED = pa.schema(
     ]
 )
 
-# Published rows: where the vector is and where the staged row is.
+# Published rows: where the vector is and where the staged row is. `cut_key`: the last 8 bytes of the fingerprint, by which
+# the rows are cut into parts (`stages.publish.cuts`).
 REFS = pa.schema(
     [
         pa.field("segment", pa.uint64(), nullable=False),
         pa.field("segment_row", pa.uint32(), nullable=False),
         pa.field("shard", pa.uint32(), nullable=False),
         pa.field("ordinal", pa.uint32(), nullable=False),
+        pa.field("cut_key", pa.uint64(), nullable=False),
     ]
 )
 

@@ -15,7 +15,7 @@ from arkbeam.quota.options import LimitsOptions, QuotaOptions, RateLimits
 from arkbeam.store.layout import StoreOptions
 
 BLOCK_ROWS = 2048  # most rows of a block, the unit that is given to a lane
-PART_ROWS = 16_384  # rows of a published file; more if a single segment or shard has more
+PART_ROWS = 16_384  # about the rows of a published file
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class RunSpec:
     """Send requests again that the service rejected permanently in an earlier run."""
     publish_partial: bool = False
     """Publish even if the run stops early."""
+    verify: bool = False
+    """Read the parts of the output that are kept, and write those again whose bytes have changed."""
     model_owned: str | None = None
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     layout: Layout = Layout.PORTABLE

@@ -1,7 +1,7 @@
-"""Write the parts of `embeddings/` and `multi/`.
+"""Publish the parts of `embeddings/` and `multi/`: keep those whose inputs have not changed, write the others.
 
-`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, part k of `multi/` has
-the per-token vectors of the rows in part k of `embeddings/`.
+`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, `multi/` has parts with
+the per-token vectors of the same rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,10 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import in_parallel
 from arkbeam.manifest.portable import to_portable
+from arkbeam.stages.publish.digests import digest_part, digest_rows
+from arkbeam.stages.publish.earlier import Earlier, PartFile
 from arkbeam.stages.publish.layout import VECTOR_BYTES, vector_rows
-from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, write_part
+from arkbeam.stages.publish.parts import Manifests, cut, gather_rows, publish_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.integrity import read_or_set_aside
 from arkbeam.store.multi import read_multi
@@ -41,31 +43,29 @@ _VECTOR_COLUMNS = [
 ]
 
 
-def write_embeddings_part(
-    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
-) -> PartFile:
-    """Write one part of `embeddings/` from its REFS. `segments` maps segment ids to URIs.
+def publish_parts(
+    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, earlier: Earlier
+) -> Iterator[PartFile]:
+    """Publish one part of `embeddings/`, and of `multi/` if it is asked for, from its REFS.
 
-    Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
+    A part of the output whose inputs are the same is kept. `segments` maps segment ids to URIs. Raise StoreError if the
+    store can't be read, or if a ref and its row have different fingerprints.
     """
+    inputs = [digest_rows(refs, manifests, spec), earlier.model]
+    refs = sort_refs(refs)
+    if spec.model.asks_multi:
+        wanted = schema.MULTI_EMBEDDINGS
+        tables = (
+            table for one in cut(refs, MULTI_SLICE_ROWS) for table in _multi_tables(one, segments, manifests, spec)
+        )
+        digest = digest_part(MULTI_FOLDER, wanted, spec, inputs)
+        yield publish_part(MULTI_FOLDER, part, tables, wanted, spec, earlier, digest=digest)
     wanted = schema.embeddings_schema(manifests.published)
-    refs = sort_refs(refs)
-    slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
-    tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
-    return write_part(FOLDER, part, tables, wanted, spec, vector_rows(spec.model.dimensions_published))
-
-
-def write_multi_part(
-    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
-) -> PartFile:
-    """Write one part of `multi/` from the REFS of the part. `segments` maps segment ids to URIs.
-
-    Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
-    """
-    refs = sort_refs(refs)
-    slices = (refs.slice(start, MULTI_SLICE_ROWS) for start in range(0, refs.num_rows, MULTI_SLICE_ROWS))
-    tables = (table for one in slices for table in _multi_tables(one, segments, manifests, spec))
-    return write_part(MULTI_FOLDER, part, tables, schema.MULTI_EMBEDDINGS, spec)
+    tables = (
+        table for one in cut(refs, PART_ROWS) for table in _embeddings_tables(one, segments, manifests, spec, wanted)
+    )
+    digest, rows = digest_part(FOLDER, wanted, spec, inputs), vector_rows(spec.model.dimensions_published)
+    yield publish_part(FOLDER, part, tables, wanted, spec, earlier, digest=digest, row_group_rows=rows)
 
 
 def _multi_tables(
