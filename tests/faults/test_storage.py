@@ -20,7 +20,7 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
-from arkbeam.store import entries, integrity, layout, listing
+from arkbeam.store import entries, integrity, layout, listing, replaced
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
 from arkbeam.store.layout import list_parquet
@@ -304,6 +304,11 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         newest = max(found, key=lambda one: layout.segment_id(str(getattr(one, "uri", one))), default=None)
         return [one for one in found if one != newest]
 
+    def lag_current(uri: str) -> dict[str, Any]:
+        current = replaced.list_current(uri)
+        newest = max((name for name in current if name.startswith("segments")), key=layout.segment_id)
+        return {name: one for name, one in current.items() if name != newest}
+
     with monkeypatch.context() as patched:  # when planning
         patched.setattr(listing, "list_versions", lambda uri, suffix: without_newest(uri, versions(uri, suffix)))
         note = filled.run()
@@ -317,7 +322,7 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         assert not (filled.output / "_SUCCESS").exists()
     filled.write_texts(ROWS + 20)
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):  # when adding up what was paid
-        patched.setattr(usage, "list_parquet", lambda folder: lag(folder, ".parquet"))
+        patched.setattr(usage, "list_current", lag_current)
         filled.run()
     assert "usage/ has 0 of the 10 paid requests of this run" in caplog.text
     filled.run()

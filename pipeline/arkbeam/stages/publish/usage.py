@@ -19,11 +19,14 @@ from arkbeam.stages.publish.parts import PartFile, write_part
 from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.integrity import read_or_set_aside
-from arkbeam.store.layout import events_folder, list_parquet, run_of, runs_of_output, segment_id, segments_folder
+from arkbeam.store.layout import is_gathered, list_parquet, output_key, run_of, segment_id, segments_folder
+from arkbeam.store.listing import is_event_file, source_name
+from arkbeam.store.replaced import list_current
 from arkbeam.store.segments import read_columns
 
 FOLDER = "usage"
 FILES_PER_PART = 64
+EVENT_BYTES_PER_PART = 16 * 1024 * 1024
 BOUGHT = "ok"
 _TOKENS = [field.name for field in schema.USAGE_FIELDS]
 _COMMON = ["request_id", "client_request_id", "fingerprint", "model", "created", *_TOKENS, "attempts", "latency_ms"]
@@ -56,13 +59,23 @@ class UsagePart:
 
 
 def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[str, ...]]]:
-    """List the segment and event files of this output's runs, in numbered groups: one group for each part."""
-    uris = []
-    for folder in (segments_folder(store_uri), events_folder(store_uri)):
-        for run in runs_of_output(folder, output_uri):
-            uris += list_parquet(f"{folder}/{run}")
-    groups = [tuple(uris[start : start + FILES_PER_PART]) for start in range(0, len(uris), FILES_PER_PART)]
-    return list(enumerate(groups or [()]))
+    """List the segment and event files of this output's runs, in numbered groups: one group for each part.
+
+    Of files that compaction has replaced, either the old or the new ones are listed.
+    """
+    marker, current = f"-{output_key(output_uri)}-", list_current(store_uri)
+    own = {name: one.uri for name, one in current.items() if marker in run_of(one.uri)}
+    names = sorted(own, key=lambda name: (is_event_file(name), name))
+    groups: list[list[str]] = [[]]
+    event_bytes = 0
+    for name in names:
+        size = current[name].size if is_event_file(name) else 0  # gathered ones are large, others have few rows
+        if len(groups[-1]) == FILES_PER_PART or (groups[-1] and event_bytes + size > EVENT_BYTES_PER_PART):
+            groups.append([])
+            event_bytes = 0
+        groups[-1].append(own[name])
+        event_bytes += size
+    return [(number, tuple(group)) for number, group in enumerate(groups)]
 
 
 def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart:
@@ -85,8 +98,8 @@ def count_paid_twice(parts: Iterable[UsagePart]) -> int:
 
 
 def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
-    is_event = uri.rsplit("/", 3)[1] == "events"
-    names = [*_COMMON, "kind", "paid"] if is_event else _COMMON
+    is_event, run = is_event_file(source_name(uri)), run_of(uri)
+    names = [*_COMMON, *(["kind", "paid"] if is_event else []), *(["run"] if is_gathered(run) else [])]
     table = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, names))
     if is_event:
         table = table.filter(table["paid"])
@@ -94,7 +107,7 @@ def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
     columns = {name: table[name].cast(schema.USAGE.field(name).type) for name in _COMMON} | {
         "cost_cny": _costs(table, spec.model.capabilities),
         "outcome": outcome,
-        "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
+        "run": table["run"] if is_gathered(run) else pa.array([run] * table.num_rows, pa.string()),
     }
     return pa.table([columns[name] for name in schema.USAGE.names], schema=schema.USAGE)
 
