@@ -49,6 +49,7 @@ ORDER = (
     "app.config",
     "app.job",
     "app.report",
+    "app.store",
     "app.progress",
     "app.cli",
 )
@@ -73,7 +74,7 @@ LIBRARIES = {
     "httpx_aiohttp": ("ark", "media"),
     "aiohttp": ("ark", "media"),
     "pydantic": ("app.config",),
-    "rich": ("app.report", "app.progress", "app.cli"),
+    "rich": ("app.report", "app.store", "app.progress", "app.cli"),
     "redis": ("quota",),
     "typer": ("app.cli",),
     "starlette": ("emulator",),

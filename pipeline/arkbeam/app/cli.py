@@ -1,5 +1,6 @@
-"""The command line: `arkbeam run`, `arkbeam plan`, `arkbeam emulator` and `arkbeam inspect`."""
+"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and `arkbeam store` with its commands."""
 
+import json
 import logging
 import os
 import signal
@@ -8,15 +9,17 @@ import traceback
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from arkbeam import __version__
 from arkbeam.app.config import Config, load_config
-from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.errors import ArkbeamError, ConfigError
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.decoding.workers import resume as resume_looking
 from arkbeam.decoding.workers import stop as stop_looking
@@ -32,6 +35,8 @@ app = typer.Typer(
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
     epilog="To try it without an API key: arkbeam run configs/demo.yaml",
 )
+store_app = typer.Typer(no_args_is_help=True, help="Look after a store: compact, stats, verify, gc.")
+app.add_typer(store_app, name="store")
 _LOG_CHARS_MAX = 4_000
 out, err = Console(), Console(stderr=True)
 
@@ -55,6 +60,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config: --set quota.rpm=600. Repeatable."),
 ]
+StoreUri = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URI of the store (store.uri).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+STORE_EXIT_CODES = "Exit codes: 0; 1: a storage error; 2: there is no such store"
 BeamOptions = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- BEAM OPTIONS", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."),
@@ -188,6 +196,91 @@ def inspect(
     from arkbeam.app.report import inspect_output
 
     for table in inspect_output(output, rows):
+        out.print(table)
+
+
+@store_app.command(
+    epilog=f"Example: arkbeam store compact s3://bucket/store\n\n{STORE_EXIT_CODES}; 6: another compaction works on the store."
+)
+def compact(
+    store: StoreUri,
+    grace_h: Annotated[
+        float, typer.Option("--grace-h", min=0.0, help="Hours for which replaced files stay (store.grace_h).")
+    ] = 24.0,
+    as_json: AsJson = False,
+) -> None:
+    """Gather small segments and event files into large ones. Remove those that were replaced before.
+
+    Other runs may use the store meanwhile. If it is killed, nothing is lost or counted twice: run it again.
+    """
+    from arkbeam.app.store import compacted_table
+    from arkbeam.store.compaction import CompactionOptions, compact_store
+
+    done = compact_store(_open_store(store), CompactionOptions(grace_s=3600.0 * grace_h))
+    _print_result(asdict(done), compacted_table(done), as_json=as_json)
+    if done.in_use:
+        _say("nothing was done: another compaction works on this store")
+        raise typer.Exit(ExitCode.IN_USE)
+
+
+@store_app.command(epilog=f"Example: arkbeam store stats out/store --json\n\n{STORE_EXIT_CODES}.")
+def stats(store: StoreUri, as_json: AsJson = False) -> None:
+    """Show what the store holds and what it has cost. Change nothing."""
+    from arkbeam.app.store import describe_stats, stats_table
+    from arkbeam.store.overview import read_stats
+
+    described = describe_stats(read_stats(_open_store(store)))
+    _print_result(described, stats_table(described), as_json=as_json)
+
+
+@store_app.command(
+    epilog=f"Example: arkbeam store verify out/store\n\n{STORE_EXIT_CODES}, or a damaged file was found."
+)
+def verify(store: StoreUri, as_json: AsJson = False) -> None:
+    """Read every byte of the store and compare it with what was written. Change nothing.
+
+    The next run that needs a damaged segment sets it aside and buys its vectors again.
+    """
+    from arkbeam.app.store import verified_table
+    from arkbeam.store.checking import verify_store
+
+    done = verify_store(_open_store(store))
+    _print_result(asdict(done), verified_table(done), as_json=as_json)
+    raise typer.Exit(ExitCode.FAULT if done.damaged else ExitCode.OK)
+
+
+@store_app.command(epilog=f"Example: arkbeam store gc out/store --days 30\n\n{STORE_EXIT_CODES}.")
+def gc(
+    store: StoreUri,
+    days: Annotated[float, typer.Option(min=1.0, help="Remove only what is at least so old.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no run and no compaction removes.
+
+    This is: what killed runs left of outputs that are not written any more, per-token vectors without a segment, and the
+    folder verified/ of earlier versions. No run may be older than the given days and still running.
+    """
+    from arkbeam.app.store import garbage_table
+    from arkbeam.store.checking import collect_garbage
+
+    done = collect_garbage(_open_store(store), days)
+    _print_result(asdict(done), garbage_table(done), as_json=as_json)
+
+
+def _open_store(uri: str) -> str:
+    """Return the URI of a store as runs use it. Raise ConfigError if there is no store."""
+    from arkbeam.base.files import absolute, exists, lower_scheme
+
+    store_uri = absolute(lower_scheme(uri))
+    if not exists(store_uri):
+        raise ConfigError(f"there is no store at {redact_uri(uri)}")
+    return store_uri
+
+
+def _print_result(described: dict[str, Any], table: Table, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(described, ensure_ascii=False, indent=2))
+    else:
         out.print(table)
 
 

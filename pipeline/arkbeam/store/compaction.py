@@ -91,6 +91,14 @@ class CompactionOptions:
     """After this time, no more files are read."""
     lease_s: float = LEASE_S
 
+    def within(self, grace_h: float) -> "CompactionOptions":
+        """Return these options with another grace period."""
+        return replace(self, grace_s=3600.0 * grace_h)
+
+
+AUTOMATIC = CompactionOptions(grace_s=24 * 3600.0, files_min=16, share_min=0.2, duration_s=60.0)
+"""What the end of a run does."""
+
 
 @dataclass(slots=True)
 class Compacted:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, reads_in_flight, storage_errors
+from arkbeam.base.files import Listed, storage_errors
 from arkbeam.base.parallel import in_parallel
-from arkbeam.store.entries import LARGE_IN_FLIGHT
+from arkbeam.store.entries import by_size
 from arkbeam.store.events import EventKind
 from arkbeam.store.layout import is_gathered, key_of_run, run_of
 from arkbeam.store.listing import source_name
@@ -26,7 +26,6 @@ from arkbeam.store.segments import INDEX_COLUMNS, read_parquet, read_whole
 BYTES_MAX = 128 * 1024 * 1024
 ROWS_MAX = 65_536
 GROUP_ROWS = 2_048
-_LARGE_BYTES = 2 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -99,10 +98,8 @@ _COST_COLUMNS = [name for name in schema.EVENTS.names if name not in ("kind", "p
 
 
 def _read_files(store_uri: str, files: Sequence[Listed], is_over: Callable[[], bool]) -> Iterator[tuple[Listed, bytes]]:
-    """Yield the files with their bytes, the large ones first, since fewer of them are read at once."""
-    small = [file for file in files if file.size <= _LARGE_BYTES]
-    large = [file for file in files if file.size > _LARGE_BYTES]
-    for some, in_flight in ((large, LARGE_IN_FLIGHT), (small, reads_in_flight(store_uri))):
+    """Yield the files with their bytes."""
+    for some, in_flight in by_size(store_uri, files):
         for file, data in zip(some, in_parallel(_try_to_read, some, in_flight), strict=True):
             if is_over():
                 return

@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import join, list_files, list_folders
@@ -71,8 +72,18 @@ class StoreOptions:
     timeout_s: float = 300.0
     """Longest time in seconds for writing a segment; if it takes longer, the run stops and unwritten results are
     lost."""
+    compact: Literal["auto", "off", False] = "auto"
+    """Whether a run gathers small files of the store into large ones when it has ended: `auto`, if more than a fifth of the
+    bytes is in small segments, for at most a minute; `off`: only `arkbeam store compact` does so."""
+    grace_h: float = 24.0
+    """Hours for which the small files stay after they were gathered, so that runs that use them can finish. They also
+    stay while a run lasts that began before."""
 
     def __post_init__(self) -> None:
+        if self.compact is False:  # YAML's off is not a string
+            object.__setattr__(self, "compact", "off")
+        if not self.grace_h >= 0:
+            raise ConfigError(f"store.grace_h must be at least 0; it is {self.grace_h:g}")
         if self.flush_rows < 1 or not self.flush_s > 0 or not self.timeout_s > 0:
             raise ConfigError(
                 "store.flush_rows must be at least 1, and store.flush_s and store.timeout_s must be above 0;"
