@@ -25,7 +25,8 @@ from arkbeam.store.segments import INDEX_COLUMNS, read_parquet, read_whole
 
 BYTES_MAX = 128 * 1024 * 1024
 ROWS_MAX = 65_536
-GROUP_ROWS = 2_048
+GROUP_ROWS = 4_096
+_GROUP_BYTES = 16 * 1024 * 1024  # of float32 vectors, as in a row group that is published
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +59,9 @@ def gather_segments(
         with storage_errors("read", file.uri):
             reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             wanted = reader.schema_arrow.remove_metadata()
-            if not set(_COST_COLUMNS) <= set(wanted.names) or b"multi_hash" in (reader.schema_arrow.metadata or {}):
+            if not {"dense", *_COST_COLUMNS} <= set(wanted.names) or b"multi_hash" in (
+                reader.schema_arrow.metadata or {}
+            ):
                 continue
             builder = open_ones.get(str(wanted))
             if builder is not None and not builder.has_room(file.size, reader.metadata.num_rows):
@@ -117,7 +120,7 @@ def _try_to_read(file: Listed) -> bytes | None:
 
 @dataclass(slots=True)
 class _Builder:
-    """Writes one gathered segment to a local file, in row groups of GROUP_ROWS."""
+    """Writes one gathered segment to a local file, in row groups of about _GROUP_BYTES and at most GROUP_ROWS."""
 
     path: Path
     wanted: pa.Schema
@@ -127,9 +130,12 @@ class _Builder:
     _pending: list[pa.Table] = field(default_factory=list)
     _index: list[pa.Table] = field(default_factory=list)
     _events: dict[str, list[pa.Table]] = field(default_factory=dict)
+    _group_rows: int = field(init=False)
     _writer: pq.ParquetWriter = field(init=False)
 
     def __post_init__(self) -> None:
+        dimensions = self.wanted.field("dense").type.list_size
+        self._group_rows = min(GROUP_ROWS, max(1, _GROUP_BYTES // (4 * dimensions)))
         self._writer = pq.ParquetWriter(self.path, self.wanted, **schema.parquet_options(self.wanted))
 
     def has_room(self, size: int, rows: int) -> bool:
@@ -145,8 +151,8 @@ class _Builder:
                 self._events.setdefault(key, []).append(cost_events(bare, run))
             self._pending.append(bare)
             self._rows += bare.num_rows
-            if sum(one.num_rows for one in self._pending) >= GROUP_ROWS:
-                self._write(GROUP_ROWS)
+            if sum(one.num_rows for one in self._pending) >= self._group_rows:
+                self._write(self._group_rows)
         self._old.append(source_name(file.uri))
         self._bytes += file.size
 
@@ -162,6 +168,6 @@ class _Builder:
         table = schema.concat(self._pending, self.wanted)
         start = 0
         while table.num_rows - start >= rows_min:
-            self._writer.write_table(table.slice(start, GROUP_ROWS), row_group_size=GROUP_ROWS)
-            start += GROUP_ROWS
+            self._writer.write_table(table.slice(start, self._group_rows), row_group_size=self._group_rows)
+            start += self._group_rows
         self._pending = [table.slice(start)] if start < table.num_rows else []
