@@ -51,6 +51,7 @@ MEASURES: dict[str, Measure] = {
     "media_memory": media.measure_memory,
     "media_peak": media_peak.measure,
     "store_owned": store.measure_owned,
+    "store_compacted": store.measure_compacted,
     "store_runs": store.measure_runs,
     "store_index": store.measure_index,
     "again": again.measure,

@@ -25,6 +25,7 @@ def test_version(start_cold: Callable[..., Any]) -> None:
         (["plan", "--help"], ["CONFIG", "--set", "--retry-failed"]),
         (["emulator", "--help"], ["--port", "--set"]),
         (["inspect", "--help"], ["OUTPUT", "--rows"]),
+        (["store", "compact", "--help"], ["STORE", "--grace-h", "--json"]),
     ],
 )
 def test_help(call: Callable[..., Any], command: list[str], words: list[str]) -> None:

@@ -21,7 +21,7 @@ from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
 from arkbeam.stages.publish.cuts import cut_rows, find_marks
-from arkbeam.store import entries, integrity, layout, listing
+from arkbeam.store import entries, integrity, layout, listing, replaced
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
 from arkbeam.store.layout import list_parquet
@@ -322,13 +322,10 @@ def test_vectors_of_tokens_that_are_damaged_are_bought_again(filled: Place) -> N
 def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a listing omits a segment, its rows are paid again or the run ends with advice; `usage/` is complete after the next run."""
     filled.run()
-    listed, versions, sources = layout.list_files, listing.list_versions, listing.list_sources  # type: ignore[attr-defined]
+    listed, versions = layout.list_files, listing.list_versions  # type: ignore[attr-defined]
 
     def lag(folder: str, suffix: str = "") -> list[str]:
         return without_newest(folder, listed(folder, suffix))
-
-    def by_name(found: list[Any]) -> dict[str, Any]:
-        return {listing.source_name(one.uri): one for one in found}
 
     def without_newest(folder: str, found: list[Any]) -> list[Any]:
         if "/segments" not in folder:
@@ -336,6 +333,11 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         # By id: the names of runs of the same second have no order.
         newest = max(found, key=lambda one: layout.segment_id(str(getattr(one, "uri", one))), default=None)
         return [one for one in found if one != newest]
+
+    def lag_current(uri: str) -> dict[str, Any]:
+        current = replaced.list_current(uri)
+        newest = max((name for name in current if name.startswith("segments")), key=layout.segment_id)
+        return {name: one for name, one in current.items() if name != newest}
 
     with monkeypatch.context() as patched:  # when planning
         patched.setattr(listing, "list_versions", lambda uri, suffix: without_newest(uri, versions(uri, suffix)))
@@ -350,9 +352,7 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         assert not (filled.output / "_SUCCESS").exists()
     filled.write_texts(ROWS + 20)
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):  # when adding up what was paid
-        patched.setattr(
-            usage, "list_sources", lambda uri: by_name(without_newest("/segments", [*sources(uri).values()]))
-        )
+        patched.setattr(usage, "list_current", lag_current)
         filled.run()
     assert "usage/ has 0 of the 10 paid requests of this run" in caplog.text
     filled.run()

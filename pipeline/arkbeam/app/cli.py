@@ -1,4 +1,4 @@
-"""The command line: `arkbeam run`, `arkbeam plan`, `arkbeam emulator` and `arkbeam inspect`."""
+"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and `arkbeam store` with its commands."""
 
 import logging
 import os
@@ -7,7 +7,6 @@ import sys
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import orjson
@@ -15,6 +14,8 @@ import typer
 from rich.console import Console
 
 from arkbeam import __version__
+from arkbeam.app import cli_store
+from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, Settings
 from arkbeam.app.config import Config, load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
 from arkbeam.base.errors import ArkbeamError
@@ -52,33 +53,12 @@ EXIT_CODES = """Exit codes:
 
 If several apply, the first of 130, 4, 5, 3 is returned."""
 
-ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="The config, a YAML file. configs/README.md lists its keys.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config: --set quota.rpm=600. Repeatable."),
-]
 BeamOptions = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- BEAM OPTIONS", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of tables.")]
 LogOption = Annotated[LogForm, typer.Option("--log", help="The form of messages and progress on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and what --json asks for.")]
-
-
-class ExitCode(IntEnum):
-    """Exit codes of the command line; EXIT_CODES has their meanings."""
-
-    OK = 0
-    FAULT = 1
-    USAGE = 2
-    FAILURES = 3
-    STOPPED = 4
-    BUDGET = 5
-    IN_USE = 6
-    INTERRUPTED = 130
 
 
 @app.callback(invoke_without_command=True)
@@ -223,6 +203,9 @@ def inspect(
         return
     for table in inspect_output(output, rows):
         out.print(table)
+
+
+cli_store.add_commands(app)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:

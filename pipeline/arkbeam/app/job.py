@@ -14,7 +14,7 @@ from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
 from arkbeam.base.files import absolute, exists, join, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
@@ -34,6 +34,7 @@ from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
+from arkbeam.store.compaction import AUTOMATIC, compact_store
 from arkbeam.store.journal import record_lost_attempts
 from arkbeam.store.layout import (
     EXAMPLES,
@@ -223,7 +224,18 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)
-        return result
+    _compact_store(spec)
+    return result
+
+
+def _compact_store(spec: RunSpec) -> None:
+    """Compact the store if it has many small files. The run has ended, so nothing that happens here makes it fail."""
+    if spec.store.compact == "off":
+        return
+    try:
+        compact_store(spec.store.uri, AUTOMATIC.within(spec.store.grace_h))
+    except (ArkbeamError, KeyboardInterrupt) as error:
+        _log.warning("the store is not compacted; the next run tries again: %s", str(error) or "interrupted")
 
 
 @contextmanager

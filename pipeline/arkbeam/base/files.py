@@ -254,6 +254,13 @@ def read_if_exists(uri: str) -> bytes | None:
             return None
 
 
+def read_range(uri: str, start: int, end: int | None = None) -> bytes:
+    """Read the bytes of a file from `start` to before `end`, in one call. A negative `start` counts from the end of the file."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        return bytes(filesystem.cat_file(path, start=start, end=end))
+
+
 def _read_whole(filesystem: Any, path: str) -> bytes:
     """Read a file. Without a range, s3fs would ask for the size first. In an empty object, any range is an error."""
     if isinstance(filesystem, LocalFileSystem):

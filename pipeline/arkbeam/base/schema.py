@@ -150,6 +150,9 @@ EVENTS = pa.schema(
     ]
 )
 
+# The events of an output that compaction has gathered, and what its vectors cost (kind `ok`). `run`: the run that sent it.
+GATHERED_EVENTS = EVENTS.append(pa.field("run", pa.string(), nullable=False))
+
 # Results of media inspection. `key`: hash of the URI; `version`: the version of the file that was inspected; `facts`:
 # the results as JSON.
 MEDIA = pa.schema(

@@ -28,8 +28,9 @@ from arkbeam.stages.publish.parts import publish_part
 from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.integrity import read_or_set_aside
-from arkbeam.store.layout import list_parquet, output_key, run_of, segment_id, segments_folder
-from arkbeam.store.listing import is_event_file, list_sources, source_name
+from arkbeam.store.layout import is_gathered, list_parquet, output_key, run_of, segment_id, segments_folder
+from arkbeam.store.listing import is_event_file, source_name
+from arkbeam.store.replaced import list_current
 from arkbeam.store.segments import read_columns, read_parquet
 
 FOLDER = "usage"
@@ -74,10 +75,11 @@ class UsagePart:
 def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[Listed, ...]]]:
     """List the segment and event files of this output's runs, in numbered groups: one group for each part.
 
-    Files that are added change only the last groups; the groups at the end are small.
+    Files that are added change only the last groups; the groups at the end are small. Of files that compaction has
+    replaced, either the old or the new ones are listed.
     """
     marker = f"-{output_key(output_uri)}-"
-    files = [one for one in list_sources(store_uri).values() if marker in run_of(one.uri)]
+    files = [one for one in list_current(store_uri).values() if marker in run_of(one.uri)]
     segments, events = ([one for one in files if is_event_file(source_name(one.uri)) is kind] for kind in (False, True))
     groups = [*_group(segments), *_group(events)]
     return list(enumerate(groups or [()]))
@@ -146,8 +148,8 @@ def _reads_whole(uri: str, size: int) -> bool:
 
 def _read_attempts(listed: Listed, spec: RunSpec) -> pa.Table:
     uri = listed.uri
-    is_event = is_event_file(source_name(uri))
-    names = [*_COMMON, "kind", "paid"] if is_event else _COMMON
+    is_event, run = is_event_file(source_name(uri)), run_of(uri)
+    names = [*_COMMON, *(["kind", "paid"] if is_event else []), *(["run"] if is_gathered(run) else [])]
     whole = _reads_whole(uri, listed.size)
     table = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, names, whole=whole))
     if is_event:
@@ -156,7 +158,7 @@ def _read_attempts(listed: Listed, spec: RunSpec) -> pa.Table:
     columns = {name: table[name].cast(schema.USAGE.field(name).type) for name in _COMMON} | {
         "cost_cny": _costs(table, spec.model.capabilities),
         "outcome": outcome,
-        "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
+        "run": table["run"] if is_gathered(run) else pa.array([run] * table.num_rows, pa.string()),
     }
     return pa.table([columns[name] for name in schema.USAGE.names], schema=schema.USAGE)
 
