@@ -30,6 +30,7 @@ from arkbeam.quota import retry
 from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.store.journal import open_journal
+from arkbeam.store.journal_records import Journaled, read_records
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
 from arkbeam.store.segments import dense_values, read_columns
 
@@ -128,6 +129,10 @@ class Rig:
     def journals(self) -> list[Path]:
         """List the remaining journals."""
         return sorted(Path(journals_folder(str(self.store))).glob("*/*.log"))
+
+    def journaled(self) -> Journaled:
+        """Read the remaining journals of an engine."""
+        return read_records([path.read_bytes() for path in self.journals()])
 
     def check_vectors(self, index: dict[bytes, tuple[int, int]]) -> None:
         """Check that the index points each fingerprint to the vector of its own text."""

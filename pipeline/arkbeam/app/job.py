@@ -32,7 +32,6 @@ from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
-from arkbeam.store.journal import record_lost_attempts
 from arkbeam.store.layout import (
     EXAMPLES,
     new_run_name,
@@ -42,6 +41,7 @@ from arkbeam.store.layout import (
 from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
+from arkbeam.store.recovery import recover_journals
 from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             forget_index(spec.run.name)
             _remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
-        _record_lost(spec)
+        _recover_journals(spec)
         return result
 
 
@@ -212,12 +212,16 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
         yield
 
 
-def _record_lost(spec: RunSpec) -> int:
-    """Record attempts of this output's runs whose replies were lost with their process; return their number.
-
-    This run holds the claim on the output, so all processes of its other runs have ended.
-    """
-    return record_lost_attempts(spec.store.uri, spec.run.output_uri, segment_ids())
+def _recover_journals(spec: RunSpec) -> None:
+    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
+    found = recover_journals(spec.store.uri, spec.run.output_uri, segment_ids())
+    if found.stored or found.lost:
+        _log.warning(
+            "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
+            " a reply are counted as paid",
+            found.stored,
+            found.lost,
+        )
 
 
 def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
@@ -239,10 +243,8 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
 
 
 def _clear_dead_runs(spec: RunSpec) -> None:
-    """Record lost attempts of earlier runs of this output, then remove the files that those runs left behind."""
-    lost = _record_lost(spec)
-    if lost:
-        _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
+    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind."""
+    _recover_journals(spec)
     _remove_marks(spec)
     remove_dead_runs(spec.store.uri, spec.run.output_uri)
     remove_leftovers(spec.run.output_uri)
