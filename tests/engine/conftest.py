@@ -161,6 +161,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         model: str | None = None,
         timeout_s: float = 60.0,
         flush_timeout_s: float = 60.0,
+        store: str | None = None,
         **limits: Any,
     ) -> Rig:
         bounds = LimitsOptions(**({"requests_in_flight": 8, "drain_s": 10.0} | limits))
@@ -171,7 +172,9 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             ),
             lambda now_s: Pacer(rpm, 10**10, 1.0, now_s),
             Recorder(
-                StoreTarget(str(tmp_path), RUN, DIMENSIONS), ids, open_journal(str(tmp_path), RUN, str(len(rigs)))
+                StoreTarget(store or str(tmp_path), RUN, DIMENSIONS),
+                ids,
+                open_journal(store or str(tmp_path), RUN, str(len(rigs))),
             ),
             ReplyCheck(stand_in, model, lambda _: None),
         )
