@@ -198,7 +198,7 @@ class Flusher:
         return list(self._writing)
 
     async def wait_for_room(self) -> None:
-        """Wait while `rows_max` results are unwritten: a kill loses at most these and the requests in flight."""
+        """Wait while `rows_max` results are unwritten: the journal holds at most these and the next buffer."""
         while self._unwritten >= self.rows_max and self._writing:
             await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
 
