@@ -3,6 +3,7 @@
 import base64
 import io
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import orjson
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from arkbeam.base.files import list_files, open_filesystem, write_bytes
+from arkbeam.base.files import list_files, open_filesystem, remove_folder, write_bytes
 from arkbeam.stages.embed import feed
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.store.layout import journals_folder, media_folder, segments_folder
@@ -71,6 +72,28 @@ def test_the_job_runs_on_s3_and_buys_nothing_twice(
     assert bucket.run()["requests_sent"] == 0
     assert emulator.stats["paid"] == 7
     assert list_files(media_folder(s3.uri("store")), ".parquet")
+
+
+def test_staged_rows_of_one_process_stay_on_this_machine(
+    s3: S3, bucket: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, and a plan, write nothing below the store's `runs/`, and their local folder is gone at the end."""
+    bucket.put_manifest(s3, [s3.put(f"pictures/{number}.png", picture(number)) for number in range(2)])
+    seen: dict[str, list[str]] = {}
+
+    def spy(folder: str) -> None:
+        seen[folder] = list_files(folder, ".parquet")
+        remove_folder(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("arkbeam.app.job.remove_folder", spy)
+        patched.setattr(tempfile, "tempdir", str(bucket.folder))
+        bucket.plan()
+        bucket.run()
+    assert len(seen) == 2
+    assert all(files and folder.startswith(str(bucket.folder)) for folder, files in seen.items())
+    assert list_files(s3.uri("store/runs")) == []
+    assert list(bucket.folder.glob("arkbeam-*")) == []
 
 
 def test_a_picture_that_changes_between_plan_and_send_fails(

@@ -15,7 +15,7 @@ from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import absolute, exists, join, read_bytes, remove_folder, remove_leftovers
+from arkbeam.base.files import absolute, exists, is_local, join, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
@@ -43,6 +43,7 @@ from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
 from arkbeam.store.recovery import recover_journals
 from arkbeam.store.run_files import note_uri
+from arkbeam.store.scratch import has_room, scratch_folder
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
@@ -56,6 +57,8 @@ class Job:
     spec: RunSpec
     shards: tuple[Shard, ...]
     notes: tuple[str, ...]
+    manifest_bytes: int | None = None
+    """Size of all manifests; None if that of some is unknown."""
 
 
 def prepare_job(
@@ -103,7 +106,8 @@ def prepare_job(
         *_name_notes(manifests),
         *list_similar_names(config),
     )
-    return Job(spec, tuple(shards), notes)
+    sizes = [manifest.bytes for manifest in manifests]
+    return Job(spec, tuple(shards), notes, None if None in sizes else sum(filter(None, sizes)))
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
@@ -164,13 +168,15 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     Raise the ArkbeamError of the stage that failed; the survey of the manifests can fail as in a run.
     """
     run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
-    spec = replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}"), model_owned=model.resolved)
-    folder = run_folder(spec.store.uri, spec.run.name)
-    with show_alive(folder, spec.run.name):
+    planned = replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}"), model_owned=model.resolved)
+    with (
+        _run_files(replace(job, spec=planned), beam_arguments) as spec,
+        show_alive(folder := _folder(spec), spec.run.name),
+    ):
         try:
             with open_pipeline(beam_arguments) as pipeline:
                 build_plan(pipeline, spec, job.shards)
-            totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
+            totals = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan")))
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
             forget_index(spec.run.name)
@@ -183,23 +189,42 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
-    spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
-    check_secrets(spec)
-    with claim_output(spec.run.output_uri, spec.run.name, _stop_when_lost):
-        _clear_dead_runs(spec)
-        compact_media(spec.store.uri)
-        spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
+    run = job.spec.run
+    check_secrets(job.spec)
+    with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job, beam_arguments) as placed:
+        _clear_dead_runs(placed)
+        compact_media(placed.store.uri)
+        spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
         try:
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, spec, job.shards)
-            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
+            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)
             forget_index(spec.run.name)
             _remove_marks(spec)
-            remove_folder(run_folder(spec.store.uri, spec.run.name))
+            remove_folder(_folder(spec))
         _recover_journals(spec)
         return result
+
+
+@contextmanager
+def _run_files(job: Job, beam_arguments: Sequence[str]) -> Iterator[RunSpec]:
+    """Decide where the files of a run are, for the length of the block: on the local disk if only this process needs them.
+
+    They stay in the store if that is local anyway, or if the local disk may be too small.
+    """
+    spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
+    is_alone = not spec.many_processes and not is_local(spec.store.uri)
+    if is_alone and job.manifest_bytes is not None and has_room(job.manifest_bytes):
+        with scratch_folder(spec.run.name) as folder:
+            yield replace(spec, scratch_uri=folder)
+    else:
+        yield spec
+
+
+def _folder(spec: RunSpec) -> str:
+    return run_folder(spec.run_files_uri, spec.run.name)
 
 
 @contextmanager

@@ -67,8 +67,8 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
     Raise ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
     """
-    store_uri, run = spec.store.uri, spec.run.name
-    folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
+    place = spec.run_files_uri, spec.run.name
+    folders = (rows_folder(*place, shard.number), unreadable_folder(*place, shard.number))
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = not_finite = 0

@@ -56,12 +56,12 @@ def check_secrets(spec: RunSpec) -> None:
 
 def write_stop(spec: RunSpec, stop: Stop) -> None:
     """Write the note in the run's folder that stops all processes of the run. Raise StoreError."""
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
 
 
 def read_stop(spec: RunSpec) -> Stop | None:
     """Return why the run has to stop; None if it has not. Raise StoreError."""
-    data = read_if_exists(note_uri(spec.store.uri, spec.run.name, "stop"))
+    data = read_if_exists(note_uri(spec.run_files_uri, spec.run.name, "stop"))
     if data is None:
         return None
     note = orjson.loads(data)
