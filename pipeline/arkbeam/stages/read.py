@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from arkbeam.base import faults
+from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, remove_folder
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
@@ -67,6 +68,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
     Raise ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
     """
+    relax_collector()
     place = spec.run_files_uri, spec.run.name
     folders = (rows_folder(*place, shard.number), unreadable_folder(*place, shard.number))
     for folder in folders:
