@@ -65,6 +65,9 @@ class Announcer:
                 except ArkbeamError as fault:
                     on_fault(fault)
                     await asyncio.sleep(UPLOAD_S)
+                except Exception as error:  # noqa: BLE001 - without uploads nothing would be sent again
+                    on_fault(ArkbeamError(f"fault in the journal: {type(error).__name__}: {error}"))
+                    await asyncio.sleep(UPLOAD_S)
         finally:
             self._pool.shutdown(wait=False)
 
