@@ -339,7 +339,7 @@ def test_a_journal_that_cannot_be_written_ends_the_run(
     write = os.write
 
     def fail(file: int, data: bytes) -> int:
-        if data.startswith(b"s "):
+        if data.startswith(b"\ns "):
             raise OSError(28, "No space left on device")
         return write(file, data)
 
