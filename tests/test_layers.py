@@ -30,6 +30,7 @@ ORDER = (
     "base.bad_rows",
     "base.faults",
     "base.parallel",
+    "base.collector",
     "base.files",
     "decoding",
     "ark",

@@ -2,17 +2,20 @@
 
 import base64
 import io
+import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from arkbeam.base.files import list_files, open_filesystem, write_bytes
+from arkbeam.base.files import list_files, open_filesystem, remove_folder, write_bytes
 from arkbeam.stages.embed import feed
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.store.layout import media_folder
+from arkbeam.store.layout import journals_folder, media_folder, segments_folder
 from PIL import Image
 
 from tests.places import Emulator, Place
@@ -81,6 +84,28 @@ def test_the_job_runs_on_s3_and_buys_nothing_twice(
     assert list_files(media_folder(s3.uri("store")), ".parquet")
 
 
+def test_staged_rows_of_one_process_stay_on_this_machine(
+    s3: S3, bucket: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, and a plan, write nothing below the store's `runs/`, and their local folder is gone at the end."""
+    bucket.put_manifest(s3, [s3.put(f"pictures/{number}.png", picture(number)) for number in range(2)])
+    seen: dict[str, list[str]] = {}
+
+    def spy(folder: str) -> None:
+        seen[folder] = list_files(folder, ".parquet")
+        remove_folder(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("arkbeam.app.job.remove_folder", spy)
+        patched.setattr(tempfile, "tempdir", str(bucket.folder))
+        bucket.plan()
+        bucket.run()
+    assert len(seen) == 2
+    assert all(files and folder.startswith(str(bucket.folder)) for folder, files in seen.items())
+    assert list_files(s3.uri("store/runs")) == []
+    assert list(bucket.folder.glob("arkbeam-*")) == []
+
+
 def test_a_picture_that_changes_between_plan_and_send_fails(
     s3: S3, bucket: S3Place, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,3 +154,26 @@ def test_a_damaged_note_about_media_is_left_out(s3: S3, bucket: S3Place, caplog:
     note = bucket.run()
     assert (note["published"], note["requests_sent"]) == (3, 0)
     assert "a file of the media cache is skipped" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_no_costs(
+    s3: S3, make_place: Callable[[str], Place], make_emulator: Any, start: Any, short_lease: None
+) -> None:
+    """After `kill -9`, `usage/` is not below the bill, no request is in it twice, and uploaded replies are not bought again."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.settings |= {"store.uri": s3.uri("store"), "limits.requests_in_flight": 2}
+    place.write_texts(120)
+    ended = start(*place.arguments("run"), ARKBEAM_FAULTS="embed.answered:kill:60").wait()
+    assert ended.code == -signal.SIGKILL
+    assert list_files(journals_folder(s3.uri("store")))
+    assert list_files(segments_folder(s3.uri("store"))) == []
+    note = place.run()
+    stats = emulator.stats
+    usage = place.read("usage")
+    assert (note["published"], stats["paid_distinct"]) == (120, 120)
+    assert stats["paid"] - 120 < 60  # in 3 s, at least one upload
+    assert usage.num_rows >= stats["paid"]
+    assert pc.count_distinct(usage["client_request_id"]).as_py() == usage.num_rows
+    assert list_files(journals_folder(s3.uri("store"))) == []

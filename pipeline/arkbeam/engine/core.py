@@ -23,6 +23,7 @@ from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
+from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.items import Item, Room, Tracked
 from arkbeam.engine.outcomes import Held, LaneReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.recorder import Flusher, Recorder
@@ -100,6 +101,9 @@ class Engine:
         self._stopping = threading.Event()  # set with `_stop`, for threads that wait
         self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
         self._loop = asyncio.new_event_loop()
+        self._announcer = Announcer(
+            recorder, self._next_items, self._new_client_id, lambda: self._accounting.counts.sent
+        )
         self._flusher = Flusher(
             recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._loop, self._fail
         )
@@ -234,12 +238,13 @@ class Engine:
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
         timer = asyncio.create_task(self._flusher.keep_time())
         sharing = asyncio.create_task(self._share())
+        announcer = asyncio.create_task(self._announcer.run(self._fail))
         try:
             await self._quit.wait()
         finally:
-            for task in (*workers, timer, sharing):
+            for task in (*workers, timer, sharing, announcer):
                 task.cancel()
-            await asyncio.gather(*workers, timer, sharing, return_exceptions=True)
+            await asyncio.gather(*workers, timer, sharing, announcer, return_exceptions=True)
             await self._flusher.finish()
             await self._client.aclose()
 
@@ -268,6 +273,7 @@ class Engine:
             tracked = admitted.tracked
             self._sinks.add(tracked.sink)
             try:
+                await self._announcer.wait_for(tracked)
                 await self._send(admitted)
             except ApiError as error:
                 self._settle_error(tracked, error)
@@ -286,7 +292,7 @@ class Engine:
         item, accounting = tracked.item, self._accounting
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
-        client_id = new_client_request_id(time.time(), self._random)
+        client_id = tracked.client_id or self._new_client_id()
         attempt = accounting.record_sent(tracked, client_id, sent_s)
         tracked.is_sent = False
         self._in_flight += 1
@@ -312,6 +318,7 @@ class Engine:
             accounting.record_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
             raise
         finally:
+            tracked.client_id, tracked.is_announced = "", False
             self._in_flight -= 1
             self._pacer.leave()
             self._admission.wake()
@@ -319,6 +326,13 @@ class Engine:
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
         accounting.settle_budget(tracked, reply.usage)
         self._settle_reply(tracked, bought, estimate, now_s)
+
+    def _new_client_id(self) -> str:
+        return new_client_request_id(time.time(), self._random)
+
+    def _next_items(self, count: int) -> list[Tracked]:
+        """Return the items that are probably sent next: those that wait to be sent again, then the first of the queue."""
+        return [*(tracked for _, tracked in self._waiting.values()), *self._admission.next_items(count)]
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         tracked.is_sent = True
@@ -430,6 +444,8 @@ class Engine:
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
             self._release(one)
+            if one.client_id:  # it is announced and will not be sent
+                self._recorder.note_unpaid(one.client_id)
             held = one.item.again
             if held is None:
                 one.sink.drop(1)

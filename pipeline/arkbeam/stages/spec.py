@@ -64,6 +64,8 @@ class RunSpec:
     """True if lanes may run in several processes at once."""
     reads_failures: bool = False
     """True if the manifests are failure tables, so that only the rows that they name are read."""
+    scratch_uri: str | None = None
+    """A local folder for the files that only this run needs; None: they are in the store."""
     rows_before: int | None = None
     """Rows in the last run of the output, if that run is complete and read the same URIs; None otherwise."""
     manifest_bytes: int = 0
@@ -73,6 +75,11 @@ class RunSpec:
     def rate_limits(self) -> RateLimits:
         """Requests and tokens a minute that the run may send, before `quota.headroom`."""
         return self.quota.rate_limits(self.model.capabilities)
+
+    @property
+    def run_files_uri(self) -> str:
+        """Where the staged rows and notes of the run are: `run_files` takes it in place of the store."""
+        return self.scratch_uri or self.store.uri
 
     @property
     def quota_account(self) -> str:

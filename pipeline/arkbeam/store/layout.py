@@ -3,7 +3,8 @@
     <store>/segments/<run>/<segment>-<hash>.parquet   bought vectors: immutable, complete or absent
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
     <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent rejections
-    <store>/journals/<run>/<process>.log              attempts not yet in a segment or event file (local stores only)
+    <store>/journals/<run>/<process>.<n>.log          requests and replies that are not yet in a segment or event file
+    <store>/journals/<run>/<process>.open             mark of a journal that no other run has recovered
     <store>/index/<id>-<hash>.parquet                 cache of where each fingerprint is, for many segments at once
     <store>/replaced/<id>-<hash>.json                 which files compaction has replaced by which, while both are there
     <store>/damaged/<run>/                            segments that were damaged
@@ -65,8 +66,8 @@ class StoreOptions:
     """Folder of all vectors that were ever paid for: a path or a URI of any fsspec scheme. Keep it, and use one store
     for all outputs: a vector in it is never paid for again."""
     flush_rows: int = 256
-    """Most results that a process holds before it writes them; a kill loses at most these and the requests in
-    flight."""
+    """Most results that a process holds before it writes them as a segment. A kill does not lose them: they are in the
+    journal, on object stores except for those of the last two seconds."""
     flush_s: float = 10.0
     """Longest time in seconds that a process holds a result before it is written."""
     timeout_s: float = 300.0

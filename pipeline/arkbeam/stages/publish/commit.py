@@ -79,7 +79,7 @@ def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
 def end_run(commit: Commit, spec: RunSpec) -> None:
     """Commit, or leave the output unchanged if the run stopped. Write the note `result` for the process that started the run."""
     result = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "result"), orjson.dumps(result))
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "result"), orjson.dumps(result))
 
 
 def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:

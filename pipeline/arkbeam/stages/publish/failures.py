@@ -36,7 +36,7 @@ def write_failures_part(
 
 def _unreadable_tables(shards: Iterable[int], manifests: Manifests, spec: RunSpec) -> Iterator[pa.Table]:
     for shard in shards:
-        for table in read_tables(unreadable_folder(spec.store.uri, spec.run.name, shard)):
+        for table in read_tables(unreadable_folder(spec.run_files_uri, spec.run.name, shard)):
             yield name_rows(table, shard, manifests).select(schema.FAILURES.names).cast(schema.FAILURES)
 
 

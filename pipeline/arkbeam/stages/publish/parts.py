@@ -105,7 +105,7 @@ def gather_rows(table: pa.Table, manifests: Manifests, spec: RunSpec, columns: S
     pieces = []
     for shard in np.unique(shards).tolist():
         for rows in read_rows_at(
-            spec.store.uri, spec.run.name, shard, ordinals[order][shards[order] == shard], columns
+            spec.run_files_uri, spec.run.name, shard, ordinals[order][shards[order] == shard], columns
         ):
             pieces.append(name_rows(rows, shard, manifests, wants_kept="kept" in columns))
     back = np.empty(len(order), np.int64)
