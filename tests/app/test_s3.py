@@ -87,12 +87,15 @@ def test_the_job_runs_on_s3_and_buys_nothing_twice(
 def test_staged_rows_of_one_process_stay_on_this_machine(
     s3: S3, bucket: S3Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run, and a plan, write nothing below the store's `runs/`, and their local folder is gone at the end."""
+    """A run, and a plan, stage no rows in the store, and their local folder is gone at the end.
+
+    A run has a note in the store by which compaction sees it.
+    """
     bucket.put_manifest(s3, [s3.put(f"pictures/{number}.png", picture(number)) for number in range(2)])
     seen: dict[str, list[str]] = {}
 
     def spy(folder: str) -> None:
-        seen[folder] = list_files(folder, ".parquet")
+        seen[folder] = [uri.rpartition("/")[2] for uri in list_files(folder)]
         remove_folder(folder)
 
     with monkeypatch.context() as patched:
@@ -100,8 +103,10 @@ def test_staged_rows_of_one_process_stay_on_this_machine(
         patched.setattr(tempfile, "tempdir", str(bucket.folder))
         bucket.plan()
         bucket.run()
-    assert len(seen) == 2
-    assert all(files and folder.startswith(str(bucket.folder)) for folder, files in seen.items())
+    local = [names for folder, names in seen.items() if folder.startswith(str(bucket.folder))]
+    assert len(local) == 2
+    assert all(any(name.endswith(".parquet") for name in names) for names in local)
+    assert [names for folder, names in seen.items() if folder.startswith(s3.uri("store"))] == [["running.json"]]
     assert list_files(s3.uri("store/runs")) == []
     assert list(bucket.folder.glob("arkbeam-*")) == []
 
