@@ -13,6 +13,7 @@ from arkbeam.base.errors import ArkbeamError
 from rich.console import Console
 
 from scripts.benchmarks import (
+    again,
     faults,
     fixed,
     kill,
@@ -50,8 +51,11 @@ MEASURES: dict[str, Measure] = {
     "media_memory": media.measure_memory,
     "media_peak": media_peak.measure,
     "store_owned": store.measure_owned,
+    "store_compacted": store.measure_compacted,
     "store_runs": store.measure_runs,
     "store_index": store.measure_index,
+    "again": again.measure,
+    "again_local": again.measure_local,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

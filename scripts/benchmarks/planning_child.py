@@ -23,7 +23,7 @@ from arkbeam.app.job import prepare_job
 from arkbeam.base import schema
 from arkbeam.beam.plan import PlanBuckets
 from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets, sum_totals
-from arkbeam.stages.publish.parts import RowCounts
+from arkbeam.stages.publish.parts import Divisions
 from arkbeam.stages.read import remember_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.entries import vector_entries
@@ -89,7 +89,7 @@ def _split(number: int, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     yield from split_buckets(_tables.keys[number], buckets)
 
 
-def _note(counts: PlanTotals | RowCounts) -> None:
+def _note(counts: PlanTotals | Divisions) -> None:
     if isinstance(counts, PlanTotals):
         _totals.append(counts)
 

@@ -1,6 +1,6 @@
 """The commands as users see them: help, progress, inspect, the emulator, options for Beam."""
 
-import io
+import json
 import re
 import signal
 from collections.abc import Callable
@@ -9,9 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from arkbeam import __version__
-from arkbeam.app.job import run_job
-from arkbeam.app.progress import show_progress
-from rich.console import Console
 
 
 def test_version(start_cold: Callable[..., Any]) -> None:
@@ -28,6 +25,7 @@ def test_version(start_cold: Callable[..., Any]) -> None:
         (["plan", "--help"], ["CONFIG", "--set", "--retry-failed"]),
         (["emulator", "--help"], ["--port", "--set"]),
         (["inspect", "--help"], ["OUTPUT", "--rows"]),
+        (["store", "compact", "--help"], ["STORE", "--grace-h", "--json"]),
     ],
 )
 def test_help(call: Callable[..., Any], command: list[str], words: list[str]) -> None:
@@ -53,29 +51,6 @@ def test_summary(place: Any, start: Callable[..., Any]) -> None:
     assert "\x1b" not in ended.out + ended.err
     assert "150 sent, 150 paid, 0 refused" in ended.out
     assert f"output: {place.output}" in ended.out
-
-
-def test_progress(make_emulator: Any, make_place: Any) -> None:
-    """Plain lines show the progress, the rate, the use of the quota, the failures, the cost and the time left."""
-    place = make_place(make_emulator(latency_ms=100).url)
-    place.write_texts(150)
-    job = place.prepare()
-    printed = io.StringIO()
-    with show_progress(job.spec, Console(file=printed), plain_s=0.1):
-        run_job(job)
-    lines = printed.getvalue().splitlines()
-    assert lines[0].startswith("reading and planning")
-    embedding = [line.split(" | ") for line in lines if "/150 |" in line]
-    assert len(embedding) >= 2
-    assert [int(done.partition("/")[0]) for done, *_ in embedding] == sorted(
-        int(done.split("/")[0]) for done, *_ in embedding
-    )
-    for fields in embedding:
-        for word, cell in zip(
-            ("items/s", "of rpm", "tokens/min", "0 refused, 0 retries, 0 failed", "CNY"), fields[1:6], strict=True
-        ):
-            assert word in cell
-    assert any(not fields[1].startswith("0.0 ") and fields[6].endswith("left") for fields in embedding)
 
 
 def test_inspect(make_emulator: Any, make_place: Any, call: Callable[..., Any]) -> None:
@@ -160,15 +135,25 @@ def test_options_that_beam_does_not_have(place: Any, emulator: Any, call: Any, o
 
 
 def test_several_processes(
-    place: Any, emulator: Any, start: Callable[..., Any], assert_vectors: Any, assert_bill: Any
+    make_emulator: Any, make_place: Any, start: Callable[..., Any], assert_vectors: Any, assert_bill: Any
 ) -> None:
-    """Options after `--` are passed to Beam: with two worker processes the output is as with one."""
+    """Options after `--` are passed to Beam: with two worker processes the output and the progress are as with one.
+
+    Messages of Beam are not printed between those of the run.
+    """
+    emulator = make_emulator(latency_ms=200)
+    place = make_place(emulator.url)
     place.write_texts(600)
     settings = {"quota.lanes": 2, "manifest.shard_bytes_max": 5_000}
     beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    ended = start(*place.arguments("run", settings, *beam)).wait()
+    ended = start(*place.arguments("run", settings, "--log", "json", *beam)).wait()
     assert ended.code == 0, ended.err
-    assert ended.err.count("Python sdk harness starting") == 2
+    assert ended.err.count("Logging handler created") == 2
+    assert "harness" not in ended.err
+    progress = [json.loads(line) for line in ended.err.splitlines() if line.startswith('{"event":"progress"')]
+    last = [one for one in progress if one["phase"] == "embedding"][-1]
+    assert last["rows_read"] == last["requests_expected"] == 600
+    assert 0 < last["bought"] <= 600
     assert place.note["published"] == emulator.stats["paid"] == emulator.stats["paid_distinct"] == 600
     assert_vectors(place.read("embeddings"), lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
     assert_bill(place, emulator.stats)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from arkbeam.app.job import run_job
-from arkbeam.app.progress import Rates, describe_progress
+from arkbeam.app.view import Rates, describe_progress
 from arkbeam.emulator.options import FaultShares
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import find_engine, stop_engines

@@ -1,29 +1,34 @@
-"""The command line: `arkbeam run`, `arkbeam plan`, `arkbeam emulator` and `arkbeam inspect`."""
+"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and `arkbeam store` with its commands."""
 
 import logging
 import os
 import signal
 import sys
-import traceback
 import types
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from enum import IntEnum
-from typing import Annotated, Any, NoReturn
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import orjson
 import typer
 from rich.console import Console
 
 from arkbeam import __version__
+from arkbeam.app import cli_store
+from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, Settings
 from arkbeam.app.config import Config, load_config
+from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
 from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.redaction import redact, redact_uri
+from arkbeam.base.redaction import redact_uri
 from arkbeam.decoding.workers import resume as resume_looking
 from arkbeam.decoding.workers import stop as stop_looking
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import stop_engines
 from arkbeam.media.http import interrupt as interrupt_reading
 from arkbeam.quota.options import LimitsOptions
+
+if TYPE_CHECKING:
+    from arkbeam.stages.spec import RunSpec
 
 app = typer.Typer(
     add_completion=False,
@@ -32,8 +37,8 @@ app = typer.Typer(
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
     epilog="To try it without an API key: arkbeam run configs/demo.yaml",
 )
-_LOG_CHARS_MAX = 4_000
 out, err = Console(), Console(stderr=True)
+_messages = Messages()
 
 EXIT_CODES = """Exit codes:
 
@@ -48,30 +53,12 @@ EXIT_CODES = """Exit codes:
 
 If several apply, the first of 130, 4, 5, 3 is returned."""
 
-ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="The config, a YAML file. configs/README.md lists its keys.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config: --set quota.rpm=600. Repeatable."),
-]
 BeamOptions = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- BEAM OPTIONS", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."),
 ]
-
-
-class ExitCode(IntEnum):
-    """Exit codes of the command line; EXIT_CODES has their meanings."""
-
-    OK = 0
-    FAULT = 1
-    USAGE = 2
-    FAILURES = 3
-    STOPPED = 4
-    BUDGET = 5
-    IN_USE = 6
-    INTERRUPTED = 130
+LogOption = Annotated[LogForm, typer.Option("--log", help="The form of messages and progress on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and what --json asks for.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -104,6 +91,15 @@ def run(
             help="Re-embed everything if the model name now resolves to a different version.",
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read every part of the output that would be kept; write it again if it is damaged."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    log: LogOption = LogForm.TEXT,
+    quiet: Quiet = False,
 ) -> None:
     """Embed all rows that have no vector in the store, and write the output.
 
@@ -114,20 +110,26 @@ def run(
     Vectors that were paid for are kept in the store.
     After an interruption or an error, run the same command again: it sends only what is still missing.
     """
-    from arkbeam.app.job import prepare_job, run_job  # Beam takes half a second to import: not for --help
-    from arkbeam.app.progress import show_progress
+    from arkbeam.app.job import prepare_job, run_job, set_processes  # Beam takes half a second: not for --help
     from arkbeam.app.report import summary_table
 
+    _messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
     with _signals(), _service(loaded) as base_url:
-        job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
+        job = prepare_job(
+            loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial, verify=verify
+        )
         _print_notes(job.notes)
-        with show_progress(job.spec, err):
+        job = set_processes(job, beam_options or [])
+        with _progress(job.spec):
             result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
     _print_warnings(result)
-    out.print(summary_table(result))
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        out.print(summary_table(result))
     code = exit_code(result, loaded.limits)
-    _print_ending(result, code, loaded.output.uri)
+    _print_ending(result, code, loaded.output.uri, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -137,24 +139,32 @@ def plan(
     beam_options: BeamOptions = None,
     settings: Settings = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Plan for a run with --retry-failed.")] = False,
+    as_json: AsJson = False,
+    log: LogOption = LogForm.TEXT,
+    quiet: Quiet = False,
 ) -> None:
     """Show how many requests a run would send, what it would cost and how long it would take. Send nothing.
 
     Reads the manifests and the store, as a run does. Token counts are estimates.
     An owned row has its vector in the store and costs nothing.
     """
-    from arkbeam.app.job import plan_job, prepare_job
-    from arkbeam.app.report import plan_table
+    from arkbeam.app.job import name_plan, plan_job, prepare_job, set_processes
+    from arkbeam.app.report import describe_plan, plan_table
     from arkbeam.stages.plan import estimate
 
+    _messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
-    job = prepare_job(loaded, retry_failed=retry_failed)
+    job = set_processes(name_plan(prepare_job(loaded, retry_failed=retry_failed)), beam_options or [])
     _print_notes(job.notes)
-    totals, spec = plan_job(job, beam_options or []), job.spec
+    with _progress(job.spec):
+        totals, spec = plan_job(job, beam_options or []), job.spec
     limits, capabilities = spec.rate_limits, spec.model.capabilities
     expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
     _print_manifest_warnings((note.level, note.message) for note in totals.notes)
-    out.print(plan_table(totals, expected))
+    if as_json:
+        _print_json(describe_plan(totals, expected))
+    else:
+        out.print(plan_table(totals, expected))
 
 
 @app.command(epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05")
@@ -183,12 +193,19 @@ def emulator(
 def inspect(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")],
     rows: Annotated[int, typer.Option(help="Number of rows to show.")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Show an output: the summary of its run, its columns, a few rows, and the failures by code."""
-    from arkbeam.app.report import inspect_output
+    from arkbeam.app.report import describe_output, inspect_output
 
+    if as_json:
+        _print_json(describe_output(output, rows))
+        return
     for table in inspect_output(output, rows):
         out.print(table)
+
+
+cli_store.add_commands(app)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
@@ -206,19 +223,19 @@ def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
 
 def main() -> NoReturn:
     """Run the command line and exit the process. An ArkbeamError becomes one line and an exit code."""
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.ERROR, format=TEXT_FORMAT)
+    _messages.set(LogForm.TEXT, quiet=False)
     logging.getLogger("arkbeam").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_not_our_error)
-        handler.addFilter(_redact_record)
+        handler.addFilter(redact_record)
     try:
         app(standalone_mode=True)
         _leave(ExitCode.OK)
     except SystemExit as ending:
         _leave(ending.code if isinstance(ending.code, int) else ExitCode.OK)
     except ArkbeamError as error:
-        err.print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        _say(str(error))
+        _say_error(error)
         _leave(error.exit_code)
 
 
@@ -252,11 +269,9 @@ def _signals() -> Iterator[None]:
         stop_looking()
         interrupt_reading()
         if stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
-            print(
-                "stopping: waiting for open requests; press Ctrl-C again to exit at once", file=sys.stderr, flush=True
-            )
+            _say_in_handler("stopping: waiting for open requests; press Ctrl-C again to exit at once")
             return
-        print(f"interrupted ({name}); run the same command again to continue", file=sys.stderr, flush=True)
+        _say_in_handler(f"interrupted ({name}); run the same command again to continue")
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -270,62 +285,86 @@ def _signals() -> Iterator[None]:
 
 def _print_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        _say(f"note: {note}")
+        _say(note, "note")
 
 
 def _print_manifest_warnings(notes: Iterable[tuple[str, str]]) -> None:
     """Print the warnings among the notes about the manifests; the table has all notes."""
     for level, message in notes:
         if level == "warning":
-            _say(f"warning: {message}")
+            _say(message, "warning")
 
 
 def _print_warnings(result: dict[str, Any]) -> None:
     _print_manifest_warnings((note["level"], note["message"]) for note in result["notes"])
     if result["over_context"]:
-        err.print(
-            f"warning: {result['over_context']:,} rows are longer than the model's context, by estimate; they were sent, "
-            "and those that the service rejected are failure rows"
+        _say(
+            f"{result['over_context']:,} rows are longer than the model's context, by estimate; they were sent, and those"
+            " that the service rejected are failure rows",
+            "warning",
         )
     if result["all_runs"]["files_unreadable"]:
         _say(
-            f"warning: {result['all_runs']['files_unreadable']:,} damaged files of the store can't be read; usage/ lacks "
-            "the cost of their vectors, except for requests in the journal of a killed run"
+            f"{result['all_runs']['files_unreadable']:,} damaged files of the store can't be read; usage/ lacks the cost of"
+            " their vectors, except for requests in the journal of a killed run",
+            "warning",
         )
     if result["usage_missing"]:
-        _say(f"warning: {result['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted")
+        _say(f"{result['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted", "warning")
 
 
-def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str) -> None:
+def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as_json: bool) -> None:
     stopped, output_uri = result["stopped"], redact_uri(output_uri)
     if stopped is not None:
-        _say(f"stopped ({stopped['code']}): {stopped['message']}")
-        _say("vectors that were paid for are in the store; run the same command again to continue")
-    if "files" in result:
+        _say(f"stopped ({stopped['code']}): {stopped['message']}", "error")
+        _say("vectors that were paid for are in the store; run the same command again to continue", "error")
+    if "files" not in result:
+        _say(f"nothing was published: {output_uri} is unchanged", "error")
+    elif not (_messages.quiet or as_json):
         out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
-    else:
-        _say(f"nothing was published: {output_uri} is unchanged")
     if code is ExitCode.FAILURES:
-        _say(f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`")
+        _say(
+            f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`",
+            "error",
+        )
 
 
-def _say(text: str) -> None:
+def _say(text: str, level: Level = "info") -> None:
     """Print one line to stderr as it is: no wrapping, no markup."""
-    err.print(text, markup=False, highlight=False, soft_wrap=True)
+    _messages.say(err, text, level)
+
+
+def _say_error(error: ArkbeamError) -> None:
+    if _messages.form is LogForm.TEXT:
+        err.print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
+    _messages.say(err, str(error), "error", error=type(error).__name__, exit_code=error.exit_code)
+
+
+def _say_in_handler(text: str) -> None:
+    """Print from a signal handler: without rich, whose lock the interrupted code may hold."""
+    if _messages.form is LogForm.JSON:
+        write_event(sys.stderr, "message", {"level": "warning", "message": text})
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(document: Any) -> None:
+    """Print a document to stdout as JSON."""
+    print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+@contextmanager
+def _progress(spec: "RunSpec") -> Iterator[None]:
+    """Show the progress for the length of the block, unless `--quiet` is given."""
+    from arkbeam.app.progress import show_progress
+
+    with nullcontext() if _messages.quiet else show_progress(spec, err, form=_messages.form):
+        yield
 
 
 def _is_not_our_error(record: logging.LogRecord) -> bool:
     """Return False for records of our own exceptions: `main` reports them in one line, without Beam's traceback."""
     return record.exc_info is None or not isinstance(record.exc_info[1], (ArkbeamError, KeyboardInterrupt))
-
-
-def _redact_record(record: logging.LogRecord) -> bool:
-    """Mask secrets in a record: libraries log URLs, and exceptions that quote URLs."""
-    record.msg, record.args = redact(record.getMessage(), _LOG_CHARS_MAX), ()
-    if record.exc_info and not record.exc_text:
-        text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        record.exc_text = "\n".join(redact(line, _LOG_CHARS_MAX) for line in text.splitlines())
-    return True
 
 
 def _leave(code: int) -> NoReturn:

@@ -14,8 +14,17 @@ from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import absolute, exists, join, read_bytes, remove_folder, remove_leftovers
+from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.files import (
+    absolute,
+    exists,
+    is_local,
+    join,
+    read_bytes,
+    remove_folder,
+    remove_leftovers,
+    write_bytes,
+)
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
@@ -29,12 +38,14 @@ from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.own_results import forget_own_results
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.inputs import write_inputs
+from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
-from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
+from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
-from arkbeam.store.journal import record_lost_attempts
+from arkbeam.store.compaction import AUTOMATIC, compact_store
 from arkbeam.store.layout import (
     EXAMPLES,
     new_run_name,
@@ -44,11 +55,13 @@ from arkbeam.store.layout import (
 from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
+from arkbeam.store.recovery import recover_journals
 from arkbeam.store.run_files import note_uri
+from arkbeam.store.scratch import has_room, scratch_folder
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
-_PART = "part-00000.parquet"  # a file in each folder of the output
+_PART = "part-00000-0123456789abcdef.parquet"  # a file in each folder of the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +71,17 @@ class Job:
     spec: RunSpec
     shards: tuple[Shard, ...]
     notes: tuple[str, ...]
+    manifest_bytes: int | None = None
+    """Size of all manifests; None if that of some is unknown."""
 
 
 def prepare_job(
-    config: Config, *, base_url: str | None = None, retry_failed: bool = False, publish_partial: bool = False
+    config: Config,
+    *,
+    base_url: str | None = None,
+    retry_failed: bool = False,
+    publish_partial: bool = False,
+    verify: bool = False,
 ) -> Job:
     """Check everything that can be checked before anything is sent, and make the spec that all stages use.
 
@@ -70,6 +90,7 @@ def prepare_job(
         base_url: URL of the emulator that was started for this run; None for `api.base_url`.
         retry_failed: send requests again that the service rejected permanently in an earlier run.
         publish_partial: publish even if the run stops early.
+        verify: read the parts of the output that are kept, and write damaged ones again.
 
     Raise ConfigError or ManifestError that names the key or the file.
     """
@@ -96,7 +117,9 @@ def prepare_job(
         layout=config.output.layout,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
+        verify=verify,
         reads_failures=reads_failures,
+        manifest_bytes=sum(shard.bytes for shard in shards),
         rows_before=None if reads_failures else _find_rows_before(run.output_uri, described["manifest"]["uris"]),
     )
     notes = (
@@ -105,7 +128,8 @@ def prepare_job(
         *_name_notes(manifests),
         *list_similar_names(config),
     )
-    return Job(spec, tuple(shards), notes)
+    sizes = [manifest.bytes for manifest in manifests]
+    return Job(spec, tuple(shards), notes, None if None in sizes else sum(filter(None, sizes)))
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
@@ -160,23 +184,35 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
     return ServiceKind.STAND_IN if is_stand_in(base_url, _PROBE_S) else ServiceKind.ARK
 
 
+def name_plan(job: Job) -> Job:
+    """Return the job under the name of a plan: its folder in the store differs from that of a run."""
+    run = job.spec.run
+    return replace(job, spec=replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}")))
+
+
+def set_processes(job: Job, beam_arguments: Sequence[str]) -> Job:
+    """Return the job with a note if Beam's arguments let it run in several processes. Raise ConfigError."""
+    return replace(job, spec=replace(job.spec, many_processes=has_many_processes(beam_arguments)))
+
+
 def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     """Run Read and Plan alone; send nothing.
 
     Raise the ArkbeamError of the stage that failed; the survey of the manifests can fail as in a run.
     """
-    run, model = job.spec.run, read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
-    spec = replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}"), model_owned=model.resolved)
-    folder = run_folder(spec.store.uri, spec.run.name)
-    with show_alive(folder, spec.run.name):
+    job = set_processes(job if job.spec.run.name.endswith(PLAN_SUFFIX) else name_plan(job), beam_arguments)
+    model = read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
+    planned = replace(job, spec=replace(job.spec, model_owned=model.resolved))
+    with _run_files(planned) as spec, show_alive(folder := _folder(spec), spec.run.name):
         try:
             sent = write_inputs(job.shards, spec)
             with open_pipeline(beam_arguments) as pipeline:
                 build_plan(pipeline, sent)
-            totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
+            totals = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan")))
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
             forget_index(spec.run.name)
+            forget_work(spec.run.name)
             remove_folder(folder)
 
 
@@ -186,25 +222,65 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
-    spec = replace(job.spec, many_processes=has_many_processes(beam_arguments))
-    check_secrets(spec)
-    with claim_output(spec.run.output_uri, spec.run.name, _stop_when_lost):
-        _clear_dead_runs(spec)
-        compact_media(spec.store.uri)
-        spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
+    job = set_processes(job, beam_arguments)
+    run = job.spec.run
+    check_secrets(job.spec)
+    with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job) as placed:
+        _clear_dead_runs(placed)
+        compact_media(placed.store.uri)
+        spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
         try:
+            _show_running(spec)
             sent = write_inputs(job.shards, spec)
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, sent)
-            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
+            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
         finally:
             close_engine(spec.run.name)
             forget_index(spec.run.name)
             forget_own_results(spec.run.name)
+            forget_work(spec.run.name)
             _remove_marks(spec)
-            remove_folder(run_folder(spec.store.uri, spec.run.name))
-        _record_lost(spec)
-        return result
+            for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
+                remove_folder(folder)
+        _recover_journals(spec)
+    _compact_store(spec)
+    return result
+
+
+def _compact_store(spec: RunSpec) -> None:
+    """Compact the store if it has many small files. The run has ended, so nothing that happens here makes it fail."""
+    if spec.store.compact == "off":
+        return
+    try:
+        compact_store(spec.store.uri, AUTOMATIC.within(spec.store.grace_h))
+    except (ArkbeamError, KeyboardInterrupt) as error:
+        _log.warning("the store is not compacted; the next run tries again: %s", str(error) or "interrupted")
+
+
+@contextmanager
+def _run_files(job: Job) -> Iterator[RunSpec]:
+    """Decide where the files of a run are, for the length of the block: on the local disk if only this process needs them.
+
+    They stay in the store if that is local anyway, or if the local disk may be too small.
+    """
+    spec = job.spec
+    is_alone = not spec.many_processes and not is_local(spec.store.uri)
+    if is_alone and job.manifest_bytes is not None and has_room(job.manifest_bytes):
+        with scratch_folder(spec.run.name) as folder:
+            yield replace(spec, scratch_uri=folder)
+    else:
+        yield spec
+
+
+def _folder(spec: RunSpec) -> str:
+    return run_folder(spec.run_files_uri, spec.run.name)
+
+
+def _show_running(spec: RunSpec) -> None:
+    """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
+    if spec.scratch_uri is not None:
+        write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
 
 
 @contextmanager
@@ -217,12 +293,16 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
         yield
 
 
-def _record_lost(spec: RunSpec) -> int:
-    """Record attempts of this output's runs whose replies were lost with their process; return their number.
-
-    This run holds the claim on the output, so all processes of its other runs have ended.
-    """
-    return record_lost_attempts(spec.store.uri, spec.run.output_uri, segment_ids())
+def _recover_journals(spec: RunSpec) -> None:
+    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
+    found = recover_journals(spec.store.uri, spec.run.output_uri, segment_ids())
+    if found.stored or found.lost:
+        _log.warning(
+            "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
+            " a reply are counted as paid",
+            found.stored,
+            found.lost,
+        )
 
 
 def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
@@ -244,10 +324,8 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
 
 
 def _clear_dead_runs(spec: RunSpec) -> None:
-    """Record lost attempts of earlier runs of this output, then remove the files that those runs left behind."""
-    lost = _record_lost(spec)
-    if lost:
-        _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
+    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind."""
+    _recover_journals(spec)
     _remove_marks(spec)
     remove_dead_runs(spec.store.uri, spec.run.output_uri)
     remove_leftovers(spec.run.output_uri)

@@ -1,6 +1,7 @@
 """Tables for the terminal: the plan before a run, the summary after it, the content of an output."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +16,8 @@ from arkbeam.base.files import exists, join, list_files, open_filesystem, read_b
 from arkbeam.quota.use import FoundLimits
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures
-from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS
+from arkbeam.stages.publish.commit import SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE
 
 _CELL_CHARS_MAX = 40
 
@@ -39,7 +41,12 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
     if estimate.covered is not None:
         rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
     rows += [(note.level, escape(note.message)) for note in totals.notes]
-    return _two_columns("plan", rows)
+    return two_columns("plan", rows)
+
+
+def describe_plan(totals: PlanTotals, estimate: Estimate) -> dict[str, Any]:
+    """Return a plan as a document: the counts, and the estimates of cost and time."""
+    return {**asdict(totals), "tokens": totals.tokens, "estimate": asdict(estimate)}
 
 
 def summary_table(result: dict[str, Any]) -> Table:
@@ -72,7 +79,7 @@ def summary_table(result: dict[str, Any]) -> Table:
     found = FoundLimits(quota.get("found_rpm"), quota.get("found_tpm"))
     rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
     rows += [(note["level"], escape(note["message"])) for note in result.get("notes", [])]
-    return _two_columns(f"run {result['run']}", rows)
+    return two_columns(f"run {result['run']}", rows)
 
 
 def _describe_retries(result: dict[str, Any]) -> str:
@@ -134,13 +141,40 @@ def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
 
     Raise ConfigError if the folder has no complete output.
     """
-    if not exists(join(output_uri, SUCCESS)):
-        raise ConfigError(f"{output_uri} is not a complete output: it has no {SUCCESS}")
-    yield summary_table(orjson.loads(read_bytes(join(output_uri, RUN_NOTE))))
+    yield summary_table(_read_run_note(output_uri))
     parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
     if parts:
         yield _rows_table(_read_head(parts[0], rows_max))
-    yield _codes_table(list_files(join(output_uri, failures.FOLDER), ".parquet"))
+    yield _codes_table(_count_codes(output_uri))
+
+
+def describe_output(output_uri: str, rows_max: int) -> dict[str, Any]:
+    """Return what `inspect_output` shows as a document: `run.json`, columns, rows in short form, failures by code.
+
+    Raise ConfigError if the folder has no complete output.
+    """
+    note = _read_run_note(output_uri)
+    parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
+    head = _read_head(parts[0], rows_max) if parts else pa.table({})
+    rows = head.to_pylist()
+    return {
+        "run": note,
+        "columns": {
+            field.name: _name_type(field, values.to_pylist())
+            for field, values in zip(head.schema, head.columns, strict=True)
+        },
+        "rows": [{name: _shorten(value) for name, value in row.items()} for row in rows],
+        "failures": [
+            {"code": code, "rows": count, "first_message": message} for code, count, message in _count_codes(output_uri)
+        ],
+    }
+
+
+def _read_run_note(output_uri: str) -> dict[str, Any]:
+    if not exists(join(output_uri, SUCCESS)):
+        raise ConfigError(f"{output_uri} is not a complete output: it has no {SUCCESS}")
+    note: dict[str, Any] = orjson.loads(read_bytes(join(output_uri, RUN_NOTE)))
+    return note
 
 
 def format_seconds(seconds: float) -> str:
@@ -153,7 +187,8 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+def two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """Return a table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
@@ -180,14 +215,19 @@ def _name_type(field: "pa.Field[Any]", values: Sequence[Any]) -> str:
     return str(field.type).replace("element: ", "")
 
 
-def _codes_table(uris: Sequence[str]) -> Table:
+def _count_codes(output_uri: str) -> list[tuple[str, int, str]]:
+    """Return each failure code, its number of rows and its first message; the most frequent code comes first."""
     counts: dict[str, tuple[int, str]] = {}
-    for uri in uris:
+    for uri in list_files(join(output_uri, failures.FOLDER), ".parquet"):
         for row in _read_codes(uri).to_pylist():
             count, message = counts.get(row["code"], (0, row["message"]))
             counts[row["code"]] = (count + 1, message)
+    return sorted(((code, *found) for code, found in counts.items()), key=lambda one: -one[1])
+
+
+def _codes_table(codes: Sequence[tuple[str, int, str]]) -> Table:
     table = Table("code", "rows", "first message", title="failures", title_justify="left")
-    for code, (count, message) in sorted(counts.items(), key=lambda item: -item[1][0]):
+    for code, count, message in codes:
         table.add_row(escape(code), f"{count:,}", escape(message))
     return table
 

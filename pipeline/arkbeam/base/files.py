@@ -254,6 +254,13 @@ def read_if_exists(uri: str) -> bytes | None:
             return None
 
 
+def read_range(uri: str, start: int, end: int | None = None) -> bytes:
+    """Read the bytes of a file from `start` to before `end`, in one call. A negative `start` counts from the end of the file."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        return bytes(filesystem.cat_file(path, start=start, end=end))
+
+
 def _read_whole(filesystem: Any, path: str) -> bytes:
     """Read a file. Without a range, s3fs would ask for the size first. In an empty object, any range is an error."""
     if isinstance(filesystem, LocalFileSystem):
@@ -301,15 +308,23 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
 
 
 @contextmanager
-def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None = None) -> Iterator[Path]:
+def writing(
+    uri: str,
+    *,
+    durable: bool = True,
+    check: Callable[[], None] | None = None,
+    name: Callable[[Path], str] | None = None,
+) -> Iterator[Path]:
     """Yield a local path to write to. At the end of the block, the file appears at `uri`.
 
-    `check` is called just before that. If the block or `check` raises, the file does not appear.
+    `name` may return another name for the file in the same folder, which can depend on what was written; if it returns
+    an empty one, no file appears. `check` is called just before the file appears. If the block, `name` or `check` raises,
+    it does not appear.
     """
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
         if isinstance(filesystem, LocalFileSystem):
-            with _beside(Path(path), durable=durable) as temporary:
+            with _beside(Path(path), durable=durable, name=name) as temporary:
                 yield temporary
                 if check is not None:
                     check()
@@ -318,11 +333,19 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
             local = folder / "file"
             faults.hit("file.write", uri)
             yield local
+            final = path if name is None else _rename(path, name(local))
+            if final is None:
+                return
             if check is not None:
                 check()
             faults.hit("file.commit", uri)
-            filesystem.put_file(str(local), path)
+            filesystem.put_file(str(local), final)
             faults.hit("file.written", uri)
+
+
+def _rename(path: str, name: str) -> str | None:
+    """Return the path of a file with this name in the same folder; None for an empty name."""
+    return f"{path.rpartition('/')[0]}/{name}" if name else None
 
 
 @contextmanager
@@ -402,20 +425,26 @@ def _is_older(path: str, age_s: float) -> bool:
 
 
 @contextmanager
-def _beside(target: Path, *, durable: bool) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; rename it to the target if the block does not raise."""
+def _beside(target: Path, *, durable: bool, name: Callable[[Path], str] | None = None) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; rename it to the target if the block does not raise.
+
+    `name`: as in `writing`.
+    """
     _make_folder(target.parent, durable=durable)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}")
     try:
         faults.hit("file.write", str(target))
         yield temporary
+        final = str(target) if name is None else _rename(str(target), name(temporary))
+        if final is None:
+            return
         if durable:
             _sync(temporary)
-        faults.hit("file.commit", str(target))
-        os.replace(temporary, target)
+        faults.hit("file.commit", final)
+        os.replace(temporary, final)
         if durable:
             _sync_folder(target.parent)
-        faults.hit("file.written", str(target))
+        faults.hit("file.written", final)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,7 +20,8 @@ class Gather(beam.PTransform):
     def expand(self, collections: Any) -> PCollection[list[Any]]:
         """Group under one key."""
         keyed = [one | f"Key{number}" >> beam.Map(_with_key) for number, one in enumerate(collections)]
-        return keyed | beam.Flatten() | beam.GroupByKey() | "List" >> beam.MapTuple(_without_key)
+        together = keyed | beam.Flatten() if len(keyed) > 1 else keyed[0]
+        return together | beam.GroupByKey() | "List" >> beam.MapTuple(_without_key)
 
 
 def only(kind: type[_T], elements: Iterable[Any]) -> list[_T]:

@@ -27,6 +27,9 @@ _ERRORS: dict[str, type[ArkbeamError]] = {
 }
 _QUOTED_ERROR = re.compile(rf"^arkbeam\.base\.errors\.({'|'.join(_ERRORS)}): (.+)$", re.MULTILINE)
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]$")
+# Workers write to this process's stderr, where the progress is: Beam's own messages are left out, except errors.
+_WORKER_LOGS = {"default_sdk_harness_log_level": "ERROR", "sdk_harness_log_level_overrides": {"arkbeam": "WARNING"}}
+_WORKER_OPTIONS = orjson.dumps({"options": _WORKER_LOGS}).decode()
 
 
 def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec) -> None:
@@ -41,7 +44,7 @@ def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec) -> None:
         once=once,
         results=(planned.results, settled.results) | "Results" >> beam.Flatten(),
         planned=dealt.planned,
-        counts=settled.counts,
+        divisions=settled.counts,
         reports=embedded.reports,
     ) | "Publish" >> Publish(spec)
 
@@ -54,7 +57,7 @@ def build_plan(pipeline: beam.Pipeline, spec: RunSpec) -> None:
 
 
 def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "plan"), orjson.dumps(totals))
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan"), orjson.dumps(totals))
 
 
 @contextmanager
@@ -99,7 +102,10 @@ def _make_runner(options: PipelineOptions) -> FnApiRunner:
     if direct.direct_running_mode != "multi_processing":
         return FnApiRunner()
     direct.direct_running_mode = "in_memory"
-    command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    command = (
+        f"trap '' INT TERM; PIPELINE_OPTIONS={shlex.quote(_WORKER_OPTIONS)}"
+        f" exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    )
     return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 
 

@@ -12,6 +12,7 @@ from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
 from arkbeam.beam.gather import Gather, only
 from arkbeam.stages.inputs import whole_spec
+from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import (
     Block,
     PlanTotals,
@@ -22,7 +23,7 @@ from arkbeam.stages.plan import (
     split_by,
     sum_totals,
 )
-from arkbeam.stages.publish.parts import RowCounts
+from arkbeam.stages.publish.parts import Divisions
 from arkbeam.stages.read import ShardSummary, open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.stages.survey import survey_shards
@@ -38,18 +39,18 @@ WANTED, BOUGHT, REJECTED = "wanted", "bought", "rejected"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """All that is known of a run before anything is sent: its totals, its shards, and the rows that need no request."""
+    """All that is known of a run before anything is sent: its totals, its shards, and divisions of rows without a request."""
 
     totals: PlanTotals
     summaries: tuple[ShardSummary, ...]
-    counts: RowCounts
+    divisions: Divisions
 
 
 class PlanBuckets(beam.PTransform):
     """Join keys, (bucket, KEYS), with the index of the store.
 
     Outputs: `results` (kind, table) of rows that are owned or were rejected, `waiting` (bucket, (WANTED, keys)), `buyers`
-    (shard, KEYS), `counts` (PlanTotals and RowCounts).
+    (shard, KEYS), `counts` (PlanTotals and Divisions).
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -97,7 +98,7 @@ class SumTotals(beam.PTransform):
 class SettleBuckets(beam.PTransform):
     """Join waiting rows with what Embed bought: a tuple of PCollections of (bucket, (kind, table)).
 
-    Outputs: `results` (kind, table), `counts` (RowCounts).
+    Outputs: `results` (kind, table), `counts` (Divisions).
     """
 
     def expand(self, tables: Any) -> Any:
@@ -112,7 +113,16 @@ def _plan_bucket(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iter
     keys = concat(tables, KEYS)
     found = open_index(spec).find(keys["fingerprint"], spec.model_owned)
     plan = plan_bucket([keys], [found.index], [found.rejected], resend_rejected=spec.retry_failed)
-    yield TaggedOutput(COUNTS, plan.totals)
+    totals = plan.totals
+    note_work(
+        spec,
+        Phase.PLANNING,
+        rows_planned=totals.rows,
+        to_buy=totals.to_buy,
+        text_tokens=totals.text_tokens,
+        image_tokens=totals.image_tokens,
+    )
+    yield TaggedOutput(COUNTS, totals)
     yield from _results(plan.owned, plan.rejected)
     if plan.waiting.num_rows:
         yield TaggedOutput(WAITING, (bucket, (WANTED, plan.waiting)))
@@ -121,7 +131,7 @@ def _plan_bucket(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iter
 
 
 def _results(refs: pa.Table, failed: pa.Table) -> Iterator[TaggedOutput]:
-    yield TaggedOutput(COUNTS, RowCounts.of(refs, failed))
+    yield TaggedOutput(COUNTS, Divisions.of(refs, failed))
     for kind, table in ((REFS, refs), (FAILED, failed)):
         if table.num_rows:
             yield TaggedOutput(RESULTS, (kind, table))
@@ -131,7 +141,7 @@ def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Ite
     shard, tables = element
     faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), spec.rate_limits))
-    write_tables(buyers_uri(spec.store.uri, spec.run.name, shard), blocks, KEYS)
+    write_tables(buyers_uri(spec.run_files_uri, spec.run.name, shard), blocks, KEYS)
     faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
         yield Block(shard, number, block.num_rows)
@@ -140,7 +150,7 @@ def _write_blocks(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Ite
 def _deal(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     summaries = tuple(only(ShardSummary, gathered))
     yield TaggedOutput(
-        PLANNED, Planned(_sum_totals(gathered, spec), summaries, RowCounts.total(only(RowCounts, gathered)))
+        PLANNED, Planned(_sum_totals(gathered, spec), summaries, Divisions.merge(only(Divisions, gathered)))
     )
     for block in order_blocks(only(Block, gathered)):
         yield TaggedOutput(BLOCKS, block)

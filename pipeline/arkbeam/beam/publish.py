@@ -1,30 +1,41 @@
 """Publish in Beam: number the parts, write them, commit once. Gathering and side inputs enforce the order of these steps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
 
 from arkbeam.base import schema
+from arkbeam.base.files import is_local
+from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.inputs import whole_spec
+from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
-from arkbeam.stages.publish.embeddings import write_embeddings_part, write_multi_part
+from arkbeam.stages.publish.cuts import NO_MARKS, Marks, count_rows, cut_rows, number_parts
+from arkbeam.stages.publish.earlier import Earlier, PartFile
+from arkbeam.stages.publish.embeddings import publish_parts
 from arkbeam.stages.publish.failures import write_failures_part
-from arkbeam.stages.publish.parts import Manifests, PartFile, RowCounts, assign_parts, part_numbers, sum_counts
-from arkbeam.stages.publish.usage import UsagePart, list_usage_sources, write_usage_part
+from arkbeam.stages.publish.parts import Divisions, Manifests, assign_parts, part_numbers, sum_counts
+from arkbeam.stages.publish.usage import UsagePart, list_usage_sources, publish_usage_part
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.layout import list_parquet, segment_id, segments_folder
 
 BEGUN, PIECES = "begun", "pieces"
+_BATCH_PARTS = 16
+_PARTS_IN_FLIGHT = 4  # on object stores
 _Part = tuple[str, int]
 """A folder of the output and the number of a part in it."""
 
@@ -37,22 +48,31 @@ class Settled(NamedTuple):
     results: PCollection[tuple[str, pa.Table]]
     """(REFS, table) and (FAILED, table)."""
     planned: PCollection[Planned]
-    counts: PCollection[RowCounts]
-    """Of what Embed bought."""
+    divisions: PCollection[Divisions]
+    """Of what Embed settled."""
     reports: PCollection[LaneReport]
 
 
 @dataclass(frozen=True, slots=True)
+class Publishing:
+    """What is known before the first part is written."""
+
+    earlier: Earlier
+    manifests: Manifests
+    marks: Marks
+    failed: dict[int, int]
+    """The part of `failures/` of each shard."""
+    segments: dict[int, str]
+    """URI of each segment in the store."""
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
-    """What is decided before the first part is written. Nothing is numbered if the run does not publish."""
+    """What all steps of Publish know. `publishing` is None if the run does not publish."""
 
     totals: PlanTotals
     report: LaneReport
-    parts: dict[str, dict[int, int]]
-    """By folder: the part of each segment, or of each shard."""
-    segments: dict[int, str]
-    """URI of each segment that is published."""
-    manifests: Manifests
+    publishing: Publishing | None = None
 
 
 class Publish(beam.PTransform):
@@ -63,20 +83,24 @@ class Publish(beam.PTransform):
         self._spec = spec
 
     def expand(self, settled: Any) -> PCollection[None]:
-        """Begin, write all parts, commit. The input is a Settled."""
+        """Begin, cut the rows into parts, write all parts, commit. The input is a Settled."""
         spec = self._spec
         begin = (
-            (settled.planned, settled.counts, settled.reports)
+            (settled.planned, settled.divisions, settled.reports)
             | "Together" >> Gather()
             | "Begin" >> beam.FlatMap(_begin, spec).with_outputs(BEGUN, PIECES)
         )
         begun = AsSingleton(begin.begun)
-        tables = settled.results | "Split" >> beam.FlatMap(_split, begun)
+        counts = settled.results | "Count" >> beam.ParDo(_CountRows(), begun)
+        cut = (counts,) | "Sum" >> Gather() | "Cut" >> beam.Map(_cut, begun, spec)
+        cuts = AsSingleton(cut, default_value=NO_MARKS)
+        tables = settled.results | "Split" >> beam.FlatMap(_split, begun, cuts)
         files = (
             (tables, begin.pieces)
             | beam.Flatten()
             | "ByPart" >> beam.GroupByKey()
-            | "Write" >> beam.FlatMap(_write, begun, spec)
+            | "Batch" >> beam.BatchElements(min_batch_size=_BATCH_PARTS, max_batch_size=_BATCH_PARTS)
+            | "Write" >> beam.FlatMap(_write_batch, begun, spec)
         )
         return settled.once | "Commit" >> beam.Map(_commit, begun, AsIter(files), spec)
 
@@ -87,61 +111,92 @@ def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     report = LaneReport(Counts(), QuotaUse(*spec.rate_limits))
     for one in only(LaneReport, gathered):
         report = report.merge(one)
-    manifests = Manifests.of(planned.summaries)
     if not publishes(report.stop, spec):
-        yield TaggedOutput(BEGUN, Begun(planned.totals, report, {}, {}, manifests))
+        yield TaggedOutput(BEGUN, Begun(planned.totals, report))
         return
-    begin_commit(spec.run.output_uri, spec.run.name)
-    counts = RowCounts.total([planned.counts, *only(RowCounts, gathered)])
+    earlier = begin_commit(spec, planned.totals)
+    divisions = Divisions.merge([planned.divisions, *only(Divisions, gathered)])
     unreadable = {shard.number: shard.unreadable for shard in planned.summaries if shard.unreadable}
-    parts = {
-        embeddings.FOLDER: assign_parts(counts.by_segment),
-        failures.FOLDER: assign_parts(sum_counts([counts.by_shard, unreadable])),
-    }
-    yield TaggedOutput(BEGUN, Begun(planned.totals, report, parts, _segments(counts, spec), manifests))
+    failed = assign_parts(sum_counts([divisions.failed, unreadable]))
+    segments = {segment_id(uri): uri for uri in list_parquet(segments_folder(spec.store.uri))}
+    publishing = Publishing(earlier, Manifests.of(planned.summaries), divisions.marks, failed, segments)
+    yield TaggedOutput(BEGUN, Begun(planned.totals, report, publishing))
     # An empty part 0, so that readers find the schema even if there are no rows.
     yield TaggedOutput(PIECES, ((embeddings.FOLDER, 0), schema.REFS.empty_table()))
     yield TaggedOutput(PIECES, ((failures.FOLDER, 0), schema.FAILED.empty_table()))
     for shard in unreadable:
-        yield TaggedOutput(PIECES, ((failures.FOLDER, parts[failures.FOLDER][shard]), shard))
-    for part, uris in list_usage_sources(spec.store.uri, spec.run.output_uri):
-        yield TaggedOutput(PIECES, ((usage.FOLDER, part), uris))
+        yield TaggedOutput(PIECES, ((failures.FOLDER, failed[shard]), shard))
+    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    for part, files in sources:
+        yield TaggedOutput(PIECES, ((usage.FOLDER, part), files))
+    note_work(spec, Phase.PUBLISHING, parts_planned=len({0, *failed.values()}) + len(sources) + 1)
 
 
-def _segments(counts: RowCounts, spec: RunSpec) -> dict[int, str]:
-    uris = list_parquet(segments_folder(spec.store.uri))
-    return {segment: uri for uri in uris if (segment := segment_id(uri)) in counts.by_segment}
+class _CountRows(beam.DoFn):
+    """Counts the rows from mark to mark. The counts of a bundle are added up, since they are as long as the list of marks."""
+
+    def start_bundle(self) -> None:
+        self._total: npt.NDArray[np.int64] | None = None
+
+    def process(self, result: tuple[str, pa.Table], begun: Begun) -> None:
+        kind, table = result
+        if kind == REFS and begun.publishing is not None:
+            counts = count_rows(table, begun.publishing.marks)
+            self._total = counts if self._total is None else self._total + counts
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._total is not None:
+            yield GlobalWindows.windowed_value(self._total)
 
 
-def _split(result: tuple[str, pa.Table], begun: Begun) -> Iterator[tuple[_Part, pa.Table]]:
+def _cut(counts: list[npt.NDArray[np.int64]], begun: Begun, spec: RunSpec) -> Marks:
+    if begun.publishing is None:
+        return NO_MARKS
+    cuts = cut_rows(begun.publishing.marks, sum(counts[1:], counts[0]))
+    note_work(spec, Phase.PUBLISHING, parts_planned=len(cuts.keys))
+    return cuts
+
+
+def _split(result: tuple[str, pa.Table], begun: Begun, cuts: Marks) -> Iterator[tuple[_Part, pa.Table]]:
     kind, table = result
-    folder, name = (embeddings.FOLDER, "segment") if kind == REFS else (failures.FOLDER, "shard")
-    if begun.parts:
-        for part, rows in split_by(table, part_numbers(table, name, begun.parts[folder])):
-            yield (folder, part), rows
-
-
-def _write(element: tuple[_Part, Iterable[Any]], begun: Begun, spec: RunSpec) -> Iterator[PartFile | UsagePart]:
-    (folder, part), pieces = element
-    if folder == usage.FOLDER:
-        for uris in pieces:
-            yield write_usage_part(part, uris, spec)
+    if begun.publishing is None:
         return
-    gathered = list(pieces)
-    tables = only(pa.Table, gathered)
+    if kind == REFS:
+        folder, numbers = embeddings.FOLDER, number_parts(table, cuts)
+    else:
+        folder, numbers = failures.FOLDER, part_numbers(table, "shard", begun.publishing.failed)
+    for part, rows in split_by(table, numbers):
+        yield (folder, part), rows
+
+
+def _write_batch(
+    batch: Sequence[tuple[_Part, Iterable[Any]]], begun: Begun, spec: RunSpec
+) -> Iterator[PartFile | UsagePart]:
+    """Write several parts at once."""
+    if begun.publishing is None:
+        return
+    in_flight = LOCAL_IN_FLIGHT if is_local(spec.run.output_uri) else _PARTS_IN_FLIGHT
+    parts = [(part, list(pieces)) for part, pieces in batch]
+    for files in in_parallel(partial(_write, publishing=begun.publishing, spec=spec), parts, in_flight):
+        note_work(spec, Phase.PUBLISHING, parts_written=len(files))
+        yield from files
+
+
+def _write(part: tuple[_Part, list[Any]], publishing: Publishing, spec: RunSpec) -> list[Any]:
+    (folder, number), pieces = part
+    earlier, manifests, tables = publishing.earlier, publishing.manifests, only(pa.Table, pieces)
+    if folder == usage.FOLDER:
+        return [publish_usage_part(number, files, spec, earlier) for files in pieces]
     if folder == failures.FOLDER:
         rows = schema.concat(tables, schema.FAILED)
-        yield write_failures_part(part, rows, only(int, gathered), begun.manifests, spec)
-        return
-    refs = schema.concat(tables, schema.REFS)
-    if spec.model.asks_multi:
-        yield write_multi_part(part, refs, begun.segments, begun.manifests, spec)
-    yield write_embeddings_part(part, refs, begun.segments, begun.manifests, spec)
+        return [write_failures_part(number, rows, only(int, pieces), manifests, spec, earlier)]
+    return [*publish_parts(number, schema.concat(tables, schema.REFS), publishing.segments, manifests, spec, earlier)]
 
 
 def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec: RunSpec) -> None:
     written = list(files)
     parts = only(PartFile, written)
-    failed = [file for file in parts if file.path.startswith(f"{failures.FOLDER}/")]
-    vectors = [file for file in parts if file not in failed]
-    end_run(Commit(begun.totals, begun.report, vectors, failed, only(UsagePart, written)), whole_spec(spec))
+    failed = [file for file in parts if file.folder == failures.FOLDER]
+    vectors = [file for file in parts if file.folder != failures.FOLDER]
+    earlier = Earlier() if begun.publishing is None else begun.publishing.earlier
+    end_run(Commit(begun.totals, begun.report, vectors, failed, only(UsagePart, written), earlier), whole_spec(spec))

@@ -22,9 +22,11 @@ import pyarrow as pa
 from arkbeam.ark.client import ArkClient, new_client_request_id
 from arkbeam.ark.errors import advise
 from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.records import Failure
 from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
+from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.attempts import Attempts
 from arkbeam.engine.items import Item, Room, Tracked
 from arkbeam.engine.outcomes import Held, LaneReport, Sink, Status, Stop, StopKind
@@ -113,6 +115,9 @@ class Engine:
         self._stopping = threading.Event()  # set with `_stop`, for threads that wait
         self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
         self._loop = asyncio.new_event_loop()
+        self._announcer = Announcer(
+            recorder, self._next_items, self._new_client_id, lambda: self._accounting.counts.sent
+        )
         self._flusher = Flusher(
             recorder,
             options.flush_rows,
@@ -137,8 +142,14 @@ class Engine:
             self._call(self._sharing.leave)
 
     def expect(self, items: int) -> None:
-        """Set the number of items that the run is going to submit, for the progress display."""
+        """Set the number of items of the whole run, for the progress display."""
         self._accounting.counts.expected = items
+
+    def fail(self, fingerprint: bytes, failure: Failure, sink: Sink) -> None:
+        """Deliver an item that can't be sent as a failure."""
+        sink.add(1)
+        sink.add_failure(fingerprint, failure.code, failure.message)
+        self._call(self._count_failed, 1)
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
         """Submit a batch; wait while the engine is full. Return False if the run stops and nothing was accepted.
@@ -260,12 +271,13 @@ class Engine:
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
         timer = asyncio.create_task(self._flusher.keep_time())
         sharing = asyncio.create_task(self._share())
+        announcer = asyncio.create_task(self._announcer.run(self._fail))
         try:
             await self._quit.wait()
         finally:
-            for task in (*workers, timer, sharing):
+            for task in (*workers, timer, sharing, announcer):
                 task.cancel()
-            await asyncio.gather(*workers, timer, sharing, return_exceptions=True)
+            await asyncio.gather(*workers, timer, sharing, announcer, return_exceptions=True)
             await self._flusher.finish()
             await self._client.aclose()
 
@@ -308,6 +320,9 @@ class Engine:
                 one.sink.deliver(found)
         return left
 
+    def _count_failed(self, items: int) -> None:
+        self._accounting.counts.failed += items
+
     def _note_stored(self, batch: Batch, index: pa.Table) -> None:
         self._own.note_stored([tracked for _, tracked in batch.bought if tracked is not None], index)
 
@@ -321,6 +336,7 @@ class Engine:
             tracked = admitted.tracked
             self._sinks.add(tracked.sink)
             try:
+                await self._announcer.wait_for(tracked)
                 await self._send(admitted)
             except ApiError as error:
                 self._settle_error(tracked, error)
@@ -339,7 +355,7 @@ class Engine:
         item, accounting = tracked.item, self._accounting
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
-        client_id = new_client_request_id(time.time(), self._random)
+        client_id = tracked.client_id or self._new_client_id()
         attempt = accounting.record_sent(tracked, client_id, sent_s)
         tracked.is_sent = False
         self._in_flight += 1
@@ -365,6 +381,7 @@ class Engine:
             accounting.record_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
             raise
         finally:
+            tracked.client_id, tracked.is_announced = "", False
             self._in_flight -= 1
             self._pacer.leave()
             self._admission.wake()
@@ -372,6 +389,13 @@ class Engine:
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
         accounting.settle_budget(tracked, reply.usage)
         self._settle_reply(tracked, bought, estimate, now_s)
+
+    def _new_client_id(self) -> str:
+        return new_client_request_id(time.time(), self._random)
+
+    def _next_items(self, count: int) -> list[Tracked]:
+        """Return the items that are probably sent next: those that wait to be sent again, then the first of the queue."""
+        return [*(tracked for _, tracked in self._waiting.values()), *self._admission.next_items(count)]
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         tracked.is_sent = True
@@ -470,7 +494,7 @@ class Engine:
 
     def _report(self, sink: Sink) -> LaneReport:
         self._sinks.discard(sink)
-        self._accounting.counts.failed += sink.fail_held()
+        self._count_failed(sink.fail_held())
         offset_s = time.time() - time.monotonic()  # monotonic clocks of other machines start at other times
         minutes, ratios = self._accounting.take_record()
         use = self._accounting.take_use(offset_s)
@@ -486,11 +510,13 @@ class Engine:
         for one in tracked:
             self._release(one)
             self._own.remove(one)
+            if one.client_id:  # it is announced and will not be sent
+                self._recorder.note_unpaid(one.client_id)
             held = one.item.again
             if held is None:
                 one.sink.drop(1)
             else:  # its first failure counts
-                self._accounting.counts.failed += 1
+                self._count_failed(1)
                 one.sink.add_failure(held.fingerprint, held.code, held.message)
 
     def _release(self, tracked: Tracked) -> None:

@@ -42,11 +42,17 @@ class Item:
 
 @dataclass(slots=True)
 class Tracked:
-    """An item with the sink that gets its result. `is_sent` is True if the bytes of its last try were sent."""
+    """An item with the sink that gets its result. `is_sent` is True if the bytes of its last try were sent.
+
+    `client_id` is the id of its next try, if that is announced in the journal, and `is_announced` is True once the
+    announcement is stored.
+    """
 
     item: Item
     sink: Sink
     is_sent: bool = False
+    client_id: str = ""
+    is_announced: bool = False
 
     def take_over(self, newer: "Tracked") -> None:
         """Give the result to the sink of a newer attempt. The older sink gets nothing: its attempt is superseded."""

@@ -41,9 +41,9 @@ class Stop:
 
 @dataclass(slots=True)
 class Counts:
-    """What was done so far. `expected`, `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
+    """What was done so far. `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
 
-    `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were
+    `expected` counts the items of the whole run. `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were
     sent and not answered (they may be billed). `second_tries` counts items that the second pass sent, `recovered` those
     of them that were bought then. `tries_max` and `elapsed_s_max` (from the first try to the end) are the
     highest of any item. `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its
@@ -71,8 +71,9 @@ class Counts:
     budget_pcny: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
-        """Return the sum of two counts; of the fields that end in `_max`, the larger value."""
-        pairs = ((f.name.endswith("_max"), getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        """Return the sum of two counts; of `expected` and of the fields that end in `_max`, the larger value."""
+        largest = {"expected"} | {f.name for f in fields(self) if f.name.endswith("_max")}
+        pairs = ((f.name in largest, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return Counts(*(max(mine, theirs) if is_max else mine + theirs for is_max, mine, theirs in pairs))
 
 
@@ -230,3 +231,17 @@ class Status:
     found: FoundLimits = FoundLimits()
     held: int = 0
     """Items that wait for their second try."""
+
+    def plus(self, other: "Status") -> "Status":
+        """Return the state of two processes' engines together. They share one quota."""
+        return Status(
+            self.counts.plus(other.counts),
+            self.in_flight + other.in_flight,
+            max(self.paused_s, other.paused_s),
+            self.rpm,
+            self.tpm,
+            max(self.seconds, other.seconds),
+            self.stop or other.stop,
+            self.found.merge(other.found),
+            self.held + other.held,
+        )

@@ -63,26 +63,35 @@ class ShardChunk:
     """Number of kept values that are NaN or Infinity in JSON, and null here."""
 
 
+@dataclass(slots=True)
+class ShardPlace:
+    """How far `read_shard` has come in a shard of text: `bytes` of the file, as it is stored, are read."""
+
+    bytes: int = 0
+
+
 def read_shard(
     shard: Shard,
     options: ManifestOptions,
     context: ReadContext,
     cache: MediaCache | None = None,
     watch: ColumnWatch | None = None,
+    place: ShardPlace | None = None,
 ) -> Iterator[ShardChunk]:
     """Yield a shard's rows in order, in chunks of at most 4,096 rows or about 8 MB.
 
     `row` counts from the first physical line or record of the shard; a CSV header is not counted. A row that can't be
     read, or whose media can't be sent, is a row of `unreadable`. Media that are in `cache` are read only if they have
-    changed. If failure tables name the shard's rows, only those rows are read. `watch` notes the shard's columns. Raise
-    ManifestError if the file as a whole can't be read, or if it has changed since it was cut into shards.
+    changed. If failure tables name the shard's rows, only those rows are read. `watch` notes the shard's columns, and
+    `place` how much of it is read. Raise ManifestError if the file as a whole can't be read, or if it has changed since
+    it was cut into shards.
     """
-    watch = watch or ColumnWatch(())
+    watch, place = watch or ColumnWatch(()), place or ShardPlace()
     if shard.failures:
         failed = list_failed_rows(shard.manifest, shard.failures, options)
-        yield from _read_failed_rows(failed, shard, options, context, cache, watch)
+        yield from _read_failed_rows(failed, shard, options, context, cache, watch, place)
     else:
-        yield from _read_chunks(shard, options, context, cache, watch, None)
+        yield from _read_chunks(shard, options, context, cache, watch, place, None)
 
 
 def _read_chunks(
@@ -91,6 +100,7 @@ def _read_chunks(
     context: ReadContext,
     cache: MediaCache | None,
     watch: ColumnWatch,
+    place: ShardPlace,
     failed: FailedRows | None,
 ) -> Iterator[ShardChunk]:
     model = context.model
@@ -102,7 +112,7 @@ def _read_chunks(
     watch.note_path(from_folders)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in _read_batches(shard, options, parser, context, watch, failed):
+    for batch in _read_batches(shard, options, parser, context, watch, place, failed):
         if failed is not None:
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row, from_folders)
@@ -124,12 +134,13 @@ def _read_failed_rows(
     context: ReadContext,
     cache: MediaCache | None,
     watch: ColumnWatch,
+    place: ShardPlace,
 ) -> Iterator[ShardChunk]:
     """Read the rows that failure tables name, in one pass over their manifest; then yield those that can't be read again."""
     gone = is_masked(shard.manifest)
     if not gone:
         try:
-            yield from _read_chunks(shard, options, context, cache, watch, failed)
+            yield from _read_chunks(shard, options, context, cache, watch, place, failed)
         except ManifestError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -144,6 +155,7 @@ def _read_batches(
     parser: RowParser,
     context: ReadContext,
     watch: ColumnWatch,
+    place: ShardPlace,
     failed: FailedRows | None,
 ) -> Iterator[RowBatch]:
     """Yield all physical rows of a shard in order.
@@ -162,7 +174,9 @@ def _read_batches(
     with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as raw:
         end = WHOLE if raw.is_packed else shard.end
         used = parser.columns.union(options.keep)
-        yield from _read_text(replace(shard, end=end), _open_text(shard, raw, options), options, used, watch, failed)
+        for batch in _read_text(replace(shard, end=end), _open_text(shard, raw, options), options, used, watch, failed):
+            place.bytes = raw.taken
+            yield batch
 
 
 def _read_text(

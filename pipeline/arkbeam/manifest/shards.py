@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from fsspec.core import has_magic
@@ -76,6 +76,19 @@ class Shard:
     """The manifest's version when it was cut; it must be the same when the shard is read."""
     failures: tuple[str, ...] = ()
     """As in `Manifest`."""
+    bytes: int = 0
+    """About how many bytes of the file the shard has; 0 if this is unknown. Only the progress display uses it."""
+    rows: int = 0
+    """How many rows it has, as far as the file says so without being read: in Parquet; otherwise 0."""
+
+
+class _Cut(NamedTuple):
+    """The place and the size of a shard, as in `Shard`."""
+
+    start: int
+    end: int
+    bytes: int = 0
+    rows: int = 0
 
 
 def list_manifests(options: ManifestOptions, written: Sequence[WrittenFolder] = ()) -> list[Manifest]:
@@ -117,7 +130,7 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
         ranges = list(pool.map(lambda manifest: _cut(manifest, bytes_max), manifests))
     shards: list[Shard] = []
     for manifest, cuts in zip(manifests, ranges, strict=True):
-        for start, end in cuts:
+        for cut in cuts:
             number = len(shards)
             shards.append(
                 Shard(
@@ -126,10 +139,12 @@ def cut_shards(manifests: Sequence[Manifest], bytes_max: int) -> list[Shard]:
                     manifest.label,
                     manifest.format,
                     manifest.compression,
-                    start,
-                    end,
+                    cut.start,
+                    cut.end,
                     manifest.version,
                     manifest.failures,
+                    cut.bytes,
+                    cut.rows,
                 )
             )
     return shards
@@ -155,20 +170,22 @@ def _list_named_by_failures(
     ]
 
 
-def _cut(manifest: Manifest, bytes_max: int) -> list[tuple[int, int]]:
+def _cut(manifest: Manifest, bytes_max: int) -> list[_Cut]:
     if manifest.failures:
-        return [(0, WHOLE)]
+        return [_Cut(0, WHOLE)]
     if manifest.bytes == 0:
         return []
     if manifest.format == "parquet":
         return _cut_parquet(manifest.uri, bytes_max)
+    whole = _Cut(0, WHOLE, manifest.bytes or 0)
     is_plain = manifest.format in ("jsonl", "json") and manifest.compression is None and manifest.is_utf8
     if is_plain and manifest.bytes is not None:
         size = manifest.bytes
         if size > bytes_max and not _has_line_feeds(manifest):
-            return [(0, WHOLE)]
-        return [(start, min(start + bytes_max, size)) for start in range(0, size, bytes_max)]
-    return [(0, WHOLE)]
+            return [whole]
+        ends = [(start, min(start + bytes_max, size)) for start in range(0, size, bytes_max)]
+        return [_Cut(start, end, end - start) for start, end in ends]
+    return [whole]
 
 
 def _has_line_feeds(manifest: Manifest) -> bool:
@@ -179,20 +196,22 @@ def _has_line_feeds(manifest: Manifest) -> bool:
     return not (manifest.format == "json" and is_array(head))
 
 
-def _cut_parquet(uri: str, bytes_max: int) -> list[tuple[int, int]]:
+def _cut_parquet(uri: str, bytes_max: int) -> list[_Cut]:
     with manifest_errors(uri):
         filesystem, path = find_filesystem(uri)
         with filesystem.open(path, "rb") as stream:
             footer = pq.read_metadata(stream)
-            sizes = [footer.row_group(index).total_byte_size for index in range(footer.num_row_groups)]
-    cuts: list[tuple[int, int]] = []
-    start = taken = 0
-    for index, size in enumerate(sizes):
+            groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+            sizes = [(group.total_byte_size, group.num_rows) for group in groups]
+    cuts: list[_Cut] = []
+    start = taken = rows = 0
+    for index, (size, count) in enumerate(sizes):
         if index > start and taken + size > bytes_max:
-            cuts.append((start, index))
-            start, taken = index, 0
+            cuts.append(_Cut(start, index, taken, rows))
+            start, taken, rows = index, 0, 0
         taken += size
-    return [*cuts, (start, len(sizes))] if sizes else cuts
+        rows += count
+    return [*cuts, _Cut(start, len(sizes), taken, rows)] if sizes else cuts
 
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:

@@ -191,6 +191,11 @@ class ManifestSource:
         self.is_packed = compression is not None
         """True if the bytes are decompressed, so that positions in them are not positions in the file."""
 
+    @property
+    def taken(self) -> int:
+        """How many bytes of the file have been read, as they are stored."""
+        return self._raw.count
+
     def read(self, size: int) -> bytes:
         """Return the next bytes; empty at the end."""
         with manifest_errors(self._uri):

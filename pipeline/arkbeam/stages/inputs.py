@@ -21,11 +21,11 @@ def write_inputs(shards: Sequence[Shard], spec: RunSpec) -> RunSpec:
 
     Raise StoreError if the run's folder can't be written.
     """
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "shards"), orjson.dumps(shards), durable=False)
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "shards"), orjson.dumps(shards), durable=False)
     if len(spec.manifest.uris) + len(spec.media.allowed_roots) <= _SENT_NAMES_MAX:
         return spec
     lists = {"config": spec.config, "uris": spec.manifest.uris, "allowed_roots": spec.media.allowed_roots}
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "lists"), orjson.dumps(lists), durable=False)
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "lists"), orjson.dumps(lists), durable=False)
     return replace(
         spec,
         config={},
@@ -36,7 +36,7 @@ def write_inputs(shards: Sequence[Shard], spec: RunSpec) -> RunSpec:
 
 def read_shards(spec: RunSpec) -> Iterator[Shard]:
     """Read the list of shards. Raise StoreError if it can't be read."""
-    for shard in orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "shards"))):
+    for shard in orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "shards"))):
         yield Shard(**shard | {"failures": tuple(shard["failures"])})
 
 
@@ -46,7 +46,7 @@ def whole_spec(spec: RunSpec) -> RunSpec:
         return spec
     with _whole_lock:
         if spec.run.name not in _whole:
-            lists = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "lists")))
+            lists = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "lists")))
             _whole.clear()  # a process has one run at a time
             _whole[spec.run.name] = replace(
                 spec,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from arkbeam.base import faults
+from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, remove_folder
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
@@ -18,9 +19,10 @@ from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
 from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.portable import find_nanoseconds
-from arkbeam.manifest.read import read_shard
+from arkbeam.manifest.read import ShardChunk, ShardPlace, read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.media import reading
+from arkbeam.stages.meter import Phase, note_failures, note_work
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.entries import read_entries
 from arkbeam.store.index import write_entries
@@ -67,8 +69,9 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
     Raise ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
     """
-    store_uri, run = spec.store.uri, spec.run.name
-    folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
+    relax_collector()
+    run_files = spec.run_files_uri, spec.run.name
+    folders = (rows_folder(*run_files, shard.number), unreadable_folder(*run_files, shard.number))
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = not_finite = 0
@@ -76,20 +79,23 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     context, cache = ReadContext(spec.run.service, spec.model, spec.media), open_media_cache(spec)
     watch = ColumnWatch(named_columns(spec.manifest), complete=not shard.failures)
     kept = dict.fromkeys(spec.manifest.keep, NO_ROWS)
+    counted, place = 0, ShardPlace()
     nanoseconds: set[str] = set()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, context, cache, watch):
+        for chunk in read_shard(shard, spec.manifest, context, cache, watch, place):
             lines += chunk.rows
             over_context += chunk.over_context
             not_finite += chunk.not_finite
             kept = merge_kinds(kept, chunk.kinds)
             staged.write(chunk.staged)
             unreadable.write(chunk.unreadable)
+            counted += _count_chunk(chunk, shard, place, counted, spec)
             faults.hit("read.chunk")
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
                 nanoseconds |= find_nanoseconds(chunk.staged["kept"].combine_chunks())
             yield chunk.keys
     cache.flush()
+    note_work(spec, Phase.READING, bytes_read=shard.bytes - counted)
     faults.hit("read.summary")
     yield ShardSummary(
         shard.number,
@@ -104,6 +110,16 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
         not_finite,
         watch.report(staged.rows + unreadable.rows, staged.rows),
     )
+
+
+def _count_chunk(chunk: ShardChunk, shard: Shard, place: ShardPlace, counted: int, spec: RunSpec) -> int:
+    """Count the rows of a chunk, and return how many bytes of the shard are read since `counted` of them were."""
+    rows = chunk.staged.num_rows + chunk.unreadable.num_rows
+    taken = shard.bytes * rows // shard.rows if shard.rows else place.bytes - counted
+    taken = max(0, min(taken, shard.bytes - counted))
+    note_work(spec, Phase.READING, rows_read=rows, rows_unreadable=chunk.unreadable.num_rows, bytes_read=taken)
+    note_failures(spec, chunk.unreadable["code"])
+    return taken
 
 
 def open_media_cache(spec: RunSpec) -> StoredMediaCache:
@@ -124,6 +140,7 @@ def find_uncovered(spec: RunSpec) -> list[tuple[Listed, ...]]:
     if tidy_index(spec.store.uri, index, next(segment_ids())):
         index = open_store_index(spec.store.uri, [covering.file for covering in index.covering])
     remember_index(spec.run.name, index)
+    note_work(spec, Phase.READING, files_found=len(index.uncovered))
     return list(_group(index.uncovered))
 
 
@@ -134,6 +151,7 @@ def cover_files(files: Sequence[Listed], spec: RunSpec) -> int:
     it reads. Raise StoreError if the store can't be read.
     """
     parts = list(read_entries(spec.store.uri, files))
+    note_work(spec, Phase.READING, files_read=len(files))
     try:
         if parts:
             write_entries(spec.store.uri, next(segment_ids()), parts)

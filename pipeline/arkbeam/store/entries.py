@@ -31,13 +31,17 @@ def read_entries(store_uri: str, files: Sequence[Listed]) -> Iterator[Entries]:
     A damaged file is set aside, with a warning: it has no entries, and its vectors are bought again. Raise StoreError if
     the storage fails.
     """
-    small = [file for file in files if file.size <= LARGE_BYTES]
-    large = [file for file in files if file.size > LARGE_BYTES]
-    for some, in_flight in ((small, reads_in_flight(store_uri)), (large, LARGE_IN_FLIGHT)):
+    for some, in_flight in by_size(store_uri, files):
         for file, found in zip(some, in_parallel(partial(_try_to_read, store_uri), some, in_flight), strict=True):
             entries = _read_again(store_uri, file, found) if isinstance(found, StoreError) else found
             if entries is not None:
                 yield entries
+
+
+def by_size(store_uri: str, files: Sequence[Listed]) -> Iterator[tuple[list[Listed], int]]:
+    """Yield the large files, then the others, each with the number of files to hold in memory at once."""
+    yield [file for file in files if file.size > LARGE_BYTES], LARGE_IN_FLIGHT
+    yield [file for file in files if file.size <= LARGE_BYTES], reads_in_flight(store_uri)
 
 
 def read_file(store_uri: str, file: Listed) -> Entries:

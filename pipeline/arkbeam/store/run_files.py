@@ -1,5 +1,7 @@
 """The files of a run, below `<store>/runs/<run>/`. They are removed when the run ends.
 
+If the store is remote and all stages run in one process, a local folder (`store.scratch`) takes the place of the store.
+
     rows/<shard>/<ordinal>.parquet  staged rows, from this ordinal on
     unreadable/<shard>/<n>.parquet  rows that could not be read
     buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block

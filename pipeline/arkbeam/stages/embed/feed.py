@@ -64,9 +64,8 @@ def read_rows(buyers: pa.Table, attempt: Attempt, spec: RunSpec) -> Iterator[Sta
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
-    for table in read_rows_at(
-        spec.store.uri, spec.run.name, attempt.block[0], buyers["ordinal"].to_numpy(), ["request"]
-    ):
+    shard, ordinals = attempt.block[0], buyers["ordinal"].to_numpy()
+    for table in read_rows_at(spec.run_files_uri, spec.run.name, shard, ordinals, ["request"]):
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())

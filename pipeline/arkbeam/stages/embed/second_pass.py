@@ -32,7 +32,7 @@ def wait_for_held(first_block: tuple[int, int], spec: RunSpec, engine: Engine, s
     """
     if not sink.held or not engine.pause(0.0):
         return False
-    note = note_uri(spec.store.uri, spec.run.name, "second-{:06d}-{:06d}".format(*first_block))
+    note = note_uri(spec.run_files_uri, spec.run.name, "second-{:06d}-{:06d}".format(*first_block))
     if exists(note) or not engine.pause(_wave_s(_in_order(sink)) - time.monotonic()):
         return False
     write_bytes(note, b"{}")
@@ -63,7 +63,7 @@ def _read(due: Sequence[Held], spec: RunSpec) -> Iterator[StagedRow]:
     in_order = sorted(due, key=_block)
     for (shard, number), group in groupby(in_order, _block):
         held = list(group)
-        buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, shard), number)
+        buyers = read_block(buyers_uri(spec.run_files_uri, spec.run.name, shard), number)
         names = pa.array([one.fingerprint for one in held], schema.FINGERPRINT)
         yield from read_rows(buyers.filter(pc.is_in(buyers["fingerprint"], value_set=names)), held[0].attempt, spec)
 

@@ -23,6 +23,7 @@ from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable
 from arkbeam.stages.embed.own_results import open_own_results
 from arkbeam.stages.embed.process import read_stop, write_stop
 from arkbeam.stages.embed.second_pass import read_waves, wait_for_held
+from arkbeam.stages.meter import Phase, note_failures, note_work
 from arkbeam.stages.plan import Block
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.run_files import buyers_uri, read_block
@@ -64,7 +65,7 @@ class Session:
     )
 
     def __post_init__(self) -> None:
-        self._gathered = _Gathered(time.monotonic())
+        self._gathered = _Gathered(self.spec, time.monotonic())
         self._feed = Feed(self.spec, self.engine, self._pool)
 
     def add(self, block: Block) -> Iterator[Outcomes]:
@@ -123,6 +124,7 @@ class Session:
 
     def _begin(self, block: Block) -> None:
         self._first = block.place
+        note_work(self.spec, Phase.EMBEDDING)
         stopped = read_stop(self.spec)
         if stopped is not None:
             self.engine.stop(stopped)
@@ -132,8 +134,7 @@ class Session:
         """Submit batches until the run stops; yield outcomes as they accumulate."""
         for batch in batches:
             if isinstance(batch, Unsendable):
-                self._sink.add(1)
-                self._sink.add_failure(batch.fingerprint, batch.failure.code, batch.failure.message)
+                self.engine.fail(batch.fingerprint, batch.failure, self._sink)
                 continue
             if not self.engine.submit(batch, self._sink):
                 return
@@ -145,7 +146,7 @@ class Session:
     def _rows(self, attempt: Attempt) -> Iterator[StagedRow]:
         """Read the rows of a block in the order of the manifest, without those that this run has already settled."""
         shard, number = attempt.block
-        buyers = read_block(buyers_uri(self.spec.store.uri, self.spec.run.name, shard), number)
+        buyers = read_block(buyers_uri(self.spec.run_files_uri, self.spec.run.name, shard), number)
         if attempt.is_repeated:
             settled = open_own_results(self.spec).find(buyers["fingerprint"].combine_chunks())
             self._gathered.put([settled[0]], settled[1])
@@ -159,13 +160,16 @@ class Session:
 class _Gathered:
     """Collects outcomes into elements of `_EMIT_ROWS` rows or `_EMIT_S` seconds, so that elements are few and large."""
 
+    spec: RunSpec
     emitted_s: float
     rows: int = 0
     _index: list[pa.Table] = field(default_factory=list)
     _rejected: list[pa.Table] = field(default_factory=list)
 
     def add(self, sink: Sink) -> None:
-        self.put(*sink.collect())
+        index, rejected = sink.collect()
+        note_failures(self.spec, rejected["code"])
+        self.put(index, rejected)
 
     def put(self, index: list[pa.Table], rejected: pa.Table) -> None:
         self._index += index

@@ -1,0 +1,201 @@
+"""What the stages of a run have done so far, for the progress display.
+
+Each process counts its own work. If a run has several processes, each also writes its counts to a note in the run's
+folder every few seconds, and the display adds up the notes. The counts are for people: work that a runner repeats
+counts twice, and a lost note costs nothing.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import IntEnum
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import join, list_files, read_if_exists, reads_in_flight, write_bytes
+from arkbeam.base.parallel import in_parallel
+from arkbeam.engine.outcomes import Counts, Status, Stop, StopKind
+from arkbeam.engine.registry import find_engine
+from arkbeam.quota.use import FoundLimits
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.layout import run_folder
+
+NOTE_S = 2.0  # time between two notes of a process
+NOTES_MAX = 128  # most notes that the display reads at a time
+CODES_MAX = 50  # most failure codes that are counted one by one
+OTHER = "other codes"
+
+
+class Phase(IntEnum):
+    """What a run does; a later phase has a greater value."""
+
+    READING = 0
+    PLANNING = 1
+    EMBEDDING = 2
+    PUBLISHING = 3
+
+
+@dataclass(slots=True)
+class Work:
+    """What the stages have done. `bytes_read` counts bytes of the manifests as they are stored.
+
+    `files_found` and `files_read` count files of the store that no index file covers. The tokens are the estimates for
+    the requests to send. `codes` counts the rows that failed, by code.
+    """
+
+    phase: Phase = Phase.READING
+    rows_read: int = 0
+    rows_unreadable: int = 0
+    bytes_read: int = 0
+    files_found: int = 0
+    files_read: int = 0
+    rows_planned: int = 0
+    to_buy: int = 0
+    text_tokens: int = 0
+    image_tokens: int = 0
+    parts_planned: int = 0
+    parts_written: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows_to_plan(self) -> int:
+        """The rows that were read and have a request."""
+        return self.rows_read - self.rows_unreadable
+
+    def plus(self, other: "Work") -> "Work":
+        """Return the work of two processes; the phase is the later one."""
+        names = [one.name for one in fields(self) if one.name not in ("phase", "codes")]
+        counts = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Work(max(self.phase, other.phase), **counts, codes=_add(self.codes, other.codes))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The work of a run, and the state of its engines; None if no process has an engine."""
+
+    work: Work
+    status: Status | None = None
+
+    def plus(self, other: "Progress") -> "Progress":
+        """Return the progress of two processes together."""
+        both = [one for one in (self.status, other.status) if one is not None]
+        status = both[0].plus(both[1]) if len(both) == 2 else next(iter(both), None)
+        return Progress(self.work.plus(other.work), status)
+
+
+_lock = threading.Lock()
+_works: dict[str, Work] = {}
+
+
+def note_work(spec: RunSpec, phase: Phase, **amounts: int) -> None:
+    """Add to the counts of `Work` in this process, and note which phase it is in."""
+    with _lock:
+        work = _work_of(spec)
+        work.phase = phase
+        for name, amount in amounts.items():
+            setattr(work, name, getattr(work, name) + amount)
+
+
+def note_failures(spec: RunSpec, codes: pa.ChunkedArray) -> None:
+    """Count failed rows by their codes."""
+    if len(codes) == 0:
+        return
+    found = {one["values"]: one["counts"] for one in pc.value_counts(codes).to_pylist()}
+    with _lock:
+        work = _work_of(spec)
+        work.codes = _add(work.codes, found)
+
+
+def read_progress(spec: RunSpec) -> Progress:
+    """Return the progress of a run. If it may have several processes, read their notes. Raise StoreError."""
+    own = _own_progress(spec)
+    if not spec.many_processes:
+        return own
+    total = own
+    for one in _read_notes(spec):
+        total = total.plus(one)
+    return total
+
+
+def forget_work(run: str) -> None:
+    """Forget the counts of a run in this process."""
+    with _lock:
+        _works.pop(run, None)
+
+
+def _add(codes: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Return the sum of two counts. Above `CODES_MAX` different codes, further ones are counted together."""
+    total = dict(codes)
+    for code, rows in more.items():
+        name = code if code in total or len(total) < CODES_MAX else OTHER
+        total[name] = total.get(name, 0) + rows
+    return total
+
+
+def _work_of(spec: RunSpec) -> Work:
+    """Return the counts of a run. The first call in a worker process starts the thread that writes its note."""
+    work = _works.get(spec.run.name)
+    if work is None:
+        _works.clear()  # a process has one run at a time
+        work = _works[spec.run.name] = Work()
+        if spec.many_processes:
+            threading.Thread(target=_keep_note, args=(spec,), name="arkbeam-note", daemon=True).start()
+    return work
+
+
+def _own_progress(spec: RunSpec) -> Progress:
+    with _lock:
+        work = _works.get(spec.run.name)
+        work = Work() if work is None else replace(work)
+    engine = find_engine(spec.run.name)
+    return Progress(work, None if engine is None else engine.status())
+
+
+def _keep_note(spec: RunSpec) -> None:
+    """Write this process's note while its run is the one that it works for. Nothing is written if nothing changed."""
+    uri = join(_folder(spec), f"{os.getpid()}-{secrets.token_hex(4)}.json")
+    last = Progress(Work())
+    while spec.run.name in _works:
+        time.sleep(NOTE_S)
+        progress = _own_progress(spec)
+        if _same(progress, last) or spec.run.name not in _works:
+            continue
+        try:
+            write_bytes(uri, orjson.dumps(asdict(progress)), durable=False)
+        except StoreError:
+            continue  # the next note has all counts; the stages report a store that stays unreachable
+        last = progress
+
+
+def _same(one: Progress, other: Progress) -> bool:
+    """True if only times differ: an idle process writes no note, so it makes no folder of an ended run again."""
+    plain = (replace(p.status, seconds=0.0, paused_s=0.0) if p.status is not None else None for p in (one, other))
+    return one.work == other.work and next(plain) == next(plain)
+
+
+def _folder(spec: RunSpec) -> str:
+    return join(run_folder(spec.store.uri, spec.run.name), "progress")
+
+
+def _read_notes(spec: RunSpec) -> Iterator[Progress]:
+    uris: Iterable[str] = list_files(_folder(spec), ".json")[:NOTES_MAX]
+    for data in in_parallel(read_if_exists, uris, reads_in_flight(spec.store.uri)):
+        if data is not None:
+            yield _parse(orjson.loads(data))
+
+
+def _parse(note: Mapping[str, Any]) -> Progress:
+    work, status = note["work"], note["status"]
+    parsed = Work(**work | {"phase": Phase(work["phase"])})
+    if status is None:
+        return Progress(parsed)
+    stop = status["stop"] and Stop(**status["stop"] | {"kind": StopKind(status["stop"]["kind"])})
+    counts, found = Counts(**status["counts"]), FoundLimits(**status["found"])
+    return Progress(parsed, Status(**status | {"counts": counts, "found": found, "stop": stop}))
