@@ -72,7 +72,7 @@ class Emulator:
 class Place:
     """A folder with manifests, a config, a store and an output, and methods to run the job there.
 
-    Settings are dotted keys of the config and their values, as in `{"quota.lanes": 2}`.
+    Settings are dotted keys of the config and their values, as in `{"store.flush_rows": 2}`.
     """
 
     folder: Path

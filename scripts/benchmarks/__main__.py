@@ -38,7 +38,7 @@ MEASURES: dict[str, Measure] = {
     "quota_sliding": quota.measure_sliding,
     "quota_spread": quota.measure_spread,
     "quota_fast": quota.measure_fast,
-    "quota_lanes": quota_many.measure_lanes,
+    "quota_marks": quota_many.measure_marks,
     "quota_redis": quota_many.measure_redis,
     "bytes": volume.measure,
     "plan": planning.measure,

@@ -41,7 +41,7 @@ class _Times:
     counted_from_s: int
 
 
-LANES = {Size.FULL: _Times(240, 60), Size.QUICK: _Times(60, 15), Size.TINY: _Times(12, 6)}
+MARKS = {Size.FULL: _Times(240, 60), Size.QUICK: _Times(60, 15), Size.TINY: _Times(12, 6)}
 REDIS = {Size.FULL: _Times(180, 60), Size.QUICK: _Times(40, 10), Size.TINY: _Times(8, 4)}
 
 
@@ -119,12 +119,12 @@ class Seen:
         return max(sum(self.received[at : at + 60]) for at in range(len(self.received)))
 
 
-def measure_lanes(bench: Bench) -> list[Figure]:
+def measure_marks(bench: Bench) -> list[Figure]:
     """Used share of 600 RPM by four processes with marks in an S3 store; one is down for a quarter of the time."""
-    times = LANES[bench.size]
+    times = MARKS[bench.size]
     with _s3_server(bench) as environment:
         seen = _measure(bench, times, environment, kill=True, store={"uri": f"s3://{_BUCKET}/store"})
-    return _figures("quota_lanes", seen, times, 0.93)
+    return _figures("quota_marks", seen, times, 0.93)
 
 
 def measure_redis(bench: Bench) -> list[Figure]:

@@ -104,7 +104,7 @@ def _start_late(
 ) -> None:
     """Start one more worker for each one that is done, until there are twice as many as at the start.
 
-    This models a cluster with fewer slots than lanes.
+    This models a cluster with fewer slots than bundles.
     """
     done = sum(worker.done_s is not None for worker in workers)
     while len(workers) - len(scenario.lifecycles) < min(done, len(scenario.lifecycles)):
@@ -250,7 +250,7 @@ SCENARIOS: dict[str, Scenario] = {
     "shared": Scenario(
         "4 processes, exactly shared quota (Redis)", lifecycles=_FOUR, utilisation_min=0.95, refused_max=0.005
     ),
-    "lanes": Scenario(
+    "replaced": Scenario(
         "4 processes, one killed at 2:00, replaced at 3:00",
         lifecycles=(Lifecycle(), Lifecycle(), Lifecycle(), Lifecycle(killed_s=120), Lifecycle(starts_s=180)),
         leases=True,
@@ -284,7 +284,7 @@ SCENARIOS: dict[str, Scenario] = {
         above_max=5,
     ),
     "late": Scenario(
-        "4 lanes, only 2 at a time",
+        "4 processes, only 2 at a time",
         lifecycles=(Lifecycle(), Lifecycle()),
         leases=True,
         rows=900,

@@ -101,13 +101,13 @@ def test_refusals_cost_nothing(make_emulator: Any, make_place: Any) -> None:
 def test_processes_share_a_budget(
     make_emulator: Any, make_place: Any, start: Any, assert_bill: Any, row_tokens: float
 ) -> None:
-    """Two lanes in two processes together stay within the budget, and use most of it."""
+    """Two processes together stay within the budget, and use most of it."""
     emulator = make_emulator(latency_ms=10)
     place = make_place(emulator.url)
-    for number in range(8):  # enough shards to give both lanes work
+    for number in range(8):  # enough shards to give both work
         place.write_rows([{"text": f"row number {number} {at}"} for at in range(100)], f"many-{number}.jsonl")
     budget = int(row_tokens * 400)
-    settings = {"budget.tokens": budget, "quota.lanes": 2, "manifest.uris": [str(place.folder / "many-*.jsonl")]}
+    settings = {"budget.tokens": budget, "manifest.uris": [str(place.folder / "many-*.jsonl")]}
     beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     ended = start(*place.arguments("run", settings, *beam)).wait()
     assert ended.code == 5, ended.err

@@ -45,7 +45,7 @@ def test_a_wrong_name_in_worker_processes(place: Any, emulator: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"did you mean 'photo'\?\); columns found: 'text', 'photo'\. Nothing was sent"
     ):
-        place.run(MAPPED | {"quota.lanes": 2}, beam=beam)
+        place.run(MAPPED, beam=beam)
     assert emulator.stats["received"] == 0
 
 

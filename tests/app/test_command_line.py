@@ -144,7 +144,7 @@ def test_several_processes(
     emulator = make_emulator(latency_ms=200)
     place = make_place(emulator.url)
     place.write_texts(600)
-    settings = {"quota.lanes": 2, "manifest.shard_bytes_max": 5_000}
+    settings = {"manifest.shard_bytes_max": 5_000}
     beam = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     ended = start(*place.arguments("run", settings, "--log", "json", *beam)).wait()
     assert ended.code == 0, ended.err

@@ -129,7 +129,7 @@ def test_notes_of_processes_are_added_up(
     """The progress of a run in many processes is the sum of their notes; a process that is idle writes none."""
     monkeypatch.setattr(meter, "NOTE_S", 0.05)
     place.write_texts(1)
-    spec = replace(place.prepare({"quota.lanes": 8}).spec, many_processes=True)
+    spec = replace(place.prepare().spec, many_processes=True)
     stop = Stop(StopKind.BUDGET, "budget", "used up")
     counts = Counts(expected=7, sent=6, bought=5, tries_max=3)
     status = Status(counts, 2, 1.5, 600, 1000, 3.0, stop, FoundLimits(rpm=5), 1)

@@ -129,13 +129,13 @@ def test_a_reached_budget_ends_the_run(flaky: Any, real_service: Any) -> None:
 
 
 @pytest.mark.parametrize("repeats", [0, 2])
-def test_lanes_that_are_repeated(flaky: Any, real_service: Any, repeats: int) -> None:
-    """Each lane has its own second pass, and has it once, also if the runner repeats the lane."""
+def test_bundles_that_are_repeated(flaky: Any, real_service: Any, repeats: int) -> None:
+    """The second pass happens once, also if the runner repeats the bundle."""
     rows = [[{"id": f"{name}-{at}", "text": f"{name} {at}"} for at in range(10)] for name in "ab"]
     for name, shard in zip("ab", rows, strict=True):
         flaky.write_rows(shard, f"many-{name}.jsonl")
         real_service.failing[f"{name} 4"] = ALWAYS
-    settings = {"quota.lanes": 2, "manifest.uris": [str(flaky.folder / "many-*.jsonl")]}
+    settings = {"manifest.uris": [str(flaky.folder / "many-*.jsonl")]}
     flaky.run({**LIMITS, **settings}, beam=[f"--direct_runner_bundle_repeat={repeats}"])
     sent = count_requests(real_service)
     assert set(failed_rows(flaky)) == {"a-4", "b-4"}

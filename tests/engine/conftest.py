@@ -24,7 +24,7 @@ from arkbeam.emulator.vectors import embed
 from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.items import Item
-from arkbeam.engine.outcomes import LaneReport, Sink
+from arkbeam.engine.outcomes import SessionReport, Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota import retry
@@ -93,7 +93,7 @@ class Rig:
             self.texts[name_of(text)] = text
         return made
 
-    def buy(self, *texts: str, batch: int = 64) -> LaneReport:
+    def buy(self, *texts: str, batch: int = 64) -> SessionReport:
         """Submit texts in batches until the engine stops, and wait for all of them."""
         for start in range(0, len(texts), batch):
             if not self.engine.submit(self.items(*texts[start : start + batch]), self.sink):
@@ -101,7 +101,7 @@ class Rig:
         return self.engine.finish(self.sink)
 
     def collect(self) -> tuple[dict[bytes, tuple[int, int]], dict[bytes, tuple[str, str]]]:
-        """Return what the lane received, by fingerprint: the places of the vectors, and the reasons of the failures."""
+        """Return what the sink received, by fingerprint: the places of the vectors, and the reasons of the failures."""
         tables, failed = self.sink.collect()
         index = schema.concat(tables, schema.INDEX).to_pylist()
         assert len({row["fingerprint"] for row in index}) == len(index)

@@ -64,7 +64,7 @@ def test_requests_are_recorded_before_they_are_sent(
 def test_a_journal_that_was_recovered_ends_the_run(
     start_server: Callable[..., Server], make_rig: Callable[..., Rig], store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that has lost its journal to another run stops sending, and its lane gets the reason."""
+    """A process that has lost its journal to another run stops sending, and its session gets the reason."""
     monkeypatch.setattr(announcing, "UPLOAD_S", 0.05)
     rig = make_rig(start_server(latency_ms=50), store=store)
     rig.engine.submit(rig.items(*(f"row {number}" for number in range(2000))), rig.sink)

@@ -87,7 +87,7 @@ def test_what_is_bought_lands_under_its_own_fingerprint(plain: Any, make_rig: Ma
 
 
 def test_sparse_vectors_are_kept_where_they_were_asked_for(plain: Any, make_rig: MakeRig) -> None:
-    """One lane may submit items with and without sparse vectors."""
+    """One session may submit items with and without sparse vectors."""
     rig = make_rig(plain)
     rig.engine.submit(rig.items("with sparse", sparse=True) + rig.items("without"), rig.sink)
     rig.engine.finish(rig.sink)
@@ -97,24 +97,24 @@ def test_sparse_vectors_are_kept_where_they_were_asked_for(plain: Any, make_rig:
     assert found["with sparse"]["indices"]
 
 
-def test_lanes_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
-    """Lanes share the open buffer; each lane gets only its own rows of a segment."""
+def test_sessions_get_their_own_results(plain: Any, make_rig: MakeRig) -> None:
+    """Sessions share the open buffer; each session gets only its own rows of a segment."""
     rig = make_rig(plain, flush_rows=1_000)
-    lanes = {sink: _texts(20, 100 * number) for number, sink in enumerate((Sink(), Sink(), Sink()))}
+    sessions = {sink: _texts(20, 100 * number) for number, sink in enumerate((Sink(), Sink(), Sink()))}
 
     bought: list[int] = []
 
     def run(sink: Sink) -> None:
-        rig.engine.submit(rig.items(*lanes[sink]), sink)
+        rig.engine.submit(rig.items(*sessions[sink]), sink)
         bought.append(rig.engine.finish(sink).counts.bought)
 
-    threads = [threading.Thread(target=run, args=(sink,), daemon=True) for sink in lanes]
+    threads = [threading.Thread(target=run, args=(sink,), daemon=True) for sink in sessions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert bought == [20, 20, 20]
-    for sink, texts in lanes.items():
+    for sink, texts in sessions.items():
         rig.sink = sink
         index, _ = rig.collect()
         assert {rig.texts[name] for name in index} == set(texts)
@@ -199,8 +199,8 @@ def test_a_poisonous_text_is_sent_once_and_remembered(start_server: Start, make_
     assert rig.texts[event["fingerprint"]] == "有毒"
 
 
-def test_refusals_are_in_the_store_when_a_lane_has_ended(start_server: Start, make_rig: MakeRig) -> None:
-    """A lane with rejections only writes them before it reports, since the publish stage reads them."""
+def test_refusals_are_in_the_store_when_a_session_has_ended(start_server: Start, make_rig: MakeRig) -> None:
+    """A session with rejections only writes them before it reports, since the publish stage reads them."""
     rig = make_rig(start_server(poison="毒"))
     rig.buy("毒")
     assert len(rig.events()) == 1
@@ -242,7 +242,7 @@ def test_stopping_drains_and_flushes(start_server: Start, make_rig: MakeRig) -> 
 
 
 def test_what_does_not_drain_is_booked_as_lost(start_server: Start, make_rig: MakeRig) -> None:
-    """Requests that never end are cancelled after `drain_s`. They may be billed, and are recorded before the lane ends."""
+    """Requests that never end are cancelled after `drain_s`. They may be billed, and are recorded before the session ends."""
     rig = make_rig(start_server(faults=FaultShares(hang_paid=1.0)), drain_s=0.2)
     rig.engine.submit(rig.items(*_texts(20)), rig.sink)
     _wait_for(lambda: len(rig.journaled().sent) == 8)
@@ -297,18 +297,18 @@ def test_a_store_that_hangs_ends_the_run(
     release.set()
 
 
-def test_closing_lets_waiting_lanes_go(start_server: Start, make_rig: MakeRig) -> None:
-    """When an engine is closed because another stage failed, waiting lanes return."""
+def test_closing_lets_waiting_sessions_go(start_server: Start, make_rig: MakeRig) -> None:
+    """When an engine is closed because another stage failed, waiting sessions return."""
     rig = make_rig(start_server(faults=FaultShares(hang=1.0)), bytes_in_flight=1)
     ended = []
 
-    def lane() -> None:
+    def session() -> None:
         sink = Sink()
         while rig.engine.submit(rig.items("x"), sink):
             pass
         ended.append(rig.engine.finish(sink))
 
-    threads = [threading.Thread(target=lane, daemon=True) for _ in range(2)]
+    threads = [threading.Thread(target=session, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     _wait_for(lambda: rig.engine.status().in_flight == 1)
@@ -353,7 +353,7 @@ def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, pla
 
 
 def test_a_store_that_cannot_be_written_ends_the_run(plain: Any, make_rig: MakeRig, tmp_path: Path) -> None:
-    """The lane gets a StoreError and nothing hangs; the paid replies stay in the journal."""
+    """The session gets a StoreError and nothing hangs; the paid replies stay in the journal."""
     rig = make_rig(plain, flush_rows=4)
     (tmp_path / "segments").touch()
     report = rig.buy(*_texts(300), batch=16)
@@ -451,7 +451,7 @@ def test_a_held_item_that_is_not_sent_fails(start_server: Start, make_rig: MakeR
         assert (asked["received"], rig.engine.status().held) == (1, 0)
 
 
-def test_a_lane_holds_a_bounded_number_of_items(
+def test_a_session_holds_a_bounded_number_of_items(
     start_server: Start, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Items above the bound fail after the first pass."""
@@ -465,7 +465,7 @@ def test_a_lane_holds_a_bounded_number_of_items(
 
 
 def test_a_stop_ends_a_pause(plain: Any, make_rig: MakeRig) -> None:
-    """A lane that waits goes on at once when the run stops; before that it waits as long as it is told."""
+    """A session that waits goes on at once when the run stops; before that it waits as long as it is told."""
     rig = make_rig(plain)
     began_s = time.monotonic()
     assert rig.engine.pause(0.1)
@@ -544,8 +544,10 @@ def test_a_rate_refusal_holds_everybody_back(start_server: Start, make_rig: Make
 
 @pytest.fixture(autouse=True)
 def _no_threads_left() -> Iterator[None]:
-    """Check that no test leaves a waiting lane behind."""
+    """Check that no test leaves a waiting session behind."""
     before = set(threading.enumerate())
     yield
-    lanes = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("Thread-")]
-    assert not lanes
+    sessions = [
+        thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("Thread-")
+    ]
+    assert not sessions

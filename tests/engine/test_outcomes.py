@@ -1,4 +1,4 @@
-"""What lanes and the engine share: the sink, the room, reports, and the engines of a process."""
+"""What sessions and the engine share: the sink, the room, reports, and the engines of a process."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
 from arkbeam.engine import registry
 from arkbeam.engine.items import AHEAD_S, ITEMS_MAX, Room
-from arkbeam.engine.outcomes import Counts, LaneReport, Sink, Stop, StopKind
+from arkbeam.engine.outcomes import Counts, SessionReport, Sink, Stop, StopKind
 from arkbeam.quota.use import FoundLimits, QuotaUse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ def test_a_mailbox_wakes_who_waits() -> None:
 
 
 def test_failures_are_counted_by_all_threads() -> None:
-    """The engine's thread and the lane's thread fail items at the same time, and no count is lost."""
+    """The engine's thread and the session's thread fail items at the same time, and no count is lost."""
     sink = Sink()
 
     def fail_items(_: int) -> None:
@@ -87,7 +87,7 @@ def test_the_room_holds_no_more_than_its_bounds(batches: list[tuple[int, int]]) 
 
 @pytest.mark.parametrize(("held", "entering"), [((1, 30), (1, 1)), ((ITEMS_MAX, 0), (1, 0)), ((1, 1), (1, 31))])
 def test_who_does_not_fit_waits(held: tuple[int, int], entering: tuple[int, int]) -> None:
-    """A lane waits until there is room (for a batch above the bound: until the room is empty), or until the engine stops."""
+    """A session waits until there is room (for a batch above the bound: until the room is empty), or until the engine stops."""
     for ends_by_stop in (False, True):
         room = Room(bytes_max=30)
         assert room.enter(*held)
@@ -132,8 +132,8 @@ def test_submitted_items_take_a_bounded_time_of_the_quota() -> None:
     assert not room.queue(1.0)
 
 
-def test_several_waiting_lanes_all_get_in() -> None:
-    """Released room lets every waiting lane in, in any order."""
+def test_several_waiting_sessions_all_get_in() -> None:
+    """Released room lets every waiting session in, in any order."""
     room = Room(bytes_max=10)
     assert room.enter(1, 10)
 
@@ -150,24 +150,24 @@ def test_several_waiting_lanes_all_get_in() -> None:
     assert (room.items, room.bytes) == (0, 0)
 
 
-def test_a_runs_stop_is_the_weightiest_of_its_lanes() -> None:
+def test_a_runs_stop_is_the_weightiest_of_its_sessions() -> None:
     """An interrupt comes before a stop by the service, that before the budget; counts add up."""
     kinds = [StopKind.INTERRUPTED, StopKind.SERVICE, StopKind.BUDGET, None]
     for order in permutations(kinds):
-        merged = LaneReport(Counts(), USE)
+        merged = SessionReport(Counts(), USE)
         for kind in order:
-            merged = merged.merge(LaneReport(Counts(bought=1), USE, Stop(kind, "code", "message") if kind else None))
+            merged = merged.merge(SessionReport(Counts(bought=1), USE, Stop(kind, "code", "message") if kind else None))
         assert merged.stop == Stop(StopKind.INTERRUPTED, "code", "message")
         assert merged.counts.bought == 4
-    service = LaneReport(Counts(), USE, Stop(StopKind.SERVICE, "a", "b"))
-    assert LaneReport(Counts(), USE).merge(service).stop == service.stop
-    assert LaneReport(Counts(), USE).merge(LaneReport(Counts(), USE)).stop is None
+    service = SessionReport(Counts(), USE, Stop(StopKind.SERVICE, "a", "b"))
+    assert SessionReport(Counts(), USE).merge(service).stop == service.stop
+    assert SessionReport(Counts(), USE).merge(SessionReport(Counts(), USE)).stop is None
 
 
-def test_the_lowest_limit_that_a_lane_found_counts() -> None:
-    """Of the limits that lanes of one account found, the lowest counts; some lanes may not find one."""
+def test_the_lowest_limit_that_a_session_found_counts() -> None:
+    """Of the limits that sessions of one account found, the lowest counts; some may not find one."""
     reports = [
-        LaneReport(Counts(), USE, found=found) for found in (FoundLimits(), FoundLimits(500, 9), FoundLimits(412))
+        SessionReport(Counts(), USE, found=found) for found in (FoundLimits(), FoundLimits(500, 9), FoundLimits(412))
     ]
     for order in permutations(reports):
         assert order[0].merge(order[1]).merge(order[2]).found == FoundLimits(412, 9)

@@ -18,7 +18,7 @@ def test_bundles_that_are_run_again(
     emulator = make_emulator(latency_ms=5)
     place = make_place(emulator.url)
     place.write_rows([{"id": f"id-{row}", "text": f"row number {row % (ROWS - 100)}"} for row in range(ROWS)])
-    note = place.run({"quota.lanes": 3}, beam=[f"--direct_runner_bundle_repeat={repeats}"])
+    note = place.run(beam=[f"--direct_runner_bundle_repeat={repeats}"])
     stats = emulator.stats
     assert (stats["received"], stats["paid"], stats["paid_distinct"]) == (ROWS - 100,) * 3
     assert (note["published"], note["failed"], note["requests_paid"]) == (ROWS, 0, ROWS - 100)
@@ -37,7 +37,7 @@ def test_a_worker_that_is_killed(
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_texts(1_000)
-    settings = {"quota.lanes": 2, "limits.requests_in_flight": IN_FLIGHT, "store.flush_rows": FLUSH_ROWS}
+    settings = {"limits.requests_in_flight": IN_FLIGHT, "store.flush_rows": FLUSH_ROWS}
     workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     run = start(*place.arguments("run", settings, "--", *workers))
     emulator.wait_for("paid", 300)

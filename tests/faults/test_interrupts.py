@@ -75,7 +75,7 @@ def test_workers_in_other_processes(make_emulator: Any, make_place: Any, start: 
     emulator = make_emulator(latency_ms=100)
     place = make_place(emulator.url)
     place.write_texts(1_000)
-    settings = {"quota.lanes": 2, "limits.requests_in_flight": 8}
+    settings = {"limits.requests_in_flight": 8}
     run = start(*place.arguments("run", settings, "--", *TWO_WORKERS), before=os.setsid)
     emulator.wait_for("paid", 200)
     os.killpg(run.process.pid, signal.SIGINT)

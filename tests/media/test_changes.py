@@ -75,7 +75,7 @@ def test_only_what_is_changed_is_bought_again(album: Place, emulator: Emulator) 
 
 def test_several_processes_change_alike(album: Place, emulator: Emulator) -> None:
     """The change is staged with the row, so each process applies the same."""
-    album.run({**FIT, "quota.lanes": 2})
+    album.run(FIT)
     assert _changes(album)["two"] == [f"parts[2]: {TIFF}", f"parts[3]: {LARGE}"]
     assert emulator.stats["paid"] == 4
 

@@ -37,7 +37,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_takes_part_while_it_has_lanes(tmp_path: Path) -> None:
+def test_a_process_takes_part_while_it_has_sessions(tmp_path: Path) -> None:
     """A single process sends at once; two have half each; another account does not count; a process that leaves frees its share."""
 
     async def live() -> None:
@@ -56,7 +56,7 @@ def test_a_process_takes_part_while_it_has_lanes(tmp_path: Path) -> None:
         await until(lambda: share_of(second) == 0.5)
         second.leave()
         (before,) = (name for name in marks_of(tmp_path) if name.startswith("second"))
-        second.join()  # the next lane follows at once: the mark is kept
+        second.join()  # the next session follows at once: the mark is kept
         assert share_of(second) == 0.5
         assert before in marks_of(tmp_path)
         second.leave()

@@ -31,7 +31,7 @@ def test_the_real_limit_is_found(name: str, rpm: int | None, tpm: int | None) ->
     assert result.found_tpm == (tpm and pytest.approx(tpm, rel=0.08))
 
 
-@pytest.mark.parametrize("name", ["sliding", "tokens", "overload", "noise", "spikes", "lanes"])
+@pytest.mark.parametrize("name", ["sliding", "tokens", "overload", "noise", "spikes", "replaced"])
 def test_no_limit_is_found_where_there_is_none(name: str) -> None:
     """Random refusals are not reported as a limit."""
     result = simulate(SCENARIOS[name])

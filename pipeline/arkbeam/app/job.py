@@ -332,7 +332,7 @@ def _clear_dead_runs(spec: RunSpec) -> None:
 
 
 def _remove_marks(spec: RunSpec) -> None:
-    """Remove the quota marks of this output's processes that were killed, or that ended right after their last lane."""
+    """Remove the quota marks of this output's processes that were killed, or that ended right after their last session."""
     try:
         remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
     except StoreError as error:

@@ -11,7 +11,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from arkbeam.beam.plan import BOUGHT, REJECTED
-from arkbeam.engine.outcomes import LaneReport
+from arkbeam.engine.outcomes import SessionReport
 from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.embed.session import Outcomes, Session
 from arkbeam.stages.inputs import whole_spec
@@ -24,7 +24,7 @@ OUTCOMES, REPORTS = "outcomes", "reports"
 class EmbedBlocks(beam.PTransform):
     """Send the rows of blocks.
 
-    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `reports` (LaneReport).
+    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `reports` (SessionReport).
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -80,9 +80,9 @@ class _EmbedBlocks(beam.DoFn):
             self._session.close()
 
 
-def _tag(results: Iterable[Outcomes | LaneReport], spec: RunSpec) -> Iterator[TaggedOutput]:
+def _tag(results: Iterable[Outcomes | SessionReport], spec: RunSpec) -> Iterator[TaggedOutput]:
     for result in results:
-        if isinstance(result, LaneReport):
+        if isinstance(result, SessionReport):
             yield TaggedOutput(REPORTS, result)
             continue
         for kind, table in ((BOUGHT, result.index), (REJECTED, result.rejected)):

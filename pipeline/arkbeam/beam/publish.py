@@ -17,7 +17,7 @@ from arkbeam.base.files import is_local
 from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
-from arkbeam.engine.outcomes import Counts, LaneReport
+from arkbeam.engine.outcomes import Counts, SessionReport
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
@@ -50,7 +50,7 @@ class Settled(NamedTuple):
     planned: PCollection[Planned]
     divisions: PCollection[Divisions]
     """Of what Embed settled."""
-    reports: PCollection[LaneReport]
+    reports: PCollection[SessionReport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Begun:
     """What all steps of Publish know. `publishing` is None if the run does not publish."""
 
     totals: PlanTotals
-    report: LaneReport
+    report: SessionReport
     publishing: Publishing | None = None
 
 
@@ -108,8 +108,8 @@ class Publish(beam.PTransform):
 def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     """Decide what is published. Yield the Begun, and the pieces of parts that are no tables of rows."""
     (planned,) = only(Planned, gathered)
-    report = LaneReport(Counts(), QuotaUse(*spec.rate_limits))
-    for one in only(LaneReport, gathered):
+    report = SessionReport(Counts(), QuotaUse(*spec.rate_limits))
+    for one in only(SessionReport, gathered):
         report = report.merge(one)
     if not publishes(report.stop, spec):
         yield TaggedOutput(BEGUN, Begun(planned.totals, report))

@@ -30,7 +30,7 @@ def may_be_billed(tracked: Tracked, error: ApiError) -> bool:
 
 @dataclass(slots=True)
 class Accounting:
-    """Everything that a process counts. `counts` are those of the process; the sink of each lane has its own as well."""
+    """Everything that a process counts. `counts` are those of the process; each sink has its own as well."""
 
     pacer: Pacer
     recorder: Recorder

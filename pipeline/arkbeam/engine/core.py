@@ -1,7 +1,7 @@
-"""The async engine: one event loop in its own thread, shared by all lanes of a process.
+"""The async engine: one event loop in its own thread, shared by all sessions of a process.
 
-A lane is one of the parallel pieces of a run's work (`quota.lanes`); it runs in a thread of Beam. Lanes submit encoded
-requests and collect the results in order of completion. In between, an item waits for the quota and the budget, is
+A session sends what one bundle of Beam holds; it runs in a thread of Beam. It submits encoded requests, and collects
+the results in order of completion from its sink. In between, an item waits for the quota and the budget, is
 sent, may be sent again, and ends in the store or as a failure. It carries its fingerprint all the way, so that nothing
 depends on the order.
 """
@@ -29,7 +29,7 @@ from arkbeam.engine.admission import Admission, Admitted
 from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.attempts import Attempts
 from arkbeam.engine.items import Item, Room, Tracked
-from arkbeam.engine.outcomes import Held, LaneReport, Sink, Status, Stop, StopKind
+from arkbeam.engine.outcomes import Held, SessionReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.own_items import OwnItems
 from arkbeam.engine.recorder import Batch, Flusher, Recorder
 from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
@@ -130,11 +130,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
         self._thread.start()
 
-    # Called by lanes, the command line and the progress display.
+    # Called by sessions, the command line and the progress display.
 
     @contextmanager
-    def lane(self) -> Iterator[None]:
-        """Take part in the quota while a lane runs: for the length of the block."""
+    def taking_part(self) -> Iterator[None]:
+        """Take part in the quota for the length of the block."""
         self._call(self._sharing.join)
         try:
             yield
@@ -192,18 +192,18 @@ class Engine:
         return 60.0 * max(1.0 / self._pacer.rpm, tokens / self._pacer.tpm)
 
     def settle(self, sink: Sink) -> None:
-        """Wait until all items of a lane are stored, failed or held for a second try."""
+        """Wait until all items of a sink are stored, failed or held for a second try."""
         while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
             self._call(self._flush_idle)
 
     def pause(self, seconds: float) -> bool:
-        """Let a lane without open items wait; return False as soon as the run stops. Other processes can use its budget."""
+        """Wait, without open items; return False as soon as the run stops. Other processes can use its budget."""
         if seconds > 0:
             self._call_and_wait(self._take_leftovers)()
         return not self._stopping.wait(max(0.0, seconds))
 
-    def finish(self, sink: Sink) -> LaneReport:
-        """Wait until all items of a lane are settled and stored; return its report. Held items become failures."""
+    def finish(self, sink: Sink) -> SessionReport:
+        """Wait until all items of a sink are settled and stored; return the report. Held items become failures."""
         self.settle(sink)
         flushes = self._call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
@@ -254,7 +254,7 @@ class Engine:
     # Called in the loop's thread.
 
     def _leave_loop(self) -> None:
-        """End the loop. Lanes that still wait (another stage has failed) return."""
+        """End the loop. Sessions that still wait (another stage has failed) return."""
         self._begin_stop(Stop(StopKind.FAULT, "closed", "the engine was closed before the work was done"))
         self._quit.set()
 
@@ -486,22 +486,22 @@ class Engine:
         self._loop.call_later(self._options.limits.drain_s, self._quit.set)
 
     def _fail(self, fault: ArkbeamError) -> None:
-        """Stop the run because of a bug or a storage error, and report it to every lane."""
+        """Stop the run because of a bug or a storage error, and report it to every sink."""
         self._fault = self._fault or fault
         for sink in self._sinks:
             sink.fail(self._fault)
         self._begin_stop(Stop(StopKind.FAULT, "fault", str(self._fault)))
 
-    def _report(self, sink: Sink) -> LaneReport:
+    def _report(self, sink: Sink) -> SessionReport:
         self._sinks.discard(sink)
         self._count_failed(sink.fail_held())
         offset_s = time.time() - time.monotonic()  # monotonic clocks of other machines start at other times
         minutes, ratios = self._accounting.take_record()
         use = self._accounting.take_use(offset_s)
-        return LaneReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
+        return SessionReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
 
     def _take_leftovers(self) -> Callable[[], None]:
-        """If no lane has open items, take the unused share of the budget; return a function that gives it back in the store."""
+        """If no sink has open items, take the unused share of the budget; return a function that gives it back in the store."""
         if self._budget_gate is None or any(sink.open_items for sink in self._sinks):
             return lambda: None
         return self._budget_gate.give_back()
@@ -533,7 +533,7 @@ class Engine:
     def _start_flush(self) -> list[asyncio.Task[None]]:
         """Flush the buffer; return all flushes that are running.
 
-        If the last lane finished normally, the rejected rows are at fault, not the config, so their rejections are
+        If the last session finished normally, the rejected rows are at fault, not the config, so their rejections are
         stored.
         """
         if self._stop is None and len(self._sinks) <= 1:

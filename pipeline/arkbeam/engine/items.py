@@ -123,7 +123,7 @@ class Room:
         with self._changed:
             self.items -= 1
             self.bytes -= size
-            # Not for every item: waking the thread of a lane costs more than a request.
+            # Not for every item: waking a session's thread costs more than a request.
             if self.items <= ITEMS_MAX // 2:
                 self._changed.notify()
 

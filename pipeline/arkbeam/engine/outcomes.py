@@ -18,7 +18,7 @@ from arkbeam.engine.attempts import Attempt
 from arkbeam.quota.retry import Tries
 from arkbeam.quota.use import FoundLimits, Minutes, QuotaUse, Ratios
 
-HELD_MAX = 16_384  # items that a lane holds for a second try: about 16 MB; those above it fail after the first pass
+HELD_MAX = 16_384  # items that a sink holds for a second try: about 16 MB; those above it fail after the first pass
 
 
 class StopKind(StrEnum):
@@ -78,8 +78,8 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneReport:
-    """The report of a lane when it ends, or of several lanes together."""
+class SessionReport:
+    """The report of a session when it ends, or of several together."""
 
     counts: Counts
     use: QuotaUse
@@ -88,11 +88,11 @@ class LaneReport:
     ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
     found: FoundLimits = FoundLimits()
 
-    def merge(self, other: "LaneReport") -> "LaneReport":
+    def merge(self, other: "SessionReport") -> "SessionReport":
         """Join two reports. Of two stops, the one whose kind comes first in `StopKind` is kept."""
         stops = [stop for stop in (self.stop, other.stop) if stop is not None]
         order = list(StopKind)
-        return LaneReport(
+        return SessionReport(
             self.counts.plus(other.counts),
             self.use.merge(other.use),
             min(stops, key=lambda stop: order.index(stop.kind)) if stops else None,
@@ -123,7 +123,7 @@ class Held:
 
 @dataclass(slots=True, eq=False)
 class Sink:
-    """The results of one lane. The engine's thread delivers them, and the thread of the lane collects them.
+    """The results of one session. The engine's thread delivers them, and the session's thread collects them.
 
     `held`: items that are not in the engine and may be submitted once more; `fail_held` makes the others failures.
     """
@@ -207,7 +207,7 @@ class Sink:
             return self._changed.wait_for(lambda: self.open_items == 0 or self._fault is not None, timeout_s)
 
     def _fail(self, fingerprint: bytes, code: str, message: str) -> None:
-        self.counts.failed += 1  # under the lock: the thread of the lane adds failures as well
+        self.counts.failed += 1  # under the lock: the session's thread adds failures as well
         self._failed.append((fingerprint, code, message))
         self.held.pop(fingerprint, None)
 

@@ -1,6 +1,6 @@
 """The open buffer of a process, its journal, and the flushes, which write the buffer to the store.
 
-The buffer holds the results of all lanes of the process until they are written as a segment.
+The buffer holds the results of all sessions of the process until they are written as a segment.
 """
 
 import asyncio

@@ -229,10 +229,10 @@ class BudgetGate:
         return True
 
 
-def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, lanes: int) -> Cost | None:
+def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, processes: int) -> Cost | None:
     """Return how much more a process may try to draw, or None if less than `need` is left.
 
-    The amount is a quarter of one lane's equal part of what is left, but at least `need`. So draws become smaller and
+    The amount is a quarter of one process's equal part of what is left, but at least `need`. So draws become smaller and
     smaller, and little is left unused in other processes when the budget ends.
     """
     left = budget.minus(own)
@@ -240,7 +240,7 @@ def choose_draw(budget: Cost, own: Cost, others: Iterable[Cost], need: Cost, lan
         left = left.minus(other)
     if not left.covers(need):
         return None
-    parts = 4 * lanes
+    parts = 4 * processes
     return Cost(max(need.tokens, left.tokens // parts), max(need.pcny, left.pcny // parts))
 
 

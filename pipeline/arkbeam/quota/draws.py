@@ -20,7 +20,7 @@ from arkbeam.store.layout import run_folder
 
 TRIES_MAX = 6
 PAUSE_S = 0.25
-UNSHARED_PARTS = 2**20  # used as the number of lanes after a failed try: draw no more than is needed
+UNSHARED_PARTS = 2**20  # used as the number of processes after a failed try: draw no more than is needed
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Draws:
     run: str
     process: str
     budget: Cost
-    lanes: int
+    processes: int
     own: Cost = NO_COST
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -44,8 +44,8 @@ class Draws:
             for number in range(TRIES_MAX):
                 if number:
                     time.sleep(random.uniform(0.0, PAUSE_S * number))
-                lanes = self.lanes if number == 0 else UNSHARED_PARTS
-                more = choose_draw(self.budget, self.own, self._read_others(), need, lanes)
+                processes = self.processes if number == 0 else UNSHARED_PARTS
+                more = choose_draw(self.budget, self.own, self._read_others(), need, processes)
                 if more is None:
                     continue  # another process may be about to undo its draw
                 self._write(self.own.plus(more))

@@ -1,4 +1,4 @@
-"""Sharing the quota by leases: this process keeps a mark in the store while it runs lanes (see `quota.sharing`).
+"""Sharing the quota by leases: this process keeps a mark in the store while it sends (see `quota.sharing`).
 
 The store is called in a separate thread, one call at a time. If the store hangs, the lease runs out and sending stops
 without any further call.
@@ -23,7 +23,7 @@ from arkbeam.quota.marks import list_marks, new_mark_name, quota_folder, remove_
 from arkbeam.quota.pacer import Pacer
 
 STALE_S = 600.0  # marks that did not change for so long are removed
-LINGER_S = 2.0  # the mark is kept after the last lane: another may follow at once, and joining again takes a lease
+LINGER_S = 2.0  # the mark is kept after the last session: another may follow at once, and joining again takes a lease
 REMOVE_S = 10.0
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class LeaseSharing:
     _folder: str = field(init=False)
     _member: Membership | None = None
     _number: int = 0
-    _lanes: int = 0
+    _sessions: int = 0
     _left_s: float = math.inf
     _warned: bool = False
     _joined: asyncio.Event = field(default_factory=asyncio.Event)
@@ -62,17 +62,17 @@ class LeaseSharing:
         """Do nothing: the pacer counts the request."""
 
     def join(self) -> None:
-        """Note that a lane has begun; the mark is written if there is none."""
-        self._lanes += 1
+        """Note that a session has begun; the mark is written if there is none."""
+        self._sessions += 1
         self._joined.set()
 
     def leave(self) -> None:
-        """Note that a lane has ended; after the last one the mark is kept for `LINGER_S`."""
-        self._lanes -= 1
+        """Note that a session has ended; after the last one the mark is kept for `LINGER_S`."""
+        self._sessions -= 1
         self._left_s = time.monotonic()
 
     async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
-        """Keep a mark while there are lanes, until cancelled."""
+        """Keep a mark while there are sessions, until cancelled."""
         try:
             while True:
                 await self._joined.wait()
@@ -85,7 +85,7 @@ class LeaseSharing:
         self._member = member = Membership(name, time.monotonic(), wait=not is_local(self.store_uri))
         self._number, reported = 0, False
         try:
-            while self._lanes > 0 or time.monotonic() - self._left_s < LINGER_S:
+            while self._sessions > 0 or time.monotonic() - self._left_s < LINGER_S:
                 began_s = time.monotonic()
                 await self._renew(member)
                 on_changed()
@@ -95,7 +95,7 @@ class LeaseSharing:
                 await asyncio.sleep(max(0.0, began_s + RENEW_S - time.monotonic()))
         finally:
             self._member = None  # so that the share is 0
-            if self._lanes <= 0:
+            if self._sessions <= 0:
                 self._joined.clear()
             await self._remove(name)
 

@@ -1,6 +1,6 @@
 """How the engine uses a quota that it may share with other processes. All calls come from the engine's event loop.
 
-A lane is one of the parallel pieces of a run's work (`quota.lanes`). A process needs its share while it runs lanes.
+A process needs its share while it has sessions: each sends what one bundle of Beam holds.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ class Sharing(Protocol):
         """Note that a request of so many tokens is sent now."""
 
     def join(self) -> None:
-        """Start to use the quota: a lane has begun."""
+        """Start to use the quota: a session has begun."""
 
     def leave(self) -> None:
-        """Note that a lane has ended. With the last lane the process gives up its share, at once or a little later."""
+        """Note that a session has ended. With the last one the process gives up its share, at once or a little later."""
 
     async def run(self, on_changed: Callable[[], None], on_unreachable: Callable[[str], None]) -> None:
         """Keep this process's share until cancelled, then give it up.

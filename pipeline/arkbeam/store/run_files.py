@@ -5,10 +5,11 @@ If the store is remote and all stages run in one process, a local folder (`store
     rows/<shard>/<ordinal>.parquet  staged rows, from this ordinal on
     unreadable/<shard>/<n>.parquet  rows that could not be read
     buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block
+    blocks/                         attempts at blocks, and marks of processes (`engine.attempts`)
     budget/<process>                what a process has drawn from a shared budget (`quota.draws`)
     shards.json, lists.json         lists that grow with the input (`stages.inputs`)
     plan.json, stop.json, result.json
-    second-<shard>-<block>.json     an empty note: the lane that begins with this block has begun its second pass
+    second-<shard>-<block>.json     an empty note: the session that begins with this block has begun its second pass
 
 A stage that runs again writes the same files again, so repeating it changes nothing.
 """

@@ -1,1 +1,1 @@
-"""Embed: turn the missing rows of a lane into requests, send them through the engine, return refs and failures."""
+"""Embed: turn missing rows into requests, send them through the engine, return refs and failures."""

@@ -24,7 +24,7 @@ from arkbeam.store.run_files import read_rows_at
 BATCH_ITEMS = 128
 BATCH_BYTES = 32 * 1024 * 1024
 BATCH_S = AHEAD_S / 4  # of the quota
-MEDIA_THREADS = 16  # most rows of a lane whose media are read at the same time
+MEDIA_THREADS = 16  # most rows of a session whose media are read at the same time
 # While a medium is encoded, memory holds its bytes (3/4 of what is sent) and their base64 (4/4): 7 quarters.
 _HELD_QUARTERS = 7
 

@@ -1,4 +1,4 @@
-"""The second pass: at the end of a lane, rows that failed for a passing reason are tried once more.
+"""The second pass: at the end of a session, rows that failed for a passing reason are tried once more.
 
 The engine holds the failures of these rows, without their bodies (`engine.outcomes.Held`): their requests are read
 again from the run's staged rows. A row is due `limits.second_pass_s` after its last try. The first wave has the rows
@@ -25,10 +25,10 @@ WAVE_S = 1.0
 
 
 def wait_for_held(first_block: tuple[int, int], spec: RunSpec, engine: Engine, sink: Sink) -> bool:
-    """Wait until the first wave of a lane's held rows is due. Return False if there is no second pass.
+    """Wait until the first wave of a session's held rows is due. Return False if there is no second pass.
 
-    There is none if the lane holds no rows, if the run stops, or if an earlier attempt of the lane, which
-    `first_block` names, has begun its second pass: a runner that repeats a lane does not repeat the pass.
+    There is none if the session holds no rows, if the run stops, or if an earlier session that began with `first_block`
+    has begun its second pass: a runner that repeats a bundle does not repeat the pass.
     """
     if not sink.held or not engine.pause(0.0):
         return False

@@ -18,7 +18,7 @@ from arkbeam.base.schema import concat
 from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
-from arkbeam.engine.outcomes import LaneReport, Sink, StopKind
+from arkbeam.engine.outcomes import SessionReport, Sink, StopKind
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.own_results import open_own_results
 from arkbeam.stages.embed.process import read_stop, write_stop
@@ -79,7 +79,7 @@ class Session:
             yield from self._send(self._feed.add(self._rows(attempt)))
             self._note_submitted()
 
-    def finish(self) -> Iterator[Outcomes | LaneReport]:
+    def finish(self) -> Iterator[Outcomes | SessionReport]:
         """Wait until all rows are settled and stored; yield the rest of the outcomes, then the report."""
         if self._first is None:
             self.close()
@@ -89,7 +89,7 @@ class Session:
         self.engine.settle(self._sink)
         self._taking_part.close()
         if wait_for_held(self._first, self.spec, self.engine, self._sink):
-            with self.engine.lane():
+            with self.engine.taking_part():
                 for rows in read_waves(self.spec, self.engine, self._sink):
                     yield from self._send(self._feed.add(rows))
                     yield from self._send(self._feed.flush())
@@ -128,7 +128,7 @@ class Session:
         stopped = read_stop(self.spec)
         if stopped is not None:
             self.engine.stop(stopped)
-        self._taking_part.enter_context(self.engine.lane())
+        self._taking_part.enter_context(self.engine.taking_part())
 
     def _send(self, batches: Iterator[list[Item] | Unsendable]) -> Iterator[Outcomes]:
         """Submit batches until the run stops; yield outcomes as they accumulate."""

@@ -20,7 +20,7 @@ from arkbeam.base import faults
 from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import join, remove_file, remove_files, remove_leftovers, write_bytes
-from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind
+from arkbeam.engine.outcomes import Counts, SessionReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
@@ -44,7 +44,7 @@ class Commit:
     """The results of a run that a commit needs. `embeddings` includes the parts of `multi/`."""
 
     totals: PlanTotals
-    report: LaneReport
+    report: SessionReport
     embeddings: Sequence[PartFile]
     failures: Sequence[PartFile]
     usage: Sequence[UsagePart]
@@ -177,7 +177,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def describe_quota(report: LaneReport, spec: RunSpec) -> dict[str, Any]:
+def describe_quota(report: SessionReport, spec: RunSpec) -> dict[str, Any]:
     """Return the limits, how they were used, and the lower limits that refusals revealed."""
     rpm, tpm = spec.rate_limits
     return {
@@ -228,7 +228,7 @@ def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
     return asdict(spec.budget) | {"tokens_used": used.tokens, "cny_used": round(used.cny, 9)}
 
 
-def _counted(report: LaneReport, spec: RunSpec) -> UsageTotals:
+def _counted(report: SessionReport, spec: RunSpec) -> UsageTotals:
     """Return the engines' own counts, for a run that wrote no `usage/`. The prompt tokens are taken to be all tokens."""
     counts = report.counts
     cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities)
