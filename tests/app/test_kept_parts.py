@@ -14,6 +14,7 @@ import pytest
 from arkbeam.base.faults import flip_bit
 from arkbeam.beam import publish
 from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.stages.publish import parts
 from arkbeam.stages.publish.cuts import cut_rows, find_marks
 
 from tests.places import Place, published_vectors, run_emulator
@@ -24,7 +25,7 @@ ROWS = 150
 
 def use_small_parts(patched: pytest.MonkeyPatch) -> None:
     """Cut parts of about 40 rows."""
-    patched.setattr(publish, "find_marks", partial(find_marks, every=4))
+    patched.setattr(parts, "find_marks", partial(find_marks, every=4))
     patched.setattr(publish, "cut_rows", partial(cut_rows, part_rows=40))
 
 

@@ -9,14 +9,15 @@ may be threads of one process, or two processes. The newer attempt supersedes th
   results of what it had sent are stored, it writes `<number>.<process>.ended`.
 - An attempt that sees a lower name waits until that one has ended, or until its process is dead. Then it looks up what
   is stored, and sends the rest.
-- A process renews a mark every `RENEW_S` seconds (`quota.marks`). It is dead for an observer who sees the same mark for
-  `DEAD_S` seconds of the observer's clock. A process sends only while its last renewal *began* less than `LEASE_S` ago;
+- A process renews a mark every `RENEW_S` seconds while it has attempts (`quota.marks`). It is dead for an observer who
+  sees the same mark for `DEAD_S` seconds of the observer's clock. A process sends only while its last renewal *began* less than `LEASE_S` ago;
   each renewal includes the listings, so a process that was stopped sees newer attempts before it sends again.
 
 With a store that lists finished writes, two attempts at one block never send at the same time: of two that write at once,
 at least one lists the other. A process that stalls between the check and the sending still sends what it had admitted.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +91,8 @@ def next_name(names: Sequence[str], process: str) -> str:
 class Attempts:
     """The attempts of this process at blocks. Safe to use from several threads.
 
-    Without `folder`, the run has one process. With it, `renew` must be called every `RENEW_S` seconds; `start` does it.
+    Without `folder`, the run has one process. With it, `renew` must be called every `RENEW_S` seconds while there are
+    attempts; `start` does it.
     """
 
     process: str = ""
@@ -99,14 +101,13 @@ class Attempts:
     sleep: Callable[[float], None] = time.sleep
     _newest: dict[tuple[int, int], Attempt | None] = field(default_factory=dict)
     _open: list[Attempt] = field(default_factory=list)
-    _renewed_s: float = 0.0
+    _renewed_s: float = -math.inf
     _renewals: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Show that the process is alive, and keep showing it in a thread until `close`. Raise StoreError."""
-        self.renew()
+        """Begin to show, in a thread, that the process is alive while it has attempts, until `close`."""
         threading.Thread(target=self._keep, name="arkbeam-attempts", daemon=True).start()
 
     def close(self) -> None:
@@ -159,12 +160,16 @@ class Attempts:
 
     def _keep(self) -> None:
         while not self._closed.wait(RENEW_S):
+            if not self._open:  # the run may have ended: a mark would make its folder again
+                continue
             try:
                 self.renew()
             except StoreError:
                 continue  # nothing is sent after `LEASE_S`; the engine's own writes report a storage that stays away
 
     def _begin_shared(self, attempt: Attempt, is_stopped: Callable[[], bool]) -> None:
+        if not self.may_send(self.clock()):
+            self.renew()  # before the attempt shows itself, so that nobody takes the process for dead
         attempt.name = next_name(self._list(attempt), self.process)
         self._write(attempt)
         with self._lock:

@@ -398,6 +398,9 @@ class Engine:
         return [*(tracked for _, tracked in self._waiting.values()), *self._admission.next_items(count)]
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
+        """Note that the bytes are written next. Raise ApiError if another process may send the item by now."""
+        if tracked.item.attempt.superseded or not self.attempts.may_send(time.monotonic()):
+            raise ApiError("this process could not renew its mark in time", Action.RETRY, "not_sent")
         tracked.is_sent = True
         self._recorder.note_sent(client_id, tracked.item.fingerprint)
 

@@ -107,6 +107,8 @@ class Session:
         """End the session: leave the quota to others and end the threads that read media."""
         self._taking_part.close()
         self._feed.give_back()
+        for attempt in self._attempts:
+            attempt.is_submitted = True  # no more rows of it will come
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _note_submitted(self) -> None:
