@@ -1,6 +1,6 @@
 """Publish in Beam: number the parts, write them, commit once. Gathering and side inputs enforce the order of these steps."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -92,15 +92,14 @@ class Publish(beam.PTransform):
         )
         begun = AsSingleton(begin.begun)
         counts = settled.results | "Count" >> beam.ParDo(_CountRows(), begun)
-        cut = (counts,) | "Sum" >> Gather() | "Cut" >> beam.Map(_cut, begun, spec)
+        cut = (counts,) | "Sum" >> Gather() | "Cut" >> beam.Map(_cut, spec)
         cuts = AsSingleton(cut, default_value=NO_MARKS)
         tables = settled.results | "Split" >> beam.FlatMap(_split, begun, cuts)
         files = (
             (tables, begin.pieces)
             | beam.Flatten()
             | "ByPart" >> beam.GroupByKey()
-            | "Batch" >> beam.BatchElements(min_batch_size=_BATCH_PARTS, max_batch_size=_BATCH_PARTS)
-            | "Write" >> beam.FlatMap(_write_batch, begun, spec)
+            | "Write" >> beam.ParDo(_Write(spec), begun)
         )
         return settled.once | "Commit" >> beam.Map(_commit, begun, AsIter(files), spec)
 
@@ -132,27 +131,38 @@ def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     note_work(spec, Phase.PUBLISHING, parts_planned=len({0, *failed.values()}) + len(sources) + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """How many rows of a bundle there are from mark to mark.
+
+    The marks go along, so that the next step has no side input, which would make it a step
+    of its own on engines in Java.
+    """
+
+    marks: Marks
+    counts: npt.NDArray[np.int64]
+
+
 class _CountRows(beam.DoFn):
-    """Counts the rows from mark to mark. The counts of a bundle are added up, since they are as long as the list of marks."""
+    """Counts rows from mark to mark. The counts of a bundle are added up: they are as long as the list of marks."""
 
     def start_bundle(self) -> None:
-        self._total: npt.NDArray[np.int64] | None = None
+        self._counted: _Counted | None = None
 
     def process(self, result: tuple[str, pa.Table], begun: Begun) -> None:
         kind, table = result
         if kind == REFS and begun.publishing is not None:
-            counts = count_rows(table, begun.publishing.marks)
-            self._total = counts if self._total is None else self._total + counts
+            marks, before = begun.publishing.marks, self._counted
+            counts = count_rows(table, marks)
+            self._counted = _Counted(marks, counts if before is None else before.counts + counts)
 
     def finish_bundle(self) -> Iterator[Any]:
-        if self._total is not None:
-            yield GlobalWindows.windowed_value(self._total)
+        if self._counted is not None:
+            yield GlobalWindows.windowed_value(self._counted)
 
 
-def _cut(counts: list[npt.NDArray[np.int64]], begun: Begun, spec: RunSpec) -> Marks:
-    if begun.publishing is None:
-        return NO_MARKS
-    cuts = cut_rows(begun.publishing.marks, sum(counts[1:], counts[0]))
+def _cut(counted: list[_Counted], spec: RunSpec) -> Marks:
+    cuts = cut_rows(counted[0].marks, np.sum([one.counts for one in counted], axis=0))
     note_work(spec, Phase.PUBLISHING, parts_planned=len(cuts.keys))
     return cuts
 
@@ -169,17 +179,34 @@ def _split(result: tuple[str, pa.Table], begun: Begun, cuts: Marks) -> Iterator[
         yield (folder, part), rows
 
 
-def _write_batch(
-    batch: Sequence[tuple[_Part, Iterable[Any]]], begun: Begun, spec: RunSpec
-) -> Iterator[PartFile | UsagePart]:
-    """Write several parts at once."""
-    if begun.publishing is None:
-        return
-    in_flight = LOCAL_IN_FLIGHT if is_local(spec.run.output_uri) else _PARTS_IN_FLIGHT
-    parts = [(part, list(pieces)) for part, pieces in batch]
-    for files in in_parallel(partial(_write, publishing=begun.publishing, spec=spec), parts, in_flight):
-        note_work(spec, Phase.PUBLISHING, parts_written=len(files))
-        yield from files
+class _Write(beam.DoFn):
+    """Writes several parts at once: those of a bundle, at most `_BATCH_PARTS`."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+
+    def start_bundle(self) -> None:
+        self._parts: list[tuple[_Part, list[Any]]] = []
+        self._publishing: Publishing | None = None
+
+    def process(self, part: tuple[_Part, Iterable[Any]], begun: Begun) -> Iterator[PartFile | UsagePart]:
+        self._publishing = begun.publishing
+        self._parts.append((part[0], list(part[1])))
+        if len(self._parts) == _BATCH_PARTS:
+            yield from self._write_all()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from map(GlobalWindows.windowed_value, self._write_all())
+
+    def _write_all(self) -> Iterator[PartFile | UsagePart]:
+        parts, self._parts = self._parts, []
+        if self._publishing is None:
+            return
+        in_flight = LOCAL_IN_FLIGHT if is_local(self._spec.run.output_uri) else _PARTS_IN_FLIGHT
+        write = partial(_write, publishing=self._publishing, spec=self._spec)
+        for files in in_parallel(write, parts, in_flight):
+            note_work(self._spec, Phase.PUBLISHING, parts_written=len(files))
+            yield from files
 
 
 def _write(part: tuple[_Part, list[Any]], publishing: Publishing, spec: RunSpec) -> list[Any]:
