@@ -19,6 +19,7 @@ from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, SessionReport
 from arkbeam.quota.use import QuotaUse
+from arkbeam.stages.embed.dead_processes import recover_dead_processes
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
@@ -113,6 +114,7 @@ def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     if not publishes(report.stop, spec):
         yield TaggedOutput(BEGUN, Begun(planned.totals, report))
         return
+    recover_dead_processes(spec)
     earlier = begin_commit(spec, planned.totals)
     divisions = Divisions.merge([planned.divisions, *only(Divisions, gathered)])
     unreadable = {shard.number: shard.unreadable for shard in planned.summaries if shard.unreadable}

@@ -190,7 +190,7 @@ class Attempts:
 
     @property
     def _marks_folder(self) -> str:
-        return join(self.folder or "", "processes")
+        return processes_folder(self.folder or "")
 
     def _folder_of(self, attempt: Attempt) -> str:
         return join(self.folder or "", "{:06d}-{:06d}".format(*attempt.block))
@@ -204,6 +204,11 @@ class Attempts:
 
 def _process_of(name: str) -> str:
     return name.partition(".")[2]
+
+
+def processes_folder(folder: str) -> str:
+    """Return the folder of the marks of a run's processes, given that of its blocks."""
+    return join(folder, "processes")
 
 
 def blocks_folder(store_uri: str, run: str) -> str:

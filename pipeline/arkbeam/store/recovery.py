@@ -4,12 +4,12 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local, join, list_files, read_bytes, remove_file, remove_files, storage_errors
+from arkbeam.base.files import is_local, join, list_files, read_if_exists, remove_file, remove_files, storage_errors
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
 from arkbeam.store.events import write_events
@@ -57,9 +57,29 @@ def recover_journals(store_uri: str, output_uri: str, file_ids: Iterator[int]) -
     return recovered
 
 
-def _recover_run(store_uri: str, run: str, file_ids: Iterator[int]) -> Recovered:
+def find_unsettled(store_uri: str, run: str) -> set[str]:
+    """Return the processes of a run whose journals hold replies, or requests without a result. They may be alive."""
+    uris: dict[str, list[str]] = {}
+    for uri in list_files(journals_folder(store_uri, run)):
+        uris.setdefault(_process_of(uri), []).append(uri)
+    found = set()
+    for process, own in uris.items():
+        logs = [uri for uri in own if not uri.endswith(MARK_SUFFIX)]
+        journaled = read_records(in_parallel(_read_log, sorted(logs, key=_place_of)))
+        if journaled.replies or journaled.lost():
+            found.add(process)
+    return found
+
+
+def recover_processes(store_uri: str, run: str, processes: Collection[str], file_ids: Iterator[int]) -> Recovered:
+    """Recover what some processes of a run, which are dead or must write nothing any more, paid for and did not store."""
+    return _recover_run(store_uri, run, file_ids, processes)
+
+
+def _recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collection[str] | None = None) -> Recovered:
     folder = journals_folder(store_uri, run)
-    names = sorted({_process_of(uri) for uri in list_files(folder)})
+    every = sorted({_process_of(uri) for uri in list_files(folder)})
+    names = every if only is None else [name for name in every if name in only]
     processes = _take_over(folder, names)
     logs = list_files(folder)  # only now: nothing that counts is added to these journals any more
     stored = _StoredIds(store_uri, run)
@@ -173,8 +193,8 @@ def _client_ids(uri: str) -> list[str]:
 
 
 def _read_log(uri: str) -> bytes:
-    data = read_bytes(uri)
-    if not uri.endswith(OBJECT_SUFFIX):
+    data = read_if_exists(uri) or b""  # a process that is alive may have settled it
+    if not data or not uri.endswith(OBJECT_SUFFIX):
         return data
     try:
         return decompress(data)

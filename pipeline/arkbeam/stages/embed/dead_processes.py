@@ -1,0 +1,43 @@
+"""Before a run publishes: store what its dead processes had received, and record what they lost, so that `usage/` is complete."""
+
+import logging
+import time
+
+from arkbeam.engine.attempts import RENEW_S, Watched, blocks_folder, processes_folder
+from arkbeam.quota.marks import list_marks
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.layout import segment_ids
+from arkbeam.store.recovery import Recovered, find_unsettled, recover_processes
+
+WAIT_S = 60.0
+"""How long to wait for processes that are alive and have requests in flight for attempts that nobody needs any more."""
+_log = logging.getLogger(__name__)
+
+
+def recover_dead_processes(spec: RunSpec, wait_s: float = WAIT_S) -> Recovered:
+    """Recover the journals of this run's processes that died. Raise StoreError.
+
+    The mark of a process shows whether it is alive (`engine.attempts`). Of one that is alive, nothing is left to recover
+    when its requests have their results; those that come after `wait_s` are added to `usage/` by the next run.
+    """
+    if not spec.many_processes:
+        return Recovered()
+    marks, watched, deadline_s = processes_folder(blocks_folder(spec.store.uri, spec.run.name)), Watched(), _now_s()
+    deadline_s += wait_s
+    total = Recovered()
+    while unsettled := find_unsettled(spec.store.uri, spec.run.name):
+        watched.note(list_marks(marks), _now_s())
+        dead = {name for name in unsettled if watched.is_dead(name, _now_s())}
+        if dead:
+            total = total.plus(recover_processes(spec.store.uri, spec.run.name, dead, segment_ids()))
+        if dead == unsettled:
+            break
+        if _now_s() >= deadline_s:
+            _log.warning("%d processes still have requests without a result", len(unsettled - dead))
+            break
+        time.sleep(RENEW_S)
+    return total
+
+
+def _now_s() -> float:
+    return time.monotonic()
