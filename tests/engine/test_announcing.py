@@ -9,7 +9,7 @@ from arkbeam.ark.client import ArkClient
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import list_files, read_bytes, remove_file, write_bytes
 from arkbeam.emulator.options import FaultShares
-from arkbeam.engine import announcing
+from arkbeam.engine import announcing, registry
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.store import journal as journal_module
 from arkbeam.store.journal import MARK_SUFFIX, OBJECT_SUFFIX, decompress
@@ -75,6 +75,10 @@ def test_a_journal_that_was_recovered_ends_the_run(
     assert report.counts.sent < 1000
     with pytest.raises(StoreError, match="another run has recovered"):
         rig.collect()
+    monkeypatch.setattr(registry, "_engines", {"run": rig.engine})
+    fresh = make_rig(start_server(latency_ms=50), store=store)
+    assert registry.get_engine("run", lambda: fresh.engine) is fresh.engine
+    assert registry.get_engine("run", lambda: rig.engine) is fresh.engine
 
 
 def test_requests_that_will_not_be_sent_are_withdrawn(

@@ -176,6 +176,8 @@ def test_the_lowest_limit_that_a_session_found_counts() -> None:
 class FakeEngine:
     """Records its calls."""
 
+    has_lost_journal = False
+
     def __init__(self) -> None:
         self.told: list[Any] = []
 

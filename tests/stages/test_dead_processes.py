@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from arkbeam.engine.attempts import DEAD_S, RENEW_S, blocks_folder, processes_folder
 from arkbeam.quota.marks import write_mark
-from arkbeam.stages.embed import dead_processes
 from arkbeam.stages.embed.dead_processes import recover_dead_processes
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import Journal, TakenOver, open_journal
@@ -53,14 +52,13 @@ def _journal(spec: RunSpec, process: str) -> Journal:
 
 
 @pytest.mark.parametrize("settles_after_s", [5.0, 20.0, 1_000.0])
-def test_dead_processes_are_recovered(spec: RunSpec, monkeypatch: pytest.MonkeyPatch, settles_after_s: float) -> None:
+def test_dead_processes_are_recovered(spec: RunSpec, settles_after_s: float) -> None:
     """A process whose mark stands still is recovered; one that is alive is waited for, within bounds, and not recovered."""
     alive, dead = _journal(spec, "alive"), _journal(spec, "dead")
     write_mark(_marks(spec), "dead", 7, {"process": "dead"})
     clock = Clock(spec, alive, settles_after_s)
-    monkeypatch.setattr(dead_processes.time, "sleep", clock.sleep)
-    monkeypatch.setattr(dead_processes, "_now_s", lambda: clock.now_s)
-    assert recover_dead_processes(spec, wait_s=60.0) == Recovered(stored=0, lost=1)
+    found = recover_dead_processes(spec, 60.0, lambda: clock.now_s, clock.sleep)
+    assert found == Recovered(stored=0, lost=1)
     assert clock.now_s == pytest.approx(min(60.0, max(DEAD_S, settles_after_s)), abs=2 * RENEW_S)
     (uri,) = list_parquet(events_folder(spec.store.uri, spec.run.name))
     assert read_columns(uri, ["client_request_id"])["client_request_id"].to_pylist() == ["dead-1"]

@@ -39,6 +39,7 @@ from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.retry import next_wait_s, second_pass_wait_s
 from arkbeam.quota.sharing import Sharing, Unshared
 from arkbeam.quota.use import Minutes
+from arkbeam.store.journal import TakenOver
 from arkbeam.store.segments import Bought
 
 _IDLE_CHECK_S = 0.02
@@ -225,6 +226,11 @@ class Engine:
         pacer = self._pacer
         held = sum(len(sink.held) for sink in list(self._sinks))
         return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found, held)
+
+    @property
+    def has_lost_journal(self) -> bool:
+        """True if another process took this one for dead and recovered its journal: the engine can't go on."""
+        return isinstance(self._fault, TakenOver)
 
     def close(self) -> None:
         """End the thread. Requests in flight are cancelled, results are flushed."""

@@ -17,11 +17,18 @@ _lock = threading.Lock()
 
 
 def get_engine(run: str, make: Callable[[], Engine]) -> Engine:
-    """Return the engine of a run in this process; it is made on first use."""
+    """Return the engine of a run in this process; it is made on first use.
+
+    One that has lost its journal is replaced: a runner may give a bundle to a process that stood still for a while.
+    """
     with _lock:
-        if run not in _engines:
-            _engines[run] = make()
-        return _engines[run]
+        engine = _engines.get(run)
+        if engine is not None and engine.has_lost_journal:
+            threading.Thread(target=engine.close, name="arkbeam-close", daemon=True).start()  # it may take a while
+            engine = None
+        if engine is None:
+            engine = _engines[run] = make()
+        return engine
 
 
 def find_engine(run: str) -> Engine | None:

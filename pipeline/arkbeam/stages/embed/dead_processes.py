@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from arkbeam.engine.attempts import RENEW_S, Watched, blocks_folder, processes_folder
 from arkbeam.quota.marks import list_marks
@@ -14,7 +15,12 @@ WAIT_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-def recover_dead_processes(spec: RunSpec, wait_s: float = WAIT_S) -> Recovered:
+def recover_dead_processes(
+    spec: RunSpec,
+    wait_s: float = WAIT_S,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Recovered:
     """Recover the journals of this run's processes that died. Raise StoreError.
 
     The mark of a process shows whether it is alive (`engine.attempts`). Of one that is alive, nothing is left to recover
@@ -22,22 +28,17 @@ def recover_dead_processes(spec: RunSpec, wait_s: float = WAIT_S) -> Recovered:
     """
     if not spec.many_processes:
         return Recovered()
-    marks, watched, deadline_s = processes_folder(blocks_folder(spec.store.uri, spec.run.name)), Watched(), _now_s()
-    deadline_s += wait_s
-    total = Recovered()
+    marks = processes_folder(blocks_folder(spec.store.uri, spec.run.name))
+    watched, deadline_s, total = Watched(), clock() + wait_s, Recovered()
     while unsettled := find_unsettled(spec.store.uri, spec.run.name):
-        watched.note(list_marks(marks), _now_s())
-        dead = {name for name in unsettled if watched.is_dead(name, _now_s())}
+        watched.note(list_marks(marks), clock())
+        dead = {name for name in unsettled if watched.is_dead(name, clock())}
         if dead:
             total = total.plus(recover_processes(spec.store.uri, spec.run.name, dead, segment_ids()))
         if dead == unsettled:
             break
-        if _now_s() >= deadline_s:
+        if clock() >= deadline_s:
             _log.warning("%d processes still have requests without a result", len(unsettled - dead))
             break
-        time.sleep(RENEW_S)
+        sleep(RENEW_S)
     return total
-
-
-def _now_s() -> float:
-    return time.monotonic()
