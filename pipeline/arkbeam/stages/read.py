@@ -163,13 +163,15 @@ def cover_files(files: Sequence[Listed], spec: RunSpec) -> int:
 def open_index(spec: RunSpec) -> StoreIndex:
     """Return the index of the whole store. A process opens it once for each run.
 
-    Files that are still uncovered are read here: for example those that other runs have written meanwhile.
+    Files that are still uncovered are read here: for example those that other runs have written meanwhile. What the run
+    itself has written is left out: if the runner plans again, after the loss of a worker, the plan and its blocks are
+    the same, and attempts at them are recognised (`engine.attempts`).
     """
     with _indexes_lock:
         index = _indexes.get(spec.run.name)
         if index is None or index.uncovered:
             opened = [covering.file for covering in index.covering] if index is not None else []
-            index = open_store_index(spec.store.uri, opened).complete(spec.store.uri)
+            index = open_store_index(spec.store.uri, opened, spec.run.name).complete(spec.store.uri)
             remember_index(spec.run.name, index)
         return index
 

@@ -22,7 +22,7 @@ from arkbeam.store.index import (
     open_index_file,
     prefixes,
 )
-from arkbeam.store.layout import SUFFIX, index_folder
+from arkbeam.store.layout import SUFFIX, index_folder, run_of
 from arkbeam.store.replaced import list_current
 
 _TRIES = 3
@@ -85,8 +85,11 @@ class StoreIndex:
         return replace(self, covering=(*self.covering, read), uncovered=())
 
 
-def open_store_index(store_uri: str, opened: Iterable[IndexFile] = ()) -> StoreIndex:
-    """List a store, and open its index files. `opened` are not opened again. Raise StoreError if the store can't be listed."""
+def open_store_index(store_uri: str, opened: Iterable[IndexFile] = (), without_run: str = "") -> StoreIndex:
+    """List a store, and open its index files. Raise StoreError if the store can't be listed.
+
+    `opened` are not opened again. What the run `without_run` has written is left out.
+    """
     known = {file.uri: file for file in opened}
     # Index files are listed first, so that the listing of the store is not older than what they cover.
     for _ in range(_TRIES):
@@ -97,7 +100,8 @@ def open_store_index(store_uri: str, opened: Iterable[IndexFile] = ()) -> StoreI
             break
     damaged = [one.uri for one, file in zip(listed, files, strict=True) if isinstance(file, DamagedIndex)]
     usable = [file for file in files if isinstance(file, IndexFile)]
-    return replace(match(usable, list_current(store_uri)), damaged=tuple(damaged))
+    listing = {name: one for name, one in list_current(store_uri).items() if run_of(one.uri) != without_run}
+    return replace(match(usable, listing), damaged=tuple(damaged))
 
 
 def match(files: Iterable[IndexFile], listing: Mapping[str, Listed]) -> StoreIndex:
