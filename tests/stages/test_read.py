@@ -1,7 +1,6 @@
 """Read: rows are staged in the run's folder, and the files of the store are read as an index."""
 
 import gc
-import itertools
 import logging
 import shutil
 from collections.abc import Sequence
@@ -238,7 +237,7 @@ def test_files_that_appear_after_the_listing_are_read(tmp_path: Path) -> None:
 def test_a_run_does_not_find_what_it_has_bought(tmp_path: Path) -> None:
     """If a runner plans again, the plan is the same: vectors that the run has bought meanwhile do not count as owned."""
     job = _job(tmp_path, [_line(text="a")])
-    spec, ids = job.spec, itertools.count(1)
+    spec, ids = job.spec, count(1)
     for run, number in ((OLD_RUN, 30), (spec.run.name, 31)):
         write_segment(spec.store.uri, run, next(ids), segment_table(_bought(number), DIMENSIONS))
     found = open_index(spec).find(pa.array([one.attempt.fingerprint for one in _bought(30, 31)], schema.FINGERPRINT))
