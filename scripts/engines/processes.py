@@ -71,11 +71,12 @@ def forget_ended(folder: Path) -> None:
 
 
 def list_children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that still run."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
-    except OSError:
-        return []
+    """Return the processes that a process, in any of its threads, has started and that still run."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            found += map(int, children.read_text("ascii").split())
+    return sorted(found)
 
 
 def _wait_for(processes: Sequence[Recorded]) -> None:

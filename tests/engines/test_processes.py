@@ -1,7 +1,9 @@
 """The processes of `scripts/flink`: which are ended, and what is said when something is missing."""
 
+import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,17 @@ def test_the_whole_family_is_ended(
     assert not family.is_running
     wait(lambda: _has_ended(child))
     assert list_recorded(tmp_path) == []
+
+
+def test_children_of_all_threads_are_found() -> None:
+    """A worker pool starts workers in threads of its server; they are found as well."""
+    with ThreadPoolExecutor(1) as pool:
+        child = pool.submit(subprocess.Popen, ["sleep", "60"]).result()
+        try:
+            assert child.pid in list_children(os.getpid())
+        finally:
+            child.kill()
+            child.wait()
 
 
 def test_another_process_with_the_number_is_left_alone(tmp_path: Path, family: Recorded) -> None:
