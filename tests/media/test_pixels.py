@@ -216,6 +216,15 @@ def test_fax_data_are_shown_right_or_refused(kind: str) -> None:
     assert _error(tiff(GREY > 127, packed=packed[: len(packed) // 2], **written), shown) is None
 
 
+def test_pixels_that_a_jpeg_in_a_tiff_lacks_are_not_sent() -> None:
+    """A strip with fewer rows than the TIFF declares is refused; the decoder leaves the others as the memory was."""
+    whole, half = (save(Image.fromarray(GREY[:rows]), "JPEG", quality=95) for rows in (HEIGHT, HEIGHT // 2))
+    error = _error(tiff(GREY, packed=whole, compression="jpeg"), GREY)
+    assert error is not None
+    assert error < 3
+    assert _error(tiff(GREY, packed=half, compression="jpeg"), GREY) is None
+
+
 def test_fine_colours_are_kept() -> None:
     """Lines of a pixel in red and blue keep their colours in the JPEG."""
     stripes = np.zeros((96, 96, 3), np.uint8)
