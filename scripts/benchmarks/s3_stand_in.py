@@ -5,8 +5,7 @@
 Folders below FOLDER are buckets, the files in them are objects. The server supports HEAD, GET with a range, and listings
 with and without a delimiter. It does not check signatures and does not support PUT. Each reply is sent after LATENCY_MS.
 GET /?calls returns the number of calls by kind. With `?length=no` the reply to a GET is the whole object, with neither
-its length nor a version. The server prints its address once it listens, and ends when its standard
-input is closed.
+its length nor a version. The server prints its address once it listens, and ends when its standard input is closed.
 """
 
 import asyncio

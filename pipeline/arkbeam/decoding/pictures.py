@@ -81,7 +81,8 @@ def fit(
 ) -> Answer:
     """Scale a picture of `size` to `new_size` (both before it is turned by `orientation`), and encode it as JPEG or PNG.
 
-    `repairs` says what Pillow does not do right: see `headers.Repairs`.
+    `repairs` says what Pillow does not do right: the fields of `media.facts.Repairs` without `turn`, and `sixteen`, true for
+    colours of 16 bits a channel. Raise Refused for pixels that can't be decoded right.
     """
     with _open(data, formats) as opened:
         if opened.size != tuple(size):
@@ -202,7 +203,7 @@ def _as_array(image: Image.Image) -> Any:
 
 
 def _to_8_bits(image: Image.Image, bits: int, *, invert: bool) -> Image.Image:
-    """Keep the upper 8 of `bits` bits."""
+    """Scale grey values of `bits` bits to 8 bits. Raise Refused for values outside of their range."""
     values = _as_array(image)
     if values.dtype.kind == "f" or values.min() < 0 or int(values.max()) >> bits:
         raise Refused("media_unfit", f"the pixels have other values than those of {bits} bits")
