@@ -153,7 +153,7 @@ def test_several_processes(
     progress = [json.loads(line) for line in ended.err.splitlines() if line.startswith('{"event":"progress"')]
     last = [one for one in progress if one["phase"] == "embedding"][-1]
     assert last["rows_read"] == last["requests_expected"] == 600
-    assert 0 < last["bought"] <= 600
+    assert 0 <= last["bought"] <= 600  # notes are up to two seconds old
     assert place.note["published"] == emulator.stats["paid"] == emulator.stats["paid_distinct"] == 600
     assert_vectors(place.read("embeddings"), lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
     assert_bill(place, emulator.stats)
