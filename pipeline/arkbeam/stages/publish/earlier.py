@@ -16,7 +16,16 @@ from typing import Any
 import orjson
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, fetch_file, join, list_versions, read_if_exists, temporary_folder
+from arkbeam.base.files import (
+    Listed,
+    fetch_file,
+    full_uri,
+    join,
+    list_versions,
+    open_filesystem,
+    read_if_exists,
+    temporary_folder,
+)
 from arkbeam.base.parallel import in_parallel
 from arkbeam.stages.spec import RunSpec
 
@@ -89,7 +98,8 @@ def read_earlier(spec: RunSpec, folders: Sequence[str], model: str) -> Earlier:
 
 def list_parts(output_uri: str, folders: Sequence[str]) -> dict[str, Listed]:
     """List the Parquet files in folders of the output, by their paths in it."""
-    uris = [join(output_uri, folder) for folder in folders]
+    # As a listing spells them: it may differ from the config (memory://bucket, memory:///bucket).
+    uris = [full_uri(*open_filesystem(join(output_uri, folder))) for folder in folders]
     found = in_parallel(partial(list_versions, suffix=".parquet"), uris)
     return {
         f"{folder}/{one.uri[len(uri) :].lstrip('/')}": one
