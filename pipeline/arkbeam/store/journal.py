@@ -191,6 +191,8 @@ class LocalJournal(Journal):
         self._file = self._mark = None
 
     def _begin(self, record: bytes) -> None:
+        if self._mark is None:
+            self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
         old = self._file
         self._file = self._create(f"{self._base}.{self._generation}{LOG_SUFFIX}", os.O_APPEND | os.O_WRONLY)
         if old is not None:
@@ -199,7 +201,6 @@ class LocalJournal(Journal):
 
     def _append(self, record: bytes) -> None:
         if self._file is None:
-            self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
             self._begin(b"")
         assert self._file is not None
         try:
