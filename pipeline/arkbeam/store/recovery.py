@@ -53,11 +53,12 @@ def recover_journals(store_uri: str, output_uri: str, file_ids: Iterator[int]) -
     """
     recovered = Recovered()
     for run in runs_of_output(journals_folder(store_uri), output_uri):
-        recovered = recovered.plus(_recover_run(store_uri, run, file_ids))
+        recovered = recovered.plus(recover_run(store_uri, run, file_ids))
     return recovered
 
 
-def _recover_run(store_uri: str, run: str, file_ids: Iterator[int]) -> Recovered:
+def recover_run(store_uri: str, run: str, file_ids: Iterator[int]) -> Recovered:
+    """Recover the journals of one dead run. See `recover_journals`."""
     folder = journals_folder(store_uri, run)
     names = sorted({_process_of(uri) for uri in list_files(folder)})
     processes = _take_over(folder, names)
