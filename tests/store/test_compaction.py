@@ -29,6 +29,7 @@ from arkbeam.store.layout import (
     run_folder,
     run_of,
     segment_id,
+    segment_name,
     segments_folder,
 )
 from arkbeam.store.listing import list_sources, source_name
@@ -365,6 +366,19 @@ def test_a_compaction_without_time(filled: FilledStore) -> None:
     done = compact_store(filled.uri, with_changes(WITH_GRACE, duration_s=0.0))
     assert (done.complete, done.replaced) == (False, 0)
     assert everything(filled) == before
+
+
+def test_a_damaged_segment_of_an_earlier_version(filled: FilledStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A segment without a hash in its name may be damaged in a column that planning does not read: it is left as it is."""
+    path = Path(list_parquet(segments_folder(filled.uri, RUNS[0]))[0])
+    path = path.rename(path.with_name(segment_name(segment_id(str(path)))))
+    group = pq.read_metadata(path).row_group(0)
+    dense = next(one for one in map(group.column, range(group.num_columns)) if one.path_in_schema.startswith("dense"))
+    flip_bit(str(path), 8 * (dense.data_page_offset + dense.total_compressed_size - 1))
+    done = compact_store(filled.uri, WITH_GRACE)
+    assert (done.rows, done.replaced) == (110, 17)
+    assert "left out of the compaction" in caplog.text
+    assert source_name(str(path)) in list_current(filled.uri)
 
 
 def test_row_groups_of_a_gathered_segment(filled: FilledStore) -> None:

@@ -78,8 +78,8 @@ def gc(
 ) -> None:
     """Remove what no run and no compaction removes.
 
-    This is: what killed runs left of outputs that are not written any more, per-token vectors without a segment, and the
-    folder verified/ of earlier versions. No run may be older than the given days and still running.
+    This is: what killed runs left of outputs that are not written any more (replies in their journals are stored first),
+    per-token vectors without a segment, and the folder verified/ of earlier versions. No run may be older than the given days and still running.
     """
     from arkbeam.app.store import garbage_table
     from arkbeam.store.checking import collect_garbage
