@@ -274,8 +274,7 @@ def _folder(spec: RunSpec) -> str:
 
 def _show_running(spec: RunSpec) -> None:
     """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
-    if spec.scratch_uri is not None:
-        write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
 
 
 @contextmanager
