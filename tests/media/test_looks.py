@@ -114,7 +114,7 @@ def test_signals_are_obeyed_while_images_are_looked_at(
         "media.image_bytes_max": 50_000_000,
     }
     run = start(*place.arguments("run", settings))
-    wait_until(lambda: "reading and planning" in run.err)
+    wait_until(lambda: "reading | " in run.err)
     time.sleep(1.5)
     run.send(signal.SIGTERM)
     sent_s = time.monotonic()
