@@ -244,7 +244,11 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 
 def _compact_store(spec: RunSpec) -> None:
-    """Compact the store if it has many small files. The run has ended, so nothing that happens here makes it fail."""
+    """Compact the store if it has many small files.
+
+    The run has ended: an error of the storage, or Ctrl-C, ends the compaction with a warning and does not change the
+    exit code.
+    """
     if spec.store.compact == "off":
         return
     try:

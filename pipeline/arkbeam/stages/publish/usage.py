@@ -1,4 +1,4 @@
-"""Publish the parts of `usage/`: one row for each attempt that this output paid for or may have paid for, in all of its runs.
+"""Publish the parts of `usage/`: one row for each attempt that this output's runs paid for, or may have paid for.
 
 Outcomes: `ok`; `unusable`, a reply without a usable vector; `lost`, an attempt without a reply. All count as paid. If
 the tokens of an attempt are unknown, those of the successful attempt of the same request are used.
