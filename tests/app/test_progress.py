@@ -156,6 +156,23 @@ def test_notes_of_processes_are_added_up(
     meter.forget_work(spec.run.name)
 
 
+def test_a_process_does_not_count_its_own_note(
+    place: Any, monkeypatch: pytest.MonkeyPatch, wait: Callable[..., None]
+) -> None:
+    """A process that shows the progress and also works, as with `--runner=DirectRunner`, counts its work once."""
+    monkeypatch.setattr(meter, "NOTE_S", 0.05)
+    place.write_texts(1)
+    spec = replace(place.prepare({"quota.lanes": 8}).spec, many_processes=True)
+    note_work(spec, Phase.READING, rows_read=5)
+    folder = place.store / "runs" / spec.run.name / "progress"
+    wait(lambda: list(folder.glob("*.json")))
+    assert read_progress(spec).work.rows_read == 5
+    (note,) = folder.glob("*.json")
+    (folder / "other.json").write_bytes(note.read_bytes())
+    assert read_progress(spec).work.rows_read == 10
+    meter.forget_work(spec.run.name)
+
+
 def wait_a_little(condition: Callable[[], bool]) -> bool:
     """Return True if a condition holds within 0.3 s."""
     return threading.Event().wait(0.3) or condition()

@@ -128,6 +128,9 @@ def test_storage_that_fails_once_beside_parts_that_are_kept(
 ) -> None:
     """If the output has parts that are kept, a failure has the same effect, and those parts stay as they are."""
     place = checks.place
+    place.settings |= {
+        "limits.requests_in_flight": 1
+    }  # so that the order of the vectors, and the parts, are always the same
     monkeypatch.setattr(publish, "find_marks", partial(find_marks, every=4))
     monkeypatch.setattr(publish, "cut_rows", partial(cut_rows, part_rows=30))
     place.write_texts(ROWS - 20)

@@ -34,7 +34,7 @@ def compact(
 ) -> None:
     """Gather small segments and event files into large ones. Remove those that were replaced before.
 
-    Other runs may use the store meanwhile. If it is killed, nothing is lost or counted twice: run it again.
+    Runs may use the store meanwhile. If the compaction is killed, nothing is lost or counted twice: run it again.
     """
     from arkbeam.app.store import compacted_table
     from arkbeam.store.compaction import CompactionOptions, compact_store
@@ -79,7 +79,8 @@ def gc(
     """Remove what no run and no compaction removes.
 
     This is: what killed runs left of outputs that are not written any more (replies in their journals are stored first),
-    per-token vectors without a segment, and the folder verified/ of earlier versions. No run may be older than the given days and still running.
+    per-token vectors without a segment, and the folder verified/ of earlier versions.
+    Do not use it while a run works on the store that began more than --days days ago: it would lose its staged rows.
     """
     from arkbeam.app.store import garbage_table
     from arkbeam.store.checking import collect_garbage

@@ -14,7 +14,7 @@ from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
     absolute,
     exists,
@@ -244,12 +244,16 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 
 def _compact_store(spec: RunSpec) -> None:
-    """Compact the store if it has many small files. The run has ended, so nothing that happens here makes it fail."""
+    """Compact the store if it has many small files.
+
+    The run has ended: an error of the storage, or Ctrl-C, ends the compaction with a warning and does not change the
+    exit code.
+    """
     if spec.store.compact == "off":
         return
     try:
         compact_store(spec.store.uri, AUTOMATIC.within(spec.store.grace_h))
-    except (ArkbeamError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the rows are published and paid for
         _log.warning("the store is not compacted; the next run tries again: %s", str(error) or "interrupted")
 
 

@@ -76,9 +76,10 @@ class Publish(beam.PTransform):
 
 
 class _Publish(beam.PTransform):
-    """Call a function for each part, several at once: in each bundle, and in this process.
+    """Call a function for each part, in several threads.
 
-    The function takes the element, the arguments, and the value of `begun`; it returns files of the part.
+    The function takes the element, the arguments `given`, the spec and the value of `begun`; it returns the files of the
+    part.
     """
 
     def __init__(self, function: Callable[..., Iterable[Any]], spec: RunSpec, begun: AsSingleton, *given: Any) -> None:
