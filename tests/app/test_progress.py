@@ -62,7 +62,7 @@ def make_long_view(place: Any, phase: Phase, **status: Any) -> View:
 
 def test_plain_lines(make_emulator: Any, make_place: Any) -> None:
     """Plain lines show the phases in order; in embedding: rate, use of the quota, failures, cost and time left."""
-    place = make_place(make_emulator(latency_ms=100).url)
+    place = make_place(make_emulator(latency_ms=400).url)
     place.write_texts(150)
     job = place.prepare()
     lines = watch(job, lambda: run_job(job))
