@@ -220,8 +220,17 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     missing, StoreError, KeyboardInterrupt.
     """
     job = set_processes(job, beam_arguments)
-    run = job.spec.run
     check_secrets(job.spec)
+    try:
+        result = _run_claimed(job, beam_arguments, accept_model_change=accept_model_change)
+        _compact_store(job.spec)
+    finally:
+        forget_work(job.spec.run.name)  # at the very end: until then the progress display shows it
+    return result
+
+
+def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
+    run = job.spec.run
     with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job) as placed:
         _clear_dead_runs(placed)
         compact_media(placed.store.uri)
@@ -234,12 +243,10 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
         finally:
             close_engine(spec.run.name)
             forget_index(spec.run.name)
-            forget_work(spec.run.name)
             _remove_marks(spec)
             for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
                 remove_folder(folder)
         _recover_journals(spec)
-    _compact_store(spec)
     return result
 
 
