@@ -15,7 +15,7 @@ import pytest
 import s3fs
 from arkbeam.base import faults, schema
 from arkbeam.base.faults import Injector, flip_bit
-from arkbeam.base.files import join
+from arkbeam.base.uris import join
 from arkbeam.store import compaction, gathering, integrity
 from arkbeam.store.claim import claim_output
 from arkbeam.store.compaction import Compacted, CompactionOptions, compact_store

@@ -91,7 +91,8 @@ def gc(
 
 def _open_store(uri: str) -> str:
     """Return the URI of a store as runs use it. Raise ConfigError if there is no store."""
-    from arkbeam.base.files import absolute, exists, lower_scheme
+    from arkbeam.base.files import exists
+    from arkbeam.base.uris import absolute, lower_scheme
 
     store_uri = absolute(lower_scheme(uri))
     if not exists(store_uri):

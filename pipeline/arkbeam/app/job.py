@@ -15,18 +15,10 @@ from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import (
-    absolute,
-    exists,
-    is_local,
-    join,
-    read_bytes,
-    remove_folder,
-    remove_leftovers,
-    write_bytes,
-)
+from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import absolute, is_local, join
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines

@@ -10,8 +10,9 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton, PCollection
 
 from arkbeam.base import schema
-from arkbeam.base.files import Listed, is_local
+from arkbeam.base.files import Listed
 from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
+from arkbeam.base.uris import is_local
 from arkbeam.engine.outcomes import Counts, LaneReport
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.meter import Phase, note_work

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, read_if_exists, reads_in_flight, write_bytes
+from arkbeam.base.files import list_files, read_if_exists, write_bytes
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join, reads_in_flight
 from arkbeam.engine.outcomes import Counts, Status, Stop, StopKind
 from arkbeam.engine.registry import find_engine
 from arkbeam.quota.use import FoundLimits

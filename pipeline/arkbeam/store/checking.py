@@ -9,17 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import (
-    Listed,
-    exists,
-    join,
-    list_folders,
-    list_versions,
-    read_bytes,
-    remove_files,
-    remove_folder,
-)
+from arkbeam.base.files import Listed, exists, list_folders, list_versions, read_bytes, remove_files, remove_folder
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join
 from arkbeam.store.entries import by_size
 from arkbeam.store.layout import (
     SUFFIX,

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, storage_errors
+from arkbeam.base.files import Listed
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import storage_errors
 from arkbeam.store.entries import by_size
 from arkbeam.store.events import EventKind
 from arkbeam.store.layout import hash_in_name, is_gathered, key_of_run, run_of

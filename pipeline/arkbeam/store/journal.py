@@ -27,10 +27,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local, join, read_if_exists, remove_file, remove_files, storage_errors, write_bytes
+from arkbeam.base.files import read_if_exists, remove_file, remove_files, write_bytes
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.records import Usage
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
 from arkbeam.store.journal_records import bought_record, first_record, paid_record, sent_record, unpaid_record
 from arkbeam.store.layout import journals_folder
 from arkbeam.store.segments import Bought

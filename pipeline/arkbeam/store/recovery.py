@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local, join, list_files, read_bytes, remove_file, remove_files, storage_errors
+from arkbeam.base.files import list_files, read_bytes, remove_file, remove_files
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
 from arkbeam.store.events import write_events
 from arkbeam.store.journal import MARK_SUFFIX, OBJECT_SUFFIX, decompress, lock, remove_in_order
 from arkbeam.store.journal_records import Journaled, read_records

@@ -19,7 +19,8 @@ import orjson
 from arkbeam.base import faults
 from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, exists, join, remove_file, remove_files, remove_leftovers, write_bytes
+from arkbeam.base.files import Listed, exists, remove_file, remove_files, remove_leftovers, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios

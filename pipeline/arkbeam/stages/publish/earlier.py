@@ -16,17 +16,9 @@ from typing import Any
 import orjson
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import (
-    Listed,
-    fetch_file,
-    full_uri,
-    join,
-    list_versions,
-    open_filesystem,
-    read_if_exists,
-    temporary_folder,
-)
+from arkbeam.base.files import Listed, fetch_file, list_versions, read_if_exists, temporary_folder
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import full_uri, join, open_filesystem
 from arkbeam.stages.spec import RunSpec
 
 RUN_NOTE = "run.json"

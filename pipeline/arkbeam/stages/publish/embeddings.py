@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import IN_FLIGHT, in_parallel
+from arkbeam.base.uris import reads_in_flight
 from arkbeam.manifest.portable import to_portable
 from arkbeam.stages.publish.digests import digest_part, digest_rows
 from arkbeam.stages.publish.earlier import Earlier, PartFile

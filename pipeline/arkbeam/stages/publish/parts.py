@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base import faults, schema
-from arkbeam.base.files import join, writing
+from arkbeam.base.files import writing
 from arkbeam.base.redaction import redact_uri
+from arkbeam.base.uris import join
 from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
 from arkbeam.manifest.kinds import Kind
 from arkbeam.manifest.portable import publish_kept

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, is_local, join, read_bytes, reads_in_flight, storage_errors
+from arkbeam.base.files import Listed, read_bytes
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import is_local, join, reads_in_flight, storage_errors
 from arkbeam.stages.publish.cuts import choose_cuts
 from arkbeam.stages.publish.digests import digest_part
 from arkbeam.stages.publish.earlier import Earlier, PartFile
