@@ -140,6 +140,15 @@ def age_records(store: FilledStore, seconds: float) -> None:
         write_replacement(store.uri, with_changes(record, written_s=record.written_s - seconds))
 
 
+def finish_compactions(filled: FilledStore, before: object) -> None:
+    """Compact until no record of a compaction is left; check that nothing is lost or doubled."""
+    for _ in range(4):
+        age_records(filled, 2 * compaction.FINAL_S)
+        compact_store(filled.uri, AT_ONCE)
+    assert everything(filled) == before
+    assert read_replacements(filled.uri) == []
+
+
 def test_few_large_files_replace_many(filled: FilledStore) -> None:
     """All vectors, rejections and costs, by run and output, are the same before, in the grace period and after it."""
     before = everything(filled)
@@ -153,11 +162,7 @@ def test_few_large_files_replace_many(filled: FilledStore) -> None:
     assert compact_store(filled.uri, WITH_GRACE).removed == 0
     assert compact_store(filled.uri, AT_ONCE).removed == 18
     assert everything(filled) == before
-    for _ in range(4):
-        age_records(filled, 2 * compaction.FINAL_S)
-        compact_store(filled.uri, AT_ONCE)
-    assert everything(filled) == before
-    assert read_replacements(filled.uri) == []
+    finish_compactions(filled, before)
     assert len(list_sources(filled.uri)) == 3 + 2
 
 
@@ -232,11 +237,7 @@ def test_two_compactions_that_overlap(filled: FilledStore, monkeypatch: pytest.M
     compact_store(filled.uri, WITH_GRACE)
     assert len(nested) == 2
     assert everything(filled) == before
-    for _ in range(4):
-        age_records(filled, 2 * compaction.FINAL_S)
-        compact_store(filled.uri, AT_ONCE)
-    assert everything(filled) == before
-    assert read_replacements(filled.uri) == []
+    finish_compactions(filled, before)
 
 
 def _no_claim(*_: Any, **__: Any) -> Any:
