@@ -31,6 +31,7 @@ ORDER = (
     "base.faults",
     "base.parallel",
     "base.collector",
+    "base.uris",
     "base.files",
     "decoding",
     "ark",

@@ -12,9 +12,9 @@ from random import Random
 import numpy as np
 import pyarrow as pa
 from arkbeam.ark.client import new_client_request_id
-from arkbeam.base.files import absolute
 from arkbeam.base.records import ServiceKind, Usage
 from arkbeam.base.replies import Reply
+from arkbeam.base.uris import absolute
 from arkbeam.emulator.replies import STAND_IN_SUFFIX, make_request_id
 from arkbeam.emulator.vectors import embed
 from arkbeam.manifest.fingerprint import Fingerprinter

@@ -1,4 +1,4 @@
-"""What a run costs that has nothing to buy: calls and seconds to plan on a store that owns all rows.
+"""What a store costs that owns all rows: calls and seconds to plan, to run and to compact, and the size of the index.
 
 The store is on the S3 stand-in with 20 ms a call, and is written by the store's own code.
 """
@@ -103,7 +103,10 @@ def _fill(bench: Bench, site: Site, rows: int, runs: int, index: str) -> dict[st
 
 
 def measure_compacted(bench: Bench) -> list[Figure]:
-    """Calls and seconds of `plan` and of a `run` with nothing to buy on an S3 store that owns 250,000 and 1,000,000 rows, before and after `arkbeam store compact`."""
+    """Calls and seconds of a plan, of a run with nothing to buy, and of `arkbeam store compact`.
+
+    The S3 store owns 250,000 and 1,000,000 rows; plan and run are measured before and after compaction.
+    """
     figures = []
     for rows in SIZES[bench.size].compacted:
         site = _make_site(bench, f"compacted-{rows}", rows)

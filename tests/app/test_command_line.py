@@ -152,8 +152,8 @@ def test_several_processes(
     assert "harness" not in ended.err
     progress = [json.loads(line) for line in ended.err.splitlines() if line.startswith('{"event":"progress"')]
     last = [one for one in progress if one["phase"] == "embedding"][-1]
-    assert last["rows_read"] == last["requests_expected"] == 600
-    assert 0 < last["bought"] <= 600
+    assert 0 < last["requests_expected"] <= 600  # notes are up to two seconds old
+    assert 0 <= last["bought"] <= last["rows_read"] <= 600
     assert place.note["published"] == emulator.stats["paid"] == emulator.stats["paid_distinct"] == 600
     assert_vectors(place.read("embeddings"), lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
     assert_bill(place, emulator.stats)

@@ -12,7 +12,8 @@ import orjson
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from arkbeam.base.files import list_files, open_filesystem, remove_folder, write_bytes
+from arkbeam.base.files import list_files, remove_folder, write_bytes
+from arkbeam.base.uris import open_filesystem
 from arkbeam.stages.embed import feed
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.store.layout import journals_folder, media_folder, segments_folder

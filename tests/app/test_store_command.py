@@ -164,7 +164,7 @@ def test_gc(filled: Place, call: Callable[..., Any]) -> None:
         (multi / f"{number:016x}.parquet").write_bytes(b"x")
     (filled.store / "verified").mkdir()
     ended = call("store", "gc", str(filled.store), "--json")
-    assert json.loads(ended.out) == {"runs": 1, "multi": 1, "verified": True}
+    assert json.loads(ended.out) == {"runs": 1, "multi": 1, "verified": True, "stored": 0, "lost": 0}
     assert [path.name for path in (filled.store / "runs").iterdir()] == [new]
     assert len(list(multi.iterdir())) == 1
     assert filled.run()["requests_sent"] == 0

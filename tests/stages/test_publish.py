@@ -37,7 +37,7 @@ from arkbeam.stages.publish.embeddings import publish_parts
 from arkbeam.stages.publish.failures import write_failures_part
 from arkbeam.stages.publish.parts import Manifests, assign_parts, count_by, part_numbers
 from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, publish_usage_part
-from arkbeam.stages.read import ShardSummary, stage_shard
+from arkbeam.stages.read import ShardSummary, open_index, stage_shard
 from arkbeam.store.claim import MARK_NAME
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import list_parquet, new_run_name, segment_id, segments_folder
@@ -619,6 +619,106 @@ def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
     assert orjson.loads((output / RUN_NOTE).read_bytes()) == orjson.loads(orjson.dumps(few))
 
 
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _change(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+@pytest.mark.parametrize("harm", [_remove, _change])
+def test_a_kept_part_that_is_harmed_during_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    """A kept part that vanishes or changes after the commit began ends the run; the next run writes it again."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.5)
+    note = _publish(run, rows_max=5)
+    output = Path(run.job.spec.run.output_uri)
+    path = output / next(file["path"] for file in note["files"] if file["path"].startswith("embeddings/"))
+    data = path.read_bytes()
+
+    def clean(*arguments: Any) -> list[PartFile]:
+        harm(path)
+        return remove_others(*arguments)
+
+    remove_others = commit_module._remove_others
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_module, "_remove_others", clean)
+        with pytest.raises(StoreError, match=rf"{path.name} was (removed|changed) during the run.*run again"):
+            _publish(run, rows_max=5)
+    assert not (output / SUCCESS).exists()
+    after = _publish(run, rows_max=5)
+    assert path.read_bytes() == data
+    assert {file["path"]: file["kept"] for file in after["files"]} == {
+        file["path"]: output / file["path"] != path for file in note["files"]
+    }
+
+
+def test_a_new_part_that_vanishes_during_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output is not marked complete without one of its parts; a part that only the listing lacks is there."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.5)
+    output = Path(run.job.spec.run.output_uri)
+    list_parts = commit_module.list_parts  # type: ignore[attr-defined]
+
+    def lag(*arguments: Any) -> dict[str, Any]:
+        listed = list_parts(*arguments)
+        listed.pop(max(path for path in listed if path.startswith("embeddings/")))
+        return dict(listed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_module, "list_parts", lag)
+        _publish(run, rows_max=5)
+    assert _is_complete(output)
+    remove_others = commit_module._remove_others
+
+    def clean(*arguments: Any) -> list[PartFile]:
+        for path in (output / "embeddings").iterdir():
+            path.unlink()
+        return remove_others(*arguments)
+
+    (output / RUN_NOTE).unlink()  # so that no part is kept
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_module, "_remove_others", clean)
+        with pytest.raises(StoreError, match="was removed during the run"):
+            _publish(run, rows_max=5)
+    assert not (output / SUCCESS).exists()
+
+
+def test_usage_that_needs_a_damaged_segment(tmp_path: Path) -> None:
+    """A segment with the tokens of a lost request that is damaged is set aside, so that the next run is not blocked."""
+    run = _stage(tmp_path)
+    spec, names = run.job.spec, list(run.texts)
+    bought = segment_table([_bought(names[0], run.texts[names[0]], 1)], DIMENSIONS)
+    other = new_run_name(spec.run.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    path = Path(write_segment(spec.store.uri, other, 1, bought))
+    lost = Event(EventKind.LOST, Attempt(names[0], "lost", 1, 1.0), Failure("x", "x"), Usage())
+    write_events(spec.store.uri, spec.run.name, 2, [lost])
+    open_index(spec)  # it holds the segment, which is damaged only then
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + bytes(20))
+    (source,) = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    with pytest.raises(StoreError, match=r"set aside as .*run again"):
+        publish_usage_part(*source, spec, Earlier())
+    assert run.segments() == {}
+
+
+def test_a_kept_part_of_usage_that_is_damaged(tmp_path: Path) -> None:
+    """If requests that were paid twice can't be counted because a kept part is damaged, the error says what repairs it."""
+    run = _stage(tmp_path)
+    spec = run.job.spec
+    _pay(run)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    written = [publish_usage_part(part, files, spec, Earlier()) for part, files in sources]
+    kept = [replace(written[0], fingerprints=None), *written[1:]]
+    assert count_paid_twice(kept, spec, Earlier()) == 2
+    (Path(spec.run.output_uri) / written[0].file.path).write_bytes(bytes(200))
+    with pytest.raises(StoreError, match="run again with --verify"):
+        count_paid_twice(kept, spec, Earlier())
+
+
 @pytest.mark.parametrize("extra", [-1, 1])
 def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -> None:
     """If the output has one row too many or too few, there is no `_SUCCESS`, and the error has the counts."""
@@ -640,6 +740,8 @@ def test_a_run_that_stopped_leaves_the_output_alone_unless_told_otherwise(tmp_pa
     run = _stage(tmp_path)
     spec = replace(run.job.spec, publish_partial=partial)
     everything = PartFile("failures/part-00000.parquet", len(run.lines), 1, "0")
+    (Path(spec.run.output_uri) / "failures").mkdir()
+    (Path(spec.run.output_uri) / everything.path).write_bytes(b"x")
     stopped = _commit(run, [], [everything], [])
     end_run(replace(stopped, report=replace(stopped.report, stop=STOP)), spec)
     assert (Path(spec.run.output_uri) / SUCCESS).exists() is partial

@@ -357,6 +357,18 @@ def test_a_later_generation_stays_while_an_earlier_one_is_not_stored(tmp_path: P
     assert _recover(tmp_path, segments) == Recovered()
 
 
+def test_generations_are_removed_whatever_ends_first(tmp_path: Path) -> None:
+    """A generation that is stored before an earlier one is removed with it, and those after both are removed as well."""
+    journal = _journal(tmp_path)
+    for _ in range(2):
+        journal.sent("open", bytes(16))
+        first, second = journal.turn({}), journal.turn({})
+        journal.settle(second)
+        journal.settle(first)
+    folder = tmp_path / f"journals/{RUN}"
+    assert {path.name for path in folder.iterdir()} == {"1.open", "1.4.log"}
+
+
 def test_only_files_of_the_last_generations_are_searched(
     tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +407,27 @@ def test_recovered_results_are_searched_again(tmp_path: Path, make_bought: Calla
     shutil.copytree(copy, tmp_path / "journals", dirs_exist_ok=True)
     assert _recover(tmp_path, itertools.count(4)) == Recovered()
     assert _stored(tmp_path) == ["client-2"]
+
+
+def test_a_recovery_that_is_killed_while_it_removes(
+    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
+) -> None:
+    """If a clock is behind and only the last file of a journal is left, nothing of it is stored twice."""
+    journal = _journal(tmp_path)
+    journal.sent("first", bytes(16))
+    journal.unpaid("first")
+    journal.settle(journal.turn({}), 5_000)
+    write_segment(str(tmp_path), RUN, 5_000, segment_table([make_bought(0)], DIMENSIONS))
+    _fill(journal, [make_bought(1)])
+    journal.turn({})
+    _fill(journal, [make_bought(2)])
+    log = tmp_path / f"journals/{RUN}/1.2.log"
+    data = log.read_bytes()
+    assert _recover(tmp_path, itertools.count(3)) == Recovered(2, 0)
+    log.parent.mkdir(exist_ok=True)
+    log.write_bytes(data)
+    assert _recover(tmp_path, segments) == Recovered()
+    assert _stored(tmp_path) == ["client-0", "client-1", "client-2"]
 
 
 def test_a_process_that_lives_on_sends_and_stores_nothing(

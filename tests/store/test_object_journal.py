@@ -1,12 +1,13 @@
 """The journal on object stores: small objects, written every two seconds, and no locks."""
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import list_files, write_bytes
+from arkbeam.base.files import list_files, remove_file, write_bytes
 from arkbeam.store import journal as journal_module
 from arkbeam.store.journal import ObjectJournal, TakenOver, open_journal
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, new_run_name, segments_folder
@@ -146,3 +147,40 @@ def test_a_damaged_object_is_left_out(
     write_bytes(first, b"no zstd")
     assert recover_journals(store, OUTPUT, file_ids) == Recovered(1, 0)
     assert "is damaged and skipped" in caplog.text
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_a_kill_while_stored_objects_are_removed(
+    store: str,
+    file_ids: Iterator[int],
+    fill: Callable[..., list[Bought]],
+    monkeypatch: pytest.MonkeyPatch,
+    removed: int,
+) -> None:
+    """Results that are in a segment are not stored or counted again, however many objects of their generation are left."""
+    journal = _open(store)
+    journal.sent("unpaid", bytes(16))
+    first = fill(journal, 1)
+    journal.upload()
+    journal.unpaid("unpaid")
+    second = fill(journal, 2)
+    journal.upload()
+    generation = journal.turn({})
+    write_segment(store, RUN, 7, segment_table([*first, *second], DIMENSIONS))
+    journal.settle(generation, 7)
+    fill(journal, 3)
+    left = removed
+
+    def remove(uri: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        remove_file(uri)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(journal_module, "remove_file", remove)
+        journal.upload()
+    assert len(_names(store)) == 2 + max(0, 2 - removed)
+    assert recover_journals(store, OUTPUT, file_ids) == Recovered(1, 0)
+    assert _ids(store) == (["client-1", "client-2", "client-3"], [])

@@ -105,7 +105,7 @@ def run(
 
     Reads the manifests and looks up every row in the store.
     Sends one request for each distinct row that is missing.
-    Writes embeddings/, failures/, usage/ and run.json to the folder output.uri.
+    Writes embeddings/, failures/, usage/ and run.json to the folder output.uri; part files that have not changed stay.
 
     Vectors that were paid for are kept in the store.
     After an interruption or an error, run the same command again: it sends only what is still missing.

@@ -34,7 +34,7 @@ def compact(
 ) -> None:
     """Gather small segments and event files into large ones. Remove those that were replaced before.
 
-    Other runs may use the store meanwhile. If it is killed, nothing is lost or counted twice: run it again.
+    Runs may use the store meanwhile. If the compaction is killed, nothing is lost or counted twice: run it again.
     """
     from arkbeam.app.store import compacted_table
     from arkbeam.store.compaction import CompactionOptions, compact_store
@@ -78,8 +78,9 @@ def gc(
 ) -> None:
     """Remove what no run and no compaction removes.
 
-    This is: what killed runs left of outputs that are not written any more, per-token vectors without a segment, and the
-    folder verified/ of earlier versions. No run may be older than the given days and still running.
+    This is: what killed runs left of outputs that are not written any more (replies in their journals are stored first),
+    per-token vectors without a segment, and the folder verified/ of earlier versions.
+    Do not use it while a run works on the store that began more than --days days ago: it would lose its staged rows.
     """
     from arkbeam.app.store import garbage_table
     from arkbeam.store.checking import collect_garbage
@@ -90,7 +91,8 @@ def gc(
 
 def _open_store(uri: str) -> str:
     """Return the URI of a store as runs use it. Raise ConfigError if there is no store."""
-    from arkbeam.base.files import absolute, exists, lower_scheme
+    from arkbeam.base.files import exists
+    from arkbeam.base.uris import absolute, lower_scheme
 
     store_uri = absolute(lower_scheme(uri))
     if not exists(store_uri):

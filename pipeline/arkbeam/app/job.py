@@ -14,19 +14,11 @@ from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
-from arkbeam.base.files import (
-    absolute,
-    exists,
-    is_local,
-    join,
-    read_bytes,
-    remove_folder,
-    remove_leftovers,
-    write_bytes,
-)
+from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import absolute, is_local, join
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
@@ -223,8 +215,17 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     missing, StoreError, KeyboardInterrupt.
     """
     job = set_processes(job, beam_arguments)
-    run = job.spec.run
     check_secrets(job.spec)
+    try:
+        result = _run_claimed(job, beam_arguments, accept_model_change=accept_model_change)
+        _compact_store(job.spec)
+    finally:
+        forget_work(job.spec.run.name)  # at the very end: until then the progress display shows it
+    return result
+
+
+def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
+    run = job.spec.run
     with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job) as placed:
         _clear_dead_runs(placed)
         compact_media(placed.store.uri)
@@ -239,22 +240,24 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             close_engine(spec.run.name)
             forget_index(spec.run.name)
             forget_own_results(spec.run.name)
-            forget_work(spec.run.name)
             _remove_marks(spec)
             for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
                 remove_folder(folder)
         _recover_journals(spec)
-    _compact_store(spec)
     return result
 
 
 def _compact_store(spec: RunSpec) -> None:
-    """Compact the store if it has many small files. The run has ended, so nothing that happens here makes it fail."""
+    """Compact the store if it has many small files.
+
+    The run has ended: an error of the storage, or Ctrl-C, ends the compaction with a warning and does not change the
+    exit code.
+    """
     if spec.store.compact == "off":
         return
     try:
         compact_store(spec.store.uri, AUTOMATIC.within(spec.store.grace_h))
-    except (ArkbeamError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the rows are published and paid for
         _log.warning("the store is not compacted; the next run tries again: %s", str(error) or "interrupted")
 
 
@@ -279,8 +282,7 @@ def _folder(spec: RunSpec) -> str:
 
 def _show_running(spec: RunSpec) -> None:
     """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
-    if spec.scratch_uri is not None:
-        write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
 
 
 @contextmanager

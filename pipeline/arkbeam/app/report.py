@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import exists, join, list_files, open_filesystem, read_bytes, storage_errors
+from arkbeam.base.files import exists, list_files, read_bytes
+from arkbeam.base.uris import join, open_filesystem, storage_errors
 from arkbeam.quota.use import FoundLimits
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures

@@ -75,6 +75,7 @@ def garbage_table(done: Garbage) -> Table:
     """Return a table of what was removed."""
     rows = [
         ("runs", f"{done.runs:,} folders of dead runs"),
+        ("journals", f"{done.stored:,} replies are stored, and {done.lost:,} requests counted as lost"),
         ("multi", f"{done.multi:,} files of per-token vectors without a segment"),
         ("verified/", "removed" if done.verified else "not there"),
     ]

@@ -13,8 +13,8 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from arkbeam.base import schema
-from arkbeam.base.files import is_local
 from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
+from arkbeam.base.uris import is_local
 from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, SessionReport

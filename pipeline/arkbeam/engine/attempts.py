@@ -24,7 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, write_bytes
+from arkbeam.base.files import list_files, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.quota.marks import list_marks, write_mark
 from arkbeam.store.layout import run_folder
 

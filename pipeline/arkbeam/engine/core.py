@@ -11,11 +11,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import pyarrow as pa
 
@@ -29,6 +27,7 @@ from arkbeam.engine.admission import Admission, Admitted
 from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.attempts import Attempts
 from arkbeam.engine.items import Item, Room, Tracked
+from arkbeam.engine.loop_thread import CHECK_S, LoopThread
 from arkbeam.engine.outcomes import Held, SessionReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.own_items import OwnItems
 from arkbeam.engine.recorder import Batch, Flusher, Recorder
@@ -41,9 +40,6 @@ from arkbeam.quota.sharing import Sharing, Unshared
 from arkbeam.quota.use import Minutes
 from arkbeam.store.journal import TakenOver
 from arkbeam.store.segments import Bought
-
-_IDLE_CHECK_S = 0.02
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +110,7 @@ class Engine:
         self._sinks: set[Sink] = set()
         self._quit = asyncio.Event()
         self._stopping = threading.Event()  # set with `_stop`, for threads that wait
-        self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
-        self._loop = asyncio.new_event_loop()
+        self._thread = LoopThread("arkbeam-engine", self._serve)
         self._announcer = Announcer(
             recorder, self._next_items, self._new_client_id, lambda: self._accounting.counts.sent
         )
@@ -124,11 +119,10 @@ class Engine:
             options.flush_rows,
             options.flush_s,
             options.flush_timeout_s,
-            self._loop,
+            self._thread.loop,
             self._note_stored,
             self._fail,
         )
-        self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
         self._thread.start()
 
     # Called by sessions, the command line and the progress display.
@@ -136,11 +130,11 @@ class Engine:
     @contextmanager
     def taking_part(self) -> Iterator[None]:
         """Take part in the quota for the length of the block."""
-        self._call(self._sharing.join)
+        self._thread.call(self._sharing.join)
         try:
             yield
         finally:
-            self._call(self._sharing.leave)
+            self._thread.call(self._sharing.leave)
 
     def expect(self, items: int) -> None:
         """Set the number of items of the whole run, for the progress display."""
@@ -150,7 +144,7 @@ class Engine:
         """Deliver an item that can't be sent as a failure."""
         sink.add(1)
         sink.add_failure(fingerprint, failure.code, failure.message)
-        self._call(self._count_failed, 1)
+        self._thread.call(self._count_failed, 1)
 
     def submit(self, items: Sequence[Item], sink: Sink) -> bool:
         """Submit a batch; wait while the engine is full. Return False if the run stops and nothing was accepted.
@@ -167,7 +161,7 @@ class Engine:
             for item in items:
                 item.resume(sink.take_held(item.fingerprint))
         tracked = [Tracked(item, sink) for item in items]
-        if not self._call(self._accept, tracked):
+        if not self._thread.call(self._accept, tracked):
             self._drop(tracked)
         return True
 
@@ -194,28 +188,28 @@ class Engine:
 
     def settle(self, sink: Sink) -> None:
         """Wait until all items of a sink are stored, failed or held for a second try."""
-        while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
-            self._call(self._flush_idle)
+        while not sink.wait_until_done(timeout_s=CHECK_S):
+            self._thread.call(self._flush_idle)
 
     def pause(self, seconds: float) -> bool:
         """Wait, without open items; return False as soon as the run stops. Other processes can use its budget."""
         if seconds > 0:
-            self._call_and_wait(self._take_leftovers)()
+            self._thread.call_and_wait(self._take_leftovers)()
         return not self._stopping.wait(max(0.0, seconds))
 
     def finish(self, sink: Sink) -> SessionReport:
         """Wait until all items of a sink are settled and stored; return the report. Held items become failures."""
         self.settle(sink)
-        flushes = self._call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
+        flushes = self._thread.call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
-            time.sleep(_IDLE_CHECK_S)
-        report = self._call_and_wait(lambda: self._report(sink))
-        self._call_and_wait(self._take_leftovers)()
+            time.sleep(CHECK_S)
+        report = self._thread.call_and_wait(lambda: self._report(sink))
+        self._thread.call_and_wait(self._take_leftovers)()
         return report
 
     def stop(self, stop: Stop) -> None:
         """Send nothing more; requests in flight may finish within `drain_s`. Later stops do not replace the first one."""
-        self._call(self._begin_stop, stop)
+        self._thread.call(self._begin_stop, stop)
 
     def status(self) -> Status:
         """Return the current state."""
@@ -235,27 +229,10 @@ class Engine:
     def close(self) -> None:
         """End the thread. Requests in flight are cancelled, results are flushed."""
         self.attempts.close()
-        self._call(self._leave_loop)
-        self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
-        ended = not self._thread.is_alive()
+        self._thread.call(self._leave_loop)
+        ended = self._thread.join(self._options.limits.drain_s + self._options.flush_timeout_s)
         self._flusher.close()
         self._recorder.close(complete=ended and self._fault is None)
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Run a function in the loop's thread later; return False if the loop has ended. After True it is certain to run."""
-        with self._calls:
-            if self._loop.is_closed():
-                return False
-            self._loop.call_soon_threadsafe(function, *arguments)
-            return True
-
-    def _call_and_wait(self, function: Callable[[], _Result]) -> _Result:
-        """Run a function in the loop's thread, or in this thread if the loop has ended, and return its result."""
-        answer: Future[_Result] = Future()
-        self._call(lambda: answer.set_result(function()))
-        while self._thread.is_alive() and not answer.done():
-            wait([answer], timeout=_IDLE_CHECK_S)
-        return answer.result() if answer.done() else function()
 
     # Called in the loop's thread.
 
@@ -263,15 +240,6 @@ class Engine:
         """End the loop. Sessions that still wait (another stage has failed) return."""
         self._begin_stop(Stop(StopKind.FAULT, "closed", "the engine was closed before the work was done"))
         self._quit.set()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            with self._calls:
-                self._loop.run_until_complete(asyncio.sleep(0))  # calls that were scheduled meanwhile
-                self._loop.close()
 
     async def _serve(self) -> None:
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
@@ -443,7 +411,7 @@ class Engine:
         elif self._stop is not None:
             self._drop([tracked])
         else:
-            handle = self._loop.call_later(wait_s, self._retry, id(tracked))
+            handle = self._thread.loop.call_later(wait_s, self._retry, id(tracked))
             self._waiting[id(tracked)] = (handle, tracked)
 
     def _retry(self, key: int) -> None:
@@ -492,7 +460,7 @@ class Engine:
         self._drop([*unsent, *(tracked for _, tracked in self._waiting.values())])
         self._waiting.clear()
         self._flusher.start()
-        self._loop.call_later(self._options.limits.drain_s, self._quit.set)
+        self._thread.loop.call_later(self._options.limits.drain_s, self._quit.set)
 
     def _fail(self, fault: ArkbeamError) -> None:
         """Stop the run because of a bug or a storage error, and report it to every sink."""

@@ -9,17 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import (
-    Listed,
-    exists,
-    join,
-    list_folders,
-    list_versions,
-    read_bytes,
-    remove_files,
-    remove_folder,
-)
+from arkbeam.base.files import Listed, exists, list_folders, list_versions, read_bytes, remove_files, remove_folder
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join
 from arkbeam.store.entries import by_size
 from arkbeam.store.layout import (
     SUFFIX,
@@ -27,16 +19,19 @@ from arkbeam.store.layout import (
     hash_content,
     hash_in_name,
     index_folder,
+    journals_folder,
     media_folder,
     multi_folder,
     replaced_folder,
     run_folder,
     run_of,
     segment_id,
+    segment_ids,
     segments_folder,
     start_of_run,
 )
 from arkbeam.store.multi import is_multi_damaged
+from arkbeam.store.recovery import Recovered, recover_run
 
 _FOLDERS = (segments_folder, events_folder, index_folder, media_folder, replaced_folder)
 _DAY_S = 86_400.0
@@ -106,21 +101,29 @@ def _find_flaw(store_uri: str, file: Listed) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What was removed: folders of dead runs, per-token vectors without a segment, and `verified/` of earlier versions."""
+    """What was removed: folders of dead runs, per-token vectors without a segment, and `verified/` of earlier versions.
+
+    `stored` and `lost`: replies and requests in journals of dead runs, which are in segments and event files instead.
+    """
 
     runs: int
     multi: int
     verified: bool
+    stored: int = 0
+    lost: int = 0
 
 
 def collect_garbage(store_uri: str, age_days: float) -> Garbage:
     """Remove what nothing else removes, if it is at least so old. Raise StoreError.
 
-    A run's folder is removed by the next run of its output: one stays if there is no such run. Per-token vectors are
-    written before their segment: they stay if their run was killed in between.
+    A run's folder is removed, and its journals are recovered, by the next run of its output: they stay if there is no
+    such run. Per-token vectors are written before their segment: they stay if their run was killed in between.
     """
     oldest_s = time.time() - age_days * _DAY_S
-    runs = [run for run in list_folders(run_folder(store_uri)) if (start_of_run(run) or oldest_s) < oldest_s]
+    recovered = Recovered()
+    for run in _list_old(journals_folder(store_uri), oldest_s):
+        recovered = recovered.plus(recover_run(store_uri, run, segment_ids()))
+    runs = _list_old(run_folder(store_uri), oldest_s)
     for run in runs:
         remove_folder(run_folder(store_uri, run))
     orphans = list(_find_orphans(store_uri, oldest_s))
@@ -129,7 +132,12 @@ def collect_garbage(store_uri: str, age_days: float) -> Garbage:
     has_verified = exists(verified)
     if has_verified:
         remove_folder(verified)
-    return Garbage(len(runs), len(orphans), has_verified)
+    return Garbage(len(runs), len(orphans), has_verified, recovered.stored, recovered.lost)
+
+
+def _list_old(folder: str, oldest_s: float) -> list[str]:
+    """Return the runs with a folder below `folder` that began before `oldest_s`. Names without a start are left out."""
+    return [run for run in list_folders(folder) if (start_of_run(run) or oldest_s) < oldest_s]
 
 
 def _find_orphans(store_uri: str, oldest_s: float) -> Iterator[str]:

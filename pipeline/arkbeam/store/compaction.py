@@ -23,7 +23,6 @@ from arkbeam.base import faults
 from arkbeam.base.errors import OutputInUse
 from arkbeam.base.files import (
     Listed,
-    join,
     list_folders,
     put_file,
     remove_files,
@@ -32,6 +31,7 @@ from arkbeam.base.files import (
     write_bytes,
 )
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join
 from arkbeam.store.claim import LEASE_S, check_claim, claim_output
 from arkbeam.store.entries import rejection_entries, vector_entries
 from arkbeam.store.gathering import Gathered, gather_events, gather_segments

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, exists, reads_in_flight, storage_errors
+from arkbeam.base.files import Listed, exists
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import reads_in_flight, storage_errors
 from arkbeam.store.events import REJECTED_COLUMNS, EventKind
 from arkbeam.store.index import Entries, Source
 from arkbeam.store.integrity import is_whole, set_aside

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, storage_errors
+from arkbeam.base.files import Listed
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import storage_errors
 from arkbeam.store.entries import by_size
 from arkbeam.store.events import EventKind
-from arkbeam.store.layout import is_gathered, key_of_run, run_of
+from arkbeam.store.layout import hash_in_name, is_gathered, key_of_run, run_of
 from arkbeam.store.listing import source_name
 from arkbeam.store.segments import INDEX_COLUMNS, read_parquet, read_whole
 
@@ -50,8 +51,9 @@ def gather_segments(
 ) -> Iterator[Gathered]:
     """Read segments, and write gathered ones to a local folder; only what one of them gathers is in memory or on disk.
 
-    Segments with different columns or dimensions are not mixed. A segment that is damaged or has been removed is left out
-    with a warning. When `is_over` returns true, no more segments are read. Raise StoreError if the storage fails.
+    Segments with different columns or dimensions are not mixed. A segment that is damaged, has been removed or can't be
+    read is left out with a warning. When `is_over` returns true, no more segments are read. Raise StoreError if the local
+    disk fails.
     """
     open_ones: dict[str, _Builder] = {}
     paths = (folder / str(number) for number in count())
@@ -101,7 +103,7 @@ _COST_COLUMNS = [name for name in schema.EVENTS.names if name not in ("kind", "p
 
 
 def _read_files(store_uri: str, files: Sequence[Listed], is_over: Callable[[], bool]) -> Iterator[tuple[Listed, bytes]]:
-    """Yield the files with their bytes."""
+    """Yield the files that can be read, with their bytes."""
     for some, in_flight in by_size(store_uri, files):
         for file, data in zip(some, in_parallel(_try_to_read, some, in_flight), strict=True):
             if is_over():
@@ -111,8 +113,13 @@ def _read_files(store_uri: str, files: Sequence[Listed], is_over: Callable[[], b
 
 
 def _try_to_read(file: Listed) -> bytes | None:
+    """Return the bytes of a file; None, with a warning, if it is damaged or can't be read."""
     try:
-        return read_whole(file.uri)
+        data = read_whole(file.uri)
+        if not hash_in_name(file.uri):  # an earlier version wrote it: only decoding it shows damage
+            with storage_errors("read", file.uri):
+                pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+        return data
     except StoreError as error:
         _log.warning("a file is left out of the compaction: %s", error)
         return None
@@ -139,9 +146,11 @@ class _Builder:
         self._writer = pq.ParquetWriter(self.path, self.wanted, **schema.parquet_options(self.wanted))
 
     def has_room(self, size: int, rows: int) -> bool:
+        """True if a segment of this many bytes and rows may be added."""
         return self._bytes + size <= BYTES_MAX and self._rows + rows <= ROWS_MAX
 
     def add(self, file: Listed, tables: Iterator[pa.Table]) -> None:
+        """Add all rows of a segment."""
         run = run_of(file.uri)
         for table in tables:
             bare = table.replace_schema_metadata()
@@ -157,6 +166,7 @@ class _Builder:
         self._bytes += file.size
 
     def close(self, *, full: bool) -> Gathered:
+        """Write the remaining rows, and return what was gathered."""
         self._write(1)
         self._writer.close()
         index = schema.concat(self._index, self._index[0].schema)

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, fetch_file, join, put_file, storage_errors, temporary_folder
+from arkbeam.base.files import Listed, fetch_file, put_file, temporary_folder
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import join, storage_errors
 from arkbeam.store.layout import hash_file, hash_in_name, index_folder, segment_id, segment_name
 
 GROUP_ROWS = 8192

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, move_file, read_bytes
+from arkbeam.base.files import list_files, move_file, read_bytes
 from arkbeam.base.records import Failure, Usage
+from arkbeam.base.uris import join
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import (
     damaged_folder,

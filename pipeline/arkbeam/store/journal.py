@@ -20,16 +20,18 @@ import fcntl
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local, join, read_if_exists, remove_files, storage_errors, write_bytes
+from arkbeam.base.files import read_if_exists, remove_file, remove_files, write_bytes
+from arkbeam.base.parallel import in_parallel
 from arkbeam.base.records import Usage
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
 from arkbeam.store.journal_records import bought_record, first_record, paid_record, sent_record, unpaid_record
 from arkbeam.store.layout import journals_folder
 from arkbeam.store.segments import Bought
@@ -54,6 +56,8 @@ class Journal(ABC):
         self._base = join(folder_uri, process)
         self._generation = 0
         self._ended: list[int] = []
+        self._stored: set[int] = set()
+        self._settling = threading.Lock()
         self._segment = 0
         self._bytes = 0
 
@@ -96,13 +100,15 @@ class Journal(ABC):
     def settle(self, generation: int, segment: int = 0) -> None:
         """Remove a generation whose results are stored, in files with ids up to `segment`.
 
-        If the results of an earlier one could not be stored, both are kept, since the later one may complete the records
-        of the earlier one.
+        As long as the results of an earlier one are not stored, both are kept, since the later one may complete the
+        records of the earlier one.
         """
-        self._segment = max(self._segment, segment)
-        if self._ended[:1] == [generation]:
-            del self._ended[0]
-            self._remove(generation)
+        with self._settling:
+            self._segment = max(self._segment, segment)
+            self._stored.add(generation)
+            while self._ended and self._ended[0] in self._stored:
+                self._stored.discard(done := self._ended.pop(0))
+                self._remove(done)
 
     @abstractmethod
     def upload(self) -> None:
@@ -186,6 +192,8 @@ class LocalJournal(Journal):
         self._file = self._mark = None
 
     def _begin(self, record: bytes) -> None:
+        if self._mark is None:
+            self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
         old = self._file
         self._file = self._create(f"{self._base}.{self._generation}{LOG_SUFFIX}", os.O_APPEND | os.O_WRONLY)
         if old is not None:
@@ -194,7 +202,6 @@ class LocalJournal(Journal):
 
     def _append(self, record: bytes) -> None:
         if self._file is None:
-            self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
             self._begin(b"")
         assert self._file is not None
         try:
@@ -218,7 +225,11 @@ class LocalJournal(Journal):
 
 
 class ObjectJournal(Journal):
-    """A journal in objects, each with the records since the one before it."""
+    """A journal in objects, each with the records since the one before it.
+
+    The objects of a generation are removed in the order in which they were written. So after a kill in between, no
+    request is left without the answer that was recorded.
+    """
 
     announces = True
 
@@ -226,8 +237,9 @@ class ObjectJournal(Journal):
         super().__init__(folder_uri, process)
         self._lock = threading.Lock()
         self._pending: dict[int, list[bytes]] = {}
+        self._firsts: dict[int, bytes] = {}
         self._written: dict[int, list[str]] = {}
-        self._settled: list[str] = []
+        self._settled: list[list[str]] = []
         self._uploads = 0
         self._is_marked = False
 
@@ -235,6 +247,7 @@ class ObjectJournal(Journal):
         """Write what is not written yet. Raise StoreError, also if another run has recovered the journal."""
         with self._lock:
             pending = {generation: list(records) for generation, records in self._pending.items() if records}
+            firsts = dict(self._firsts)
             settled, self._settled = self._settled, []
         if not pending and not settled:
             return
@@ -244,15 +257,15 @@ class ObjectJournal(Journal):
         for generation, records in pending.items():
             self._uploads += 1
             uri = f"{self._base}.{generation}-{self._uploads}{OBJECT_SUFFIX}"
-            write_bytes(uri, compress(b"".join(records)))
+            write_bytes(uri, compress(b"".join([firsts[generation], *records])))
             with self._lock:
                 if generation in self._pending:
                     del self._pending[generation][: len(records)]
                     self._written.setdefault(generation, []).append(uri)
                 else:  # it was settled meanwhile
-                    self._settled.append(uri)
+                    self._settled.append([uri])
         self._check()
-        remove_files(settled)
+        remove_in_order(settled)
 
     @contextmanager
     def guard(self, written: list[str]) -> Iterator[None]:
@@ -270,8 +283,8 @@ class ObjectJournal(Journal):
             with suppress(StoreError):  # the storage may have failed, and that error is reported already
                 self.upload()
         elif self._is_marked:
-            uris = [uri for uris in self._written.values() for uri in uris]
-            remove_files([*self._settled, *uris, self._base + MARK_SUFFIX])
+            remove_in_order([*self._settled, *self._written.values()])
+            remove_file(self._base + MARK_SUFFIX)
 
     def _begin(self, record: bytes) -> None:
         if record:
@@ -280,13 +293,16 @@ class ObjectJournal(Journal):
     def _append(self, record: bytes) -> None:
         with self._lock:
             if self._generation not in self._pending:
-                self._pending[self._generation] = [first_record(self._segment)]
+                self._pending[self._generation] = []
+                self._firsts[self._generation] = first_record(self._segment)
             self._pending[self._generation].append(record)
 
     def _remove(self, generation: int) -> None:
         with self._lock:
             self._pending.pop(generation, None)
-            self._settled += self._written.pop(generation, [])
+            self._firsts.pop(generation, None)
+            if uris := self._written.pop(generation, []):
+                self._settled.append(uris)
 
     def _check(self) -> None:
         mark = self._base + MARK_SUFFIX
@@ -298,6 +314,17 @@ def open_journal(store_uri: str, run: str, process: str) -> Journal:
     """Open the journal of a process of a run. Nothing is written before the first record."""
     kind = LocalJournal if is_local(store_uri) else ObjectJournal
     return kind(journals_folder(store_uri, run), process)
+
+
+def remove_in_order(groups: Iterable[Sequence[str]]) -> None:
+    """Remove groups of files, many groups at once, and the files of each group one after the other."""
+
+    def remove(uris: Sequence[str]) -> None:
+        for uri in uris:
+            remove_file(uri)
+
+    for _ in in_parallel(remove, groups):
+        pass
 
 
 def lock(file: int, operation: int) -> None:

@@ -2,14 +2,15 @@ r"""The records of a journal, as bytes.
 
 Each begins with a line:
 
-    g <segment>                     begins a generation: the process has written the segments up to this id
+    g <segment>                     begins a file: before the generation began, the segments up to this id were written
     s <client id> <fingerprint>     the request is sent, and may be billed from here on
     u <client id>                   it was not sent, or it is not billed
     p <client id> <cost>            it was billed, and the reply has no usable vector; `cost` is JSON
     r <client id> <crc> <bytes> <JSON>\n<the arrays of the reply>
 
 A kill can cut the last record of a file, and a power cut can leave any bytes. What is no record is skipped up to the
-next one. There is an empty line between two records, so that damage of the last byte of one spares the next. Earlier versions wrote `p` for all replies, and neither `g` nor `r`.
+next one. There is an empty line between two records, so that damage of the last byte of one spares the next. Earlier
+versions wrote `p` for all replies, and neither `g` nor `r`.
 """
 
 import zlib
@@ -47,7 +48,7 @@ class Journaled:
 
 
 def first_record(segment: int) -> bytes:
-    """Encode the first record of a generation."""
+    """Encode the first record of a file. `segment`: the last one that was stored when the file's generation began."""
     return b"\ng %016x\n" % segment
 
 
@@ -96,8 +97,9 @@ def bought_record(bought: Bought) -> bytes:
 def read_records(files: Iterable[bytes]) -> Journaled:
     """Read the files of a process, in the order in which they were written."""
     found = Journaled()
-    begins: list[int] = []
+    segments: list[int] = []
     for data in files:
+        begins: list[int] = []
         at, is_garbled = 0, False
         while (end := data.find(b"\n", at)) >= 0:
             if end > at:
@@ -106,7 +108,8 @@ def read_records(files: Iterable[bytes]) -> Journaled:
                 is_garbled = after is None
                 end = after or end
             at = end + 1
-    found.segment = min(begins, default=0)
+        segments.append(min(begins, default=0))
+    found.segment = min(segments, default=0)
     return found
 
 
@@ -118,8 +121,8 @@ def _read_record(data: bytes, at: int, end: int, found: Journaled, begins: list[
     try:
         if kind == b"s" and len(details) == 2 * schema.FINGERPRINT_BYTES:
             found.sent[client_id] = bytes.fromhex(details.decode())
-        elif kind == b"u" and client_id in found.sent:
-            del found.sent[client_id]
+        elif kind == b"u" and not details:
+            found.sent.pop(client_id, None)
         elif kind == b"p" and details.endswith(b"]]"):
             _lost_event(client_id, bytes(schema.FINGERPRINT_BYTES), cost := orjson.loads(details))
             found.costs[client_id] = cost

@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Literal
 
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import join, list_files, list_folders
+from arkbeam.base.files import list_files, list_folders
+from arkbeam.base.uris import join
 
 SUFFIX = ".parquet"
 HASH_CHARS = 16

@@ -7,7 +7,8 @@ removed when they have not changed for AGE_S: no write takes as long.
 
 import time
 
-from arkbeam.base.files import is_local, remove_folder, remove_leftovers
+from arkbeam.base.files import remove_folder, remove_leftovers
+from arkbeam.base.uris import is_local
 from arkbeam.store.claim import LEASE_S, find_dead
 from arkbeam.store.layout import (
     events_folder,

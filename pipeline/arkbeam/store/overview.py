@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, join, list_versions, reads_in_flight
+from arkbeam.base.files import Listed, list_versions
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join, reads_in_flight
 from arkbeam.store.compaction import SMALL_BYTES, read_state
 from arkbeam.store.index_merge import cut_prefixes
 from arkbeam.store.layout import GATHERED_FULL, SUFFIX, index_folder, is_gathered, key_of_run, run_of

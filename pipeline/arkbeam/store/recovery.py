@@ -9,11 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local, join, list_files, read_if_exists, remove_file, remove_files, storage_errors
+from arkbeam.base.files import list_files, read_if_exists, remove_file, remove_files
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
 from arkbeam.store.events import write_events
-from arkbeam.store.journal import MARK_SUFFIX, OBJECT_SUFFIX, decompress, lock
+from arkbeam.store.journal import MARK_SUFFIX, OBJECT_SUFFIX, decompress, lock, remove_in_order
 from arkbeam.store.journal_records import Journaled, read_records
 from arkbeam.store.layout import (
     events_folder,
@@ -53,7 +54,7 @@ def recover_journals(store_uri: str, output_uri: str, file_ids: Iterator[int]) -
     """
     recovered = Recovered()
     for run in runs_of_output(journals_folder(store_uri), output_uri):
-        recovered = recovered.plus(_recover_run(store_uri, run, file_ids))
+        recovered = recovered.plus(recover_run(store_uri, run, file_ids))
     return recovered
 
 
@@ -71,12 +72,8 @@ def find_unsettled(store_uri: str, run: str) -> set[str]:
     return found
 
 
-def recover_processes(store_uri: str, run: str, processes: Collection[str], file_ids: Iterator[int]) -> Recovered:
-    """Recover what some processes of a run, which are dead or must write nothing any more, paid for and did not store."""
-    return _recover_run(store_uri, run, file_ids, processes)
-
-
-def _recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collection[str] | None = None) -> Recovered:
+def recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collection[str] | None = None) -> Recovered:
+    """Recover the journals of one dead run, or those of some of its processes. See `recover_journals`."""
     folder = journals_folder(store_uri, run)
     every = sorted({_process_of(uri) for uri in list_files(folder)})
     names = every if only is None else [name for name in every if name in only]
@@ -84,6 +81,7 @@ def _recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collec
     logs = list_files(folder)  # only now: nothing that counts is added to these journals any more
     stored = _StoredIds(store_uri, run)
     recovered = Recovered()
+    done: list[list[str]] = []
     for process in processes:
         uris = sorted((uri for uri in logs if _process_of(uri) == process), key=_place_of)
         journaled = read_records(in_parallel(_read_log, uris))
@@ -91,7 +89,8 @@ def _recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collec
             place = redact(join(folder, process))
             _log.warning("%d damaged records in the journal %s are skipped", journaled.damaged, place)
         recovered = recovered.plus(_store(store_uri, run, journaled, stored, file_ids))
-        remove_files(uris)
+        done.append(uris)
+    remove_in_order(done)
     if is_local(store_uri):
         with suppress(OSError):  # not empty: a process that is alive still uses it
             os.rmdir(folder)
@@ -105,9 +104,9 @@ def _store(store_uri: str, run: str, journaled: Journaled, stored: "_StoredIds",
         bought = [one for one in bought if one.attempt.client_request_id not in known]
         lost = [event for event in lost if event.attempt.client_request_id not in known]
     if bought:
-        _write_bought(store_uri, run, max(next(file_ids), journaled.segment + 1), bought)
+        _write_bought(store_uri, run, stored.new_id(file_ids), bought)
     if lost:
-        write_events(store_uri, run, max(next(file_ids), journaled.segment + 1), lost)
+        write_events(store_uri, run, stored.new_id(file_ids), lost)
     return Recovered(len(bought), len(lost))
 
 
@@ -168,12 +167,19 @@ class _StoredIds:
     run: str
     _uris: list[str] | None = None
     _read: dict[str, list[str]] = field(default_factory=dict)
+    _highest: int = 0
+
+    def new_id(self, file_ids: Iterator[int]) -> int:
+        """Return an id above those of all files of the run. The clock of the machine that wrote them may be ahead."""
+        self._highest = max(next(file_ids), self._highest + 1)
+        return self._highest
 
     def above(self, segment: int) -> set[str]:
         """Return the ids in the files with ids above a segment's."""
         if self._uris is None:
             folders = (segments_folder(self.store_uri, self.run), events_folder(self.store_uri, self.run))
             self._uris = [uri for folder in folders for uri in list_parquet(folder)]
+        self._highest = max(self._highest, segment, *map(segment_id, self._uris))
         wanted = [uri for uri in self._uris if segment_id(uri) > segment]
         missing = [uri for uri in wanted if uri not in self._read]
         self._read.update(zip(missing, in_parallel(_client_ids, missing), strict=True))

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from arkbeam.base.files import Listed, join, list_files, read_if_exists, remove_file, write_bytes
+from arkbeam.base.files import Listed, list_files, read_if_exists, remove_file, write_bytes
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join
 from arkbeam.store.layout import hash_content, replaced_folder
 from arkbeam.store.listing import list_sources
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arkbeam.base.files import read_range, storage_errors
+from arkbeam.base.files import read_range
+from arkbeam.base.uris import storage_errors
 
 _FOOTER_BYTES = 128 * 1024  # more than the footer of a segment of 128 MB has
 

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, open_filesystem, storage_errors, writing
+from arkbeam.base.files import writing
+from arkbeam.base.uris import join, open_filesystem, storage_errors
 from arkbeam.store.layout import SUFFIX, list_parquet, run_folder
 
 

@@ -8,7 +8,7 @@ from arkbeam.engine.attempts import RENEW_S, Watched, blocks_folder, processes_f
 from arkbeam.quota.marks import list_marks
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.layout import segment_ids
-from arkbeam.store.recovery import Recovered, find_unsettled, recover_processes
+from arkbeam.store.recovery import Recovered, find_unsettled, recover_run
 
 WAIT_S = 60.0
 """How long to wait for processes that are alive and have requests in flight for attempts that nobody needs any more."""
@@ -34,7 +34,7 @@ def recover_dead_processes(
         watched.note(list_marks(marks), clock())
         dead = {name for name in unsettled if watched.is_dead(name, clock())}
         if dead:
-            total = total.plus(recover_processes(spec.store.uri, spec.run.name, dead, segment_ids()))
+            total = total.plus(recover_run(spec.store.uri, spec.run.name, segment_ids(), dead))
         if dead == unsettled:
             break
         if clock() >= deadline_s:

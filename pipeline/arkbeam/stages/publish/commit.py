@@ -19,13 +19,14 @@ import orjson
 from arkbeam.base import faults
 from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, remove_file, remove_files, remove_leftovers, write_bytes
+from arkbeam.base.files import Listed, exists, remove_file, remove_files, remove_leftovers, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.engine.outcomes import Counts, SessionReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.publish import embeddings, failures, usage
-from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile, list_parts, read_earlier
+from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile, is_unchanged, list_parts, read_earlier
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import check_claim
@@ -255,13 +256,21 @@ def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
 def _remove_others(output_uri: str, files: Sequence[PartFile]) -> list[PartFile]:
     """Remove all files but these from the folders of the parts; return these with their versions, sorted by path.
 
-    Raise StoreError if a part that was kept is not there.
+    Raise StoreError, before anything is removed, if a part is not there, or if one that is kept has changed.
     """
     listed = list_parts(output_uri, PART_FOLDERS)
+    for file in files:
+        _check_part(output_uri, file, listed.get(file.path))
     remove_files([listed[path].uri for path in sorted(listed.keys() - {file.path for file in files})])
     remove_leftovers(output_uri)
-    lost = [file.path for file in files if file.kept and file.path not in listed]
-    if lost:
-        raise StoreError(f"{join(output_uri, min(lost))} was removed during the run: run again")
     versions = {path: one.version for path, one in listed.items()}
     return [replace(file, version=versions.get(file.path, "")) for file in sorted(files, key=lambda file: file.path)]
+
+
+def _check_part(output_uri: str, file: PartFile, listed: Listed | None) -> None:
+    """Check a part before `run.json` lists it. The version of a changed part must not become the one that is expected."""
+    uri = join(output_uri, file.path)
+    if listed is None and (file.kept or not exists(uri)):  # the listing may lack a part that was just written
+        raise StoreError(f"{uri} was removed during the run: run again")
+    if file.kept and not is_unchanged(file, listed):
+        raise StoreError(f"{uri} was changed during the run by something else than this run: run again")

@@ -5,9 +5,9 @@ of `MARK_EVERY` is a *mark*: its row may begin a part. Of two marks that are too
 lower key begins a part. A key is a part of the fingerprint, so a decision depends on the rows near it alone, and segments
 that are merged in their order are cut at the same rows.
 
-Parts have about `PART_ROWS` rows. Near the end they are smaller, down to `PART_ROWS_MIN`, and are at most half as long as
-what comes after them allows: so a run that adds few rows writes few others again, and the small parts of many runs are
-merged as rows are added. As in a merge tree, a row is written again about as often as the number of rows doubles.
+Parts have about `PART_ROWS` rows. Near the end they are smaller, down to `PART_ROWS_MIN`: the least length of a part
+there is half of its distance to the end. So a run that adds few rows writes few others again, and small parts are merged
+as rows are added behind them. As in a merge tree, a row is written again about as often as the number of rows doubles.
 """
 
 from bisect import bisect
@@ -22,8 +22,8 @@ from arkbeam.stages.spec import PART_ROWS
 
 MARK_EVERY = 256
 PART_ROWS_MIN = 1024
-_FULL = 0.73  # two cuts are at least this share of the mean length apart, and less than twice that
-_TAPER = 0.5  # and at least this share of their distance from the end
+_FULL = 0.73  # least distance of two cuts, as a share of the mean length; they are seldom more than twice that apart
+_TAPER = 0.5  # near the end: least distance of two cuts, as a share of the distance to the end
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,9 @@ from typing import Any
 import orjson
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, fetch_file, join, list_versions, read_if_exists, temporary_folder
+from arkbeam.base.files import Listed, fetch_file, list_versions, read_if_exists, temporary_folder
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import full_uri, join, open_filesystem
 from arkbeam.stages.spec import RunSpec
 
 RUN_NOTE = "run.json"
@@ -35,7 +36,8 @@ class PartFile:
     digest: str = ""
     """Hash of the inputs of the file; empty if they may change although their names do not."""
     version: str = ""
-    """Version of the file in the output; empty until the commit."""
+    """Version of the file in the output: for a file that is kept, when the commit began; for a new one, empty until it
+    is listed in the commit."""
     kept: bool = False
     """True if an earlier run wrote the file."""
     totals: Mapping[str, Any] | None = None
@@ -83,13 +85,14 @@ def read_earlier(spec: RunSpec, folders: Sequence[str], model: str) -> Earlier:
         _log.warning("all parts of the output are written again: its run.json can't be used: %s", error)
         return Earlier(model=model)
     listed = list_parts(output_uri, folders) if parts else {}
-    kept = [part for part in parts if _is_there(part, listed.get(part.path))]
+    kept = [part for part in parts if is_unchanged(part, listed.get(part.path))]
     return Earlier(kept, twice if isinstance(twice, int) else None, model)
 
 
 def list_parts(output_uri: str, folders: Sequence[str]) -> dict[str, Listed]:
     """List the Parquet files in folders of the output, by their paths in it."""
-    uris = [join(output_uri, folder) for folder in folders]
+    # As a listing spells them: it may differ from the config (memory://bucket, memory:///bucket).
+    uris = [full_uri(*open_filesystem(join(output_uri, folder))) for folder in folders]
     found = in_parallel(partial(list_versions, suffix=".parquet"), uris)
     return {
         f"{folder}/{one.uri[len(uri) :].lstrip('/')}": one
@@ -98,13 +101,14 @@ def list_parts(output_uri: str, folders: Sequence[str]) -> dict[str, Listed]:
     }
 
 
+def is_unchanged(part: PartFile, listed: Listed | None) -> bool:
+    """True if a part is listed with the size and the version that `run.json` has for it."""
+    return listed is not None and bool(part.version) and (listed.size, listed.version) == (part.bytes, part.version)
+
+
 def _parse(entry: Mapping[str, Any]) -> PartFile:
     known = {one.name for one in fields(PartFile)}
     return PartFile(**{name: value for name, value in entry.items() if name in known})
-
-
-def _is_there(part: PartFile, listed: Listed | None) -> bool:
-    return listed is not None and bool(part.version) and (listed.size, listed.version) == (part.bytes, part.version)
 
 
 def _verify(part: PartFile | None, spec: RunSpec) -> PartFile | None:

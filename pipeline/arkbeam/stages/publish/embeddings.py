@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import IN_FLIGHT, in_parallel
+from arkbeam.base.uris import reads_in_flight
 from arkbeam.manifest.portable import to_portable
 from arkbeam.stages.publish.digests import digest_part, digest_rows
 from arkbeam.stages.publish.earlier import Earlier, PartFile
@@ -52,23 +52,25 @@ def publish_parts(
 ) -> Iterator[PartFile]:
     """Publish one part of `embeddings/`, and of `multi/` if it is asked for, from its REFS.
 
-    A part of the output whose inputs are the same is kept. `segments` maps segment ids to URIs. Raise StoreError if the
-    store can't be read, or if a ref and its row have different fingerprints.
+    A part of the output whose inputs are the same is kept. If the vectors may be of several models, the inputs are not
+    known, and each part is made; it has no digest. `segments` maps segment ids to URIs. Raise StoreError if the store
+    can't be read, or if a ref and its row have different fingerprints.
     """
-    inputs = [digest_rows(refs, manifests, spec), earlier.model]
+    inputs = [digest_rows(refs, manifests, spec), earlier.model] if earlier.model else []
     refs = sort_refs(refs)
     if spec.model.asks_multi:
         wanted = schema.MULTI_EMBEDDINGS
         tables = (
             table for one in cut(refs, MULTI_SLICE_ROWS) for table in _multi_tables(one, segments, manifests, spec)
         )
-        digest = digest_part(MULTI_FOLDER, wanted, spec, inputs)
+        digest = digest_part(MULTI_FOLDER, wanted, spec, inputs) if inputs else ""
         yield publish_part(MULTI_FOLDER, part, tables, wanted, spec, earlier, digest=digest)
     wanted = schema.embeddings_schema(manifests.published)
     tables = (
         table for one in cut(refs, PART_ROWS) for table in _embeddings_tables(one, segments, manifests, spec, wanted)
     )
-    digest, rows = digest_part(FOLDER, wanted, spec, inputs), vector_rows(spec.model.dimensions_published)
+    digest = digest_part(FOLDER, wanted, spec, inputs) if inputs else ""
+    rows = vector_rows(spec.model.dimensions_published)
     yield publish_part(FOLDER, part, tables, wanted, spec, earlier, digest=digest, row_group_rows=rows)
 
 

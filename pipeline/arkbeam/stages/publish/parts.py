@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base import faults, schema
-from arkbeam.base.files import join, writing
+from arkbeam.base.files import writing
 from arkbeam.base.redaction import redact_uri
+from arkbeam.base.uris import join
 from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
 from arkbeam.manifest.kinds import Kind
 from arkbeam.manifest.portable import publish_kept
@@ -193,7 +194,9 @@ def publish_part(
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         kept = earlier.find_content(folder, sha256, spec)
         path = f"{draft}-{sha256[:HASH_CHARS]}{SUFFIX}" if kept is None else kept.path
-        done = replace(done, path=path, bytes=local.stat().st_size, sha256=sha256, kept=kept is not None)
+        version = "" if kept is None else kept.version
+        size = local.stat().st_size
+        done = replace(done, path=path, bytes=size, sha256=sha256, version=version, kept=kept is not None)
         return "" if kept is not None else path.rpartition("/")[2]
 
     rows = 0

@@ -1,4 +1,4 @@
-"""Publish the parts of `usage/`: one row for each attempt that this output paid for or may have paid for, in all of its runs.
+"""Publish the parts of `usage/`: one row for each attempt that this output's runs paid for, or may have paid for.
 
 Outcomes: `ok`; `unusable`, a reply without a usable vector; `lost`, an attempt without a reply. All count as paid. If
 the tokens of an attempt are unknown, those of the successful attempt of the same request are used.
@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
-from arkbeam.base.files import Listed, is_local, join, read_bytes, reads_in_flight, storage_errors
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import Listed, read_bytes
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import is_local, join, reads_in_flight, storage_errors
 from arkbeam.stages.publish.cuts import choose_cuts
 from arkbeam.stages.publish.digests import digest_part
 from arkbeam.stages.publish.earlier import Earlier, PartFile
@@ -133,11 +135,14 @@ def count_paid_twice(parts: Sequence[UsagePart], spec: RunSpec, earlier: Earlier
 
 def _read_fingerprints(output_uri: str, part: PartFile) -> pa.Array:
     uri = join(output_uri, part.path)
-    if _reads_whole(uri, part.bytes):
-        with storage_errors("read", uri):
-            table = read_parquet(read_bytes(uri), ["fingerprint"])
-    else:
-        table = read_columns(uri, ["fingerprint"], whole=False)
+    try:
+        if _reads_whole(uri, part.bytes):
+            with storage_errors("read", uri):
+                table = read_parquet(read_bytes(uri), ["fingerprint"])
+        else:
+            table = read_columns(uri, ["fingerprint"], whole=False)
+    except StoreError as error:
+        raise StoreError(f"{error}; run again with --verify, which writes damaged parts of the output again") from error
     return table["fingerprint"].combine_chunks()
 
 
@@ -194,9 +199,13 @@ def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
     known = set(found_before.index["segment"].to_pylist())
     listed = list_parquet(segments_folder(spec.store.uri))
     uris = [uri for uri in listed if segment_id(uri) in known or run_of(uri) == spec.run.name]
-    found = in_parallel(partial(read_columns, columns=types.names, whole=False), uris)
+    found = in_parallel(partial(_read_segment, columns=types.names, spec=spec), uris, reads_in_flight(spec.store.uri))
     some = [table.cast(types).filter(pc.is_in(table["fingerprint"], value_set=wanted)) for table in found]
     return schema.concat(some, types)
+
+
+def _read_segment(uri: str, columns: Sequence[str], spec: RunSpec) -> pa.Table:
+    return read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, columns, whole=False))
 
 
 def _totals(table: pa.Table) -> UsageTotals:
