@@ -7,14 +7,15 @@ secret `arkbeam` with ARK_API_KEY and the credentials of the object store, and a
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes.client import models as k8s
 
 try:
-    from airflow.sdk import DAG  # Airflow 3
-except ImportError:
+    from airflow.sdk import DAG
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+except ImportError:  # Airflow 2
     from airflow import DAG
+    from airflow.exceptions import AirflowException, AirflowFailException
 
 NAMESPACE = "default"
 IMAGE = "arkbeam-launcher"
