@@ -20,7 +20,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", "scripts/compat", "scripts/flink", ".ci/run")
-EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif"}
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "dataflow", "video", "heif"}
 GROUPS = {"test", "dev"}
 NOT_FOUND = 2
 DOCUMENTS = ("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")
