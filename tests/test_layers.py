@@ -54,6 +54,16 @@ ORDER = (
     "app.view",
     "app.bars",
     "app.progress",
+    "app.service",
+    "app.schema",
+    "app.guess",
+    "app.folder",
+    "app.config_text",
+    "app.init",
+    "app.check",
+    "app.probe",
+    "app.cli_options",
+    "app.cli_setup",
     "app.cli",
 )
 
@@ -67,7 +77,7 @@ ONLY_FROM = {
 NEVER_FROM = {"store": ("ark",), "quota": ("ark",), "stages.plan": ("ark",)}
 
 # The only rooms that import an entry. No run depends on the emulator: the config has its options, the command line starts it.
-ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
+ONLY_BY = {"emulator": ("emulator", "app.config", "app.service", "app.cli")}
 
 # Libraries that only some entries of ORDER may import.
 LIBRARIES = {
@@ -76,10 +86,10 @@ LIBRARIES = {
     "httpx": ("ark", "media"),
     "httpx_aiohttp": ("ark", "media"),
     "aiohttp": ("ark", "media"),
-    "pydantic": ("app.config",),
-    "rich": ("app.report", "app.messages", "app.bars", "app.progress", "app.cli"),
+    "pydantic": ("app.config", "app.schema"),
+    "rich": ("app.report", "app.messages", "app.bars", "app.progress", "app.cli_setup", "app.cli"),
     "redis": ("quota",),
-    "typer": ("app.cli",),
+    "typer": ("app.cli_options", "app.cli_setup", "app.cli"),
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }

@@ -6,7 +6,7 @@ import signal
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,8 +15,11 @@ import typer
 from rich.console import Console
 
 from arkbeam import __version__
-from arkbeam.app.config import Config, load_config
+from arkbeam.app import cli_setup
+from arkbeam.app.cli_options import AsJson, ConfigPath, Settings
+from arkbeam.app.config import load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
+from arkbeam.app.service import open_service
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.redaction import redact_uri
 from arkbeam.decoding.workers import resume as resume_looking
@@ -30,11 +33,10 @@ if TYPE_CHECKING:
     from arkbeam.stages.spec import RunSpec
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
-    epilog="To try it without an API key: arkbeam run configs/demo.yaml",
+    epilog="To try it without an API key: arkbeam run configs/demo.yaml\n\nWith your own files: arkbeam init PATH",
 )
 out, err = Console(), Console(stderr=True)
 _messages = Messages()
@@ -52,18 +54,10 @@ EXIT_CODES = """Exit codes:
 
 If several apply, the first of 130, 4, 5, 3 is returned."""
 
-ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="The config, a YAML file. configs/README.md lists its keys.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config: --set quota.rpm=600. Repeatable."),
-]
 BeamOptions = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- BEAM OPTIONS", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of tables.")]
 LogOption = Annotated[LogForm, typer.Option("--log", help="The form of messages and progress on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and what --json asks for.")]
 
@@ -129,7 +123,7 @@ def run(
 
     _messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
-    with _signals(), _service(loaded) as base_url:
+    with _signals(), open_service(loaded) as base_url:
         job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
         _print_notes(job.notes)
         job = set_processes(job, beam_options or [])
@@ -217,6 +211,9 @@ def inspect(
         out.print(table)
 
 
+cli_setup.add_commands(app)
+
+
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
     """Return the exit code of a run that ended without an exception."""
     stopped = result["stopped"]
@@ -246,22 +243,6 @@ def main() -> NoReturn:
     except ArkbeamError as error:
         _say_error(error)
         _leave(error.exit_code)
-
-
-@contextmanager
-def _service(config: Config) -> Iterator[str]:
-    """Yield the base URL of the service. If it is `emulator`, start an emulator for the length of the block."""
-    with ExitStack() as stack:
-        if not config.starts_emulator:
-            yield config.api.base_url
-            return
-        try:
-            from arkbeam.emulator.serve import start_emulator
-        except ImportError as error:
-            raise ArkbeamError(
-                f"api.base_url is emulator, which needs more packages: pip install 'arkbeam[emulator]' ({error})"
-            ) from None
-        yield stack.enter_context(start_emulator(config.emulator))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ environment variables that hold them.
 import dataclasses
 import difflib
 import reprlib
+import shlex
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,9 @@ from arkbeam.base.files import check_credentials, lower_scheme
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.schema import Layout, embeddings_schema
 from arkbeam.emulator.options import EmulatorOptions
+from arkbeam.manifest.compression import ENDINGS
 from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.shards import FORMATS
 from arkbeam.media import MediaOptions
 from arkbeam.quota.budget import BudgetOptions
 from arkbeam.quota.options import LimitsOptions, QuotaOptions
@@ -34,7 +37,7 @@ from arkbeam.store.layout import StoreOptions
 CONFIG_BYTES_MAX = 1024 * 1024
 EMULATOR = "emulator"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-_OUR_COLUMNS = tuple(embeddings_schema(pa.struct([])).names)
+OUR_COLUMNS = tuple(embeddings_schema(pa.struct([])).names)
 _Section = typing.TypeVar("_Section")
 
 
@@ -70,7 +73,7 @@ class Config:
                 raise ConfigError(
                     "manifest.keep: 'id' is in the output already: its column id has each row's id; remove it from keep"
                 )
-            if name in _OUR_COLUMNS:
+            if name in OUR_COLUMNS:
                 raise ConfigError(
                     f"manifest.keep: {name!r} is already a column of the output, with another meaning;"
                     " rename the column in the manifest"
@@ -84,7 +87,7 @@ class Config:
 
 def list_similar_names(config: Config) -> Iterator[str]:
     """Yield a warning for each kept column whose name differs from an earlier column's in upper and lower case only."""
-    columns = {name.lower(): name for name in _OUR_COLUMNS}
+    columns = {name.lower(): name for name in OUR_COLUMNS}
     for name in config.manifest.keep:
         other = columns.setdefault(name.lower(), name)
         if other != name:
@@ -100,6 +103,8 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     Raise ConfigError that names the file or the key, and what to do.
     """
     file = Path(path)
+    if file.is_dir() or _is_manifest_name(path):
+        raise ConfigError(f"{path} is not a config: `arkbeam init {shlex.quote(path)}` writes one for it")
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes, too large for a config")
@@ -111,6 +116,14 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {redact(str(error))}") from None
     return parse_config(raw, settings)
+
+
+def _is_manifest_name(path: str) -> bool:
+    """True for the name of a manifest. A config may be JSON."""
+    bare = path.lower()
+    for packed in ENDINGS:
+        bare = bare.removesuffix(packed)
+    return bare.endswith(tuple(ending for ending in FORMATS if ending != ".json"))
 
 
 def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:

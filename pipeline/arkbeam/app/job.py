@@ -200,7 +200,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     """
     spec = set_processes(job, beam_arguments).spec
     check_secrets(spec)
-    with claim_output(spec.run.output_uri, spec.run.name, _stop_when_lost):
+    with claim_output(spec.run.output_uri, spec.run.name, stop_when_lost):
         _clear_dead_runs(spec)
         compact_media(spec.store.uri)
         spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
@@ -212,7 +212,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
             close_engine(spec.run.name)
             forget_index(spec.run.name)
             forget_work(spec.run.name)
-            _remove_marks(spec)
+            remove_marks(spec)
             remove_folder(run_folder(spec.store.uri, spec.run.name))
         _record_lost(spec)
         return result
@@ -259,12 +259,12 @@ def _clear_dead_runs(spec: RunSpec) -> None:
     lost = _record_lost(spec)
     if lost:
         _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
-    _remove_marks(spec)
+    remove_marks(spec)
     remove_dead_runs(spec.store.uri, spec.run.output_uri)
     remove_leftovers(spec.run.output_uri)
 
 
-def _remove_marks(spec: RunSpec) -> None:
+def remove_marks(spec: RunSpec) -> None:
     """Remove the quota marks of this output's processes that were killed, or that ended right after their last lane."""
     try:
         remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
@@ -274,7 +274,8 @@ def _remove_marks(spec: RunSpec) -> None:
         )
 
 
-def _stop_when_lost(reason: str) -> None:
+def stop_when_lost(reason: str) -> None:
+    """Stop the engines of this process, since the claim on the output is lost."""
     stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
 
 

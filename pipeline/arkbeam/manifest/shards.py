@@ -22,7 +22,7 @@ from arkbeam.manifest.options import Format, ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, read_start, version_of, without_query
 from arkbeam.manifest.text import HEAD_BYTES, is_utf8_name
 
-_FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
@@ -241,7 +241,7 @@ def _describe(found: Found, root: str | None, options: ManifestOptions) -> Manif
     compression = ENDINGS.get(ending.lower())
     if compression is not None:
         ending = posixpath.splitext(stem)[1]
-    format_ = _FORMATS.get(ending.lower()) if options.format == "auto" else options.format
+    format_ = FORMATS.get(ending.lower()) if options.format == "auto" else options.format
     if format_ is None:
         raise ManifestError(f"manifest {redact(uri)}: the file name does not show the format: set manifest.format")
     if format_ == "parquet" and compression is not None:
