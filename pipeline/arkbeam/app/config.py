@@ -104,7 +104,10 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     """
     file = Path(path)
     if file.is_dir() or _is_manifest_name(path):
-        raise ConfigError(f"{path} is not a config: `arkbeam init {shlex.quote(path)}` writes one for it")
+        what = "a folder" if file.is_dir() else "a manifest"
+        raise ConfigError(
+            f"cannot read {path} as a config: it is {what}; `arkbeam init {shlex.quote(path)}` writes a config for it"
+        )
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes, too large for a config")

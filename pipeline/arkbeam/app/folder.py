@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 
+from arkbeam.app.schema import SCHEMA_NAME
 from arkbeam.base.errors import ConfigError
 from arkbeam.manifest.shards import FORMATS
 from arkbeam.manifest.text import guess_encoding
@@ -19,6 +20,7 @@ TEXT_ENDINGS = frozenset({".txt", ".md", ".markdown", ".rst", ".text"})
 _HEAD_BYTES = 64
 _PACKED = (".gz", ".zst", ".bz2", ".xz")
 _EXAMPLES = 3
+_WRITTEN = ({"embeddings", "run.json"}, {"segments", "models"})  # what an output, and a store, has
 
 
 @dataclass(slots=True)
@@ -68,7 +70,10 @@ def scan(folder: str, contents: Contents, files_max: int = FILES_MAX) -> Iterato
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Yield the files below a folder, sorted within each folder. Links to folders are not followed."""
+    """Yield the files below a folder, sorted within each folder, without those that arkbeam has written.
+
+    Links to folders are not followed.
+    """
     waiting = [root]
     while waiting:
         try:
@@ -76,8 +81,10 @@ def _walk(root: str) -> Iterator[str]:
                 found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name)
         except OSError:
             continue  # a folder that may not be listed, or that was removed meanwhile
+        if any(ours <= {entry.name for entry in found} for ours in _WRITTEN):
+            continue
         for entry in found:
-            if entry.is_file():
+            if entry.is_file() and entry.name != SCHEMA_NAME:
                 yield entry.path
         waiting += [entry.path for entry in reversed(found) if entry.is_dir(follow_symlinks=False)]
 

@@ -15,7 +15,7 @@ from arkbeam.app.folder import FILES_MAX, Contents, write_manifest
 from arkbeam.app.guess import Column, Guess, describe_columns, guess_columns
 from arkbeam.app.schema import SCHEMA_NAME, schema_bytes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ConfigError
+from arkbeam.base.errors import ConfigError, ManifestError
 from arkbeam.base.files import is_local
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
@@ -166,10 +166,16 @@ def _look_at_folder(folder: str, made: Path, files_max: int) -> tuple[Looked, Co
     manifests = {path: size for path, size in contents.manifests.items() if not (before and Path(path).samefile(made))}
     if manifests:
         uris = _choose_manifests(folder, manifests)
-        looked = _look(uris)
-        if looked.guess.form != "nothing" or not rows:
-            made.unlink(missing_ok=True)
-            return looked, contents, None
+        try:
+            looked = _look(uris)
+        except ManifestError as error:  # such as a JSON file with the settings of another tool
+            if not rows:
+                raise
+            contents.leave_out(f"{uris[0]} ({error})", "manifests that can't be read")
+        else:
+            if looked.guess.form != "nothing" or not rows:
+                made.unlink(missing_ok=True)
+                return looked, contents, None
     if not rows:
         found = ", ".join(f"{count:,} {reason}" for reason, count in contents.left_out.most_common(5))
         raise ConfigError(
@@ -178,7 +184,9 @@ def _look_at_folder(folder: str, made: Path, files_max: int) -> tuple[Looked, Co
     looked = _look([str(made)])
     columns = {kind: (kind,) for kind in ("text", "image", "video") if contents.kinds[kind]}
     reasons = {kind: f"{contents.kinds[kind]:,} files, by their content" for kind in columns}
-    guess = Guess("columns", "id", **columns, reasons=reasons | {"id": "the path below the folder"})
+    keep = tuple(kind for kind in columns if kind != "text")
+    reasons["id"] = "the path below the folder"
+    guess = Guess("columns", "id", **columns, keep=keep, reasons=reasons)
     return replace(looked, guess=guess), contents, str(made)
 
 
