@@ -1,5 +1,6 @@
 """`init`, `check` and `schema`: from files that somebody else made to a config that runs as it is."""
 
+import gzip
 import io
 import json
 import os
@@ -58,10 +59,7 @@ def write_files(here: Path, name: str) -> str:
         case "c.csv":
             write_csv(here / name, [f"{n},{text},https://e.example/{n}.jpg" for n, text in enumerate(TEXTS)])
         case "d.tsv.gz":
-            frame = pa.table({"id": list(range(30)), "text": TEXTS})
-            import gzip  # noqa: PLC0415
-
-            rows = [f"{row['id']}\t{row['text']}\n" for row in frame.to_pylist()]
+            rows = [f"{n}\t{text}\n" for n, text in enumerate(TEXTS)]
             (here / name).write_bytes(gzip.compress("".join(["id\ttext\n", *rows]).encode()))
         case "e.parquet":
             images = [{"bytes": picture(n), "path": f"{n}.png"} for n in range(30)]
@@ -146,12 +144,7 @@ def test_a_folder_of_pictures(here: Path, pictures: Path, make_emulator: Any) ->
     assert (note["published"], note["failed"]) == (10, 0)
     ids = set(pq.read_table("out/my/embeddings")["id"].to_pylist())
     wanted = {"a.png", "no ending", "liar.txt", "a\nb.png", "100%41#?.png", "s3:bucket.jpg", "瓶/data:image.gif"}
-    assert ids == wanted | {"inside.png", "notes.md", "gbk.txt"} | (
-        ids - wanted - {"inside.png", "notes.md", "gbk.txt"}
-    )
-    assert len(ids) == 11
-    for path in (pictures / "out", pictures / "vectors"):
-        path.parent.mkdir(exist_ok=True)
+    assert ids == wanted | {"inside.png", "notes.md", "gbk.txt"}
     Path("out/my").rename(pictures / "out")
     Path("vectors").rename(pictures / "vectors")
     again = initialise([str(pictures)], force=True)
@@ -299,7 +292,7 @@ def test_probe_buys_one_vector_for_later(here: Path, make_emulator: Any, call: C
     assert (note["owned"], note["requests_paid"], note["all_runs"]["requests_paid"]) == (1, 1, 2)
     assert (emulator.stats["paid"], emulator.stats["paid_distinct"]) == (2, 2)
     ended = call("check", *arguments, "--probe")
-    assert (ended.code, "nothing was sent" in ended.out, emulator.stats["received"]) == (4, True, 2)
+    assert (ended.code, "! probe: nothing was sent" in ended.out, emulator.stats["received"]) == (0, True, 2)
     assert [*Path("vectors").glob("runs/*"), *Path("vectors").glob("quota/*/*")] == []
 
 

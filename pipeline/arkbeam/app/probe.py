@@ -30,6 +30,7 @@ class Probed:
     """What one request showed; `failure` if it gave no vector."""
 
     failure: str | None = None
+    is_sent: bool = True
     dimensions: int = 0
     norm: float = 0.0
     model: str = ""
@@ -64,7 +65,7 @@ def probe(job: Job, rows: SampledRows) -> Probed:
                 if fingerprint not in known:
                     key = rows.keys.slice(at, 1).to_pylist()[0]
                     return _send(fingerprint, rows.staged["request"][at].as_py(), key, spec)
-            return Probed("nothing was sent: the vectors of all rows that were read are in the store")
+            return Probed("nothing was sent: the vectors of all rows that were read are in the store", is_sent=False)
         finally:
             close_engine(spec.run.name)
             forget_index(spec.run.name)
@@ -93,11 +94,10 @@ def _send(fingerprint: bytes, request: bytes, key: dict[str, Any], spec: RunSpec
     table = read_columns(uri, ["dense", "model", "total_tokens", "latency_ms"])
     vector = dense_values(table["dense"])[0]
     return Probed(
-        None,
-        len(vector),
-        float(np.linalg.norm(vector)),
-        table["model"][0].as_py() or "",
-        table["total_tokens"][0].as_py(),
-        tokens,
-        table["latency_ms"][0].as_py(),
+        dimensions=len(vector),
+        norm=float(np.linalg.norm(vector)),
+        model=table["model"][0].as_py() or "",
+        tokens=table["total_tokens"][0].as_py(),
+        tokens_estimated=tokens,
+        latency_ms=table["latency_ms"][0].as_py(),
     )
