@@ -105,9 +105,9 @@ def _probe(path: str, settings: list[str], checked: Any) -> "Finding":
     with open_service(config) as base_url:
         job = prepare_job(config, base_url=base_url)
         probed = probe(job, checked.rows)
-    return Finding(
-        "probe", "ok" if probed.failure is None else "wrong", probed.text, 0 if probed.failure is None else 4
-    )
+    if probed.failure is None:
+        return Finding("probe", "ok", probed.text)
+    return Finding("probe", "wrong", probed.text, 4) if probed.is_sent else Finding("probe", "note", probed.text)
 
 
 def _show_finding(finding: "Finding", console: Console, *, as_json: bool) -> None:
