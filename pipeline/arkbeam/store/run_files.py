@@ -4,6 +4,7 @@
     unreadable/<shard>/<n>.parquet  rows that could not be read
     buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block
     budget/<process>                what a process has drawn from a shared budget (`quota.draws`)
+    progress/<process>.json         what a process of several has done, for the progress display (`stages.meter`)
     plan.json, stop.json, result.json
     second-<shard>-<block>.json     an empty note: the lane that begins with this block has begun its second pass
 
