@@ -9,6 +9,7 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection
 
 from arkbeam.base import schema
 from arkbeam.engine.outcomes import Counts, LaneReport
+from arkbeam.outputs.publishing import publish_page
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.plan import PlanTotals, split_by
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
@@ -192,4 +193,4 @@ def _commit(
     usage: Iterable[UsagePart],
     spec: RunSpec,
 ) -> None:
-    end_run(Commit(totals, report, [*embeddings], [*failures], [*usage]), spec)
+    end_run(Commit(totals, report, [*embeddings], [*failures], [*usage]), spec, publish_page)
