@@ -21,10 +21,10 @@ INK, LINE = "#0a0b01", "#0a0b02"
 COLOURS = ("#0a0b03", "#0a0b04", "#0a0b05")
 LIMIT = "#0a0b06"
 _VARIABLES = {INK: "ink", LINE: "line", COLOURS[0]: "c1", COLOURS[1]: "c2", COLOURS[2]: "c3", LIMIT: "limit"}
-_SIZE_IN = (4.4, 2.1)
+_SIZE_IN = (4.6, 2.4)
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "font.size": 8,
+    "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": LINE,
@@ -40,7 +40,7 @@ _STYLE: Any = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 10,
 }
 _PROLOGUE = re.compile(r"^.*?(?=<svg)", re.DOTALL)
 _METADATA = re.compile(r"<metadata>.*?</metadata>\s*", re.DOTALL)
@@ -66,6 +66,7 @@ def draw_steps(
     `name` makes the ids in the SVG different from those of other charts of the page.
     """
     figure, axes = _start(x, y)
+    layers = [layer for layer in layers if any(layer.values)] or layers[:1]
     base = np.zeros(len(edges) - 1)
     for layer, colour in zip(layers, COLOURS, strict=False):
         top = base + np.asarray(layer.values, float)

@@ -137,7 +137,7 @@ def read_pace(note: Mapping[str, Any]) -> Pace | None:
 def list_pace(note: Mapping[str, Any]) -> list[Fact]:
     """Return the limits of the quota and how far they were used."""
     quota = note["quota"]
-    facts = [Fact("limits", f"{quota['rpm']:,} requests, {quota['tpm']:,} tokens", "a minute, as configured")]
+    facts = [Fact("limits", f"{quota['rpm']:,} / {quota['tpm']:,}", "requests / tokens a minute, as configured")]
     if quota["binding"]:
         facts.append(Fact("used", f"{quota['utilisation']:.1%}", f"of {quota['binding']}, over the whole run"))
     share = note.get("refused_share", 0.0)

@@ -13,9 +13,17 @@ from arkbeam.outputs.charts import Layer, draw_lines, draw_steps
 from arkbeam.outputs.html import Chart, Map, Page, Point, Row, render
 from arkbeam.outputs.neighbours import Neighbours, find_neighbours, lay_out, to_units
 from arkbeam.outputs.originals import Original, Place, Source, read_originals
-from arkbeam.outputs.sampling import Sample, list_parts, read_attempts, read_failures, read_sample, read_scalars
+from arkbeam.outputs.sampling import (
+    ROWS_MAX,
+    Sample,
+    list_parts,
+    read_attempts,
+    read_failures,
+    read_sample,
+    read_scalars,
+)
 from arkbeam.outputs.summary import Closeness, Histogram, Scalars, SparseUse, Timeline
-from arkbeam.stages.publish import embeddings, failures, usage
+from arkbeam.stages.publish import failures, usage
 
 EXAMPLES = 10
 EXAMPLE_NEIGHBOURS = 4
@@ -223,12 +231,12 @@ def _say_failures(note: Mapping[str, Any], counted: int) -> str:
 
 
 def _say_sampled(note: Mapping[str, Any], sample: Sample, scalars: Scalars) -> str:
-    published, rows = note["published"], sample.rows.num_rows
-    total = sum(file.rows for file in list_parts(note, embeddings.FOLDER))
-    whole = "all rows" if scalars.rows >= total else f"{scalars.rows:,} of {total:,} rows, evenly spread"
+    """Return a sentence about what the figures of the vectors are from."""
+    total, rows = note["published"], sample.rows.num_rows
+    whole = "all rows" if scalars.rows >= total else f"{scalars.rows:,} rows, evenly spread"
+    if total <= ROWS_MAX:
+        return f"From all {total:,} published rows; rows with the same request count once where vectors are compared."
     return (
-        f"Norms and tokens are from {whole}. What compares vectors is from a sample of {rows:,} different requests,"
-        f" out of {published:,} published rows: neighbours and duplicates outside the sample are not seen."
-        if rows < published
-        else f"Everything is from all {published:,} published rows."
+        f"Norms and tokens are from {whole}. Vectors are compared within a sample of {rows:,} different requests out of"
+        f" {total:,} published rows: neighbours and duplicates outside the sample are not seen."
     )

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from arkbeam.base import schema
 from arkbeam.base.redaction import redact
 from arkbeam.outputs.advice import advise
 from arkbeam.outputs.neighbours import Neighbours
@@ -185,7 +186,7 @@ def draw_timeline(attempts: pa.Table, run: str, share: float = 1.0) -> Timeline 
     mine = attempts.filter(pc.and_(pc.equal(attempts["run"], run), has_times))
     if not mine.num_rows:
         return None
-    ends = mine["created"].cast(pa.int64()).to_numpy().astype(np.float64) + 0.5
+    ends = mine["created"].cast(schema.CREATED.type).cast(pa.int64()).to_numpy().astype(np.float64) + 0.5
     latencies = mine["latency_ms"].to_numpy().astype(np.float64) / 1000
     starts = ends - latencies
     first = np.floor(np.quantile(starts, 0.001))  # a single wrong clock does not stretch the axis
@@ -258,7 +259,7 @@ def _middles(count: int, wanted: int) -> list[int]:
 
 def _edges(span_s: float) -> Values:
     width = next((width for width in _WIDTHS_S if span_s / width <= BINS_MAX), span_s / BINS_MAX)
-    return np.arange(max(1, int(np.ceil(span_s / width))) + 1) * float(width)
+    return np.arange(max(1, int(np.ceil(span_s / width))) + 1, dtype=np.float64) * width
 
 
 def _percentiles_by_bin(at: npt.NDArray[np.int64], values: Values, bins: int) -> Values:
