@@ -9,8 +9,9 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,41 +64,46 @@ def look(program: str, page: Path, screens: Sequence[Screen], expression: str = 
         expression: JavaScript that is evaluated on each screen, from outside the page.
         selector: the element of which a picture is taken; empty: the top of the page.
     """
-    return asyncio.run(_look(program, page, screens, expression, selector))
+    with _start(program) as address:
+        return asyncio.run(_look(address, page.resolve().as_uri(), screens, expression, selector))
 
 
-async def _look(program: str, page: Path, screens: Sequence[Screen], expression: str, selector: str) -> Seen:
-    async with _start(program) as address, aiohttp.ClientSession() as session:
-        async with session.ws_connect(await _find_target(session, address), max_msg_size=0) as socket:
-            tab = _Tab(socket, page.resolve().as_uri())
-            for domain in ("Page", "Network", "Runtime", "Log"):
-                await tab.ask(f"{domain}.enable")
-            await tab.ask("Page.navigate", url=tab.url)
-            await tab.wait_for("Page.loadEventFired")
-            for screen in screens:
-                await tab.show(screen, expression, selector)
-            return tab.seen
+async def _look(address: str, url: str, screens: Sequence[Screen], expression: str, selector: str) -> Seen:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(await _find_target(session, address), max_msg_size=0) as socket,
+    ):
+        tab = _Tab(socket, url)
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            await tab.ask(f"{domain}.enable")
+        await tab.ask("Page.navigate", url=url)
+        await tab.wait_for("Page.loadEventFired")
+        for screen in screens:
+            await tab.show(screen, expression, selector)
+        return tab.seen
 
 
-@asynccontextmanager
-async def _start(program: str) -> AsyncIterator[str]:
-    """Start Chromium; yield the address of its DevTools."""
+@contextmanager
+def _start(program: str) -> Iterator[str]:
+    """Start Chromium; yield the address of its DevTools. Raise TimeoutError if it does not start."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [program, f"--user-data-dir={folder}", *_ARGUMENTS]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            yield await asyncio.wait_for(_read_address(Path(folder, "DevToolsActivePort")), START_S)
+            yield _wait_for_address(Path(folder, "DevToolsActivePort"))
         finally:
             process.terminate()
             process.wait()
 
 
-async def _read_address(file: Path) -> str:
-    while True:
+def _wait_for_address(file: Path) -> str:
+    end_s = time.monotonic() + START_S
+    while time.monotonic() < end_s:
         lines = file.read_text().splitlines() if file.exists() else []
         if len(lines) >= 2:
             return f"http://127.0.0.1:{lines[0]}"
-        await asyncio.sleep(0.05)
+        time.sleep(0.05)
+    raise TimeoutError(f"Chromium did not start within {START_S:g} s")
 
 
 async def _find_target(session: aiohttp.ClientSession, address: str) -> str:

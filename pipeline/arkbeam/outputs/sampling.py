@@ -60,7 +60,7 @@ class Sample:
     def head(self, rows: int) -> "Sample":
         """Return the sample with at most this many rows, spread evenly."""
         at = spread(self.rows.num_rows, rows)
-        return Sample(self.vectors[at], self.rows.take(pa.array(at)), self.kept)
+        return Sample(self.vectors[at], self.rows.take(pa.array(at, pa.int64())), self.kept)
 
 
 def list_parts(note: Mapping[str, Any], folder: str) -> list[File]:
@@ -93,21 +93,26 @@ def read_sample(output_uri: str, note: Mapping[str, Any], rows_max: int = ROWS_M
 
     read_files = list(in_parallel(read, range(len(files)), reads_in_flight(output_uri)))
     if not read_files:
-        return Sample(np.empty((0, 0), np.float32), pa.table({name: pa.nulls(0) for name in _SAMPLED}), ())
+        wanted = schema.embeddings_schema(pa.struct([]))
+        return Sample(
+            np.empty((0, 0), np.float32), wanted.empty_table().select(list(_SAMPLED)).drop_columns(["dense"]), ()
+        )
     vectors = np.concatenate([vectors for vectors, _ in read_files])
     rows = pa.concat_tables([rows for _, rows in read_files], promote_options="permissive")
     first = _first_of_each(rows["fingerprint"])
-    return Sample(vectors[first], rows.take(pa.array(first)), _list_kept(rows.schema))
+    return Sample(vectors[first], rows.take(pa.array(first, pa.int64())), _list_kept(rows.schema))
 
 
 def read_scalars(output_uri: str, note: Mapping[str, Any]) -> pa.Table:
     """Read norms and tokens of about `SCALAR_ROWS_MAX` rows of `embeddings/` at most. Raise StoreError."""
-    return _read_columns(output_uri, list_parts(note, embeddings.FOLDER), _SCALARS)
+    return _read_columns(
+        output_uri, list_parts(note, embeddings.FOLDER), _SCALARS, schema.embeddings_schema(pa.struct([]))
+    )
 
 
 def read_attempts(output_uri: str, note: Mapping[str, Any]) -> pa.Table:
     """Read times and outcomes of about `SCALAR_ROWS_MAX` attempts of `usage/` at most. Raise StoreError."""
-    return _read_columns(output_uri, list_parts(note, usage.FOLDER), _ATTEMPTS)
+    return _read_columns(output_uri, list_parts(note, usage.FOLDER), _ATTEMPTS, schema.USAGE)
 
 
 def read_failures(output_uri: str, note: Mapping[str, Any]) -> Iterator[pa.Table]:
@@ -120,7 +125,7 @@ def read_failures(output_uri: str, note: Mapping[str, Any]) -> Iterator[pa.Table
                 yield pa.Table.from_batches([batch])
 
 
-def _read_columns(output_uri: str, files: Sequence[File], columns: Sequence[str]) -> pa.Table:
+def _read_columns(output_uri: str, files: Sequence[File], columns: Sequence[str], wanted: pa.Schema) -> pa.Table:
     def read(file: File) -> pa.Table:
         uri = join(output_uri, file.path)
         filesystem, path = open_filesystem(uri)
@@ -129,7 +134,7 @@ def _read_columns(output_uri: str, files: Sequence[File], columns: Sequence[str]
 
     chosen = choose_files(files, SCALAR_FILES_MAX, SCALAR_ROWS_MAX)
     tables = list(in_parallel(read, chosen, reads_in_flight(output_uri)))
-    return pa.concat_tables(tables) if tables else pa.table({name: pa.nulls(0) for name in columns})
+    return pa.concat_tables(tables) if tables else wanted.empty_table().select(list(columns))
 
 
 def _list_kept(found: pa.Schema) -> tuple[str, ...]:
