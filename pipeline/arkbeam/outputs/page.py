@@ -31,6 +31,7 @@ MAP_POINTS_MAX = 2_000
 """t-SNE of more takes longer than a page is worth; `arkbeam map` places more."""
 _MAP_HEIGHT = 700
 _TITLE_CHARS_MAX, _CELL_CHARS_MAX = 80, 120
+_SEARCHED_CHARS = 4_096  # far more than is shown, and than a secret is long
 _MINUTE_S = 60.0
 
 
@@ -185,7 +186,7 @@ def _make_map(sample: Sample) -> Map | None:
         return None
     layout = lay_out(to_units(shown.vectors))
     spots = np.rint(layout.points * (1_000, _MAP_HEIGHT)).astype(int).tolist()
-    titles = [redact(name, _TITLE_CHARS_MAX) for name in shown.rows["id"].to_pylist()]
+    titles = [redact(name[:_SEARCHED_CHARS], _TITLE_CHARS_MAX) for name in shown.rows["id"].to_pylist()]
     points = [Point(x, y, title) for (x, y), title in zip(spots, titles, strict=True)]
     media = summary.media_mask(shown.rows)
     groups = [
@@ -214,10 +215,13 @@ def _make_row(
     original = originals.get((row["manifest"], row["row"]), Original())
     values = [(name, row[name]) for name in kept if row[name] is not None]
     return Row(
-        redact(row["id"], _TITLE_CHARS_MAX),
+        redact(row["id"][:_SEARCHED_CHARS], _TITLE_CHARS_MAX),
         redact(f"{row['manifest'].rpartition('/')[2]}, row {row['row']:,}", 200),
         original.text,
-        tuple((redact(name, _TITLE_CHARS_MAX), redact(str(value), _CELL_CHARS_MAX)) for name, value in values),
+        tuple(
+            (redact(name, _TITLE_CHARS_MAX), redact(str(value)[:_SEARCHED_CHARS], _CELL_CHARS_MAX))
+            for name, value in values
+        ),
         original.pictures,
         original.others,
         cosine,
