@@ -62,7 +62,7 @@ def look(program: str, page: Path, screens: Sequence[Screen], expression: str = 
         page: the page.
         screens: the screens, of each of which a picture is taken.
         expression: JavaScript that is evaluated on each screen, from outside the page.
-        selector: the element of which a picture is taken; empty: the top of the page.
+        selector: the element at the top of the picture; empty: the top of the page.
     """
     with _start(program) as address:
         return asyncio.run(_look(address, page.resolve().as_uri(), screens, expression, selector))
@@ -146,9 +146,10 @@ class _Tab:
         self.seen.values.append(await self._evaluate(expression))
         clip = {}
         if selector:
-            box = f"(b => [b.left + scrollX, b.top + scrollY])(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
-            left, top = await self._evaluate(box)
-            area = {"x": left, "y": top, "width": screen.width, "height": screen.height, "scale": 1}
+            top = await self._evaluate(
+                f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().top + scrollY"
+            )
+            area = {"x": 0, "y": top, "width": screen.width, "height": screen.height, "scale": 1}
             clip = {"clip": area, "captureBeyondViewport": True}
         shot = await self.ask("Page.captureScreenshot", format="png", **clip)
         self.seen.pictures.append(base64.b64decode(shot["data"]))

@@ -110,13 +110,15 @@ def _make_vectors(chance: np.random.Generator, centres: np.ndarray, start: int, 
     values = centres[chance.integers(0, _GROUPS, rows)] + chance.normal(size=(rows, dimensions), scale=0.8)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     exact = (values.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    offsets = np.arange(0, (rows + 1) * dimensions, dimensions, np.int32)
+    offsets = np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32)
     indices = chance.integers(0, 30_000, rows * 12).reshape(rows, 12)
     sparse = pa.StructArray.from_arrays(
         [
-            pa.ListArray.from_arrays(np.arange(0, rows * 12 + 1, 12, np.int32), pa.array(np.sort(indices).ravel())),
             pa.ListArray.from_arrays(
-                np.arange(0, rows * 12 + 1, 12, np.int32), pa.array(np.ones(rows * 12, np.float32))
+                np.arange(0, rows * 12 + 1, 12, dtype=np.int32), pa.array(np.sort(indices).ravel())
+            ),
+            pa.ListArray.from_arrays(
+                np.arange(0, rows * 12 + 1, 12, dtype=np.int32), pa.array(np.ones(rows * 12, np.float32))
             ),
         ],
         ["indices", "values"],

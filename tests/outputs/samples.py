@@ -62,7 +62,9 @@ def _default_columns(vectors: np.ndarray) -> dict[str, Any]:
     }
 
 
-def usage_table(seconds: Sequence[float], latencies_ms: Sequence[float], run: str = RUN, **columns: Any) -> pa.Table:
+def usage_table(
+    seconds: Sequence[float | None], latencies_ms: Sequence[float | None], run: str = RUN, **columns: Any
+) -> pa.Table:
     """Return a table of `usage/` with an attempt for each time, in seconds since the start of the run."""
     rows = len(seconds)
     values = {

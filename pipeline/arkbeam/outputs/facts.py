@@ -69,7 +69,7 @@ def list_tiles(note: Mapping[str, Any]) -> list[Fact]:
         Fact(
             "rows in = published + failed",
             f"{rows:,} = {published:,} + {failed:,}",
-            "no row was lost" if adds_up else "the numbers do not add up: run again",
+            "none was lost" if adds_up else "the numbers do not add up: run again",
             "good" if adds_up else "bad",
         ),
         Fact("failed", f"{failed:,}", f"{failed / rows:.2%} of the rows" if rows else "", "bad" if failed else "good"),

@@ -32,6 +32,7 @@ MAP_POINTS_MAX = 2_000
 _MAP_HEIGHT = 700
 _TITLE_CHARS_MAX, _CELL_CHARS_MAX = 80, 120
 _SEARCHED_CHARS = 4_096  # far more than is shown, and than a secret is long
+_LIST_MAX = 20
 _MINUTE_S = 60.0
 
 
@@ -219,13 +220,17 @@ def _make_row(
         redact(f"{row['manifest'].rpartition('/')[2]}, row {row['row']:,}", 200),
         original.text,
         tuple(
-            (redact(name, _TITLE_CHARS_MAX), redact(str(value)[:_SEARCHED_CHARS], _CELL_CHARS_MAX))
+            (redact(name, _TITLE_CHARS_MAX), redact(_to_text(value)[:_SEARCHED_CHARS], _CELL_CHARS_MAX))
             for name, value in values
         ),
         original.pictures,
         original.others,
         cosine,
     )
+
+
+def _to_text(value: Any) -> str:
+    return ", ".join(map(str, value[:_LIST_MAX])) if isinstance(value, list) else str(value)
 
 
 def _say_failures(note: Mapping[str, Any], counted: int) -> str:

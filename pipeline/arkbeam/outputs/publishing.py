@@ -21,9 +21,8 @@ _HEAD_BYTES = 2_048
 def publish_page(note: Mapping[str, Any], spec: RunSpec) -> None:
     """Write the page of a run that is about to be complete. `note`: the content of `run.json`.
 
-    A run that sent nothing keeps the page of the same files. A page that can't be made is a warning, and so is one that
-    can't be written: then there is no page, and `arkbeam report` makes one. Raise OutputInUse if this run has lost its
-    claim on the output.
+    A run that sent nothing keeps the page of the same files. A page that can't be made or written is a warning: then
+    there is no page, and `arkbeam report` makes one. Raise OutputInUse if this run has lost its claim on the output.
     """
     uri = join(spec.run.output_uri, REPORT)
     try:
@@ -38,6 +37,7 @@ def publish_page(note: Mapping[str, Any], spec: RunSpec) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - the output is complete without a page
         _log.warning("%s was not written: %s: %s; make it with `arkbeam report`", REPORT, type(error).__name__, error)
+        check_claim(spec.run.output_uri, spec.run.name)  # the page may be that of the run that has the claim now
         _remove_old(uri)
 
 

@@ -125,7 +125,7 @@ def count_codes(tables: Iterable[pa.Table]) -> list[Code]:
             code = pair["values"]
             if code not in counts and len(counts) < 1_000:
                 row = table.filter(pc.equal(table["code"], code)).slice(0, 1).to_pylist()[0]
-                place = f"{row['id']} ({row['manifest']}, row {row['row']:,})"
+                place = f"{row['id']} ({row['manifest'].rpartition('/')[2]}, row {row['row']:,})"
                 examples[code] = place, row["message"]
             if code in examples:
                 counts[code] = counts.get(code, 0) + pair["counts"]

@@ -1,9 +1,9 @@
 """The commit: an output is complete if it has the file `_SUCCESS`, which is written last.
 
 The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts, remove files
-that are not in the plan, write `run.json`, write `report.html`, write `_SUCCESS`. A reader that checks for `_SUCCESS` never takes an
-incomplete output for a complete one. Before each step, and before each part is put in its place, the claim on the
-output is checked: a run that has lost its claim changes nothing more.
+that are not in the plan, write `run.json`, write `report.html`, write `_SUCCESS`. A reader that checks for `_SUCCESS`
+never takes an incomplete output for a complete one. Before each step, and before each part is put in its place, the claim
+on the output is checked: a run that has lost its claim changes nothing more.
 """
 
 import logging
