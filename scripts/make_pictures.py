@@ -39,7 +39,8 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "configs", Path(folder, "configs"))  # so that no picture has a path of the checkout
-        subprocess.run(arkbeam_command("run", "configs/demo.yaml"), cwd=folder, env=child_environment(), check=True)
+        command = arkbeam_command("run", "configs/demo.yaml", "--set", "manifest.uris=configs/demo/manifest.jsonl")
+        subprocess.run(command, cwd=folder, env=child_environment(), check=True)
         for name, selector, screen in PICTURES:
             seen = look(program, Path(folder, "out", "demo", "report.html"), [screen], selector=selector)
             data = shrink(seen.pictures[0])

@@ -85,33 +85,29 @@ def test_each_run_writes_a_page(place: Place, call: Callable[..., Ended]) -> Non
     assert read_page(place) == text
 
 
+def describe(place: Place) -> dict[str, Any]:
+    """Return what `run.json` of a run of the place says about reading its manifests."""
+    spec = place.prepare().spec
+    return {"config": spec.config, "service": spec.run.service.value}
+
+
 def make_stub(output_uri: str, note: dict[str, Any], source: Any) -> bytes:
     """Return a page that says only which files it describes, and who paid for them."""
     return f'<meta content="{digest_files(note)}">{note["run"]}'.encode()
 
 
 def test_run_that_changed_nothing_keeps_its_page(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page of the run that sent the requests stays as it is, until the files change; without a page, one is made."""
+    """The page of the run that sent the requests stays until the files change; `output.report: false` removes it."""
     monkeypatch.setattr(publishing, "_make", make_stub)
     place.write_texts(8)
     first = place.run(REPORT)
     second = place.run(REPORT)
     assert second["requests_sent"] == 0
     assert read_page(place).endswith(first["run"])
-    (place.output / "report.html").unlink()
-    assert place.run(REPORT)["run"] in read_page(place)
     place.write_texts(7)
     last = place.run(REPORT)
     assert last["requests_sent"] == 0
     assert read_page(place).endswith(last["run"])
-
-
-def test_page_can_be_turned_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `output.report: false` there is no page, and none of earlier files stays."""
-    monkeypatch.setattr(publishing, "_make", make_stub)
-    place.write_texts(3)
-    place.run(REPORT)
-    assert (place.output / "report.html").exists()
     place.run({"output.report": False})
     assert not (place.output / "report.html").exists()
     assert (place.output / "_SUCCESS").exists()
@@ -195,9 +191,8 @@ def test_map_is_what_embedding_atlas_reads(place: Place, call: Callable[..., End
 def test_only_files_below_the_roots_are_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """`arkbeam report` reads no manifest and no picture outside the working directory and the output's own folder."""
     write_pictures(place)
-    place.run()
     note, wanted = (
-        place.note,
+        describe(place),
         {(str(place.folder / "rows.jsonl"), at): name for at, name in ((0, "text-0"), (6, "red"))},
     )
     source = _find_source(str(place.output), note)
@@ -217,9 +212,8 @@ def test_only_files_below_the_roots_are_read(place: Place, monkeypatch: pytest.M
 def test_rows_that_changed_or_can_not_be_read_are_left_out(place: Place) -> None:
     """A row whose id is another, a manifest that is gone, and a picture that takes too long leave a page without them."""
     write_pictures(place)
-    place.run()
     manifest = str(place.folder / "rows.jsonl")
-    source = _find_source(str(place.output), place.note)
+    source = _find_source(str(place.output), describe(place))
     assert read_originals({(manifest, 0): "text-0"}, source)[manifest, 0].text == f"{TEXT} 0"
     assert read_originals({(manifest, 0): "another"}, source) == {}
     assert (

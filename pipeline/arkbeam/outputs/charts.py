@@ -111,7 +111,7 @@ def _start(x: str, y: str) -> tuple[Figure, Axes]:
 
 def _finish(name: str, figure: Figure, axes: Axes, *, legend: bool) -> str:
     buffer = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"arkbeam {name}", "svg.id": None}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"arkbeam {name}"}):
         if legend:
             figure.legend(loc="upper left", bbox_to_anchor=(0, 1.02), ncols=4, handlelength=1.4, columnspacing=1)
         canvas: Any = FigureCanvasSVG(figure)

@@ -67,7 +67,7 @@ def list_tiles(note: Mapping[str, Any]) -> list[Fact]:
     emulator = " (emulator: not billed)" if note["service"] == "stand-in" else ""
     return [
         Fact(
-            "rows in = published + failed",
+            "rows = published + failed",
             f"{rows:,} = {published:,} + {failed:,}",
             "none was lost" if adds_up else "the numbers do not add up: run again",
             "good" if adds_up else "bad",

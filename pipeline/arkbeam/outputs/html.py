@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup
 
 from arkbeam.outputs.facts import Charge, Fact
-from arkbeam.outputs.summary import Closeness, Code, Latency
+from arkbeam.outputs.summary import Code, Latency
 
 # Besides what browsers can't show: marks that change the direction of the text around them, and lone surrogates.
 _ODD = re.compile(
@@ -85,7 +85,6 @@ class Page:
     folders: tuple[Fact, ...]
     vectors: tuple[Fact, ...]
     vector_charts: tuple[Chart, ...]
-    closeness: Closeness | None
     map: Map | None
     examples: tuple[tuple[Row, ...], ...]
     """Rows with their nearest neighbours: the row first."""

@@ -75,7 +75,6 @@ def make_page(output_uri: str, note: Mapping[str, Any], source: Source | None = 
         folders=tuple(facts.list_bytes(note)),
         vectors=tuple(_list_vectors(sample, scalars, closeness, sparse)),
         vector_charts=tuple(_draw_vectors(scalars, closeness, sparse)),
-        closeness=closeness,
         map=_make_map(sample),
         examples=_make_examples(sample, near.head(EXAMPLE_NEIGHBOURS), source),
         examples_remark=f"{EXAMPLES} rows at most, each with the rows of the sample whose vectors are nearest to it.",
