@@ -46,6 +46,7 @@ ORDER = (
     "stages.survey",
     "stages.embed",
     "stages.publish",
+    "outputs",
     "beam",
     "app.config",
     "app.job",
@@ -64,6 +65,7 @@ ORDER = (
     "app.probe",
     "app.cli_options",
     "app.cli_setup",
+    "app.cli_outputs",
     "app.cli",
 )
 
@@ -86,10 +88,14 @@ LIBRARIES = {
     "httpx": ("ark", "media"),
     "httpx_aiohttp": ("ark", "media"),
     "aiohttp": ("ark", "media"),
+    "jinja2": ("outputs",),
+    "markupsafe": ("outputs",),
+    "matplotlib": ("outputs",),
+    "openTSNE": ("outputs",),
     "pydantic": ("app.config", "app.schema"),
-    "rich": ("app.report", "app.messages", "app.bars", "app.progress", "app.cli_setup", "app.cli"),
+    "rich": ("app.report", "app.messages", "app.bars", "app.progress", "app.cli_setup", "app.cli_outputs", "app.cli"),
     "redis": ("quota",),
-    "typer": ("app.cli_options", "app.cli_setup", "app.cli"),
+    "typer": ("app.cli_options", "app.cli_setup", "app.cli_outputs", "app.cli"),
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }

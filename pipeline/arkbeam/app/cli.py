@@ -17,6 +17,7 @@ from rich.console import Console
 from arkbeam import __version__
 from arkbeam.app import cli_setup
 from arkbeam.app.cli_options import AsJson, ConfigPath, Settings
+from arkbeam.app.cli_outputs import commands as output_commands
 from arkbeam.app.config import load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
 from arkbeam.app.service import open_service
@@ -212,6 +213,7 @@ def inspect(
 
 
 cli_setup.add_commands(app)
+app.add_typer(output_commands)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:

@@ -49,6 +49,8 @@ class OutputOptions:
     """Folder of the published files. Only one run at a time can write to it."""
     layout: Layout = Layout.PORTABLE
     """How the published files are encoded. `portable`: all common readers can read them. `compact`: with BYTE_STREAM_SPLIT, about 6 % smaller; DuckDB before 2.0, Spark before 4, ClickHouse 24 and fastparquet can't read them. Columns, types and values are the same."""
+    report: bool = True
+    """Write `report.html` with the output: a page that shows the run and a sample of its rows, with texts and small copies of pictures. `arkbeam report` makes it again."""
 
 
 @dataclass(frozen=True, slots=True)

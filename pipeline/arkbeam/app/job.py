@@ -25,6 +25,7 @@ from arkbeam.manifest.finding import WrittenFolder
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
+from arkbeam.outputs.publishing import REPORT
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.meter import forget_work
@@ -93,6 +94,7 @@ def prepare_job(
         config=described,
         buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
         layout=config.output.layout,
+        report=config.output.report,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
         reads_failures=reads_failures,
@@ -118,7 +120,7 @@ def _written_folders(config: Config) -> list[WrittenFolder]:
     output_uri, store_uri = absolute(config.output.uri), absolute(config.store.uri)
     return [
         *(WrittenFolder("output.uri", join(output_uri, folder), _PART) for folder in PART_FOLDERS),
-        WrittenFolder("output.uri", join(output_uri, RUN_NOTE)),
+        *(WrittenFolder("output.uri", join(output_uri, name)) for name in (RUN_NOTE, REPORT)),
         *(WrittenFolder("store.uri", join(store_uri, folder), example) for folder, example in EXAMPLES.items()),
     ]
 

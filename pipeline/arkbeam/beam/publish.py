@@ -9,6 +9,7 @@ from apache_beam.pvalue import AsIter, AsSingleton, PCollection
 
 from arkbeam.base import schema
 from arkbeam.engine.outcomes import Counts, LaneReport
+from arkbeam.outputs.publishing import publish_page
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
@@ -201,4 +202,4 @@ def _commit(
     usage: Iterable[UsagePart],
     spec: RunSpec,
 ) -> None:
-    end_run(Commit(totals, report, [*embeddings], [*failures], [*usage]), spec)
+    end_run(Commit(totals, report, [*embeddings], [*failures], [*usage]), spec, publish_page)

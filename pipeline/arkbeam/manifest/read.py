@@ -112,7 +112,7 @@ def _read_chunks(
     watch.note_path(from_folders)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in _read_batches(shard, options, parser, context, watch, place, failed):
+    for batch in read_batches(shard, options, parser, context, watch, place, failed):
         if failed is not None:
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row, from_folders)
@@ -149,7 +149,7 @@ def _read_failed_rows(
         yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0)
 
 
-def _read_batches(
+def read_batches(
     shard: Shard,
     options: ManifestOptions,
     parser: RowParser,

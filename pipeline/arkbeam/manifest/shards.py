@@ -164,10 +164,12 @@ def _list_named_by_failures(
     for uri in sorted(failures):
         for name in list_named_manifests(uri, options):
             naming.setdefault(name, []).append(uri)
-    return [
-        replace(_describe(Found(name, name, {}), None, options), failures=tuple(uris))
-        for name, uris in sorted(naming.items())
-    ]
+    return [replace(describe_manifest(name, options), failures=tuple(uris)) for name, uris in sorted(naming.items())]
+
+
+def describe_manifest(uri: str, options: ManifestOptions) -> Manifest:
+    """Describe one manifest by its name; its size and version are unknown. Raise ManifestError for an unknown format."""
+    return _describe(Found(uri, uri, {}), None, options)
 
 
 def _cut(manifest: Manifest, bytes_max: int) -> list[_Cut]:

@@ -58,6 +58,8 @@ class RunSpec:
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     layout: Layout = Layout.PORTABLE
     """How the published files are encoded."""
+    report: bool = True
+    """Write `report.html` with the output."""
     many_processes: bool = False
     """True if lanes may run in several processes at once."""
     reads_failures: bool = False

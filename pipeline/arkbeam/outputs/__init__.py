@@ -1,0 +1,1 @@
+"""What is done with a finished output: its report, its map."""
