@@ -45,11 +45,13 @@ ORDER = (
     "stages.survey",
     "stages.embed",
     "stages.publish",
+    "outputs",
     "beam",
     "app.config",
     "app.job",
     "app.report",
     "app.progress",
+    "app.cli_outputs",
     "app.cli",
 )
 
@@ -63,7 +65,7 @@ ONLY_FROM = {
 NEVER_FROM = {"store": ("ark",), "quota": ("ark",), "stages.plan": ("ark",)}
 
 # The only rooms that import an entry. No run depends on the emulator: the config has its options, the command line starts it.
-ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
+ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli_outputs", "app.cli")}
 
 # Libraries that only some entries of ORDER may import.
 LIBRARIES = {
@@ -73,9 +75,11 @@ LIBRARIES = {
     "httpx_aiohttp": ("ark", "media"),
     "aiohttp": ("ark", "media"),
     "pydantic": ("app.config",),
-    "rich": ("app.report", "app.progress", "app.cli"),
+    "rich": ("app.report", "app.progress", "app.cli_outputs", "app.cli"),
     "redis": ("quota",),
-    "typer": ("app.cli",),
+    "typer": ("app.cli_outputs", "app.cli"),
+    "duckdb": ("outputs",),
+    "usearch": ("outputs",),
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from arkbeam import __version__
+from arkbeam.app import cli_outputs
 from arkbeam.app.config import Config, load_config
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.redaction import redact, redact_uri
@@ -189,6 +190,9 @@ def inspect(
 
     for table in inspect_output(output, rows):
         out.print(table)
+
+
+cli_outputs.register(app)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:

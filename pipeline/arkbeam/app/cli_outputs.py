@@ -1,0 +1,67 @@
+"""The commands for a finished output: `arkbeam verify`."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+
+out, err = Console(), Console(stderr=True)
+OutputUri = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    app.command(
+        epilog="Example: arkbeam verify out/demo\n\nExit codes: 0: no fault; 1: a fault, or a storage error; 2: the folder has no output."
+    )(verify)
+
+
+def verify(
+    output: OutputUri,
+    as_json: AsJson = False,
+    repeated_ids_ok: Annotated[
+        bool, typer.Option("--repeated-ids-ok", help="An id that several rows of the manifest have is no fault.")
+    ] = False,
+) -> None:
+    """Check that an output is complete and undamaged, and show the first ten faults.
+
+    Reads every file once: its hash, its schema, the counts of run.json, every id and every row of the manifest once,
+    vectors without NaN, their norms, and the order of sparse indices. Changes nothing.
+    """
+    from arkbeam.outputs.verify import verify_output
+
+    with err.status("checking …") as status:
+        report = verify_output(
+            output,
+            repeated_ids_ok=repeated_ids_ok,
+            note_progress=lambda files: status.update(f"checking … {files:,} files read"),
+        )
+    if as_json:
+        print_json(dataclasses.asdict(report) | {"sound": report.is_sound})
+    else:
+        for fault in report.faults:
+            say(f"{fault.code} {fault.where}: {fault.message}")
+        more = sum(report.counts.values()) - len(report.faults)
+        if more:
+            say(f"… and {more:,} more faults")
+        read = f"{report.files:,} files, {report.bytes:,} bytes, {report.published:,} rows published, {report.failed:,} failed"
+        say(f"{'no fault' if report.is_sound else f'{sum(report.counts.values()):,} faults'}: {read}")
+    raise typer.Exit(0 if report.is_sound else 1)
+
+
+def say(text: str) -> None:
+    """Print one line: no wrapping, no markup, and nothing that a terminal obeys."""
+    out.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Replace characters that can't be printed, such as those that begin a terminal's commands."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print a JSON object. Values that JSON lacks become strings."""
+    print(orjson.dumps(document, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())

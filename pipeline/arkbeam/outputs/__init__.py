@@ -1,0 +1,1 @@
+"""What is done with a finished output: it is checked, compared with another one, and searched."""
