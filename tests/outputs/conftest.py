@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from arkbeam.base.schema import embeddings_schema
 from arkbeam.emulator.options import EmulatorOptions
 
 from tests.places import Place, run_emulator
@@ -46,6 +48,7 @@ def finished(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Pat
         place = Place(folder, emulator.url, dict(SETTINGS))
         place.write_rows([*rows_of(TEXTS), {"id": "bad", "text": "poison"}])
         place.run()
+    change_part(place.output, "embeddings/part-00000.parquet", lambda table: table.sort_by("id"))  # not by arrival
     return place.output
 
 
@@ -66,3 +69,52 @@ def change_part(output: Path, path: str, change: Callable[[pa.Table], pa.Table])
             rows = pq.read_metadata(file).num_rows
             entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": rows}
     (output / "run.json").write_text(json.dumps(note))
+
+
+def write_output(
+    folder: Path, parts: list[pa.Table], *, failed: pa.Table | None = None, config: dict[str, Any] | None = None
+) -> Path:
+    """Write a complete output from tables of `embeddings/` and `failures/`, without a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {f"embeddings/part-{number:05d}.parquet": table for number, table in enumerate(parts)}
+    if failed is not None:
+        tables["failures/part-00000.parquet"] = failed
+    files = []
+    for path, table in tables.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, folder / path, row_group_size=100)
+        data = (folder / path).read_bytes()
+        files.append(
+            {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        )
+    rows, failures = sum(table.num_rows for table in parts), 0 if failed is None else failed.num_rows
+    note = {
+        "rows": rows + failures,
+        "published": rows,
+        "failed": failures,
+        "files": files,
+        "config": config or {},
+        "service": "stand-in",
+    }
+    (folder / "run.json").write_text(json.dumps(note))
+    (folder / "_SUCCESS").write_bytes(b"")
+    return folder
+
+
+def embeddings_table(ids: list[str], vectors: np.ndarray, **kept: Any) -> pa.Table:
+    """Return a table of `embeddings/` with these ids, vectors and kept columns, and sparse vectors of none."""
+    columns = {name: pa.array(values) for name, values in kept.items()}
+    schema = embeddings_schema(pa.struct([pa.field(name, column.type) for name, column in columns.items()]))
+    count = len(ids)
+    dense = pa.ListArray.from_arrays(
+        np.arange(count + 1) * vectors.shape[1], pa.array(vectors.astype(np.float32).ravel())
+    )
+    columns |= {
+        "id": pa.array(ids),
+        "manifest": pa.array(["rows.jsonl"] * count),
+        "row": pa.array(range(count)),
+        "dense": dense.cast(schema.field("dense").type),
+        "norm": pa.array(np.linalg.norm(vectors, axis=1).astype(np.float32)),
+        "fingerprint": pa.array([bytes(16)] * count),
+    }
+    return pa.table([columns[f.name] if f.name in columns else pa.nulls(count, f.type) for f in schema], schema=schema)

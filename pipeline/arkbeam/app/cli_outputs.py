@@ -1,4 +1,4 @@
-"""The commands for a finished output: `arkbeam verify`."""
+"""The commands for a finished output: `arkbeam verify` and `arkbeam diff`."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -17,6 +17,9 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Example: arkbeam verify out/demo\n\nExit codes: 0: no fault; 1: a fault, or a storage error; 2: the folder has no output."
     )(verify)
+    app.command(
+        epilog="Example: arkbeam diff out/monday out/tuesday\n\nExit codes: 0, also if they differ; 1: a storage error; 2: one of them is no complete output."
+    )(diff)
 
 
 def verify(
@@ -50,6 +53,27 @@ def verify(
         read = f"{report.files:,} files, {report.bytes:,} bytes, {report.published:,} rows published, {report.failed:,} failed"
         say(f"{'no fault' if report.is_sound else f'{sum(report.counts.values()):,} faults'}: {read}")
     raise typer.Exit(0 if report.is_sound else 1)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder of the older output.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Folder of the newer output.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two outputs by id: rows that were added, are gone, or have another vector or other kept columns.
+
+    If the vectors of both have the same length, the cosines between the old and the new vectors are shown, for example
+    of the same rows embedded by two models.
+    """
+    from arkbeam.outputs.diff import describe, diff_outputs
+
+    with err.status("reading …") as status:
+        found = diff_outputs(a, b, lambda files: status.update(f"reading … {files:,} files read"))
+    if as_json:
+        print_json(dataclasses.asdict(found) | {"empty": found.is_empty})
+        return
+    for line in describe(found):
+        say(line)
 
 
 def say(text: str) -> None:

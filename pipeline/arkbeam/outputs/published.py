@@ -26,7 +26,7 @@ from arkbeam.base.files import (
     storage_errors,
     temporary_folder,
 )
-from arkbeam.base.parallel import LOCAL_IN_FLIGHT
+from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.base.redaction import redact
 from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
 from arkbeam.stages.publish.parts import PartFile
@@ -140,3 +140,42 @@ def dense_matrix(column: pa.ChunkedArray | pa.Array, dimensions: int) -> npt.NDA
     if values.dtype != np.float32 or (lengths != dimensions).any():
         raise StoreError(f"a column dense has vectors that are not {dimensions} float32 values: see `arkbeam verify`")
     return values.reshape(-1, dimensions)
+
+
+def gather_rows(
+    output: Published,
+    parts: Sequence[PartFile],
+    numbers: npt.NDArray[np.integer[Any]],
+    rows: npt.NDArray[np.integer[Any]],
+    columns: Sequence[str],
+) -> pa.Table:
+    """Read some rows of some parts, in the order in which they are given.
+
+    Args:
+        output: the output.
+        parts: part files of one schema.
+        numbers: for each row, the number of its part in `parts`; at least one row.
+        rows: for each row, its number in its part.
+        columns: the columns to read. Only the row groups with one of the rows are read.
+    """
+    order = np.lexsort((rows, numbers))
+    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+    def read(positions: npt.NDArray[np.int64]) -> pa.Table:
+        with open_part(output, parts[int(numbers[positions[0]])]) as reader:
+            return _take_rows(reader, rows[positions].astype(np.int64), columns)
+
+    table = pa.concat_tables(in_parallel(read, groups, output.in_flight))
+    return table.take(pa.array(np.argsort(order, kind="stable")))
+
+
+def _take_rows(reader: pq.ParquetFile, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    """Read rows of a file, given in ascending order."""
+    counts = [reader.metadata.row_group(group).num_rows for group in range(reader.num_row_groups)]
+    ends = np.cumsum(counts)
+    of_row = np.searchsorted(ends, rows, side="right")
+    tables = []
+    for group in np.unique(of_row).tolist():
+        start = int(ends[group]) - counts[group]
+        tables.append(reader.read_row_group(group, list(columns)).take(pa.array(rows[of_row == group] - start)))
+    return pa.concat_tables(tables)
