@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished output of 24 rows with sparse vectors, and one failure."""
     folder = tmp_path_factory.mktemp("finished")
