@@ -114,16 +114,14 @@ class Searcher:
         if query.image is not None and mode is not Mode.DENSE:
             raise ConfigError("an image has no sparse vector: use --mode dense")
         mask = self._mask(where)
-        (vector,), instructions, bill = self._embed([query], service, wording, sparse=mode is not Mode.DENSE)
+        (vector,), instructions, bill = self._embed([query], service, wording)
         return self._find(vector, mode, count, mask, instructions, bill)
 
     def evaluate(self, judged: Sequence[Judged], service: Service, wording: Wording, count: int) -> Evaluation:
         """Measure recall and nDCG of the first `count` answers, by dense and, if all queries are texts, sparse vectors and both."""
         texts = all(one.query.image is None for one in judged)
-        modes = list(Mode) if self.corpus.has_sparse and texts and service.model.sparse else [Mode.DENSE]
-        vectors, instructions, bill = self._embed(
-            [one.query for one in judged], service, wording, sparse=len(modes) > 1
-        )
+        modes = list(Mode) if self.corpus.has_sparse and texts else [Mode.DENSE]
+        vectors, instructions, bill = self._embed([one.query for one in judged], service, wording)
         wanted = {name for one in judged for name in one.grades}
         names = self.rows["id"]
         present = set(pc.filter(names, pc.is_in(names, value_set=pa.array(sorted(wanted), pa.string()))).to_pylist())
@@ -140,9 +138,12 @@ class Searcher:
         return Evaluation(count, len(judged), len(wanted - present), quality, instructions, bill, milliseconds)
 
     def _embed(
-        self, queries: Sequence[Query], service: Service, wording: Wording, *, sparse: bool
+        self, queries: Sequence[Query], service: Service, wording: Wording
     ) -> tuple[list[Vector], str | None, Bill]:
-        """Return the vectors of queries, the instructions that were sent with them, and their cost."""
+        """Return the vectors of queries, the instructions that were sent with them, and their cost.
+
+        Texts get a sparse vector whenever the output has some, so that a query is bought once for all modes.
+        """
         manifest = (self.output.note.get("config") or {}).get("manifest") or {}
         instructions = choose_instructions(
             service.model.instructions,
@@ -151,6 +152,7 @@ class Searcher:
             only_text=pc.sum(self.rows["image_tokens"]).as_py() == 0,
         )
         folder = self._folder / _QUERIES
+        sparse = self.corpus.has_sparse and all(query.text is not None for query in queries)
         vectors, bill = embed_queries(queries, service, instructions, sparse=sparse, folder=folder, model=self._model())
         if len(vectors[0].dense) != self.corpus.dimensions:
             raise ConfigError(
