@@ -22,6 +22,7 @@ from scripts.benchmarks import (
     planning,
     quota,
     quota_many,
+    search,
     store,
     throughput,
     volume,
@@ -52,6 +53,7 @@ MEASURES: dict[str, Measure] = {
     "store_owned": store.measure_owned,
     "store_runs": store.measure_runs,
     "store_index": store.measure_index,
+    "search": search.measure,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

@@ -280,6 +280,28 @@ def test_other_models_and_services(output: Path, make_emulator: Any, monkeypatch
             service_of(output, emulator.url, f"model.{key}={value}")
 
 
+@pytest.mark.parametrize(
+    ("url", "asks"),
+    [
+        ("https://ark.cn-beijing.volces.com/api/v3", False),
+        ("http://127.0.0.1:9/api/v3", False),
+        ("http://ark.cn-beijing.volces.com/api/v3", True),
+        ("https://volces.com.evil.example/api/v3", True),
+        ("https://evil.example/.volces.com", True),
+    ],
+)
+def test_a_key_is_sent_only_where_it_may_go(output: Path, url: str, asks: bool) -> None:
+    """An output that came from someone else can't name a server to which the user's key is sent."""
+    note = json.loads((output / "run.json").read_bytes())
+    note["config"]["api"]["base_url"], note["service"] = url, "ark"
+    if asks:
+        with pytest.raises(ConfigError, match=r"--set api\.base_url"):
+            _service(note, [])
+    else:
+        assert _service(note, []).api.base_url == url
+    assert _service(note, [f"api.base_url={url}"]).api.base_url == url
+
+
 def test_outputs_that_can_not_be_searched(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output without vectors, without sparse ones, a half one, and a missing package are errors that say what to do."""
     empty = write_output(tmp_path / "empty", [])

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from arkbeam import __version__
-from arkbeam.app import cli_outputs
+from arkbeam.app.cli_outputs import commands as output_commands
 from arkbeam.app.config import Config, load_config
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.redaction import redact, redact_uri
@@ -33,6 +33,7 @@ app = typer.Typer(
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
     epilog="To try it without an API key: arkbeam run configs/demo.yaml",
 )
+app.add_typer(output_commands)
 _LOG_CHARS_MAX = 4_000
 out, err = Console(), Console(stderr=True)
 
@@ -190,9 +191,6 @@ def inspect(
 
     for table in inspect_output(output, rows):
         out.print(table)
-
-
-cli_outputs.register(app)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import orjson
 import typer
@@ -14,15 +15,17 @@ from rich.table import Column, Table
 from arkbeam.app.config import Config, parse_config
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.records import ServiceKind
+from arkbeam.base.redaction import redact
 from arkbeam.emulator.options import EmulatorOptions
 
 if TYPE_CHECKING:
     from arkbeam.outputs.query import Bill, Service
     from arkbeam.outputs.search import Evaluation, Found
 
-out, err = Console(), Console(stderr=True)
+_out, _err = Console(), Console(stderr=True)
 _SEARCH_CODES = """Exit codes: 0; 1: a storage error; 2: an error in the command line, or an output that can't be searched; \
 4: the service gave no vector for the query."""
+_VENDOR_HOSTS = (".volces.com", ".bytepluses.com")
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
 _CELL_CHARS_MAX = 40
 _KEPT_SHOWN = 4
@@ -30,19 +33,12 @@ OutputUri = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to the command line."""
-    app.command(
-        epilog="Example: arkbeam verify out/demo\n\nExit codes: 0: no fault; 1: a fault, or a storage error; 2: the folder has no output."
-    )(verify)
-    app.command(
-        epilog="Example: arkbeam diff out/monday out/tuesday\n\nExit codes: 0, also if they differ; 1: a storage error; 2: one of them is no complete output."
-    )(diff)
-    app.command(epilog=f"Example: arkbeam search out/demo 'a red kite' --where \"lang = 'en'\"\n\n{_SEARCH_CODES}")(
-        search
-    )
+commands = typer.Typer()
 
 
+@commands.command(
+    epilog="Example: arkbeam verify out/demo\n\nExit codes: 0: no fault; 1: a fault, or a storage error; 2: the folder has no output."
+)
 def verify(
     output: OutputUri,
     as_json: AsJson = False,
@@ -57,7 +53,7 @@ def verify(
     """
     from arkbeam.outputs.verify import verify_output
 
-    with err.status("checking …") as status:
+    with _err.status("checking …") as status:
         report = verify_output(
             output,
             repeated_ids_ok=repeated_ids_ok,
@@ -76,6 +72,9 @@ def verify(
     raise typer.Exit(0 if report.is_sound else 1)
 
 
+@commands.command(
+    epilog="Example: arkbeam diff out/monday out/tuesday\n\nExit codes: 0, also if they differ; 1: a storage error; 2: one of them is no complete output."
+)
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="Folder of the older output.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Folder of the newer output.")],
@@ -88,7 +87,7 @@ def diff(
     """
     from arkbeam.outputs.diff import describe, diff_outputs
 
-    with err.status("reading …") as status:
+    with _err.status("reading …") as status:
         found = diff_outputs(a, b, lambda files: status.update(f"reading … {files:,} files read"))
     if as_json:
         print_json(dataclasses.asdict(found) | {"empty": found.is_empty})
@@ -97,6 +96,7 @@ def diff(
         say(line)
 
 
+@commands.command(epilog=f"Example: arkbeam search out/demo 'a red kite' --where \"lang = 'en'\"\n\n{_SEARCH_CODES}")
 def search(
     output: OutputUri,
     words: Annotated[str | None, typer.Argument(metavar="WORDS", help="What to search for.")] = None,
@@ -152,7 +152,7 @@ def search(
         raise ConfigError(f"--mode {mode}: it must be one of {', '.join(Mode)}")
     if evaluate is not None and where is not None:
         raise ConfigError("--eval measures a search of all rows: it can't be used with --where")
-    with err.status("opening …") as status:
+    with _err.status("opening …") as status:
         searcher = Searcher(output, cache, lambda rows: status.update(f"making the cache … {rows:,} rows"))
     if like is not None:
         _show_found(searcher.like(like, mode=Mode(mode), count=count, where=where), as_json, "")
@@ -182,6 +182,8 @@ def _service(note: Mapping[str, Any], settings: Sequence[str]) -> "Service":
                 f"--set model.{key}={asked}: the vectors of this output were made with {made}, and no others can be compared"
                 " with them"
             )
+    if kind is ServiceKind.ARK and not any(setting.startswith("api.base_url=") for setting in settings):
+        _check_url(config.api.base_url)
     return Service(
         kind=kind,
         model=config.model,
@@ -191,6 +193,16 @@ def _service(note: Mapping[str, Any], settings: Sequence[str]) -> "Service":
         quota=config.quota,
         limits=config.limits,
     )
+
+
+def _check_url(url: str) -> None:
+    """Raise ConfigError for a URL to which the key is not sent unasked: the output may come from someone else."""
+    host = urlsplit(url).hostname or ""
+    if not ((url.startswith("https://") and host.endswith(_VENDOR_HOSTS)) or host in ("localhost", "127.0.0.1")):
+        raise ConfigError(
+            f"run.json of the output names the service {redact(url)!r}, which is not the vendor's: if your API key may be"
+            " sent there, say so with --set api.base_url=URL"
+        )
 
 
 @contextmanager
@@ -218,11 +230,11 @@ def _show_found(found: "Found", as_json: bool, billed: str) -> None:
         print_json(dataclasses.asdict(found))
         return
     shown = found.kept[:_KEPT_SHOWN]
-    table = Table("", "score", Column("id", overflow="fold"), *map(escape, shown))
+    table = Table("", "score", Column("id", overflow="fold"), *(escape(plain(name)) for name in shown))
     for row in found.rows:
         kept = (escape(_shorten(row[name])) for name in shown)
         table.add_row(str(row["rank"]), f"{row['score']:.4f}", escape(plain(row["id"])), *kept)
-    out.print(table)
+    _out.print(table)
     if found.instructions is not None:
         _note(f"instructions: {found.instructions!r}")
     _note(
@@ -238,7 +250,7 @@ def _show_evaluation(result: "Evaluation", as_json: bool) -> None:
     table = Table("", f"recall@{result.k}", f"nDCG@{result.k}")
     for mode, quality in result.quality.items():
         table.add_row(mode, f"{quality.recall:.4f}", f"{quality.ndcg:.4f}")
-    out.print(table)
+    _out.print(table)
     if result.missing:
         _note(f"{result.missing:,} relevant ids are not in the output; they count as not found")
     _note(f"{result.queries:,} queries; {_describe_bill(result.bill)}; searched in {result.milliseconds / 1000:.1f} s")
@@ -257,12 +269,12 @@ def _shorten(value: Any) -> str:
 
 
 def _note(text: str) -> None:
-    err.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+    _err.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print one line: no wrapping, no markup, and nothing that a terminal obeys."""
-    out.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+    _out.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def plain(text: str) -> str:

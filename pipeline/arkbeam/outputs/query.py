@@ -238,14 +238,15 @@ def _make_spec(queries: Sequence[Query], service: Service, store_uri: str, work:
 def _spare_quota(quota: QuotaOptions, model: ModelSpec, kind: ServiceKind) -> QuotaOptions:
     """Leave the quota to the runs, of which a search knows nothing: use what they leave free, but at least a trickle.
 
-    Processes that share the quota through Redis know of each other; a stand-in's quota costs nothing.
+    The quota of a stand-in costs nothing. No Redis is asked: its address in `run.json` may come from someone else.
     """
-    if quota.redis_url is not None or kind is ServiceKind.STAND_IN:
-        return replace(quota, lanes=1)
+    alone = replace(quota, redis_url=None, redis_password_env=None, lanes=1)
+    if kind is ServiceKind.STAND_IN:
+        return alone
     rpm, tpm = quota.rate_limits(model.capabilities)
     free = 1.0 - quota.headroom
     rpm, tpm = min(rpm, max(_RPM_MIN, int(rpm * free))), min(tpm, max(_TPM_MIN, int(tpm * free)))
-    return replace(quota, rpm=rpm, tpm=tpm, headroom=1.0, lanes=1)
+    return replace(alone, rpm=rpm, tpm=tpm, headroom=1.0)
 
 
 def _read_queries(spec: RunSpec) -> list[StagedRow]:
