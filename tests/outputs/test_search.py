@@ -214,6 +214,15 @@ def test_a_row_finds_its_neighbours(output: Path) -> None:
         searcher.like("nobody", mode=Mode.DENSE, count=1)
 
 
+def test_an_output_of_version_0_1_0(tmp_path: Path) -> None:
+    """An output of an earlier version, with vectors of a fixed length and unsigned integers, can be searched."""
+    old = Path(__file__).parent.parent / "data" / "version-0.1.0" / "out"
+    searcher = Searcher(str(old), str(tmp_path))
+    first = searcher.rows["id"][0].as_py()
+    found = searcher.like(first, mode=Mode.DENSE, count=20, where="prompt_tokens > 0")
+    assert (len(found.rows), first in ids(found)) == (10, False)
+
+
 def test_an_image_is_a_query(place: Place, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image, by a relative path, finds the row of the same image; it has no sparse vector."""
     for number, colour in enumerate(("red", "green", "blue")):

@@ -216,8 +216,8 @@ class Searcher:
 
     def _sparse_of(self, number: int) -> SparseVector | None:
         """Return the sparse vector of a row; None if it has no active index."""
-        for piece in self.corpus.pieces:
-            inside = piece.postings.row == number - piece.start
-            if piece.start <= number < piece.start + piece.rows.num_rows and inside.any():
-                return SparseVector(piece.postings.index[inside].astype(np.int64), piece.postings.value[inside])
-        return None
+        piece = next(one for one in reversed(self.corpus.pieces) if one.start <= number)
+        inside = piece.postings.row == number - piece.start
+        if not inside.any():
+            return None
+        return SparseVector(piece.postings.index[inside].astype(np.int64), piece.postings.value[inside])
