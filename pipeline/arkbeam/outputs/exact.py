@@ -4,6 +4,7 @@ Dense vectors are compared by cosine, sparse ones by dot product. usearch reads 
 of what it finds are computed again in float64, and rows with equal scores are in the order of their numbers.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.parallel import in_parallel
 from arkbeam.outputs.cache import Corpus, Matrix
 
 FUSED_MAX = 1_000
@@ -35,12 +37,12 @@ class Ranking:
 
 
 def load_usearch() -> Any:
-    """Return usearch's function for exact search. Raise ConfigError with the command that installs it."""
+    """Return usearch's function for exact search, with one thread. Raise ConfigError with the command that installs it."""
     try:
         from usearch.index import search  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError(f"search needs more packages: pip install 'arkbeam[search]' ({error})") from None
-    return lambda matrix, queries, count: search(matrix, queries, count, "cos", exact=True)
+    return lambda matrix, queries, count: search(matrix, queries, count, "cos", exact=True, threads=1)
 
 
 def search_dense(corpus: Corpus, queries: Matrix, count: int, mask: Mask | None = None) -> list[Ranking]:
@@ -48,20 +50,23 @@ def search_dense(corpus: Corpus, queries: Matrix, count: int, mask: Mask | None 
 
     `mask`: True for the rows that may be found; None: all of them.
     """
-    exact = load_usearch()
-    wanted = count + _SPARE
-    numbers = np.empty((len(queries), 0), np.int64)
-    distances = np.empty((len(queries), 0), np.float32)
-    for start, block in corpus.blocks():
+    exact, wanted = load_usearch(), count + _SPARE
+
+    def compare(item: tuple[int, Matrix]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the numbers and the distances of the nearest rows of a block, for each query."""
+        start, block = item
         chosen = np.arange(len(block)) if mask is None else np.flatnonzero(mask[start : start + len(block)])
         if not len(chosen):
-            continue
+            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
         found = exact(block if len(chosen) == len(block) else block[chosen], queries, min(wanted, len(chosen)))
         inside = (
             np.asarray(found.keys).astype(np.int64).reshape(len(queries), -1)
         )  # of one query, usearch returns a list
-        numbers = np.concatenate([numbers, start + chosen[inside]], axis=1)
-        distances = np.concatenate([distances, np.asarray(found.distances).reshape(inside.shape)], axis=1)
+        return start + chosen[inside], np.asarray(found.distances).reshape(inside.shape)
+
+    numbers, distances = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    for more, further in in_parallel(compare, corpus.blocks(), os.cpu_count() or 1):
+        numbers, distances = np.concatenate([numbers, more], axis=1), np.concatenate([distances, further], axis=1)
         best = np.argsort(distances, axis=1, kind="stable")[:, :wanted]
         numbers, distances = np.take_along_axis(numbers, best, 1), np.take_along_axis(distances, best, 1)
     return [_score(corpus, query, row, count) for query, row in zip(queries, numbers, strict=True)]
