@@ -27,6 +27,7 @@ ORDER = (
     "base.schema",
     "base.signing",
     "base.redaction",
+    "base.words",
     "base.bad_rows",
     "base.faults",
     "base.parallel",
@@ -64,8 +65,10 @@ ORDER = (
     "app.check",
     "app.probe",
     "app.cli_options",
+    "app.cli_print",
     "app.cli_setup",
     "app.cli_outputs",
+    "app.cli_search",
     "app.cli",
 )
 
@@ -93,13 +96,23 @@ LIBRARIES = {
     "matplotlib": ("outputs",),
     "openTSNE": ("outputs",),
     "pydantic": ("app.config", "app.schema"),
-    "rich": ("app.report", "app.messages", "app.bars", "app.progress", "app.cli_setup", "app.cli_outputs", "app.cli"),
+    "rich": (
+        "app.report",
+        "app.messages",
+        "app.bars",
+        "app.progress",
+        "app.cli_print",
+        "app.cli_setup",
+        "app.cli_search",
+    ),
     "redis": ("quota",),
-    "typer": ("app.cli_options", "app.cli_setup", "app.cli_outputs", "app.cli"),
+    "typer": ("app.cli_options", "app.cli_setup", "app.cli_outputs", "app.cli_search", "app.cli"),
+    "duckdb": ("outputs",),
+    "usearch": ("outputs",),
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }
-STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.signing", "base.redaction")
+STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.signing", "base.redaction", "base.words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +269,7 @@ def test_breach_is_found(tmp_path: Path, file: str, code: str, reason: str) -> N
             "emulator/server.py",
             "from arkbeam.ark.models import MODELS\nfrom arkbeam.ark import models\nimport starlette",
         ),
-        ("app/cli.py", "from arkbeam.emulator import server\nimport typer, rich"),
+        ("app/cli.py", "from arkbeam.emulator import server\nimport typer"),
         ("__main__.py", "from arkbeam.app.cli import main"),
         ("base/records.py", "import math\nfrom arkbeam.base.errors import ConfigError"),
     ],

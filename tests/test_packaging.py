@@ -20,11 +20,11 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", "scripts/compat", ".ci/run")
-EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif", "map"}
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "video", "heif", "map", "search"}
 GROUPS = {"test", "dev"}
 NOT_FOUND = 2
 DOCUMENTS = ("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")
-INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,heif,map,redis,s3,tos,video]"]
+INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,heif,map,redis,s3,search,tos,video]"]
 
 
 def read_pyproject() -> dict[str, Any]:

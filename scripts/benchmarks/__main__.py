@@ -23,6 +23,7 @@ from scripts.benchmarks import (
     quota,
     quota_many,
     report,
+    search,
     store,
     throughput,
     volume,
@@ -54,6 +55,7 @@ MEASURES: dict[str, Measure] = {
     "store_owned": store.measure_owned,
     "store_runs": store.measure_runs,
     "store_index": store.measure_index,
+    "search": search.measure,
 }
 
 _NAMES = "\n\n".join(f"{name}: {(measure.__doc__ or '').strip()}" for name, measure in MEASURES.items())

@@ -1,8 +1,7 @@
-"""Outputs for the tests of reports: Parquet files and a `run.json` as a run writes them, without a run."""
+"""Outputs for tests: Parquet files and a `run.json` as a run writes them, without a run."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from arkbeam.base import schema
+from arkbeam.outputs.published import Published
 from arkbeam.stages.publish.layout import writer_options
 
 RUN = "20260101T000000-aaaaaaaa-11111111"
 STARTED_S = 1_767_225_600
-
-
-@dataclass
-class Output:
-    """An output in a folder, and the content of its `run.json`."""
-
-    folder: Path
-    note: dict[str, Any]
-
-    @property
-    def uri(self) -> str:
-        """The folder as a URI."""
-        return str(self.folder)
 
 
 def embeddings_table(vectors: np.ndarray, **columns: Any) -> pa.Table:
@@ -43,13 +30,12 @@ def embeddings_table(vectors: np.ndarray, **columns: Any) -> pa.Table:
 
 def _default_columns(vectors: np.ndarray) -> dict[str, Any]:
     rows = len(vectors)
-    sparse = [{"indices": [at, at + 7], "values": [0.5, 0.25]} if at % 2 else None for at in range(rows)]
     return {
         "id": [f"id-{at}" for at in range(rows)],
         "manifest": ["/in/rows.jsonl"] * rows,
         "row": list(range(rows)),
         "dense": list(vectors),
-        "sparse": sparse,
+        "sparse": [None] * rows,
         "norm": np.linalg.norm(vectors, axis=1).astype(np.float32),
         "model": ["model"] * rows,
         "request_id": [f"request-{at}" for at in range(rows)],
@@ -99,11 +85,12 @@ def failures_table(codes: Sequence[str], **columns: Any) -> pa.Table:
     return pa.table(values, schema=schema.FAILURES)
 
 
-def write_output(folder: Path, tables: Mapping[str, Sequence[pa.Table]], **changes: Any) -> Output:
+def write_output(folder: Path, tables: Mapping[str, Sequence[pa.Table]], **changes: Any) -> Published:
     """Write the parts of each folder, `run.json` and `_SUCCESS`; `changes` replace keys of `run.json`."""
+    folder.mkdir()
     files, rows = [], {"embeddings": 0, "failures": 0, "usage": 0}
     for name, parts in tables.items():
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
         for number, table in enumerate(parts):
             path = folder / name / f"part-{number:05d}.parquet"
             options = writer_options(table.schema, schema.Layout.PORTABLE)
@@ -120,7 +107,7 @@ def write_output(folder: Path, tables: Mapping[str, Sequence[pa.Table]], **chang
     note = _make_note(rows) | {"files": files} | changes
     (folder / "run.json").write_bytes(orjson.dumps(note))
     (folder / "_SUCCESS").touch()
-    return Output(folder, note)
+    return Published.of(str(folder), note)
 
 
 def _make_note(rows: Mapping[str, int]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def check_harmless(text: str) -> Elements:
 def test_hostile_values_stay_text(tmp_path: Path) -> None:
     """Markup, templates, marks of direction, NUL and huge strings in every field become short harmless text; secrets are masked."""
     output = make_hostile(tmp_path)
-    text = page.make_page(output.uri, output.note).decode("utf-8")
+    text = page.make_page(output).decode("utf-8")
     elements = check_harmless(text)
     shown = "".join(elements.text)
     assert "window.ran=1" in shown
@@ -132,7 +132,8 @@ def test_hostile_values_stay_text(tmp_path: Path) -> None:
 def test_page_shows_what_the_output_has(tmp_path: Path) -> None:
     """Counts, codes with advice, near duplicates, latencies, cost and folders are those of the files."""
     same = np.repeat(vectors(1, 64), 3, axis=0) + np.array([[0], [1e-3], [2e-3]], np.float32)
-    table = embeddings_table(np.concatenate([same, vectors(300, 64, seed=1)]))
+    sparse = [{"indices": [at, at + 7], "values": [0.5, 0.25]} if at % 2 else None for at in range(303)]
+    table = embeddings_table(np.concatenate([same, vectors(300, 64, seed=1)]), sparse=sparse)
     tables = {
         "embeddings": [table],
         "failures": [failures_table(["media_missing"] * 3 + ["bad_json"])],
@@ -143,14 +144,22 @@ def test_page_shows_what_the_output_has(tmp_path: Path) -> None:
     ]
     quota = {"rpm": 600, "tpm": 1_000, "utilisation": 0.5, "binding": "tpm", "minutes": minutes}
     output = write_output(tmp_path / "out", tables, quota=quota, refused=10, refused_share=0.06)
-    text = page.make_page(output.uri, output.note).decode()
+    text = page.make_page(output).decode()
     shown = re.sub(r"\s+", " ", " ".join(check_harmless(text).text))
     assert "307 = 303 + 4" in shown
     assert "put the file in place" in shown
     assert "near duplicates 1.0%" in shown
     assert "all requests 150 120 120 120 120 120" in shown
     assert "10 6.00% of the requests" in shown
-    for title in ("Requests a minute", "Tokens a minute", "Latency", "In flight", "Replies and retries", "Norms"):
+    for title in (
+        "Requests a minute",
+        "Tokens a minute",
+        "Latency",
+        "In flight",
+        "Replies and retries",
+        "Norms",
+        "Sparse vectors",
+    ):
         assert f"<h3>{title}</h3>" in text
     assert text.count("<circle") == 303
     assert facts.digest_files(output.note) in text
@@ -160,9 +169,9 @@ def test_page_of_an_output_without_vectors(tmp_path: Path) -> None:
     """An output whose rows all failed, or that has no row at all, has a page too."""
     tables = {"embeddings": [embeddings_table(vectors(0))], "failures": [failures_table(["no_input"])], "usage": []}
     output = write_output(tmp_path / "out", tables)
-    assert "No vector was published" in page.make_page(output.uri, output.note).decode()
+    assert "No vector was published" in page.make_page(output).decode()
     empty = write_output(tmp_path / "empty", {"embeddings": [], "failures": [], "usage": []})
-    text = page.make_page(empty.uri, empty.note).decode()
+    text = page.make_page(empty).decode()
     assert "No row failed" in text
     check_harmless(text)
 
@@ -175,8 +184,8 @@ def test_page_is_the_same_each_time(tmp_path: Path) -> None:
         "usage": [usage_table(range(9), [5.0] * 9)],
     }
     output = write_output(tmp_path / "out", tables)
-    first = page.make_page(output.uri, output.note)
-    assert first == page.make_page(output.uri, output.note)
+    first = page.make_page(output)
+    assert first == page.make_page(output)
     ids = re.findall(rb' id="([^"]+)"', first)
     assert len(ids) == len(set(ids)) > 10
 
@@ -191,21 +200,21 @@ def test_sample_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.Monkey
         values[:, 0] = rows
         parts.append(embeddings_table(values, row=rows, fingerprint=[at.to_bytes(16) for at in rows]))
     output = write_output(tmp_path / "out", {"embeddings": parts, "failures": [], "usage": []})
-    sample = sampling.read_sample(output.uri, output.note, 300)
+    sample = sampling.read_sample(output, 300)
     numbers = np.array(sample.rows["row"].to_pylist())
     assert np.array_equal(sample.vectors[:, 0], numbers)
     assert 250 <= len(numbers) <= 300
     assert set(numbers // 1_000) == {0, 1, 2, 3}
     groups = {(at // 1_000, at % 1_000 // 256) for at in numbers.tolist()}
     assert len(groups) <= 6
-    assert sampling.read_sample(output.uri, output.note, 10_000).rows.num_rows <= 6 * 256
+    assert sampling.read_sample(output, 10_000).rows.num_rows <= 6 * 256
 
 
 def test_rows_of_one_request_count_once(tmp_path: Path) -> None:
     """Rows with the same fingerprint are one row of the sample; bytes in kept columns are not read."""
     table = embeddings_table(vectors(6), fingerprint=[b"a" * 16, b"b" * 16] * 3, blob=[b"x"] * 6, note=["n"] * 6)
     output = write_output(tmp_path / "out", {"embeddings": [table], "failures": [], "usage": []})
-    sample = sampling.read_sample(output.uri, output.note)
+    sample = sampling.read_sample(output)
     assert sample.rows["id"].to_pylist() == ["id-0", "id-1"]
     assert sample.kept == ("note",)
 
@@ -238,8 +247,8 @@ def test_chromium_opens_the_page(tmp_path: Path) -> None:
     if program is None:
         pytest.skip("chromium is not installed (Debian's package chromium)")
     output = make_hostile(tmp_path)
-    path = output.folder / "report.html"
-    path.write_bytes(page.make_page(output.uri, output.note))
+    path = Path(output.uri) / "report.html"
+    path.write_bytes(page.make_page(output))
     ask = """({
         ran: window.ran ?? null, scripts: document.scripts.length, wide: document.documentElement.scrollWidth - innerWidth,
         ink: getComputedStyle(document.querySelector("figure svg text")).fill, paper: getComputedStyle(document.body).backgroundColor,

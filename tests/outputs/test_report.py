@@ -19,6 +19,7 @@ from arkbeam.base.errors import OutputInUse, StoreError
 from arkbeam.outputs import originals, publishing
 from arkbeam.outputs.facts import digest_files
 from arkbeam.outputs.originals import read_originals
+from arkbeam.outputs.published import Published
 from arkbeam.store import claim
 from PIL import Image
 
@@ -88,12 +89,12 @@ def test_each_run_writes_a_page(place: Place, call: Callable[..., Ended]) -> Non
 def describe(place: Place) -> dict[str, Any]:
     """Return what `run.json` of a run of the place says about reading its manifests."""
     spec = place.prepare().spec
-    return {"config": spec.config, "service": spec.run.service.value}
+    return {"config": spec.config, "service": spec.run.service.value, "files": []}
 
 
-def make_stub(output_uri: str, note: dict[str, Any], source: Any) -> bytes:
+def make_stub(output: Published, source: Any) -> bytes:
     """Return a page that says only which files it describes, and who paid for them."""
-    return f'<meta content="{digest_files(note)}">{note["run"]}'.encode()
+    return f'<meta content="{digest_files(output.note)}">{output.note["run"]}'.encode()
 
 
 def test_run_that_changed_nothing_keeps_its_page(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,17 +196,17 @@ def test_only_files_below_the_roots_are_read(place: Place, monkeypatch: pytest.M
         describe(place),
         {(str(place.folder / "rows.jsonl"), at): name for at, name in ((0, "text-0"), (6, "red"))},
     )
-    source = _find_source(str(place.output), note)
+    source = _find_source(Published.of(str(place.output), note))
     assert len(read_originals(wanted, source)) == 2
     elsewhere = place.folder / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert read_originals(wanted, _find_source(str(elsewhere / "copy"), note)) == {}
+    assert read_originals(wanted, _find_source(Published.of(str(elsewhere / "copy"), note))) == {}
     inner = place.folder / "inner"
     inner.mkdir()
     (inner / "rows.jsonl").write_text(json.dumps({"id": "a", "image": str(place.folder / "red.jpg")}))
     monkeypatch.chdir(inner)
-    shown = read_originals({(str(inner / "rows.jsonl"), 0): "a"}, _find_source(str(inner / "copy"), note))
+    shown = read_originals({(str(inner / "rows.jsonl"), 0): "a"}, _find_source(Published.of(str(inner / "copy"), note)))
     assert list(shown.values()) == [originals.Original("", (), 1)]
 
 
@@ -213,7 +214,7 @@ def test_rows_that_changed_or_can_not_be_read_are_left_out(place: Place) -> None
     """A row whose id is another, a manifest that is gone, and a picture that takes too long leave a page without them."""
     write_pictures(place)
     manifest = str(place.folder / "rows.jsonl")
-    source = _find_source(str(place.output), describe(place))
+    source = _find_source(Published.of(str(place.output), describe(place)))
     assert read_originals({(manifest, 0): "text-0"}, source)[manifest, 0].text == f"{TEXT} 0"
     assert read_originals({(manifest, 0): "another"}, source) == {}
     assert (

@@ -10,7 +10,8 @@ import pytest
 from arkbeam.outputs import summary
 from arkbeam.outputs.advice import _OTHER, advise
 from arkbeam.outputs.neighbours import Neighbours, find_neighbours, lay_out, to_units
-from arkbeam.outputs.sampling import File, choose_files, spread
+from arkbeam.outputs.sampling import choose_files, spread
+from arkbeam.stages.publish.parts import PartFile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,7 +181,7 @@ def test_positions_are_spread(count: int, wanted: int) -> None:
 @given(st.lists(st.integers(1, 20_000), min_size=1, max_size=300))
 def test_files_are_bounded(rows: list[int]) -> None:
     """All files of a small folder are read; of a large one, some, with at least one."""
-    files = [File(f"embeddings/part-{at}", count, count) for at, count in enumerate(rows)]
+    files = [PartFile(f"embeddings/part-{at}", count, count, "") for at, count in enumerate(rows)]
     chosen = choose_files(files, 100, 1_000_000)
     assert 1 <= len(chosen) <= 100
     if sum(rows) <= 1_000_000 and len(rows) <= 100:

@@ -10,14 +10,12 @@ from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
-from rich.console import Console
 
 from arkbeam import __version__
-from arkbeam.app import cli_setup
-from arkbeam.app.cli_options import AsJson, ConfigPath, Settings
-from arkbeam.app.cli_outputs import commands as output_commands
+from arkbeam.app import cli_outputs, cli_search, cli_setup
+from arkbeam.app.cli_options import AsJson, ConfigPath, OutputUri, Settings
+from arkbeam.app.cli_print import err, out, print_json
 from arkbeam.app.config import load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
 from arkbeam.app.service import open_service
@@ -39,7 +37,8 @@ app = typer.Typer(
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
     epilog="To try it without an API key: arkbeam run configs/demo.yaml\n\nWith your own files: arkbeam init PATH",
 )
-out, err = Console(), Console(stderr=True)
+_BEFORE, _RUN, _AFTER = "Before a run", "Run", "A finished output"
+cli_setup.add_commands(app, _BEFORE)
 _messages = Messages()
 
 EXIT_CODES = """Exit codes:
@@ -83,7 +82,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog=f"Example: arkbeam run config.yaml --set quota.rpm=600\n\n{EXIT_CODES}")
+@app.command(epilog=f"Example: arkbeam run config.yaml --set quota.rpm=600\n\n{EXIT_CODES}", rich_help_panel=_RUN)
 def run(
     config: ConfigPath,
     beam_options: BeamOptions = None,
@@ -132,7 +131,7 @@ def run(
             result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
     _print_warnings(result)
     if as_json:
-        _print_json(result)
+        print_json(result)
     elif not quiet:
         out.print(summary_table(result))
     code = exit_code(result, loaded.limits)
@@ -140,7 +139,9 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1, 2 and 130, as for arkbeam run.")
+@app.command(
+    epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1, 2 and 130, as for arkbeam run.", rich_help_panel=_RUN
+)
 def plan(
     config: ConfigPath,
     beam_options: BeamOptions = None,
@@ -169,12 +170,14 @@ def plan(
     expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
     _print_manifest_warnings((note.level, note.message) for note in totals.notes)
     if as_json:
-        _print_json(describe_plan(totals, expected))
+        print_json(describe_plan(totals, expected))
     else:
         out.print(plan_table(totals, expected))
 
 
-@app.command(epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05")
+@app.command(
+    epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05", rich_help_panel=_RUN
+)
 def emulator(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.")] = 8080,
     settings: Annotated[
@@ -195,10 +198,11 @@ def emulator(
 
 
 @app.command(
-    epilog="Example: arkbeam inspect out/demo --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output."
+    epilog="Example: arkbeam inspect out/demo --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output.",
+    rich_help_panel=_AFTER,
 )
 def inspect(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")],
+    output: OutputUri,
     rows: Annotated[int, typer.Option(help="Number of rows to show.")] = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -206,14 +210,14 @@ def inspect(
     from arkbeam.app.report import describe_output, inspect_output
 
     if as_json:
-        _print_json(describe_output(output, rows))
+        print_json(describe_output(output, rows))
         return
     for table in inspect_output(output, rows):
         out.print(table)
 
 
-cli_setup.add_commands(app)
-app.add_typer(output_commands)
+cli_outputs.add_commands(app, _AFTER)
+cli_search.add_commands(app, _AFTER)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
@@ -338,11 +342,6 @@ def _say_in_handler(text: str) -> None:
         write_event(sys.stderr, "message", {"level": "warning", "message": text})
     else:
         print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(document: Any) -> None:
-    """Print a document to stdout as JSON."""
-    print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 @contextmanager

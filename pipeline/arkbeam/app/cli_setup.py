@@ -5,13 +5,12 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from arkbeam.app.cli_options import AsJson, ConfigPath, Settings
+from arkbeam.app.cli_print import out, plain, print_json, say
 from arkbeam.base.redaction import redact
 
 if TYPE_CHECKING:
@@ -22,16 +21,18 @@ _MARKS = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "wrong": "[red]✗[/]"}
 _FILES_MAX = 1_000_000
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
+def add_commands(app: typer.Typer, panel: str) -> None:
+    """Add the commands to the command line, in a panel of its help."""
     app.command(
-        epilog="Example: arkbeam init pictures/\n\nExit codes: 0; 2: nothing usable was found, or a file exists."
+        epilog="Example: arkbeam init pictures/\n\nExit codes: 0; 2: nothing usable was found, or a file exists.",
+        rich_help_panel=panel,
     )(init)
     app.command(
         epilog="Example: arkbeam check config.yaml\n\nExit codes: 0: all is in order; otherwise that of the first fault: 2 for config,"
-        " key and manifests, 1 for storage, 4 if the probe gives no vector."
+        " key and manifests, 1 for storage, 4 if the probe gives no vector.",
+        rich_help_panel=panel,
     )(check)
-    app.command(epilog="Example: arkbeam schema > arkbeam.schema.json\n\nExit code: 0.")(schema)
+    app.command(epilog="Example: arkbeam schema > arkbeam.schema.json\n\nExit code: 0.", rich_help_panel=panel)(schema)
 
 
 def init(
@@ -55,9 +56,9 @@ def init(
 
     done = initialise(paths, output, force=force, files_max=files_max)
     if as_json:
-        _print_json(describe_initialised(done))
+        print_json(describe_initialised(done))
     else:
-        _show_initialised(done, Console())
+        _show_initialised(done)
 
 
 def check(
@@ -74,16 +75,16 @@ def check(
     """
     from arkbeam.app.check import Checked, Finding, check_config
 
-    console, checked = Console(), Checked()
+    checked = Checked()
     findings: list[Finding] = []
     for finding in check_config(config, settings or [], checked):
         findings.append(finding)
-        _show_finding(finding, console, as_json=as_json)
+        _show_finding(finding, as_json=as_json)
     if probe and checked.job is not None and checked.rows is not None and all(f.state != "wrong" for f in findings):
         findings.append(_probe(config, settings or [], checked))
-        _show_finding(findings[-1], console, as_json=as_json)
+        _show_finding(findings[-1], as_json=as_json)
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     raise typer.Exit(next((finding.exit_code for finding in findings if finding.exit_code), 0))
 
 
@@ -110,14 +111,13 @@ def _probe(path: str, settings: list[str], checked: Any) -> "Finding":
     return Finding("probe", "wrong", probed.text, 4) if probed.is_sent else Finding("probe", "note", probed.text)
 
 
-def _show_finding(finding: "Finding", console: Console, *, as_json: bool) -> None:
+def _show_finding(finding: "Finding", *, as_json: bool) -> None:
     if not as_json:
-        console.print(
-            f"{_MARKS[finding.state]} {finding.name}: {escape(finding.text)}", highlight=False, soft_wrap=True
-        )
+        text = escape(plain(finding.text))
+        out.print(f"{_MARKS[finding.state]} {finding.name}: {text}", highlight=False, soft_wrap=True)
 
 
-def _show_initialised(done: "Initialised", console: Console) -> None:
+def _show_initialised(done: "Initialised") -> None:
     looked = done.looked
     guess = looked.guess
     roles = {guess.id: "id"} | {name: key for key in ("text", "image", "video") for name in getattr(guess, key)}
@@ -127,9 +127,9 @@ def _show_initialised(done: "Initialised", console: Console) -> None:
         holds = f"{column.what} {column.share:.0%}" + (f" ({', '.join(column.forms)})" if column.forms else "")
         cells = (redact(repr(column.name)[1:-1], 40), holds, f"{column.filled:.0%}", f"{column.distinct:.0%}", used)
         table.add_row(*map(escape, cells), escape(column.examples[0] if column.examples else ""))
-    console.print(table)
+    out.print(table)
     for line in _describe_initialised(done):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def _describe_initialised(done: "Initialised") -> list[str]:
@@ -156,7 +156,3 @@ def _describe_initialised(done: "Initialised") -> list[str]:
         f"  arkbeam run {config} --set api.base_url=emulator --set output.uri=out/trial   # a trial that costs nothing",
         f"  arkbeam run {config}",
     ]
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,8 +22,9 @@ from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import ModelOptions
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import check_credentials, lower_scheme
+from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
-from arkbeam.base.schema import Layout, embeddings_schema
+from arkbeam.base.schema import OWN_COLUMNS, Layout
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.manifest.compression import ENDINGS
 from arkbeam.manifest.options import ManifestOptions
@@ -37,7 +37,6 @@ from arkbeam.store.layout import StoreOptions
 CONFIG_BYTES_MAX = 1024 * 1024
 EMULATOR = "emulator"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-OUR_COLUMNS = tuple(embeddings_schema(pa.struct([])).names)
 _Section = typing.TypeVar("_Section")
 
 
@@ -75,7 +74,7 @@ class Config:
                 raise ConfigError(
                     "manifest.keep: 'id' is in the output already: its column id has each row's id; remove it from keep"
                 )
-            if name in OUR_COLUMNS:
+            if name in OWN_COLUMNS:
                 raise ConfigError(
                     f"manifest.keep: {name!r} is already a column of the output, with another meaning;"
                     " rename the column in the manifest"
@@ -89,7 +88,7 @@ class Config:
 
 def list_similar_names(config: Config) -> Iterator[str]:
     """Yield a warning for each kept column whose name differs from an earlier column's in upper and lower case only."""
-    columns = {name.lower(): name for name in OUR_COLUMNS}
+    columns = {name.lower(): name for name in OWN_COLUMNS}
     for name in config.manifest.keep:
         other = columns.setdefault(name.lower(), name)
         if other != name:
@@ -136,6 +135,17 @@ def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
     return _settle_uris(_parse(Config, raw, settings))
+
+
+def parse_published(note: Mapping[str, Any], settings: Sequence[str] = ()) -> tuple[Config, ServiceKind]:
+    """Return the config of a finished output and the kind of its service, from the content of its `run.json`.
+
+    Raise ConfigError if the config can't be used, or a setting is wrong.
+    """
+    try:
+        return parse_config(note["config"], settings), ServiceKind(note.get("service", ServiceKind.ARK))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"the config in run.json can't be used: {type(error).__name__}: {error}") from None
 
 
 def _settle_uris(config: Config) -> Config:

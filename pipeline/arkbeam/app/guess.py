@@ -11,9 +11,9 @@ from uuid import UUID
 
 import orjson
 
-from arkbeam.app.config import OUR_COLUMNS
 from arkbeam.base.records import Modality
 from arkbeam.base.redaction import redact
+from arkbeam.base.schema import OWN_COLUMNS
 from arkbeam.manifest.cells import Binary
 from arkbeam.media import detect_kind
 from arkbeam.media.uris import extension_of, is_web, scheme_of
@@ -242,7 +242,7 @@ def _guess_keep(columns: Sequence[Column], without: set[str | None]) -> tuple[st
         column.name
         for column in columns
         if column.name not in without
-        and column.name not in OUR_COLUMNS
+        and column.name not in OWN_COLUMNS
         and column.what not in ("empty", "bytes", "parts", "object", "list")
         and "data" not in column.forms
         and "bytes" not in column.forms

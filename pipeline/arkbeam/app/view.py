@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from arkbeam.app.report import format_seconds
 from arkbeam.base.capabilities import cost_cny
+from arkbeam.base.words import format_seconds
 from arkbeam.engine.outcomes import Counts, Status
 from arkbeam.quota.budget import Cost, share_used
 from arkbeam.stages.meter import Phase, Progress, Work

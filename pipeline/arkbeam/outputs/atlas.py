@@ -1,8 +1,6 @@
 """`arkbeam map`: a sample of an output as a table with x, y and neighbours, in the form that embedding-atlas opens."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +9,7 @@ import pyarrow.parquet as pq
 from arkbeam.base.files import writing
 from arkbeam.outputs.neighbours import Neighbours, find_neighbours, lay_out, to_units
 from arkbeam.outputs.originals import Source, read_originals
+from arkbeam.outputs.published import Published
 from arkbeam.outputs.sampling import read_sample
 from arkbeam.outputs.summary import media_mask
 
@@ -34,14 +33,14 @@ class Written:
         return ("embedding-atlas", self.uri, "--x", "x", "--y", "y", "--neighbors", "neighbors", *text)
 
 
-def write_map(output_uri: str, note: Mapping[str, Any], uri: str, points: int, source: Source | None) -> Written:
+def write_map(output: Published, uri: str, points: int, source: Source | None) -> Written:
     """Write the map of at most `points` rows of an output to a Parquet file.
 
     Its columns: `id`, `manifest`, `row`, `kind` (`text`, or `media` for rows with an image or a video), `x` and `y` (0 to 1),
     `neighbors` (zero-based rows of this file, and their distances, 1 - cosine), `text` if the manifests can be read, and
     the first kept columns. Raise StoreError.
     """
-    sample = read_sample(output_uri, note, points)
+    sample = read_sample(output, points)
     units = to_units(sample.vectors)
     layout = lay_out(units)
     names = ["id", "manifest", "row"]

@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from arkbeam.base.redaction import redact
-from arkbeam.outputs.sampling import list_parts
+from arkbeam.base.words import format_bytes, format_seconds
+from arkbeam.outputs.published import Published
 from arkbeam.outputs.summary import Scalars
 from arkbeam.stages.publish.commit import PART_FOLDERS
 
@@ -148,13 +149,13 @@ def list_pace(note: Mapping[str, Any]) -> list[Fact]:
     return facts
 
 
-def list_bytes(note: Mapping[str, Any]) -> list[Fact]:
+def list_bytes(output: Published) -> list[Fact]:
     """Return rows, files and bytes of each folder of the output."""
     facts = []
     for folder in PART_FOLDERS:
-        files = list_parts(note, folder)
-        if files:
-            rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+        files = output.parts(folder)
+        rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+        if rows:
             remark = f"{rows:,} rows, {len(files):,} files, {size / rows:,.0f} bytes a row"
             facts.append(Fact(f"{folder}/", format_bytes(size), remark))
     return facts
@@ -184,22 +185,6 @@ def describe_config(note: Mapping[str, Any]) -> str:
     """Return the config as JSON, with secrets masked, cut to `CONFIG_CHARS_MAX` characters."""
     text = orjson.dumps(_mask(note.get("config", {})), option=orjson.OPT_INDENT_2).decode()
     return text if len(text) <= CONFIG_CHARS_MAX else f"{text[:CONFIG_CHARS_MAX]}\n…"
-
-
-def format_seconds(seconds: float) -> str:
-    """Format a duration: `8.3 s`, `12 min 4 s`, `3 h 20 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
-
-
-def format_bytes(size: float) -> str:
-    """Format a number of bytes: `512 bytes`, `1.4 MB`."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= limit:
-            return f"{size / limit:,.1f} {unit}"
-    return f"{size:,.0f} bytes"
 
 
 def _explain_twice(totals: Mapping[str, Any]) -> str:

@@ -8,15 +8,17 @@ import pyarrow as pa
 
 from arkbeam import __version__
 from arkbeam.base.redaction import redact, redact_uri
+from arkbeam.base.words import format_seconds
 from arkbeam.outputs import facts, summary
 from arkbeam.outputs.charts import Layer, draw_lines, draw_steps
 from arkbeam.outputs.html import Chart, Map, Page, Point, Row, render
 from arkbeam.outputs.neighbours import Neighbours, find_neighbours, lay_out, to_units
 from arkbeam.outputs.originals import Original, Place, Source, read_originals
+from arkbeam.outputs.published import Published
 from arkbeam.outputs.sampling import (
     ROWS_MAX,
     Sample,
-    list_parts,
+    choose_failures,
     read_attempts,
     read_failures,
     read_sample,
@@ -36,28 +38,25 @@ _LIST_MAX = 20
 _MINUTE_S = 60.0
 
 
-def make_page(output_uri: str, note: Mapping[str, Any], source: Source | None = None) -> bytes:
-    """Return the page of a complete output in HTML. The same output gives the same bytes.
+def make_page(output: Published, source: Source | None = None) -> bytes:
+    """Return the page of an output in HTML. The same output gives the same bytes.
 
-    Args:
-        output_uri: the folder of the output.
-        note: the content of its `run.json`.
-        source: how to read its manifests again, for texts and pictures; None: show neither.
-
-    Raise StoreError if the output can't be read.
+    `source`: how to read its manifests again, for texts and pictures; None: show neither. Raise StoreError if the output
+    can't be read.
     """
-    scalars = summary.sum_scalars(read_scalars(output_uri, note))
-    sample = read_sample(output_uri, note)
-    codes = summary.count_codes(read_failures(output_uri, note))
-    attempts = read_attempts(output_uri, note)
+    note = output.note
+    scalars = summary.sum_scalars(read_scalars(output))
+    sample = read_sample(output)
+    codes = summary.count_codes(read_failures(output, choose_failures(output)))
+    attempts = read_attempts(output)
     run = summary.find_latest_run(attempts, note["run"])
-    share = attempts.num_rows / max(1, sum(file.rows for file in list_parts(note, usage.FOLDER)))
+    share = attempts.num_rows / max(1, sum(file.rows for file in output.parts(usage.FOLDER)))
     timeline = summary.draw_timeline(attempts, run, share) if attempts.num_rows else None
     units = to_units(sample.vectors)
     near = find_neighbours(units)
     closeness, sparse = summary.describe_closeness(near), summary.describe_sparse(sample.rows["sparse"])
     page = Page(
-        title=redact(redact_uri(output_uri).rstrip("/").rpartition("/")[2] or output_uri, 200),
+        title=redact(redact_uri(output.uri).rstrip("/").rpartition("/")[2] or output.uri, 200),
         run=redact(note["run"], 200),
         model=redact(str(note.get("config", {}).get("model", {}).get("name", "")), 200),
         digest=facts.digest_files(note),
@@ -72,7 +71,7 @@ def make_page(output_uri: str, note: Mapping[str, Any], source: Source | None = 
         time_charts=(*_draw_pace(note), *_draw_time(timeline)),
         codes=tuple(codes),
         failures_remark=_say_failures(note, sum(code.rows for code in codes)),
-        folders=tuple(facts.list_bytes(note)),
+        folders=tuple(facts.list_bytes(output)),
         vectors=tuple(_list_vectors(sample, scalars, closeness, sparse)),
         vector_charts=tuple(_draw_vectors(scalars, closeness, sparse)),
         map=_make_map(sample),
@@ -108,7 +107,7 @@ def _draw_time(timeline: Timeline | None) -> Iterable[Chart]:
     in_minutes = timeline.edges_s[-1] > 3 * _MINUTE_S
     x = "minutes" if in_minutes else "seconds"
     edges = [edge / _MINUTE_S if in_minutes else edge for edge in timeline.edges_s]
-    span = facts.format_seconds(width_s)
+    span = format_seconds(width_s)
     percentiles = [("median", timeline.p50_ms), ("95 %", timeline.p95_ms), ("99 %", timeline.p99_ms)]
     yield Chart(
         "Latency",

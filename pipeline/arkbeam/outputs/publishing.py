@@ -10,6 +10,7 @@ from arkbeam.base.files import join, read_if_exists, remove_file, writing
 from arkbeam.manifest.options import ReadContext
 from arkbeam.outputs.facts import digest_files
 from arkbeam.outputs.originals import Source
+from arkbeam.outputs.published import Published
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import check_claim
 
@@ -30,7 +31,7 @@ def publish_page(note: Mapping[str, Any], spec: RunSpec) -> None:
             remove_file(uri)
         elif note["requests_sent"] or not _is_current(uri, note):
             context = ReadContext(spec.run.service, spec.model, spec.media)
-            page = _make(spec.run.output_uri, note, Source(spec.manifest, context))
+            page = _make(Published.of(spec.run.output_uri, note), Source(spec.manifest, context))
             with writing(uri, check=partial(check_claim, spec.run.output_uri, spec.run.name)) as path:
                 path.write_bytes(page)
     except OutputInUse:
@@ -41,19 +42,19 @@ def publish_page(note: Mapping[str, Any], spec: RunSpec) -> None:
         _remove_old(uri)
 
 
-def write_page(output_uri: str, note: Mapping[str, Any], source: Source | None) -> str:
+def write_page(output: Published, source: Source | None) -> str:
     """Make the page of a complete output again; return its URI. Raise StoreError."""
-    uri = join(output_uri, REPORT)
-    page = _make(output_uri, note, source)
+    uri = join(output.uri, REPORT)
+    page = _make(output, source)
     with writing(uri) as path:
         path.write_bytes(page)
     return uri
 
 
-def _make(output_uri: str, note: Mapping[str, Any], source: Source | None) -> bytes:
+def _make(output: Published, source: Source | None) -> bytes:
     from arkbeam.outputs.page import make_page  # noqa: PLC0415 - matplotlib takes half a second to import
 
-    return make_page(output_uri, note, source)
+    return make_page(output, source)
 
 
 def _is_current(uri: str, note: Mapping[str, Any]) -> bool:

@@ -4,9 +4,8 @@ Files and row groups are spread evenly over the output, rows are drawn within th
 large the output is, and a small output is read whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base import schema
-from arkbeam.base.files import join, open_filesystem, reads_in_flight, storage_errors
+from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import in_parallel
+from arkbeam.outputs.published import Published, kept_names, open_in_place
 from arkbeam.stages.publish import embeddings, failures, usage
+from arkbeam.stages.publish.parts import PartFile
 
 SEED = 20_260
 ROWS_MAX = 5_000
@@ -38,15 +39,6 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A file of the output, as `run.json` lists it."""
-
-    path: str
-    rows: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
     """Rows of the output with their vectors. No two rows have the same fingerprint.
 
@@ -63,35 +55,30 @@ class Sample:
         return Sample(self.vectors[at], self.rows.take(pa.array(at, pa.int64())), self.kept)
 
 
-def list_parts(note: Mapping[str, Any], folder: str) -> list[File]:
-    """Return the files of a folder that have rows, as `run.json` lists them."""
-    files = [File(one["path"], one["rows"], one["bytes"]) for one in note["files"]]
-    return [file for file in files if file.rows and file.path.startswith(f"{folder}/")]
-
-
 def spread(count: int, wanted: int) -> list[int]:
     """Return at most `wanted` of `count` positions, in order and evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64)).tolist() if count else []
 
 
-def choose_files(files: Sequence[File], files_max: int, rows_max: int) -> list[File]:
+def choose_files(files: Sequence[PartFile], files_max: int, rows_max: int) -> list[PartFile]:
     """Choose files, evenly spread, with about `rows_max` rows together at most; at least one, if there is one."""
     total = sum(file.rows for file in files)
     wanted = min(files_max, len(files) if total <= rows_max else len(files) * rows_max // total)
     return [files[at] for at in spread(len(files), max(wanted, 1))]
 
 
-def read_sample(output_uri: str, note: Mapping[str, Any], rows_max: int = ROWS_MAX) -> Sample:
+def read_sample(output: Published, rows_max: int = ROWS_MAX) -> Sample:
     """Read at most `rows_max` rows of `embeddings/` with their vectors. Raise StoreError."""
-    parts = list_parts(note, embeddings.FOLDER)
+    parts = output.filled_parts(embeddings.FOLDER)
     files = [parts[at] for at in spread(len(parts), GROUPS_MAX)]
     groups_each = max(1, GROUPS_MAX // max(len(files), 1))
     rows_each = _shares(files, rows_max)
 
     def read(at: int) -> tuple[Floats, pa.Table]:
-        return _read_file(join(output_uri, files[at].path), groups_each, rows_each[at], SEED + at)
+        with open_in_place(output, files[at]) as file:
+            return _read_file(file, groups_each, rows_each[at], SEED + at)
 
-    read_files = list(in_parallel(read, range(len(files)), reads_in_flight(output_uri)))
+    read_files = list(in_parallel(read, range(len(files)), reads_in_flight(output.uri)))
     if not read_files:
         wanted = schema.embeddings_schema(pa.struct([]))
         return Sample(
@@ -103,44 +90,42 @@ def read_sample(output_uri: str, note: Mapping[str, Any], rows_max: int = ROWS_M
     return Sample(vectors[first], rows.take(pa.array(first, pa.int64())), _list_kept(rows.schema))
 
 
-def read_scalars(output_uri: str, note: Mapping[str, Any]) -> pa.Table:
+def read_scalars(output: Published) -> pa.Table:
     """Read norms and tokens of about `SCALAR_ROWS_MAX` rows of `embeddings/` at most. Raise StoreError."""
-    return _read_columns(
-        output_uri, list_parts(note, embeddings.FOLDER), _SCALARS, schema.embeddings_schema(pa.struct([]))
-    )
+    return _read_columns(output, embeddings.FOLDER, _SCALARS, schema.embeddings_schema(pa.struct([])))
 
 
-def read_attempts(output_uri: str, note: Mapping[str, Any]) -> pa.Table:
+def read_attempts(output: Published) -> pa.Table:
     """Read times and outcomes of about `SCALAR_ROWS_MAX` attempts of `usage/` at most. Raise StoreError."""
-    return _read_columns(output_uri, list_parts(note, usage.FOLDER), _ATTEMPTS, schema.USAGE)
+    return _read_columns(output, usage.FOLDER, _ATTEMPTS, schema.USAGE)
 
 
-def read_failures(output_uri: str, note: Mapping[str, Any]) -> Iterator[pa.Table]:
-    """Yield the rows of `failures/` without the originals, of about `SCALAR_ROWS_MAX` rows at most. Raise StoreError."""
-    for file in choose_files(list_parts(note, failures.FOLDER), SCALAR_FILES_MAX, SCALAR_ROWS_MAX):
-        uri = join(output_uri, file.path)
-        filesystem, path = open_filesystem(uri)
-        with storage_errors("read", uri), filesystem.open(path, "rb") as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, columns=list(_FAILED)):
+def choose_failures(output: Published) -> list[PartFile]:
+    """Choose files of `failures/` with about `SCALAR_ROWS_MAX` rows together at most."""
+    return choose_files(output.filled_parts(failures.FOLDER), SCALAR_FILES_MAX, SCALAR_ROWS_MAX)
+
+
+def read_failures(output: Published, files: Sequence[PartFile]) -> Iterator[pa.Table]:
+    """Yield the rows of files of `failures/` without the originals, some at a time. Raise StoreError."""
+    for file in files:
+        with open_in_place(output, file) as reader:
+            for batch in reader.iter_batches(_BATCH_ROWS, columns=list(_FAILED)):
                 yield pa.Table.from_batches([batch])
 
 
-def _read_columns(output_uri: str, files: Sequence[File], columns: Sequence[str], wanted: pa.Schema) -> pa.Table:
-    def read(file: File) -> pa.Table:
-        uri = join(output_uri, file.path)
-        filesystem, path = open_filesystem(uri)
-        with storage_errors("read", uri), filesystem.open(path, "rb") as stream:
-            return pq.ParquetFile(stream).read(columns=list(columns), use_threads=False)
+def _read_columns(output: Published, folder: str, columns: Sequence[str], wanted: pa.Schema) -> pa.Table:
+    def read(file: PartFile) -> pa.Table:
+        with open_in_place(output, file) as reader:
+            return reader.read(columns=list(columns), use_threads=False)
 
-    chosen = choose_files(files, SCALAR_FILES_MAX, SCALAR_ROWS_MAX)
-    tables = list(in_parallel(read, chosen, reads_in_flight(output_uri)))
+    chosen = choose_files(output.filled_parts(folder), SCALAR_FILES_MAX, SCALAR_ROWS_MAX)
+    tables = list(in_parallel(read, chosen, reads_in_flight(output.uri)))
     return pa.concat_tables(tables) if tables else wanted.empty_table().select(list(columns))
 
 
 def _list_kept(found: pa.Schema) -> tuple[str, ...]:
     """Return the kept columns that are shown: the first few, without those that hold bytes."""
-    ours = schema.embeddings_schema(pa.struct([])).names
-    kept = [field.name for field in found if field.name not in ours and not _holds_bytes(field.type)]
+    kept = [name for name in kept_names(found.names) if not _holds_bytes(found.field(name).type)]
     return tuple(kept[:KEPT_MAX])
 
 
@@ -150,32 +135,29 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def _shares(files: Sequence[File], rows_max: int) -> list[int]:
+def _shares(files: Sequence[PartFile], rows_max: int) -> list[int]:
     """Return how many rows to take of each file, so that together they are at most `rows_max`."""
     total = sum(file.rows for file in files)
     return [file.rows if total <= rows_max else max(1, file.rows * rows_max // total) for file in files]
 
 
-def _read_file(uri: str, groups_max: int, rows_max: int, seed: int) -> tuple[Floats, pa.Table]:
+def _read_file(file: pq.ParquetFile, groups_max: int, rows_max: int, seed: int) -> tuple[Floats, pa.Table]:
     """Read at most `rows_max` rows from at most `groups_max` row groups of a file."""
-    filesystem, path = open_filesystem(uri)
-    with storage_errors("read", uri), filesystem.open(path, "rb") as stream:
-        file = pq.ParquetFile(stream)
-        columns = [*_SAMPLED, *_list_kept(file.schema_arrow)]
-        groups = spread(file.num_row_groups, groups_max)
-        sizes = [file.metadata.row_group(group).num_rows for group in groups]
-        drawn = np.random.default_rng(seed).choice(sum(sizes), min(rows_max, sum(sizes)), replace=False)
-        drawn.sort()
-        starts = np.cumsum([0, *sizes])
-        vectors, tables = [], []
-        for number, group in enumerate(groups):
-            at = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
-            if len(at):
-                table = file.read_row_group(group, columns=columns, use_threads=False).take(pa.array(at))
-                dense = table["dense"].combine_chunks()
-                vectors.append(np.array(dense.flatten().to_numpy(), np.float32).reshape(len(at), -1))
-                tables.append(table.drop_columns(["dense"]))
-        return np.concatenate(vectors), pa.concat_tables(tables)
+    columns = [*_SAMPLED, *_list_kept(file.schema_arrow)]
+    groups = spread(file.num_row_groups, groups_max)
+    sizes = [file.metadata.row_group(group).num_rows for group in groups]
+    drawn = np.random.default_rng(seed).choice(sum(sizes), min(rows_max, sum(sizes)), replace=False)
+    drawn.sort()
+    starts = np.cumsum([0, *sizes])
+    vectors, tables = [], []
+    for number, group in enumerate(groups):
+        at = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
+        if len(at):
+            table = file.read_row_group(group, columns=columns, use_threads=False).take(pa.array(at))
+            dense = table["dense"].combine_chunks()
+            vectors.append(np.array(dense.flatten().to_numpy(), np.float32).reshape(len(at), -1))
+            tables.append(table.drop_columns(["dense"]))
+    return np.concatenate(vectors), pa.concat_tables(tables)
 
 
 def _first_of_each(fingerprints: pa.ChunkedArray) -> list[int]:
