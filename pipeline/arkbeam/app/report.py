@@ -199,9 +199,9 @@ def _name_type(field: "pa.Field[Any]", values: Sequence[Any]) -> str:
 
 
 def _codes_table(codes: Sequence[Code]) -> Table:
-    table = Table("code", "rows", "first message", "what to do", title="failures", title_justify="left")
+    table = Table("code", "rows", "first message, and what to do", title="failures", title_justify="left")
     for one in codes:
-        table.add_row(escape(one.code), f"{one.rows:,}", escape(one.message), one.advice)
+        table.add_row(escape(one.code), f"{one.rows:,}", f"{escape(one.message)}\n→ {one.advice}")
     return table
 
 
