@@ -149,6 +149,12 @@ def run_arkbeam(*arguments: str) -> None:
     cli.main()
 
 
+def run_arkbeam_in(folder: str, *arguments: str) -> None:
+    """Run `arkbeam` with these arguments in a working directory."""
+    os.chdir(folder)
+    run_arkbeam(*arguments)
+
+
 def run_arkbeam_with_debug_logs(*arguments: str) -> None:
     """Run `arkbeam` with every logger at DEBUG, even if another level is set later."""
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)

@@ -268,6 +268,22 @@ def test_a_real_service_with_a_key(place: Place, real_service: RealService, monk
         searcher.ask(Query("other"), service, SAME, mode=Mode.DENSE, count=1)
 
 
+@pytest.mark.parametrize(
+    ("columns", "tokens", "wanted"),
+    [
+        ({}, 0, "text"),
+        ({}, 9, None),
+        ({"image": ["a"]}, 9, "image"),
+        ({"text": ["t"], "image": ["a", "b"]}, 9, "text/image/text and image"),
+        ({"text": ["t"], "input": "i"}, 9, None),
+    ],
+)
+def test_what_the_rows_hold(tmp_path: Path, columns: dict[str, Any], tokens: int, wanted: str | None) -> None:
+    """Rows without image tokens are texts; otherwise the mapped columns say what the rows may hold."""
+    output = write_output(tmp_path / "out", {"embeddings": [embeddings_table(np.eye(2), image_tokens=[tokens, 0])]})
+    assert Searcher(output.uri)._name_contents(columns) == wanted
+
+
 def test_other_models_and_services(output: Path, make_emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another model, another kind of service, or a rejected query is an error that says so; so are other dimensions."""
     emulator = make_emulator(poison="poison")
@@ -340,22 +356,22 @@ TEMPLATE = "Target_modality: {}.\nInstruction:{}\nQuery:"
 
 
 @pytest.mark.parametrize(
-    ("corpus", "wording", "only_text", "wanted"),
+    ("corpus", "wording", "holds", "wanted"),
     [
-        (None, SAME, True, None),
-        ("anything", SAME, False, "anything"),
-        (InstructionOptions("sts", "text", "do it"), SAME, False, TEMPLATE.format("text", "do it")),
-        (CORPUS, SAME, True, TEMPLATE.format("text", DEFAULT_TASK)),
-        (CORPUS, Wording(task="find it", target_modality="image"), False, TEMPLATE.format("image", "find it")),
-        ("Instruction:Compress the text and image into one word.\nQuery:", SAME, False, TEMPLATE.format("text and image", DEFAULT_TASK)),
-        ("anything", Wording(text="exactly"), False, "exactly"),
+        (None, SAME, "text", None),
+        ("anything", SAME, None, "anything"),
+        (InstructionOptions("sts", "text", "do it"), SAME, None, TEMPLATE.format("text", "do it")),
+        (CORPUS, SAME, "text", TEMPLATE.format("text", DEFAULT_TASK)),
+        (CORPUS, Wording(task="find it", target_modality="image"), None, TEMPLATE.format("image", "find it")),
+        ("Instruction:Compress the text and image into one word.\nQuery:", SAME, None, TEMPLATE.format("text and image", DEFAULT_TASK)),
+        ("anything", Wording(text="exactly"), "text", "exactly"),
     ],
 )  # fmt: skip
 def test_instructions_match_those_of_the_rows(
-    corpus: Any, wording: Wording, only_text: bool, wanted: str | None
+    corpus: Any, wording: Wording, holds: str | None, wanted: str | None
 ) -> None:
     """A query gets the vendor's template for queries if the rows have that for a corpus, else the instructions of the rows."""
-    assert choose_instructions(corpus, wording, own_column=False, only_text=only_text) == wanted
+    assert choose_instructions(corpus, wording, own_column=False, holds=holds) == wanted
 
 
 @pytest.mark.parametrize(
@@ -371,7 +387,7 @@ def test_instructions_match_those_of_the_rows(
 def test_instructions_without_a_match(corpus: Any, wording: Wording, own_column: bool, words: str) -> None:
     """If no instructions match those of the rows, the error says what to do."""
     with pytest.raises(ConfigError, match=words):
-        choose_instructions(corpus, wording, own_column=own_column, only_text=False)
+        choose_instructions(corpus, wording, own_column=own_column, holds=None)
 
 
 def test_measures() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import types
@@ -15,11 +16,12 @@ import typer
 from arkbeam import __version__
 from arkbeam.app import cli_outputs, cli_search, cli_setup
 from arkbeam.app.cli_options import AsJson, ConfigPath, OutputUri, Settings
-from arkbeam.app.cli_print import err, out, print_json
-from arkbeam.app.config import load_config
+from arkbeam.app.cli_print import err, out, print_json, say
+from arkbeam.app.config import OutputOptions, load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
 from arkbeam.app.service import open_service
 from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.files import exists, join
 from arkbeam.base.redaction import redact_uri
 from arkbeam.decoding.workers import resume as resume_looking
 from arkbeam.decoding.workers import stop as stop_looking
@@ -135,7 +137,7 @@ def run(
     elif not quiet:
         out.print(summary_table(result))
     code = exit_code(result, loaded.limits)
-    _print_ending(result, code, loaded.output.uri, as_json=as_json)
+    _print_ending(result, code, loaded.output, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -309,15 +311,21 @@ def _print_warnings(result: dict[str, Any]) -> None:
         _say(f"{result['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted", "warning")
 
 
-def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as_json: bool) -> None:
-    stopped, output_uri = result["stopped"], redact_uri(output_uri)
+def _print_ending(result: dict[str, Any], code: ExitCode, output: OutputOptions, *, as_json: bool) -> None:
+    from arkbeam.outputs.publishing import REPORT
+
+    stopped, output_uri = result["stopped"], redact_uri(output.uri)
     if stopped is not None:
         _say(f"stopped ({stopped['code']}): {stopped['message']}", "error")
         _say("vectors that were paid for are in the store; run the same command again to continue", "error")
     if "files" not in result:
         _say(f"nothing was published: {output_uri} is unchanged", "error")
     elif not (_messages.quiet or as_json):
-        out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
+        say(f"output: {output_uri}")
+        if exists(join(output.uri, REPORT)):
+            say(f"report: {join(output_uri, REPORT)}")
+        if result["published"]:
+            say(f"to search it: arkbeam search {shlex.quote(output_uri)} 'WORDS'")
     if code is ExitCode.FAILURES:
         _say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`",

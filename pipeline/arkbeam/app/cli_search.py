@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-import orjson
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from arkbeam.outputs.search import Evaluation, Found
 
 _VENDOR_HOSTS = (".volces.com", ".bytepluses.com")
-_CELL_CHARS_MAX = 40
 _KEPT_SHOWN = 4
 _EPILOG = """Example: arkbeam search out/demo 'a red kite' --where "lang = 'en'"
 
@@ -146,13 +144,15 @@ def _check_url(url: str) -> None:
 
 def _show_found(found: "Found", as_json: bool, billed: str) -> None:
     """Print the rows that were found, and what the query cost."""
+    from arkbeam.app.report import shorten
+
     if as_json:
         print_json(dataclasses.asdict(found))
         return
     shown = found.kept[:_KEPT_SHOWN]
     table = Table("", "score", Column("id", overflow="fold"), *(escape(plain(name)) for name in shown))
     for row in found.rows:
-        kept = (escape(_shorten(row[name])) for name in shown)
+        kept = (escape(plain(shorten(row[name]))) for name in shown)
         table.add_row(str(row["rank"]), f"{row['score']:.4f}", escape(plain(row["id"])), *kept)
     out.print(table)
     if found.instructions is not None:
@@ -181,8 +181,3 @@ def _describe_bill(bill: "Bill") -> str:
         return "the query cost nothing" + (": its vector was bought before" if bill.known else "")
     known = f", {bill.known:,} bought before" if bill.known else ""
     return f"{bill.requests:,} requests, {bill.tokens:,} tokens, {bill.cost_cny:.6f} CNY{known}"
-
-
-def _shorten(value: Any) -> str:
-    text = plain(value if isinstance(value, str) else orjson.dumps(value, default=str).decode())
-    return text if len(text) <= _CELL_CHARS_MAX else f"{text[: _CELL_CHARS_MAX - 1]}…"

@@ -159,7 +159,7 @@ def describe_output(output_uri: str, rows_max: int) -> dict[str, Any]:
             field.name: _name_type(field, values.to_pylist())
             for field, values in zip(head.schema, head.columns, strict=True)
         },
-        "rows": [{name: _shorten(value) for name, value in row.items()} for row in head.to_pylist()],
+        "rows": [{name: shorten(value) for name, value in row.items()} for row in head.to_pylist()],
         "failures": [
             {"code": one.code, "rows": one.rows, "first_message": one.message, "advice": one.advice}
             for one in _count_codes(output)
@@ -186,7 +186,7 @@ def _rows_table(rows: pa.Table) -> Table:
     table = Table("column", "type", *heads, title="embeddings", title_justify="left")
     for field, values in zip(rows.schema, rows.columns, strict=True):
         shown = values.to_pylist()
-        cells = [field.name, _name_type(field, shown), *map(_shorten, shown)]
+        cells = [field.name, _name_type(field, shown), *map(shorten, shown)]
         table.add_row(*map(escape, cells))
     return table
 
@@ -213,7 +213,8 @@ def _read_head(output: Published, rows_max: int) -> pa.Table:
     return pa.table({})
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """Return a value in the few characters that a cell of a table has: of a path the name, of a list the first values."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list) and len(value) > 3:

@@ -126,7 +126,7 @@ class Wording:
 
 
 def choose_instructions(
-    corpus: str | InstructionOptions | None, wording: Wording, *, own_column: bool, only_text: bool
+    corpus: str | InstructionOptions | None, wording: Wording, *, own_column: bool, holds: str | None
 ) -> str | None:
     """Return the instructions of a query that match those of the rows; None: none are sent.
 
@@ -134,7 +134,7 @@ def choose_instructions(
         corpus: `model.instructions` of the output.
         wording: what the command line says.
         own_column: True if rows may have instructions of their own.
-        only_text: True if no row of the output has an image or a video.
+        holds: what the rows hold, as the vendor's template for queries names it; None: it is not known.
 
     Raise ConfigError if there is no match, with what to do.
     """
@@ -147,11 +147,11 @@ def choose_instructions(
         )
     written = _CORPUS.fullmatch(corpus) if isinstance(corpus, str) else None
     if written or (isinstance(corpus, InstructionOptions) and corpus.scenario == "corpus"):
-        target = wording.target_modality or (written[1] if written else "text" if only_text else None)
+        target = wording.target_modality or (written[1] if written else holds)
         if target is None:
             raise ConfigError(
-                "the output may have images: say with --target-modality what its rows hold, such as image, or"
-                " 'text/image/text and image' (the vendor's template for queries names it)"
+                "the config of the output does not say what its rows hold, which the vendor's template for queries names:"
+                " say it with --target-modality, such as image, or 'text/image/text and image'"
             )
         built = build_instructions(InstructionOptions("query", target, wording.task or DEFAULT_TASK), ())
         return built if isinstance(built, str) else None

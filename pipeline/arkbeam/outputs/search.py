@@ -1,7 +1,7 @@
 """Search an output: by words, by an image, or by one of its rows; and measure how good the answers are."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from arkbeam.ark.instructions import name_targets
 from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.records import Modality
 from arkbeam.base.redaction import redact
 from arkbeam.manifest.texts import json_values
 from arkbeam.outputs.cache import Corpus, cache_folder, open_corpus
@@ -149,7 +151,7 @@ class Searcher:
             service.model.instructions,
             wording,
             own_column=bool((manifest.get("columns") or {}).get("instructions")),
-            only_text=pc.sum(self.rows["image_tokens"]).as_py() == 0,
+            holds=self._name_contents(manifest.get("columns") or {}),
         )
         folder = self._folder / _QUERIES
         sparse = self.corpus.has_sparse and all(query.text is not None for query in queries)
@@ -160,6 +162,13 @@ class Searcher:
                 " they can't be compared"
             )
         return vectors, instructions, bill
+
+    def _name_contents(self, columns: Mapping[str, Any]) -> str | None:
+        """Return what the rows hold, by their tokens and the mapped columns, in the vendor's words; None if this is unknown."""
+        if not pc.sum(self.rows["image_tokens"]).as_py():
+            return "text"
+        mapped = {modality for modality in Modality if columns.get(modality.value)}
+        return name_targets(mapped) if mapped and not columns.get("input") else None
 
     def _model(self) -> str | None:
         """Return the model that made all vectors. Raise StoreError if there are several."""
