@@ -217,9 +217,13 @@ def shorten(value: Any) -> str:
     """Return a value in the few characters that a cell of a table has: of a path the name, of a list the first values."""
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, list) and len(value) > 3:
-        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value[:3]) + ", …"
+    if isinstance(value, list):
+        shown = [f"{one:.4g}" if isinstance(one, float) else shorten(one) for one in value[:3]]
+        return _cut(", ".join([*shown, "…"] if len(value) > 3 else shown))
     if isinstance(value, dict) and isinstance(value.get("indices"), list):
         return f"{len(value['indices'])} active"
-    text = PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value)
+    return _cut(PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _CELL_CHARS_MAX else f"{text[: _CELL_CHARS_MAX - 1]}…"
