@@ -93,7 +93,12 @@ def write_output(output: Path, sizes: Sizes) -> None:
             else:
                 os.link(path.with_name(f"part-{number % _PARTS:05d}.parquet"), path)
             files.append(
-                {"path": f"{folder}/{path.name}", "rows": rows, "bytes": path.stat().st_size, "sha256": str(number)}
+                {
+                    "path": f"{folder}/{path.name}",
+                    "rows": rows,
+                    "bytes": path.stat().st_size,
+                    "sha256": f"{number:064x}",
+                }
             )
     (output / "run.json").write_bytes(orjson.dumps(_make_note(sizes.rows) | {"files": files}))
     (output / "_SUCCESS").touch()

@@ -211,13 +211,18 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
                 build_pipeline(pipeline, spec, job.shards)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
         finally:
-            close_engine(spec.run.name)
-            forget_index(spec.run.name)
-            forget_work(spec.run.name)
-            remove_marks(spec)
-            remove_folder(run_folder(spec.store.uri, spec.run.name))
+            forget_run(spec)
         _record_lost(spec)
         return result
+
+
+def forget_run(spec: RunSpec) -> None:
+    """Close the engine of a run that ends, forget what this process holds of it, and remove its files in the store."""
+    close_engine(spec.run.name)
+    forget_index(spec.run.name)
+    forget_work(spec.run.name)
+    _remove_marks(spec)
+    remove_folder(run_folder(spec.store.uri, spec.run.name))
 
 
 @contextmanager
@@ -261,12 +266,12 @@ def _clear_dead_runs(spec: RunSpec) -> None:
     lost = _record_lost(spec)
     if lost:
         _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
-    remove_marks(spec)
+    _remove_marks(spec)
     remove_dead_runs(spec.store.uri, spec.run.output_uri)
     remove_leftovers(spec.run.output_uri)
 
 
-def remove_marks(spec: RunSpec) -> None:
+def _remove_marks(spec: RunSpec) -> None:
     """Remove the quota marks of this output's processes that were killed, or that ended right after their last lane."""
     try:
         remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)

@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 
 from arkbeam.app.check import SampledRows
-from arkbeam.app.job import Job, remove_marks, stop_when_lost
-from arkbeam.base.files import remove_folder
+from arkbeam.app.job import Job, forget_run, stop_when_lost
 from arkbeam.engine.outcomes import Sink
-from arkbeam.engine.registry import close_engine
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages.embed.feed import StagedRow, Unsendable, encode_row
 from arkbeam.stages.embed.process import check_secrets, open_engine
-from arkbeam.stages.meter import forget_work
-from arkbeam.stages.read import forget_index, open_index
+from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import claim_output
-from arkbeam.store.layout import list_parquet, run_folder, segments_folder
+from arkbeam.store.layout import list_parquet, segments_folder
 from arkbeam.store.model_record import read_model
 from arkbeam.store.segments import dense_values, read_columns
 
@@ -67,11 +64,7 @@ def probe(job: Job, rows: SampledRows) -> Probed:
                     return _send(fingerprint, rows.staged["request"][at].as_py(), key, spec)
             return Probed("nothing was sent: the vectors of all rows that were read are in the store", is_sent=False)
         finally:
-            close_engine(spec.run.name)
-            forget_index(spec.run.name)
-            forget_work(spec.run.name)
-            remove_marks(spec)
-            remove_folder(run_folder(spec.store.uri, spec.run.name))
+            forget_run(spec)
 
 
 def _send(fingerprint: bytes, request: bytes, key: dict[str, Any], spec: RunSpec) -> Probed:

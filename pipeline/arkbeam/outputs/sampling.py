@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from arkbeam.base import schema
 from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import in_parallel
-from arkbeam.outputs.published import Published, kept_names, open_in_place
+from arkbeam.outputs.published import Published, flat_values, kept_names, open_in_place
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.parts import PartFile
 
@@ -154,8 +154,7 @@ def _read_file(file: pq.ParquetFile, groups_max: int, rows_max: int, seed: int) 
         at = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
         if len(at):
             table = file.read_row_group(group, columns=columns, use_threads=False).take(pa.array(at))
-            dense = table["dense"].combine_chunks()
-            vectors.append(np.array(dense.flatten().to_numpy(), np.float32).reshape(len(at), -1))
+            vectors.append(flat_values(table["dense"]).astype(np.float32, copy=False).reshape(len(at), -1))
             tables.append(table.drop_columns(["dense"]))
     return np.concatenate(vectors), pa.concat_tables(tables)
 
