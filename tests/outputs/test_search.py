@@ -177,6 +177,14 @@ def test_conditions_reach_nothing_else(tmp_path: Path, condition: str) -> None:
     assert list(tmp_path.iterdir()) == [secret]
 
 
+def test_a_number_that_was_kept_as_text() -> None:
+    """A comparison of a text with a number, as for columns of CSV files, is an error that says how to write it."""
+    rows = embeddings_table(np.eye(2), price=["9.5", "30"])
+    with pytest.raises(ConfigError, match=r"CAST\(price AS DOUBLE\)"):
+        select_rows(rows, "price < 20")
+    assert select_rows(rows, "CAST(price AS DOUBLE) < 20").tolist() == [True, False]
+
+
 def service_of(output: Path, url: str, *settings: str) -> Service:
     """Return the service of an output's config, at another URL."""
     note = json.loads((output / "run.json").read_bytes())

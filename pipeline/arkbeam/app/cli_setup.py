@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -148,11 +149,11 @@ def _describe_initialised(done: "Initialised") -> list[str]:
     lines += [f"  {code}: {redact(message, 200)}" for code, message in list(done.failures.items())[:3]]
     lines += [f"please check: {redact(doubt, 300)}" for doubt in done.doubts]
     lines += [f"written: {name}" for name in (done.manifest, done.config, done.schema) if name is not None]
-    config = shlex.quote(done.config)
+    config, trial = shlex.quote(done.config), shlex.quote(f"output.uri=out/{Path(done.config).stem}-trial")
     return [
         *lines,
         "next:",
         f"  arkbeam check {config}",
-        f"  arkbeam run {config} --set api.base_url=emulator --set output.uri=out/trial   # a trial that costs nothing",
+        f"  arkbeam run {config} --set api.base_url=emulator --set {trial}   # a trial that costs nothing",
         f"  arkbeam run {config}",
     ]

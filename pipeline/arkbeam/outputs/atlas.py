@@ -56,13 +56,14 @@ def write_map(output: Published, uri: str, points: int, source: Source | None) -
         "y": pa.array(layout.points[:, 1]),
         "neighbors": _as_structs(find_neighbours(units)),
     }
-    if originals:
-        texts = [originals[place].text if place in originals else None for place in ids]
+    texts = [originals[place].text if place in originals else None for place in ids]
+    has_text = any(texts)
+    if has_text:
         columns["text"] = pa.array(texts, pa.string())
     columns |= {name: sample.rows[name] for name in sample.kept if name not in columns}
     with writing(uri) as path:
         pq.write_table(pa.table(columns), path, compression="zstd")
-    return Written(uri, len(units), layout.method, bool(originals))
+    return Written(uri, len(units), layout.method, has_text)
 
 
 def _as_structs(near: Neighbours) -> pa.StructArray:

@@ -43,8 +43,13 @@ def select_rows(rows: pa.Table, condition: str) -> npt.NDArray[np.bool_]:
                 raise ConfigError("--where: it must be one condition, without ;")
             found = connection.execute(statements[0]).fetchnumpy()
         except duckdb.Error as error:
-            raise ConfigError(f"--where: {redact(str(error), 500)}") from None
+            raise ConfigError(f"--where: {redact(str(error), 500)}{_explain(str(error))}") from None
     return _to_mask(next(iter(found.values())), rows.num_rows)
+
+
+def _explain(error: str) -> str:
+    is_text = "type VARCHAR" in error
+    return "; columns that were kept from CSV are texts: write CAST(price AS DOUBLE) < 20" if is_text else ""
 
 
 def _to_mask(found: Any, count: int) -> npt.NDArray[np.bool_]:
