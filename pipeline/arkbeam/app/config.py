@@ -26,9 +26,8 @@ from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.schema import OWN_COLUMNS, Layout
 from arkbeam.emulator.options import EmulatorOptions
-from arkbeam.manifest.compression import ENDINGS
 from arkbeam.manifest.options import ManifestOptions
-from arkbeam.manifest.shards import FORMATS
+from arkbeam.manifest.shards import FORMATS, split_endings
 from arkbeam.media import MediaOptions
 from arkbeam.quota.budget import BudgetOptions
 from arkbeam.quota.options import LimitsOptions, QuotaOptions
@@ -124,10 +123,8 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
 
 def _is_manifest_name(path: str) -> bool:
     """True for the name of a manifest. A config may be JSON."""
-    bare = path.lower()
-    for packed in ENDINGS:
-        bare = bare.removesuffix(packed)
-    return bare.endswith(tuple(ending for ending in FORMATS if ending != ".json"))
+    ending = split_endings(path)[1]
+    return ending in FORMATS and ending != ".json"
 
 
 def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:

@@ -10,7 +10,7 @@ import orjson
 
 from arkbeam.app.schema import SCHEMA_NAME
 from arkbeam.base.errors import ConfigError
-from arkbeam.manifest.shards import FORMATS
+from arkbeam.manifest.shards import FORMATS, split_endings
 from arkbeam.manifest.text import guess_encoding
 from arkbeam.media import detect_kind
 
@@ -18,7 +18,6 @@ FILES_MAX = 1_000_000
 TEXT_BYTES_MAX = 256 * 1024
 TEXT_ENDINGS = frozenset({".txt", ".md", ".markdown", ".rst", ".text"})
 _HEAD_BYTES = 64
-_PACKED = (".gz", ".zst", ".bz2", ".xz")
 _EXAMPLES = 3
 _WRITTEN = ({"embeddings", "run.json"}, {"segments", "models"})  # what an output, and a store, has
 
@@ -104,7 +103,7 @@ def _make_row(path: str, root: str, contents: Contents) -> dict[str, str] | None
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
             kind = detect_kind(head)
-            if kind is None and _ending(name) in TEXT_ENDINGS and 0 < size <= TEXT_BYTES_MAX:
+            if kind is None and split_endings(name)[1] in TEXT_ENDINGS and 0 < size <= TEXT_BYTES_MAX:
                 head += file.read()
     except OSError as error:
         contents.leave_out(name, f"files that can't be read ({error.strerror})")
@@ -117,7 +116,7 @@ def _make_row(path: str, root: str, contents: Contents) -> dict[str, str] | None
 
 
 def _make_text_row(name: str, path: str, data: bytes, size: int, contents: Contents) -> dict[str, str] | None:
-    ending = _ending(name)
+    ending = split_endings(name)[1]
     if ending in FORMATS:
         contents.manifests[path] = size
         return None
@@ -133,13 +132,6 @@ def _make_text_row(name: str, path: str, data: bytes, size: int, contents: Conte
         contents.kinds["text"] += 1
         return {"id": name, "text": text}
     return None
-
-
-def _ending(name: str) -> str:
-    bare = name.lower()
-    for packed in _PACKED:
-        bare = bare.removesuffix(packed)
-    return os.path.splitext(bare)[1]
 
 
 def _decode(data: bytes) -> str | None:

@@ -23,7 +23,7 @@ from arkbeam.manifest.cells import Binary
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.sample import SAMPLE_ROWS, Sample, Written, guess_writing, read_sample
-from arkbeam.manifest.shards import FORMATS, folder_of, list_manifests
+from arkbeam.manifest.shards import FORMATS, folder_of, list_manifests, split_endings
 from arkbeam.media import MediaOptions, inspect_many, is_below, make_absolute
 from arkbeam.media.options import FitOptions
 
@@ -130,8 +130,8 @@ def describe_initialised(done: Initialised) -> dict[str, Any]:
 def _make_name(path: str) -> str:
     bare = path.rstrip("/").partition("?")[0]
     last = posixpath.basename(bare if not Path(path).is_dir() else str(Path(path).resolve()))
-    for ending in (".gz", ".zst", ".bz2", ".xz", *FORMATS, ".txt"):
-        last = last.removesuffix(ending)
+    stem, ending, _ = split_endings(last)
+    last = stem if ending in (*FORMATS, ".txt") else last
     name = _NOT_IN_NAMES.sub("-", last.encode("utf-8", "replace").decode()).strip("-._")[:60]
     return name or "arkbeam"
 
@@ -201,9 +201,8 @@ def _choose_manifests(folder: str, manifests: Mapping[str, int]) -> list[str]:
 
 
 def _ending_of(path: str) -> str:
-    name = os.path.basename(path).lower()
-    at = min((name.rfind(ending) for ending in FORMATS if ending in name), default=0)
-    return name[at:]
+    """Return all endings of a path, such as `.csv.gz`."""
+    return path[len(split_endings(path)[0]) :].lower()
 
 
 def _explain_nothing(looked: Looked) -> str:

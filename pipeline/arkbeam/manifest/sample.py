@@ -18,8 +18,8 @@ from arkbeam.manifest.json_array import is_array
 from arkbeam.manifest.options import CsvOptions, Format, ManifestOptions
 from arkbeam.manifest.parquet_rows import read_parquet
 from arkbeam.manifest.read import open_text, read_text
-from arkbeam.manifest.shards import FORMATS, Shard, cut_shards, list_manifests
-from arkbeam.manifest.storage import manifest_errors, open_manifest
+from arkbeam.manifest.shards import FORMATS, Shard, cut_shards, list_manifests, split_endings
+from arkbeam.manifest.storage import manifest_errors, open_manifest, without_query
 from arkbeam.manifest.text import HEAD_BYTES, find_wide_encoding, guess_encoding
 
 SAMPLE_ROWS = 200
@@ -67,7 +67,7 @@ def guess_writing(uri: str) -> Written:
     Raise ManifestError if it can't be read, is empty, or is of no known format.
     """
     head = _read_head(uri)
-    named = FORMATS.get(_ending(uri))
+    named = FORMATS.get(split_endings(without_query(uri))[1])
     settings: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     if not head:
@@ -139,13 +139,6 @@ def _read_head(uri: str) -> bytes:
         while len(head) < HEAD_BYTES and (block := raw.read(HEAD_BYTES)):
             head += block
     return head[:HEAD_BYTES]
-
-
-def _ending(uri: str) -> str:
-    name = uri.rpartition("/")[2].lower()
-    for packed in (".gz", ".zst", ".bz2", ".xz"):
-        name = name.removesuffix(packed)
-    return f".{name.rpartition('.')[2]}" if "." in name else ""
 
 
 def _guess_encoding(head: bytes) -> tuple[str, str] | None:

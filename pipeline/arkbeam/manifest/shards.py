@@ -221,6 +221,15 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
+def split_endings(name: str) -> tuple[str, str, Compression | None]:
+    """Split a file's name: `2024/a`, `.csv` and `gzip` for `2024/a.CSV.gz`."""
+    stem, ending = posixpath.splitext(name)
+    compression = ENDINGS.get(ending.lower())
+    if compression is not None:
+        stem, ending = posixpath.splitext(stem)
+    return stem, ending.lower(), compression
+
+
 def _fixed_folders(uris: Iterable[str]) -> list[str]:
     """Return the folder above each URI's first wildcard; an empty list if the URIs have different schemes."""
     folders = []
@@ -239,11 +248,8 @@ def _describe(found: Found, root: str | None, options: ManifestOptions) -> Manif
     _check_name(uri)
     bare = strip_user_info(without_query(uri if root is None else path))
     label = bare if root is None else posixpath.relpath(bare, strip_user_info(root))
-    stem, ending = posixpath.splitext(without_query(uri).rstrip())
-    compression = ENDINGS.get(ending.lower())
-    if compression is not None:
-        ending = posixpath.splitext(stem)[1]
-    format_ = FORMATS.get(ending.lower()) if options.format == "auto" else options.format
+    _, ending, compression = split_endings(without_query(uri).rstrip())
+    format_ = FORMATS.get(ending) if options.format == "auto" else options.format
     if format_ is None:
         raise ManifestError(f"manifest {redact(uri)}: the file name does not show the format: set manifest.format")
     if format_ == "parquet" and compression is not None:
