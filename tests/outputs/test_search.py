@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from arkbeam.app.cli_search import _open_service
+from arkbeam.app.cli_search import _make_service
 from arkbeam.ark.instructions import InstructionOptions
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.outputs.cache import cache_folder, open_corpus
@@ -188,7 +188,7 @@ def test_a_number_that_was_kept_as_text() -> None:
 def service_of(output: Path, url: str, *settings: str) -> Service:
     """Return the service of an output's config, at another URL."""
     note = json.loads((output / "run.json").read_bytes())
-    return _open_service(note, [f"api.base_url={url}", *settings])
+    return _make_service(note, [f"api.base_url={url}", *settings])
 
 
 def ids(found: Found) -> list[str]:
@@ -332,10 +332,10 @@ def test_a_key_is_sent_only_where_it_may_go(output: Path, url: str, asks: bool) 
     note["config"]["api"]["base_url"], note["service"] = url, "ark"
     if asks:
         with pytest.raises(ConfigError, match=r"--set api\.base_url"):
-            _open_service(note, [])
+            _make_service(note, [])
     else:
-        assert _open_service(note, []).api.base_url == url
-    assert _open_service(note, [f"api.base_url={url}"]).api.base_url == url
+        assert _make_service(note, []).api.base_url == url
+    assert _make_service(note, [f"api.base_url={url}"]).api.base_url == url
 
 
 def test_outputs_that_can_not_be_searched(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

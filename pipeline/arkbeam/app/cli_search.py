@@ -76,7 +76,7 @@ def search(
     """Search an output by words, by an image, or by one of its rows; exact, no index is built.
 
     The query's vector comes from the service and model of the output, whose config is in run.json; it is bought once.
-    An output of the emulator starts one. The first search copies the vectors into a cache, which follows the output
+    For an output of the emulator, an emulator is started. The first search copies the vectors into a cache, which follows the output
     and may be deleted at any time. Needs: pip install 'arkbeam[search]'.
     """
     from arkbeam.outputs.evaluate import read_judged
@@ -95,7 +95,7 @@ def search(
         _show_found(searcher.like(like, mode=Mode(mode), count=count, where=where), as_json, "")
         return
     wording = Wording(instructions, task, target_modality)
-    service = _open_service(searcher.output.note, settings or [])
+    service = _make_service(searcher.output.note, settings or [])
     if evaluate is not None:
         _show_evaluation(searcher.evaluate(read_judged(evaluate), service, wording, count), as_json)
         return
@@ -103,7 +103,7 @@ def search(
     _show_found(found, as_json, " (emulator: not billed)" if service.kind is ServiceKind.STAND_IN else "")
 
 
-def _open_service(run: Mapping[str, Any], settings: Sequence[str]) -> "Service":
+def _make_service(run: Mapping[str, Any], settings: Sequence[str]) -> "Service":
     """Return who makes the vectors of queries, given the content of run.json.
 
     Raise ConfigError if a setting changes what vectors depend on, or if the key would be sent to an unknown host.
