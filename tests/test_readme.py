@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
-from arkbeam.app.cli import ExitCode
+from arkbeam.app.cli_options import ExitCode
 from arkbeam.app.config import parse_config
 from arkbeam.base import schema
 

@@ -53,7 +53,7 @@ def measure(bench: Bench) -> list[Figure]:
     points = _kill_points(sizes.rows)[: sizes.times]
     outcomes = [_kill_once(bench, sizes.rows, point) for point in points]
     twice = max(one.paid_twice for one in outcomes)
-    bound = IN_FLIGHT + FLUSH_ROWS
+    bound = IN_FLIGHT
     right = all(one.checked.is_right for one in outcomes)
     bills = [f"{one.usage_requests:,}/{one.paid:,} and {one.usage_tokens:,}/{one.tokens:,}" for one in outcomes]
     each = ", ".join(f"{one.paid_twice} (killed at {one.paid_at_kill:,} paid)" for one in outcomes)
@@ -83,8 +83,8 @@ def measure(bench: Bench) -> list[Figure]:
 def _kill_points(rows: int) -> list[int]:
     """Return the numbers of paid requests after which a run is killed: half of all; a few more; the worst moment.
 
-    At the worst moment most can be lost: the open buffer is full or being written, and most of the next requests are in
-    flight.
+    At the worst moment, the results that are held have just been written or are being written, and most of the next
+    requests are in flight.
     """
     half = rows // 2
     written = -(-half // FLUSH_ROWS) * FLUSH_ROWS

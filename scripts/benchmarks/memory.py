@@ -75,7 +75,7 @@ def _buy(bench: Bench, url: str, rows: int) -> Ended:
 def _run_owned(bench: Bench, url: str, rows: int) -> Ended:
     site = Site(bench.folder / f"owned-{rows}")
     site.write_config(url, model={"dimensions": OWNED_DIMENSIONS}, manifest={"keep": ["body"]})
-    write_rows(site.manifest, _rows_with_body(rows))
+    write_rows(site.manifest, rows_with_body(rows))
     own_texts(site, make_texts(rows), OWNED_DIMENSIONS)
     bench.say(f"manifest and store of {rows:,} rows written")
     ended = site.run()
@@ -86,7 +86,8 @@ def _run_owned(bench: Bench, url: str, rows: int) -> Ended:
     return ended
 
 
-def _rows_with_body(rows: int) -> Iterator[dict[str, object]]:
+def rows_with_body(rows: int) -> Iterator[dict[str, object]]:
+    """Yield the rows of `make_texts`, each with 1 kB of text to keep."""
     random = Random(1)
     pool = " ".join(text for text in make_texts(_POOL_BYTES // 75, seed=2) if text.isascii())
     for number, text in enumerate(make_texts(rows)):

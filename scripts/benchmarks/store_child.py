@@ -1,6 +1,6 @@
 """Fill a store, or measure its index, in a process of its own.
 
-    python -m scripts.benchmarks.store_child fill STORE ROWS RUNS INDEX
+    python -m scripts.benchmarks.store_child fill STORE ROWS RUNS INDEX [differ]
     python -m scripts.benchmarks.store_child make STORE ENTRIES
     python -m scripts.benchmarks.store_child index STORE
 
@@ -22,29 +22,34 @@ import numpy as np
 import pyarrow as pa
 from arkbeam.base import schema
 from arkbeam.base.files import Listed, list_versions
+from arkbeam.base.records import ServiceKind
+from arkbeam.emulator.replies import STAND_IN_SUFFIX
 from arkbeam.store.entries import vector_entries
 from arkbeam.store.index import ENTRIES_READ, Source, open_index_file, sort_entries, write_index
 from arkbeam.store.index_merge import merge, tidy_index
 from arkbeam.store.layout import index_folder, new_run_name, segment_ids, segment_name
 from arkbeam.store.lookup import StoreIndex, open_store_index
 from arkbeam.store.lookup import match as match_listing
+from arkbeam.store.model_record import ModelRecord, write_model
 from arkbeam.store.own_index import OwnIndex
 
 from scripts.benchmarks.owned import SEGMENT_ROWS, write_run
+from scripts.benchmarks.runs import MODEL
 from scripts.benchmarks.texts import make_texts
 
 DIMENSIONS = 1024
 _PIECES = 4  # files that are merged
 
 
-def fill(store_uri: str, rows: int, runs: int, index: str) -> dict[str, int]:
+def fill(store_uri: str, rows: int, runs: int, index: str, *, differ: bool = False) -> dict[str, int]:
     """Write the runs; return the number of segments and of index files."""
     texts, ids = iter(make_texts(rows * runs)), segment_ids()
+    write_model(store_uri, ServiceKind.STAND_IN, ModelRecord(MODEL, MODEL + STAND_IN_SUFFIX))
     segments, opened = 0, StoreIndex()
     for number in range(runs):
         run = new_run_name("s3://bucket/out", time.time(), f"{number:08x}")
         own = OwnIndex(store_uri, run)
-        for uri, table in write_run(store_uri, run, islice(texts, rows), DIMENSIONS):
+        for uri, table in write_run(store_uri, run, islice(texts, rows), DIMENSIONS, differ=differ):
             own.add(uri, vector_entries(table))
             segments += 1
         if index == "each":
@@ -132,7 +137,7 @@ def main(what: str, store_uri: str, *rest: str) -> dict[str, Any]:
     """Do one of the three."""
     match what:
         case "fill":
-            return fill(store_uri, int(rest[0]), int(rest[1]), rest[2])
+            return fill(store_uri, int(rest[0]), int(rest[1]), rest[2], differ="differ" in rest)
         case "make":
             return make_index(store_uri, int(rest[0]))
         case _:

@@ -25,6 +25,7 @@ def test_version(start_cold: Callable[..., Any]) -> None:
         (["plan", "--help"], ["CONFIG", "--set", "--retry-failed"]),
         (["emulator", "--help"], ["--port", "--set"]),
         (["inspect", "--help"], ["OUTPUT", "--rows"]),
+        (["store", "compact", "--help"], ["STORE", "--grace-h", "--json"]),
     ],
 )
 def test_help(call: Callable[..., Any], command: list[str], words: list[str]) -> None:
@@ -151,9 +152,9 @@ def test_several_processes(
     assert ended.err.count("Logging handler created") == 2
     assert "harness" not in ended.err
     progress = [json.loads(line) for line in ended.err.splitlines() if line.startswith('{"event":"progress"')]
-    most = {name: max(one[name] for one in progress) for name in ("rows_read", "requests_expected", "bought")}
-    assert (most["rows_read"], most["requests_expected"]) == (600, 600)
-    assert 0 < most["bought"] <= 600
+    last = [one for one in progress if one["phase"] == "embedding"][-1]
+    assert 0 < last["requests_expected"] <= 600  # notes are up to two seconds old
+    assert 0 <= last["bought"] <= last["rows_read"] <= 600
     assert place.note["published"] == emulator.stats["paid"] == emulator.stats["paid_distinct"] == 600
     assert_vectors(place.read("embeddings"), lambda row: [("text", f"row number {row['id'].removeprefix('id-')}")])
     assert_bill(place, emulator.stats)

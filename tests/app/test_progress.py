@@ -65,7 +65,7 @@ def test_lines_of_a_run(make_emulator: Any, make_place: Any) -> None:
 
     In JSON each line is a document with the phase, the counts and the cost.
     """
-    place = make_place(make_emulator(latency_ms=100).url)
+    place = make_place(make_emulator(latency_ms=400).url)
     place.write_rows([*({"text": f"row {n}"} for n in range(150)), {"id": "no input"}])
     job, printed = place.prepare(), list[str]()
     lines = watch(job, lambda: printed.extend(watch(job, lambda: run_job(job), form=LogForm.JSON)))
@@ -149,6 +149,23 @@ def test_notes_of_processes_are_added_up(
     note.unlink()
     note_work(spec, Phase.READING)  # as at the start of a run: nothing to tell yet
     assert not wait_a_little(note.exists)
+    meter.forget_work(spec.run.name)
+
+
+def test_a_process_does_not_count_its_own_note(
+    place: Any, monkeypatch: pytest.MonkeyPatch, wait: Callable[..., None]
+) -> None:
+    """A process that shows the progress and also works, as with `--runner=DirectRunner`, counts its work once."""
+    monkeypatch.setattr(meter, "NOTE_S", 0.05)
+    place.write_texts(1)
+    spec = replace(place.prepare({"quota.lanes": 8}).spec, many_processes=True)
+    note_work(spec, Phase.READING, rows_read=5)
+    folder = place.store / "runs" / spec.run.name / "progress"
+    wait(lambda: list(folder.glob("*.json")))
+    assert read_progress(spec).work.rows_read == 5
+    (note,) = folder.glob("*.json")
+    (folder / "other.json").write_bytes(note.read_bytes())
+    assert read_progress(spec).work.rows_read == 10
     meter.forget_work(spec.run.name)
 
 

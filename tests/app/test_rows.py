@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from arkbeam.base.errors import ManifestError
 from arkbeam.beam import publish
-from arkbeam.stages.publish.parts import assign_parts
+from arkbeam.stages.publish.cuts import cut_rows, find_marks
 from PIL import Image
 
 
@@ -203,7 +203,8 @@ def test_two_outputs_of_one_store(place: Any, emulator: Any) -> None:
 
 def test_more_rows_than_one_part(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in several part files are published once each; parts of an earlier, larger output are removed."""
-    monkeypatch.setattr(publish, "assign_parts", partial(assign_parts, rows_max=40))
+    monkeypatch.setattr(publish, "find_marks", partial(find_marks, every=4))
+    monkeypatch.setattr(publish, "cut_rows", partial(cut_rows, part_rows=40))
     place.write_texts(150)
     settings = {"store.flush_rows": 20}
     place.run(settings)

@@ -2,17 +2,21 @@
 
 import base64
 import io
+import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from arkbeam.base.files import list_files, open_filesystem, write_bytes
+from arkbeam.base.files import list_files, remove_folder, write_bytes
+from arkbeam.base.uris import open_filesystem
 from arkbeam.stages.embed import feed
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.store.layout import media_folder
+from arkbeam.store.layout import journals_folder, media_folder, segments_folder
 from PIL import Image
 
 from tests.places import Emulator, Place
@@ -53,13 +57,18 @@ def bucket(tmp_path: Path, emulator: Emulator, short_lease: None) -> S3Place:
 def test_the_job_runs_on_s3_and_buys_nothing_twice(
     s3: S3, bucket: S3Place, emulator: Emulator, without_obstore: Callable[[], None]
 ) -> None:
-    """A second run sends nothing, nor does one without obstore; a picture that was overwritten is bought again."""
+    """A second run sends nothing, nor does one without obstore; a picture that was overwritten is bought again.
+
+    Parts of the output are kept by their etags, and one that was overwritten is written again.
+    """
     uris = [s3.put(f"pictures/{number}.png", picture(number)) for number in range(6)]
     bucket.put_manifest(s3, uris)
     first = bucket.run()
     assert (first["published"], first["requests_paid"]) == (6, 6)
     vectors = {row["id"]: row["dense"] for row in bucket.published(s3)}
-    assert bucket.run()["requests_sent"] == 0
+    second = bucket.run()
+    assert second["requests_sent"] == 0
+    assert all(file["kept"] for file in second["files"])
     s3.put("pictures/3.png", picture(40))
     third = bucket.run()
     assert (third["published"], third["requests_sent"]) == (6, 1)
@@ -67,8 +76,40 @@ def test_the_job_runs_on_s3_and_buys_nothing_twice(
     assert {name for name in vectors if vectors[name] != again[name]} == {"3"}
     without_obstore()
     assert bucket.run()["requests_sent"] == 0
+    part = next(file for file in third["files"] if file["path"].startswith("embeddings/"))
+    s3.put(f"out/{part['path']}", bytes(part["bytes"]))  # the same size and another etag
+    last = bucket.run()
+    assert [file["path"] for file in last["files"] if not file["kept"]] == [part["path"]]
+    assert {row["id"]: row["dense"] for row in bucket.published(s3)} == again
     assert emulator.stats["paid"] == 7
     assert list_files(media_folder(s3.uri("store")), ".parquet")
+
+
+def test_staged_rows_of_one_process_stay_on_this_machine(
+    s3: S3, bucket: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, and a plan, stage no rows in the store, and their local folder is gone at the end.
+
+    A run has a note in the store by which compaction sees it.
+    """
+    bucket.put_manifest(s3, [s3.put(f"pictures/{number}.png", picture(number)) for number in range(2)])
+    seen: dict[str, list[str]] = {}
+
+    def spy(folder: str) -> None:
+        seen[folder] = [uri.rpartition("/")[2] for uri in list_files(folder)]
+        remove_folder(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("arkbeam.app.job.remove_folder", spy)
+        patched.setattr(tempfile, "tempdir", str(bucket.folder))
+        bucket.plan()
+        bucket.run()
+    local = [names for folder, names in seen.items() if folder.startswith(str(bucket.folder))]
+    assert len(local) == 2
+    assert all(any(name.endswith(".parquet") for name in names) for names in local)
+    assert [names for folder, names in seen.items() if folder.startswith(s3.uri("store"))] == [["running.json"]]
+    assert list_files(s3.uri("store/runs")) == []
+    assert list(bucket.folder.glob("arkbeam-*")) == []
 
 
 def test_a_picture_that_changes_between_plan_and_send_fails(
@@ -119,3 +160,26 @@ def test_a_damaged_note_about_media_is_left_out(s3: S3, bucket: S3Place, caplog:
     note = bucket.run()
     assert (note["published"], note["requests_sent"]) == (3, 0)
     assert "a file of the media cache is skipped" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_no_costs(
+    s3: S3, make_place: Callable[[str], Place], make_emulator: Any, start: Any, short_lease: None
+) -> None:
+    """After `kill -9`, `usage/` is not below the bill, no request is in it twice, and uploaded replies are not bought again."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.settings |= {"store.uri": s3.uri("store"), "limits.requests_in_flight": 2}
+    place.write_texts(120)
+    ended = start(*place.arguments("run"), ARKBEAM_FAULTS="embed.answered:kill:60").wait()
+    assert ended.code == -signal.SIGKILL
+    assert list_files(journals_folder(s3.uri("store")))
+    assert list_files(segments_folder(s3.uri("store"))) == []
+    note = place.run()
+    stats = emulator.stats
+    usage = place.read("usage")
+    assert (note["published"], stats["paid_distinct"]) == (120, 120)
+    assert stats["paid"] - 120 < 60  # in 3 s, at least one upload
+    assert usage.num_rows >= stats["paid"]
+    assert pc.count_distinct(usage["client_request_id"]).as_py() == usage.num_rows
+    assert list_files(journals_folder(s3.uri("store"))) == []

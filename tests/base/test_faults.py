@@ -12,7 +12,7 @@ PACKAGE = Path(faults.__file__).parents[1]
 def documented_points() -> set[str]:
     """The points that the docstring of `base.faults` lists."""
     listed = (faults.__doc__ or "").partition("Points:")[2]
-    return set(re.findall(r"\b(?:read|plan|embed|store|publish|commit|file)\.[a-z]+", listed))
+    return set(re.findall(r"\b(?:read|plan|embed|store|publish|commit|compact|file)\.[a-z]+", listed))
 
 
 def points_in_code() -> set[str]:

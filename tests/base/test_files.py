@@ -11,13 +11,7 @@ import pytest
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
     _remove_old_folders,
-    absolute,
     exists,
-    file_url_path,
-    find_filesystem,
-    is_chained,
-    is_local,
-    join,
     list_files,
     list_folders,
     list_versions,
@@ -29,11 +23,11 @@ from arkbeam.base.files import (
     remove_files,
     remove_folder,
     remove_leftovers,
-    storage_errors,
     temporary_folder,
     write_bytes,
     writing,
 )
+from arkbeam.base.uris import absolute, file_url_path, find_filesystem, is_chained, is_local, join, storage_errors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -29,7 +29,7 @@ def test_so_many_calls_run_at_once() -> None:
 
     results = in_parallel(meet, range(8), 4)
     assert next(results) == 0
-    assert len(begun) <= 8
+    assert len(begun) <= 5
     assert list(results) == list(range(1, 8))
 
     begun.clear()

@@ -30,6 +30,7 @@ from arkbeam.quota import retry
 from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.store.journal import open_journal
+from arkbeam.store.journal_records import Journaled, read_records
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, segment_id, segments_folder
 from arkbeam.store.segments import dense_values, read_columns
 
@@ -129,6 +130,10 @@ class Rig:
         """List the remaining journals."""
         return sorted(Path(journals_folder(str(self.store))).glob("*/*.log"))
 
+    def journaled(self) -> Journaled:
+        """Read the remaining journals of an engine."""
+        return read_records([path.read_bytes() for path in self.journals()])
+
     def check_vectors(self, index: dict[bytes, tuple[int, int]]) -> None:
         """Check that the index points each fingerprint to the vector of its own text."""
         stored = self.stored()
@@ -156,6 +161,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         model: str | None = None,
         timeout_s: float = 60.0,
         flush_timeout_s: float = 60.0,
+        store: str | None = None,
         **limits: Any,
     ) -> Rig:
         bounds = LimitsOptions(**({"requests_in_flight": 8, "drain_s": 10.0} | limits))
@@ -166,7 +172,9 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             ),
             lambda now_s: Pacer(rpm, 10**10, 1.0, now_s),
             Recorder(
-                StoreTarget(str(tmp_path), RUN, DIMENSIONS), ids, open_journal(str(tmp_path), RUN, str(len(rigs)))
+                StoreTarget(store or str(tmp_path), RUN, DIMENSIONS),
+                ids,
+                open_journal(store or str(tmp_path), RUN, str(len(rigs))),
             ),
             ReplyCheck(stand_in, model, lambda _: None),
         )

@@ -12,7 +12,7 @@ from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.quota.pacer import Pacer
-from arkbeam.store.journal import Journal
+from arkbeam.store.journal import ObjectJournal
 from arkbeam.store.segments import Attempt, Bought
 
 START_S = 1_000.0
@@ -20,8 +20,8 @@ START_S = 1_000.0
 
 @pytest.fixture
 def accounting() -> Accounting:
-    """Accounting for a quota of 60 requests and 6,000 tokens a minute, without a journal."""
-    recorder = Recorder(StoreTarget("memory://none", "run", 1), iter(()), Journal(None))
+    """Accounting for a quota of 60 requests and 6,000 tokens a minute, with a journal that is never uploaded."""
+    recorder = Recorder(StoreTarget("memory://none", "run", 1), iter(()), ObjectJournal("memory://none", "1"))
     return Accounting(Pacer(60, 6_000, 1.0, START_S), recorder, random.Random(1))
 
 

@@ -143,7 +143,7 @@ def test_killed(
     assert_bill: Any,
     figures: Any,
 ) -> None:
-    """The same command publishes what an undisturbed run does; at most the in-flight requests plus `store.flush_rows` are paid twice.
+    """The same command publishes what an undisturbed run does; at most the in-flight requests are paid twice.
 
     `usage/` equals the bill. In the phases that send, it may also have requests that were about to be sent at the kill.
     """
@@ -166,7 +166,7 @@ def test_killed(
         figures(
             f"| {phase} | `{point.replace(':kill', '')}` | {at_kill} | {twice} | {above} | {len(rows)} of {len(undisturbed.expected)} |"
         )
-        assert twice <= IN_FLIGHT + FLUSH_ROWS
+        assert twice <= IN_FLIGHT
         if phase not in ("embed", "flush"):
             assert twice == 0
         assert_bill(place, bill, above=IN_FLIGHT if phase in ("embed", "flush") else 0)

@@ -20,7 +20,8 @@ from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
 from arkbeam.stages.publish import commit, usage
-from arkbeam.store import entries, integrity, layout, listing
+from arkbeam.stages.publish.cuts import cut_rows, find_marks
+from arkbeam.store import entries, integrity, layout, listing, replaced
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.integrity import is_whole, read_or_set_aside, set_aside
 from arkbeam.store.layout import list_parquet
@@ -112,11 +113,44 @@ def test_storage_that_fails_once(checks: Checks, inject: Any, call: Any, fault: 
     checks.completed()
 
 
-@pytest.mark.parametrize(("size", "about"), [(30_000, "/store/segments/"), (120_000, "/out/embeddings/")])
-def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, about: str) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "file.commit@*/out/embeddings/*:enospc:1",
+        "file.written@*/out/embeddings/*:eio:1",
+        "file.commit@*/out/usage/*:eio:1",
+        "file.write@*/run.json:enospc:1",
+        "file.commit@*/_SUCCESS:eio:1",
+    ],
+)
+def test_storage_that_fails_once_beside_parts_that_are_kept(
+    checks: Checks, inject: Any, call: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the output has parts that are kept, a failure has the same effect, and those parts stay as they are."""
+    place = checks.place
+    place.settings |= {
+        "limits.requests_in_flight": 1
+    }  # so that the order of the vectors, and the parts, are always the same
+    monkeypatch.setattr(publish, "find_marks", partial(find_marks, every=4))
+    monkeypatch.setattr(publish, "cut_rows", partial(cut_rows, part_rows=30))
+    place.write_texts(ROWS - 20)
+    place.run()
+    place.write_texts(ROWS)
+    with inject(fault):
+        assert call(*place.arguments("run")).code == 1
+    checks.assert_not_complete(place)
+    checks.completed()
+    assert any(file["kept"] for file in place.note["files"] if file["path"].startswith("embeddings/"))
+
+
+@pytest.mark.parametrize(
+    ("size", "says", "about"),
+    [(30_000, "the disk is full", "/store/journals/"), (120_000, "File too large", "/out/embeddings/")],
+)
+def test_a_disk_that_is_really_full(checks: Checks, start: Any, size: int, says: str, about: str) -> None:
     """A real limit of the operating system on the size of files has the same effect as a named fault."""
     ended = start(*checks.place.arguments("run"), before=partial(limit_files, size)).wait()
-    checks.failed(ended, "File too large", about)
+    checks.failed(ended, says, about)
     checks.completed()
 
 
@@ -126,7 +160,7 @@ def test_a_full_disk_in_publish_leaves_no_success_and_whole_parts(
     """If publishing over a complete output fails, `_SUCCESS` is gone and every part can be read."""
     filled.run()
     filled.write_texts(ROWS - 20)
-    with inject("file.commit@*/out/failures/*:enospc:1"):
+    with inject("file.commit@*/out/embeddings/*:enospc:1"):
         assert call(*filled.arguments("run")).code == 1
     assert_not_complete(filled)
     note = filled.run()
@@ -136,7 +170,7 @@ def test_a_full_disk_in_publish_leaves_no_success_and_whole_parts(
 def test_an_output_that_was_taken_over_in_mid_commit(filled: Place, start: Any, mark_path: Any, wait: Any) -> None:
     """A run that loses its claim exits with 6 before the next step of its commit, and changes nothing more."""
     run = start(*filled.arguments("run"), ARKBEAM_FAULTS="commit.note:sleep=1.5:1")
-    wait((filled.output / "usage/part-00000.parquet").exists)
+    wait(lambda: list((filled.output / "usage").glob("*.parquet")))
     mark_path(filled).write_bytes(b'{"run": "thief"}')
     ended = run.wait()
     assert ended.code == 6
@@ -228,17 +262,19 @@ def test_the_costs_of_a_damaged_segment(filled: Place, emulator: Any, where: str
 def test_a_segment_that_rots_is_found_when_it_is_published(
     filled: Place, assert_not_complete: Any, assert_vectors: Any, parts_of: Any
 ) -> None:
-    """If a segment changes and its size and time do not, Publish finds it: the run ends with an error, and the next one repairs it."""
+    """If a segment changes and its size and time do not, the run that next reads it ends with an error, and the one after it repairs it."""
     filled.run()
     path = _segments(filled)[0]
     status = path.stat()
     flip_bit(str(path), _place_in(path, "dense page") * 8)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert filled.run()["published"] == ROWS  # the part is kept, and the segment is not read
+    filled.write_texts(ROWS - 1)
     with pytest.raises(StoreError, match=r"damaged.*set aside as .*run again"):
         filled.run()
     assert_not_complete(filled)
     note = filled.run()
-    assert note["published"] == ROWS
+    assert note["published"] == ROWS - 1
     assert note["requests_sent"] > 0
     assert_vectors(filled.read("embeddings"), parts_of)
 
@@ -304,6 +340,11 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         newest = max(found, key=lambda one: layout.segment_id(str(getattr(one, "uri", one))), default=None)
         return [one for one in found if one != newest]
 
+    def lag_current(uri: str) -> dict[str, Any]:
+        current = replaced.list_current(uri)
+        newest = max((name for name in current if name.startswith("segments")), key=layout.segment_id)
+        return {name: one for name, one in current.items() if name != newest}
+
     with monkeypatch.context() as patched:  # when planning
         patched.setattr(listing, "list_versions", lambda uri, suffix: without_newest(uri, versions(uri, suffix)))
         note = filled.run()
@@ -317,7 +358,7 @@ def test_a_listing_that_lags(filled: Place, emulator: Any, caplog: Any, monkeypa
         assert not (filled.output / "_SUCCESS").exists()
     filled.write_texts(ROWS + 20)
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):  # when adding up what was paid
-        patched.setattr(usage, "list_parquet", lambda folder: lag(folder, ".parquet"))
+        patched.setattr(usage, "list_current", lag_current)
         filled.run()
     assert "usage/ has 0 of the 10 paid requests of this run" in caplog.text
     filled.run()

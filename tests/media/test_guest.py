@@ -19,6 +19,7 @@ from arkbeam.media.http_options import FromEnvironment, HttpOptions
 from arkbeam.media.weburl import parse_allowed_hosts, parse_url
 from PIL import Image
 
+from tests.media.outcomes import code_of
 from tests.media.raw import Request, reply, serve
 
 IMAGE = Modality.IMAGE
@@ -34,17 +35,6 @@ def _picture() -> bytes:
 
 PICTURE = _picture()
 GOOD = reply(200, PICTURE, {"ETag": '"1"'})
-
-
-@pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits that no server asks for."""
-    monkeypatch.setattr(hosts, "BACKOFF_S", 0.01)
-
-
-def _code_of(outcome: object) -> str:
-    assert isinstance(outcome, Failure), outcome
-    return outcome.code
 
 
 @pytest.mark.parametrize(
@@ -159,7 +149,7 @@ def test_a_closed_port_is_no_reason_to_wait() -> None:
         pass
     start = time.monotonic()
     looks = inspect_many([(web.url(f"/{number}.png"), IMAGE) for number in range(100)], OPTIONS)
-    assert {_code_of(look) for look in looks.values()} == {"media_unreachable"}
+    assert {code_of(look) for look in looks.values()} == {"media_unreachable"}
     assert time.monotonic() - start < 5
 
 
@@ -169,7 +159,7 @@ def test_hosts_that_do_not_reply_are_given_up(monkeypatch: pytest.MonkeyPatch) -
     end = threading.Event()
     with serve(lambda r: (end.wait(30), GOOD)[1]) as web:
         looks = inspect_many([(web.url(f"/{n}.png"), IMAGE) for n in range(100)], replace(OPTIONS, http_timeout_s=0.3))
-        assert {_code_of(look) for look in looks.values()} <= {"media_timeout", "media_unreachable"}
+        assert {code_of(look) for look in looks.values()} <= {"media_timeout", "media_unreachable"}
         assert len(web.requests) < 30
         end.set()
 
@@ -181,7 +171,7 @@ def test_reading_can_be_interrupted() -> None:
         start = time.monotonic()
         looks = inspect_many([(web.url(f"/{number}.png"), IMAGE) for number in range(40)], OPTIONS)
         assert time.monotonic() - start < 3
-        assert {_code_of(look) for look in looks.values()} == {"media_unreachable"}
+        assert {code_of(look) for look in looks.values()} == {"media_unreachable"}
         assert all("interrupted" in str(look) for look in looks.values())
 
 
@@ -230,7 +220,7 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
         assert isinstance(inspect(web.url("/"), IMAGE, OPTIONS), MediaInfo)
         assert len(web.requests) == 3
     with serve(lambda r: reply(status)) as web:
-        assert _code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == "media_status"
+        assert code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == "media_status"
         assert len(web.requests) == TRIES
 
 
@@ -238,7 +228,7 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
 def test_what_will_not_pass_is_not_tried_again(status: int) -> None:
     """Another status is final."""
     with serve(lambda r: reply(status)) as web:
-        assert _code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == "media_status"
+        assert code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == "media_status"
         assert len(web.requests) == 1
 
 
@@ -250,7 +240,7 @@ def test_a_server_that_asks_for_too_long_is_not_waited_for(retry_after: str) -> 
         start = time.monotonic()
         outcome = inspect(web.url("/"), IMAGE, replace(OPTIONS, http=HttpOptions(wait_s=5)))
         assert time.monotonic() - start < 2
-        assert _code_of(outcome) == "media_status"
+        assert code_of(outcome) == "media_status"
         assert "media.http.wait_s is 5" in str(outcome)
         assert len(web.requests) == 1
 
@@ -260,7 +250,7 @@ def test_a_server_that_asks_for_too_long_is_not_waited_for(retry_after: str) -> 
 def test_a_wait_that_is_none_is_chosen_here(retry_after: str) -> None:
     """A server that refuses for ever, without a usable time to wait, ends the row after a limited number of requests."""
     with serve(lambda r: reply(503, b"", {"Retry-After": retry_after})) as web:
-        assert _code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == "media_status"
+        assert code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == "media_status"
         assert TRIES <= len(web.requests) <= 20
 
 
@@ -272,7 +262,7 @@ def test_a_host_that_keeps_failing_is_asked_less(monkeypatch: pytest.MonkeyPatch
     with serve(lambda r: reply(502) if broken else GOOD) as web:
         uris = [(web.url(f"/{number}.png"), IMAGE) for number in range(100)]
         looks = inspect_many(uris, OPTIONS)
-        assert {_code_of(look) for look in looks.values()} == {"media_status"}
+        assert {code_of(look) for look in looks.values()} == {"media_status"}
         assert all("502" in str(look) for look in looks.values())
         assert len(web.requests) < 60
         broken = False
@@ -405,7 +395,7 @@ def test_a_network_is_allowed_for_names_too() -> None:
     with serve(lambda r: GOOD) as web:
         for network, code in (("127.0.0.0/8", None), ("127.0.0.0/29", None), ("127.0.0.2/32", "media_forbidden")):
             outcome = inspect(web.url("/", "localhost"), IMAGE, replace(OPTIONS, allowed_hosts=(network,)))
-            assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+            assert (None if isinstance(outcome, MediaInfo) else code_of(outcome)) == code
 
 
 @pytest.mark.parametrize(
@@ -447,7 +437,7 @@ def test_a_version_that_differs_with_each_answer(name: str) -> None:
         info = inspect(web.url("/"), IMAGE, OPTIONS)
         assert isinstance(info, MediaInfo)
         outcome = load_medium(web.url("/"), IMAGE, info.version, OPTIONS)
-        assert _code_of(outcome) == "media_changed"
+        assert code_of(outcome) == "media_changed"
         assert "media.identity: content" in str(outcome)
         content = replace(OPTIONS, identity="content")
         info = inspect(web.url("/"), IMAGE, content)

@@ -11,14 +11,17 @@ from urllib.parse import quote
 
 import pytest
 from arkbeam.base.records import Failure, Inline, Modality
-from arkbeam.media import MediaInfo, MediaOptions, hosts, http, inspect, inspect_many, load_medium
+from arkbeam.media import MediaInfo, MediaOptions, http, inspect, inspect_many, load_medium
 from arkbeam.media.access import Access
 from arkbeam.media.http import REDIRECTS_MAX, TRIES
 from arkbeam.media.kinds import BMP
 from PIL import Image
 
+from tests.media.outcomes import code_of
 from tests.media.pictures import data_uri
 from tests.web import Web
+
+pytestmark = pytest.mark.usefixtures("hurry")
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 HOST = "127.0.0.1"
@@ -41,17 +44,6 @@ def web(serve_web: Callable[..., Web]) -> Web:
     return serve_web({"a.bmp": PICTURE, "a.mp4": MP4, "empty.png": b"", "text.png": b"no picture"})
 
 
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the wait between tries."""
-    monkeypatch.setattr(hosts, "BACKOFF_S", 0.01)
-
-
-def _code_of(outcome: object) -> str:
-    assert isinstance(outcome, Failure), outcome
-    return outcome.code
-
-
 @pytest.mark.parametrize("manner", ["good", "dated", "bare", "ranges", "hops/5", "flaky"])
 def test_what_is_fetched_is_inlined_with_its_version(manner: str, web: Web) -> None:
     """Size, format and version are found with or without ranges, and with an etag, a date or neither; all bytes arrive."""
@@ -64,7 +56,7 @@ def test_what_is_fetched_is_inlined_with_its_version(manner: str, web: Web) -> N
     assert sent == Inline("image/bmp", PICTURE)
     assert info.wire_bytes == len(data_uri("image/bmp", PICTURE))
     web.files["a.bmp"], web.date = _picture(20) + b"\0", "Sun, 22 Nov 2026 21:00:00 GMT"
-    assert _code_of(load_medium(url, IMAGE, info.version, OPTIONS)) == "media_changed"
+    assert code_of(load_medium(url, IMAGE, info.version, OPTIONS)) == "media_changed"
 
 
 def test_one_range_of_header_bytes_is_asked_for_at_planning(web: Web) -> None:
@@ -97,7 +89,7 @@ def test_one_range_of_header_bytes_is_asked_for_at_planning(web: Web) -> None:
 def test_what_can_not_be_fetched_is_a_failure(path: str, code: str, words: str, web: Web) -> None:
     """Each kind of failure has its own code, and the message gives the measured value."""
     outcome = inspect(web.url(path), IMAGE, OPTIONS)
-    assert _code_of(outcome) == code
+    assert code_of(outcome) == code
     assert isinstance(outcome, Failure)
     assert words in outcome.message
 
@@ -112,18 +104,18 @@ def test_only_what_may_pass_is_tried_again(path: str, tries: int, web: Web) -> N
 def test_slow_and_endless_bodies_are_left(web: Web) -> None:
     """The time and the bytes for one medium are limited, whatever the server does."""
     outcome = inspect(web.url("slow/a.bmp"), IMAGE, replace(OPTIONS, http_timeout_s=0.5))
-    assert _code_of(outcome) == "media_timeout"
+    assert code_of(outcome) == "media_timeout"
     assert "0.5 s" in str(outcome)
     small = replace(OPTIONS, image_bytes_max=300_000, video_bytes_max=200_000)
     outcome = inspect(web.url("endless/a.jpg"), IMAGE, small)
-    assert _code_of(outcome) == "media_too_large"
+    assert code_of(outcome) == "media_too_large"
     assert "300000" in str(outcome)
 
 
 def test_sizes_are_refused_before_they_are_read(web: Web) -> None:
     """The message gives the size and the limit; only the header bytes were requested."""
     outcome = inspect(web.url("good/a.bmp"), IMAGE, replace(OPTIONS, image_bytes_max=1_000))
-    assert _code_of(outcome) == "media_too_large"
+    assert code_of(outcome) == "media_too_large"
     assert str(len(PICTURE)) in str(outcome)
     assert "1000" in str(outcome)
     assert len(web.requests) == 1
@@ -131,10 +123,10 @@ def test_sizes_are_refused_before_they_are_read(web: Web) -> None:
 
 def test_hosts_that_are_not_there() -> None:
     """A name that does not resolve and a port without a listener are `media_unreachable`."""
-    assert _code_of(inspect("http://no-such-host.invalid/a.png", IMAGE, OPTIONS)) == "media_unreachable"
+    assert code_of(inspect("http://no-such-host.invalid/a.png", IMAGE, OPTIONS)) == "media_unreachable"
     with socket.socket() as unused:
         unused.bind((HOST, 0))
-        assert _code_of(inspect(f"http://{HOST}:{unused.getsockname()[1]}/", IMAGE, OPTIONS)) == "media_unreachable"
+        assert code_of(inspect(f"http://{HOST}:{unused.getsockname()[1]}/", IMAGE, OPTIONS)) == "media_unreachable"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +157,7 @@ def test_private_addresses_are_not_reached(host: str, web: Web, monkeypatch: pyt
     """However the address is written, and whichever name resolves to it, no request is sent there."""
     _resolve_as(monkeypatch, {"pictures.example": [HOST]})
     outcome = inspect(f"http://{host}:{web.port}/good/a.bmp", IMAGE, replace(OPTIONS, allowed_hosts=()))
-    assert _code_of(outcome) in {"media_forbidden", "media_bad_uri", "media_unreachable"}
+    assert code_of(outcome) in {"media_forbidden", "media_bad_uri", "media_unreachable"}
     assert web.requests == []
 
 
@@ -185,7 +177,7 @@ def test_private_addresses_are_not_reached(host: str, web: Web, monkeypatch: pyt
 def test_addresses_of_networks_and_clouds_are_forbidden(url: str, words: str) -> None:
     """The message names the address and the config key that allows it."""
     outcome = inspect(url, IMAGE, OPTIONS)
-    assert _code_of(outcome) == "media_forbidden"
+    assert code_of(outcome) == "media_forbidden"
     assert words in str(outcome)
     assert "media.allowed_hosts" in str(outcome)
 
@@ -229,7 +221,7 @@ def test_redirects_are_checked_each_time(target: str, code: str, web: Web) -> No
     """A host that may be read can't redirect to an address or scheme that may not."""
     target = target.format(port=web.port)
     outcome = inspect(web.url(f"to?url={quote(target, safe='')}"), IMAGE, OPTIONS)
-    assert (_code_of(outcome), len(web.requests)) == (code, 1)
+    assert (code_of(outcome), len(web.requests)) == (code, 1)
 
 
 def test_a_redirect_within_what_is_allowed_is_followed(web: Web) -> None:

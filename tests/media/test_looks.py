@@ -46,6 +46,7 @@ _MIMES = {
 _PNG, _JPEG, _GIF = picture("PNG"), picture(), picture("GIF")
 _GIF_START = 13 + (3 << (_GIF[10] & 7) + 1)
 _NOISE = random.Random(0).randbytes(20_000)
+IMAGES = 600
 
 
 def _webp_of_chunks(count: int) -> bytes:
@@ -105,16 +106,16 @@ def test_signals_are_obeyed_while_images_are_looked_at(
     """SIGTERM ends a run that reads its manifest at once, though workers are decoding images for it."""
     noise = np.random.default_rng(0).integers(0, 65_536, (2_500, 2_500)).astype(np.uint16)
     (place.folder / "a.png").write_bytes(save(Image.fromarray(noise), "PNG", compress_level=1))
-    for number in range(40):
+    for number in range(IMAGES):  # far more than are looked at before the signal
         (place.folder / f"{number}.png").hardlink_to(place.folder / "a.png")
-    place.write_rows([{"id": str(number), "image": f"{number}.png"} for number in range(40)])
+    place.write_rows([{"id": str(number), "image": f"{number}.png"} for number in range(IMAGES)])
     settings = {
         "media.fit.transcode": True,
         "media.fit.resize_max_pixels": 100_000,
         "media.image_bytes_max": 50_000_000,
     }
     run = start(*place.arguments("run", settings))
-    wait_until(lambda: "reading and planning" in run.err)
+    wait_until(lambda: "reading | " in run.err)
     time.sleep(1.5)
     run.send(signal.SIGTERM)
     sent_s = time.monotonic()

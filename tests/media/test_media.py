@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.media.outcomes import code_of
 from tests.media.pictures import data_uri
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
@@ -47,12 +48,6 @@ def _put(folder: Path, name: str, data: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return str(path)
-
-
-def _code_of(outcome: object) -> str:
-    assert isinstance(outcome, Failure), outcome
-    assert len(outcome.message) <= 500
-    return outcome.code
 
 
 @pytest.mark.parametrize(
@@ -117,7 +112,7 @@ def test_what_the_api_would_refuse_is_a_failure(
     data: bytes, modality: Modality, code: str, tmp_path: Path, options: MediaOptions
 ) -> None:
     """A file that is not such a medium is a failure and is never sent."""
-    assert _code_of(inspect(_put(tmp_path, "medium.png", data), modality, options)) == code
+    assert code_of(inspect(_put(tmp_path, "medium.png", data), modality, options)) == code
 
 
 def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> None:
@@ -130,19 +125,19 @@ def test_sizes_are_refused_one_past_the_limit_and_not_at_it(tmp_path: Path) -> N
 
     assert isinstance(inspect(image_uri, IMAGE, limits(len(image) + 1, 0)), MediaInfo)
     outcome = inspect(image_uri, IMAGE, limits(len(image), 0))
-    assert _code_of(outcome) == "media_too_large"
+    assert code_of(outcome) == "media_too_large"
     assert isinstance(outcome, Failure)
     said = outcome.message.replace(str(tmp_path), "")  # the folder's name has digits, too
     assert said.count(str(len(image))) == 2
     assert isinstance(inspect(video_uri, VIDEO, limits(0, len(video))), MediaInfo)
-    assert _code_of(inspect(video_uri, VIDEO, limits(0, len(video) - 1))) == "media_too_large"
+    assert code_of(inspect(video_uri, VIDEO, limits(0, len(video) - 1))) == "media_too_large"
 
 
 def test_a_video_that_base64_makes_too_long_for_a_body_is_refused(tmp_path: Path) -> None:
     """A video below 50 MiB may be too large as base64 for a body of 64 MB: the encoded length counts."""
     uri = _put(tmp_path, "a.mp4", MP4)
     small = MediaOptions(allowed_roots=(str(tmp_path),), body_bytes_max=len(MP4) * 4 // 3)
-    assert _code_of(inspect(uri, VIDEO, small)) == "media_body_too_large"
+    assert code_of(inspect(uri, VIDEO, small)) == "media_body_too_large"
 
 
 def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
@@ -152,7 +147,7 @@ def test_pixels_are_limited(tmp_path: Path, options: MediaOptions) -> None:
         size = struct.pack(">II", side, side)
         body = b"IHDR" + size + b"\x08\x02\0\0\0"
         data = head[:12] + body + struct.pack(">I", zlib.crc32(body)) + b"\0\0\0\0IDAT"
-        assert _code_of(inspect(_put(tmp_path, f"{side}.png", data), IMAGE, options)) == "media_too_many_pixels"
+        assert code_of(inspect(_put(tmp_path, f"{side}.png", data), IMAGE, options)) == "media_too_many_pixels"
 
 
 def test_an_image_whose_size_stands_far_behind_is_still_measured(tmp_path: Path) -> None:
@@ -176,7 +171,7 @@ def test_urls_pass_and_are_not_looked_at(options: MediaOptions) -> None:
 )
 def test_urls_that_can_not_be_one_are_refused(url: str, options: MediaOptions) -> None:
     """White space, a missing host and excessive length are detected without a request."""
-    assert _code_of(inspect(url, IMAGE, options)) == "media_bad_uri"
+    assert code_of(inspect(url, IMAGE, options)) == "media_bad_uri"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +226,7 @@ def test_a_good_data_uri_passes_and_is_measured(options: MediaOptions) -> None:
 def test_bad_data_uris_are_refused(head: str, data: bytes, code: str, options: MediaOptions) -> None:
     """Upper case, other types, invalid base64, and a type that is not that of the bytes."""
     outcome = inspect(head + base64.b64encode(data).decode(), IMAGE, options)
-    assert _code_of(outcome) == code
+    assert code_of(outcome) == code
 
 
 def _encode(data: bytes) -> str:
@@ -277,7 +272,7 @@ def test_the_message_says_what_is_wrong_with_a_data_uri(
     """It names the fault and, in the payload, its place, and quotes nothing of the payload."""
     for modality in Modality.IMAGE, Modality.VIDEO:
         outcome = inspect(make_absolute(uri, folder), modality, options)
-        assert _code_of(outcome) == "media_bad_data_uri"
+        assert code_of(outcome) == "media_bad_data_uri"
         assert isinstance(outcome, Failure)
         assert words in outcome.message
         assert not any(part in outcome.message for part in ("iVBOR", "/9j/", "AAAA", "UklG", "AAAB"))
@@ -292,7 +287,7 @@ def test_paths_that_are_no_base64(path: str) -> None:
 def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
     """Base64 that ends within a group of four characters is not valid."""
     uri = data_uri("image/png", _picture())
-    assert _code_of(inspect(uri[:-1], IMAGE, options)) == "media_bad_data_uri"
+    assert code_of(inspect(uri[:-1], IMAGE, options)) == "media_bad_data_uri"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +307,7 @@ def test_a_data_uri_that_is_cut_off_is_refused(options: MediaOptions) -> None:
 def test_data_uris_of_videos(head: str, data: bytes, code: str | None, options: MediaOptions) -> None:
     """Three formats, in lower case, each with its own type; the bytes decide."""
     outcome = inspect(head + base64.b64encode(data).decode(), VIDEO, options)
-    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+    assert (None if isinstance(outcome, MediaInfo) else code_of(outcome)) == code
 
 
 @pytest.mark.parametrize(
@@ -345,13 +340,13 @@ def test_a_manifest_reads_only_what_it_may(uri: str, code: str, tmp_path: Path, 
     (tmp_path.parent / f"{tmp_path.name}-sibling").mkdir()
     _put(tmp_path.parent / f"{tmp_path.name}-sibling", "a.png", _picture())
     uri = uri.format(root=tmp_path)
-    assert _code_of(inspect(uri, IMAGE, options)) == code
-    assert _code_of(load_medium(uri, IMAGE, "1-1", options)) == code
+    assert code_of(inspect(uri, IMAGE, options)) == code
+    assert code_of(load_medium(uri, IMAGE, "1-1", options)) == code
 
 
 def test_no_local_file_may_be_read_unless_a_folder_is_allowed(tmp_path: Path) -> None:
     """Without allowed folders, every local path is rejected."""
-    assert _code_of(inspect(_put(tmp_path, "a.png", _picture()), IMAGE, MediaOptions())) == "media_forbidden"
+    assert code_of(inspect(_put(tmp_path, "a.png", _picture()), IMAGE, MediaOptions())) == "media_forbidden"
 
 
 def test_links_within_an_allowed_folder_work(tmp_path: Path, options: MediaOptions) -> None:
@@ -368,7 +363,7 @@ def test_a_file_that_changed_is_not_sent_under_its_old_version(tmp_path: Path, o
     assert isinstance(info, MediaInfo)
     _put(tmp_path, "a.bmp", bytes(reversed(_picture("BMP"))))
     os.utime(uri, ns=(0, 0))
-    assert _code_of(load_medium(uri, IMAGE, info.version, options)) == "media_changed"
+    assert code_of(load_medium(uri, IMAGE, info.version, options)) == "media_changed"
 
 
 def test_media_in_an_object_store_are_read_with_their_version() -> None:
@@ -381,10 +376,10 @@ def test_media_in_an_object_store_are_read_with_their_version() -> None:
     assert load_medium(uri, IMAGE, info.version, MediaOptions()) == Inline("image/png", _picture())
     time.sleep(0.001)
     store.pipe_file("/media-test/a.png", _picture(size=(20, 32)))
-    assert _code_of(load_medium(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
+    assert code_of(load_medium(uri, IMAGE, info.version, MediaOptions())) == "media_changed"
     store.pipe_file("/media-test/a.png", b"")
-    assert _code_of(inspect(uri, IMAGE, MediaOptions())) == "media_empty"
-    assert _code_of(inspect("memory://media-test", IMAGE, MediaOptions())) == "media_not_a_file"
+    assert code_of(inspect(uri, IMAGE, MediaOptions())) == "media_empty"
+    assert code_of(inspect("memory://media-test", IMAGE, MediaOptions())) == "media_not_a_file"
 
 
 class CachingStore(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -423,9 +418,9 @@ def test_versions_are_read_past_the_listing_cache() -> None:
     assert isinstance(first, MediaInfo)
     assert isinstance(second, MediaInfo)
     assert (first.version, second.version) == ("v1", "v2")
-    assert _code_of(load_medium("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
+    assert code_of(load_medium("cachingstore://a", IMAGE, "v1", options)) == "media_changed"
     broken = inspect("cachingstore://broken", IMAGE, options)
-    assert _code_of(broken) == "media_unreadable"
+    assert code_of(broken) == "media_unreadable"
     assert isinstance(broken, Failure)
     assert "pw" not in broken.message
     assert "abc" not in broken.message
@@ -438,7 +433,7 @@ def test_many_media_are_looked_at_together(tmp_path: Path, options: MediaOptions
     looks = inspect_many(wanted, options)
     assert [getattr(looks[one], "size_px", None) for one in wanted[:80]] == [(20 + index, 20) for index in range(80)]
     assert looks["https://a.example/b.png", IMAGE] == MediaInfo()
-    assert _code_of(looks[str(tmp_path / "missing"), IMAGE]) == "media_missing"
+    assert code_of(looks[str(tmp_path / "missing"), IMAGE]) == "media_missing"
 
 
 @pytest.mark.parametrize(

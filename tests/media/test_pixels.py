@@ -74,77 +74,91 @@ def _deep(values: Pixels, bits: int) -> Pixels:
     return (values / 255 * ((1 << bits) - 1)).round().astype(np.int64)
 
 
-def _layouts() -> Iterator[tuple[str, bytes, Pixels, bool]]:
-    """Yield layouts of a TIFF: a name, the file, the colours that it shows, and True if these must not be refused."""
+Layout = tuple[str, bytes, Pixels, bool]
+"""A name, the file, the colours that it shows, and True if these must not be refused."""
+
+
+def _layouts() -> Iterator[Layout]:
+    """Yield layouts of a TIFF."""
     for order, big in itertools.product("<>", (False, True)):
         where = f"{'little' if order == '<' else 'big'}{' BigTIFF' if big else ''}"
-        written: dict[str, Any] = {"order": order, "big": big}
         known = not (order == ">" and big)
-        for photometric, bits in itertools.product((0, 1), (1, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32, 64)):
-            stored = _deep(GREY, bits)
-            shown = (stored / ((2.0**bits) - 1) * 255).round()
-            shown = shown if photometric else 255 - shown
-            for compression in ("none", "deflate", "packbits"):
-                data = tiff(
-                    stored, photometric=photometric, bits=bits, compression=compression, strip_rows=20, **written
-                )
-                must = known and bits in (1, 2, 4, 8, 16) and not (bits == 16 and photometric == 0 and order == ">")
-                yield f"grey {bits} photometric {photometric} {compression} {where}", data, shown, must
-        for planar, bits, compression, tile in itertools.product(
-            (1, 2), (4, 8, 10, 12, 16, 32), ("none", "deflate"), (None, 16)
-        ):
-            data = tiff(
-                _deep(COLOUR, bits),
-                photometric=2,
-                bits=bits,
-                planar=planar,
-                compression=compression,
-                tile=tile,
-                **written,
+        for make in (_grey_layouts, _colour_layouts, _other_layouts):
+            yield from make(where, known, {"order": order, "big": big})
+
+
+def _grey_layouts(where: str, known: bool, written: dict[str, Any]) -> Iterator[Layout]:
+    for photometric, bits in itertools.product((0, 1), (1, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32, 64)):
+        stored = _deep(GREY, bits)
+        shown = (stored / ((2.0**bits) - 1) * 255).round()
+        shown = shown if photometric else 255 - shown
+        for compression in ("none", "deflate", "packbits"):
+            data = tiff(stored, photometric=photometric, bits=bits, compression=compression, strip_rows=20, **written)
+            must = (
+                known and bits in (1, 2, 4, 8, 16) and not (bits == 16 and photometric == 0 and written["order"] == ">")
             )
-            yield (
-                f"RGB {bits} planar {planar} {compression} tile {tile} {where}",
-                data,
-                COLOUR,
-                known and bits in (8, 16),
-            )
-        for planar, bits, kind in itertools.product((1, 2), (8, 16), (1, 2)):
-            clear = np.full((HEIGHT, WIDTH, 1), 255)
-            clear[20:30, 20:40] = 128
-            stored = (COLOUR * (clear / 255)).round() if kind == 1 else COLOUR
-            data = tiff(
-                _deep(np.dstack([stored, clear]), bits),
-                photometric=2,
-                bits=bits,
-                planar=planar,
-                extra=[kind],
-                **written,
-            )
-            yield f"RGBA {bits} planar {planar} alpha {kind} {where}", data, np.dstack([COLOUR, clear]), known
-        for bits, wide in itertools.product((1, 2, 4, 8), (True, False)):
-            colours = np.stack([np.linspace(0, 255, 1 << bits), np.linspace(255, 0, 1 << bits), np.full(1 << bits, 40)])
-            stored, colours = _deep(GREY, bits), colours.round().astype(int)
-            table = (colours * 257 if wide else colours).reshape(-1).tolist()
-            data = tiff(stored, photometric=3, bits=bits, tags={320: (SHORT, table)}, **written)
-            yield f"palette {bits} of {16 if wide else 8} bits {where}", data, colours.T[stored], known
-        for kind, (turn, turned) in itertools.product((BYTE, SHORT, LONG), TURNS.items()):
-            data = tiff(COLOUR, photometric=2, tags={274: (kind, [turn])}, **written)
-            yield f"orientation {turn} as {kind} {where}", data, turned(COLOUR), known
-        for planar in (1, 2):
-            stored = np.asarray(Image.fromarray(COLOUR).convert("YCbCr"))
-            data = tiff(stored, photometric=6, planar=planar, tags={530: (SHORT, [1, 1])}, **written)
-            yield f"YCbCr planar {planar} {where}", data, COLOUR, known
-        for name, stored, settings in (
-            ("float", GREY / 255, {"bits": 32, "sample_format": 3}),
-            ("float RGB", COLOUR / 255, {"bits": 32, "sample_format": 3, "photometric": 2}),
-            ("double", GREY / 255, {"bits": 64, "sample_format": 3}),
-            ("signed 8", GREY.astype(int) - 128, {"sample_format": 2}),
-            ("signed 16", _deep(GREY, 16) - 32_768, {"bits": 16, "sample_format": 2}),
-            ("L*a*b*", COLOUR, {"photometric": 8}),
-            ("planar L*a*b*", COLOUR, {"photometric": 8, "planar": 2}),
-            ("5 inks", np.dstack([COLOUR, COLOUR[:, :, :2]]), {"photometric": 5, "tags": {332: (SHORT, [2])}}),
-        ):
-            yield f"{name} {where}", tiff(stored, **settings, **written), np.full_like(GREY, 1), False
+            yield f"grey {bits} photometric {photometric} {compression} {where}", data, shown, must
+
+
+def _colour_layouts(where: str, known: bool, written: dict[str, Any]) -> Iterator[Layout]:
+    for planar, bits, compression, tile in itertools.product(
+        (1, 2), (4, 8, 10, 12, 16, 32), ("none", "deflate"), (None, 16)
+    ):
+        data = tiff(
+            _deep(COLOUR, bits),
+            photometric=2,
+            bits=bits,
+            planar=planar,
+            compression=compression,
+            tile=tile,
+            **written,
+        )
+        yield (
+            f"RGB {bits} planar {planar} {compression} tile {tile} {where}",
+            data,
+            COLOUR,
+            known and bits in (8, 16),
+        )
+    for planar, bits, kind in itertools.product((1, 2), (8, 16), (1, 2)):
+        clear = np.full((HEIGHT, WIDTH, 1), 255)
+        clear[20:30, 20:40] = 128
+        stored = (COLOUR * (clear / 255)).round() if kind == 1 else COLOUR
+        data = tiff(
+            _deep(np.dstack([stored, clear]), bits),
+            photometric=2,
+            bits=bits,
+            planar=planar,
+            extra=[kind],
+            **written,
+        )
+        yield f"RGBA {bits} planar {planar} alpha {kind} {where}", data, np.dstack([COLOUR, clear]), known
+
+
+def _other_layouts(where: str, known: bool, written: dict[str, Any]) -> Iterator[Layout]:
+    for bits, wide in itertools.product((1, 2, 4, 8), (True, False)):
+        colours = np.stack([np.linspace(0, 255, 1 << bits), np.linspace(255, 0, 1 << bits), np.full(1 << bits, 40)])
+        stored, colours = _deep(GREY, bits), colours.round().astype(int)
+        table = (colours * 257 if wide else colours).reshape(-1).tolist()
+        data = tiff(stored, photometric=3, bits=bits, tags={320: (SHORT, table)}, **written)
+        yield f"palette {bits} of {16 if wide else 8} bits {where}", data, colours.T[stored], known
+    for kind, (turn, turned) in itertools.product((BYTE, SHORT, LONG), TURNS.items()):
+        data = tiff(COLOUR, photometric=2, tags={274: (kind, [turn])}, **written)
+        yield f"orientation {turn} as {kind} {where}", data, turned(COLOUR), known
+    for planar in (1, 2):
+        stored = np.asarray(Image.fromarray(COLOUR).convert("YCbCr"))
+        data = tiff(stored, photometric=6, planar=planar, tags={530: (SHORT, [1, 1])}, **written)
+        yield f"YCbCr planar {planar} {where}", data, COLOUR, known
+    for name, stored, settings in (
+        ("float", GREY / 255, {"bits": 32, "sample_format": 3}),
+        ("float RGB", COLOUR / 255, {"bits": 32, "sample_format": 3, "photometric": 2}),
+        ("double", GREY / 255, {"bits": 64, "sample_format": 3}),
+        ("signed 8", GREY.astype(int) - 128, {"sample_format": 2}),
+        ("signed 16", _deep(GREY, 16) - 32_768, {"bits": 16, "sample_format": 2}),
+        ("L*a*b*", COLOUR, {"photometric": 8}),
+        ("planar L*a*b*", COLOUR, {"photometric": 8, "planar": 2}),
+        ("5 inks", np.dstack([COLOUR, COLOUR[:, :, :2]]), {"photometric": 5, "tags": {332: (SHORT, [2])}}),
+    ):
+        yield f"{name} {where}", tiff(stored, **settings, **written), np.full_like(GREY, 1), False
 
 
 def test_every_layout_of_a_tiff_is_shown_right_or_refused() -> None:
@@ -214,6 +228,15 @@ def test_fax_data_are_shown_right_or_refused(kind: str) -> None:
         assert _error(tiff(GREY > 127, packed=packed, fill_order=fill_order, **written), shown) == 0
     assert _error(tiff(GREY > 127, packed=packed, tags={266: (SHORT, [2])}, **written), shown) is None
     assert _error(tiff(GREY > 127, packed=packed[: len(packed) // 2], **written), shown) is None
+
+
+def test_pixels_that_a_jpeg_in_a_tiff_lacks_are_not_sent() -> None:
+    """A strip with fewer rows than the TIFF declares is refused; the decoder leaves the others as the memory was."""
+    whole, half = (save(Image.fromarray(GREY[:rows]), "JPEG", quality=95) for rows in (HEIGHT, HEIGHT // 2))
+    error = _error(tiff(GREY, packed=whole, compression="jpeg"), GREY)
+    assert error is not None
+    assert error < 3
+    assert _error(tiff(GREY, packed=half, compression="jpeg"), GREY) is None
 
 
 def test_fine_colours_are_kept() -> None:

@@ -16,6 +16,8 @@ from arkbeam.media.weburl import parse_url
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.outcomes import code_of
+
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 PASS, INLINE, SIGN = Access.PASS, Access.INLINE, Access.SIGN
 SMALLEST = {
@@ -46,11 +48,6 @@ POSSIBLE = {
 
 def _parse(access: object, **further: object) -> Config:
     return parse_config({**SMALLEST, "media": {"access": access, **further}})
-
-
-def _code_of(outcome: object) -> str:
-    assert isinstance(outcome, Failure), outcome
-    return outcome.code
 
 
 def test_every_scheme_that_a_manifest_may_name_is_in_this_table() -> None:
@@ -166,7 +163,7 @@ def test_bounds_of_times(key: str, good: list[float], bad: list[float]) -> None:
 def test_the_name_of_a_video_that_the_service_fetches(url: str, code: str | None) -> None:
     """`.mp4`, `.avi` and `.mov` in lower case, or no extension. For images and inlined media the name does not matter."""
     outcome = inspect(url, VIDEO, MediaOptions())
-    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+    assert (None if isinstance(outcome, MediaInfo) else code_of(outcome)) == code
     if isinstance(outcome, Failure):
         assert f".{extension_of(url)};" in outcome.message
         assert ".mp4, .avi, .mov" in outcome.message
@@ -231,7 +228,7 @@ def test_the_name_of_a_video_that_the_service_fetches(url: str, code: str | None
 def test_addresses_that_the_service_can_not_reach_are_not_passed_on(host: str, code: str | None) -> None:
     """The vendor's servers can't fetch a URL with a private address. Names are resolved by the service, so they are passed on."""
     outcome = inspect(f"http://{host}/a.png", IMAGE, MediaOptions())
-    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+    assert (None if isinstance(outcome, MediaInfo) else code_of(outcome)) == code
     if code == "media_forbidden":
         allowed = MediaOptions(allowed_hosts=("10.0.0.1", "169.254.169.254", "2852039166", "0xa9fea9fe", "fd00::1"))
         if host in ("10.0.0.1", "2852039166", "0xa9fea9fe", "169.254.169.254.", "169.254.43518", "10.1", "[fd00::1]"):

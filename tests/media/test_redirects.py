@@ -9,13 +9,16 @@ from typing import Literal
 
 import pytest
 import zstandard
-from arkbeam.base.records import Failure, Inline, Modality
-from arkbeam.media import MediaInfo, MediaOptions, hosts, inspect, load_medium
+from arkbeam.base.records import Inline, Modality
+from arkbeam.media import MediaInfo, MediaOptions, inspect, load_medium
 from arkbeam.media.access import Access
 from arkbeam.media.http import fetch, fetch_range
 from PIL import Image
 
+from tests.media.outcomes import code_of
 from tests.media.raw import Request, reply, serve
+
+pytestmark = pytest.mark.usefixtures("hurry")
 
 IMAGE = Modality.IMAGE
 OPTIONS = MediaOptions(access={"http": Access.INLINE}, allowed_hosts=("127.0.0.1",), http_timeout_s=10)
@@ -29,17 +32,6 @@ def _picture() -> bytes:
 
 PICTURE = _picture()
 GOOD = reply(200, PICTURE, {"ETag": '"1"'})
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the wait between tries."""
-    monkeypatch.setattr(hosts, "BACKOFF_S", 0.01)
-
-
-def _code_of(outcome: object) -> str:
-    assert isinstance(outcome, Failure), outcome
-    return outcome.code
 
 
 @pytest.mark.parametrize(
@@ -87,7 +79,7 @@ def test_every_status_that_redirects_does(status: int) -> None:
         for headers in ({}, {"Location": ""}, {"Location": " "}):
             at = dict(headers)
             outcome = inspect(web.url("/"), IMAGE, OPTIONS)
-            assert _code_of(outcome) == "media_status"
+            assert code_of(outcome) == "media_status"
             assert str(status) in str(outcome)
 
 
@@ -113,7 +105,7 @@ def test_every_status_that_redirects_does(status: int) -> None:
 def test_a_redirect_that_leads_nowhere_is_a_failure(location: bytes, code: str) -> None:
     """Malformed targets, private addresses in any spelling, other schemes, and two targets at once."""
     with serve(lambda r: reply(302, b"", {"Location": location})) as web:
-        assert _code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == code
+        assert code_of(inspect(web.url("/"), IMAGE, OPTIONS)) == code
 
 
 def test_user_and_password_stay_on_their_host() -> None:
@@ -194,7 +186,7 @@ def test_what_can_not_be_unpacked_is_a_failure(coding: str, packed: bytes, code:
     """Damaged, cut, unknown and exploding bodies end with their own code, within the limit of an image."""
     with serve(lambda r: reply(200, packed, {"Content-Encoding": coding, "ETag": '"1"'})) as web:
         outcome = inspect(web.url("/"), IMAGE, OPTIONS)
-        assert _code_of(outcome) == code
+        assert code_of(outcome) == code
         assert words in str(outcome)
 
 
@@ -264,7 +256,7 @@ def test_odd_replies_that_do_not(sent: bytes, code: str) -> None:
         outcome: object = inspect(web.url("/"), IMAGE, OPTIONS)
         if isinstance(outcome, MediaInfo):  # the planner does not see the end of the file
             outcome = load_medium(web.url("/"), IMAGE, outcome.version, OPTIONS)
-        assert _code_of(outcome) == code
+        assert code_of(outcome) == code
         assert "SECRET" not in str(outcome)
 
 
@@ -287,7 +279,7 @@ def test_an_endless_image_stops_at_the_limit_of_images() -> None:
     options = replace(OPTIONS, image_bytes_max=1_000_000)
     with serve(answer) as web:
         outcome = inspect(web.url("/"), IMAGE, options)
-        assert _code_of(outcome) == "media_too_large"
+        assert code_of(outcome) == "media_too_large"
         assert "1000000" in str(outcome)
         assert sent == 1
 

@@ -19,6 +19,7 @@ from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from tests.media.outcomes import code_of
 from tests.tos import TosServer
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
@@ -30,11 +31,6 @@ def _picture(pillow_format: str = "PNG", colour: int = 200) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), (colour, 30, 30)).save(stream, pillow_format)
     return stream.getvalue()
-
-
-def _code_of(outcome: object) -> str:
-    assert isinstance(outcome, Failure), outcome
-    return outcome.code
 
 
 def _query(url: str) -> dict[str, str]:
@@ -92,10 +88,10 @@ def test_what_changed_is_not_signed(bucket: Any) -> None:
     info = inspect("s3://media/a.png", IMAGE, SIGNED)
     assert isinstance(info, MediaInfo)
     bucket.pipe_file("media/a.png", _picture(colour=10))
-    assert _code_of(load_medium("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_changed"
+    assert code_of(load_medium("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_changed"
     bucket.rm("media/a.png")
-    assert _code_of(load_medium("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_missing"
-    assert _code_of(inspect("s3://media/a.png", IMAGE, SIGNED)) == "media_missing"
+    assert code_of(load_medium("s3://media/a.png", IMAGE, info.version, SIGNED)) == "media_missing"
+    assert code_of(inspect("s3://media/a.png", IMAGE, SIGNED)) == "media_missing"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +117,7 @@ def test_the_name_of_what_is_signed_must_tell_its_format(
     """The service tells the format from the extension; inlined, the same bytes are accepted under any name."""
     bucket.pipe_file(f"media/{name}", data)
     outcome = inspect(f"s3://media/{name}", modality, SIGNED)
-    assert (None if isinstance(outcome, MediaInfo) else _code_of(outcome)) == code
+    assert (None if isinstance(outcome, MediaInfo) else code_of(outcome)) == code
     if code == "media_extension":
         assert isinstance(outcome, Failure)
         assert "rename it" in outcome.message
@@ -132,10 +128,10 @@ def test_a_signed_video_may_be_larger_than_a_body(bucket: Any) -> None:
     """A signed video is limited by the size of a video, not by the size of a request body."""
     bucket.pipe_file("media/a.mp4", MP4)
     small = MediaOptions(body_bytes_max=len(MP4))
-    assert _code_of(inspect("s3://media/a.mp4", VIDEO, small)) == "media_body_too_large"
+    assert code_of(inspect("s3://media/a.mp4", VIDEO, small)) == "media_body_too_large"
     assert isinstance(inspect("s3://media/a.mp4", VIDEO, replace(small, access=SIGNED.access)), MediaInfo)
     smaller = replace(small, access=SIGNED.access, video_bytes_max=len(MP4) - 1)
-    assert _code_of(inspect("s3://media/a.mp4", VIDEO, smaller)) == "media_too_large"
+    assert code_of(inspect("s3://media/a.mp4", VIDEO, smaller)) == "media_too_large"
 
 
 def test_storage_that_can_not_sign_is_a_failure() -> None:
@@ -153,7 +149,7 @@ def test_storage_that_can_not_sign_is_a_failure() -> None:
     fsspec.register_implementation("gs", Unsigning, clobber=True)
     try:
         outcome = load_medium("gs://b/a.png", IMAGE, "v1", MediaOptions(access={"gs": Access.SIGN}))
-        assert _code_of(outcome) == "media_unsigned"
+        assert code_of(outcome) == "media_unsigned"
         assert "inline" in str(outcome)
     finally:
         _registry.pop("gs")
@@ -187,7 +183,7 @@ def test_tos_can_be_inlined_and_changes_are_seen(tos: TosServer) -> None:
     assert isinstance(info, MediaInfo), info
     assert load_medium("tos://media/a.png", IMAGE, info.version, inlined) == Inline("image/png", _picture())
     tos.files["a.png"] = _picture(colour=1)
-    assert _code_of(load_medium("tos://media/a.png", IMAGE, info.version, inlined)) == "media_changed"
-    assert _code_of(load_medium("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_changed"
+    assert code_of(load_medium("tos://media/a.png", IMAGE, info.version, inlined)) == "media_changed"
+    assert code_of(load_medium("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_changed"
     del tos.files["a.png"]
-    assert _code_of(load_medium("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_missing"
+    assert code_of(load_medium("tos://media/a.png", IMAGE, info.version, MediaOptions())) == "media_missing"

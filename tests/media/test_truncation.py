@@ -9,7 +9,7 @@ from arkbeam.media.checks import prepare
 from arkbeam.media.files import guard
 from arkbeam.media.headers import read_header
 from arkbeam.media.kinds import BMP, DIB, SGI, Kind, describe_unknown, detect_kind
-from arkbeam.media.truncation import count_gif_frames, find_truncation
+from arkbeam.media.truncation import find_truncation
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -117,14 +117,6 @@ def test_a_films_boxes_may_have_long_lengths_or_none() -> None:
     assert find_truncation(long, len(long), _kind(long)) is None
     assert find_truncation(long[:-1], len(long) - 1, _kind(long)) is not None
     assert find_truncation(endless, len(endless), _kind(endless)) is None
-
-
-def test_pictures_of_a_gif_are_counted() -> None:
-    """Only the difference between one image and several matters."""
-    assert count_gif_frames(picture("GIF")) == 1
-    assert count_gif_frames(animation("GIF")) == 2
-    assert count_gif_frames(animation("GIF"), strict=True) == 3
-    assert count_gif_frames(picture("GIF")[:100], strict=True) == 0
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.integers(0, 200), st.binary(min_size=1, max_size=8), st.booleans())

@@ -12,7 +12,7 @@ Samples = NDArray[Any]
 Tag = tuple[int, Sequence[int]]
 """The type of a tag's values (1: byte, 3: short, 4: long, 16: long8), and the values."""
 BYTE, SHORT, LONG, LONG8 = 1, 3, 4, 16
-_CODES = {"none": 1, "fax3": 3, "fax4": 4, "deflate": 8, "packbits": 32773}
+_CODES = {"none": 1, "fax3": 3, "fax4": 4, "jpeg": 7, "deflate": 8, "packbits": 32773}
 _LETTERS = {BYTE: "B", SHORT: "H", LONG: "I", LONG8: "Q"}
 _FLIPPED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 

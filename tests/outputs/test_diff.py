@@ -14,7 +14,7 @@ from arkbeam.outputs.diff import COSINES_MAX, diff_outputs
 from tests.outputs.conftest import change_part
 from tests.outputs.samples import embeddings_table, failures_table, write_output
 
-EMBEDDINGS = "embeddings/part-00000.parquet"
+EMBEDDINGS = "embeddings/part-00000"
 
 
 def test_an_output_and_itself(finished: Path) -> None:

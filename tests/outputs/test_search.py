@@ -22,12 +22,12 @@ from arkbeam.outputs.verify import verify_output
 from arkbeam.outputs.where import select_rows
 from PIL import Image
 
-from tests.outputs.conftest import TEXTS, change_part
+from tests.outputs.conftest import TEXTS, change_part, find_part
 from tests.outputs.samples import embeddings_table, write_output
 from tests.places import Emulator, Place, RealService
 from tests.s3 import S3
 
-EMBEDDINGS = "embeddings/part-00000.parquet"
+EMBEDDINGS = "embeddings/part-00000"
 SAME = Wording()
 RANDOM = np.random.default_rng(11)
 
@@ -110,7 +110,7 @@ def test_the_cache_follows_the_output(random_output: Any) -> None:
     assert cache.parent == folder.parent
     open_corpus(output, cache)
     before = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
-    change_part(folder, "embeddings/part-00001.parquet", lambda table: table.slice(50))
+    change_part(folder, "embeddings/part-00001", lambda table: table.slice(50))
     output = open_output(str(folder))
     corpus = open_corpus(output, cache)
     after = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
@@ -129,7 +129,7 @@ def test_the_cache_follows_the_output(random_output: Any) -> None:
 def test_a_changed_part_is_not_cached(random_output: Any) -> None:
     """A part whose bytes are not those that run.json names is an error, not a wrong answer."""
     folder = random_output[0]
-    part = folder / EMBEDDINGS
+    part = find_part(folder, EMBEDDINGS)
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)

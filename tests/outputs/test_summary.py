@@ -11,7 +11,7 @@ from arkbeam.outputs import summary
 from arkbeam.outputs.advice import _OTHER, advise
 from arkbeam.outputs.neighbours import Neighbours, find_neighbours, lay_out, to_units
 from arkbeam.outputs.sampling import choose_files, spread
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.earlier import PartFile
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,11 +13,11 @@ from arkbeam.outputs import verify
 from arkbeam.outputs.buckets import Buckets, repeats
 from arkbeam.outputs.verify import verify_output
 
-from tests.outputs.conftest import change_part
+from tests.outputs.conftest import change_part, find_part
 from tests.s3 import S3
 
-EMBEDDINGS = "embeddings/part-00000.parquet"
-FAILURES = "failures/part-00000.parquet"
+EMBEDDINGS = "embeddings/part-00000"
+FAILURES = "failures/part-00000"
 OLD = Path(__file__).parent.parent / "data" / "version-0.1.0" / "out"
 
 
@@ -106,10 +106,13 @@ def note_with(**changes: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "counts"),
     [
-        (lambda output: flip(output / EMBEDDINGS), {"hash": 1}),
-        (lambda output: (output / EMBEDDINGS).write_bytes(b""), {"hash": 1}),
-        (lambda output: (output / FAILURES).unlink(), {"missing": 1}),
-        (lambda output: shutil.copy(output / EMBEDDINGS, output / "embeddings" / "more.parquet"), {"stray": 1}),
+        (lambda output: flip(find_part(output, EMBEDDINGS)), {"hash": 1}),
+        (lambda output: find_part(output, EMBEDDINGS).write_bytes(b""), {"hash": 1}),
+        (lambda output: find_part(output, FAILURES).unlink(), {"missing": 1}),
+        (
+            lambda output: shutil.copy(find_part(output, EMBEDDINGS), output / "embeddings" / "more.parquet"),
+            {"stray": 1},
+        ),
         (lambda output: (output / "_SUCCESS").unlink(), {"incomplete": 1}),
         (lambda output: (output / "run.json").write_bytes(b"{"), {"run_note": 1}),
         (note_with(files=[{"path": "../x", "rows": 1, "bytes": 1, "sha256": "0" * 64}]), {"run_note": 1}),
@@ -151,9 +154,9 @@ def test_keys_of_many_rows_are_compared_by_bucket(tmp_path: Path) -> None:
 def test_command(output: Path, call: Callable[..., Any], tmp_path: Path) -> None:
     """The command exits with 0, with 1 and the faults if there are any, and with 2 without an output."""
     ended = call("verify", str(output))
-    assert (ended.code, ended.out.startswith("no fault: 3 files")) == (0, True)
+    assert (ended.code, ended.out.startswith("no fault: 4 files")) == (0, True)
     change_part(output, EMBEDDINGS, set_column("id", put(1, "\x1b[31m")))
-    flip(output / FAILURES)
+    flip(find_part(output, FAILURES))
     ended = call("verify", str(output))
     assert (ended.code, "hash failures/" in ended.out, "\x1b" in ended.out) == (1, True, False)
     ended = call("verify", str(output), "--json")
@@ -167,5 +170,6 @@ def test_an_output_on_s3(finished: Path, s3: S3) -> None:
         if path.is_file():
             s3.put(f"out/{path.relative_to(finished)}", path.read_bytes())
     assert verify_output(s3.uri("out")).is_sound
-    s3.put(f"out/{EMBEDDINGS}", (finished / EMBEDDINGS).read_bytes() + b" ")
+    part = find_part(finished, EMBEDDINGS)
+    s3.put(f"out/{part.relative_to(finished)}", part.read_bytes() + b" ")
     assert verify_output(s3.uri("out")).counts == {"hash": 1}

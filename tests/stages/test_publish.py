@@ -30,12 +30,14 @@ from arkbeam.quota.use import FoundLimits, QuotaUse
 from arkbeam.stages.plan import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
 from arkbeam.stages.publish import commit as commit_module
 from arkbeam.stages.publish import embeddings, failures, parts
-from arkbeam.stages.publish.commit import RUN_NOTE, SUCCESS, Commit, begin_commit, describe_run, end_run, finish_commit
-from arkbeam.stages.publish.embeddings import write_embeddings_part
+from arkbeam.stages.publish.commit import SUCCESS, Commit, begin_commit, describe_run, end_run, finish_commit
+from arkbeam.stages.publish.cuts import count_rows, cut_rows, find_marks, number_parts
+from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile
+from arkbeam.stages.publish.embeddings import publish_parts
 from arkbeam.stages.publish.failures import write_failures_part
-from arkbeam.stages.publish.parts import Manifests, PartFile, assign_parts, count_by, part_numbers
-from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, write_usage_part
-from arkbeam.stages.read import ShardSummary, stage_shard
+from arkbeam.stages.publish.parts import Manifests, assign_parts, count_by, part_numbers
+from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, publish_usage_part
+from arkbeam.stages.read import ShardSummary, open_index, stage_shard
 from arkbeam.store.claim import MARK_NAME
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import list_parquet, new_run_name, segment_id, segments_folder
@@ -107,6 +109,12 @@ class Run:
     def segments(self) -> dict[int, str]:
         """Return the URIs of the store's segments by id."""
         return {segment_id(uri): uri for uri in list_parquet(segments_folder(self.job.spec.store.uri))}
+
+    def publish(self, refs: pa.Table, segments: Mapping[int, str] | None = None, part: int = 0) -> PartFile:
+        """Write a part of `embeddings/` of an output that holds nothing."""
+        held = self.segments() if segments is None else segments
+        (file,) = publish_parts(part, refs, held, self.manifests, self.job.spec, Earlier())
+        return file
 
     def refs(self) -> pa.Table:
         """Return the REFS of all rows whose vector the store has."""
@@ -187,7 +195,7 @@ def test_each_row_has_the_vector_of_its_own_text(
     run.fill_store(random.Random(seed), 0.6)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(embeddings, "PART_ROWS", slice_rows)
-        table = _read(run, write_embeddings_part(4, run.refs(), run.segments(), run.manifests, run.job.spec))
+        table = _read(run, run.publish(run.refs(), part=4))
     owned = {run.texts[name] for uri in run.segments().values() for name in read_index(uri)["fingerprint"].to_pylist()}
     expected = {place: row for place, row in run.lines.items() if row is not None and row["text"] in owned}
     published = {(row["manifest"], row["row"]): row for row in table.to_pylist()}
@@ -209,9 +217,9 @@ def test_a_part_is_written_again_byte_for_byte(tmp_path: Path) -> None:
     run = _stage(tmp_path)
     run.fill_store(random.Random(1), 0.9)
     refs = run.refs()
-    first = write_embeddings_part(0, refs, run.segments(), run.manifests, run.job.spec)
+    first = run.publish(refs)
     shuffled = refs.take(pa.array(np.random.default_rng(1).permutation(refs.num_rows)))
-    assert write_embeddings_part(0, shuffled, run.segments(), run.manifests, run.job.spec) == first
+    assert run.publish(shuffled) == first
 
 
 def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None:
@@ -229,7 +237,7 @@ def test_a_row_without_its_own_vector_is_never_published(tmp_path: Path) -> None
         index = refs.column_names.index(name)
         wrong = refs.set_column(index, refs.schema.field(name), pa.array(values))
         with pytest.raises(StoreError, match="run again"):
-            write_embeddings_part(0, wrong, run.segments(), run.manifests, run.job.spec)
+            run.publish(wrong)
     assert not list(Path(run.job.spec.run.output_uri).rglob("*.parquet"))
 
 
@@ -245,7 +253,7 @@ def test_a_damaged_segment_does_not_block_the_output_for_ever(tmp_path: Path) ->
     data[dense.data_page_offset + dense.total_compressed_size - 5] ^= 1
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"damaged.* set aside as .*run again"):
-        write_embeddings_part(0, refs, {1: str(path)}, run.manifests, run.job.spec)
+        run.publish(refs, {1: str(path)})
     assert run.segments() == {}
     assert (Path(run.job.spec.store.uri) / "damaged" / run.job.spec.run.name / path.name).read_bytes() == data
 
@@ -266,7 +274,7 @@ def test_each_failed_row_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     reasons = {"文本 3": ("SensitiveContentDetected", "no"), "文本 4": ("OutofContextError", "long")}
     _, failed = _settle(run, reasons)
     monkeypatch.setattr(failures, "PART_ROWS", slice_rows)
-    table = _read(run, write_failures_part(2, failed, run.unreadable, run.manifests, run.job.spec))
+    table = _read(run, write_failures_part(2, failed, run.unreadable, run.manifests, run.job.spec, Earlier()))
     assert table.schema.remove_metadata() == schema.FAILURES
     found = {(row["manifest"], row["row"]): row for row in table.to_pylist()}
     assert table.num_rows == len(found)
@@ -362,11 +370,12 @@ def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.Monk
     run = _stage(folder)
     spec = run.job.spec
     paid = _pay(run)
-    monkeypatch.setattr("arkbeam.stages.publish.usage.FILES_PER_PART", 2)
+    for name, size in (("FILE_BYTES_MIN", 2**20), ("PART_BYTES", 2**21), ("PART_BYTES_MIN", 2**20)):
+        monkeypatch.setattr(f"arkbeam.stages.publish.usage.{name}", size)
     sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
     assert [number for number, _ in sources] == list(range(len(sources)))
-    assert len(sources) == 2
-    written = [write_usage_part(part, uris, spec) for part, uris in sources]
+    assert len(sources) == 4  # two for segments and two for events
+    written = [publish_usage_part(part, files, spec, Earlier()) for part, files in sources]
     rows = [row for part in written for row in _read(run, part.file).to_pylist()]
     found = {row["client_request_id"]: row for row in rows}
     assert len(found) == len(rows)
@@ -376,7 +385,7 @@ def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.Monk
         cost = None if text is None or image is None else pytest.approx(cost_cny(text, image, spec.model.capabilities))
         assert found[name]["cost_cny"] == cost
     _check_totals(written, paid, spec.run.name)
-    assert count_paid_twice(written) == 2  # names[0] was unusable once, names[1] lost once
+    assert count_paid_twice(written, spec, Earlier()) == 2  # names[0] was unusable once, names[1] lost once
 
 
 def _check_totals(
@@ -392,10 +401,10 @@ def _check_totals(
 def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None:
     """`usage/` then has one file with the schema and no rows."""
     run = _stage(tmp_path)
-    ((part, uris),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_uri)
-    written = write_usage_part(part, uris, run.job.spec)
+    ((part, files),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_uri)
+    written = publish_usage_part(part, files, run.job.spec, Earlier())
     assert _read(run, written.file).schema.names == schema.USAGE.names
-    assert (written.file.rows, count_paid_twice([written])) == (0, 0)
+    assert (written.file.rows, count_paid_twice([written], run.job.spec, Earlier())) == (0, 0)
 
 
 class Killed(BaseException):
@@ -440,28 +449,36 @@ class Steps:
         self.done += after
 
 
+def _cut(refs: pa.Table, rows_max: int) -> list[tuple[int, pa.Table]]:
+    marks = find_marks(refs, every=2)
+    numbered = number_parts(refs, cut_rows(marks, count_rows(refs, marks), rows_max))
+    return [(part, refs.filter(pa.array(numbered == part))) for part in np.unique(numbered).tolist()]
+
+
 def _split(table: pa.Table, key: str, rows_max: int) -> list[tuple[int, pa.Table]]:
     numbered = part_numbers(table, key, assign_parts(count_by(table, key), rows_max))
     return [(part, table.filter(pa.array(numbered == part))) for part in np.unique(numbered).tolist()]
 
 
 def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
-    """Publish as the Beam transforms do, in parts of at most `rows_max` rows; the plan counts `extra` rows too many."""
+    """Publish as the Beam transforms do, in parts of about `rows_max` rows; the plan counts `extra` rows too many."""
     spec = run.job.spec
     refs, failed = _settle(run, {})
-    begin_commit(spec.run.output_uri, spec.run.name)
+    earlier = begin_commit(spec, PlanTotals())
     published = [
-        write_embeddings_part(part, rows, run.segments(), run.manifests, spec)
-        for part, rows in _split(refs, "segment", rows_max)
+        file
+        for part, rows in _cut(refs, rows_max)
+        for file in publish_parts(part, rows, run.segments(), run.manifests, spec, earlier)
     ]
     failure_parts = [
-        write_failures_part(part, rows, [] if part else run.unreadable, run.manifests, spec)
+        write_failures_part(part, rows, [] if part else run.unreadable, run.manifests, spec, earlier)
         for part, rows in _split(failed, "shard", rows_max) or [(0, failed)]
     ]
     used = [
-        write_usage_part(part, uris, spec) for part, uris in list_usage_sources(spec.store.uri, spec.run.output_uri)
+        publish_usage_part(part, files, spec, earlier)
+        for part, files in list_usage_sources(spec.store.uri, spec.run.output_uri)
     ]
-    return finish_commit(_commit(run, published, failure_parts, used, extra), spec)
+    return finish_commit(replace(_commit(run, published, failure_parts, used, extra), earlier=earlier), spec)
 
 
 def _commit(
@@ -469,7 +486,7 @@ def _commit(
 ) -> Commit:
     unreadable = sum(summary.unreadable for summary in run.summaries)
     totals = PlanTotals(rows=run.keys.num_rows + extra, unreadable=unreadable)
-    return Commit(totals, LaneReport(Counts(), QuotaUse(1, 1)), published, failed, used)
+    return Commit(totals, LaneReport(Counts(), QuotaUse(1, 1)), published, failed, used, Earlier())
 
 
 def _is_complete(output: Path) -> bool:
@@ -479,6 +496,16 @@ def _is_complete(output: Path) -> bool:
     return set(files) == set(found) and all(
         hashlib.sha256(found[name].read_bytes()).hexdigest() == file["sha256"] for name, file in files.items()
     )
+
+
+def _published(run: Run) -> set[tuple[Any, ...]]:
+    """Return the published rows, each with the text of its vector."""
+    table = pq.read_table(Path(run.job.spec.run.output_uri) / "embeddings")
+    rows = table.select(["manifest", "row", "id", "fingerprint", "request_id"]).to_pylist()
+    dense = [vector[:4] for vector in table["dense"].to_pylist()]
+    found = {(*row.values(), *vector) for row, vector in zip(rows, dense, strict=True)}
+    assert len(found) == len(rows)
+    return found
 
 
 def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
@@ -498,32 +525,74 @@ def test_a_limit_that_was_found_is_told(tmp_path: Path) -> None:
             assert (words in told) == (found.rpm is not None)
 
 
+@dataclass
+class Two:
+    """Two contents of one output, and functions that publish each."""
+
+    first: Callable[[], dict[str, Any]]
+    second: Callable[[], dict[str, Any]]
+
+    @classmethod
+    def without_kept_parts(cls, run: Run) -> "Two":
+        """The same rows in parts of another size."""
+        return cls(lambda: _publish(run, rows_max=5), lambda: _publish(run, rows_max=1_000))
+
+    @classmethod
+    def with_kept_parts(cls, run: Run) -> "Two":
+        """The second content has the vectors of one more segment; most parts are the same."""
+        last = Path(run.segments()[3])
+        aside = last.with_suffix(".aside")
+
+        def publish(source: Path, target: Path) -> dict[str, Any]:
+            if source.exists():
+                source.rename(target)
+            return _publish(run, rows_max=5)
+
+        return cls(lambda: publish(last, aside), lambda: publish(aside, last))
+
+
 @pytest.mark.parametrize("after", [False, True])
-def test_a_commit_may_be_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
-    """After a kill at any file operation there is no `_SUCCESS` or the output is complete; a repeat completes it."""
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_commit_may_be_killed_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, keeps: bool
+) -> None:
+    """After a kill at any file operation there is no `_SUCCESS` or the output is complete; a repeat completes it.
+
+    This is so whether the output has parts that are kept or not.
+    """
     run = _stage(tmp_path, rows=25)
     run.fill_store(random.Random(2), 0.4)
     output = Path(run.job.spec.run.output_uri)
-    _publish(run, rows_max=5)
+    two = Two.with_kept_parts(run) if keeps else Two.without_kept_parts(run)
+    two.first()
+    kept = [file["kept"] for file in two.second()["files"] if file["path"].startswith("embeddings/")]
+    assert (True in kept, False in kept) == (keeps, True)
+    expected = _published(run)
+    two.first()
+    other = _published(run)
+    assert (other == expected) is not keeps
     finished, partial = False, 0
     for fatal in range(100):
         steps = Steps(fatal, after)
         with monkeypatch.context() as patched:
-            for name in ("remove_file", "write_bytes", "remove_leftovers"):
+            for name in ("remove_file", "remove_files", "write_bytes", "remove_leftovers"):
                 patched.setattr(commit_module, name, steps.wrap(getattr(commit_module, name)))
             patched.setattr(parts, "writing", steps.wrap_block(parts.writing))  # type: ignore[attr-defined]
             try:
-                _publish(run, rows_max=1_000)
+                two.second()
                 finished = True
             except Killed:
                 pass
         partial += not (output / SUCCESS).exists()
-        assert not (output / SUCCESS).exists() or _is_complete(output)
+        if (output / SUCCESS).exists():
+            assert _is_complete(output)
+            assert _published(run) in (expected, other)
         if finished:
             break
-        _publish(run, rows_max=5)
+        two.first()
         assert (output / SUCCESS).exists()
         assert _is_complete(output)
+        assert _published(run) == other
     assert finished
     assert partial >= 5
 
@@ -550,6 +619,106 @@ def test_parts_of_an_earlier_output_are_removed(tmp_path: Path) -> None:
     assert orjson.loads((output / RUN_NOTE).read_bytes()) == orjson.loads(orjson.dumps(few))
 
 
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _change(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+@pytest.mark.parametrize("harm", [_remove, _change])
+def test_a_kept_part_that_is_harmed_during_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    """A kept part that vanishes or changes after the commit began ends the run; the next run writes it again."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.5)
+    note = _publish(run, rows_max=5)
+    output = Path(run.job.spec.run.output_uri)
+    path = output / next(file["path"] for file in note["files"] if file["path"].startswith("embeddings/"))
+    data = path.read_bytes()
+
+    def clean(*arguments: Any) -> list[PartFile]:
+        harm(path)
+        return remove_others(*arguments)
+
+    remove_others = commit_module._remove_others
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_module, "_remove_others", clean)
+        with pytest.raises(StoreError, match=rf"{path.name} was (removed|changed) during the run.*run again"):
+            _publish(run, rows_max=5)
+    assert not (output / SUCCESS).exists()
+    after = _publish(run, rows_max=5)
+    assert path.read_bytes() == data
+    assert {file["path"]: file["kept"] for file in after["files"]} == {
+        file["path"]: output / file["path"] != path for file in note["files"]
+    }
+
+
+def test_a_new_part_that_vanishes_during_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output is not marked complete without one of its parts; a part that only the listing lacks is there."""
+    run = _stage(tmp_path)
+    run.fill_store(random.Random(1), 0.5)
+    output = Path(run.job.spec.run.output_uri)
+    list_parts = commit_module.list_parts  # type: ignore[attr-defined]
+
+    def lag(*arguments: Any) -> dict[str, Any]:
+        listed = list_parts(*arguments)
+        listed.pop(max(path for path in listed if path.startswith("embeddings/")))
+        return dict(listed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_module, "list_parts", lag)
+        _publish(run, rows_max=5)
+    assert _is_complete(output)
+    remove_others = commit_module._remove_others
+
+    def clean(*arguments: Any) -> list[PartFile]:
+        for path in (output / "embeddings").iterdir():
+            path.unlink()
+        return remove_others(*arguments)
+
+    (output / RUN_NOTE).unlink()  # so that no part is kept
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_module, "_remove_others", clean)
+        with pytest.raises(StoreError, match="was removed during the run"):
+            _publish(run, rows_max=5)
+    assert not (output / SUCCESS).exists()
+
+
+def test_usage_that_needs_a_damaged_segment(tmp_path: Path) -> None:
+    """A segment with the tokens of a lost request that is damaged is set aside, so that the next run is not blocked."""
+    run = _stage(tmp_path)
+    spec, names = run.job.spec, list(run.texts)
+    bought = segment_table([_bought(names[0], run.texts[names[0]], 1)], DIMENSIONS)
+    other = new_run_name(spec.run.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    path = Path(write_segment(spec.store.uri, other, 1, bought))
+    lost = Event(EventKind.LOST, Attempt(names[0], "lost", 1, 1.0), Failure("x", "x"), Usage())
+    write_events(spec.store.uri, spec.run.name, 2, [lost])
+    open_index(spec)  # it holds the segment, which is damaged only then
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + bytes(20))
+    (source,) = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    with pytest.raises(StoreError, match=r"set aside as .*run again"):
+        publish_usage_part(*source, spec, Earlier())
+    assert run.segments() == {}
+
+
+def test_a_kept_part_of_usage_that_is_damaged(tmp_path: Path) -> None:
+    """If requests that were paid twice can't be counted because a kept part is damaged, the error says what repairs it."""
+    run = _stage(tmp_path)
+    spec = run.job.spec
+    _pay(run)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    written = [publish_usage_part(part, files, spec, Earlier()) for part, files in sources]
+    kept = [replace(written[0], fingerprints=None), *written[1:]]
+    assert count_paid_twice(kept, spec, Earlier()) == 2
+    (Path(spec.run.output_uri) / written[0].file.path).write_bytes(bytes(200))
+    with pytest.raises(StoreError, match="run again with --verify"):
+        count_paid_twice(kept, spec, Earlier())
+
+
 @pytest.mark.parametrize("extra", [-1, 1])
 def test_rows_that_do_not_add_up_are_not_published(tmp_path: Path, extra: int) -> None:
     """If the output has one row too many or too few, there is no `_SUCCESS`, and the error has the counts."""
@@ -571,6 +740,8 @@ def test_a_run_that_stopped_leaves_the_output_alone_unless_told_otherwise(tmp_pa
     run = _stage(tmp_path)
     spec = replace(run.job.spec, publish_partial=partial)
     everything = PartFile("failures/part-00000.parquet", len(run.lines), 1, "0")
+    (Path(spec.run.output_uri) / "failures").mkdir()
+    (Path(spec.run.output_uri) / everything.path).write_bytes(b"x")
     stopped = _commit(run, [], [everything], [])
     end_run(replace(stopped, report=replace(stopped.report, stop=STOP)), spec)
     assert (Path(spec.run.output_uri) / SUCCESS).exists() is partial
@@ -590,6 +761,6 @@ def test_the_run_note_says_what_people_ask_for(tmp_path: Path) -> None:
     assert promised <= set(note)
     assert set(note["tokens"]) == {"prompt", "total", "text", "image"}
     assert {"rpm", "tpm", "utilisation", "binding"} <= set(note["quota"])
-    assert all(set(file) == {"path", "rows", "bytes", "sha256"} for file in note["files"])
+    assert all({"path", "rows", "bytes", "sha256", "digest", "version", "kept"} <= set(file) for file in note["files"])
     assert (note["requests_paid"], note["all_runs"]["requests_paid"]) == (3, 9)
     assert note["tokens"]["text"] == 10 + 10 + 2

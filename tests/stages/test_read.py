@@ -1,5 +1,6 @@
 """Read: rows are staged in the run's folder, and the files of the store are read as an index."""
 
+import gc
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import parse_config
 from arkbeam.app.job import Job, prepare_job
 from arkbeam.base import faults, schema
+from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import ManifestError, StoreError
 from arkbeam.base.faults import Injector
 from arkbeam.base.records import Failure, Usage
@@ -294,3 +296,25 @@ def test_a_storage_that_fails_is_not_taken_for_damage(tmp_path: Path, monkeypatc
     fails[:] = [1, 0]
     assert _read_all(job)[0] == {0, 1, 10, 11, 20, 21}  # one failure is followed by a second attempt
     assert list_parquet(segments_folder(job.spec.store.uri)) == segments
+
+
+def test_reading_leaves_the_garbage_collector_alone(tmp_path: Path) -> None:
+    """Rows make no garbage cycles: the collector looks for them at most once in 5,000 rows, with defaults 100 times."""
+    thresholds, seen = gc.get_threshold(), list[str]()
+    job = _job(tmp_path, [_line(id=f"{number}", text=f"text {number}") for number in range(5_000)])
+    gc.set_threshold(700, 10, 10)
+    relax_collector.cache_clear()
+
+    def note(phase: str, _: object) -> None:
+        if gc.get_threshold()[0] > 700:
+            seen.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        for shard in job.shards:
+            list(stage_shard(shard, job.spec))
+        assert gc.get_threshold()[0] > 700
+    finally:
+        gc.callbacks.remove(note)
+        gc.set_threshold(*thresholds)
+    assert seen.count("start") <= 1

@@ -16,10 +16,11 @@ from arkbeam.app.config import Config, load_config
 from arkbeam.app.job import Job, prepare_job
 from arkbeam.ark.client import read_api_key
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError
-from arkbeam.base.files import is_local, join, remove_file, write_bytes
+from arkbeam.base.files import remove_file, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.schema import KEYS, STAGED, UNREADABLE, concat
+from arkbeam.base.uris import is_local, join
 from arkbeam.base.words import format_seconds
 from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.read import ShardPlace, read_shard

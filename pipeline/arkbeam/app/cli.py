@@ -1,4 +1,4 @@
-"""The command line: `arkbeam run`, `arkbeam plan`, `arkbeam emulator` and `arkbeam inspect`."""
+"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and `arkbeam store` with its commands."""
 
 import logging
 import os
@@ -8,21 +8,21 @@ import sys
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from arkbeam import __version__
-from arkbeam.app import cli_outputs, cli_search, cli_setup
-from arkbeam.app.cli_options import AsJson, ConfigPath, OutputUri, Settings
+from arkbeam.app import cli_outputs, cli_search, cli_setup, cli_store
+from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, OutputUri, Settings
 from arkbeam.app.cli_print import err, out, print_json, say
 from arkbeam.app.config import OutputOptions, load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
 from arkbeam.app.service import open_service
 from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.files import exists, join
+from arkbeam.base.files import exists
 from arkbeam.base.redaction import redact_uri
+from arkbeam.base.uris import join
 from arkbeam.decoding.workers import resume as resume_looking
 from arkbeam.decoding.workers import stop as stop_looking
 from arkbeam.engine.outcomes import Stop, StopKind
@@ -39,7 +39,7 @@ app = typer.Typer(
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
     epilog="To try it without an API key: arkbeam run configs/demo.yaml\n\nWith your own files: arkbeam init PATH",
 )
-_BEFORE, _RUN, _AFTER = "Before a run", "Run", "A finished output"
+_BEFORE, _RUN, _AFTER, _STORE = "Before a run", "Run", "A finished output", "The store"
 cli_setup.add_commands(app, _BEFORE)
 _messages = Messages()
 
@@ -62,19 +62,6 @@ BeamOptions = Annotated[
 ]
 LogOption = Annotated[LogForm, typer.Option("--log", help="The form of messages and progress on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and what --json asks for.")]
-
-
-class ExitCode(IntEnum):
-    """Exit codes of the command line; EXIT_CODES has their meanings."""
-
-    OK = 0
-    FAULT = 1
-    USAGE = 2
-    FAILURES = 3
-    STOPPED = 4
-    BUDGET = 5
-    IN_USE = 6
-    INTERRUPTED = 130
 
 
 @app.callback(invoke_without_command=True)
@@ -107,6 +94,12 @@ def run(
             help="Re-embed everything if the model name now resolves to a different version.",
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Read every part of the output that would be kept; write it again if it is damaged."
+        ),
+    ] = False,
     as_json: AsJson = False,
     log: LogOption = LogForm.TEXT,
     quiet: Quiet = False,
@@ -115,7 +108,7 @@ def run(
 
     Reads the manifests and looks up every row in the store.
     Sends one request for each distinct row that is missing.
-    Writes embeddings/, failures/, usage/ and run.json to the folder output.uri.
+    Writes embeddings/, failures/, usage/ and run.json to the folder output.uri; part files that have not changed stay.
 
     Vectors that were paid for are kept in the store.
     After an interruption or an error, run the same command again: it sends only what is still missing.
@@ -126,7 +119,9 @@ def run(
     _messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
     with _signals(), open_service(loaded) as base_url:
-        job = prepare_job(loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial)
+        job = prepare_job(
+            loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial, verify=verify
+        )
         _print_notes(job.notes)
         job = set_processes(job, beam_options or [])
         with _progress(job.spec):
@@ -220,6 +215,7 @@ def inspect(
 
 cli_outputs.add_commands(app, _AFTER)
 cli_search.add_commands(app, _AFTER)
+cli_store.add_commands(app, _STORE)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:

@@ -1,5 +1,6 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands have, and the exit codes."""
 
+from enum import IntEnum
 from typing import Annotated
 
 import typer
@@ -13,3 +14,16 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config: --set quota.rpm=600. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of tables and lines.")]
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line; `cli.EXIT_CODES` has their meanings."""
+
+    OK = 0
+    FAULT = 1
+    USAGE = 2
+    FAILURES = 3
+    STOPPED = 4
+    BUDGET = 5
+    IN_USE = 6
+    INTERRUPTED = 130

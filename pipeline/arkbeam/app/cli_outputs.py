@@ -12,7 +12,7 @@ from arkbeam.app.cli_print import err, note, print_json, say
 from arkbeam.app.config import parse_published
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import absolute, is_local
+from arkbeam.base.uris import absolute, is_local
 from arkbeam.manifest.options import ReadContext
 
 if TYPE_CHECKING:

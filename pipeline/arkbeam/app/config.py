@@ -21,10 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import ModelOptions
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import check_credentials, lower_scheme
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.schema import OWN_COLUMNS, Layout
+from arkbeam.base.uris import check_credentials, lower_scheme
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.shards import FORMATS, split_endings

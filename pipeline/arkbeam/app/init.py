@@ -16,9 +16,9 @@ from arkbeam.app.guess import Column, Guess, describe_columns, guess_columns
 from arkbeam.app.schema import SCHEMA_NAME, schema_bytes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, ManifestError
-from arkbeam.base.files import is_local
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local
 from arkbeam.manifest.cells import Binary
 from arkbeam.manifest.options import ManifestOptions
 from arkbeam.manifest.rows import RowParser

@@ -15,9 +15,10 @@ from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import absolute, exists, join, read_bytes, remove_folder, remove_leftovers
+from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import absolute, is_local, join
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
@@ -30,11 +31,12 @@ from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
-from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
+from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
-from arkbeam.store.journal import record_lost_attempts
+from arkbeam.store.compaction import AUTOMATIC, compact_store
 from arkbeam.store.layout import (
     EXAMPLES,
     new_run_name,
@@ -44,11 +46,13 @@ from arkbeam.store.layout import (
 from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
+from arkbeam.store.recovery import recover_journals
 from arkbeam.store.run_files import note_uri
+from arkbeam.store.scratch import has_room, scratch_folder
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
-_PART = "part-00000.parquet"  # a file in each folder of the output
+_PART = "part-00000-0123456789abcdef.parquet"  # a file in each folder of the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,17 @@ class Job:
     spec: RunSpec
     shards: tuple[Shard, ...]
     notes: tuple[str, ...]
+    manifest_bytes: int | None = None
+    """Size of all manifests; None if that of some is unknown."""
 
 
 def prepare_job(
-    config: Config, *, base_url: str | None = None, retry_failed: bool = False, publish_partial: bool = False
+    config: Config,
+    *,
+    base_url: str | None = None,
+    retry_failed: bool = False,
+    publish_partial: bool = False,
+    verify: bool = False,
 ) -> Job:
     """Check everything that can be checked before anything is sent, and make the spec that all stages use.
 
@@ -70,6 +81,7 @@ def prepare_job(
         base_url: URL of the emulator that was started for this run; None for `api.base_url`.
         retry_failed: send requests again that the service rejected permanently in an earlier run.
         publish_partial: publish even if the run stops early.
+        verify: read the parts of the output that are kept, and write damaged ones again.
 
     Raise ConfigError or ManifestError that names the key or the file.
     """
@@ -97,6 +109,7 @@ def prepare_job(
         report=config.output.report,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
+        verify=verify,
         reads_failures=reads_failures,
         manifest_bytes=sum(shard.bytes for shard in shards),
         rows_before=None if reads_failures else _find_rows_before(run.output_uri, described["manifest"]["uris"]),
@@ -107,7 +120,8 @@ def prepare_job(
         *_name_notes(manifests),
         *list_similar_names(config),
     )
-    return Job(spec, tuple(shards), notes)
+    sizes = [manifest.bytes for manifest in manifests]
+    return Job(spec, tuple(shards), notes, None if None in sizes else sum(filter(None, sizes)))
 
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
@@ -180,13 +194,12 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     """
     job = set_processes(job if job.spec.run.name.endswith(PLAN_SUFFIX) else name_plan(job), beam_arguments)
     model = read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
-    spec = replace(job.spec, model_owned=model.resolved)
-    folder = run_folder(spec.store.uri, spec.run.name)
-    with show_alive(folder, spec.run.name):
+    planned = replace(job, spec=replace(job.spec, model_owned=model.resolved))
+    with _run_files(planned) as spec, show_alive(folder := _folder(spec), spec.run.name):
         try:
             with open_pipeline(beam_arguments) as pipeline:
                 build_plan(pipeline, spec, job.shards)
-            totals = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "plan")))
+            totals = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan")))
             return PlanTotals(**totals | {"notes": tuple(Note(**note) for note in totals["notes"])})
         finally:
             forget_index(spec.run.name)
@@ -200,29 +213,78 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
-    spec = set_processes(job, beam_arguments).spec
-    check_secrets(spec)
-    with claim_output(spec.run.output_uri, spec.run.name, stop_when_lost):
-        _clear_dead_runs(spec)
-        compact_media(spec.store.uri)
-        spec = replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
+    job = set_processes(job, beam_arguments)
+    check_secrets(job.spec)
+    try:
+        result = _run_claimed(job, beam_arguments, accept_model_change=accept_model_change)
+        _compact_store(job.spec)
+    finally:
+        forget_work(job.spec.run.name)  # at the very end: until then the progress display shows it
+    return result
+
+
+def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
+    run = job.spec.run
+    with claim_output(run.output_uri, run.name, stop_when_lost), _run_files(job) as placed:
+        _clear_dead_runs(placed)
+        compact_media(placed.store.uri)
+        spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
         try:
+            _show_running(spec)
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, spec, job.shards)
-            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.store.uri, spec.run.name, "result")))
+            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
         finally:
             forget_run(spec)
-        _record_lost(spec)
-        return result
+        _recover_journals(spec)
+    return result
+
+
+def _compact_store(spec: RunSpec) -> None:
+    """Compact the store if it has many small files.
+
+    The run has ended: an error of the storage, or Ctrl-C, ends the compaction with a warning and does not change the
+    exit code.
+    """
+    if spec.store.compact == "off":
+        return
+    try:
+        compact_store(spec.store.uri, AUTOMATIC.within(spec.store.grace_h))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the rows are published and paid for
+        _log.warning("the store is not compacted; the next run tries again: %s", str(error) or "interrupted")
+
+
+@contextmanager
+def _run_files(job: Job) -> Iterator[RunSpec]:
+    """Decide where the files of a run are, for the length of the block: on the local disk if only this process needs them.
+
+    They stay in the store if that is local anyway, or if the local disk may be too small.
+    """
+    spec = job.spec
+    is_alone = not spec.many_processes and not is_local(spec.store.uri)
+    if is_alone and job.manifest_bytes is not None and has_room(job.manifest_bytes):
+        with scratch_folder(spec.run.name) as folder:
+            yield replace(spec, scratch_uri=folder)
+    else:
+        yield spec
+
+
+def _folder(spec: RunSpec) -> str:
+    return run_folder(spec.run_files_uri, spec.run.name)
+
+
+def _show_running(spec: RunSpec) -> None:
+    """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
+    write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
 
 
 def forget_run(spec: RunSpec) -> None:
-    """Close the engine of a run that ends, forget what this process holds of it, and remove its files in the store."""
+    """Close the engine of a run that ends, forget what this process holds of it but its progress, and remove its files."""
     close_engine(spec.run.name)
     forget_index(spec.run.name)
-    forget_work(spec.run.name)
     _remove_marks(spec)
-    remove_folder(run_folder(spec.store.uri, spec.run.name))
+    for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
+        remove_folder(folder)
 
 
 @contextmanager
@@ -235,12 +297,16 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
         yield
 
 
-def _record_lost(spec: RunSpec) -> int:
-    """Record attempts of this output's runs whose replies were lost with their process; return their number.
-
-    This run holds the claim on the output, so all processes of its other runs have ended.
-    """
-    return record_lost_attempts(spec.store.uri, spec.run.output_uri, segment_ids())
+def _recover_journals(spec: RunSpec) -> None:
+    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
+    found = recover_journals(spec.store.uri, spec.run.output_uri, segment_ids())
+    if found.stored or found.lost:
+        _log.warning(
+            "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
+            " a reply are counted as paid",
+            found.stored,
+            found.lost,
+        )
 
 
 def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
@@ -262,10 +328,8 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
 
 
 def _clear_dead_runs(spec: RunSpec) -> None:
-    """Record lost attempts of earlier runs of this output, then remove the files that those runs left behind."""
-    lost = _record_lost(spec)
-    if lost:
-        _log.warning("an earlier run was killed: %d requests whose replies were lost are counted as paid", lost)
+    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind."""
+    _recover_journals(spec)
     _remove_marks(spec)
     remove_dead_runs(spec.store.uri, spec.run.output_uri)
     remove_leftovers(spec.run.output_uri)

@@ -14,6 +14,7 @@ from arkbeam.engine.outcomes import Sink
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages.embed.feed import StagedRow, Unsendable, encode_row
 from arkbeam.stages.embed.process import check_secrets, open_engine
+from arkbeam.stages.meter import forget_work
 from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import claim_output
@@ -65,6 +66,7 @@ def probe(job: Job, rows: SampledRows) -> Probed:
             return Probed("nothing was sent: the vectors of all rows that were read are in the store", is_sent=False)
         finally:
             forget_run(spec)
+            forget_work(spec.run.name)
 
 
 def _send(fingerprint: bytes, request: bytes, key: dict[str, Any], spec: RunSpec) -> Probed:

@@ -39,7 +39,7 @@ def plan_table(totals: PlanTotals, estimate: Estimate) -> Table:
     if estimate.covered is not None:
         rows.append(("budget", f"covers about {estimate.covered:.0%} of what is missing"))
     rows += [(note.level, escape(note.message)) for note in totals.notes]
-    return _two_columns("plan", rows)
+    return two_columns("plan", rows)
 
 
 def describe_plan(totals: PlanTotals, estimate: Estimate) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def summary_table(result: dict[str, Any]) -> Table:
     found = FoundLimits(quota.get("found_rpm"), quota.get("found_tpm"))
     rows += [("real quota", words) for words in found.describe(quota["rpm"], quota["tpm"])]
     rows += [(note["level"], escape(note["message"])) for note in result.get("notes", [])]
-    return _two_columns(f"run {result['run']}", rows)
+    return two_columns(f"run {result['run']}", rows)
 
 
 def _describe_retries(result: dict[str, Any]) -> str:
@@ -171,7 +171,8 @@ def _count_codes(output: Published) -> list[Code]:
     return count_codes(read_failures(output, output.parts(failures.FOLDER)))
 
 
-def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+def two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """Return a table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""Files and objects by URI. Exceptions of fsspec and its backends become `StoreError` here.
+"""Read, write, list and remove files and objects by URI. Exceptions of storage become `StoreError`.
 
 A file that this module writes is complete or absent, even if the write fails: a local file is written under a temporary
 name in the same folder and then renamed; an object is uploaded in one call. (An exception inside fsspec's `with
@@ -10,7 +10,6 @@ needed only during the run are not synced.
 import errno
 import functools
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -20,141 +19,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem, make_path_posix
+from fsspec.implementations.local import LocalFileSystem
 
 from arkbeam.base import faults
-from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
-from arkbeam.base.parallel import IN_FLIGHT, LOCAL_IN_FLIGHT, in_parallel
-from arkbeam.base.redaction import holds_credentials, redact
+from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import full_uri, is_local, open_filesystem, storage_errors
 
-LOCAL_SCHEMES = frozenset({"file", "local"})
 _TEMPORARY_SUFFIX = ".tmp"
 _TEMPORARY_PREFIX = "arkbeam-tmp-"
 _TEMPORARY_AGE_S = 24 * 3600.0
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_CHAIN = re.compile(r"::.*://|://.*::/", re.DOTALL)
 # Names that fsspec's file systems use for a file's etag and its modification time.
 _ETAG_KEYS = ("ETag", "etag", "generation", "md5Hash")
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-
-
-@contextmanager
-def storage_errors(doing: str, uri: str) -> Iterator[None]:
-    """Turn any exception of a storage backend into a `StoreError` that names the action and the URI."""
-    try:
-        yield
-    except ArkbeamError:
-        raise
-    except Exception as error:
-        raise StoreError(f"cannot {doing} {redact(uri)}: {type(error).__name__}: {redact(str(error))}") from error
-
-
-def scheme_of(uri: str) -> str | None:
-    """Return the scheme in front of `://`, in lower case; None for a path."""
-    match = _SCHEME.match(uri)
-    return match[1].lower() if match else None
-
-
-def is_chained(uri: str) -> bool:
-    """True for a chain of URIs, such as `zip://a.jsonl::s3://…`. `::` in a path or in an object's name makes no chain."""
-    return "::" in uri and uri[:1] not in ("/", "~", ".") and _CHAIN.search(uri) is not None
-
-
-def file_url_path(url: str) -> str:
-    """Return the path that a `file://` URL names: percent-decoded, without the host `localhost`.
-
-    The path is not decoded if that gives no valid UTF-8, or if only the path that is not decoded exists.
-    """
-    raw = url.partition("://")[2]
-    raw = raw.removeprefix("localhost") if raw.startswith("localhost/") else raw
-    try:
-        path = unquote(raw, errors="strict")
-    except UnicodeDecodeError:
-        return raw
-    return raw if path != raw and not os.path.lexists(path) and os.path.lexists(raw) else path
-
-
-def find_filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URI and the path in that filesystem. Exceptions of fsspec pass through.
-
-    The characters of a local path, and of an object's name, have no special meaning: fsspec's own function would take
-    `::` for a chain, and `file:` at the start of a path for a scheme.
-    """
-    uri = lower_scheme(uri)
-    if is_chained(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        return filesystem, str(path)
-    if uri.startswith("file:/") and not uri.startswith("file://"):
-        uri = uri.replace(":", "://", 1)
-    scheme = scheme_of(uri)
-    if scheme is None or scheme in LOCAL_SCHEMES:
-        path = uri if scheme is None else file_url_path(uri)
-        if path.startswith("~") and os.path.lexists(path):  # the name of a file, not of a home folder
-            path = f"./{path}"
-        return fsspec.filesystem("file"), make_path_posix(path).rstrip("/") or "/"
-    protocol = uri.partition("://")[0]
-    kind = fsspec.get_filesystem_class(protocol)
-    return fsspec.filesystem(protocol, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
-
-
-def open_filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URI and the path in that filesystem. Raise ConfigError for a URI with a password."""
-    check_credentials(uri)
-    with storage_errors("open", uri):
-        filesystem, path = find_filesystem(uri)
-        return filesystem, path.rstrip("/")
-
-
-def open_object_store(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of an object's URI and the path in it. `::` in a key is not the start of another URI."""
-    uri = lower_scheme(uri)
-    scheme = uri.partition("://")[0]
-    kind = fsspec.get_filesystem_class(scheme)
-    return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
-
-
-def lower_scheme(uri: str) -> str:
-    """Return a URI with its scheme in lower case, as fsspec needs it; a path is returned unchanged."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme.lower()}://{rest}" if separator and _SCHEME.match(uri) else uri
-
-
-def check_credentials(uri: str) -> None:
-    """Raise ConfigError if the URI of an object has a user or a password in it: errors of the storage would quote them."""
-    if holds_credentials(uri):
-        raise ConfigError(
-            f"{redact(uri)} has a user or a password in it: remove them; objects are read with the credentials of the"
-            " environment"
-        )
-
-
-def full_uri(filesystem: Any, path: str) -> str:
-    """Return the URI of a path in an fsspec filesystem; local paths stay as they are."""
-    return path if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(path))
-
-
-def is_local(uri: str) -> bool:
-    """Return True if a URI is a path on this machine, where renames are atomic and locks work."""
-    return isinstance(open_filesystem(uri)[0], LocalFileSystem)
-
-
-def reads_in_flight(uri: str) -> int:
-    """Return how many files to read at once: on a local disk, more than the cores can decode only take memory."""
-    return LOCAL_IN_FLIGHT if is_local(uri) else IN_FLIGHT
-
-
-def absolute(uri: str) -> str:
-    """Make a local path absolute, since workers have other working directories; return other URIs unchanged."""
-    filesystem, path = open_filesystem(uri)
-    return str(path) if isinstance(filesystem, LocalFileSystem) else uri.rstrip("/")
-
-
-def join(base: str, *names: str) -> str:
-    """Append path segments to a URI."""
-    return "/".join([base.rstrip("/"), *names])
 
 
 def exists(uri: str) -> bool:
@@ -254,6 +131,13 @@ def read_if_exists(uri: str) -> bytes | None:
             return None
 
 
+def read_range(uri: str, start: int, end: int | None = None) -> bytes:
+    """Read the bytes of a file from `start` to before `end`, in one call. A negative `start` counts from the end of the file."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("read", uri):
+        return bytes(filesystem.cat_file(path, start=start, end=end))
+
+
 def _read_whole(filesystem: Any, path: str) -> bytes:
     """Read a file. Without a range, s3fs would ask for the size first. In an empty object, any range is an error."""
     if isinstance(filesystem, LocalFileSystem):
@@ -301,15 +185,23 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
 
 
 @contextmanager
-def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None = None) -> Iterator[Path]:
+def writing(
+    uri: str,
+    *,
+    durable: bool = True,
+    check: Callable[[], None] | None = None,
+    name: Callable[[Path], str] | None = None,
+) -> Iterator[Path]:
     """Yield a local path to write to. At the end of the block, the file appears at `uri`.
 
-    `check` is called just before that. If the block or `check` raises, the file does not appear.
+    `name` may return another name for the file in the same folder, which can depend on what was written; if it returns
+    an empty one, no file appears. `check` is called just before the file appears. If the block, `name` or `check` raises,
+    it does not appear.
     """
     filesystem, path = open_filesystem(uri)
     with storage_errors("write", uri):
         if isinstance(filesystem, LocalFileSystem):
-            with _beside(Path(path), durable=durable) as temporary:
+            with _beside(Path(path), durable=durable, name=name) as temporary:
                 yield temporary
                 if check is not None:
                     check()
@@ -318,11 +210,19 @@ def writing(uri: str, *, durable: bool = True, check: Callable[[], None] | None 
             local = folder / "file"
             faults.hit("file.write", uri)
             yield local
+            final = path if name is None else _rename(path, name(local))
+            if final is None:
+                return
             if check is not None:
                 check()
             faults.hit("file.commit", uri)
-            filesystem.put_file(str(local), path)
+            filesystem.put_file(str(local), final)
             faults.hit("file.written", uri)
+
+
+def _rename(path: str, name: str) -> str | None:
+    """Return the path of a file with this name in the same folder; None for an empty name."""
+    return f"{path.rpartition('/')[0]}/{name}" if name else None
 
 
 @contextmanager
@@ -402,20 +302,26 @@ def _is_older(path: str, age_s: float) -> bool:
 
 
 @contextmanager
-def _beside(target: Path, *, durable: bool) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; rename it to the target if the block does not raise."""
+def _beside(target: Path, *, durable: bool, name: Callable[[Path], str] | None = None) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; rename it to the target if the block does not raise.
+
+    `name`: as in `writing`.
+    """
     _make_folder(target.parent, durable=durable)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}")
     try:
         faults.hit("file.write", str(target))
         yield temporary
+        final = str(target) if name is None else _rename(str(target), name(temporary))
+        if final is None:
+            return
         if durable:
             _sync(temporary)
-        faults.hit("file.commit", str(target))
-        os.replace(temporary, target)
+        faults.hit("file.commit", final)
+        os.replace(temporary, final)
         if durable:
             _sync_folder(target.parent)
-        faults.hit("file.written", str(target))
+        faults.hit("file.written", final)
     finally:
         temporary.unlink(missing_ok=True)
 

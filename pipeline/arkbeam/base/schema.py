@@ -103,13 +103,15 @@ REJECTED = pa.schema(
     ]
 )
 
-# Published rows: where the vector is and where the staged row is.
+# Published rows: where the vector is and where the staged row is. `cut_key`: the last 8 bytes of the fingerprint, by which
+# the rows are cut into parts (`stages.publish.cuts`).
 REFS = pa.schema(
     [
         pa.field("segment", pa.uint64(), nullable=False),
         pa.field("segment_row", pa.uint32(), nullable=False),
         pa.field("shard", pa.uint32(), nullable=False),
         pa.field("ordinal", pa.uint32(), nullable=False),
+        pa.field("cut_key", pa.uint64(), nullable=False),
     ]
 )
 
@@ -147,6 +149,9 @@ EVENTS = pa.schema(
         *_ATTEMPT,
     ]
 )
+
+# The events of an output that compaction has gathered, and what its vectors cost (kind `ok`). `run`: the run that sent it.
+GATHERED_EVENTS = EVENTS.append(pa.field("run", pa.string(), nullable=False))
 
 # Results of media inspection. `key`: hash of the URI; `version`: the version of the file that was inspected; `facts`:
 # the results as JSON.

@@ -71,7 +71,7 @@ def _read_and_plan(
 
 
 def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "plan"), orjson.dumps(totals))
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan"), orjson.dumps(totals))
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def _write_blocks(element: tuple[int, Iterable[pa.Table]], _: PlanTotals, spec: 
     shard, tables = element
     faults.hit("plan.deal")
     blocks = list(cut_blocks(concat(tables, KEYS), BLOCK_ROWS))
-    write_tables(buyers_uri(spec.store.uri, spec.run.name, shard), blocks, KEYS)
+    write_tables(buyers_uri(spec.run_files_uri, spec.run.name, shard), blocks, KEYS)
     faults.hit("plan.dealt")
     for number, block in enumerate(blocks):
         yield deal_lane(shard, number, spec.quota.lanes), Block(shard, number, block.num_rows)

@@ -133,7 +133,7 @@ _pool = _Pool()
 def ask(
     task: str, facts: dict[str, Any], data: bytes = b"", *, cpu_s: float, read: Reader | None = None
 ) -> tuple[dict[str, Any], bytes]:
-    """Do a task of `child.TASKS` in a worker process; return its answer and bytes. Blocks: call it in a thread.
+    """Do a task of `child` in a worker process; return its answer and bytes. Blocks: call it in a thread.
 
     The task may take `cpu_s` seconds of CPU time. It gets further bytes of the medium by `read`, whose exceptions are
     raised again. Raise TooSlow, Crashed, Interrupted.
@@ -152,14 +152,14 @@ def _ask_once(
     usable = False
     try:
         child.link.settimeout(_WALL_FACTOR * cpu_s + _WALL_S)
-        _send(child.link, {"task": task, "cpu_s": cpu_s, **facts}, data)
+        send_message(child.link, {"task": task, "cpu_s": cpu_s, **facts}, data)
         while True:
-            answer, packed = _receive(child.link)
+            answer, packed = receive_message(child.link)
             if "read" not in answer:
                 usable = True
                 return answer, packed
             assert read is not None
-            _send(child.link, {}, read(*answer["read"]))
+            send_message(child.link, {}, read(*answer["read"]))
     except TimeoutError:
         raise TooSlow from None
     except (ConnectionError, EOFError):
@@ -205,9 +205,6 @@ def receive_message(link: socket.socket) -> tuple[dict[str, Any], bytes]:
     """Receive what `send_message` sent. Raise EOFError if the connection was closed."""
     lengths = _HEADER.unpack(_receive_bytes(link, _HEADER.size))
     return json.loads(_receive_bytes(link, lengths[0])), _receive_bytes(link, lengths[1])
-
-
-_send, _receive = send_message, receive_message
 
 
 def _receive_bytes(link: socket.socket, size: int) -> bytes:

@@ -113,7 +113,7 @@ class Accounting:
 
     def record_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
         """Record a request that was cancelled at the end of the run, if it had been sent."""
-        if self.recorder.is_open(attempt.client_request_id):
+        if tracked.is_sent:
             for counts in self._both(tracked):
                 counts.lost += 1
             self.record_lost(attempt, Failure("abandoned", "the run ended before the answer came"))

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from arkbeam.engine.items import Tracked
 from arkbeam.quota.budget import BudgetGate
@@ -60,6 +61,10 @@ class Admission:
         self._again.clear()
         self._fresh.clear()
         return left
+
+    def next_items(self, count: int) -> list[Tracked]:
+        """Return the first items of the queue, at most `count`."""
+        return list(islice(chain(self._again, self._fresh), count))
 
     async def take(self) -> Admitted:
         """Wait until an item may be sent, count it as sent, and return it. Callers are served one at a time.

@@ -11,11 +11,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 from arkbeam.ark.client import ArkClient, new_client_request_id
 from arkbeam.ark.errors import advise
@@ -23,7 +21,9 @@ from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.replies import Action, ApiError
 from arkbeam.engine.accounting import Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
+from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.items import Item, Room, Tracked
+from arkbeam.engine.loop_thread import CHECK_S, LoopThread
 from arkbeam.engine.outcomes import Held, LaneReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.recorder import Flusher, Recorder
 from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
@@ -34,9 +34,6 @@ from arkbeam.quota.retry import next_wait_s, second_pass_wait_s
 from arkbeam.quota.sharing import Sharing, Unshared
 from arkbeam.quota.use import Minutes
 from arkbeam.store.segments import Bought
-
-_IDLE_CHECK_S = 0.02
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +95,13 @@ class Engine:
         self._sinks: set[Sink] = set()
         self._quit = asyncio.Event()
         self._stopping = threading.Event()  # set with `_stop`, for threads that wait
-        self._calls = threading.RLock()  # re-entrant: a signal handler may interrupt a call in the same thread
-        self._loop = asyncio.new_event_loop()
-        self._flusher = Flusher(
-            recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._loop, self._fail
+        self._thread = LoopThread("arkbeam-engine", self._serve)
+        self._announcer = Announcer(
+            recorder, self._next_items, self._new_client_id, lambda: self._accounting.counts.sent
         )
-        self._thread = threading.Thread(target=self._run, name="arkbeam-engine", daemon=True)
+        self._flusher = Flusher(
+            recorder, options.flush_rows, options.flush_s, options.flush_timeout_s, self._thread.loop, self._fail
+        )
         self._thread.start()
 
     # Called by lanes, the command line and the progress display.
@@ -111,11 +109,11 @@ class Engine:
     @contextmanager
     def lane(self) -> Iterator[None]:
         """Take part in the quota while a lane runs: for the length of the block."""
-        self._call(self._sharing.join)
+        self._thread.call(self._sharing.join)
         try:
             yield
         finally:
-            self._call(self._sharing.leave)
+            self._thread.call(self._sharing.leave)
 
     def expect(self, items: int) -> None:
         """Add to the number of items that lanes are going to submit, for the progress display."""
@@ -134,7 +132,7 @@ class Engine:
             for item in items:
                 item.resume(sink.take_held(item.fingerprint))
         tracked = [Tracked(item, sink) for item in items]
-        if not self._call(self._accept, tracked):
+        if not self._thread.call(self._accept, tracked):
             self._drop(tracked)
         return True
 
@@ -157,28 +155,28 @@ class Engine:
 
     def settle(self, sink: Sink) -> None:
         """Wait until all items of a lane are stored, failed or held for a second try."""
-        while not sink.wait_until_done(timeout_s=_IDLE_CHECK_S):
-            self._call(self._flush_idle)
+        while not sink.wait_until_done(timeout_s=CHECK_S):
+            self._thread.call(self._flush_idle)
 
     def pause(self, seconds: float) -> bool:
         """Let a lane without open items wait; return False as soon as the run stops. Other processes can use its budget."""
         if seconds > 0:
-            self._call_and_wait(self._take_leftovers)()
+            self._thread.call_and_wait(self._take_leftovers)()
         return not self._stopping.wait(max(0.0, seconds))
 
     def finish(self, sink: Sink) -> LaneReport:
         """Wait until all items of a lane are settled and stored; return its report. Held items become failures."""
         self.settle(sink)
-        flushes = self._call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
+        flushes = self._thread.call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
-            time.sleep(_IDLE_CHECK_S)
-        report = self._call_and_wait(lambda: self._report(sink))
-        self._call_and_wait(self._take_leftovers)()
+            time.sleep(CHECK_S)
+        report = self._thread.call_and_wait(lambda: self._report(sink))
+        self._thread.call_and_wait(self._take_leftovers)()
         return report
 
     def stop(self, stop: Stop) -> None:
         """Send nothing more; requests in flight may finish within `drain_s`. Later stops do not replace the first one."""
-        self._call(self._begin_stop, stop)
+        self._thread.call(self._begin_stop, stop)
 
     def status(self) -> Status:
         """Return the current state."""
@@ -192,27 +190,10 @@ class Engine:
 
     def close(self) -> None:
         """End the thread. Requests in flight are cancelled, results are flushed."""
-        self._call(self._leave_loop)
-        self._thread.join(timeout=self._options.limits.drain_s + self._options.flush_timeout_s)
-        ended = not self._thread.is_alive()
+        self._thread.call(self._leave_loop)
+        ended = self._thread.join(self._options.limits.drain_s + self._options.flush_timeout_s)
         self._flusher.close()
         self._recorder.close(complete=ended and self._fault is None)
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Run a function in the loop's thread later; return False if the loop has ended. After True it is certain to run."""
-        with self._calls:
-            if self._loop.is_closed():
-                return False
-            self._loop.call_soon_threadsafe(function, *arguments)
-            return True
-
-    def _call_and_wait(self, function: Callable[[], _Result]) -> _Result:
-        """Run a function in the loop's thread, or in this thread if the loop has ended, and return its result."""
-        answer: Future[_Result] = Future()
-        self._call(lambda: answer.set_result(function()))
-        while self._thread.is_alive() and not answer.done():
-            wait([answer], timeout=_IDLE_CHECK_S)
-        return answer.result() if answer.done() else function()
 
     # Called in the loop's thread.
 
@@ -221,25 +202,17 @@ class Engine:
         self._begin_stop(Stop(StopKind.FAULT, "closed", "the engine was closed before the work was done"))
         self._quit.set()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            with self._calls:
-                self._loop.run_until_complete(asyncio.sleep(0))  # calls that were scheduled meanwhile
-                self._loop.close()
-
     async def _serve(self) -> None:
         workers = [asyncio.create_task(self._work()) for _ in range(self._options.limits.requests_in_flight)]
         timer = asyncio.create_task(self._flusher.keep_time())
         sharing = asyncio.create_task(self._share())
+        announcer = asyncio.create_task(self._announcer.run(self._fail))
         try:
             await self._quit.wait()
         finally:
-            for task in (*workers, timer, sharing):
+            for task in (*workers, timer, sharing, announcer):
                 task.cancel()
-            await asyncio.gather(*workers, timer, sharing, return_exceptions=True)
+            await asyncio.gather(*workers, timer, sharing, announcer, return_exceptions=True)
             await self._flusher.finish()
             await self._client.aclose()
 
@@ -268,6 +241,7 @@ class Engine:
             tracked = admitted.tracked
             self._sinks.add(tracked.sink)
             try:
+                await self._announcer.wait_for(tracked)
                 await self._send(admitted)
             except ApiError as error:
                 self._settle_error(tracked, error)
@@ -286,7 +260,7 @@ class Engine:
         item, accounting = tracked.item, self._accounting
         item.first_sent_s = item.first_sent_s or sent_s
         self._started_s = self._started_s or sent_s
-        client_id = new_client_request_id(time.time(), self._random)
+        client_id = tracked.client_id or self._new_client_id()
         attempt = accounting.record_sent(tracked, client_id, sent_s)
         tracked.is_sent = False
         self._in_flight += 1
@@ -312,6 +286,7 @@ class Engine:
             accounting.record_abandoned(tracked, replace(attempt, latency_ms=(time.monotonic() - sent_s) * 1000))
             raise
         finally:
+            tracked.client_id, tracked.is_announced = "", False
             self._in_flight -= 1
             self._pacer.leave()
             self._admission.wake()
@@ -319,6 +294,13 @@ class Engine:
         bought = Bought(replace(attempt, latency_ms=(now_s - sent_s) * 1000), reply)
         accounting.settle_budget(tracked, reply.usage)
         self._settle_reply(tracked, bought, estimate, now_s)
+
+    def _new_client_id(self) -> str:
+        return new_client_request_id(time.time(), self._random)
+
+    def _next_items(self, count: int) -> list[Tracked]:
+        """Return the items that are probably sent next: those that wait to be sent again, then the first of the queue."""
+        return [*(tracked for _, tracked in self._waiting.values()), *self._admission.next_items(count)]
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         tracked.is_sent = True
@@ -357,7 +339,7 @@ class Engine:
         elif self._stop is not None:
             self._drop([tracked])
         else:
-            handle = self._loop.call_later(wait_s, self._retry, id(tracked))
+            handle = self._thread.loop.call_later(wait_s, self._retry, id(tracked))
             self._waiting[id(tracked)] = (handle, tracked)
 
     def _retry(self, key: int) -> None:
@@ -404,7 +386,7 @@ class Engine:
         self._drop([*unsent, *(tracked for _, tracked in self._waiting.values())])
         self._waiting.clear()
         self._flusher.start()
-        self._loop.call_later(self._options.limits.drain_s, self._quit.set)
+        self._thread.loop.call_later(self._options.limits.drain_s, self._quit.set)
 
     def _fail(self, fault: ArkbeamError) -> None:
         """Stop the run because of a bug or a storage error, and report it to every lane."""
@@ -430,6 +412,8 @@ class Engine:
     def _drop(self, tracked: Sequence[Tracked]) -> None:
         for one in tracked:
             self._release(one)
+            if one.client_id:  # it is announced and will not be sent
+                self._recorder.note_unpaid(one.client_id)
             held = one.item.again
             if held is None:
                 one.sink.drop(1)

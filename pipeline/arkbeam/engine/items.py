@@ -38,11 +38,17 @@ class Item:
 
 @dataclass(slots=True)
 class Tracked:
-    """An item with the sink of its lane. `is_sent` is True if the bytes of its last try were sent."""
+    """An item with the sink of its lane. `is_sent` is True if the bytes of its last try were sent.
+
+    `client_id` is the id of its next try, if that is announced in the journal, and `is_announced` is True once the
+    announcement is stored.
+    """
 
     item: Item
     sink: Sink
     is_sent: bool = False
+    client_id: str = ""
+    is_announced: bool = False
 
 
 @dataclass(slots=True)

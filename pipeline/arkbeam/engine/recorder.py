@@ -18,9 +18,9 @@ from arkbeam.engine.outcomes import Sink
 from arkbeam.store.entries import rejection_entries, vector_entries
 from arkbeam.store.events import Event, events_table, write_events
 from arkbeam.store.journal import Journal
-from arkbeam.store.multi import multi_table, write_multi
 from arkbeam.store.own_index import FLUSH_ROWS, OwnIndex
-from arkbeam.store.segments import Bought, index_table, segment_table, write_segment
+from arkbeam.store.results import write_results
+from arkbeam.store.segments import Bought, index_table
 
 MULTI_BYTES_MAX = 64 * 1024 * 1024
 
@@ -37,13 +37,15 @@ class StoreTarget:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one flush writes, with the sinks that receive the results."""
+    """What one flush writes, with the sinks that receive the results, and the generation of the journal that has it."""
 
     target: StoreTarget
     segments: Iterator[int]
     bought: Sequence[tuple[Bought, Sink | None]]
     events: Sequence[Event]
     index: OwnIndex
+    journal: Journal
+    generation: int
 
     def write(self) -> None:
         """Write the events and the segment, then deliver the INDEX rows of its results to each lane.
@@ -51,29 +53,36 @@ class Batch:
         Raise StoreError if the store can't be written; nothing is delivered then.
         """
         faults.hit("store.flush")
-        if self.events:
-            uri = write_events(self.target.store_uri, self.target.run, next(self.segments), self.events)
-            self.index.add(uri, rejection_entries(events_table(self.events)))
-        if not self.bought:
-            return
-        sinks = {id(sink): sink for _, sink in self.bought if sink is not None}
-        index = self._write_segment()
-        for key, sink in sinks.items():
-            rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
-            sink.deliver(index if len(rows) == index.num_rows else index.take(pa.array(rows)))
+        written: list[str] = []
+        with self.journal.guard(written):
+            segment, table = self._write_files(written)
+        if table is not None:
+            self._deliver(index_table(table.column("fingerprint").combine_chunks(), segment))
+        self.journal.settle(self.generation, segment)
         faults.hit("store.flushed")
         self.index.flush(self.segments, FLUSH_ROWS)
 
-    def _write_segment(self) -> pa.Table:
-        segment = next(self.segments)
-        bought = [bought for bought, _ in self.bought]
-        table = segment_table(bought, self.target.dimensions)
-        if self.target.multi:
-            multi = multi_table(bought, self.target.dimensions)
-            metadata = write_multi(self.target.store_uri, self.target.run, segment, multi)
-            table = table.replace_schema_metadata(metadata)
-        self.index.add(write_segment(self.target.store_uri, self.target.run, segment, table), vector_entries(table))
-        return index_table(table.column("fingerprint").combine_chunks(), segment)
+    def _write_files(self, written: list[str]) -> tuple[int, pa.Table | None]:
+        """Write the events and the segment; return the last id, and the segment's table if there is one."""
+        target, table, segment = self.target, None, 0
+        if self.events:
+            segment = next(self.segments)
+            written.append(write_events(target.store_uri, target.run, segment, self.events))
+            self.index.add(written[-1], rejection_entries(events_table(self.events)))
+        if self.bought:
+            segment, bought = next(self.segments), [bought for bought, _ in self.bought]
+            uri, table = write_results(
+                target.store_uri, target.run, segment, bought, target.dimensions, multi=target.multi
+            )
+            written.append(uri)
+            self.index.add(uri, vector_entries(table))
+        return segment, table
+
+    def _deliver(self, index: pa.Table) -> None:
+        sinks = {id(sink): sink for _, sink in self.bought if sink is not None}
+        for key, sink in sinks.items():
+            rows = [row for row, (_, owner) in enumerate(self.bought) if id(owner) == key]
+            sink.deliver(index if len(rows) == index.num_rows else index.take(pa.array(rows)))
 
 
 @dataclass(slots=True)
@@ -87,7 +96,7 @@ class Recorder:
     _events: list[Event] = field(default_factory=list)
     _oldest_s: float = math.inf
     _multi_bytes: int = 0
-    _open: set[str] = field(default_factory=set)
+    _open: dict[str, bytes] = field(default_factory=dict)
     _index: OwnIndex = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,34 +110,37 @@ class Recorder:
         """Return how long the oldest entry has waited, in seconds; negative infinity if the buffer is empty."""
         return now_s - self._oldest_s
 
-    def note_sent(self, client_request_id: str, fingerprint: bytes) -> None:
-        """Record in the journal a request that is about to be sent."""
+    def announce(self, client_request_id: str, fingerprint: bytes) -> None:
+        """Record in the journal a request that will probably be sent soon."""
         self.journal.sent(client_request_id, fingerprint)
-        self._open.add(client_request_id)
+        self._open[client_request_id] = fingerprint
+
+    def note_sent(self, client_request_id: str, fingerprint: bytes) -> None:
+        """Record in the journal a request that is about to be sent, if it was not announced."""
+        if client_request_id not in self._open:
+            self.announce(client_request_id, fingerprint)
         faults.hit("embed.sending")
 
     def note_unpaid(self, client_request_id: str) -> None:
-        """Record in the journal a request that ended and is not billed."""
-        self.journal.unpaid(client_request_id)
-        self._open.discard(client_request_id)
-
-    def is_open(self, client_request_id: str) -> bool:
-        """True if a request was sent and its result is not known."""
-        return client_request_id in self._open
+        """Record in the journal a request that ended and is not billed, or that will not be sent."""
+        if self._open.pop(client_request_id, None) is not None:
+            self.journal.unpaid(client_request_id)
+        if self.journal.is_large and not (self._bought or self._events):
+            self.journal.settle(self.journal.turn(self._open))
 
     def add_result(self, bought: Bought, sink: Sink | None) -> None:
         """Keep a result until the next flush. Without a sink it is stored for later runs and not delivered in this one."""
         reply = bought.reply
         faults.hit("embed.answered")
-        self._open.discard(bought.attempt.client_request_id)
-        self.journal.paid(bought.attempt.client_request_id, reply.id, reply.model, reply.created, reply.usage)
+        self.journal.bought(bought)
+        self._open.pop(bought.attempt.client_request_id, None)
         self._oldest_s = min(self._oldest_s, time.monotonic())
         self._bought.append((bought, sink))
         self._multi_bytes += reply.multi.nbytes if reply.multi is not None else 0
 
     def add_event(self, event: Event) -> None:
         """Keep an event until the next flush."""
-        self._open.discard(event.attempt.client_request_id)
+        self._open.pop(event.attempt.client_request_id, None)
         if event.paid:
             self.journal.paid(
                 event.attempt.client_request_id, event.request_id, event.model, event.created, event.usage
@@ -140,7 +152,8 @@ class Recorder:
         """Return what the buffer holds as a batch and empty the buffer; None if it is empty."""
         if not (self._bought or self._events):
             return None
-        batch = Batch(self.target, self.segments, self._bought, self._events, self._index)
+        generation = self.journal.turn(self._open)
+        batch = Batch(self.target, self.segments, self._bought, self._events, self._index, self.journal, generation)
         self._bought, self._events, self._oldest_s, self._multi_bytes = [], [], math.inf, 0
         return batch
 
@@ -185,7 +198,7 @@ class Flusher:
         return list(self._writing)
 
     async def wait_for_room(self) -> None:
-        """Wait while `rows_max` results are unwritten: a kill loses at most these and the requests in flight."""
+        """Wait while `rows_max` results are unwritten: the journal holds at most these and the next buffer."""
         while self._unwritten >= self.rows_max and self._writing:
             await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from arkbeam.base import schema
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import MASK, redact
+from arkbeam.base.uris import find_filesystem
 from arkbeam.manifest.batches import RowBatch, mask_row, quote_row
 from arkbeam.manifest.common_type import is_text
 from arkbeam.manifest.options import ManifestOptions

@@ -13,8 +13,8 @@ from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import find_filesystem, full_uri, is_chained, join
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import find_filesystem, full_uri, is_chained, join
 from arkbeam.manifest.failures import is_failure_table
 from arkbeam.manifest.globs import LocalSearch, Pattern, RemoteSearch, is_hidden
 from arkbeam.manifest.storage import is_absent, is_web, manifest_errors, without_query

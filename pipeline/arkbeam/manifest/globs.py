@@ -20,8 +20,8 @@ from fsspec.core import has_magic
 from fsspec.utils import glob_translate
 
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import full_uri
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import full_uri
 
 _ANY_FOLDERS = "**"
 Positions = frozenset[int]

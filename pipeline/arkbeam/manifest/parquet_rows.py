@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import find_filesystem
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import find_filesystem
 from arkbeam.manifest.batches import BATCH_ROWS_MAX, RawRow, RowBatch
 from arkbeam.manifest.cells import read_cells
 from arkbeam.manifest.kept import NO_VALUE

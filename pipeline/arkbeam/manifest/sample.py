@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import find_filesystem
 from arkbeam.base.records import Failure
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import find_filesystem
 from arkbeam.manifest.columns import ColumnWatch
 from arkbeam.manifest.csv_dialect import Dialect, find_delimiter, is_quoted_cell
 from arkbeam.manifest.json_array import is_array

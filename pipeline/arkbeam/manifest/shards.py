@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from fsspec.core import has_magic
 
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.files import find_filesystem
 from arkbeam.base.redaction import redact, redact_uri, strip_user_info
+from arkbeam.base.uris import find_filesystem
 from arkbeam.manifest.compression import ENDINGS, Compression, find_compression
 from arkbeam.manifest.failures import list_named_manifests
 from arkbeam.manifest.finding import FOOTER_THREADS, Found, WrittenFolder, find_failure_tables, find_files

@@ -36,6 +36,8 @@ def list_changes(fits: Sequence[Fit | None]) -> list[str] | None:
 
 def text_to_json(text: str, instructions: str | None, sparse: bool) -> bytes:
     """Return the JSON of a request with a single text: the same as `request_to_json`, but faster."""
+    if instructions is None and not sparse:
+        return b'{"parts":[["text",%b]]}' % orjson.dumps(text)
     return _dump([("text", text)], instructions, sparse)
 
 

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import ArkbeamError, ManifestError
-from arkbeam.base.files import find_filesystem, find_version, scheme_of
+from arkbeam.base.files import find_version
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import find_filesystem, scheme_of
 from arkbeam.manifest.compression import MAGIC_BYTES, Compression, Counted, find_compression, looks_plain, unpack
 from arkbeam.manifest.options import Format, ManifestOptions
 

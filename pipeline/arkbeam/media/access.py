@@ -9,14 +9,9 @@ from typing import Literal
 
 from arkbeam.base.bad_rows import fail_row
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import LOCAL_SCHEMES
 from arkbeam.base.records import Modality
-from arkbeam.media.uris import (
-    WEB_SCHEMES,
-    extension_of,
-    is_public,
-    scheme_of,
-)
+from arkbeam.base.uris import LOCAL_SCHEMES
+from arkbeam.media.uris import WEB_SCHEMES, extension_of, is_public, scheme_of
 from arkbeam.media.weburl import check_url, parse_allowed_hosts
 
 

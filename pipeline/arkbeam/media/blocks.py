@@ -14,10 +14,6 @@ _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # inside a scan: neit
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
-class NotEnough(Exception):
-    """The bytes end before what is looked for."""
-
-
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each chunk, where its body starts, and its length as declared. Bodies may be cut off."""
     at = 8

@@ -25,10 +25,9 @@ from arkbeam.media.options import MediaOptions
 KEY_BYTES = 16
 # Options that do not change what inspection finds: permissions are checked before the cache is used, and the others
 # concern speed or sending.
-_WITHOUT_EFFECT = {"allowed_roots", "schemes", "threads", "allowed_hosts", "sign_lifetime_s", "http_timeout_s"} | {
-    "url_ignore_params",
-    "http",
-}
+_WITHOUT_EFFECT = {
+    "allowed_roots", "schemes", "threads", "allowed_hosts", "sign_lifetime_s", "http_timeout_s", "url_ignore_params", "http",
+}  # fmt: skip
 
 Entry = tuple[str, MediaInfo]
 """The version of a medium, and the result of its inspection."""

@@ -14,9 +14,10 @@ from typing import Any, NoReturn, TypeVar
 
 from arkbeam.base.bad_rows import BadRow, fail_row
 from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.files import find_version, open_object_store
+from arkbeam.base.files import find_version
 from arkbeam.base.records import Failure, Modality
 from arkbeam.base.redaction import redact, secrets_of
+from arkbeam.base.uris import open_object_store
 from arkbeam.decoding.workers import Interrupted, is_stopped
 from arkbeam.media.checks import readable_bytes_max
 from arkbeam.media.data_uri import describe_data_uri, is_data_uri

@@ -52,17 +52,12 @@ def read_header(
 
 @cache
 def can_read_heic() -> bool:
-    """Return True if pillow-heif is installed, and register it with Pillow."""
-    try:
-        from pillow_heif import register_heif_opener  # noqa: PLC0415 (the extra `heif`)
-    except ImportError:
-        return False
-    register_heif_opener(thumbnails=False)
-    return True
+    """Return True if pillow-heif (the extra `heif`) is installed. Only worker processes import it."""
+    return find_spec("pillow_heif") is not None
 
 
 def _read_by_pillow(data: bytes, kind: Kind, look_s: float) -> ImageFacts | None:
-    if kind is HEIC and find_spec("pillow_heif") is None:
+    if kind is HEIC and not can_read_heic():
         return None
     found, _ = look("open", {"formats": kind.pillow_formats}, data, look_s)
     if "error" in found:

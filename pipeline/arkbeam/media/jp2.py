@@ -15,7 +15,7 @@ _END = b"\xff\xd9"
 
 
 @dataclass(slots=True)
-class _Boxes:
+class _Header:
     """What the boxes before the code stream say, and where the code stream is."""
 
     stream: int = 0
@@ -29,52 +29,52 @@ class _Boxes:
 
 def read_jp2(data: bytes) -> ImageFacts | None:
     """Read the facts from the first bytes; None if they do not hold the header."""
-    boxes = _read_boxes(data, len(data))
-    if boxes is None:
+    header = _read_header(data)
+    if header is None:
         return None
-    size, depths = _read_size(data, boxes.stream)
+    size, depths = _read_size(data, header.stream)
     count = len(depths)
     deep = count == 1 and depths[0] > 8
-    channels = boxes.palette_channels or count
+    channels = header.palette_channels or count
     return ImageFacts(
         JPEG2000,
         size,
-        cmyk=boxes.colours == _CMYK and channels == 4,
-        transparent=2 in (count, channels) or (channels == 4 and boxes.colours != _CMYK),
+        cmyk=header.colours == _CMYK and channels == 4,
+        transparent=2 in (count, channels) or (channels == 4 and header.colours != _CMYK),
         deep=deep,
-        unfit=_judge(boxes, depths),
-        repairs=Repairs(order=boxes.order),
-        recipe=2 if boxes.order else 1,
+        unfit=_judge(header, depths),
+        repairs=Repairs(order=header.order),
+        recipe=2 if header.order else 1,
     )
 
 
 def find_jp2_cut(data: bytes) -> str | None:
     """Return why a whole JPEG 2000 counts as truncated, or None. Other boxes may follow the code stream."""
-    boxes = _read_boxes(data, len(data))
-    if boxes is None:
+    header = _read_header(data)
+    if header is None:
         return "the file ends within its header"
-    if boxes.stream_end > len(data):
-        return f"box 'jp2c' declares {boxes.stream_end} bytes; the file has {len(data)}"
-    return None if _END in data[boxes.stream : boxes.stream_end][-64:] else "no end marker (EOC)"
+    if header.stream_end > len(data):
+        return f"box 'jp2c' declares {header.stream_end} bytes; the file has {len(data)}"
+    return None if _END in data[header.stream : header.stream_end][-64:] else "no end marker (EOC)"
 
 
-def _judge(boxes: _Boxes, depths: tuple[int, ...]) -> str:
+def _judge(header: _Header, depths: tuple[int, ...]) -> str:
     if max(depths) > 8 and len(depths) > 1:
         return "JPEG 2000 of several channels of more than 8 bits can't be decoded right"
-    if boxes.colours in (_LAB, _EXTENDED_YCC):
-        return f"the colours of this JPEG 2000 (enumerated colour space {boxes.colours}) can't be converted"
-    if boxes.is_odd or len(depths) > 4:
+    if header.colours in (_LAB, _EXTENDED_YCC):
+        return f"the colours of this JPEG 2000 (enumerated colour space {header.colours}) can't be converted"
+    if header.is_odd or len(depths) > 4:
         return "the channels of this JPEG 2000 can't be told apart"
     return ""
 
 
-def _read_boxes(data: bytes, size: int) -> _Boxes | None:
+def _read_header(data: bytes) -> _Header | None:
     if data.startswith(_SIGNATURE):
-        return _Boxes(0, size)
-    found = _Boxes()
-    for name, body, end in _boxes(data, 0, size):
+        return _Header(0, len(data))
+    found = _Header()
+    for name, body, end in _boxes(data, 0, len(data)):
         if name == b"jp2h":
-            for inner, start, stop in _boxes(data, body, min(end, size)):
+            for inner, start, stop in _boxes(data, body, min(end, len(data))):
                 _note(found, inner, data[start:stop])
         elif name == b"jp2c":
             if data[body : body + 4] != _SIGNATURE:
@@ -100,7 +100,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         at = stop
 
 
-def _note(found: _Boxes, name: bytes, body: bytes) -> None:
+def _note(found: _Header, name: bytes, body: bytes) -> None:
     if name == b"colr" and body[:1] == b"\1" and len(body) >= 7 and found.colours is None:
         (found.colours,) = struct.unpack_from(">I", body, 3)
     elif name == b"pclr" and len(body) >= 3:

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from arkbeam.base.bad_rows import fail_row
-from arkbeam.base.files import open_object_store
 from arkbeam.base.records import Failure, Inline, Modality
 from arkbeam.base.redaction import also_mask
+from arkbeam.base.uris import open_object_store
 from arkbeam.media.access import Access, find_access
 from arkbeam.media.checks import prepare, readable_bytes_max
 from arkbeam.media.data_uri import decode_data_uri, is_data_uri

@@ -110,7 +110,9 @@ def open_object(target: S3Object, start: int, end: int) -> MediumBlocks:
         return MediumBlocks(iter(()), 0, size, version)
     low, high = answer.range
     meta = answer.meta
-    return MediumBlocks(iter(answer.stream(min_chunk_size=_BLOCK_BYTES)), high - low, meta["size"], _version(meta))
+    is_small = high - low <= _BLOCK_BYTES  # one call for all bytes takes less CPU time than a stream
+    blocks = iter((answer.bytes(),)) if is_small else iter(answer.stream(min_chunk_size=_BLOCK_BYTES))
+    return MediumBlocks(blocks, high - low, meta["size"], _version(meta))
 
 
 def head_object(target: S3Object) -> tuple[int, str]:

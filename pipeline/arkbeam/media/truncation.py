@@ -13,6 +13,7 @@ from arkbeam.media.kinds import AVI, GIF, ICNS, ICO, JPEG, JPEG2000, MOV, MP4, P
 _BOXES_MAX = 10_000
 _ICONS_MAX = 256
 _SOS, _EOI = 0xDA, 0xD9
+_GIF_IMAGE = 0x2C
 _JPEG_END = b"\xff\xd9"
 _UNKNOWN_LENGTHS = (0, 2**32 - 1)
 _INDEX, _FRAMES = b"moov", (b"mdat", b"moof")
@@ -52,7 +53,7 @@ def _find_truncation(data: bytes, size: int, kind: Kind) -> str | None:
 def _find_missing_end(data: bytes, kind: Kind) -> str | None:
     if kind is JPEG and not _has_jpeg_end(data):
         return "no end marker (EOI)"
-    if kind is GIF and count_gif_frames(data, strict=True) < 1:
+    if kind is GIF and not _is_whole_gif(data):
         return "the file ends within a block"
     return find_jp2_cut(data) if kind is JPEG2000 else None
 
@@ -80,19 +81,14 @@ def _has_jpeg_end(data: bytes) -> bool:
     return False
 
 
-def count_gif_frames(data: bytes, *, strict: bool = False) -> int:
-    """Count the images of a GIF, up to two. `strict`: count all images, or return 0 if the file ends within a block.
-
-    A GIF without its last byte, the trailer, counts as complete: all decoders accept it.
-    """
+def _is_whole_gif(data: bytes) -> bool:
+    """Return True for at least one image, and no block that is cut off. All decoders accept a GIF without its last byte."""
     frames = 0
     for name, _, complete in gif_blocks(data):
-        frames += name == 0x2C and (complete or not strict)
-        if frames == 2 and not strict:
-            break
         if not complete:
-            return 0 if strict else frames
-    return frames
+            return False
+        frames += name == _GIF_IMAGE
+    return frames > 0
 
 
 def _find_movie_truncation(data: bytes, size: int) -> str | None:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
-from arkbeam.base import files
+from arkbeam.base import uris
 from arkbeam.base.bad_rows import fail_row
-from arkbeam.base.files import LOCAL_SCHEMES, file_url_path
 from arkbeam.base.redaction import holds_credentials
+from arkbeam.base.uris import LOCAL_SCHEMES, file_url_path
 from arkbeam.media.data_uri import is_data_uri
 
 WEB_SCHEMES = frozenset({"http", "https"})
@@ -31,7 +31,7 @@ _NAT64_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::
 
 def scheme_of(uri: str) -> str | None:
     """Return the URI's scheme in lower case, `data` for a data URI, None for a path."""
-    return "data" if is_data_uri(uri) else files.scheme_of(uri)
+    return "data" if is_data_uri(uri) else uris.scheme_of(uri)
 
 
 def is_web(uri: str) -> bool:

@@ -23,8 +23,6 @@ _AUTHORITY = re.compile(r"[^:]*://([^/?#]*)")
 _HOST_AND_PORT = re.compile(r"(.+?)(?::([0-9]+))?")
 _WHITE = re.compile(r"[\s\x00-\x20\x7f]")
 _CHARACTERS = {" ": "a blank", "\t": "a tab", "\n": "a line break", "\r": "a line break"}
-
-
 _NOT_IN_HOSTS = {"://": "a scheme", "/": "a path", "@": "a user", "*": "a wildcard"} | {
     "\\": "a backslash", "?": "a query", "#": "a fragment", "%": "a percent sign",
 }  # fmt: skip

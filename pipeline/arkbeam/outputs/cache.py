@@ -26,13 +26,14 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import is_local, join, remove_file, remove_leftovers, storage_errors, writing
+from arkbeam.base.files import remove_file, remove_leftovers, writing
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
 from arkbeam.outputs.checks import hash_file
 from arkbeam.outputs.published import Published, dense_matrix, flat_values, list_ends, local_part, read_batches
 from arkbeam.stages.publish import embeddings
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.earlier import PartFile
 
 Matrix = npt.NDArray[np.float32]
 BLOCK_BYTES = 64 * 2**20

@@ -33,7 +33,7 @@ from arkbeam.outputs.published import (
     read_batches,
 )
 from arkbeam.stages.publish import embeddings, failures
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.earlier import PartFile
 
 EXAMPLES_MAX = 10
 COSINES_MAX = 4_096

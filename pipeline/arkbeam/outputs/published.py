@@ -16,26 +16,17 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import (
-    absolute,
-    exists,
-    fetch_file,
-    is_local,
-    join,
-    open_filesystem,
-    read_if_exists,
-    storage_errors,
-    temporary_folder,
-)
+from arkbeam.base.files import exists, fetch_file, read_if_exists, temporary_folder
 from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.base.redaction import redact
-from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.base.uris import absolute, is_local, join, open_filesystem, storage_errors
+from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE, PartFile, parse_part
 
 PARTS_IN_FLIGHT = 4
 """Most parts of an output on an object store that are copied to this machine at once; a part has about 100 MB."""
 BATCH_ROWS = 4_096
-_PART = re.compile(rf"({'|'.join(PART_FOLDERS)})/part-[0-9]{{5,}}\.parquet")
+_PART = re.compile(rf"({'|'.join(PART_FOLDERS)})/part-[0-9]{{5,}}(-[0-9a-f]{{16}})?\.parquet")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,7 +42,7 @@ class Published:
     @classmethod
     def of(cls, uri: str, note: Mapping[str, Any]) -> "Published":
         """Return the output at `uri`, given the content of its `run.json`."""
-        files = (PartFile(**file) for file in note["files"])
+        files = (parse_part(file) for file in note["files"])
         return cls(uri, note, tuple(sorted(files, key=lambda file: file.path)))
 
     def parts(self, folder: str) -> list[PartFile]:

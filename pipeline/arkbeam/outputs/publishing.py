@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from arkbeam.base.errors import OutputInUse
-from arkbeam.base.files import join, read_if_exists, remove_file, writing
+from arkbeam.base.files import read_if_exists, remove_file, writing
+from arkbeam.base.uris import join
 from arkbeam.manifest.options import ReadContext
 from arkbeam.outputs.facts import digest_files
 from arkbeam.outputs.originals import Source

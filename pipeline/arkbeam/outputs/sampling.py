@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base import schema
-from arkbeam.base.files import reads_in_flight
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import reads_in_flight
 from arkbeam.outputs.published import Published, flat_values, kept_names, open_in_place
 from arkbeam.stages.publish import embeddings, failures, usage
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.earlier import PartFile
 
 SEED = 20_260
 ROWS_MAX = 5_000

@@ -15,15 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import absolute, exists, join, list_files, temporary_folder
+from arkbeam.base.files import exists, list_files, temporary_folder
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import absolute, join
 from arkbeam.outputs.buckets import Buckets, Keys, hash_texts, mix, repeats
 from arkbeam.outputs.checks import Fault, check_rows, check_schema, hash_file
 from arkbeam.outputs.published import Published, local_part, open_part, read_batches, read_output
 from arkbeam.stages.publish import embeddings, failures, usage
-from arkbeam.stages.publish.commit import PART_FOLDERS, RUN_NOTE, SUCCESS
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
+from arkbeam.stages.publish.earlier import RUN_NOTE, PartFile
 
 FAULTS_MAX = 10
 """Most faults that a report has; the others are only counted."""

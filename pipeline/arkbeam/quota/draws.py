@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, read_bytes, write_bytes
+from arkbeam.base.files import list_files, read_bytes, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.quota.budget import NO_COST, Cost, choose_draw, is_within_budget
 from arkbeam.store.layout import run_folder
 

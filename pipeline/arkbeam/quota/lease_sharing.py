@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local
+from arkbeam.base.uris import is_local
 from arkbeam.quota.leases import RENEW_S, Membership
 from arkbeam.quota.marks import list_marks, new_mark_name, quota_folder, remove_mark, write_mark
 from arkbeam.quota.pacer import Pacer

@@ -9,7 +9,8 @@ that overlaps with a renewal still finds the process.
 
 import orjson
 
-from arkbeam.base.files import join, list_files, remove_file, write_bytes
+from arkbeam.base.files import list_files, remove_file, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.store.layout import output_key
 
 KEPT = 2

@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, read_if_exists, reads_in_flight, write_bytes
+from arkbeam.base.files import list_files, read_if_exists, write_bytes
 from arkbeam.base.parallel import in_parallel
+from arkbeam.base.uris import join, reads_in_flight
 from arkbeam.engine.outcomes import Counts, Status, Stop, StopKind
 from arkbeam.engine.registry import find_engine
 from arkbeam.quota.use import FoundLimits
@@ -92,6 +93,7 @@ class Progress:
 
 _lock = threading.Lock()
 _works: dict[str, Work] = {}
+_notes: dict[str, str] = {}  # by run: the URI of the note that this process writes
 
 
 def note_work(spec: RunSpec, phase: Phase, **amounts: int) -> None:
@@ -114,7 +116,7 @@ def note_failures(spec: RunSpec, codes: pa.ChunkedArray) -> None:
 
 
 def read_progress(spec: RunSpec) -> Progress:
-    """Return the progress of a run. If it may have several processes, read their notes. Raise StoreError."""
+    """Return the progress of a run. If it may have several processes, read the notes of the others. Raise StoreError."""
     own = _own_progress(spec)
     if spec.processes_max == 1:
         return own
@@ -128,6 +130,7 @@ def forget_work(run: str) -> None:
     """Forget the counts of a run in this process."""
     with _lock:
         _works.pop(run, None)
+        _notes.pop(run, None)
 
 
 def _add(codes: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
@@ -144,9 +147,11 @@ def _work_of(spec: RunSpec) -> Work:
     work = _works.get(spec.run.name)
     if work is None:
         _works.clear()  # a process has one run at a time
+        _notes.clear()
         work = _works[spec.run.name] = Work()
         if spec.processes_max > 1:
-            threading.Thread(target=_keep_note, args=(spec,), name="arkbeam-note", daemon=True).start()
+            uri = _notes[spec.run.name] = join(_folder(spec), f"{os.getpid()}-{secrets.token_hex(4)}.json")
+            threading.Thread(target=_keep_note, args=(spec, uri), name="arkbeam-note", daemon=True).start()
     return work
 
 
@@ -158,9 +163,8 @@ def _own_progress(spec: RunSpec) -> Progress:
     return Progress(work, None if engine is None else engine.status())
 
 
-def _keep_note(spec: RunSpec) -> None:
+def _keep_note(spec: RunSpec, uri: str) -> None:
     """Write this process's note while its run is the one that it works for. Nothing is written if nothing changed."""
-    uri = join(_folder(spec), f"{os.getpid()}-{secrets.token_hex(4)}.json")
     last = Progress(Work())
     while spec.run.name in _works:
         time.sleep(NOTE_S)
@@ -185,7 +189,9 @@ def _folder(spec: RunSpec) -> str:
 
 
 def _read_notes(spec: RunSpec) -> Iterator[Progress]:
-    uris: Iterable[str] = list_files(_folder(spec), ".json")[:NOTES_MAX]
+    """Read the notes of the other processes."""
+    own = _notes.get(spec.run.name)
+    uris = [uri for uri in list_files(_folder(spec), ".json") if uri != own][:NOTES_MAX]
     for data in in_parallel(read_if_exists, uris, reads_in_flight(spec.store.uri)):
         if data is not None:
             yield _parse(orjson.loads(data))

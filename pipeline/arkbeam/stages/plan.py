@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -222,12 +223,23 @@ def first_positions(fingerprints: pa.ChunkedArray) -> np.ndarray:
 _WAITING = pa.schema([schema.KEYS.field(name) for name in ("fingerprint", "shard", "ordinal")])
 
 
-def _bucket_numbers(fingerprints: pa.ChunkedArray, buckets: int) -> np.ndarray:
-    array = fingerprints.combine_chunks()
-    flat = np.frombuffer(array.buffers()[1], np.uint8)
-    first = flat.reshape(-1, schema.FINGERPRINT_BYTES)[array.offset : array.offset + len(array), :2]
+def _bucket_numbers(fingerprints: pa.ChunkedArray, buckets: int) -> npt.NDArray[np.uint32]:
+    first = _bytes_of(fingerprints)[:, :2]
     prefix = first[:, 0].astype(np.uint32) * 256 + first[:, 1]
-    return prefix * np.uint32(buckets) >> np.uint32(16)
+    numbers: npt.NDArray[np.uint32] = prefix * np.uint32(buckets) >> np.uint32(16)
+    return numbers
+
+
+def _cut_keys(fingerprints: pa.ChunkedArray) -> pa.Array:
+    return pa.array(_bytes_of(fingerprints).view(">u8")[:, 1].astype(np.uint64))
+
+
+def _bytes_of(fingerprints: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+    """View fingerprints as a matrix of bytes."""
+    array = fingerprints.combine_chunks()
+    flat = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+    matrix: npt.NDArray[np.uint8] = flat.reshape(-1, schema.FINGERPRINT_BYTES)[array.offset : array.offset + len(array)]
+    return matrix
 
 
 def _sorted(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -238,8 +250,8 @@ def _sorted(table: pa.Table, names: Sequence[str]) -> pa.Table:
 def _refs(rows: pa.Table, known: pa.Table, at: pa.ChunkedArray) -> pa.Table:
     have = pc.is_valid(at)
     rows, positions = rows.filter(have), pc.drop_null(at)
-    columns = [known["segment"].take(positions), known["row"].take(positions), rows["shard"], rows["ordinal"]]
-    return pa.table(columns, schema=schema.REFS)
+    places = [known["segment"].take(positions), known["row"].take(positions), rows["shard"], rows["ordinal"]]
+    return pa.table([*places, _cut_keys(rows["fingerprint"])], schema=schema.REFS)
 
 
 def _split_rejected(rows: pa.Table, rejected: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from arkbeam.base import faults
+from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, remove_folder
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
@@ -68,8 +69,9 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
 
     Raise ManifestError if the manifest can't be read, StoreError if the run's folder can't be written.
     """
-    store_uri, run = spec.store.uri, spec.run.name
-    folders = (rows_folder(store_uri, run, shard.number), unreadable_folder(store_uri, run, shard.number))
+    relax_collector()
+    run_files = spec.run_files_uri, spec.run.name
+    folders = (rows_folder(*run_files, shard.number), unreadable_folder(*run_files, shard.number))
     for folder in folders:
         remove_folder(folder)  # an earlier attempt may have left pieces that were cut at other rows
     lines = over_context = not_finite = 0

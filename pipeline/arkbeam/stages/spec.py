@@ -15,7 +15,7 @@ from arkbeam.quota.options import LimitsOptions, QuotaOptions, RateLimits
 from arkbeam.store.layout import StoreOptions
 
 BLOCK_ROWS = 2048  # most rows of a block, the unit that is given to a lane
-PART_ROWS = 16_384  # rows of a published file; more if a single segment or shard has more
+PART_ROWS = 16_384  # about the rows of a published file
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class RunSpec:
     """Send requests again that the service rejected permanently in an earlier run."""
     publish_partial: bool = False
     """Publish even if the run stops early."""
+    verify: bool = False
+    """Read the parts of the output that are kept, and write those again whose bytes have changed."""
     model_owned: str | None = None
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     layout: Layout = Layout.PORTABLE
@@ -64,6 +66,8 @@ class RunSpec:
     """True if lanes may run in several processes at once."""
     reads_failures: bool = False
     """True if the manifests are failure tables, so that only the rows that they name are read."""
+    scratch_uri: str | None = None
+    """A local folder for the files that only this run needs; None: they are in the store."""
     rows_before: int | None = None
     """Rows in the last run of the output, if that run is complete and read the same URIs; None otherwise."""
     manifest_bytes: int = 0
@@ -73,6 +77,11 @@ class RunSpec:
     def rate_limits(self) -> RateLimits:
         """Requests and tokens a minute that the run may send, before `quota.headroom`."""
         return self.quota.rate_limits(self.model.capabilities)
+
+    @property
+    def run_files_uri(self) -> str:
+        """Where the staged rows and notes of the run are: `run_files` takes it in place of the store."""
+        return self.scratch_uri or self.store.uri
 
     @property
     def quota_account(self) -> str:

@@ -19,15 +19,8 @@ import orjson
 
 from arkbeam.base import faults
 from arkbeam.base.errors import OutputInUse, StoreError
-from arkbeam.base.files import (
-    is_local,
-    join,
-    read_bytes,
-    read_if_exists,
-    remove_file,
-    storage_errors,
-    write_bytes,
-)
+from arkbeam.base.files import read_bytes, read_if_exists, remove_file, write_bytes
+from arkbeam.base.uris import is_local, join, storage_errors
 
 LEASE_S = 10.0
 LOCK_NAME = ".lock"

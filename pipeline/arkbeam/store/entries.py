@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, exists, reads_in_flight, storage_errors
+from arkbeam.base.files import Listed, exists
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import reads_in_flight, storage_errors
 from arkbeam.store.events import REJECTED_COLUMNS, EventKind
 from arkbeam.store.index import Entries, Source
 from arkbeam.store.integrity import is_whole, set_aside
@@ -31,13 +32,17 @@ def read_entries(store_uri: str, files: Sequence[Listed]) -> Iterator[Entries]:
     A damaged file is set aside, with a warning: it has no entries, and its vectors are bought again. Raise StoreError if
     the storage fails.
     """
-    small = [file for file in files if file.size <= LARGE_BYTES]
-    large = [file for file in files if file.size > LARGE_BYTES]
-    for some, in_flight in ((small, reads_in_flight(store_uri)), (large, LARGE_IN_FLIGHT)):
+    for some, in_flight in by_size(store_uri, files):
         for file, found in zip(some, in_parallel(partial(_try_to_read, store_uri), some, in_flight), strict=True):
             entries = _read_again(store_uri, file, found) if isinstance(found, StoreError) else found
             if entries is not None:
                 yield entries
+
+
+def by_size(store_uri: str, files: Sequence[Listed]) -> Iterator[tuple[list[Listed], int]]:
+    """Yield the large files, then the others, each with the number of files to hold in memory at once."""
+    yield [file for file in files if file.size > LARGE_BYTES], LARGE_IN_FLIGHT
+    yield [file for file in files if file.size <= LARGE_BYTES], reads_in_flight(store_uri)
 
 
 def read_file(store_uri: str, file: Listed) -> Entries:

@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     REJECTED = "refused"  # the service will never accept this request: not paid, and not sent again
     # Sent, but the reply did not arrive, was lost with its process, or was damaged in the store: counts as paid.
     LOST = "lost"
+    BOUGHT = "ok"  # paid, and its vector is in a segment; only in the events that compaction has gathered
 
 
 @dataclass(frozen=True, slots=True)

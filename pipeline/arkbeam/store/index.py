@@ -11,7 +11,6 @@ files are missing, damaged or out of date, the sources are read again.
 """
 
 import base64
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,9 +25,10 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import Listed, fetch_file, join, put_file, storage_errors, temporary_folder
+from arkbeam.base.files import Listed, fetch_file, put_file, temporary_folder
 from arkbeam.base.redaction import redact
-from arkbeam.store.layout import HASH_CHARS, hash_in_name, index_folder, segment_id, segment_name
+from arkbeam.base.uris import join, storage_errors
+from arkbeam.store.layout import hash_file, hash_in_name, index_folder, segment_id, segment_name
 
 GROUP_ROWS = 8192
 _GROUPS_KEPT = 8  # decoded row groups that are kept for each open file: about 2.5 MB
@@ -92,7 +92,7 @@ def write_index(store_uri: str, file_id: int, sources: Sequence[Source], tables:
     with temporary_folder() as folder:
         local = folder / "index"
         _write_local(local, sources, tables)
-        uri = join(index_folder(store_uri), segment_name(file_id, _hash_file(local)))
+        uri = join(index_folder(store_uri), segment_name(file_id, hash_file(local)))
         put_file(local, uri)
     return uri
 
@@ -113,7 +113,7 @@ def open_index_file(listed: Listed) -> "IndexFile | None":
         if path is None:
             return None
         try:
-            file, found = pa.OSFile(str(path)), _hash_file(path)
+            file, found = pa.OSFile(str(path)), hash_file(path)
         except FileNotFoundError:
             return None
         if found != hash_in_name(listed.uri):
@@ -201,11 +201,6 @@ def _write_local(path: Path, sources: Sequence[Source], tables: Iterable[pa.Tabl
             if table.num_rows:
                 writer.write_table(table, row_group_size=GROUP_ROWS)
         writer.add_key_value_metadata({_SOURCES: _encode(sources)})
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_CHARS]
 
 
 def _encode(sources: Sequence[Source]) -> str:

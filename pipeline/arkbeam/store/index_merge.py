@@ -76,7 +76,7 @@ def merge(store_uri: str, covering: Sequence[Covering], file_id: int) -> str:
     parts = max(1, -(-sum(one.file.rows for one in covering) // _MERGED_ROWS))
 
     def tables() -> Iterator[pa.Table]:
-        for low, high in _ranges(parts):
+        for low, high in cut_prefixes(parts):
             pieces = [ENTRIES_READ.empty_table()]
             for one, new in zip(covering, numbers, strict=True):
                 table = one.file.read_between(low, high, one.counts)
@@ -87,7 +87,7 @@ def merge(store_uri: str, covering: Sequence[Covering], file_id: int) -> str:
     return write_index(store_uri, file_id, sources, tables())
 
 
-def _ranges(parts: int) -> Iterator[tuple[int, int]]:
+def cut_prefixes(parts: int) -> Iterator[tuple[int, int]]:
     """Cut the prefixes of fingerprints into ranges of equal size. They are hashes, so each range has about as many."""
     for low, end in pairwise((number << 64) // parts for number in range(parts + 1)):
         yield low, end - 1

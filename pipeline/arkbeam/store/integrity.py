@@ -10,29 +10,35 @@ Read verifies each segment as a whole once, before an index file covers it (`sto
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, move_file, read_bytes
+from arkbeam.base.files import list_files, move_file, read_bytes
 from arkbeam.base.records import Failure, Usage
+from arkbeam.base.uris import join
 from arkbeam.store.events import Event, EventKind, write_events
 from arkbeam.store.layout import (
     damaged_folder,
     events_folder,
+    is_gathered,
     list_parquet,
     run_of,
     runs_of_output,
+    salvaged_run,
     segment_id,
 )
+from arkbeam.store.listing import is_event_file, list_sources, source_name
 from arkbeam.store.multi import is_multi_damaged
+from arkbeam.store.replaced import decide, read_replacements
 from arkbeam.store.segments import Attempt, is_damaged, read_columns
 
 UNREADABLE_SUFFIX = ".unreadable"
 _TOKENS = tuple(field.name for field in schema.USAGE_FIELDS)
+_Read = TypeVar("_Read")
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +50,7 @@ def is_whole(store_uri: str, uri: str) -> bool:
     return not is_damaged(uri) and not is_multi_damaged(store_uri, uri)
 
 
-def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], pa.Table]) -> pa.Table:
+def read_or_set_aside(store_uri: str, uri: str, read: Callable[[], _Read]) -> _Read:
     """Return what `read` returns for a segment that is needed.
 
     Raise StoreError if the segment can't be read. A damaged segment is set aside first, since otherwise no run could
@@ -66,15 +72,15 @@ def set_aside(store_uri: str, uri: str) -> str:
     again. Raise StoreError if the file can't be moved.
     """
     run, name = run_of(uri), uri.rpartition("/")[2]
-    events = _salvage(read_bytes(uri))
+    events = [] if _is_counted_elsewhere(store_uri, uri) else _salvage(read_bytes(uri))
     if events is None:
         name += UNREADABLE_SUFFIX
         _log.warning("nothing can be read from %s: its cost is missing from usage/", uri)
     elif events:
-        recorded = _recorded_ids(store_uri, run, apart_from=uri)
+        recorded = _recorded_ids(store_uri, salvaged_run(run), apart_from=uri)
         events = [event for event in events if event.attempt.client_request_id not in recorded]
         if events:
-            write_events(store_uri, run, segment_id(uri), events)
+            write_events(store_uri, salvaged_run(run), segment_id(uri), events)
     target = join(damaged_folder(store_uri, run), name)
     move_file(uri, target)
     return target
@@ -84,6 +90,20 @@ def count_unreadable(store_uri: str, output_uri: str) -> int:
     """Count the files of an output's runs that were set aside with unknown cost."""
     runs = runs_of_output(damaged_folder(store_uri), output_uri)
     return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE_SUFFIX)) for run in runs)
+
+
+def _is_counted_elsewhere(store_uri: str, uri: str) -> bool:
+    """True if the attempts in a file are also in others, which count instead of it or will count once it is away.
+
+    Those of a gathered segment are in gathered events. Old and new files of a compaction have the same attempts.
+    """
+    name = source_name(uri)
+    if is_gathered(run_of(uri)) and not is_event_file(name):
+        return True
+    replaced = decide(read_replacements(store_uri), list_sources(store_uri))
+    return any(
+        name in record.names and not (record.final and name in record.new) for record in replaced.in_force
+    ) or any(name in record.new for record in replaced.void)
 
 
 def _recorded_ids(store_uri: str, run: str, *, apart_from: str) -> set[str]:

@@ -1,141 +1,351 @@
-"""The journal: the requests that were sent since the last flush, so that the bill is known even after a kill.
+"""The journal of a process: what it has sent and received since its last segment, so that a kill loses little.
 
-One line is appended when a request is sent and one when its reply arrives, without buffering, so the lines survive the
-process. The journal holds no vectors. The next run of the same output records as lost the attempts that are in a dead
-run's journal but not in its segments or events. Files in object stores can't be appended to, so only local stores have
-journals. If a run on an object store is killed, the requests that were in flight or not yet flushed are missing from
-`usage/`.
+`journals/<run>/<process>.<generation>.log` is a file with records (`store.journal_records`): the requests that may be
+billed, and the replies with their vectors. On an object store, a generation is a sequence of small objects. It ends
+when the results in the buffer begin to be written, and is removed once they are in the store. So a journal holds at
+most the results that are not stored yet. A local journal has each record before the call returns. On an object store
+`upload` writes the new records, and a request is sent only after its record is uploaded (`engine.announcing`).
+
+`<process>.open` marks a journal whose process may go on. The run that recovers the journal (`store.recovery`) removes
+the mark before it reads the journal. The process looks for its mark after it has recorded a request and before it sends
+it, and when it writes a segment. So a process that lives on after its journal was recovered sends nothing that nobody
+has recorded, and stores nothing that is recorded already:
+
+- On a local store, it holds a lock on the mark while it writes a segment, and the mark is removed under this lock.
+- On an object store, it looks for the mark after it has written a segment, and removes the segment if there is none.
 """
 
+import errno
+import fcntl
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import orjson
+import pyarrow as pa
 
-from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import is_local, join, list_files, read_bytes, remove_folder, storage_errors
+from arkbeam.base.files import read_if_exists, remove_file, remove_files, write_bytes
 from arkbeam.base.parallel import in_parallel
-from arkbeam.base.records import Failure, Usage
-from arkbeam.store.events import Event, EventKind, write_events
-from arkbeam.store.layout import events_folder, journals_folder, list_parquet, runs_of_output, segments_folder
-from arkbeam.store.segments import Attempt, is_damaged, read_columns
+from arkbeam.base.records import Usage
+from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
+from arkbeam.store.journal_records import bought_record, first_record, paid_record, sent_record, unpaid_record
+from arkbeam.store.layout import journals_folder
+from arkbeam.store.segments import Bought
+
+LOG_SUFFIX = ".log"
+OBJECT_SUFFIX = ".log.zst"
+MARK_SUFFIX = ".open"
+_BYTES_MAX = 64 * 1024 * 1024
 
 
-class Journal:
-    """An append-only file of one process. Without a path (object stores) nothing is written."""
+class TakenOver(StoreError):
+    """Another run has recovered the journal of this process."""
 
-    def __init__(self, path: str | None) -> None:
-        self._path = path
-        self._file: int | None = None
-        if path is not None:
-            with storage_errors("create", path):
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+class Journal(ABC):
+    """The journal of one process. The engine's thread uses it, except for `upload`, `guard` and `settle`."""
+
+    announces = False
+    """True if requests must be recorded, and `upload` called, before they are sent."""
+
+    def __init__(self, folder_uri: str, process: str) -> None:
+        self._base = join(folder_uri, process)
+        self._generation = 0
+        self._ended: list[int] = []
+        self._stored: set[int] = set()
+        self._settling = threading.Lock()
+        self._segment = 0
+        self._bytes = 0
+
+    @property
+    def is_large(self) -> bool:
+        """True if the generation should end, even if there are no results."""
+        return self._bytes >= _BYTES_MAX
 
     def sent(self, client_request_id: str, fingerprint: bytes) -> None:
-        """Record a request that is about to be sent."""
-        self._append(f"s {client_request_id} {fingerprint.hex()}\n".encode())
+        """Record a request that is about to be sent. Raise StoreError if it must not be sent."""
+        self._add(sent_record(client_request_id, fingerprint))
 
     def unpaid(self, client_request_id: str) -> None:
-        """Record that a sent request was answered with an error, which costs nothing."""
-        self._append(f"u {client_request_id}\n".encode())
+        """Record that a request was not sent, or was answered with an error, which costs nothing."""
+        self._add(unpaid_record(client_request_id))
 
     def paid(
         self, client_request_id: str, request_id: str | None, model: str | None, created: int | None, usage: Usage
     ) -> None:
-        """Record the cost of a paid request, whose vector is still in the buffer and can be lost."""
-        if self._file is not None:
-            cost = [usage.prompt_tokens, usage.total_tokens, usage.text_tokens, usage.image_tokens]
-            line = orjson.dumps([request_id, model, created, cost])
-            self._append(b"p %s %s\n" % (client_request_id.encode(), line))
+        """Record the cost of a reply without a usable vector."""
+        self._add(paid_record(client_request_id, request_id, model, created, usage))
+
+    def bought(self, bought: Bought) -> None:
+        """Record a usable reply."""
+        self._add(bought_record(bought))
+
+    def turn(self, open_requests: Mapping[str, bytes]) -> int:
+        """End the generation, and begin the next one with the requests that have no result yet. Return the ended one.
+
+        `open_requests`: fingerprints by client request id.
+        """
+        ended = self._generation
+        self._ended.append(ended)
+        self._generation += 1
+        records = [sent_record(name, fingerprint) for name, fingerprint in open_requests.items()]
+        self._bytes = 0
+        self._begin(b"".join(records))
+        return ended
+
+    def settle(self, generation: int, segment: int = 0) -> None:
+        """Remove a generation whose results are stored, in files with ids up to `segment`.
+
+        As long as the results of an earlier one are not stored, both are kept, since the later one may complete the
+        records of the earlier one.
+        """
+        with self._settling:
+            self._segment = max(self._segment, segment)
+            self._stored.add(generation)
+            while self._ended and self._ended[0] in self._stored:
+                self._stored.discard(done := self._ended.pop(0))
+                self._remove(done)
+
+    @abstractmethod
+    def upload(self) -> None:
+        """Write what is not written yet. Raise StoreError, also if another run has recovered the journal."""
+
+    @abstractmethod
+    def guard(self, written: list[str]) -> AbstractContextManager[None]:
+        """Return a context for a block that writes results to the store, and adds the URIs of the files to `written`.
+
+        Raise StoreError if another run has recovered the journal; the files do not exist then.
+        """
+
+    @abstractmethod
+    def close(self, *, keep: bool) -> None:
+        """Close the journal, and remove it unless `keep` is set because it has results that the store does not have."""
+
+    @abstractmethod
+    def _begin(self, record: bytes) -> None:
+        """Begin the current generation with a record."""
+
+    @abstractmethod
+    def _append(self, record: bytes) -> None:
+        """Add a record to the current generation."""
+
+    @abstractmethod
+    def _remove(self, generation: int) -> None:
+        """Remove what was written of a generation."""
+
+    def _add(self, record: bytes) -> None:
+        self._bytes += len(record)
+        self._append(record)
+
+    def _taken_over(self) -> "TakenOver":
+        return TakenOver(
+            f"{redact(self._base)}{MARK_SUFFIX} is missing: another run has recovered the results of this process; this"
+            " process stops, and what it did not record before is not stored"
+        )
+
+
+class LocalJournal(Journal):
+    """A journal in files. They are created with the first record."""
+
+    def __init__(self, folder: str, process: str) -> None:
+        super().__init__(folder, process)
+        self._file: int | None = None
+        self._mark: int | None = None
+        self._is_guarded = False
+
+    def sent(self, client_request_id: str, fingerprint: bytes) -> None:
+        """Record a request that is about to be sent. Raise StoreError if it must not be sent."""
+        super().sent(client_request_id, fingerprint)
+        self._check()
+
+    def upload(self) -> None:
+        """Do nothing: all records are in the file."""
+
+    @contextmanager
+    def guard(self, written: list[str]) -> Iterator[None]:
+        """Keep other runs from recovering the journal during the block."""
+        self._is_guarded = True  # if the block hangs, the lock stays until the process ends
+        if self._mark is not None:
+            lock(self._mark, fcntl.LOCK_EX)
+            self._check()
+        try:
+            yield
+        finally:
+            if self._mark is not None:
+                lock(self._mark, fcntl.LOCK_UN)
+            self._is_guarded = False
 
     def close(self, *, keep: bool) -> None:
-        """Close the file, and remove it unless `keep` is set because it has attempts that the store does not have."""
-        if self._file is not None and self._path is not None:
-            os.close(self._file)
-            self._file = None
-            if not keep:
-                Path(self._path).unlink(missing_ok=True)
-
-    def _append(self, line: bytes) -> None:
+        """Close the journal, and remove it unless `keep` is set because it has results that the store does not have."""
         if self._file is not None:
-            try:
-                os.write(self._file, line)
-            except OSError as error:
-                raise StoreError(f"cannot write {self._path}: {error}") from error
+            os.close(self._file)
+        if not keep:
+            for generation in (*self._ended, self._generation):
+                self._remove(generation)
+            Path(self._base + MARK_SUFFIX).unlink(missing_ok=True)
+        if self._mark is not None and not self._is_guarded:
+            os.close(self._mark)
+        self._file = self._mark = None
+
+    def _begin(self, record: bytes) -> None:
+        if self._mark is None:
+            self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
+        old = self._file
+        self._file = self._create(f"{self._base}.{self._generation}{LOG_SUFFIX}", os.O_APPEND | os.O_WRONLY)
+        if old is not None:
+            os.close(old)
+        self._append(first_record(self._segment) + record)
+
+    def _append(self, record: bytes) -> None:
+        if self._file is None:
+            self._begin(b"")
+        assert self._file is not None
+        try:
+            written = os.write(self._file, record)
+        except OSError as error:
+            raise StoreError(f"cannot write the journal {self._base}{LOG_SUFFIX}: {error}") from error
+        if written < len(record):
+            raise StoreError(f"cannot write the journal {self._base}{LOG_SUFFIX}: the disk is full")
+
+    def _remove(self, generation: int) -> None:
+        Path(f"{self._base}.{generation}{LOG_SUFFIX}").unlink(missing_ok=True)
+
+    def _create(self, path: str, flags: int) -> int:
+        with storage_errors("create", path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, flags | os.O_CREAT, 0o644)
+
+    def _check(self) -> None:
+        if self._mark is not None and os.fstat(self._mark).st_nlink == 0:
+            raise self._taken_over()
+
+
+class ObjectJournal(Journal):
+    """A journal in objects, each with the records since the one before it.
+
+    The objects of a generation are removed in the order in which they were written. So after a kill in between, no
+    request is left without the answer that was recorded.
+    """
+
+    announces = True
+
+    def __init__(self, folder_uri: str, process: str) -> None:
+        super().__init__(folder_uri, process)
+        self._lock = threading.Lock()
+        self._pending: dict[int, list[bytes]] = {}
+        self._firsts: dict[int, bytes] = {}
+        self._written: dict[int, list[str]] = {}
+        self._settled: list[list[str]] = []
+        self._uploads = 0
+        self._is_marked = False
+
+    def upload(self) -> None:
+        """Write what is not written yet. Raise StoreError, also if another run has recovered the journal."""
+        with self._lock:
+            pending = {generation: list(records) for generation, records in self._pending.items() if records}
+            firsts = dict(self._firsts)
+            settled, self._settled = self._settled, []
+        if not pending and not settled:
+            return
+        if not self._is_marked:
+            write_bytes(self._base + MARK_SUFFIX, b"open")
+            self._is_marked = True
+        for generation, records in pending.items():
+            self._uploads += 1
+            uri = f"{self._base}.{generation}-{self._uploads}{OBJECT_SUFFIX}"
+            write_bytes(uri, compress(b"".join([firsts[generation], *records])))
+            with self._lock:
+                if generation in self._pending:
+                    del self._pending[generation][: len(records)]
+                    self._written.setdefault(generation, []).append(uri)
+                else:  # it was settled meanwhile
+                    self._settled.append([uri])
+        self._check()
+        remove_in_order(settled)
+
+    @contextmanager
+    def guard(self, written: list[str]) -> Iterator[None]:
+        """Remove what the block has written if another run has recovered the journal."""
+        yield
+        try:
+            self._check()
+        except TakenOver:
+            remove_files(written)
+            raise
+
+    def close(self, *, keep: bool) -> None:
+        """Remove the journal, or complete it if `keep` is set because it has results that the store does not have."""
+        if keep:
+            with suppress(StoreError):  # the storage may have failed, and that error is reported already
+                self.upload()
+        elif self._is_marked:
+            remove_in_order([*self._settled, *self._written.values()])
+            remove_file(self._base + MARK_SUFFIX)
+
+    def _begin(self, record: bytes) -> None:
+        if record:
+            self._append(record)
+
+    def _append(self, record: bytes) -> None:
+        with self._lock:
+            if self._generation not in self._pending:
+                self._pending[self._generation] = []
+                self._firsts[self._generation] = first_record(self._segment)
+            self._pending[self._generation].append(record)
+
+    def _remove(self, generation: int) -> None:
+        with self._lock:
+            self._pending.pop(generation, None)
+            self._firsts.pop(generation, None)
+            if uris := self._written.pop(generation, []):
+                self._settled.append(uris)
+
+    def _check(self) -> None:
+        mark = self._base + MARK_SUFFIX
+        if self._is_marked and read_if_exists(mark) is None:
+            raise self._taken_over()
 
 
 def open_journal(store_uri: str, run: str, process: str) -> Journal:
-    """Open the journal of a process of a run."""
-    local = is_local(store_uri)
-    return Journal(join(journals_folder(store_uri, run), f"{process}.log") if local else None)
+    """Open the journal of a process of a run. Nothing is written before the first record."""
+    kind = LocalJournal if is_local(store_uri) else ObjectJournal
+    return kind(journals_folder(store_uri, run), process)
 
 
-def record_lost_attempts(store_uri: str, output_uri: str, new_segment: Iterator[int]) -> int:
-    """Record the attempts that dead runs of this output paid for but did not store; return their number.
+def remove_in_order(groups: Iterable[Sequence[str]]) -> None:
+    """Remove groups of files, many groups at once, and the files of each group one after the other."""
 
-    Only the holder of the output may call this, because then all earlier runs of the output are dead. If a kill
-    interrupts this, it is safe to call it again: attempts that are already recorded are recognised by their client
-    request ids.
-    """
-    recorded = 0
-    for run in runs_of_output(journals_folder(store_uri), output_uri):
-        lines = [line for uri in list_files(journals_folder(store_uri, run)) for line in read_bytes(uri).splitlines()]
-        lost = list(read_journal(lines))
-        if lost:  # the journal of a run that ended normally is empty or removed: skip the look-up
-            known = _known_client_ids(store_uri, run)
-            lost = [event for event in lost if event.attempt.client_request_id not in known]
-        if lost:
-            write_events(store_uri, run, next(new_segment), lost)
-            recorded += len(lost)
-        remove_folder(journals_folder(store_uri, run))
-    return recorded
+    def remove(uris: Sequence[str]) -> None:
+        for uri in uris:
+            remove_file(uri)
+
+    for _ in in_parallel(remove, groups):
+        pass
 
 
-def read_journal(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Yield an event for each request that was sent and not answered with an error. An incomplete last line is ignored."""
-    sent: dict[str, bytes] = {}
-    paid: dict[str, Any] = {}
-    for line in lines:
-        kind, _, rest = line.partition(b" ")
-        client_id, _, details = rest.partition(b" ")
-        name = client_id.decode(errors="replace")
-        try:
-            if kind == b"s" and len(details) == 2 * schema.FINGERPRINT_BYTES:
-                sent[name] = bytes.fromhex(details.decode())
-            elif kind == b"u":
-                sent.pop(name, None)
-            elif kind == b"p" and details.endswith(b"]]"):
-                paid[name] = orjson.loads(details)
-        except ValueError:  # a cut or garbled line, for example after a power cut, must not stop later runs
-            continue
-    for name, fingerprint in sent.items():
-        yield _lost_event(name, fingerprint, paid.get(name))
-
-
-def _lost_event(client_request_id: str, fingerprint: bytes, paid: list[Any] | None) -> Event:
-    request_id, model, created, tokens = paid or (None, None, None, [None] * 4)
-    failure = Failure("lost", "the process ended before it could store the reply")
-    attempt = Attempt(fingerprint, client_request_id, 1, 0.0)
-    return Event(EventKind.LOST, attempt, failure, Usage(*tokens), request_id, model, created)
-
-
-def _known_client_ids(store_uri: str, run: str) -> set[str]:
-    folders = (segments_folder(store_uri, run), events_folder(store_uri, run))
-    uris = [uri for folder in folders for uri in list_parquet(folder)]
-    return {name for names in in_parallel(_client_ids, uris) for name in names}
-
-
-def _client_ids(uri: str) -> list[str]:
-    """Return the client request ids in a file; none if it is damaged, since Read will then set it aside."""
+def lock(file: int, operation: int) -> None:
+    """Lock or unlock a file. On a file system without locks, do nothing. Raise BlockingIOError if it is locked."""
     try:
-        table = read_columns(uri, ["client_request_id"])
-    except StoreError:
-        if is_damaged(uri, ["client_request_id"]):
-            return []
+        fcntl.flock(file, operation)
+    except BlockingIOError:
         raise
-    names: list[str] = table.column(0).to_pylist()
-    return names
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+            raise
+
+
+def compress(data: bytes) -> bytes:
+    """Compress records: the vectors of the service are rounded, so half of their bytes are zeros."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def decompress(data: bytes) -> bytes:
+    """Reverse `compress`."""
+    return bytes(pa.CompressedInputStream(pa.BufferReader(data), "zstd").read())

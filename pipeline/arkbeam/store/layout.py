@@ -3,8 +3,10 @@
     <store>/segments/<run>/<segment>-<hash>.parquet   bought vectors: immutable, complete or absent
     <store>/multi/<run>/<segment>.parquet             per-token vectors of a segment
     <store>/events/<run>/<segment>-<hash>.parquet     paid attempts without a usable vector, and permanent rejections
-    <store>/journals/<run>/<process>.log              attempts not yet in a segment or event file (local stores only)
+    <store>/journals/<run>/<process>.<n>.log          requests and replies that are not yet in a segment or event file
+    <store>/journals/<run>/<process>.open             mark of a journal that no other run has recovered
     <store>/index/<id>-<hash>.parquet                 cache of where each fingerprint is, for many segments at once
+    <store>/replaced/<id>-<hash>.json                 which files compaction has replaced by which, while both are there
     <store>/damaged/<run>/                            segments that were damaged
     <store>/models/<key>.json                         the model that a name or endpoint resolved to
     <store>/quota/<account>/                          marks of the processes that share a quota, while they send
@@ -15,26 +17,39 @@
 footer.
 
 The name of a run contains the key of its output, so that the cost of an output can be summed over all of its runs.
+
+What compaction writes has no run. Its segments, with the vectors of all outputs, are in `segments/gathered-full/` and
+`segments/gathered-part/`; the latter are small enough to be compacted again. Its event files, one for each output, are in
+`events/gathered-<key of the output>-events/`.
 """
 
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
 
 from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import join, list_files, list_folders
+from arkbeam.base.files import list_files, list_folders
+from arkbeam.base.uris import join
 
 SUFFIX = ".parquet"
 HASH_CHARS = 16
+GATHERED_FULL = "gathered-full"
+GATHERED_PART = "gathered-part"
+_GATHERED = "gathered-"
+_RUN_NAME = re.compile(r"(?:\d{8}T\d{6}|salvaged)-([0-9a-f]{8})-\w+|gathered-([0-9a-f]{8})-events")
 EXAMPLES = {
     "segments": "run/0-0.parquet",
     "multi": "run/0.parquet",
     "events": "run/0-0.parquet",
     "journals": "run/0.log",
     "index": "0-0.parquet",
+    "replaced": "0-0.json",
     "damaged": "run/0-0.parquet",
     "models": "0.json",
     "quota": "account/0.0",
@@ -52,15 +67,25 @@ class StoreOptions:
     """Folder of all vectors that were ever paid for: a path or a URI of any fsspec scheme. Keep it, and use one store
     for all outputs: a vector in it is never paid for again."""
     flush_rows: int = 256
-    """Most results that a process holds before it writes them; a kill loses at most these and the requests in
-    flight."""
+    """Most results that a process holds before it writes them as a segment. A kill does not lose them: they are in the
+    journal, on object stores except for those of the last two seconds."""
     flush_s: float = 10.0
     """Longest time in seconds that a process holds a result before it is written."""
     timeout_s: float = 300.0
     """Longest time in seconds for writing a segment; if it takes longer, the run stops and unwritten results are
     lost."""
+    compact: Literal["auto", "off", False] = "auto"
+    """Whether a run gathers small files of the store into large ones when it has ended: `auto`, if more than a fifth of the
+    bytes is in small segments, for at most a minute; `off`: only `arkbeam store compact` does so."""
+    grace_h: float = 24.0
+    """Hours for which the small files stay after they were gathered, so that runs that use them can finish. They also
+    stay while a run lasts that began before."""
 
     def __post_init__(self) -> None:
+        if self.compact is False:  # YAML's off is not a string
+            object.__setattr__(self, "compact", "off")
+        if not self.grace_h >= 0:
+            raise ConfigError(f"store.grace_h must be at least 0; it is {self.grace_h:g}")
         if self.flush_rows < 1 or not self.flush_s > 0 or not self.timeout_s > 0:
             raise ConfigError(
                 "store.flush_rows must be at least 1, and store.flush_s and store.timeout_s must be above 0;"
@@ -112,9 +137,44 @@ def hash_content(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:HASH_CHARS]
 
 
+def hash_file(path: Path) -> str:
+    """Return what `hash_content` returns for a local file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_CHARS]
+
+
 def run_of(uri: str) -> str:
-    """Return the run that wrote a segment or an event file."""
+    """Return the run that wrote a segment or an event file: the name of its folder."""
     return uri.rsplit("/", 2)[1]
+
+
+def is_gathered(run: str) -> bool:
+    """True for the name of a folder in which compaction writes, False for that of a run."""
+    return run.startswith(_GATHERED)
+
+
+def gathered_events(key: str) -> str:
+    """Return the name of the folder of the events that compaction has gathered from the runs of an output."""
+    return f"{_GATHERED}{key}-events"
+
+
+def salvaged_run(run: str) -> str:
+    """Return the name under which attempts are recorded that are read from a damaged file in the folder of a run."""
+    return run.replace(_GATHERED, "salvaged-", 1)
+
+
+def key_of_run(run: str) -> str | None:
+    """Return the key of the output in the name of a run, or of a folder of gathered events; None if it has none."""
+    match = _RUN_NAME.fullmatch(run)
+    return None if match is None else match[1] or match[2]
+
+
+def start_of_run(run: str) -> float | None:
+    """Return the Unix time in the name of a run; None if there is none."""
+    try:
+        return datetime.strptime(run.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def segments_folder(store_uri: str, run: str = "") -> str:
@@ -155,6 +215,11 @@ def models_folder(store_uri: str) -> str:
 def index_folder(store_uri: str) -> str:
     """Return the folder of the index files."""
     return join(store_uri, "index")
+
+
+def replaced_folder(store_uri: str) -> str:
+    """Return the folder of the records of what compaction has replaced."""
+    return join(store_uri, "replaced")
 
 
 def run_folder(store_uri: str, run: str = "") -> str:

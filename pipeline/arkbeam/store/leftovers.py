@@ -6,19 +6,21 @@ removed when they have not changed for AGE_S: no write takes as long.
 """
 
 import time
-from datetime import UTC, datetime
 
-from arkbeam.base.files import is_local, remove_folder, remove_leftovers
+from arkbeam.base.files import remove_folder, remove_leftovers
+from arkbeam.base.uris import is_local
 from arkbeam.store.claim import LEASE_S, find_dead
 from arkbeam.store.layout import (
     events_folder,
     index_folder,
+    is_gathered,
     media_folder,
     models_folder,
     multi_folder,
     run_folder,
     runs_of_output,
     segments_folder,
+    start_of_run,
 )
 
 PLAN_SUFFIX = "-plan"
@@ -45,15 +47,12 @@ def remove_dead_runs(store_uri: str, output_uri: str, *, lease_s: float = LEASE_
 def _remove_temporary_files(store_uri: str, output_uri: str) -> None:
     for folder in (segments_folder, multi_folder, events_folder):
         for run in runs_of_output(folder(store_uri), output_uri):
-            remove_leftovers(folder(store_uri, run))
+            remove_leftovers(folder(store_uri, run), age_s=AGE_S if is_gathered(run) else 0.0)
     for uri in (index_folder(store_uri), media_folder(store_uri), models_folder(store_uri)):
         remove_leftovers(uri, age_s=AGE_S)
 
 
 def _started_before(uri: str, limit_s: float) -> bool:
     """True if the name of a run's folder has a start before `limit_s`; False if the name has none."""
-    try:
-        started = datetime.strptime(uri.rpartition("/")[2].partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    return started.timestamp() < limit_s
+    started_s = start_of_run(uri.rpartition("/")[2])
+    return started_s is not None and started_s < limit_s

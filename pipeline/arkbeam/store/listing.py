@@ -21,6 +21,11 @@ def list_sources(store_uri: str, run: str = "") -> dict[str, Listed]:
     return {source_name(one.uri): one for one in (*segments, *events)}
 
 
+def has_multi(segment: Listed) -> bool:
+    """True if a listed segment has per-token vectors."""
+    return " " in segment.version
+
+
 def source_name(uri: str) -> str:
     """Return the name of a segment or an event file in an index: `segments/<run>/<file>` or `events/<run>/<file>`."""
     return "/".join(uri.rsplit("/", 3)[1:])

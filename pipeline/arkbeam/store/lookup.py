@@ -23,7 +23,7 @@ from arkbeam.store.index import (
     prefixes,
 )
 from arkbeam.store.layout import SUFFIX, index_folder
-from arkbeam.store.listing import list_sources
+from arkbeam.store.replaced import list_current
 
 _TRIES = 3
 _log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def open_store_index(store_uri: str, opened: Iterable[IndexFile] = ()) -> StoreI
             break
     damaged = [one.uri for one, file in zip(listed, files, strict=True) if isinstance(file, DamagedIndex)]
     usable = [file for file in files if isinstance(file, IndexFile)]
-    return replace(match(usable, list_sources(store_uri)), damaged=tuple(damaged))
+    return replace(match(usable, list_current(store_uri)), damaged=tuple(damaged))
 
 
 def match(files: Iterable[IndexFile], listing: Mapping[str, Listed]) -> StoreIndex:

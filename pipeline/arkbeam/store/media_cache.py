@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, remove_file, write_bytes
+from arkbeam.base.files import remove_file, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.media.cache import CachedMedia, Entry, media_table, merge
 from arkbeam.store.layout import list_parquet, media_folder, segment_id, segment_name
 from arkbeam.store.segments import parquet_bytes, read_columns

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, read_if_exists, write_bytes
+from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
+from arkbeam.base.uris import join
 from arkbeam.store.layout import models_folder
 
 

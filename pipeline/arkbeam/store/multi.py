@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, read_bytes, read_if_exists, storage_errors, write_bytes
+from arkbeam.base.files import read_bytes, read_if_exists, write_bytes
 from arkbeam.base.redaction import redact
+from arkbeam.base.uris import join, storage_errors
 from arkbeam.store.layout import hash_content, multi_folder, run_of, segment_id, segment_name
 from arkbeam.store.segments import Bought, parquet_bytes, read_metadata
 

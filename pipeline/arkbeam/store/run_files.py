@@ -1,5 +1,7 @@
 """The files of a run, below `<store>/runs/<run>/`. They are removed when the run ends.
 
+If the store is remote and all stages run in one process, a local folder (`store.scratch`) takes the place of the store.
+
     rows/<shard>/<ordinal>.parquet  staged rows, from this ordinal on
     unreadable/<shard>/<n>.parquet  rows that could not be read
     buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block
@@ -23,7 +25,8 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, open_filesystem, storage_errors, writing
+from arkbeam.base.files import writing
+from arkbeam.base.uris import join, open_filesystem, storage_errors
 from arkbeam.store.layout import SUFFIX, list_parquet, run_folder
 
 

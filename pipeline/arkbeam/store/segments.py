@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, open_filesystem, read_bytes, storage_errors, write_bytes
+from arkbeam.base.files import read_bytes, write_bytes
 from arkbeam.base.records import Usage
 from arkbeam.base.redaction import redact
 from arkbeam.base.replies import Reply
+from arkbeam.base.uris import join, open_filesystem, storage_errors
 from arkbeam.store.layout import hash_content, hash_in_name, segment_id, segment_name, segments_folder
 
 INDEX_COLUMNS = ("fingerprint", "model")

@@ -62,7 +62,7 @@ def read_rows(buyers: pa.Table, block: tuple[int, int], spec: RunSpec) -> Iterat
     tokens = buyers["text_tokens"].to_numpy() + image_tokens
     fingerprints = buyers["fingerprint"].to_pylist()
     start = 0
-    for table in read_rows_at(spec.store.uri, spec.run.name, block[0], buyers["ordinal"].to_numpy(), ["request"]):
+    for table in read_rows_at(spec.run_files_uri, spec.run.name, block[0], buyers["ordinal"].to_numpy(), ["request"]):
         bodies = table["request"].to_pylist()
         end = start + len(bodies)
         counts = (tokens[start:end].tolist(), image_tokens[start:end].tolist())

@@ -123,7 +123,7 @@ def _rows(blocks: Sequence[Block], spec: RunSpec, gathered: _Gathered) -> Iterat
     """Read the rows of the blocks in the order of the manifest, without those that this run has already settled."""
     own = _own_outcomes(spec)
     for block in sorted(blocks, key=lambda block: block.place):
-        buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, block.shard), block.number)
+        buyers = read_block(buyers_uri(spec.run_files_uri, spec.run.name, block.shard), block.number)
         index, rejected = (_only(table, buyers) for table in (own.index, own.rejected))
         gathered.put(index, rejected)
         for settled in (index, rejected):

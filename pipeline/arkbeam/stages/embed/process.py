@@ -1,6 +1,5 @@
 """Set up a process for Embed: its engine, and the note in the run's folder by which processes stop each other."""
 
-import gc
 import os
 import secrets
 import threading
@@ -11,6 +10,7 @@ from dataclasses import asdict, replace
 import orjson
 
 from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
+from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
@@ -56,12 +56,12 @@ def check_secrets(spec: RunSpec) -> None:
 
 def write_stop(spec: RunSpec, stop: Stop) -> None:
     """Write the note in the run's folder that stops all processes of the run. Raise StoreError."""
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
 
 
 def read_stop(spec: RunSpec) -> Stop | None:
     """Return why the run has to stop; None if it has not. Raise StoreError."""
-    data = read_if_exists(note_uri(spec.store.uri, spec.run.name, "stop"))
+    data = read_if_exists(note_uri(spec.run_files_uri, spec.run.name, "stop"))
     if data is None:
         return None
     note = orjson.loads(data)
@@ -85,19 +85,8 @@ def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
     threading.Thread(target=watch, name="arkbeam-stop", daemon=True).start()
 
 
-def _relax_collector() -> None:
-    """Make Python collect garbage cycles less often.
-
-    A request makes many objects and no cycles. With Python's defaults, the collector took a quarter of a text row's
-    CPU.
-    """
-    gc.collect()
-    gc.freeze()  # the objects that exist at this point, mostly Beam's modules, stay until the process ends
-    gc.set_threshold(50_000, 20, 50)
-
-
 def _start_engine(spec: RunSpec) -> Engine:
-    _relax_collector()
+    relax_collector()
     engine = _make_engine(spec)
     if spec.processes_max > 1:
         watch_stop(spec, engine)

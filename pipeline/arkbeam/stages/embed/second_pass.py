@@ -32,7 +32,7 @@ def wait_for_held(first_block: tuple[int, int], spec: RunSpec, engine: Engine, s
     """
     if not sink.held or not engine.pause(0.0):
         return False
-    note = note_uri(spec.store.uri, spec.run.name, "second-{:06d}-{:06d}".format(*first_block))
+    note = note_uri(spec.run_files_uri, spec.run.name, "second-{:06d}-{:06d}".format(*first_block))
     if exists(note) or not engine.pause(_wave_s(_in_order(sink)) - time.monotonic()):
         return False
     write_bytes(note, b"{}")
@@ -61,6 +61,6 @@ def _wave_s(waiting: Sequence[Held]) -> float:
 def _read(due: Sequence[Held], spec: RunSpec) -> Iterator[StagedRow]:
     """Read rows again, in the order of the manifest."""
     for (shard, number), held in groupby(sorted(due, key=attrgetter("block")), attrgetter("block")):
-        buyers = read_block(buyers_uri(spec.store.uri, spec.run.name, shard), number)
+        buyers = read_block(buyers_uri(spec.run_files_uri, spec.run.name, shard), number)
         names = pa.array([one.fingerprint for one in held], schema.FINGERPRINT)
         yield from read_rows(buyers.filter(pc.is_in(buyers["fingerprint"], value_set=names)), (shard, number), spec)

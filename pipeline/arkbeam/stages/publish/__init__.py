@@ -1,6 +1,6 @@
 """Publish: write the output's files from refs, then commit once. An output is a view of the store.
 
-Refs are assigned to parts by their segments. So each segment is read once, the content of a part depends only on the
-plan, and a part that is written again has the same rows. Writing a part holds at most one slice of `PART_ROWS` rows in
-memory.
+Refs are assigned to parts in the order of the segments (`cuts`), so each segment is read for few parts. The content of a
+part depends only on the plan. A part whose inputs have not changed is kept (`earlier`, `digests`).
+Writing a part holds at most one slice of `PART_ROWS` rows in memory.
 """

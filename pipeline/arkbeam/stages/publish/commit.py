@@ -1,39 +1,42 @@
 """The commit: an output is complete if it has the file `_SUCCESS`, which is written last.
 
-The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts, remove files
-that are not in the plan, write `run.json`, write `report.html`, write `_SUCCESS`. A reader that checks for `_SUCCESS`
-never takes an incomplete output for a complete one. Before each step, and before each part is put in its place, the claim
-on the output is checked: a run that has lost its claim changes nothing more.
+The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts that have changed,
+remove files that are not in the plan, write `run.json`, write `report.html`, write `_SUCCESS`. No part is ever replaced
+by another one (`stages.publish.earlier`), so those that `run.json` lists can be kept after a kill as well. A reader that
+checks for `_SUCCESS` never takes an incomplete output for a complete one. Before each step, and before each part is put
+in its place, the claim on the output is checked: a run that has lost its claim changes nothing more.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from arkbeam.base import faults
 from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import join, list_files, remove_file, remove_leftovers, write_bytes
+from arkbeam.base.files import Listed, exists, remove_file, remove_files, remove_leftovers, write_bytes
+from arkbeam.base.uris import join
 from arkbeam.engine.outcomes import Counts, LaneReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.publish import embeddings, failures, usage
-from arkbeam.stages.publish.parts import PartFile
+from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile, is_unchanged, list_parts, read_earlier
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import check_claim
 from arkbeam.store.integrity import count_unreadable
+from arkbeam.store.model_record import read_model
 from arkbeam.store.run_files import note_uri
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 SUCCESS = "_SUCCESS"
-RUN_NOTE = "run.json"
 PART_FOLDERS = (embeddings.FOLDER, embeddings.MULTI_FOLDER, failures.FOLDER, usage.FOLDER)
 
 
@@ -46,6 +49,8 @@ class Commit:
     embeddings: Sequence[PartFile]
     failures: Sequence[PartFile]
     usage: Sequence[UsagePart]
+    earlier: Earlier
+    """What the output held when the commit began."""
 
 
 def publishes(stop: Stop | None, spec: RunSpec) -> bool:
@@ -56,14 +61,20 @@ def publishes(stop: Stop | None, spec: RunSpec) -> bool:
     return stop is None or stop.kind is StopKind.BUDGET or spec.publish_partial
 
 
-def begin_commit(output_uri: str, run: str) -> None:
-    """Remove `_SUCCESS` before the first part is written.
+def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
+    """Find the parts that can be kept, and remove `_SUCCESS` before the first part is written.
 
-    Raise OutputInUse if this run has lost its claim on the output.
+    If the model's name had not been resolved when the run was planned, vectors that it owned may be of any model. Raise
+    OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
-    check_claim(output_uri, run)
-    remove_file(join(output_uri, SUCCESS), durable=True)
+    check_claim(spec.run.output_uri, spec.run.name)
+    model = spec.model_owned
+    if model is None and totals.owned == 0:
+        model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
+    earlier = read_earlier(spec, PART_FOLDERS, model or "")
+    remove_file(join(spec.run.output_uri, SUCCESS), durable=True)
+    return earlier
 
 
 WritePage = Callable[[dict[str, Any], RunSpec], None]
@@ -75,7 +86,7 @@ def end_run(commit: Commit, spec: RunSpec, write_page: WritePage | None = None) 
     result = (
         finish_commit(commit, spec, write_page) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
     )
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "result"), orjson.dumps(result))
+    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "result"), orjson.dumps(result))
 
 
 def finish_commit(commit: Commit, spec: RunSpec, write_page: WritePage | None = None) -> dict[str, Any]:
@@ -84,15 +95,14 @@ def finish_commit(commit: Commit, spec: RunSpec, write_page: WritePage | None = 
     Raise StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is
     lost.
     """
-    files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
-    result = describe_run(commit, spec) | {
-        "files": [asdict(file) for file in sorted(files, key=lambda file: file.path)]
-    }
+    result = describe_run(commit, spec)
     if result["rows"] != result["published"] + result["failed"]:
         counts = f"{result['rows']} rows read, {result['published']} published, {result['failed']} failed"
         raise StoreError(f"the numbers of rows do not match: {counts}; the output is not marked complete, run again")
     _warn_of_missing_usage(commit)
-    _step("clean", spec, partial(_remove_others, spec.run.output_uri, {file.path for file in files}))
+    files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
+    files = _step("clean", spec, partial(_remove_others, spec.run.output_uri, files))
+    result["files"] = [_describe_file(file) for file in files]
     data = orjson.dumps(result, option=orjson.OPT_INDENT_2)
     _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
     if write_page is not None:
@@ -100,6 +110,10 @@ def finish_commit(commit: Commit, spec: RunSpec, write_page: WritePage | None = 
     _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
     return result
+
+
+def _describe_file(file: PartFile) -> dict[str, Any]:
+    return {name: value for name, value in asdict(file).items() if value is not None}
 
 
 def _warn_of_missing_usage(commit: Commit) -> None:
@@ -112,11 +126,11 @@ def _warn_of_missing_usage(commit: Commit) -> None:
         )
 
 
-def _step(name: str, spec: RunSpec, act: Callable[[], None]) -> None:
+def _step(name: str, spec: RunSpec, act: Callable[[], _Result]) -> _Result:
     """Do one step of the commit if this run still has its claim on the output."""
     faults.hit(f"commit.{name}")
     check_claim(spec.run.output_uri, spec.run.name)
-    act()
+    return act()
 
 
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
@@ -156,7 +170,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "cost_cny": round(this_run.cost_cny, 6),
         "all_runs": {
             "requests_paid": all_runs.attempts,
-            "paid_twice": count_paid_twice(commit.usage),
+            "paid_twice": count_paid_twice(commit.usage, spec, commit.earlier),
             "files_unreadable": count_unreadable(spec.store.uri, spec.run.output_uri),
             "tokens": _tokens(all_runs),
             "cost_cny": round(all_runs.cost_cny, 6),
@@ -247,10 +261,24 @@ def _sum(totals: Sequence[UsageTotals]) -> UsageTotals:
     return result
 
 
-def _remove_others(output_uri: str, paths: set[str]) -> None:
-    for folder in PART_FOLDERS:
-        keep = {path.rpartition("/")[2] for path in paths if path.startswith(f"{folder}/")}
-        for uri in list_files(join(output_uri, folder), ".parquet"):
-            if uri.rpartition("/")[2] not in keep:
-                remove_file(uri)
+def _remove_others(output_uri: str, files: Sequence[PartFile]) -> list[PartFile]:
+    """Remove all files but these from the folders of the parts; return these with their versions, sorted by path.
+
+    Raise StoreError, before anything is removed, if a part is not there, or if one that is kept has changed.
+    """
+    listed = list_parts(output_uri, PART_FOLDERS)
+    for file in files:
+        _check_part(output_uri, file, listed.get(file.path))
+    remove_files([listed[path].uri for path in sorted(listed.keys() - {file.path for file in files})])
     remove_leftovers(output_uri)
+    versions = {path: one.version for path, one in listed.items()}
+    return [replace(file, version=versions.get(file.path, "")) for file in sorted(files, key=lambda file: file.path)]
+
+
+def _check_part(output_uri: str, file: PartFile, listed: Listed | None) -> None:
+    """Check a part before `run.json` lists it. The version of a changed part must not become the one that is expected."""
+    uri = join(output_uri, file.path)
+    if listed is None and (file.kept or not exists(uri)):  # the listing may lack a part that was just written
+        raise StoreError(f"{uri} was removed during the run: run again")
+    if file.kept and not is_unchanged(file, listed):
+        raise StoreError(f"{uri} was changed during the run by something else than this run: run again")

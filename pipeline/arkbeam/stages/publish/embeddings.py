@@ -1,10 +1,11 @@
-"""Write the parts of `embeddings/` and `multi/`.
+"""Publish the parts of `embeddings/` and `multi/`: keep those whose inputs have not changed, write the others.
 
-`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, part k of `multi/` has
-the per-token vectors of the rows in part k of `embeddings/`.
+`embeddings/` has one row for each manifest row that has a vector. With `model.multi_embedding`, `multi/` has parts with
+the per-token vectors of the same rows.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,20 +15,25 @@ import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import reads_in_flight
-from arkbeam.base.parallel import in_parallel
+from arkbeam.base.parallel import IN_FLIGHT, in_parallel
+from arkbeam.base.uris import reads_in_flight
 from arkbeam.manifest.portable import to_portable
+from arkbeam.stages.publish.digests import digest_part, digest_rows
+from arkbeam.stages.publish.earlier import Earlier, PartFile
 from arkbeam.stages.publish.layout import VECTOR_BYTES, vector_rows
-from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, write_part
+from arkbeam.stages.publish.parts import Manifests, cut, gather_rows, publish_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.integrity import read_or_set_aside
+from arkbeam.store.layout import is_gathered, run_of, segment_id
 from arkbeam.store.multi import read_multi
+from arkbeam.store.row_groups import read_group, split_groups
 from arkbeam.store.run_files import take_rows
 from arkbeam.store.segments import dense_values, read_columns
 
 FOLDER = "embeddings"
 MULTI_FOLDER = "multi"
 MULTI_SLICE_ROWS = 256  # a row may hold thousands of vectors
+GROUPS_IN_FLIGHT = 4  # row groups of gathered segments, each about 25 MB in memory
 MULTI_IN_FLIGHT = 2  # a file of them may take 64 MB
 _ADVICE = "remove the folder index/ of the store, which is only a cache, and run again"
 _VECTOR_COLUMNS = [
@@ -41,31 +47,31 @@ _VECTOR_COLUMNS = [
 ]
 
 
-def write_embeddings_part(
-    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
-) -> PartFile:
-    """Write one part of `embeddings/` from its REFS. `segments` maps segment ids to URIs.
+def publish_parts(
+    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec, earlier: Earlier
+) -> Iterator[PartFile]:
+    """Publish one part of `embeddings/`, and of `multi/` if it is asked for, from its REFS.
 
-    Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
+    A part of the output whose inputs are the same is kept. If the vectors may be of several models, the inputs are not
+    known, and each part is made; it has no digest. `segments` maps segment ids to URIs. Raise StoreError if the store
+    can't be read, or if a ref and its row have different fingerprints.
     """
+    inputs = [digest_rows(refs, manifests, spec), earlier.model] if earlier.model else []
+    refs = sort_refs(refs)
+    if spec.model.asks_multi:
+        wanted = schema.MULTI_EMBEDDINGS
+        tables = (
+            table for one in cut(refs, MULTI_SLICE_ROWS) for table in _multi_tables(one, segments, manifests, spec)
+        )
+        digest = digest_part(MULTI_FOLDER, wanted, spec, inputs) if inputs else ""
+        yield publish_part(MULTI_FOLDER, part, tables, wanted, spec, earlier, digest=digest)
     wanted = schema.embeddings_schema(manifests.published)
-    refs = sort_refs(refs)
-    slices = (refs.slice(start, PART_ROWS) for start in range(0, refs.num_rows, PART_ROWS))
-    tables = (table for one in slices for table in _embeddings_tables(one, segments, manifests, spec, wanted))
-    return write_part(FOLDER, part, tables, wanted, spec, vector_rows(spec.model.dimensions_published))
-
-
-def write_multi_part(
-    part: int, refs: pa.Table, segments: Mapping[int, str], manifests: Manifests, spec: RunSpec
-) -> PartFile:
-    """Write one part of `multi/` from the REFS of the part. `segments` maps segment ids to URIs.
-
-    Raise StoreError if the store can't be read, or if a ref and its row have different fingerprints.
-    """
-    refs = sort_refs(refs)
-    slices = (refs.slice(start, MULTI_SLICE_ROWS) for start in range(0, refs.num_rows, MULTI_SLICE_ROWS))
-    tables = (table for one in slices for table in _multi_tables(one, segments, manifests, spec))
-    return write_part(MULTI_FOLDER, part, tables, schema.MULTI_EMBEDDINGS, spec)
+    tables = (
+        table for one in cut(refs, PART_ROWS) for table in _embeddings_tables(one, segments, manifests, spec, wanted)
+    )
+    digest = digest_part(FOLDER, wanted, spec, inputs) if inputs else ""
+    rows = vector_rows(spec.model.dimensions_published)
+    yield publish_part(FOLDER, part, tables, wanted, spec, earlier, digest=digest, row_group_rows=rows)
 
 
 def _multi_tables(
@@ -119,17 +125,47 @@ def _embeddings_table(rows: pa.Table, vectors: pa.Table, manifests: Manifests, w
 
 
 def _gather_vectors(refs: pa.Table, segments: Mapping[int, str], spec: RunSpec) -> pa.Table:
-    """Read the vectors of refs, which must be sorted by segment: then each segment is read once."""
+    """Read the vectors of refs, which must be sorted by segment: each small segment, and each row group of a gathered one, once."""
 
-    def read(segment: int, rows: npt.NDArray[np.int64]) -> pa.Table:
-        uri = find_segment(segments, segment)
-        vectors = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, _VECTOR_COLUMNS))
-        if rows[-1] >= vectors.num_rows:
-            raise StoreError(f"segment {segment:016x} has fewer rows than its index: {_ADVICE}")
-        return _cut(take_rows(vectors, rows), spec.model.dimensions_published)
+    def read(piece: _Piece) -> pa.Table:
+        whole = partial(read_columns, piece.uri, _VECTOR_COLUMNS)
+        group = partial(read_group, piece.uri, piece.group or 0, _VECTOR_COLUMNS)
+        vectors = read_or_set_aside(spec.store.uri, piece.uri, whole if piece.group is None else group)
+        if piece.rows[-1] >= vectors.num_rows:
+            raise _too_few_rows(piece.uri)
+        return _cut(take_rows(vectors, piece.rows), spec.model.dimensions_published)
 
-    in_flight = reads_in_flight(spec.store.uri)
-    return pa.concat_tables(in_parallel(lambda one: read(*one), split_segments(refs), in_flight))
+    pieces = [piece for segment, rows in split_segments(refs) for piece in _split_pieces(segment, rows, segments, spec)]
+    has_groups = any(piece.group is not None for piece in pieces)
+    in_flight = min(reads_in_flight(spec.store.uri), GROUPS_IN_FLIGHT if has_groups else IN_FLIGHT)
+    return pa.concat_tables(in_parallel(read, pieces, in_flight))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is read at once: a row group of a segment, or the whole of it. `rows`: the wanted positions in it."""
+
+    uri: str
+    group: int | None
+    rows: npt.NDArray[np.int64]
+
+
+def _split_pieces(
+    segment: int, rows: npt.NDArray[np.int64], segments: Mapping[int, str], spec: RunSpec
+) -> Iterator[_Piece]:
+    uri = find_segment(segments, segment)
+    if not is_gathered(run_of(uri)):
+        yield _Piece(uri, None, rows)
+        return
+    groups = read_or_set_aside(spec.store.uri, uri, lambda: list(split_groups(uri, rows)))
+    if sum(len(positions) for _, positions in groups) < len(rows):
+        raise _too_few_rows(uri)
+    for group, positions in groups:
+        yield _Piece(uri, group, positions)
+
+
+def _too_few_rows(uri: str) -> StoreError:
+    return StoreError(f"segment {segment_id(uri):016x} has fewer rows than its index: {_ADVICE}")
 
 
 def _cut(vectors: pa.Table, dimensions: int) -> pa.Table:

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from arkbeam.base import schema
-from arkbeam.stages.publish.parts import Manifests, PartFile, gather_rows, name_rows, write_part
+from arkbeam.stages.publish.earlier import Earlier, PartFile
+from arkbeam.stages.publish.parts import Manifests, cut, gather_rows, name_rows, publish_part
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.run_files import read_tables, unreadable_folder
 
@@ -15,9 +16,9 @@ FOLDER = "failures"
 
 
 def write_failures_part(
-    part: int, failed: pa.Table, unreadable: Iterable[int], manifests: Manifests, spec: RunSpec
+    part: int, failed: pa.Table, unreadable: Iterable[int], manifests: Manifests, spec: RunSpec, earlier: Earlier
 ) -> PartFile:
-    """Write one part of `failures/`.
+    """Write one part of `failures/`; if its bytes are those of an earlier part, keep that.
 
     Args:
         part: number of the part.
@@ -25,17 +26,17 @@ def write_failures_part(
         unreadable: shards whose unreadable rows belong to this part.
         manifests: the names of the manifests and the numbers of their rows.
         spec: the run.
+        earlier: what the output holds.
     """
     failed = failed.take(pa.array(np.lexsort([failed.column(name).to_numpy() for name in ("ordinal", "shard")])))
-    slices = (failed.slice(start, PART_ROWS) for start in range(0, failed.num_rows, PART_ROWS))
     read = _unreadable_tables(sorted(unreadable), manifests, spec)
-    tables = chain(read, (_failures_table(one, manifests, spec) for one in slices))
-    return write_part(FOLDER, part, tables, schema.FAILURES, spec)
+    tables = chain(read, (_failures_table(one, manifests, spec) for one in cut(failed, PART_ROWS)))
+    return publish_part(FOLDER, part, tables, schema.FAILURES, spec, earlier)
 
 
 def _unreadable_tables(shards: Iterable[int], manifests: Manifests, spec: RunSpec) -> Iterator[pa.Table]:
     for shard in shards:
-        for table in read_tables(unreadable_folder(spec.store.uri, spec.run.name, shard)):
+        for table in read_tables(unreadable_folder(spec.run_files_uri, spec.run.name, shard)):
             yield name_rows(table, shard, manifests).select(schema.FAILURES.names).cast(schema.FAILURES)
 
 

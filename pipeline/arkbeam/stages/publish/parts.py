@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,27 +14,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arkbeam.base import faults, schema
-from arkbeam.base.files import join, writing
+from arkbeam.base.files import writing
 from arkbeam.base.redaction import redact_uri
+from arkbeam.base.uris import join
 from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
 from arkbeam.manifest.kinds import Kind
 from arkbeam.manifest.portable import publish_kept
-from arkbeam.stages.meter import Phase, note_work
+from arkbeam.stages.publish.earlier import Earlier, PartFile
 from arkbeam.stages.publish.layout import ROW_GROUP_ROWS, writer_options
 from arkbeam.stages.read import ShardSummary
 from arkbeam.stages.spec import PART_ROWS, RunSpec
 from arkbeam.store.claim import check_claim
+from arkbeam.store.layout import HASH_CHARS, SUFFIX
 from arkbeam.store.run_files import read_rows_at, take_rows
-
-
-@dataclass(frozen=True, slots=True)
-class PartFile:
-    """One published file. `path` is relative to the output."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +106,7 @@ def gather_rows(table: pa.Table, manifests: Manifests, spec: RunSpec, columns: S
     pieces = []
     for shard in np.unique(shards).tolist():
         for rows in read_rows_at(
-            spec.store.uri, spec.run.name, shard, ordinals[order][shards[order] == shard], columns
+            spec.run_files_uri, spec.run.name, shard, ordinals[order][shards[order] == shard], columns
         ):
             pieces.append(name_rows(rows, shard, manifests, wants_kept="kept" in columns))
     back = np.empty(len(order), np.int64)
@@ -145,30 +138,54 @@ def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield table
 
 
-def write_part(
+def cut(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    """Cut a table into slices of so many rows."""
+    return (table.slice(start, rows) for start in range(0, table.num_rows, rows))
+
+
+def publish_part(
     folder: str,
     part: int,
     tables: Iterable[pa.Table],
     wanted: pa.Schema,
     spec: RunSpec,
+    earlier: Earlier,
+    *,
+    digest: str = "",
     row_group_rows: int = ROW_GROUP_ROWS,
 ) -> PartFile:
-    """Write one part file from tables of one schema, in bounded memory, and hash it. No row group has rows of two tables.
+    """Keep the part with these inputs, or write one from tables of one schema. No row group has rows of two tables.
+
+    Only a few tables are in memory at a time; none is computed for a part that is kept. The name of a new part has the
+    number of the part and a hash of its bytes. If the output has a part with the same bytes, that one is kept.
 
     Raise OutputInUse if this run has lost its claim on the output; then nothing is changed.
     """
     faults.hit("publish.part", folder)
-    path = f"{folder}/part-{part:05d}.parquet"
-    rows = 0
-    with writing(
-        join(spec.run.output_uri, path), check=partial(check_claim, spec.run.output_uri, spec.run.name)
-    ) as local:
-        with pq.ParquetWriter(local, wanted, **writer_options(wanted, spec.layout)) as writer:
-            for table in read_ahead(tables):
-                rows += table.num_rows
-                writer.write_table(table, row_group_size=row_group_rows)
-        size = local.stat().st_size
+    known = earlier.find(digest, spec) if digest else None
+    if known is not None:
+        return known
+    draft = f"{folder}/part-{part:05d}"
+    done = PartFile(draft, 0, 0, "", digest)
+
+    def settle(local: Path) -> str:
+        nonlocal done
         with local.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    note_work(spec, Phase.PUBLISHING, parts_written=1)
-    return PartFile(path, rows, size, digest)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        kept = earlier.find_content(folder, sha256, spec)
+        path = f"{draft}-{sha256[:HASH_CHARS]}{SUFFIX}" if kept is None else kept.path
+        version = "" if kept is None else kept.version
+        size = local.stat().st_size
+        done = replace(done, path=path, bytes=size, sha256=sha256, version=version, kept=kept is not None)
+        return "" if kept is not None else path.rpartition("/")[2]
+
+    rows = 0
+    uri, claim = join(spec.run.output_uri, draft), partial(check_claim, spec.run.output_uri, spec.run.name)
+    with (
+        writing(uri, check=claim, name=settle) as local,
+        pq.ParquetWriter(local, wanted, **writer_options(wanted, spec.layout)) as writer,
+    ):
+        for table in read_ahead(tables):
+            rows += table.num_rows
+            writer.write_table(table, row_group_size=row_group_rows)
+    return replace(done, rows=rows)

@@ -1,29 +1,45 @@
-"""Write the parts of `usage/`: one row for each attempt that this output paid for or may have paid for, in all of its runs.
+"""Publish the parts of `usage/`: one row for each attempt that this output's runs paid for, or may have paid for.
 
 Outcomes: `ok`; `unusable`, a reply without a usable vector; `lost`, an attempt without a reply. All count as paid. If
 the tokens of an attempt are unknown, those of the successful attempt of the same request are used.
+
+A part is made from some of the store's files, which never change, so it is kept until one of them is gone. Segments and
+event files have parts of their own: only events have attempts with unknown tokens. A part that has some left is written
+again by each run.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from arkbeam.base import schema
 from arkbeam.base.capabilities import Capabilities, cost_cny
-from arkbeam.base.files import reads_in_flight
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import Listed, read_bytes
 from arkbeam.base.parallel import in_parallel
-from arkbeam.stages.publish.parts import PartFile, write_part
+from arkbeam.base.uris import is_local, join, reads_in_flight, storage_errors
+from arkbeam.stages.publish.cuts import choose_cuts
+from arkbeam.stages.publish.digests import digest_part
+from arkbeam.stages.publish.earlier import Earlier, PartFile
+from arkbeam.stages.publish.parts import publish_part
 from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.integrity import read_or_set_aside
-from arkbeam.store.layout import events_folder, list_parquet, run_of, runs_of_output, segment_id, segments_folder
-from arkbeam.store.segments import read_columns
+from arkbeam.store.layout import is_gathered, list_parquet, output_key, run_of, segment_id, segments_folder
+from arkbeam.store.listing import is_event_file, source_name
+from arkbeam.store.replaced import list_current
+from arkbeam.store.segments import read_columns, read_parquet
 
 FOLDER = "usage"
-FILES_PER_PART = 64
+FILE_BYTES_MIN = 512 * 1024  # a smaller file counts as so large: it takes as many calls
+PART_BYTES = 64 * FILE_BYTES_MIN
+PART_BYTES_MIN = 2 * FILE_BYTES_MIN
+_WHOLE_BYTES_MAX = 4 * 2**20  # an object of up to this size is read in one call, a larger one by columns
 BOUGHT = "ok"
 _TOKENS = [field.name for field in schema.USAGE_FIELDS]
 _COMMON = ["request_id", "client_request_id", "fingerprint", "model", "created", *_TOKENS, "attempts", "latency_ms"]
@@ -47,54 +63,107 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class UsagePart:
-    """A part of `usage/`: its file, its totals for this run and for all runs, and the fingerprint of each row."""
+    """A part of `usage/`: its file, its totals for this run and for all runs, and the fingerprint of each row.
+
+    `fingerprints` is None for a part that is kept.
+    """
 
     file: PartFile
     this_run: UsageTotals
     all_runs: UsageTotals
-    fingerprints: pa.Array
+    fingerprints: pa.Array | None
 
 
-def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[str, ...]]]:
-    """List the segment and event files of this output's runs, in numbered groups: one group for each part."""
-    uris = []
-    for folder in (segments_folder(store_uri), events_folder(store_uri)):
-        for run in runs_of_output(folder, output_uri):
-            uris += list_parquet(f"{folder}/{run}")
-    groups = [tuple(uris[start : start + FILES_PER_PART]) for start in range(0, len(uris), FILES_PER_PART)]
+def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[Listed, ...]]]:
+    """List the segment and event files of this output's runs, in numbered groups: one group for each part.
+
+    Files that are added change only the last groups; the groups at the end are small. Of files that compaction has
+    replaced, either the old or the new ones are listed.
+    """
+    marker = f"-{output_key(output_uri)}-"
+    files = [one for one in list_current(store_uri).values() if marker in run_of(one.uri)]
+    segments, events = ([one for one in files if is_event_file(source_name(one.uri)) is kind] for kind in (False, True))
+    groups = [*_group(segments), *_group(events)]
     return list(enumerate(groups or [()]))
 
 
-def write_usage_part(part: int, uris: Sequence[str], spec: RunSpec) -> UsagePart:
-    """Write one part of `usage/` from segment and event files.
+def _group(files: Sequence[Listed]) -> Iterator[tuple[Listed, ...]]:
+    if not files:
+        return
+    files = sorted(files, key=lambda one: one.uri)
+    names = [hashlib.blake2b(source_name(one.uri).encode(), digest_size=8).digest() for one in files]
+    ends = np.cumsum([max(one.size, FILE_BYTES_MIN) for one in files])
+    keys, starts = np.frombuffer(b"".join(names), np.uint64), np.concatenate([[0], ends[:-1]])
+    cuts = choose_cuts(keys, starts, int(ends[-1]), PART_BYTES, PART_BYTES_MIN)
+    for start, end in zip([0, *cuts], [*cuts, len(files)], strict=True):
+        yield tuple(files[start:end])
+
+
+def publish_usage_part(part: int, files: Sequence[Listed], spec: RunSpec, earlier: Earlier) -> UsagePart:
+    """Publish one part of `usage/` from segment and event files, or keep the one that was made from them.
 
     Raise StoreError if the store can't be read or the output can't be written.
     """
-    tables = in_parallel(partial(_read_attempts, spec=spec), uris, reads_in_flight(spec.store.uri))
-    table = pa.concat_tables([schema.USAGE.empty_table(), *tables])
-    table = _fill_lost(table, spec)
-    file = write_part(FOLDER, part, [table], schema.USAGE, spec)
+    capabilities = spec.model.capabilities
+    prices = [capabilities.price_text_cny_per_million, capabilities.price_image_cny_per_million]
+    sources = [[source_name(one.uri), one.size, one.version] for one in files]
+    digest = digest_part(FOLDER, schema.USAGE, spec, [prices, sources])
+    kept = earlier.find(digest, spec)
+    if kept is not None and kept.totals is not None:
+        return UsagePart(kept, UsageTotals(), UsageTotals(**kept.totals), None)  # this run's files are new
+    tables = in_parallel(partial(_read_attempts, spec=spec), files, reads_in_flight(spec.store.uri))
+    table = _fill_lost(pa.concat_tables([schema.USAGE.empty_table(), *tables]), spec)
+    totals = _totals(table)
+    file = publish_part(FOLDER, part, [table], schema.USAGE, spec, earlier)
+    if not pc.any(_is_unknown(table)).as_py():
+        file = replace(file, digest=digest, totals=asdict(totals))
     this_run = table.filter(pc.equal(table["run"], spec.run.name))
-    return UsagePart(file, _totals(this_run), _totals(table), table["fingerprint"].combine_chunks())
+    return UsagePart(file, _totals(this_run), totals, table["fingerprint"].combine_chunks())
 
 
-def count_paid_twice(parts: Iterable[UsagePart]) -> int:
-    """Count the paid attempts in excess of one for each fingerprint."""
-    fingerprints = pa.chunked_array([part.fingerprints for part in parts], schema.PUBLISHED_FINGERPRINT.type)
+def count_paid_twice(parts: Sequence[UsagePart], spec: RunSpec, earlier: Earlier) -> int:
+    """Count the paid attempts in excess of one for each fingerprint. Kept parts are read only if there are new ones."""
+    before = {part.path for part in earlier.parts if part.folder == FOLDER}
+    if earlier.paid_twice is not None and before == {part.file.path for part in parts}:
+        return earlier.paid_twice
+    kept = [part.file for part in parts if part.fingerprints is None]
+    read = in_parallel(partial(_read_fingerprints, spec.run.output_uri), kept, reads_in_flight(spec.run.output_uri))
+    new = [part.fingerprints for part in parts if part.fingerprints is not None]
+    fingerprints = pa.chunked_array([*new, *read], schema.PUBLISHED_FINGERPRINT.type)
     return len(fingerprints) - int(pc.count_distinct(fingerprints).as_py()) if len(fingerprints) else 0
 
 
-def _read_attempts(uri: str, spec: RunSpec) -> pa.Table:
-    is_event = uri.rsplit("/", 3)[1] == "events"
-    names = [*_COMMON, "kind", "paid"] if is_event else _COMMON
-    table = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, names))
+def _read_fingerprints(output_uri: str, part: PartFile) -> pa.Array:
+    uri = join(output_uri, part.path)
+    try:
+        if _reads_whole(uri, part.bytes):
+            with storage_errors("read", uri):
+                table = read_parquet(read_bytes(uri), ["fingerprint"])
+        else:
+            table = read_columns(uri, ["fingerprint"], whole=False)
+    except StoreError as error:
+        raise StoreError(f"{error}; run again with --verify, which writes damaged parts of the output again") from error
+    return table["fingerprint"].combine_chunks()
+
+
+def _reads_whole(uri: str, size: int) -> bool:
+    """True if a file is read in one call. By columns takes three or more calls, but fewer bytes."""
+    return not is_local(uri) and size <= _WHOLE_BYTES_MAX
+
+
+def _read_attempts(listed: Listed, spec: RunSpec) -> pa.Table:
+    uri = listed.uri
+    is_event, run = is_event_file(source_name(uri)), run_of(uri)
+    names = [*_COMMON, *(["kind", "paid"] if is_event else []), *(["run"] if is_gathered(run) else [])]
+    whole = _reads_whole(uri, listed.size)
+    table = read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, names, whole=whole))
     if is_event:
         table = table.filter(table["paid"])
     outcome = table["kind"] if is_event else pa.array([BOUGHT] * table.num_rows, pa.string())
     columns = {name: table[name].cast(schema.USAGE.field(name).type) for name in _COMMON} | {
         "cost_cny": _costs(table, spec.model.capabilities),
         "outcome": outcome,
-        "run": pa.array([run_of(uri)] * table.num_rows, pa.string()),
+        "run": table["run"] if is_gathered(run) else pa.array([run] * table.num_rows, pa.string()),
     }
     return pa.table([columns[name] for name in schema.USAGE.names], schema=schema.USAGE)
 
@@ -107,7 +176,7 @@ def _costs(table: pa.Table, capabilities: Capabilities) -> pa.Array:
 
 def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
     """Fill in unknown token counts with those of the successful attempt of the same request; null if there is none."""
-    unknown = pc.and_(pc.not_equal(table["outcome"], BOUGHT), pc.is_null(table["total_tokens"]))
+    unknown = _is_unknown(table)
     if not pc.any(unknown).as_py():
         return table
     bought = _bought_again(table.filter(unknown)["fingerprint"], spec)
@@ -119,6 +188,10 @@ def _fill_lost(table: pa.Table, spec: RunSpec) -> pa.Table:
     return table.set_column(table.column_names.index("cost_cny"), schema.USAGE.field("cost_cny"), costs)
 
 
+def _is_unknown(table: pa.Table) -> pa.ChunkedArray:
+    return pc.and_(pc.not_equal(table["outcome"], BOUGHT), pc.is_null(table["total_tokens"]))
+
+
 def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
     types = pa.schema([schema.USAGE.field(name) for name in ("fingerprint", "model", *_TOKENS)])
     wanted = fingerprints.combine_chunks()
@@ -126,9 +199,13 @@ def _bought_again(fingerprints: pa.ChunkedArray, spec: RunSpec) -> pa.Table:
     known = set(found_before.index["segment"].to_pylist())
     listed = list_parquet(segments_folder(spec.store.uri))
     uris = [uri for uri in listed if segment_id(uri) in known or run_of(uri) == spec.run.name]
-    found = in_parallel(partial(read_columns, columns=types.names, whole=False), uris)
+    found = in_parallel(partial(_read_segment, columns=types.names, spec=spec), uris, reads_in_flight(spec.store.uri))
     some = [table.cast(types).filter(pc.is_in(table["fingerprint"], value_set=wanted)) for table in found]
     return schema.concat(some, types)
+
+
+def _read_segment(uri: str, columns: Sequence[str], spec: RunSpec) -> pa.Table:
+    return read_or_set_aside(spec.store.uri, uri, partial(read_columns, uri, columns, whole=False))
 
 
 def _totals(table: pa.Table) -> UsageTotals:

@@ -1,0 +1,205 @@
+"""Recover the journals of dead runs: store the replies that they hold, and record the requests without a reply as lost."""
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from arkbeam.base.errors import StoreError
+from arkbeam.base.files import list_files, read_bytes, remove_file, remove_files
+from arkbeam.base.parallel import in_parallel
+from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local, join, storage_errors
+from arkbeam.store.events import write_events
+from arkbeam.store.journal import MARK_SUFFIX, OBJECT_SUFFIX, decompress, lock, remove_in_order
+from arkbeam.store.journal_records import Journaled, read_records
+from arkbeam.store.layout import (
+    events_folder,
+    journals_folder,
+    list_parquet,
+    runs_of_output,
+    segment_id,
+    segments_folder,
+)
+from arkbeam.store.results import write_results
+from arkbeam.store.segments import Bought, is_damaged, read_columns
+
+LOCK_WAIT_S = 5.0
+"""How long to wait, for all processes together, until a process that is alive has written its segment."""
+_POLL_S = 0.05
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """How many replies were stored, and how many requests were recorded as lost."""
+
+    stored: int = 0
+    lost: int = 0
+
+    def plus(self, other: "Recovered") -> "Recovered":
+        """Return the sum."""
+        return Recovered(self.stored + other.stored, self.lost + other.lost)
+
+
+def recover_journals(store_uri: str, output_uri: str, file_ids: Iterator[int]) -> Recovered:
+    """Recover what the dead runs of this output have paid for and did not store.
+
+    Only the holder of the output may call this, because then all earlier runs of the output are dead, or must write
+    nothing any more. If a kill interrupts this, it is safe to call it again: attempts that are in the store already are
+    recognised by their client request ids.
+    """
+    recovered = Recovered()
+    for run in runs_of_output(journals_folder(store_uri), output_uri):
+        recovered = recovered.plus(recover_run(store_uri, run, file_ids))
+    return recovered
+
+
+def recover_run(store_uri: str, run: str, file_ids: Iterator[int]) -> Recovered:
+    """Recover the journals of one dead run. See `recover_journals`."""
+    folder = journals_folder(store_uri, run)
+    names = sorted({_process_of(uri) for uri in list_files(folder)})
+    processes = _take_over(folder, names)
+    logs = list_files(folder)  # only now: nothing that counts is added to these journals any more
+    stored = _StoredIds(store_uri, run)
+    recovered = Recovered()
+    done: list[list[str]] = []
+    for process in processes:
+        uris = sorted((uri for uri in logs if _process_of(uri) == process), key=_place_of)
+        journaled = read_records(in_parallel(_read_log, uris))
+        if journaled.damaged:
+            place = redact(join(folder, process))
+            _log.warning("%d damaged records in the journal %s are skipped", journaled.damaged, place)
+        recovered = recovered.plus(_store(store_uri, run, journaled, stored, file_ids))
+        done.append(uris)
+    remove_in_order(done)
+    if is_local(store_uri):
+        with suppress(OSError):  # not empty: a process that is alive still uses it
+            os.rmdir(folder)
+    return recovered
+
+
+def _store(store_uri: str, run: str, journaled: Journaled, stored: "_StoredIds", file_ids: Iterator[int]) -> Recovered:
+    bought, lost = list(journaled.replies.values()), journaled.lost()
+    if bought or lost:  # the journal of a process that ended normally is empty or removed: skip the look-up
+        known = stored.above(journaled.segment)
+        bought = [one for one in bought if one.attempt.client_request_id not in known]
+        lost = [event for event in lost if event.attempt.client_request_id not in known]
+    if bought:
+        _write_bought(store_uri, run, stored.new_id(file_ids), bought)
+    if lost:
+        write_events(store_uri, run, stored.new_id(file_ids), lost)
+    return Recovered(len(bought), len(lost))
+
+
+def _write_bought(store_uri: str, run: str, segment: int, bought: Sequence[Bought]) -> None:
+    multi = any(one.reply.multi is not None for one in bought)
+    write_results(store_uri, run, segment, bought, len(bought[0].reply.dense), multi=multi)
+
+
+def _take_over(folder: str, processes: Sequence[str]) -> list[str]:
+    """Remove the marks of processes; return the processes without a mark, which store nothing any more.
+
+    A process that writes a segment keeps its mark. If it takes too long, its journal is left to a later run.
+    """
+    if not is_local(folder):
+        remove_files(join(folder, process + MARK_SUFFIX) for process in processes)
+        return list(processes)
+    deadline_s = time.monotonic() + LOCK_WAIT_S
+    taken = [process for process in processes if _remove_mark(join(folder, process + MARK_SUFFIX), deadline_s)]
+    if len(taken) < len(processes):
+        _log.warning(
+            "%d processes of an earlier run are alive and do not end: what they hold is not recovered by this run",
+            len(processes) - len(taken),
+        )
+    return taken
+
+
+def _remove_mark(path: str, deadline_s: float) -> bool:
+    """Remove a local mark under its lock; return False if a process holds the lock until the deadline."""
+    with storage_errors("lock", path):
+        try:
+            file = os.open(path, os.O_RDWR)
+        except FileNotFoundError:  # a journal of an earlier version, or one whose recovery was interrupted
+            return True
+        try:
+            while not _try_lock(file):
+                if time.monotonic() >= deadline_s:
+                    return False
+                time.sleep(_POLL_S)
+            remove_file(path)
+            return True
+        finally:
+            os.close(file)
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class _StoredIds:
+    """The client request ids in the segments and event files of a run. Each file is read once, when it is needed."""
+
+    store_uri: str
+    run: str
+    _uris: list[str] | None = None
+    _read: dict[str, list[str]] = field(default_factory=dict)
+    _highest: int = 0
+
+    def new_id(self, file_ids: Iterator[int]) -> int:
+        """Return an id above those of all files of the run. The clock of the machine that wrote them may be ahead."""
+        self._highest = max(next(file_ids), self._highest + 1)
+        return self._highest
+
+    def above(self, segment: int) -> set[str]:
+        """Return the ids in the files with ids above a segment's."""
+        if self._uris is None:
+            folders = (segments_folder(self.store_uri, self.run), events_folder(self.store_uri, self.run))
+            self._uris = [uri for folder in folders for uri in list_parquet(folder)]
+        self._highest = max(self._highest, segment, *map(segment_id, self._uris))
+        wanted = [uri for uri in self._uris if segment_id(uri) > segment]
+        missing = [uri for uri in wanted if uri not in self._read]
+        self._read.update(zip(missing, in_parallel(_client_ids, missing), strict=True))
+        return {name for uri in wanted for name in self._read[uri]}
+
+
+def _client_ids(uri: str) -> list[str]:
+    """Return the client request ids in a file; none if it is damaged, since Read will then set it aside."""
+    try:
+        table = read_columns(uri, ["client_request_id"])
+    except StoreError:
+        if is_damaged(uri, ["client_request_id"]):
+            return []
+        raise
+    names: list[str] = table.column(0).to_pylist()
+    return names
+
+
+def _read_log(uri: str) -> bytes:
+    data = read_bytes(uri)
+    if not uri.endswith(OBJECT_SUFFIX):
+        return data
+    try:
+        return decompress(data)
+    except (OSError, ValueError) as error:
+        _log.warning("the journal %s is damaged and skipped: %s", redact(uri), error)
+        return b""
+
+
+def _process_of(uri: str) -> str:
+    """Return the process in the name of a journal's file: `<process>.<generation>[-<number>].log`, or `<process>.log`."""
+    return uri.rpartition("/")[2].partition(".")[0]
+
+
+def _place_of(uri: str) -> tuple[int, ...]:
+    """Return generation and number in the name of a journal's file."""
+    place = uri.rpartition("/")[2].split(".")[1]
+    return tuple(map(int, place.split("-"))) if place[0].isdigit() else ()
