@@ -7,9 +7,7 @@ A table is between `<!-- table: NAME -->` and `<!-- end -->`. Tests compare each
 """
 
 import argparse
-import ast
 import dataclasses
-import inspect
 import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from arkbeam.app.config import Config, section_of
+from arkbeam.app.schema import field_docs
 from arkbeam.emulator.options import EmulatorOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +47,7 @@ def make_media_table() -> str:
 
 def describe_keys(section: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield each key of a config section with its default, as it is written in YAML, and the docstring of its field."""
-    docs = _field_docs(section)
+    docs = field_docs(section)
     kinds = get_type_hints(section)
     for field in dataclasses.fields(section):
         inner = section_of(kinds[field.name])
@@ -82,18 +81,6 @@ def _split_page(page: Path, name: str) -> tuple[str, str, str]:
 def _make_table(rows: Iterator[tuple[str, str, str]]) -> str:
     lines = [f"| `{key}` | {default} | {meaning.replace('|', chr(92) + '|')} |" for key, default, meaning in rows]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *lines])
-
-
-def _field_docs(section: type) -> dict[str, str]:
-    (node,) = ast.parse(inspect.getsource(section)).body
-    assert isinstance(node, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(node.body, node.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-            assert isinstance(statement.target, ast.Name)
-            assert isinstance(following.value, ast.Constant)
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs
 
 
 def _write_default(field: "dataclasses.Field[Any]") -> str:

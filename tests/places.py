@@ -114,7 +114,7 @@ class Place:
             "quota": {"rpm": 10_000_000, "tpm": 10_000_000_000},
             "limits": {"requests_in_flight": 16},
             "store": {"uri": str(self.store)},
-            "output": {"uri": str(self.output)},
+            "output": {"uri": str(self.output), "report": False},
         }
         path = self.folder / "config.yaml"
         path.write_text(json.dumps(config), "utf-8")  # JSON is YAML

@@ -27,6 +27,7 @@ ORDER = (
     "base.schema",
     "base.signing",
     "base.redaction",
+    "base.words",
     "base.bad_rows",
     "base.faults",
     "base.parallel",
@@ -49,6 +50,7 @@ ORDER = (
     "stages.survey",
     "stages.embed",
     "stages.publish",
+    "outputs",
     "beam",
     "app.config",
     "app.job",
@@ -57,9 +59,21 @@ ORDER = (
     "app.messages",
     "app.view",
     "app.bars",
-    "app.cli_options",
-    "app.cli_store",
     "app.progress",
+    "app.service",
+    "app.schema",
+    "app.guess",
+    "app.folder",
+    "app.config_text",
+    "app.init",
+    "app.check",
+    "app.probe",
+    "app.cli_options",
+    "app.cli_print",
+    "app.cli_setup",
+    "app.cli_outputs",
+    "app.cli_search",
+    "app.cli_store",
     "app.cli",
 )
 
@@ -73,7 +87,7 @@ ONLY_FROM = {
 NEVER_FROM = {"store": ("ark",), "quota": ("ark",), "stages.plan": ("ark",)}
 
 # The only rooms that import an entry. No run depends on the emulator: the config has its options, the command line starts it.
-ONLY_BY = {"emulator": ("emulator", "app.config", "app.cli")}
+ONLY_BY = {"emulator": ("emulator", "app.config", "app.service", "app.cli")}
 
 # Libraries that only some entries of ORDER may import.
 LIBRARIES = {
@@ -82,14 +96,30 @@ LIBRARIES = {
     "httpx": ("ark", "media"),
     "httpx_aiohttp": ("ark", "media"),
     "aiohttp": ("ark", "media"),
-    "pydantic": ("app.config",),
-    "rich": ("app.report", "app.store", "app.messages", "app.bars", "app.progress", "app.cli_store", "app.cli"),
+    "jinja2": ("outputs",),
+    "markupsafe": ("outputs",),
+    "matplotlib": ("outputs",),
+    "openTSNE": ("outputs",),
+    "pydantic": ("app.config", "app.schema"),
+    "rich": (
+        "app.report",
+        "app.store",
+        "app.messages",
+        "app.bars",
+        "app.progress",
+        "app.cli_print",
+        "app.cli_setup",
+        "app.cli_search",
+        "app.cli_store",
+    ),
     "redis": ("quota",),
-    "typer": ("app.cli_options", "app.cli_store", "app.cli"),
+    "typer": ("app.cli_options", "app.cli_setup", "app.cli_outputs", "app.cli_search", "app.cli_store", "app.cli"),
+    "duckdb": ("outputs",),
+    "usearch": ("outputs",),
     "starlette": ("emulator",),
     "uvicorn": ("emulator",),
 }
-STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.signing", "base.redaction")
+STANDARD_LIBRARY_ONLY = ("base.errors", "base.records", "base.signing", "base.redaction", "base.words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +276,7 @@ def test_breach_is_found(tmp_path: Path, file: str, code: str, reason: str) -> N
             "emulator/server.py",
             "from arkbeam.ark.models import MODELS\nfrom arkbeam.ark import models\nimport starlette",
         ),
-        ("app/cli.py", "from arkbeam.emulator import server\nimport typer, rich"),
+        ("app/cli.py", "from arkbeam.emulator import server\nimport typer"),
         ("__main__.py", "from arkbeam.app.cli import main"),
         ("base/records.py", "import math\nfrom arkbeam.base.errors import ConfigError"),
     ],

@@ -20,11 +20,11 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("scripts/run", "scripts/test", "scripts/compat", "scripts/flink", ".ci/run")
-EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "dataflow", "video", "heif"}
+EXTRAS = {"emulator", "redis", "s3", "gcs", "tos", "dataflow", "video", "heif", "map", "search"}
 GROUPS = {"test", "dev"}
 NOT_FOUND = 2
 DOCUMENTS = ("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md")
-INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,heif,redis,s3,tos,video]"]
+INSTALLED_BY_TEST = ["install pip>=25.1", "install dev test check out[emulator,heif,map,redis,s3,search,tos,video]"]
 
 
 def read_pyproject() -> dict[str, Any]:
@@ -62,11 +62,12 @@ def test_names_stay() -> None:
 
 
 def test_wheel_holds_the_package_alone(tmp_path: Path) -> None:
-    """The wheel has the package `arkbeam` with all its modules and `py.typed`, no other package, and the licence."""
+    """The wheel has the package `arkbeam` with all its modules, the template of the report and `py.typed`, no other package, and the licence."""
     wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
     names = zipfile.ZipFile(next(wheel.build(directory=str(tmp_path), versions=["standard"]))).namelist()
     inside = {name for name in names if ".dist-info/" not in name}
-    modules = {path.relative_to(ROOT / "pipeline").as_posix() for path in (ROOT / "pipeline/arkbeam").rglob("*.py")}
+    files = [path for path in (ROOT / "pipeline/arkbeam").rglob("*.*") if path.suffix in (".py", ".html", ".css")]
+    modules = {path.relative_to(ROOT / "pipeline").as_posix() for path in files}
     assert {name.partition("/")[0] for name in inside} == {"arkbeam"}
     assert modules | {"arkbeam/py.typed"} <= inside
     assert [name for name in names if name.endswith("licenses/LICENSE")]
@@ -204,9 +205,9 @@ def test_run_installs_and_runs_the_demo(checkout: Checkout) -> None:
     """Without a config the script runs the demo in the checkout's root, after an installation that it announces."""
     code, did, said = checkout.run("scripts/run", "--set", "quota.rpm=600")
     assert code == 0
-    assert did == ["install check out[emulator]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
+    assert did == ["install check out[emulator,search]", f"{checkout.root}: run configs/demo.yaml --set quota.rpm=600"]
     assert "creating .venv" in said
-    assert "installing arkbeam[emulator]" in said
+    assert "installing arkbeam[emulator,search]" in said
 
 
 def test_run_takes_a_config_relative_to_the_caller(checkout: Checkout, tmp_path: Path) -> None:
@@ -237,16 +238,16 @@ def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> No
     with (checkout.root / name).open("a") as file:
         file.write("# changed\n")
     _, did, _ = checkout.run("scripts/run")
-    assert did[0] == "install check out[emulator]"
+    assert did[0] == "install check out[emulator,search]"
 
 
 def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
     """If pip fails, the script ends and the next run tries the installation again."""
     code, did, _ = checkout.run("scripts/run", FAKE_PIP_EXIT="1")
     assert code != 0
-    assert did == ["install check out[emulator]"]
+    assert did == ["install check out[emulator,search]"]
     _, did, _ = checkout.run("scripts/run")
-    assert did[0] == "install check out[emulator]"
+    assert did[0] == "install check out[emulator,search]"
 
 
 def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
@@ -254,7 +255,7 @@ def test_named_python_has_an_environment_of_its_own(checkout: Checkout) -> None:
     checkout.run("scripts/run")
     other = str(checkout.add_python("other"))
     _, did, said = checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")
-    assert did[0] == "install check out[emulator]"
+    assert did[0] == "install check out[emulator,search]"
     assert "creating .venv-3.13" in said
     assert checkout.run("scripts/run", PYTHON=other, FAKE_VERSION="3.13")[1:] == (did[1:], "")
     assert checkout.run("scripts/run")[1:] == (did[1:], "")

@@ -6,9 +6,7 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +18,11 @@ from arkbeam.app.cli_options import ExitCode
 from arkbeam.app.config import parse_config
 from arkbeam.base import schema
 
+from scripts.children import child_environment
 from scripts.make_docs import CONFIG_PAGE, MEDIA_PAGE, make_config_table, make_emulator_table, read_table
+from tests.places import Ended, Started
 from tests.test_layers import ORDER
+from tests.warm import Task, WarmProcess, run_arkbeam_in
 
 ROOT = Path(__file__).parent.parent
 CODE = ROOT / "pipeline" / "arkbeam"
@@ -87,9 +88,14 @@ PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (RO
 ORIGINAL = [
     page for page in PAGES if page != CHINESE
 ]  # its commands and queries are those of the README: a test below checks that
-COMMANDS = sorted(
-    {line for page in ORIGINAL for kind, text in read_page(page).blocks if kind == "sh" for line in text.splitlines()}
-)
+
+
+def commands_of(page: Path) -> list[str]:
+    """Return the commands of a page, in order."""
+    return [line for kind, text in read_page(page).blocks if kind == "sh" for line in text.splitlines()]
+
+
+COMMANDS = sorted({line for page in ORIGINAL for line in commands_of(page)})
 QUERIES = [
     pytest.param(*found, id=str(page.relative_to(ROOT)))
     for page in ORIGINAL
@@ -97,36 +103,65 @@ QUERIES = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A reader of the README, who has typed its commands in a working directory, in order. `ended`: how each has ended."""
+
+    folder: Path
+    warm: WarmProcess
+    ended: dict[str, Ended] = field(default_factory=dict)
+
+    def run(self, command: str) -> Ended:
+        """Run a command of `arkbeam` as a page writes it, with this checkout's code, unless it has run before."""
+        if command not in self.ended:
+            task = Task(run_arkbeam_in, (str(self.folder), *shlex.split(command)[1:]), child_environment())
+            started = Started(lambda out, err: self.warm.fork(task, out, err))
+            self.ended[command] = started.wait(100)
+            started.close()
+        return self.ended[command]
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reader(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """The README's reader."""
+    reader = Reader(tmp_path_factory.mktemp("readme"), warm)
+    shutil.copytree(ROOT / "configs", reader.folder / "configs")
+    for command in commands_of(README):
+        if command.startswith("arkbeam "):
+            reader.run(command)
+    return reader
+
+
+@pytest.fixture(scope="module")
+def demo(reader: Reader) -> Path:
     """A working directory in which the README's demo has run."""
-    folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    run = run_command("arkbeam run configs/demo.yaml", folder)
-    assert run.returncode == 0, run.stderr
-    return folder
-
-
-def run_command(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command of `arkbeam` as the README writes it, with this checkout's code."""
-    words = [sys.executable, "-m", "arkbeam", *shlex.split(command)[1:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
-    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)
+    return reader.folder
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_readme_works(command: str, demo: Path) -> None:
-    """Commands of `arkbeam` exit with 0; scripts exist and are executable."""
+def test_every_command_of_the_readme_works(command: str, reader: Reader) -> None:
+    """Commands of `arkbeam` exit with 0, those of the README in the order in which it has them; scripts are executable."""
     words = shlex.split(command)
     if words[0] == "arkbeam":
-        ended = run_command(command, demo)
-        assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.strip()
+        ended = reader.run(command)
+        assert ended.code == 0, ended.err
+        assert ended.out.strip()
     elif words[:2] == [".venv/bin/python", "-m"]:
         assert importlib.util.find_spec(words[2])
     else:  # what the scripts do is tested in test_packaging and test_bench
         assert os.access(ROOT / words[0], os.X_OK)
         assert all((ROOT / word).exists() for word in words[1:] if "/" in word)
+
+
+def test_each_step_names_the_next(reader: Reader) -> None:
+    """From a folder to a search, each command prints the next one; a run ends with the path of its report."""
+    init = reader.run("arkbeam init configs/demo/images").out
+    run = reader.run("arkbeam run images.yaml --set api.base_url=emulator").out
+    for line in ("arkbeam check images.yaml", "arkbeam run images.yaml --set api.base_url=emulator"):
+        assert line in init
+    assert "\nto search it: arkbeam search out/images 'WORDS'\n" in run
+    (report,) = re.findall("^report: (.+)$", run, re.M)
+    assert (reader.folder / report).read_bytes().startswith(b"<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(("query", "answer"), QUERIES)

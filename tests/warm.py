@@ -28,7 +28,7 @@ import arkbeam.app.job
 import arkbeam.app.progress
 import arkbeam.app.report  # noqa: F401 - these three are imported for the children
 import fsspec.config
-from arkbeam.app import cli
+from arkbeam.app import cli, cli_print
 from arkbeam.base import faults
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import serve
@@ -144,8 +144,15 @@ def run_arkbeam(*arguments: str) -> None:
     sys.argv = ["arkbeam", *arguments]
     faults.hit = faults._load()
     fsspec.config.set_conf_env(fsspec.config.conf)
-    cli.out, cli.err = Console(), Console(stderr=True)
+    vars(cli_print.out).update(vars(Console()))  # in place, since other modules have imported the consoles
+    vars(cli_print.err).update(vars(Console(stderr=True)))
     cli.main()
+
+
+def run_arkbeam_in(folder: str, *arguments: str) -> None:
+    """Run `arkbeam` with these arguments in a working directory."""
+    os.chdir(folder)
+    run_arkbeam(*arguments)
 
 
 def run_arkbeam_with_debug_logs(*arguments: str) -> None:

@@ -24,6 +24,8 @@ from scripts.benchmarks import (
     planning,
     quota,
     quota_many,
+    report,
+    search,
     store,
     throughput,
     volume,
@@ -51,12 +53,14 @@ MEASURES: dict[str, Measure] = {
     "media_cpu": media.measure_cpu,
     "media_memory": media.measure_memory,
     "media_peak": media_peak.measure,
+    "report": report.measure,
     "store_owned": store.measure_owned,
     "store_compacted": store.measure_compacted,
     "store_runs": store.measure_runs,
     "store_index": store.measure_index,
     "again": again.measure,
     "again_local": again.measure_local,
+    "search": search.measure,
 }
 
 _NAMES = "\n\n".join(f"{name}: {' '.join((measure.__doc__ or '').split())}" for name, measure in MEASURES.items())

@@ -74,6 +74,7 @@ def test_inspect(make_emulator: Any, make_place: Any, call: Callable[..., Any]) 
     codes = {code: count for code, count, *_ in (row for row in cells if len(row) == 3)}
     assert codes["bad_json"] == "2"
     assert codes["SensitiveContentDetected"] == "1"
+    assert "→ correct the line: it is not valid JSON" in ended.out
 
 
 def test_inspect_half_an_output(place: Any, call: Callable[..., Any]) -> None:

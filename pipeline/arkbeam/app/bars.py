@@ -8,8 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from arkbeam.app.report import format_seconds
 from arkbeam.app.view import View
+from arkbeam.base.words import format_seconds
 from arkbeam.stages.meter import Phase
 
 NAME_WIDTH, BAR_WIDTH = 12, 16

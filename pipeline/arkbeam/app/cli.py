@@ -2,24 +2,27 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
-from rich.console import Console
 
 from arkbeam import __version__
-from arkbeam.app import cli_store
-from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, Settings
-from arkbeam.app.config import Config, load_config
+from arkbeam.app import cli_outputs, cli_search, cli_setup, cli_store
+from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, OutputUri, Settings
+from arkbeam.app.cli_print import err, out, print_json, say
+from arkbeam.app.config import OutputOptions, load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
+from arkbeam.app.service import open_service
 from arkbeam.base.errors import ArkbeamError
+from arkbeam.base.files import exists
 from arkbeam.base.redaction import redact_uri
+from arkbeam.base.uris import join
 from arkbeam.decoding.workers import resume as resume_looking
 from arkbeam.decoding.workers import stop as stop_looking
 from arkbeam.engine.outcomes import Stop, StopKind
@@ -31,13 +34,13 @@ if TYPE_CHECKING:
     from arkbeam.stages.spec import RunSpec
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn manifests of text, images and video into vectors through Volcengine Ark, and write them as Parquet.",
-    epilog="To try it without an API key: arkbeam run configs/demo.yaml",
+    epilog="To try it without an API key: arkbeam run configs/demo.yaml\n\nWith your own files: arkbeam init PATH",
 )
-out, err = Console(), Console(stderr=True)
+_BEFORE, _RUN, _AFTER, _STORE = "Before a run", "Run", "A finished output", "The store"
+cli_setup.add_commands(app, _BEFORE)
 _messages = Messages()
 
 EXIT_CODES = """Exit codes:
@@ -68,7 +71,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog=f"Example: arkbeam run config.yaml --set quota.rpm=600\n\n{EXIT_CODES}")
+@app.command(epilog=f"Example: arkbeam run config.yaml --set quota.rpm=600\n\n{EXIT_CODES}", rich_help_panel=_RUN)
 def run(
     config: ConfigPath,
     beam_options: BeamOptions = None,
@@ -115,7 +118,7 @@ def run(
 
     _messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
-    with _signals(), _service(loaded) as base_url:
+    with _signals(), open_service(loaded) as base_url:
         job = prepare_job(
             loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial, verify=verify
         )
@@ -125,15 +128,17 @@ def run(
             result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
     _print_warnings(result)
     if as_json:
-        _print_json(result)
+        print_json(result)
     elif not quiet:
         out.print(summary_table(result))
     code = exit_code(result, loaded.limits)
-    _print_ending(result, code, loaded.output.uri, as_json=as_json)
+    _print_ending(result, code, loaded.output, as_json=as_json)
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1, 2 and 130, as for arkbeam run.")
+@app.command(
+    epilog="Example: arkbeam plan config.yaml\n\nExit codes: 0, 1, 2 and 130, as for arkbeam run.", rich_help_panel=_RUN
+)
 def plan(
     config: ConfigPath,
     beam_options: BeamOptions = None,
@@ -162,12 +167,14 @@ def plan(
     expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
     _print_manifest_warnings((note.level, note.message) for note in totals.notes)
     if as_json:
-        _print_json(describe_plan(totals, expected))
+        print_json(describe_plan(totals, expected))
     else:
         out.print(plan_table(totals, expected))
 
 
-@app.command(epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05")
+@app.command(
+    epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05", rich_help_panel=_RUN
+)
 def emulator(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.")] = 8080,
     settings: Annotated[
@@ -188,10 +195,11 @@ def emulator(
 
 
 @app.command(
-    epilog="Example: arkbeam inspect out/demo --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output."
+    epilog="Example: arkbeam inspect out/demo --rows 3\n\nExit codes: 0; 1: a storage error; 2: the folder has no complete output.",
+    rich_help_panel=_AFTER,
 )
 def inspect(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the output.")],
+    output: OutputUri,
     rows: Annotated[int, typer.Option(help="Number of rows to show.")] = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -199,13 +207,15 @@ def inspect(
     from arkbeam.app.report import describe_output, inspect_output
 
     if as_json:
-        _print_json(describe_output(output, rows))
+        print_json(describe_output(output, rows))
         return
     for table in inspect_output(output, rows):
         out.print(table)
 
 
-cli_store.add_commands(app)
+cli_outputs.add_commands(app, _AFTER)
+cli_search.add_commands(app, _AFTER)
+cli_store.add_commands(app, _STORE)
 
 
 def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
@@ -237,22 +247,6 @@ def main() -> NoReturn:
     except ArkbeamError as error:
         _say_error(error)
         _leave(error.exit_code)
-
-
-@contextmanager
-def _service(config: Config) -> Iterator[str]:
-    """Yield the base URL of the service. If it is `emulator`, start an emulator for the length of the block."""
-    with ExitStack() as stack:
-        if not config.starts_emulator:
-            yield config.api.base_url
-            return
-        try:
-            from arkbeam.emulator.serve import start_emulator
-        except ImportError as error:
-            raise ArkbeamError(
-                f"api.base_url is emulator, which needs more packages: pip install 'arkbeam[emulator]' ({error})"
-            ) from None
-        yield stack.enter_context(start_emulator(config.emulator))
 
 
 @contextmanager
@@ -313,15 +307,21 @@ def _print_warnings(result: dict[str, Any]) -> None:
         _say(f"{result['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted", "warning")
 
 
-def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as_json: bool) -> None:
-    stopped, output_uri = result["stopped"], redact_uri(output_uri)
+def _print_ending(result: dict[str, Any], code: ExitCode, output: OutputOptions, *, as_json: bool) -> None:
+    from arkbeam.outputs.publishing import REPORT
+
+    stopped, output_uri = result["stopped"], redact_uri(output.uri)
     if stopped is not None:
         _say(f"stopped ({stopped['code']}): {stopped['message']}", "error")
         _say("vectors that were paid for are in the store; run the same command again to continue", "error")
     if "files" not in result:
         _say(f"nothing was published: {output_uri} is unchanged", "error")
     elif not (_messages.quiet or as_json):
-        out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
+        say(f"output: {output_uri}")
+        if exists(join(output.uri, REPORT)):
+            say(f"report: {join(output_uri, REPORT)}")
+        if result["published"]:
+            say(f"to search it: arkbeam search {shlex.quote(output_uri)} 'WORDS'")
     if code is ExitCode.FAILURES:
         _say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`",
@@ -346,11 +346,6 @@ def _say_in_handler(text: str) -> None:
         write_event(sys.stderr, "message", {"level": "warning", "message": text})
     else:
         print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(document: Any) -> None:
-    """Print a document to stdout as JSON."""
-    print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from arkbeam.app.cli_options import AsJson, ExitCode
+from arkbeam.app.cli_print import note, out, print_json
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.redaction import redact_uri
 
@@ -17,9 +16,9 @@ StoreUri = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URI of
 _EXIT_CODES = "Exit codes: 0; 1: a storage error; 2: there is no such store"
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.add_typer(store_app, name="store")
+def add_commands(app: typer.Typer, panel: str) -> None:
+    """Add the commands to the command line, in a panel of its help."""
+    app.add_typer(store_app, name="store", rich_help_panel=panel)
 
 
 @store_app.command(
@@ -42,7 +41,7 @@ def compact(
     done = compact_store(_open_store(store), CompactionOptions(grace_s=3600.0 * grace_h))
     _print_result(asdict(done), compacted_table(done), as_json=as_json)
     if done.in_use:
-        typer.echo("nothing was done: another compaction works on this store", err=True)
+        note("nothing was done: another compaction works on this store")
         raise typer.Exit(ExitCode.IN_USE)
 
 
@@ -102,6 +101,6 @@ def _open_store(uri: str) -> str:
 
 def _print_result(described: dict[str, Any], table: Table, *, as_json: bool) -> None:
     if as_json:
-        print(orjson.dumps(described, option=orjson.OPT_INDENT_2).decode())
+        print_json(described)
     else:
-        Console().print(table)
+        out.print(table)

@@ -7,6 +7,7 @@ environment variables that hold them.
 import dataclasses
 import difflib
 import reprlib
+import shlex
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,18 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import ModelOptions
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
-from arkbeam.base.schema import Layout, embeddings_schema
+from arkbeam.base.schema import OWN_COLUMNS, Layout
 from arkbeam.base.uris import check_credentials, lower_scheme
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.manifest.options import ManifestOptions
+from arkbeam.manifest.shards import FORMATS, split_endings
 from arkbeam.media import MediaOptions
 from arkbeam.quota.budget import BudgetOptions
 from arkbeam.quota.options import LimitsOptions, QuotaOptions
@@ -34,7 +36,6 @@ from arkbeam.store.layout import StoreOptions
 CONFIG_BYTES_MAX = 1024 * 1024
 EMULATOR = "emulator"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-_OUR_COLUMNS = tuple(embeddings_schema(pa.struct([])).names)
 _Section = typing.TypeVar("_Section")
 
 
@@ -46,6 +47,8 @@ class OutputOptions:
     """Folder of the published files. Only one run at a time can write to it."""
     layout: Layout = Layout.PORTABLE
     """How the published files are encoded. `portable`: all common readers can read them. `compact`: with BYTE_STREAM_SPLIT, about 6 % smaller; DuckDB before 2.0, Spark before 4, ClickHouse 24 and fastparquet can't read them. Columns, types and values are the same."""
+    report: bool = True
+    """Write `report.html` with the output: a page that shows the run and a sample of its rows, with texts and small copies of pictures. `arkbeam report` makes it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Config:
                 raise ConfigError(
                     "manifest.keep: 'id' is in the output already: its column id has each row's id; remove it from keep"
                 )
-            if name in _OUR_COLUMNS:
+            if name in OWN_COLUMNS:
                 raise ConfigError(
                     f"manifest.keep: {name!r} is already a column of the output, with another meaning;"
                     " rename the column in the manifest"
@@ -84,7 +87,7 @@ class Config:
 
 def list_similar_names(config: Config) -> Iterator[str]:
     """Yield a warning for each kept column whose name differs from an earlier column's in upper and lower case only."""
-    columns = {name.lower(): name for name in _OUR_COLUMNS}
+    columns = {name.lower(): name for name in OWN_COLUMNS}
     for name in config.manifest.keep:
         other = columns.setdefault(name.lower(), name)
         if other != name:
@@ -100,6 +103,11 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     Raise ConfigError that names the file or the key, and what to do.
     """
     file = Path(path)
+    if file.is_dir() or _is_manifest_name(path):
+        what = "a folder" if file.is_dir() else "a manifest"
+        raise ConfigError(
+            f"cannot read {path} as a config: it is {what}; `arkbeam init {shlex.quote(path)}` writes a config for it"
+        )
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes, too large for a config")
@@ -113,11 +121,28 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     return parse_config(raw, settings)
 
 
+def _is_manifest_name(path: str) -> bool:
+    """True for the name of a manifest. A config may be JSON."""
+    ending = split_endings(path)[1]
+    return ending in FORMATS and ending != ".json"
+
+
 def parse_config(raw: Any, settings: Sequence[str] = ()) -> Config:
     """Check a parsed YAML document and return it as a Config. Raise ConfigError."""
     if not isinstance(raw, dict):
         raise ConfigError("the config must be a mapping of sections such as manifest, model, store and output")
     return _settle_uris(_parse(Config, raw, settings))
+
+
+def parse_published(note: Mapping[str, Any], settings: Sequence[str] = ()) -> tuple[Config, ServiceKind]:
+    """Return the config of a finished output and the kind of its service, from the content of its `run.json`.
+
+    Raise ConfigError if the config can't be used, or a setting is wrong.
+    """
+    try:
+        return parse_config(note["config"], settings), ServiceKind(note.get("service", ServiceKind.ARK))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"the config in run.json can't be used: {type(error).__name__}: {error}") from None
 
 
 def _settle_uris(config: Config) -> Config:

@@ -26,6 +26,7 @@ from arkbeam.manifest.finding import WrittenFolder
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
+from arkbeam.outputs.publishing import REPORT
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.own_results import forget_own_results
 from arkbeam.stages.embed.process import check_secrets, write_stop
@@ -107,6 +108,7 @@ def prepare_job(
         config=described,
         buckets=count_buckets(sum(manifest.bytes or 0 for manifest in manifests)),
         layout=config.output.layout,
+        report=config.output.report,
         retry_failed=retry_failed,
         publish_partial=publish_partial,
         verify=verify,
@@ -134,7 +136,7 @@ def _written_folders(config: Config) -> list[WrittenFolder]:
     output_uri, store_uri = absolute(config.output.uri), absolute(config.store.uri)
     return [
         *(WrittenFolder("output.uri", join(output_uri, folder), _PART) for folder in PART_FOLDERS),
-        WrittenFolder("output.uri", join(output_uri, RUN_NOTE)),
+        *(WrittenFolder("output.uri", join(output_uri, name)) for name in (RUN_NOTE, REPORT)),
         *(WrittenFolder("store.uri", join(store_uri, folder), example) for folder, example in EXAMPLES.items()),
     ]
 
@@ -226,7 +228,7 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
     run = job.spec.run
-    with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job) as placed:
+    with claim_output(run.output_uri, run.name, stop_when_lost), _run_files(job) as placed:
         _clear_dead_runs(placed)
         compact_media(placed.store.uri)
         spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
@@ -237,12 +239,7 @@ def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change
                 build_pipeline(pipeline, sent)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
         finally:
-            close_engine(spec.run.name)
-            forget_index(spec.run.name)
-            forget_own_results(spec.run.name)
-            _remove_marks(spec)
-            for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
-                remove_folder(folder)
+            forget_run(spec)
         _recover_journals(spec)
     return result
 
@@ -283,6 +280,16 @@ def _folder(spec: RunSpec) -> str:
 def _show_running(spec: RunSpec) -> None:
     """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
     write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
+
+
+def forget_run(spec: RunSpec) -> None:
+    """Close the engine of a run that ends, forget what this process holds of it but its progress, and remove its files."""
+    close_engine(spec.run.name)
+    forget_index(spec.run.name)
+    forget_own_results(spec.run.name)
+    _remove_marks(spec)
+    for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
+        remove_folder(folder)
 
 
 @contextmanager
@@ -343,7 +350,8 @@ def _remove_marks(spec: RunSpec) -> None:
         )
 
 
-def _stop_when_lost(reason: str) -> None:
+def stop_when_lost(reason: str) -> None:
+    """Stop the engines of this process, since the claim on the output is lost."""
     stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
 
 

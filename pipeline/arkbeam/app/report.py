@@ -5,20 +5,17 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
-from arkbeam.base.errors import ConfigError
-from arkbeam.base.files import exists, list_files, read_bytes
-from arkbeam.base.uris import join, open_filesystem, storage_errors
+from arkbeam.base.words import format_seconds
+from arkbeam.outputs.published import Published, open_in_place, open_output
+from arkbeam.outputs.sampling import read_failures
+from arkbeam.outputs.summary import Code, count_codes
 from arkbeam.quota.use import FoundLimits
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures
-from arkbeam.stages.publish.commit import SUCCESS
-from arkbeam.stages.publish.earlier import RUN_NOTE
 
 _CELL_CHARS_MAX = 40
 
@@ -142,11 +139,11 @@ def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
 
     Raise ConfigError if the folder has no complete output.
     """
-    yield summary_table(_read_run_note(output_uri))
-    parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
-    if parts:
-        yield _rows_table(_read_head(parts[0], rows_max))
-    yield _codes_table(_count_codes(output_uri))
+    output = open_output(output_uri)
+    yield summary_table(dict(output.note))
+    if output.parts(embeddings.FOLDER):
+        yield _rows_table(_read_head(output, rows_max))
+    yield _codes_table(_count_codes(output))
 
 
 def describe_output(output_uri: str, rows_max: int) -> dict[str, Any]:
@@ -154,38 +151,24 @@ def describe_output(output_uri: str, rows_max: int) -> dict[str, Any]:
 
     Raise ConfigError if the folder has no complete output.
     """
-    note = _read_run_note(output_uri)
-    parts = list_files(join(output_uri, embeddings.FOLDER), ".parquet")
-    head = _read_head(parts[0], rows_max) if parts else pa.table({})
-    rows = head.to_pylist()
+    output = open_output(output_uri)
+    head = _read_head(output, rows_max)
     return {
-        "run": note,
+        "run": output.note,
         "columns": {
             field.name: _name_type(field, values.to_pylist())
             for field, values in zip(head.schema, head.columns, strict=True)
         },
-        "rows": [{name: _shorten(value) for name, value in row.items()} for row in rows],
+        "rows": [{name: shorten(value) for name, value in row.items()} for row in head.to_pylist()],
         "failures": [
-            {"code": code, "rows": count, "first_message": message} for code, count, message in _count_codes(output_uri)
+            {"code": one.code, "rows": one.rows, "first_message": one.message, "advice": one.advice}
+            for one in _count_codes(output)
         ],
     }
 
 
-def _read_run_note(output_uri: str) -> dict[str, Any]:
-    if not exists(join(output_uri, SUCCESS)):
-        raise ConfigError(f"{output_uri} is not a complete output: it has no {SUCCESS}")
-    note: dict[str, Any] = orjson.loads(read_bytes(join(output_uri, RUN_NOTE)))
-    return note
-
-
-def format_seconds(seconds: float) -> str:
-    """Format a duration: `8.3 s`, `12 min 4 s`, `3 h 20 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"
+def _count_codes(output: Published) -> list[Code]:
+    return count_codes(read_failures(output, output.parts(failures.FOLDER)))
 
 
 def two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
@@ -204,7 +187,7 @@ def _rows_table(rows: pa.Table) -> Table:
     table = Table("column", "type", *heads, title="embeddings", title_justify="left")
     for field, values in zip(rows.schema, rows.columns, strict=True):
         shown = values.to_pylist()
-        cells = [field.name, _name_type(field, shown), *map(_shorten, shown)]
+        cells = [field.name, _name_type(field, shown), *map(shorten, shown)]
         table.add_row(*map(escape, cells))
     return table
 
@@ -216,43 +199,32 @@ def _name_type(field: "pa.Field[Any]", values: Sequence[Any]) -> str:
     return str(field.type).replace("element: ", "")
 
 
-def _count_codes(output_uri: str) -> list[tuple[str, int, str]]:
-    """Return each failure code, its number of rows and its first message; the most frequent code comes first."""
-    counts: dict[str, tuple[int, str]] = {}
-    for uri in list_files(join(output_uri, failures.FOLDER), ".parquet"):
-        for row in _read_codes(uri).to_pylist():
-            count, message = counts.get(row["code"], (0, row["message"]))
-            counts[row["code"]] = (count + 1, message)
-    return sorted(((code, *found) for code, found in counts.items()), key=lambda one: -one[1])
-
-
-def _codes_table(codes: Sequence[tuple[str, int, str]]) -> Table:
-    table = Table("code", "rows", "first message", title="failures", title_justify="left")
-    for code, count, message in codes:
-        table.add_row(escape(code), f"{count:,}", escape(message))
+def _codes_table(codes: Sequence[Code]) -> Table:
+    table = Table("code", "rows", "first message, and what to do", title="failures", title_justify="left")
+    for one in codes:
+        table.add_row(escape(one.code), f"{one.rows:,}", f"{escape(one.message)}\n→ {one.advice}")
     return table
 
 
-def _read_head(uri: str, rows_max: int) -> pa.Table:
-    filesystem, path = open_filesystem(uri)
-    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
-        reader = pq.ParquetFile(file)
-        first = next(reader.iter_batches(batch_size=max(1, rows_max)), None)
-        return pa.Table.from_batches([first] if first is not None else [], reader.schema_arrow).slice(0, rows_max)
+def _read_head(output: Published, rows_max: int) -> pa.Table:
+    for file in output.parts(embeddings.FOLDER)[:1]:
+        with open_in_place(output, file) as reader:
+            first = next(reader.iter_batches(batch_size=max(1, rows_max)), None)
+            return pa.Table.from_batches([first] if first is not None else [], reader.schema_arrow).slice(0, rows_max)
+    return pa.table({})
 
 
-def _read_codes(uri: str) -> pa.Table:
-    filesystem, path = open_filesystem(uri)
-    with storage_errors("read", uri), filesystem.open(path, "rb") as file:
-        return pq.ParquetFile(file).read(columns=["code", "message"])
-
-
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """Return a value in the few characters that a cell of a table has: of a path the name, of a list the first values."""
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, list) and len(value) > 3:
-        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value[:3]) + ", …"
+    if isinstance(value, list):
+        shown = [f"{one:.4g}" if isinstance(one, float) else shorten(one) for one in value[:3]]
+        return _cut(", ".join([*shown, "…"] if len(value) > 3 else shown))
     if isinstance(value, dict) and isinstance(value.get("indices"), list):
         return f"{len(value['indices'])} active"
-    text = PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value)
+    return _cut(PurePosixPath(value).name if isinstance(value, str) and value.startswith("/") else str(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _CELL_CHARS_MAX else f"{text[: _CELL_CHARS_MAX - 1]}…"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from arkbeam.app.report import format_seconds
 from arkbeam.base.capabilities import cost_cny
+from arkbeam.base.words import format_seconds
 from arkbeam.engine.outcomes import Counts, Status
 from arkbeam.quota.budget import Cost, share_used
 from arkbeam.stages.meter import Phase, Progress, Work
@@ -147,8 +147,10 @@ def describe_view(view: View, spec: RunSpec) -> str:
         case Phase.EMBEDDING:
             return f"embedding | {describe_progress(view.status, rates, spec)}{codes}"
         case Phase.PUBLISHING:
-            parts = f"{work.parts_written:,} of {max(work.parts_planned, work.parts_written):,}"
-            text = f"publishing | {parts} parts | {rates.parts.per_s:,.1f} parts/s{codes}"
+            text = f"publishing{codes}"
+            if work.parts_planned:
+                parts = f"{work.parts_written:,} of {max(work.parts_planned, work.parts_written):,}"
+                text = f"publishing | {parts} parts | {rates.parts.per_s:,.1f} parts/s{codes}"
     return f"{text} | {format_seconds(view.seconds)}"
 
 

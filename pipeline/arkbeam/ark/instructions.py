@@ -92,6 +92,11 @@ def check_utf8(key: str, text: str) -> None:
         raise ConfigError(f"{key} is not valid Unicode: it contains a lone surrogate") from None
 
 
+def name_targets(modalities: Collection[Modality]) -> str:
+    """Return the `target_modality` for samples that have one or more of these modalities."""
+    return "/".join(wording for kinds, wording in _BY_MODALITIES.items() if kinds <= set(modalities))
+
+
 def build_instructions(options: InstructionOptions, modalities: Collection[Modality]) -> str | Failure:
     """Return the instructions of a row whose parts have these modalities, built from the vendor's templates.
 

@@ -237,6 +237,10 @@ def _has_fields(kind: pa.DataType) -> bool:
     return pa.types.is_nested(kind) and any(_has_fields(kind.field(index).type) for index in range(kind.num_fields))
 
 
+OWN_COLUMNS = tuple(embeddings_schema(pa.struct([])).names)
+"""The columns of `embeddings/` that are not kept from the manifest."""
+
+
 def multi_schema(dimensions: int) -> pa.Schema:
     """Return the schema of per-token vectors in the store: one float16 vector for each token of a request."""
     vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dimensions)

@@ -18,6 +18,7 @@ from arkbeam.base.uris import is_local
 from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
 from arkbeam.engine.outcomes import Counts, SessionReport
+from arkbeam.outputs.publishing import publish_page
 from arkbeam.quota.use import QuotaUse
 from arkbeam.stages.embed.dead_processes import recover_dead_processes
 from arkbeam.stages.inputs import whole_spec
@@ -228,4 +229,5 @@ def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec:
     failed = [file for file in parts if file.folder == failures.FOLDER]
     vectors = [file for file in parts if file.folder != failures.FOLDER]
     earlier = Earlier() if begun.publishing is None else begun.publishing.earlier
-    end_run(Commit(begun.totals, begun.report, vectors, failed, only(UsagePart, written), earlier), whole_spec(spec))
+    commit = Commit(begun.totals, begun.report, vectors, failed, only(UsagePart, written), earlier)
+    end_run(commit, whole_spec(spec), publish_page)

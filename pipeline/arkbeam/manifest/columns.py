@@ -107,6 +107,11 @@ class ColumnWatch:
         if not requests or not all(self._having.values()):
             self._names.add(chain.from_iterable(objects))
 
+    @property
+    def names(self) -> list[str]:
+        """The names found so far, in their order."""
+        return list(self._names.names)
+
     def report(self, rows: int, requests: int) -> ShardColumns:
         """Return what was noted. The shard has `rows` rows that are not blank, of which `requests` gave a request."""
         if not self._has_header:

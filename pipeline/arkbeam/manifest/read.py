@@ -112,7 +112,7 @@ def _read_chunks(
     watch.note_path(from_folders)
     first_row = first_ordinal = 0
     check_unchanged(shard.manifest, shard.version)
-    for batch in _read_batches(shard, options, parser, context, watch, place, failed):
+    for batch in read_batches(shard, options, parser, context, watch, place, failed):
         if failed is not None:
             failed.pick(batch, first_row)
         chunk = _Chunk(batch, first_row, from_folders)
@@ -149,7 +149,7 @@ def _read_failed_rows(
         yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0)
 
 
-def _read_batches(
+def read_batches(
     shard: Shard,
     options: ManifestOptions,
     parser: RowParser,
@@ -174,12 +174,12 @@ def _read_batches(
     with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as raw:
         end = WHOLE if raw.is_packed else shard.end
         used = parser.columns.union(options.keep)
-        for batch in _read_text(replace(shard, end=end), _open_text(shard, raw, options), options, used, watch, failed):
+        for batch in read_text(replace(shard, end=end), open_text(shard, raw, options), options, used, watch, failed):
             place.bytes = raw.taken
             yield batch
 
 
-def _read_text(
+def read_text(
     shard: Shard,
     source: TextSource,
     options: ManifestOptions,
@@ -187,6 +187,7 @@ def _read_text(
     watch: ColumnWatch,
     failed: FailedRows | None,
 ) -> Iterator[RowBatch]:
+    """Yield all physical rows of a shard of a text format; with `failed`, others than it names may be blank."""
     head = source.peek() if shard.start == 0 else b""
     universal = ends_with_cr(head, shard.format)
     lines: Iterator[bytes | LongLine]
@@ -204,7 +205,7 @@ def _read_text(
     yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
 
 
-def _open_text(shard: Shard, raw: ByteSource, options: ManifestOptions) -> TextSource:
+def open_text(shard: Shard, raw: ByteSource, options: ManifestOptions) -> TextSource:
     """Return the shard's bytes in UTF-8. Raise ManifestError if the file is in another encoding than the config says."""
     encoding, setting = options.encoding_of(shard.format)
     source = TextSource(raw.read, encoding)

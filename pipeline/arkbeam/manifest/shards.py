@@ -22,7 +22,7 @@ from arkbeam.manifest.options import Format, ManifestOptions
 from arkbeam.manifest.storage import manifest_errors, read_start, version_of, without_query
 from arkbeam.manifest.text import HEAD_BYTES, is_utf8_name
 
-_FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
@@ -164,10 +164,12 @@ def _list_named_by_failures(
     for uri in sorted(failures):
         for name in list_named_manifests(uri, options):
             naming.setdefault(name, []).append(uri)
-    return [
-        replace(_describe(Found(name, name, {}), None, options), failures=tuple(uris))
-        for name, uris in sorted(naming.items())
-    ]
+    return [replace(describe_manifest(name, options), failures=tuple(uris)) for name, uris in sorted(naming.items())]
+
+
+def describe_manifest(uri: str, options: ManifestOptions) -> Manifest:
+    """Describe one manifest by its name; its size and version are unknown. Raise ManifestError for an unknown format."""
+    return _describe(Found(uri, uri, {}), None, options)
 
 
 def _cut(manifest: Manifest, bytes_max: int) -> list[_Cut]:
@@ -219,6 +221,15 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
+def split_endings(name: str) -> tuple[str, str, Compression | None]:
+    """Split a file's name: `2024/a`, `.csv` and `gzip` for `2024/a.CSV.gz`."""
+    stem, ending = posixpath.splitext(name)
+    compression = ENDINGS.get(ending.lower())
+    if compression is not None:
+        stem, ending = posixpath.splitext(stem)
+    return stem, ending.lower(), compression
+
+
 def _fixed_folders(uris: Iterable[str]) -> list[str]:
     """Return the folder above each URI's first wildcard; an empty list if the URIs have different schemes."""
     folders = []
@@ -237,11 +248,8 @@ def _describe(found: Found, root: str | None, options: ManifestOptions) -> Manif
     _check_name(uri)
     bare = strip_user_info(without_query(uri if root is None else path))
     label = bare if root is None else posixpath.relpath(bare, strip_user_info(root))
-    stem, ending = posixpath.splitext(without_query(uri).rstrip())
-    compression = ENDINGS.get(ending.lower())
-    if compression is not None:
-        ending = posixpath.splitext(stem)[1]
-    format_ = _FORMATS.get(ending.lower()) if options.format == "auto" else options.format
+    _, ending, compression = split_endings(without_query(uri).rstrip())
+    format_ = FORMATS.get(ending) if options.format == "auto" else options.format
     if format_ is None:
         raise ManifestError(f"manifest {redact(uri)}: the file name does not show the format: set manifest.format")
     if format_ == "parquet" and compression is not None:

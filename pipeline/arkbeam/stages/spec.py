@@ -59,6 +59,8 @@ class RunSpec:
     """Only vectors of this resolved model in the store count as owned; None: vectors of any model do."""
     layout: Layout = Layout.PORTABLE
     """How the published files are encoded."""
+    report: bool = True
+    """Write `report.html` with the output."""
     many_processes: bool = False
     """True if several processes may send at once."""
     reads_failures: bool = False

@@ -1,10 +1,10 @@
 """The commit: an output is complete if it has the file `_SUCCESS`, which is written last.
 
 The order of the steps makes a kill between any two of them harmless: remove `_SUCCESS`, write the parts that have changed,
-remove files that are not in the plan, write `run.json`, write `_SUCCESS`. No part is ever replaced by another one
-(`stages.publish.earlier`), so those that `run.json` lists can be kept after a kill as well. A reader that checks for
-`_SUCCESS` never takes an incomplete output for a complete one. Before each step, and before each part is put in its
-place, the claim on the output is checked: a run that has lost its claim changes nothing more.
+remove files that are not in the plan, write `run.json`, write `report.html`, write `_SUCCESS`. No part is ever replaced
+by another one (`stages.publish.earlier`), so those that `run.json` lists can be kept after a kill as well. A reader that
+checks for `_SUCCESS` never takes an incomplete output for a complete one. Before each step, and before each part is put
+in its place, the claim on the output is checked: a run that has lost its claim changes nothing more.
 """
 
 import logging
@@ -77,13 +77,19 @@ def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
     return earlier
 
 
-def end_run(commit: Commit, spec: RunSpec) -> None:
+WritePage = Callable[[dict[str, Any], RunSpec], None]
+"""Writes the page of an output, given the content of `run.json`."""
+
+
+def end_run(commit: Commit, spec: RunSpec, write_page: WritePage | None = None) -> None:
     """Commit, or leave the output unchanged if the run stopped. Write the note `result` for the process that started the run."""
-    result = finish_commit(commit, spec) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
+    result = (
+        finish_commit(commit, spec, write_page) if publishes(commit.report.stop, spec) else describe_run(commit, spec)
+    )
     write_bytes(note_uri(spec.run_files_uri, spec.run.name, "result"), orjson.dumps(result))
 
 
-def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
+def finish_commit(commit: Commit, spec: RunSpec, write_page: WritePage | None = None) -> dict[str, Any]:
     """Check the number of rows, remove files that are not in the plan, mark the output complete; return `run.json`.
 
     Raise StoreError if the rows published and failed do not add up to the rows read, OutputInUse if the claim is
@@ -99,6 +105,8 @@ def finish_commit(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     result["files"] = [_describe_file(file) for file in files]
     data = orjson.dumps(result, option=orjson.OPT_INDENT_2)
     _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
+    if write_page is not None:
+        _step("page", spec, partial(write_page, result, spec))
     _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
     return result

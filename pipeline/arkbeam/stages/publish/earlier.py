@@ -79,7 +79,7 @@ def read_earlier(spec: RunSpec, folders: Sequence[str], model: str) -> Earlier:
     output_uri = spec.run.output_uri
     try:
         note = orjson.loads(read_if_exists(join(output_uri, RUN_NOTE)) or b"{}")
-        parts = [_parse(entry) for entry in note.get("files", []) if "digest" in entry]
+        parts = [parse_part(entry) for entry in note.get("files", []) if "digest" in entry]
         twice = note.get("all_runs", {}).get("paid_twice")
     except (StoreError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("all parts of the output are written again: its run.json can't be used: %s", error)
@@ -106,7 +106,8 @@ def is_unchanged(part: PartFile, listed: Listed | None) -> bool:
     return listed is not None and bool(part.version) and (listed.size, listed.version) == (part.bytes, part.version)
 
 
-def _parse(entry: Mapping[str, Any]) -> PartFile:
+def parse_part(entry: Mapping[str, Any]) -> PartFile:
+    """Return a part as `files` in `run.json` describes it. Keys of later versions are ignored."""
     known = {one.name for one in fields(PartFile)}
     return PartFile(**{name: value for name, value in entry.items() if name in known})
 
