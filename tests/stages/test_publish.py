@@ -24,7 +24,7 @@ from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply, Sparse
-from arkbeam.engine.outcomes import Counts, SessionReport, Status, Stop, StopKind
+from arkbeam.engine.outcomes import Counts, RunReport, Status, Stop, StopKind
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.quota.use import FoundLimits, QuotaUse
 from arkbeam.stages.plan import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
@@ -486,7 +486,7 @@ def _commit(
 ) -> Commit:
     unreadable = sum(summary.unreadable for summary in run.summaries)
     totals = PlanTotals(rows=run.keys.num_rows + extra, unreadable=unreadable)
-    return Commit(totals, SessionReport(Counts(), QuotaUse(1, 1)), published, failed, used, Earlier())
+    return Commit(totals, RunReport(Counts(), QuotaUse(1, 1)), published, failed, used, Earlier())
 
 
 def _is_complete(output: Path) -> bool:

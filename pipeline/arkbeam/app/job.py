@@ -38,12 +38,7 @@ from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
 from arkbeam.store.compaction import AUTOMATIC, compact_store
-from arkbeam.store.layout import (
-    EXAMPLES,
-    new_run_name,
-    run_folder,
-    segment_ids,
-)
+from arkbeam.store.layout import EXAMPLES, new_run_name, run_folder
 from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
@@ -297,7 +292,7 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
 
 def _recover_journals(spec: RunSpec) -> None:
     """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_uri, segment_ids())
+    found = recover_journals(spec.store.uri, spec.run.output_uri)
     if found.stored or found.lost:
         _log.warning(
             "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
