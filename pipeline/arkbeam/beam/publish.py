@@ -28,6 +28,7 @@ from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publish
 from arkbeam.stages.publish.cuts import NO_MARKS, Marks, count_rows, cut_rows, number_parts
 from arkbeam.stages.publish.earlier import Earlier, PartFile
 from arkbeam.stages.publish.embeddings import publish_parts
+from arkbeam.stages.publish.ending import end_job, has_ended
 from arkbeam.stages.publish.failures import write_failures_part
 from arkbeam.stages.publish.parts import Divisions, Manifests, assign_parts, part_numbers, sum_counts
 from arkbeam.stages.publish.usage import (
@@ -230,6 +231,12 @@ def _write(part: tuple[_Part, list[Any]], publishing: Publishing, spec: RunSpec)
 
 
 def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec: RunSpec) -> None:
+    if not has_ended(spec):
+        _end_run(begun, files, spec)
+    end_job(spec)
+
+
+def _end_run(begun: Begun, files: Iterable[PartFile | UsagePart], spec: RunSpec) -> None:
     written = list(files)
     parts = only(PartFile, written)
     failed = [file for file in parts if file.folder == failures.FOLDER]
