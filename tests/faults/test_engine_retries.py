@@ -2,12 +2,13 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from arkbeam.app import job
+from arkbeam.base.files import list_files
+from arkbeam.base.uris import join
 from arkbeam.beam import publish
 from arkbeam.engine import attempts
 from arkbeam.stages.embed.process import open_engine
@@ -112,9 +113,9 @@ def embed_block(spec: RunSpec, block: Block) -> None:
         pass
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("store", "fails"), [("", False), ("memory:///store", True)])
 def test_a_job_ends_without_its_submitter(
-    place: Any, emulator: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+    place: Any, emulator: Any, monkeypatch: pytest.MonkeyPatch, store: str, fails: bool
 ) -> None:
     """The last stage leaves the output and the note of the result, and nothing else; doing it again changes nothing.
 
@@ -124,11 +125,11 @@ def test_a_job_ends_without_its_submitter(
     monkeypatch.setattr(job, "has_many_processes", lambda _: True)
     monkeypatch.setattr(publish, "_commit", commit_twice_and_fail if fails else commit_twice)
     LEFT.clear()
-    note = place.run()
-    (run,) = (place.store / "segments").iterdir()
-    folder = place.store / "runs" / run.name
-    assert [[str(folder / "result.json")]] * 2 == LEFT
+    store = store or str(place.store)
+    note = place.run({"store.uri": store})
+    assert [[f"{store}/runs/{note['run']}/result.json"]] * 2 == LEFT
     assert (note, note["published"], note["requests_sent"]) == (place.note, 50, emulator.stats["received"])
+    assert list_files(f"{store}/runs") == []
     assert (place.output / "_SUCCESS").exists()
     assert place.leftovers == []
 
@@ -141,8 +142,7 @@ def commit_twice(once: bytes, begun: Any, files: Any, spec: RunSpec) -> None:
     """Run the last step twice; note the files of runs, journals and the quota after each time."""
     for _ in range(2):
         COMMIT(once, begun, files, spec)
-        folders = (Path(spec.store.uri) / name for name in ("runs", "journals", "quota"))
-        LEFT.append([str(path) for folder in folders for path in folder.rglob("*") if path.is_file()])
+        LEFT.append([uri for name in ("runs", "journals", "quota") for uri in list_files(join(spec.store.uri, name))])
 
 
 def commit_twice_and_fail(*arguments: Any) -> None:
