@@ -20,6 +20,7 @@ from arkbeam.base.errors import StoreError
 from arkbeam.engine.outcomes import Counts, Status, Stop, StopKind
 from arkbeam.quota.use import FoundLimits
 from arkbeam.stages import meter
+from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.meter import Phase, Progress, Work, note_failures, note_work, read_progress
 from rich.console import Console
 
@@ -125,7 +126,7 @@ def test_notes_of_processes_are_added_up(
     """The progress of a run in many processes is the sum of their notes; a process that is idle writes none."""
     monkeypatch.setattr(meter, "NOTE_S", 0.05)
     place.write_texts(1)
-    spec = replace(place.prepare().spec, many_processes=True)
+    spec = write_inputs([], replace(place.prepare().spec, many_processes=True))
     stop = Stop(StopKind.BUDGET, "budget", "used up")
     counts = Counts(expected=7, sent=6, bought=5, tries_max=3)
     status = Status(counts, 2, 1.5, 600, 1000, 3.0, stop, FoundLimits(rpm=5), 1)
@@ -149,6 +150,9 @@ def test_notes_of_processes_are_added_up(
     note.unlink()
     note_work(spec, Phase.READING)  # as at the start of a run: nothing to tell yet
     assert not wait_a_little(note.exists)
+    (folder.parent / "shards.json").unlink()  # as at the end of a run
+    note_work(spec, Phase.READING, rows_read=1)
+    assert not wait_a_little(note.exists)
     meter.forget_work(spec.run.name)
 
 
@@ -158,7 +162,7 @@ def test_a_process_does_not_count_its_own_note(
     """A process that shows the progress and also works, as with `--runner=DirectRunner`, counts its work once."""
     monkeypatch.setattr(meter, "NOTE_S", 0.05)
     place.write_texts(1)
-    spec = replace(place.prepare({"quota.lanes": 8}).spec, many_processes=True)
+    spec = write_inputs([], replace(place.prepare({"quota.lanes": 8}).spec, many_processes=True))
     note_work(spec, Phase.READING, rows_read=5)
     folder = place.store / "runs" / spec.run.name / "progress"
     wait(lambda: list(folder.glob("*.json")))

@@ -24,7 +24,7 @@ from arkbeam.emulator.vectors import embed
 from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.items import Item
-from arkbeam.engine.outcomes import SessionReport, Sink
+from arkbeam.engine.outcomes import RunReport, Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota import retry
@@ -93,7 +93,7 @@ class Rig:
             self.texts[name_of(text)] = text
         return made
 
-    def buy(self, *texts: str, batch: int = 64) -> SessionReport:
+    def buy(self, *texts: str, batch: int = 64) -> RunReport:
         """Submit texts in batches until the engine stops, and wait for all of them."""
         for start in range(0, len(texts), batch):
             if not self.engine.submit(self.items(*texts[start : start + batch]), self.sink):

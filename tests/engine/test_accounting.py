@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from arkbeam.base.records import Modality, Usage
 from arkbeam.base.replies import Action, ApiError, Pressure, Reply, UsageFlaw
-from arkbeam.engine.accounting import Accounting
+from arkbeam.engine.accounting import NOT_SENT, Accounting
 from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.outcomes import Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
@@ -55,7 +55,7 @@ def test_a_rate_refusal_pauses_everybody(accounting: Accounting, tracked: Tracke
     assert accounting.pacer.paused_until_s == START_S + 8
     _fail(accounting, tracked, _error(pressure=pressure), START_S + 8, START_S + 9)
     assert START_S + 10 <= accounting.pacer.paused_until_s <= START_S + 11  # the second refusal in a row: 1 to 2 s
-    assert tracked.sink.counts.refused == accounting.counts.refused == 2
+    assert accounting.counts.refused == 2
 
 
 @pytest.mark.parametrize("error", [_error(pressure=Pressure.OVERLOAD, retry_after_s=9.0), _error(retry_after_s=9.0)])
@@ -114,8 +114,8 @@ def test_tokens_are_settled_with_what_was_counted(accounting: Accounting, tracke
         settle()
         waits.append(accounting.pacer.wait_s(START_S))
     assert waits == pytest.approx([3.0, 1.0, 0.0, 0.5], abs=0.01)
-    assert tracked.sink.counts.usage_missing == 1
-    assert tracked.sink.counts.total_tokens == accounting.counts.total_tokens == 350
+    assert accounting.counts.usage_missing == 1
+    assert accounting.counts.total_tokens == 350
 
 
 def test_estimates_learn_from_replies(accounting: Accounting, tracked: Tracked) -> None:
@@ -137,10 +137,32 @@ def test_failures_in_a_row_are_those_of_the_service(accounting: Accounting, trac
     assert accounting.counts.failed == 2
 
 
-def test_the_use_of_the_quota_is_taken_once(accounting: Accounting, tracked: Tracked) -> None:
-    """Each report covers the use since the previous report."""
-    accounting.pacer.admit(100, START_S)
-    _keep(accounting, tracked, START_S, START_S + 1)
-    use = accounting.take_use(-START_S)
-    assert (use.requests, use.tokens, use.first_s, use.last_s) == (1, 100, 0.0, 1.0)
-    assert accounting.take_use(0).requests == 0
+def test_a_report_covers_everything_so_far(accounting: Accounting, tracked: Tracked) -> None:
+    """Each report covers all that the process has done, and does not change afterwards."""
+    reports = []
+    for number in (1, 2):
+        accounting.pacer.admit(100, START_S)
+        accounting.record_sent(tracked, "c", START_S)
+        _keep(accounting, tracked, START_S, START_S + number)
+        reports.append(accounting.report(None, -START_S))
+    uses = [report.use for report in reports]
+    assert [(use.requests, use.tokens, use.first_s, use.last_s) for use in uses] == [(1, 100, 0, 1), (2, 200, 0, 2)]
+    assert [(report.counts.sent, report.counts.bought) for report in reports] == [(1, 1), (2, 2)]
+    assert [sum(report.minutes.requests) for report in reports] == [1, 2]
+    assert [report.ratios[Modality.TEXT].replies for report in reports] == [1, 2]
+
+
+def test_each_request_ends_in_one_count(accounting: Accounting, tracked: Tracked) -> None:
+    """A request ends bought, unusable, lost or without a cost. One that was held back at the last moment was not sent."""
+    errors = [_error(pressure=Pressure.RPM), _error(paid=True), _error(), _error(code=NOT_SENT)]
+    errors[2].lost = True
+    for _ in range(7):
+        accounting.record_sent(tracked, "c", START_S)
+    _keep(accounting, tracked, START_S, START_S)
+    for error in errors:
+        _fail(accounting, tracked, error, START_S, START_S)
+    for tracked.is_sent in (False, True):
+        accounting.record_abandoned(tracked, Attempt(bytes(16), "c", 1, 0.0))
+    counts = accounting.counts
+    assert (counts.sent, counts.bought, counts.unusable, counts.lost, counts.unpaid) == (6, 1, 1, 2, 2)
+    assert counts.sent == counts.bought + counts.unusable + counts.lost + counts.unpaid

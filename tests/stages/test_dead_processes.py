@@ -1,12 +1,13 @@
-"""Before a run publishes, what its dead processes had received is stored, and living processes are left alone."""
+"""Before a run publishes, what its dead processes had received is stored, and living processes are waited for."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from arkbeam.engine.attempts import DEAD_S, RENEW_S, blocks_folder, processes_folder
 from arkbeam.quota.marks import write_mark
-from arkbeam.stages.embed.dead_processes import recover_dead_processes
+from arkbeam.stages.embed.dead_processes import settle_processes
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import Journal, TakenOver, open_journal
 from arkbeam.store.layout import events_folder, list_parquet
@@ -53,16 +54,18 @@ def _journal(spec: RunSpec, process: str) -> Journal:
 
 @pytest.mark.parametrize("settles_after_s", [5.0, 20.0, 1_000.0])
 def test_dead_processes_are_recovered(spec: RunSpec, settles_after_s: float) -> None:
-    """A process whose mark stands still is recovered; one that is alive is waited for, within bounds, and not recovered."""
+    """A process whose mark stands still is recovered. One that is alive is waited for, and stopped if it takes too long."""
     alive, dead = _journal(spec, "alive"), _journal(spec, "dead")
     write_mark(_marks(spec), "dead", 7, {"process": "dead"})
     clock = Clock(spec, alive, settles_after_s)
-    found = recover_dead_processes(spec, 60.0, lambda: clock.now_s, clock.sleep)
-    assert found == Recovered(stored=0, lost=1)
+    found = settle_processes(spec, 60.0, lambda: clock.now_s, clock.sleep)
+    lost = ["dead-1"] if settles_after_s < 60.0 else ["alive-1", "dead-1"]
+    assert found == Recovered(stored=0, lost=len(lost))
     assert clock.now_s == pytest.approx(min(60.0, max(DEAD_S, settles_after_s)), abs=2 * RENEW_S)
-    (uri,) = list_parquet(events_folder(spec.store.uri, spec.run.name))
-    assert read_columns(uri, ["client_request_id"])["client_request_id"].to_pylist() == ["dead-1"]
-    alive.sent("alive-2", bytes(16))  # its journal is its own
-    with pytest.raises(TakenOver):
-        dead.sent("dead-2", bytes(16))
-    assert recover_dead_processes(replace(spec, many_processes=False)) == Recovered()
+    uris = list_parquet(events_folder(spec.store.uri, spec.run.name))
+    recorded = [read_columns(uri, ["client_request_id"])["client_request_id"].to_pylist() for uri in uris]
+    assert sorted(name for names in recorded for name in names) == lost
+    for process, journal in (("alive", alive), ("dead", dead)):
+        with pytest.raises(TakenOver) if f"{process}-1" in lost else nullcontext():
+            journal.sent(f"{process}-2", bytes(16))
+    assert settle_processes(replace(spec, many_processes=False)) == Recovered()

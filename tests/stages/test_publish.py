@@ -24,7 +24,7 @@ from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply, Sparse
-from arkbeam.engine.outcomes import Counts, SessionReport, Status, Stop, StopKind
+from arkbeam.engine.outcomes import Counts, RunReport, Status, Stop, StopKind
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.quota.use import FoundLimits, QuotaUse
 from arkbeam.stages.plan import NOT_BOUGHT, PlanTotals, plan_bucket, settle_bucket
@@ -36,7 +36,13 @@ from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile
 from arkbeam.stages.publish.embeddings import publish_parts
 from arkbeam.stages.publish.failures import write_failures_part
 from arkbeam.stages.publish.parts import Manifests, assign_parts, count_by, part_numbers
-from arkbeam.stages.publish.usage import UsagePart, count_paid_twice, list_usage_sources, publish_usage_part
+from arkbeam.stages.publish.usage import (
+    UsagePart,
+    count_own_outcomes,
+    count_paid_twice,
+    list_usage_sources,
+    publish_usage_part,
+)
 from arkbeam.stages.read import ShardSummary, open_index, stage_shard
 from arkbeam.store.claim import MARK_NAME
 from arkbeam.store.events import Event, EventKind, write_events
@@ -486,7 +492,7 @@ def _commit(
 ) -> Commit:
     unreadable = sum(summary.unreadable for summary in run.summaries)
     totals = PlanTotals(rows=run.keys.num_rows + extra, unreadable=unreadable)
-    return Commit(totals, SessionReport(Counts(), QuotaUse(1, 1)), published, failed, used, Earlier())
+    return Commit(totals, RunReport(Counts(), QuotaUse(1, 1)), published, failed, used, Earlier())
 
 
 def _is_complete(output: Path) -> bool:
@@ -717,6 +723,20 @@ def test_a_kept_part_of_usage_that_is_damaged(tmp_path: Path) -> None:
     (Path(spec.run.output_uri) / written[0].file.path).write_bytes(bytes(200))
     with pytest.raises(StoreError, match="run again with --verify"):
         count_paid_twice(kept, spec, Earlier())
+
+
+def test_paid_requests_of_several_processes_are_those_in_usage(tmp_path: Path) -> None:
+    """In a run with several processes, `requests_sent` has all paid requests, whoever recorded them.
+
+    This is so as well if the commit is repeated, after the first one has written `run.json`.
+    """
+    run = _stage(tmp_path)
+    _pay(run)
+    assert count_own_outcomes(run.job.spec) == {"ok": 2, "unusable": 1}
+    for many, sent in ((False, 0), (True, 3)):
+        run.job = replace(run.job, spec=replace(run.job.spec, many_processes=many))
+        note = _publish(run, rows_max=50)
+        assert (note["requests_paid"], note["requests_sent"], note["unusable"]) == (3, sent, sent // 3)
 
 
 @pytest.mark.parametrize("extra", [-1, 1])

@@ -3,7 +3,7 @@
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -142,12 +142,6 @@ def test_a_journal_that_cannot_be_written_is_a_store_error(tmp_path: Path, monke
         open_journal(str(tmp_path / "file"), "run", "1").sent("a", bytes(16))
 
 
-@pytest.fixture
-def segments() -> Iterator[int]:
-    """Yield ids for new files that differ from those in the tests."""
-    return itertools.count(1_000)
-
-
 def _send(store: Path, run: str, *names: str, unpaid: tuple[str, ...] = ()) -> None:
     journal = open_journal(str(store), run, "1")
     for name in names:
@@ -157,8 +151,8 @@ def _send(store: Path, run: str, *names: str, unpaid: tuple[str, ...] = ()) -> N
     journal.close(keep=True)
 
 
-def _recover(store: Path, segments: Iterator[int]) -> Recovered:
-    return recover_journals(str(store), OUTPUT, segments)
+def _recover(store: Path) -> Recovered:
+    return recover_journals(str(store), OUTPUT)
 
 
 def _recorded(store: Path, run: str) -> list[str]:
@@ -170,63 +164,59 @@ RUN = new_run_name(OUTPUT, 0, "00000000")
 OTHER = new_run_name("/outputs/theirs", 0, "00000000")
 
 
-def test_what_a_dead_run_lost_is_booked_once(
-    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
-) -> None:
+def test_what_a_dead_run_lost_is_booked_once(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
     """Attempts that are in neither segments nor events are recorded as paid; repeating it changes nothing."""
     _send(tmp_path, RUN, "stored", "recorded", "lost", "refused", unpaid=("refused",))
     write_segment(str(tmp_path), RUN, 1, segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS))
     known = Event(EventKind.UNUSABLE, Attempt(bytes(16), "recorded", 1, 0.0), Failure("nan", "x"))
     write_events(str(tmp_path), RUN, 2, [known])
-    assert _recover(tmp_path, segments) == Recovered(0, 1)
+    assert _recover(tmp_path) == Recovered(0, 1)
     assert _recorded(tmp_path, RUN) == ["lost", "recorded"]
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert not Path(journals_folder(str(tmp_path), RUN)).exists()
 
 
-def test_booking_that_was_killed_is_repeated_without_double_entries(tmp_path: Path, segments: Iterator[int]) -> None:
+def test_booking_that_was_killed_is_repeated_without_double_entries(tmp_path: Path) -> None:
     """A journal that still exists after its attempts were recorded adds nothing."""
     _send(tmp_path, RUN, "lost-1", "lost-2")
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "journals", copy)
-    assert _recover(tmp_path, segments) == Recovered(0, 2)
+    assert _recover(tmp_path) == Recovered(0, 2)
     shutil.copytree(copy, tmp_path / "journals", dirs_exist_ok=True)
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert _recorded(tmp_path, RUN) == ["lost-1", "lost-2"]
 
 
-def test_runs_of_other_outputs_may_be_alive(tmp_path: Path, segments: Iterator[int]) -> None:
+def test_runs_of_other_outputs_may_be_alive(tmp_path: Path) -> None:
     """Their journals are neither read nor removed."""
     assert output_key(OUTPUT) != output_key("/outputs/theirs")
     _send(tmp_path, OTHER, "in-flight")
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert Path(journals_folder(str(tmp_path), OTHER)).exists()
     assert _recorded(tmp_path, OTHER) == []
 
 
-def test_several_processes_of_a_run_are_booked_together(tmp_path: Path, segments: Iterator[int]) -> None:
+def test_several_processes_of_a_run_are_booked_together(tmp_path: Path) -> None:
     """Each process has a journal; an incomplete line of one does not join the first line of the next."""
     folder = Path(journals_folder(str(tmp_path), RUN))
     folder.mkdir(parents=True)
     (folder / "1.log").write_bytes(b"s a " + b"00" * 16 + b"\ns torn 0000")
     (folder / "2.log").write_bytes(b"s b " + b"11" * 16 + b"\n")
-    assert _recover(tmp_path, segments) == Recovered(0, 2)
+    assert _recover(tmp_path) == Recovered(0, 2)
     assert _recorded(tmp_path, RUN) == ["a", "b"]
 
 
-def test_a_damaged_segment_does_not_hinder_the_booking(
-    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
-) -> None:
+def test_a_damaged_segment_does_not_hinder_the_booking(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
     """Its attempts are recorded as lost; otherwise no run of this output could ever start again."""
     _send(tmp_path, RUN, "stored")
     table = segment_table([make_bought(1, client_request_id="stored")], DIMENSIONS)
     Path(write_segment(str(tmp_path), RUN, 1, table)).write_bytes(b"PAR1 cut short")
-    assert _recover(tmp_path, segments) == Recovered(0, 1)
+    assert _recover(tmp_path) == Recovered(0, 1)
     assert _recorded(tmp_path, RUN) == ["stored"]
 
 
 def test_a_segment_that_cannot_be_reached_stops_the_booking(
-    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_bought: Callable[..., Bought], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the storage fails, nothing is known about the segment: nothing is recorded, and the journal stays."""
     _send(tmp_path, RUN, "stored")
@@ -239,8 +229,8 @@ def test_a_segment_that_cannot_be_reached_stops_the_booking(
     with monkeypatch.context() as patched:
         patched.setattr(recovery, "read_columns", fail)
         with pytest.raises(StoreError):
-            _recover(tmp_path, segments)
-    assert _recover(tmp_path, segments) == Recovered()
+            _recover(tmp_path)
+    assert _recover(tmp_path) == Recovered()
     assert _recorded(tmp_path, RUN) == []
 
 
@@ -313,13 +303,13 @@ def _stored(store: Path) -> list[str]:
 
 
 def test_replies_of_a_dead_run_are_stored(
-    tmp_path: Path, replies: list[Bought], segments: Iterator[int], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, replies: list[Bought], caplog: pytest.LogCaptureFixture
 ) -> None:
     """They become a segment of their run with the same bytes, also the per-token vectors; a damaged record is told."""
     _fill(_journal(tmp_path), replies)
     log = tmp_path / f"journals/{RUN}/1.0.log"
     log.write_bytes(log.read_bytes().replace(b"\nr client-2", b"\nr client-?"))
-    assert _recover(tmp_path, segments) == Recovered(5, 1)
+    assert _recover(tmp_path) == Recovered(5, 1)
     assert "1 damaged records" in caplog.text
     assert _recorded(tmp_path, RUN) == ["client-2"]
     (uri,) = list_parquet(segments_folder(str(tmp_path), RUN))
@@ -347,14 +337,14 @@ def test_a_generation_goes_when_its_results_are_stored(tmp_path: Path, replies: 
     assert (list(found.sent), found.replies, found.segment) == (["open"], {}, 78)
 
 
-def test_a_later_generation_stays_while_an_earlier_one_is_not_stored(tmp_path: Path, segments: Iterator[int]) -> None:
+def test_a_later_generation_stays_while_an_earlier_one_is_not_stored(tmp_path: Path) -> None:
     """If a write fails, the record that a request was not billed is kept as long as the one that it was sent."""
     journal = _journal(tmp_path)
     journal.sent("refused", bytes(16))
     journal.turn({"refused": bytes(16)})
     journal.unpaid("refused")
     journal.settle(journal.turn({}))
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
 
 
 def test_generations_are_removed_whatever_ends_first(tmp_path: Path) -> None:
@@ -370,7 +360,7 @@ def test_generations_are_removed_whatever_ends_first(tmp_path: Path) -> None:
 
 
 def test_only_files_of_the_last_generations_are_searched(
-    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_bought: Callable[..., Bought], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a long run stored before is not read again, and a segment that was just written is not stored twice."""
     journal = _journal(tmp_path)
@@ -389,13 +379,13 @@ def test_only_files_of_the_last_generations_are_searched(
         return read_columns(uri, names)
 
     monkeypatch.setattr(recovery, "read_columns", spy)
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert [segment_id(uri) for uri in read] == [20]
     assert _stored(tmp_path) == ["c10", "c20"]
 
 
 def test_recovered_results_are_searched_again(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
-    """The recovery of a journal may be killed and repeated on a machine whose clock is behind: nothing is stored twice."""
+    """The recovery of a journal may be killed and repeated: nothing is stored twice."""
     journal = _journal(tmp_path)
     journal.settle(journal.turn({}), 5_000)
     _fill(journal, [make_bought(1)])
@@ -403,16 +393,14 @@ def test_recovered_results_are_searched_again(tmp_path: Path, make_bought: Calla
     _fill(journal, [make_bought(2)])
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "journals", copy)
-    assert _recover(tmp_path, itertools.count(3)) == Recovered(1, 0)
+    assert _recover(tmp_path) == Recovered(1, 0)
     shutil.copytree(copy, tmp_path / "journals", dirs_exist_ok=True)
-    assert _recover(tmp_path, itertools.count(4)) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert _stored(tmp_path) == ["client-2"]
 
 
-def test_a_recovery_that_is_killed_while_it_removes(
-    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
-) -> None:
-    """If a clock is behind and only the last file of a journal is left, nothing of it is stored twice."""
+def test_a_recovery_that_is_killed_while_it_removes(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
+    """If only the last file of a journal is left, nothing of it is stored twice."""
     journal = _journal(tmp_path)
     journal.sent("first", bytes(16))
     journal.unpaid("first")
@@ -423,39 +411,35 @@ def test_a_recovery_that_is_killed_while_it_removes(
     _fill(journal, [make_bought(2)])
     log = tmp_path / f"journals/{RUN}/1.2.log"
     data = log.read_bytes()
-    assert _recover(tmp_path, itertools.count(3)) == Recovered(2, 0)
+    assert _recover(tmp_path) == Recovered(2, 0)
     log.parent.mkdir(exist_ok=True)
     log.write_bytes(data)
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert _stored(tmp_path) == ["client-0", "client-1", "client-2"]
 
 
-def test_a_process_that_lives_on_sends_and_stores_nothing(
-    tmp_path: Path, replies: list[Bought], segments: Iterator[int]
-) -> None:
+def test_a_process_that_lives_on_sends_and_stores_nothing(tmp_path: Path, replies: list[Bought]) -> None:
     """Once its journal is recovered, its next request and its next segment are errors: the books are not doubled."""
     journal = _journal(tmp_path)
     _fill(journal, replies)
     journal.sent("in-flight", bytes(16))
-    assert _recover(tmp_path, segments) == Recovered(6, 1)
+    assert _recover(tmp_path) == Recovered(6, 1)
     with pytest.raises(TakenOver, match=r"1\.open is missing"):
         journal.sent("later", bytes(16))
     with pytest.raises(TakenOver), journal.guard([]):
         raise AssertionError("the segment would be written")
     journal.close(keep=True)
-    assert _recover(tmp_path, segments) == Recovered()
+    assert _recover(tmp_path) == Recovered()
     assert len(_stored(tmp_path)) == 6
 
 
-def test_a_segment_that_is_being_written_is_waited_for(
-    tmp_path: Path, make_bought: Callable[..., Bought], segments: Iterator[int]
-) -> None:
+def test_a_segment_that_is_being_written_is_waited_for(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
     """The recovery begins when the segment is there, and finds its attempts in it."""
     journal, one = _journal(tmp_path), make_bought(1)
     _fill(journal, [one])
     with ThreadPoolExecutor(1) as pool:
         with journal.guard([]):
-            recovering = pool.submit(_recover, tmp_path, segments)
+            recovering = pool.submit(_recover, tmp_path)
             with pytest.raises(TimeoutError):
                 recovering.result(0.2)
             write_segment(str(tmp_path), RUN, 1, segment_table([one], DIMENSIONS))
@@ -466,7 +450,6 @@ def test_a_segment_that_is_being_written_is_waited_for(
 def test_a_write_that_hangs_is_left_to_a_later_run(
     tmp_path: Path,
     make_bought: Callable[..., Bought],
-    segments: Iterator[int],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -478,7 +461,7 @@ def test_a_write_that_hangs_is_left_to_a_later_run(
     guard = stuck.guard([])
     guard.__enter__()
     stuck.close(keep=True)
-    assert _recover(tmp_path, segments) == Recovered(1, 0)
+    assert _recover(tmp_path) == Recovered(1, 0)
     assert "1 processes of an earlier run are alive" in caplog.text
     guard.__exit__(None, None, None)
     del guard, stuck
@@ -486,14 +469,28 @@ def test_a_write_that_hangs_is_left_to_a_later_run(
     assert (tmp_path / f"journals/{RUN}/1.open").exists()
 
 
-def test_journals_of_earlier_versions_are_read(tmp_path: Path, segments: Iterator[int]) -> None:
+def test_one_process_at_a_time_recovers_a_run(tmp_path: Path, replies: list[Bought]) -> None:
+    """On a local store, a second one waits for the first, and finds nothing left."""
+    _fill(_journal(tmp_path), replies)
+    _journal(tmp_path, "2").sent("in-flight", bytes(16))
+    with ThreadPoolExecutor(2) as pool:
+        with recovery._alone(journals_folder(str(tmp_path), RUN)):
+            both = [pool.submit(_recover, tmp_path) for _ in range(2)]
+            with pytest.raises(TimeoutError):
+                both[0].result(0.2)
+        found = [one.result(10) for one in both]
+    assert sorted(found, key=lambda one: one.stored) == [Recovered(), Recovered(6, 1)]
+    assert (len(_stored(tmp_path)), _recorded(tmp_path, RUN)) == (6, ["in-flight"])
+
+
+def test_journals_of_earlier_versions_are_read(tmp_path: Path) -> None:
     """They have no mark, no generations, and only the cost of a reply, whose vector is lost."""
     folder = tmp_path / f"journals/{RUN}"
     folder.mkdir(parents=True)
     cost = b'["r","m",1743575029,[7,7,7,0]]'
     lines = [b"s a " + b"00" * 16, b"s b " + b"11" * 16, b"s c " + b"22" * 16, b"u b", b"p a " + cost, b"p c [1"]
     (folder / "4711-0123abcd.log").write_bytes(b"\n".join(lines))
-    assert _recover(tmp_path, segments) == Recovered(0, 2)
+    assert _recover(tmp_path) == Recovered(0, 2)
     (uri,) = list_parquet(events_folder(str(tmp_path), RUN))
     assert read_columns(uri, ["client_request_id", "total_tokens"]).to_pylist() == [
         {"client_request_id": "a", "total_tokens": 7},

@@ -1,14 +1,16 @@
 """The journal on object stores: small objects, written every two seconds, and no locks."""
 
 import contextlib
-import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import list_files, remove_file, write_bytes
 from arkbeam.store import journal as journal_module
+from arkbeam.store import recovery
 from arkbeam.store.journal import ObjectJournal, TakenOver, open_journal
 from arkbeam.store.layout import events_folder, journals_folder, list_parquet, new_run_name, segments_folder
 from arkbeam.store.recovery import Recovered, recover_journals
@@ -23,12 +25,6 @@ DIMENSIONS = 8
 def store() -> str:
     """An empty store in memory, which is to fsspec what an object store is."""
     return f"memory://{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def file_ids() -> Iterator[int]:
-    """Yield ids of new files."""
-    return itertools.count(1_000)
 
 
 @pytest.fixture
@@ -64,7 +60,7 @@ def _ids(store: str) -> tuple[list[str], list[str]]:
     return both[0], both[1]
 
 
-def test_what_was_uploaded_is_recovered(store: str, file_ids: Iterator[int], fill: Callable[..., list[Bought]]) -> None:
+def test_what_was_uploaded_is_recovered(store: str, fill: Callable[..., list[Bought]]) -> None:
     """After a kill, the replies of all uploads are stored, and requests without a reply are recorded as lost."""
     journal = _open(store)
     fill(journal, 1, 2)
@@ -73,10 +69,10 @@ def test_what_was_uploaded_is_recovered(store: str, file_ids: Iterator[int], fil
     journal.sent("open", bytes(16))
     journal.upload()
     fill(journal, 4)  # after the last upload: this one is lost with the process
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered(3, 1)
+    assert recover_journals(store, OUTPUT) == Recovered(3, 1)
     assert _ids(store) == (["client-1", "client-2", "client-3"], ["open"])
     assert _names(store) == []
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered()
+    assert recover_journals(store, OUTPUT) == Recovered()
 
 
 def test_the_objects_of_stored_results_are_removed(store: str, fill: Callable[..., list[Bought]]) -> None:
@@ -94,7 +90,7 @@ def test_the_objects_of_stored_results_are_removed(store: str, fill: Callable[..
 
 
 def test_an_upload_that_failed_is_repeated(
-    store: str, file_ids: Iterator[int], fill: Callable[..., list[Bought]], monkeypatch: pytest.MonkeyPatch
+    store: str, fill: Callable[..., list[Bought]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No record is missing after it, and when the run ends because of it, what is left is uploaded."""
     journal = _open(store)
@@ -109,19 +105,17 @@ def test_an_upload_that_failed_is_repeated(
             with pytest.raises(StoreError):
                 journal.upload()
     journal.close(keep=True)
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered(2, 0)
+    assert recover_journals(store, OUTPUT) == Recovered(2, 0)
 
 
-def test_a_process_that_lives_on_doubles_nothing(
-    store: str, file_ids: Iterator[int], fill: Callable[..., list[Bought]]
-) -> None:
+def test_a_process_that_lives_on_doubles_nothing(store: str, fill: Callable[..., list[Bought]]) -> None:
     """Once its journal is recovered, its next upload, and so its next request, is an error, and a segment is taken back."""
     journal = _open(store)
     results = fill(journal, 1, 2)
     journal.sent("in-flight", bytes(16))
     journal.upload()
     generation = journal.turn({"in-flight": bytes(16)})
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered(2, 1)
+    assert recover_journals(store, OUTPUT) == Recovered(2, 1)
     written: list[str] = []
     with pytest.raises(TakenOver), journal.guard(written):
         written.append(write_segment(store, RUN, 1, segment_table(results, DIMENSIONS)))
@@ -131,12 +125,12 @@ def test_a_process_that_lives_on_doubles_nothing(
     journal.settle(generation)
     journal.close(keep=True)
     assert _ids(store) == (["client-1", "client-2"], ["in-flight"])
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered(1, 0)
+    assert recover_journals(store, OUTPUT) == Recovered(1, 0)
     assert _ids(store) == (["client-1", "client-2", "client-3"], ["in-flight"])
 
 
 def test_a_damaged_object_is_left_out(
-    store: str, file_ids: Iterator[int], fill: Callable[..., list[Bought]], caplog: pytest.LogCaptureFixture
+    store: str, fill: Callable[..., list[Bought]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The other objects are recovered, with a warning."""
     journal = _open(store)
@@ -145,14 +139,13 @@ def test_a_damaged_object_is_left_out(
         journal.upload()
     (first, *_) = list_files(journals_folder(store, RUN), ".zst")
     write_bytes(first, b"no zstd")
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered(1, 0)
+    assert recover_journals(store, OUTPUT) == Recovered(1, 0)
     assert "is damaged and skipped" in caplog.text
 
 
 @pytest.mark.parametrize("removed", range(4))
 def test_a_kill_while_stored_objects_are_removed(
     store: str,
-    file_ids: Iterator[int],
     fill: Callable[..., list[Bought]],
     monkeypatch: pytest.MonkeyPatch,
     removed: int,
@@ -182,5 +175,52 @@ def test_a_kill_while_stored_objects_are_removed(
         patched.setattr(journal_module, "remove_file", remove)
         journal.upload()
     assert len(_names(store)) == 2 + max(0, 2 - removed)
-    assert recover_journals(store, OUTPUT, file_ids) == Recovered(1, 0)
+    assert recover_journals(store, OUTPUT) == Recovered(1, 0)
     assert _ids(store) == (["client-1", "client-2", "client-3"], [])
+
+
+STEPS = ["list_files", "read_if_exists", "list_parquet", "write_results", "write_events", "remove_in_order"]
+"""What a recovery does with the storage."""
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_two_recoveries_of_one_journal(
+    store: str, fill: Callable[..., list[Bought]], monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Whatever a recovery has done when another one begins beside it, or after its death: nothing is stored twice."""
+    for run_second_at in range(1, 100):
+        place, calls = f"{store}/{run_second_at}", 0
+        first, second = _open(place), _open(place, "2")
+        write_segment(place, RUN, 5, segment_table(fill(second, 7), DIMENSIONS))
+        fill(first, 1, 2)
+        first.sent("lost-1", bytes(16))
+        first.upload()
+        first.turn({"lost-1": bytes(16)})
+        fill(first, 3)
+        second.sent("lost-2", bytes(16))
+        for journal in (first, second):
+            journal.upload()
+
+        def step(
+            act: Callable[..., Any], *arguments: Any, place: str = place, at: int = run_second_at, **more: Any
+        ) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                recover_journals(place, OUTPUT)
+                if dies:
+                    raise StoreError("the first one dies here")
+            return act(*arguments, **more)
+
+        with monkeypatch.context() as patched:
+            for name in STEPS:
+                patched.setattr(recovery, name, partial(step, getattr(recovery, name)))
+            with contextlib.suppress(StoreError):
+                recover_journals(place, OUTPUT)
+        recover_journals(place, OUTPUT)
+        stored = [f"client-{number}" for number in (1, 2, 3, 7)]
+        assert _ids(place) == (stored, ["lost-1", "lost-2"]), run_second_at
+        assert list_files(journals_folder(place, RUN)) == []
+        if calls < run_second_at:
+            break
+    assert run_second_at > 10

@@ -14,7 +14,7 @@ from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
 from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact
@@ -39,12 +39,7 @@ from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
 from arkbeam.store.claim import claim_output, show_alive
 from arkbeam.store.compaction import AUTOMATIC, compact_store
-from arkbeam.store.layout import (
-    EXAMPLES,
-    new_run_name,
-    run_folder,
-    segment_ids,
-)
+from arkbeam.store.layout import EXAMPLES, new_run_name, run_folder
 from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
@@ -235,17 +230,29 @@ def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change
         try:
             _show_running(spec)
             sent = write_inputs(job.shards, spec)
-            with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
-                build_pipeline(pipeline, sent)
-            result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
+            result = _run_pipeline(sent, beam_arguments)
         finally:
             forget_run(spec)
         _recover_journals(spec)
     return result
 
 
+def _run_pipeline(spec: RunSpec, beam_arguments: Sequence[str]) -> dict[str, Any]:
+    """Run the pipeline; return the note `result`, which its last stage writes when everything else is done."""
+    note = note_uri(spec.run_files_uri, spec.run.name, "result")
+    try:
+        with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
+            build_pipeline(pipeline, spec)
+    except ArkbeamError as error:
+        if not (spec.many_processes and exists(note)):
+            raise
+        _log.warning("the runner reports an error, but the job had ended before it: %s", error)
+    result: dict[str, Any] = orjson.loads(read_bytes(note))
+    return result
+
+
 def _compact_store(spec: RunSpec) -> None:
-    """Compact the store if it has many small files.
+    """Compact the store if it has many small files. A job that nobody waits for leaves this to a later run of any output.
 
     The run has ended: an error of the storage, or Ctrl-C, ends the compaction with a warning and does not change the
     exit code.
@@ -304,7 +311,7 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
 
 def _recover_journals(spec: RunSpec) -> None:
     """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_uri, segment_ids())
+    found = recover_journals(spec.store.uri, spec.run.output_uri)
     if found.stored or found.lost:
         _log.warning(
             "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"

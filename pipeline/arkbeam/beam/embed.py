@@ -1,4 +1,4 @@
-"""Embed in Beam: one element is a block; the outputs are refs, rejections and reports, never vectors."""
+"""Embed in Beam: one element is a block; the outputs are refs, rejections and stops, never vectors."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,20 +11,20 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from arkbeam.beam.plan import BOUGHT, REJECTED
-from arkbeam.engine.outcomes import SessionReport
+from arkbeam.engine.outcomes import Stop
 from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.embed.session import Outcomes, Session
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import Block, split_buckets
 from arkbeam.stages.spec import RunSpec
 
-OUTCOMES, REPORTS = "outcomes", "reports"
+OUTCOMES, STOPS = "outcomes", "stops"
 
 
 class EmbedBlocks(beam.PTransform):
     """Send the rows of blocks.
 
-    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `reports` (SessionReport).
+    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `stops` (Stop).
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -36,7 +36,7 @@ class EmbedBlocks(beam.PTransform):
 
         In one process, the blocks keep their order.
         """
-        embed = beam.ParDo(_EmbedBlocks(self._spec)).with_outputs(OUTCOMES, REPORTS)
+        embed = beam.ParDo(_EmbedBlocks(self._spec)).with_outputs(OUTCOMES, STOPS)
         return blocks | "Spread" >> beam.Reshuffle() | "Embed" >> embed
 
 
@@ -80,10 +80,10 @@ class _EmbedBlocks(beam.DoFn):
             self._session.close()
 
 
-def _tag(results: Iterable[Outcomes | SessionReport], spec: RunSpec) -> Iterator[TaggedOutput]:
+def _tag(results: Iterable[Outcomes | Stop], spec: RunSpec) -> Iterator[TaggedOutput]:
     for result in results:
-        if isinstance(result, SessionReport):
-            yield TaggedOutput(REPORTS, result)
+        if isinstance(result, Stop):
+            yield TaggedOutput(STOPS, result)
             continue
         for kind, table in ((BOUGHT, result.index), (REJECTED, result.rejected)):
             for bucket, part in split_buckets(table, spec.buckets):

@@ -45,7 +45,7 @@ def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec) -> None:
         results=(planned.results, settled.results) | "Results" >> beam.Flatten(),
         planned=dealt.planned,
         divisions=settled.counts,
-        reports=embedded.reports,
+        stops=embedded.stops,
     ) | "Publish" >> Publish(spec)
 
 

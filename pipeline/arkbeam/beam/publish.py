@@ -1,7 +1,7 @@
 """Publish in Beam: number the parts, write them, commit once. Gathering and side inputs enforce the order of these steps."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ from arkbeam.base.parallel import LOCAL_IN_FLIGHT, in_parallel
 from arkbeam.base.uris import is_local
 from arkbeam.beam.gather import Gather, only
 from arkbeam.beam.plan import REFS, Planned
-from arkbeam.engine.outcomes import Counts, SessionReport
+from arkbeam.engine.outcomes import RunReport, Stop, first_stop
 from arkbeam.outputs.publishing import publish_page
-from arkbeam.quota.use import QuotaUse
-from arkbeam.stages.embed.dead_processes import recover_dead_processes
+from arkbeam.stages.embed.counts import read_counts
+from arkbeam.stages.embed.dead_processes import settle_processes
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
@@ -29,11 +29,19 @@ from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publish
 from arkbeam.stages.publish.cuts import NO_MARKS, Marks, count_rows, cut_rows, number_parts
 from arkbeam.stages.publish.earlier import Earlier, PartFile
 from arkbeam.stages.publish.embeddings import publish_parts
+from arkbeam.stages.publish.ending import end_job, has_ended
 from arkbeam.stages.publish.failures import write_failures_part
 from arkbeam.stages.publish.parts import Divisions, Manifests, assign_parts, part_numbers, sum_counts
-from arkbeam.stages.publish.usage import UsagePart, list_usage_sources, publish_usage_part
+from arkbeam.stages.publish.usage import (
+    UsagePart,
+    count_own_outcomes,
+    list_usage_sources,
+    publish_usage_part,
+    settle_counts,
+)
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.layout import list_parquet, segment_id, segments_folder
+from arkbeam.store.recovery import Recovered
 
 BEGUN, PIECES = "begun", "pieces"
 _BATCH_PARTS = 16
@@ -52,7 +60,7 @@ class Settled(NamedTuple):
     planned: PCollection[Planned]
     divisions: PCollection[Divisions]
     """Of what Embed settled."""
-    reports: PCollection[SessionReport]
+    stops: PCollection[Stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Begun:
     """What all steps of Publish know. `publishing` is None if the run does not publish."""
 
     totals: PlanTotals
-    report: SessionReport
+    report: RunReport
     publishing: Publishing | None = None
 
 
@@ -88,7 +96,7 @@ class Publish(beam.PTransform):
         """Begin, cut the rows into parts, write all parts, commit. The input is a Settled."""
         spec = self._spec
         begin = (
-            (settled.planned, settled.divisions, settled.reports)
+            (settled.planned, settled.divisions, settled.stops)
             | "Together" >> Gather()
             | "Begin" >> beam.FlatMap(_begin, spec).with_outputs(BEGUN, PIECES)
         )
@@ -109,13 +117,13 @@ class Publish(beam.PTransform):
 def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     """Decide what is published. Yield the Begun, and the pieces of parts that are no tables of rows."""
     (planned,) = only(Planned, gathered)
-    report = SessionReport(Counts(), QuotaUse(*spec.rate_limits))
-    for one in only(SessionReport, gathered):
-        report = report.merge(one)
+    recovered = settle_processes(spec)
+    report = replace(read_counts(spec), stop=first_stop(only(Stop, gathered)))
     if not publishes(report.stop, spec):
+        if recovered != Recovered():
+            report = replace(report, counts=settle_counts(report.counts, count_own_outcomes(spec)))
         yield TaggedOutput(BEGUN, Begun(planned.totals, report))
         return
-    recover_dead_processes(spec)
     earlier = begin_commit(spec, planned.totals)
     divisions = Divisions.merge([planned.divisions, *only(Divisions, gathered)])
     unreadable = {shard.number: shard.unreadable for shard in planned.summaries if shard.unreadable}
@@ -224,6 +232,12 @@ def _write(part: tuple[_Part, list[Any]], publishing: Publishing, spec: RunSpec)
 
 
 def _commit(_: bytes, begun: Begun, files: Iterable[PartFile | UsagePart], spec: RunSpec) -> None:
+    if not has_ended(spec):
+        _end_run(begun, files, spec)
+    end_job(spec)
+
+
+def _end_run(begun: Begun, files: Iterable[PartFile | UsagePart], spec: RunSpec) -> None:
     written = list(files)
     parts = only(PartFile, written)
     failed = [file for file in parts if file.folder == failures.FOLDER]

@@ -3,23 +3,25 @@
 Used only by the engine's thread. Each answer is recorded exactly once, whatever happens to its item afterwards.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from arkbeam.base.records import Failure, Modality, Usage
 from arkbeam.base.replies import Action, ApiError, Pressure
 from arkbeam.engine.items import Tracked
-from arkbeam.engine.outcomes import Counts
+from arkbeam.engine.outcomes import Counts, RunReport, Stop
 from arkbeam.engine.recorder import Recorder
 from arkbeam.engine.stopping import MODEL_CHANGED, FirstRejections
 from arkbeam.quota.budget import NO_COST, BudgetGate, Cost
 from arkbeam.quota.options import LimitsOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.retry import backoff_s
-from arkbeam.quota.use import EstimateRatio, Minutes, QuotaUse, Ratios
+from arkbeam.quota.use import EstimateRatio, Minutes, Ratios
 from arkbeam.store.events import Event, EventKind
 from arkbeam.store.segments import Attempt, Bought
 
+NOT_SENT = "not_sent"
+"""Code of the error that prevents the sending, because another process may send the item by now."""
 _GATEWAY_GAVE_UP = frozenset({408, 502, 504})
 
 
@@ -30,7 +32,7 @@ def may_be_billed(tracked: Tracked, error: ApiError) -> bool:
 
 @dataclass(slots=True)
 class Accounting:
-    """Everything that a process counts. `counts` are those of the process; each sink has its own as well."""
+    """Everything that a process counts."""
 
     pacer: Pacer
     recorder: Recorder
@@ -54,11 +56,11 @@ class Accounting:
     def record_sent(self, tracked: Tracked, client_request_id: str, now_s: float) -> Attempt:
         """Count a request as sent. The journal is written later, just before the bytes are sent."""
         item = tracked.item
-        for counts in self._both(tracked):
-            counts.sent += 1
-            counts.retries += item.tries.total > 0
-            counts.second_tries += item.again is not None and item.tries == item.again.tries
-            counts.tries_max = max(counts.tries_max, item.tries.total + 1)
+        counts = self.counts
+        counts.sent += 1
+        counts.retries += item.tries.total > 0
+        counts.second_tries += item.again is not None and item.tries == item.again.tries
+        counts.tries_max = max(counts.tries_max, item.tries.total + 1)
         self.minutes.add(now_s, requests=1)
         return Attempt(item.fingerprint, client_request_id, item.tries.total + 1, 0.0)
 
@@ -70,9 +72,9 @@ class Accounting:
             self.record_rejections()
         self._count_elapsed(tracked, now_s)
         self.recorder.add_result(bought, tracked)
-        for counts in self._both(tracked):
-            counts.bought += 1
-            counts.recovered += tracked.item.again is not None
+        counts = self.counts
+        counts.bought += 1
+        counts.recovered += tracked.item.again is not None
 
     def record_mismatch(
         self, tracked: Tracked, bought: Bought, failure: Failure, estimate: float, now_s: float
@@ -92,10 +94,10 @@ class Accounting:
     def record_error(self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float) -> None:
         """Record what a failed request cost, and let the pacer adapt to it."""
         refused = error.pressure is not Pressure.NONE
-        for counts in self._both(tracked):
-            counts.refused += refused
-            counts.unusable += error.paid
-            counts.lost += error.lost
+        counts = self.counts
+        counts.refused += refused
+        counts.unusable += error.paid
+        counts.lost += error.lost
         self._count_elapsed(tracked, now_s)
         if refused:
             self.minutes.add(now_s, refused=1)
@@ -108,15 +110,20 @@ class Accounting:
         else:
             self.recorder.note_unpaid(attempt.client_request_id)
             self.pacer.settle(estimate, 0.0, now_s, sent_s)
+            if error.code == NOT_SENT:
+                counts.sent -= 1
+            else:
+                counts.unpaid += 1
         if refused or error.status is not None:  # without an answer there is nothing to adapt to
             self._pace(error.pressure, sent_s, now_s, error.retry_after_s)
 
     def record_abandoned(self, tracked: Tracked, attempt: Attempt) -> None:
         """Record a request that was cancelled at the end of the run, if it had been sent."""
         if tracked.is_sent:
-            for counts in self._both(tracked):
-                counts.lost += 1
+            self.counts.lost += 1
             self.record_lost(attempt, Failure("abandoned", "the run ended before the answer came"))
+        else:
+            self.counts.unpaid += 1
 
     def record_lost(self, attempt: Attempt, failure: Failure) -> None:
         """Record a lost request: it was sent and not answered. It counts as paid, since it may be billed."""
@@ -158,33 +165,24 @@ class Accounting:
         elif self.budget_gate is not None:
             self._settle_budget(self.budget_gate, tracked, tracked.item.bound if error.lost else NO_COST)
 
-    def take_record(self) -> tuple[Minutes, dict[Modality, Ratios]]:
-        """Return the counts by minute and the ratios of counted to estimated tokens since the last call."""
-        record = (self.minutes, self.ratios)
-        self.minutes, self.ratios = Minutes(self.minutes.start_s), {}
-        return record
-
-    def take_use(self, offset_s: float) -> QuotaUse:
-        """Return the use of the quota since the last call, with `offset_s` added to its times."""
-        use, self.pacer.use = self.pacer.use, QuotaUse(self.pacer.rpm, self.pacer.tpm)
-        return use.shift(offset_s)
+    def report(self, stop: Stop | None, offset_s: float) -> RunReport:
+        """Return what the process has done so far, with `offset_s` added to the times of its use of the quota."""
+        ratios = {kind: Ratios(counted.counts.copy()) for kind, counted in self.ratios.items()}
+        use = self.pacer.use.shift(offset_s)
+        return RunReport(replace(self.counts), use, stop, self.minutes.copy(), ratios, self.pacer.found)
 
     def _settle_budget(self, budget: BudgetGate, tracked: Tracked, actual: Cost) -> None:
         budget.settle(tracked.item.bound, actual)
-        for counts in self._both(tracked):
-            counts.budget_tokens += actual.tokens
-            counts.budget_pcny += actual.pcny
-
-    def _both(self, tracked: Tracked) -> tuple[Counts, Counts]:
-        return self.counts, tracked.sink.counts
+        counts = self.counts
+        counts.budget_tokens += actual.tokens
+        counts.budget_pcny += actual.pcny
 
     def _settle_reply(self, tracked: Tracked, bought: Bought, estimate: float, now_s: float) -> None:
         latency_s = bought.attempt.latency_ms / 1000
         self._settle_usage(tracked, bought.reply.usage, estimate, now_s - latency_s, now_s)
         self.pacer.note_latency(latency_s)
         self._pace(Pressure.NONE, now_s - latency_s, now_s)
-        for counts in self._both(tracked):
-            counts.usage_missing += bought.reply.usage_missing
+        self.counts.usage_missing += bought.reply.usage_missing
 
     def _pace(self, pressure: Pressure, sent_s: float, now_s: float, retry_after_s: float | None = None) -> None:
         self.pacer.note_answer(pressure, sent_s, now_s, backoff_s=self._backoff_s, retry_after_s=retry_after_s)
@@ -200,10 +198,10 @@ class Accounting:
             self._corrections[tracked.item.modality].learn(tracked.item.estimate, actual)
             self.ratios.setdefault(tracked.item.modality, Ratios()).add(estimate, actual)
             self.minutes.add(now_s, tokens=actual)
-        for counts in self._both(tracked):
-            counts.text_tokens += usage.text_tokens or 0
-            counts.image_tokens += usage.image_tokens or 0
-            counts.total_tokens += actual or 0
+        counts = self.counts
+        counts.text_tokens += usage.text_tokens or 0
+        counts.image_tokens += usage.image_tokens or 0
+        counts.total_tokens += actual or 0
 
     def _record_unusable(
         self, tracked: Tracked, attempt: Attempt, error: ApiError, estimate: float, now_s: float
@@ -212,10 +210,8 @@ class Accounting:
         failure = Failure(error.code, error.message)
         self.recorder.add_event(Event(EventKind.UNUSABLE, attempt, failure, usage, error.request_id, error.model))
         self._settle_usage(tracked, usage, estimate, now_s - attempt.latency_ms / 1000, now_s)
-        for counts in self._both(tracked):
-            counts.unusable_tokens += usage.total_tokens or 0
+        self.counts.unusable_tokens += usage.total_tokens or 0
 
     def _count_elapsed(self, tracked: Tracked, now_s: float) -> None:
         if tracked.item.first_sent_s:
-            for counts in self._both(tracked):
-                counts.elapsed_s_max = max(counts.elapsed_s_max, now_s - tracked.item.first_sent_s)
+            self.counts.elapsed_s_max = max(self.counts.elapsed_s_max, now_s - tracked.item.first_sent_s)

@@ -22,13 +22,13 @@ from arkbeam.ark.errors import advise
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import Failure
 from arkbeam.base.replies import Action, ApiError
-from arkbeam.engine.accounting import Accounting, may_be_billed
+from arkbeam.engine.accounting import NOT_SENT, Accounting, may_be_billed
 from arkbeam.engine.admission import Admission, Admitted
 from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.attempts import Attempts
 from arkbeam.engine.items import Item, Room, Tracked
 from arkbeam.engine.loop_thread import CHECK_S, LoopThread
-from arkbeam.engine.outcomes import Held, SessionReport, Sink, Status, Stop, StopKind
+from arkbeam.engine.outcomes import Held, RunReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.own_items import OwnItems
 from arkbeam.engine.recorder import Batch, Flusher, Recorder
 from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
@@ -81,6 +81,7 @@ class Engine:
         self._client = make_client()  # here, not in the thread, so that the caller gets the error
         self._pacer = make_pacer(time.monotonic())
         self._budget_gate = budget_gate
+        self._clock_offset_s = time.time() - time.monotonic()  # monotonic clocks of machines start at different times
         age_s = 0.0 if options.started_s is None else time.time() - options.started_s
         self._accounting = Accounting(
             self._pacer,
@@ -197,13 +198,16 @@ class Engine:
             self._thread.call_and_wait(self._take_leftovers)()
         return not self._stopping.wait(max(0.0, seconds))
 
-    def finish(self, sink: Sink) -> SessionReport:
-        """Wait until all items of a sink are settled and stored; return the report. Held items become failures."""
+    def finish(self, sink: Sink) -> RunReport:
+        """Wait until all items of a sink are settled and stored. Held items become failures.
+
+        Return what the process has done so far, for all sinks.
+        """
         self.settle(sink)
         flushes = self._thread.call_and_wait(self._start_flush)  # events are flushed too, though no sink waits for them
         while self._thread.is_alive() and not all(flush.done() for flush in flushes):
             time.sleep(CHECK_S)
-        report = self._thread.call_and_wait(lambda: self._report(sink))
+        report = self._thread.call_and_wait(lambda: self._end(sink))
         self._thread.call_and_wait(self._take_leftovers)()
         return report
 
@@ -220,6 +224,15 @@ class Engine:
         pacer = self._pacer
         held = sum(len(sink.held) for sink in list(self._sinks))
         return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found, held)
+
+    def report(self) -> RunReport:
+        """Return what the process has done so far."""
+        return self._thread.call_and_wait(self._report)
+
+    @property
+    def is_running(self) -> bool:
+        """False once the thread has ended."""
+        return self._thread.is_alive()
 
     @property
     def has_lost_journal(self) -> bool:
@@ -374,7 +387,7 @@ class Engine:
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         """Note that the bytes are written next. Raise ApiError if another process may send the item by now."""
         if tracked.item.attempt.superseded or not self.attempts.may_send(time.monotonic()):
-            raise ApiError("this process could not renew its mark in time", Action.RETRY, "not_sent")
+            raise ApiError("this process could not renew its mark in time", Action.RETRY, NOT_SENT)
         tracked.is_sent = True
         self._recorder.note_sent(client_id, tracked.item.fingerprint)
 
@@ -469,13 +482,13 @@ class Engine:
             sink.fail(self._fault)
         self._begin_stop(Stop(StopKind.FAULT, "fault", str(self._fault)))
 
-    def _report(self, sink: Sink) -> SessionReport:
+    def _end(self, sink: Sink) -> RunReport:
         self._sinks.discard(sink)
         self._count_failed(sink.fail_held())
-        offset_s = time.time() - time.monotonic()  # monotonic clocks of other machines start at other times
-        minutes, ratios = self._accounting.take_record()
-        use = self._accounting.take_use(offset_s)
-        return SessionReport(sink.counts, use, self._stop, minutes, ratios, self._pacer.found)
+        return self._report()
+
+    def _report(self) -> RunReport:
+        return self._accounting.report(self._stop, self._clock_offset_s)
 
     def _take_leftovers(self) -> Callable[[], None]:
         """If no sink has open items, take the unused share of the budget; return a function that gives it back in the store."""

@@ -1,11 +1,11 @@
-"""What the engine returns: where the vectors are (INDEX tables), failed items (REJECTED tables), counts, and stops.
+"""What the engine returns: where the vectors are (INDEX tables), failed items (REJECTED tables), reports, and stops.
 
 A stop says why a run ends early. It is data, not an exception.
 """
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -39,12 +39,19 @@ class Stop:
     message: str
 
 
+def first_stop(stops: Iterable[Stop]) -> Stop | None:
+    """Return the stop whose kind comes first in `StopKind`; None if there are none."""
+    order = list(StopKind)
+    return min(stops, key=lambda stop: (order.index(stop.kind), stop.code, stop.message), default=None)
+
+
 @dataclass(slots=True)
 class Counts:
     """What was done so far. `bought` and `failed` count items, `sent` requests, `refused` answers with 429.
 
-    `expected` counts the items of the whole run. `unusable` counts billed replies without a usable vector, `unusable_tokens` their tokens, `lost` requests that were
-    sent and not answered (they may be billed). `second_tries` counts items that the second pass sent, `recovered` those
+    `expected` counts the items of the whole run. `unusable` counts billed replies without a usable vector,
+    `unusable_tokens` their tokens, `lost` requests that were sent and not answered (they may be billed), `unpaid`
+    requests that ended without a cost, those that were refused included. `second_tries` counts items that the second pass sent, `recovered` those
     of them that were bought then. `tries_max` and `elapsed_s_max` (from the first try to the end) are the
     highest of any item. `budget_tokens` and `budget_pcny` are what the budget counts: a lost request counts with its
     bound.
@@ -63,6 +70,7 @@ class Counts:
     total_tokens: int = 0
     unusable_tokens: int = 0
     lost: int = 0
+    unpaid: int = 0
     second_tries: int = 0
     recovered: int = 0
     tries_max: int = 0
@@ -78,8 +86,8 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionReport:
-    """The report of a session when it ends, or of several together."""
+class RunReport:
+    """What a process has done in a run so far, or several processes together."""
 
     counts: Counts
     use: QuotaUse
@@ -88,14 +96,12 @@ class SessionReport:
     ratios: Mapping[Modality, Ratios] = field(default_factory=dict)
     found: FoundLimits = FoundLimits()
 
-    def merge(self, other: "SessionReport") -> "SessionReport":
-        """Join two reports. Of two stops, the one whose kind comes first in `StopKind` is kept."""
-        stops = [stop for stop in (self.stop, other.stop) if stop is not None]
-        order = list(StopKind)
-        return SessionReport(
+    def merge(self, other: "RunReport") -> "RunReport":
+        """Join the reports of two processes. Of two stops, the one whose kind comes first in `StopKind` is kept."""
+        return RunReport(
             self.counts.plus(other.counts),
             self.use.merge(other.use),
-            min(stops, key=lambda stop: order.index(stop.kind)) if stops else None,
+            first_stop(stop for stop in (self.stop, other.stop) if stop is not None),
             self.minutes.merge(other.minutes),
             {kind: self._ratios(kind).merge(other._ratios(kind)) for kind in {**self.ratios, **other.ratios}},
             self.found.merge(other.found),
@@ -128,7 +134,6 @@ class Sink:
     `held`: items that are not in the engine and may be submitted once more; `fail_held` makes the others failures.
     """
 
-    counts: Counts = field(default_factory=Counts)
     open_items: int = 0
     held: dict[bytes, Held] = field(default_factory=dict)
     _tables: deque[pa.Table] = field(default_factory=deque)
@@ -207,7 +212,6 @@ class Sink:
             return self._changed.wait_for(lambda: self.open_items == 0 or self._fault is not None, timeout_s)
 
     def _fail(self, fingerprint: bytes, code: str, message: str) -> None:
-        self.counts.failed += 1  # under the lock: the session's thread adds failures as well
         self._failed.append((fingerprint, code, message))
         self.held.pop(fingerprint, None)
 

@@ -29,7 +29,7 @@ from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import ArkbeamError, ConfigError
 from arkbeam.base.files import list_folders, remove_folder, temporary_folder
 from arkbeam.base.records import ServiceKind
-from arkbeam.engine.outcomes import SessionReport, Sink
+from arkbeam.engine.outcomes import RunReport, Sink
 from arkbeam.engine.registry import close_engine
 from arkbeam.manifest.options import ColumnMap, ManifestOptions, ReadContext
 from arkbeam.manifest.read import read_shard
@@ -296,7 +296,7 @@ def _sparse(value: dict[str, Any] | None) -> SparseVector | None:
     return SparseVector(np.array(value["indices"], np.int64), np.array(value["values"], np.float32))
 
 
-def _buy(rows: Sequence[StagedRow], spec: RunSpec, model: str | None) -> tuple[dict[bytes, Vector], SessionReport]:
+def _buy(rows: Sequence[StagedRow], spec: RunSpec, model: str | None) -> tuple[dict[bytes, Vector], RunReport]:
     """Send the queries. Raise QueryFailed if not all of them get a vector."""
     check_secrets(spec)
     _forget_old(spec.store.uri)
@@ -322,7 +322,7 @@ def _buy(rows: Sequence[StagedRow], spec: RunSpec, model: str | None) -> tuple[d
     return _read_vectors(list_parquet(segments_folder(spec.store.uri, spec.run.name))), report
 
 
-def _raise_failure(report: SessionReport, failed: pa.Table, model: str | None) -> None:
+def _raise_failure(report: RunReport, failed: pa.Table, model: str | None) -> None:
     paid = f"; {report.counts.total_tokens:,} tokens were paid for" if report.counts.total_tokens else ""
     if report.stop is not None and report.stop.code == "model_changed":
         raise QueryFailed(

@@ -138,7 +138,7 @@ class Minutes:
 
     def merge(self, other: "Minutes") -> "Minutes":
         """Return the sum of two records, minute by minute of the run."""
-        merged, addend = self._copy(), other._copy()
+        merged, addend = self.copy(), other.copy()
         while merged.width < addend.width:
             merged._fold()
         while addend.width < merged.width:
@@ -164,7 +164,8 @@ class Minutes:
             column = getattr(self, name)
             setattr(self, name, _add(column[::2], column[1::2]))
 
-    def _copy(self) -> "Minutes":
+    def copy(self) -> "Minutes":
+        """Return a record that no longer changes with this one."""
         columns = (list(self.requests), list(self.refused), list(self.tokens))
         return Minutes(self.start_s, self.width, self.first_s, self.last_s, *columns)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arkbeam.base.errors import StoreError
-from arkbeam.base.files import list_files, read_if_exists, write_bytes
+from arkbeam.base.files import exists, list_files, read_if_exists, write_bytes
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.uris import join, reads_in_flight
 from arkbeam.engine.outcomes import Counts, Status, Stop, StopKind
@@ -27,6 +27,7 @@ from arkbeam.engine.registry import find_engine
 from arkbeam.quota.use import FoundLimits
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.layout import run_folder
+from arkbeam.store.run_files import note_uri
 
 NOTE_S = 2.0  # time between two notes of a process
 NOTES_MAX = 128  # most notes that the display reads at a time
@@ -172,6 +173,8 @@ def _keep_note(spec: RunSpec, uri: str) -> None:
         if _same(progress, last) or spec.run.name not in _works:
             continue
         try:
+            if not exists(note_uri(spec.run_files_uri, spec.run.name, "shards")):
+                return  # the run has ended: its folder is not made again
             write_bytes(uri, orjson.dumps(asdict(progress)), durable=False)
         except StoreError:
             continue  # the next note has all counts; the stages report a store that stays unreachable

@@ -26,7 +26,6 @@ from arkbeam.store.layout import (
     run_folder,
     run_of,
     segment_id,
-    segment_ids,
     segments_folder,
     start_of_run,
 )
@@ -122,7 +121,7 @@ def collect_garbage(store_uri: str, age_days: float) -> Garbage:
     oldest_s = time.time() - age_days * _DAY_S
     recovered = Recovered()
     for run in _list_old(journals_folder(store_uri), oldest_s):
-        recovered = recovered.plus(recover_run(store_uri, run, segment_ids()))
+        recovered = recovered.plus(recover_run(store_uri, run))
     runs = _list_old(run_folder(store_uri), oldest_s)
     for run in runs:
         remove_folder(run_folder(store_uri, run))

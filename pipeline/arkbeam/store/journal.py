@@ -334,7 +334,7 @@ def lock(file: int, operation: int) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EBADF):
             raise
 
 

@@ -39,6 +39,8 @@ class Journaled:
     costs: dict[str, list[Any]] = field(default_factory=dict)
     segment: int = 0
     """What the records tell of was stored, if it was, in files with ids above this one."""
+    newest_segment: int = 0
+    """No file of the process that was stored before the newest generation began has an id above this one."""
     damaged: int = 0
     """Damaged places that are followed by another record in their file."""
 
@@ -109,6 +111,7 @@ def read_records(files: Iterable[bytes]) -> Journaled:
                 end = after or end
             at = end + 1
         segments.append(min(begins, default=0))
+        found.newest_segment = max([found.newest_segment, *begins])
     found.segment = min(segments, default=0)
     return found
 

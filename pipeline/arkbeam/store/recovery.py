@@ -1,11 +1,21 @@
-"""Recover the journals of dead runs: store the replies that they hold, and record the requests without a reply as lost."""
+"""Recover the journals of dead runs: store the replies that they hold, and record the requests without a reply as lost.
+
+It may be interrupted at any step and done again, also by two processes at once, and stores and records nothing twice:
+
+- Attempts that are in the store already are recognised by their client request ids. The files of the store are listed
+  after the journal was read, so whoever finds a part of the journal removed finds what was in it.
+- Two that read the same journal at the same time write the same files: ids and bytes follow from the attempts.
+- On a local store a lock lets one at a time recover a run, because a process that lives on may append a reply to its
+  journal after it was recovered (it is not stored). Objects are never appended to.
+"""
 
 import fcntl
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from arkbeam.base.errors import StoreError
@@ -23,13 +33,17 @@ from arkbeam.store.layout import (
     runs_of_output,
     segment_id,
     segments_folder,
+    start_of_run,
 )
 from arkbeam.store.results import write_results
-from arkbeam.store.segments import Bought, is_damaged, read_columns
+from arkbeam.store.segments import Attempt, Bought, is_damaged, read_columns
 
 LOCK_WAIT_S = 5.0
 """How long to wait, for all processes together, until a process that is alive has written its segment."""
+RECOVERY_WAIT_S = 300.0
+"""How long to wait until another process has recovered the run."""
 _POLL_S = 0.05
+_RANDOM_BITS = 22  # of an id, as `layout.new_segment_id` makes it
 _log = logging.getLogger(__name__)
 
 
@@ -45,16 +59,15 @@ class Recovered:
         return Recovered(self.stored + other.stored, self.lost + other.lost)
 
 
-def recover_journals(store_uri: str, output_uri: str, file_ids: Iterator[int]) -> Recovered:
+def recover_journals(store_uri: str, output_uri: str) -> Recovered:
     """Recover what the dead runs of this output have paid for and did not store.
 
     Only the holder of the output may call this, because then all earlier runs of the output are dead, or must write
-    nothing any more. If a kill interrupts this, it is safe to call it again: attempts that are in the store already are
-    recognised by their client request ids.
+    nothing any more.
     """
     recovered = Recovered()
     for run in runs_of_output(journals_folder(store_uri), output_uri):
-        recovered = recovered.plus(recover_run(store_uri, run, file_ids))
+        recovered = recovered.plus(recover_run(store_uri, run))
     return recovered
 
 
@@ -72,9 +85,14 @@ def find_unsettled(store_uri: str, run: str) -> set[str]:
     return found
 
 
-def recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collection[str] | None = None) -> Recovered:
+def recover_run(store_uri: str, run: str, only: Collection[str] | None = None) -> Recovered:
     """Recover the journals of one dead run, or those of some of its processes. See `recover_journals`."""
     folder = journals_folder(store_uri, run)
+    with _alone(folder):
+        return _recover_alone(store_uri, run, folder, only)
+
+
+def _recover_alone(store_uri: str, run: str, folder: str, only: Collection[str] | None) -> Recovered:
     every = sorted({_process_of(uri) for uri in list_files(folder)})
     names = every if only is None else [name for name in every if name in only]
     processes = _take_over(folder, names)
@@ -88,7 +106,7 @@ def recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collect
         if journaled.damaged:
             place = redact(join(folder, process))
             _log.warning("%d damaged records in the journal %s are skipped", journaled.damaged, place)
-        recovered = recovered.plus(_store(store_uri, run, journaled, stored, file_ids))
+        recovered = recovered.plus(_store(store_uri, run, journaled, stored))
         done.append(uris)
     remove_in_order(done)
     if is_local(store_uri):
@@ -97,22 +115,61 @@ def recover_run(store_uri: str, run: str, file_ids: Iterator[int], only: Collect
     return recovered
 
 
-def _store(store_uri: str, run: str, journaled: Journaled, stored: "_StoredIds", file_ids: Iterator[int]) -> Recovered:
+def _store(store_uri: str, run: str, journaled: Journaled, stored: "_StoredIds") -> Recovered:
     bought, lost = list(journaled.replies.values()), journaled.lost()
     if bought or lost:  # the journal of a process that ended normally is empty or removed: skip the look-up
         known = stored.above(journaled.segment)
         bought = [one for one in bought if one.attempt.client_request_id not in known]
         lost = [event for event in lost if event.attempt.client_request_id not in known]
+    newest = max(journaled.newest_segment, int((start_of_run(run) or 0) * 1000) << _RANDOM_BITS)
     if bought:
-        _write_bought(store_uri, run, stored.new_id(file_ids), bought)
+        _write_bought(store_uri, run, _choose_id(newest, [one.attempt for one in bought]), bought)
     if lost:
-        write_events(store_uri, run, stored.new_id(file_ids), lost)
+        write_events(store_uri, run, _choose_id(newest, [one.attempt for one in lost]), lost)
     return Recovered(len(bought), len(lost))
+
+
+def _choose_id(newest: int, attempts: Sequence[Attempt]) -> int:
+    """Return the id of the file with some attempts: the same for the same attempts, another one for others.
+
+    It is above `newest`, the last id that the journal names, so that a part of the journal that is left after the
+    removal was interrupted is compared with this file.
+    """
+    names = "\n".join(attempt.client_request_id for attempt in attempts).encode()
+    place = int.from_bytes(hashlib.blake2b(names, digest_size=4).digest())
+    return ((newest >> _RANDOM_BITS) + 1 << _RANDOM_BITS) + place
 
 
 def _write_bought(store_uri: str, run: str, segment: int, bought: Sequence[Bought]) -> None:
     multi = any(one.reply.multi is not None for one in bought)
     write_results(store_uri, run, segment, bought, len(bought[0].reply.dense), multi=multi)
+
+
+@contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Keep other processes from recovering the journals in a local folder during the block.
+
+    Raise StoreError if another one takes too long.
+    """
+    if not is_local(folder):
+        yield
+        return
+    with storage_errors("lock", folder):
+        try:
+            file = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # there are no journals
+            file = None
+    if file is None:
+        yield
+        return
+    try:
+        if not _wait_for_lock(file, time.monotonic() + RECOVERY_WAIT_S):
+            raise StoreError(
+                f"another process has recovered {folder} for {RECOVERY_WAIT_S:g} s: run again when it ends"
+            )
+        yield
+    finally:
+        os.close(file)
 
 
 def _take_over(folder: str, processes: Sequence[str]) -> list[str]:
@@ -141,14 +198,20 @@ def _remove_mark(path: str, deadline_s: float) -> bool:
         except FileNotFoundError:  # a journal of an earlier version, or one whose recovery was interrupted
             return True
         try:
-            while not _try_lock(file):
-                if time.monotonic() >= deadline_s:
-                    return False
-                time.sleep(_POLL_S)
+            if not _wait_for_lock(file, deadline_s):
+                return False
             remove_file(path)
             return True
         finally:
             os.close(file)
+
+
+def _wait_for_lock(file: int, deadline_s: float) -> bool:
+    while not _try_lock(file):
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _try_lock(file: int) -> bool:
@@ -165,22 +228,12 @@ class _StoredIds:
 
     store_uri: str
     run: str
-    _uris: list[str] | None = None
     _read: dict[str, list[str]] = field(default_factory=dict)
-    _highest: int = 0
-
-    def new_id(self, file_ids: Iterator[int]) -> int:
-        """Return an id above those of all files of the run. The clock of the machine that wrote them may be ahead."""
-        self._highest = max(next(file_ids), self._highest + 1)
-        return self._highest
 
     def above(self, segment: int) -> set[str]:
-        """Return the ids in the files with ids above a segment's."""
-        if self._uris is None:
-            folders = (segments_folder(self.store_uri, self.run), events_folder(self.store_uri, self.run))
-            self._uris = [uri for folder in folders for uri in list_parquet(folder)]
-        self._highest = max(self._highest, segment, *map(segment_id, self._uris))
-        wanted = [uri for uri in self._uris if segment_id(uri) > segment]
+        """Return the ids in the files with ids above a segment's. The files are listed anew."""
+        folders = (segments_folder(self.store_uri, self.run), events_folder(self.store_uri, self.run))
+        wanted = [uri for folder in folders for uri in list_parquet(folder) if segment_id(uri) > segment]
         missing = [uri for uri in wanted if uri not in self._read]
         self._read.update(zip(missing, in_parallel(_client_ids, missing), strict=True))
         return {name for uri in wanted for name in self._read[uri]}

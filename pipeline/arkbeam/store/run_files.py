@@ -1,4 +1,4 @@
-"""The files of a run, below `<store>/runs/<run>/`. They are removed when the run ends.
+"""The files of a run, below `<store>/runs/<run>/`. They are removed when the run ends, `result.json` when it was read.
 
 If the store is remote and all stages run in one process, a local folder (`store.scratch`) takes the place of the store.
 
@@ -7,6 +7,7 @@ If the store is remote and all stages run in one process, a local folder (`store
     buyers/<shard>.parquet          KEYS of the rows whose requests are sent; one row group is one block
     blocks/                         attempts at blocks, and marks of processes (`engine.attempts`)
     budget/<process>                what a process has drawn from a shared budget (`quota.draws`)
+    counts/<process>.json           what a process has done so far (`stages.embed.counts`)
     shards.json, lists.json         lists that grow with the input (`stages.inputs`)
     progress/<process>.json         what a process of several has done, for the progress display (`stages.meter`)
     plan.json, stop.json, result.json

@@ -1,4 +1,4 @@
-"""Before a run publishes: store what its dead processes had received, and record what they lost, so that `usage/` is complete."""
+"""Before a run publishes: store what its processes had received, and record what they lost, so that `usage/` is complete."""
 
 import logging
 import time
@@ -7,24 +7,24 @@ from collections.abc import Callable
 from arkbeam.engine.attempts import RENEW_S, Watched, blocks_folder, processes_folder
 from arkbeam.quota.marks import list_marks
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.layout import segment_ids
 from arkbeam.store.recovery import Recovered, find_unsettled, recover_run
 
 WAIT_S = 60.0
-"""How long to wait for processes that are alive and have requests in flight for attempts that nobody needs any more."""
+"""How long to wait for processes that are alive and have requests in flight, for attempts that nobody needs any more."""
 _log = logging.getLogger(__name__)
 
 
-def recover_dead_processes(
+def settle_processes(
     spec: RunSpec,
     wait_s: float = WAIT_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Recovered:
-    """Recover the journals of this run's processes that died. Raise StoreError.
+    """Recover the journals of this run's processes that died; wait for those that are alive. Raise StoreError.
 
-    The mark of a process shows whether it is alive (`engine.attempts`). Of one that is alive, nothing is left to recover
-    when its requests have their results; those that come after `wait_s` are added to `usage/` by the next run.
+    All sessions have ended. The mark of a process shows whether it is alive (`engine.attempts`). Of one that is alive,
+    nothing is left to recover when its requests have their results. Those without a result after `wait_s` are recorded
+    as lost, and the process stops.
     """
     if not spec.many_processes:
         return Recovered()
@@ -33,12 +33,17 @@ def recover_dead_processes(
     while unsettled := find_unsettled(spec.store.uri, spec.run.name):
         watched.note(list_marks(marks), clock())
         dead = {name for name in unsettled if watched.is_dead(name, clock())}
-        if dead:
-            total = total.plus(recover_run(spec.store.uri, spec.run.name, segment_ids(), dead))
-        if dead == unsettled:
-            break
-        if clock() >= deadline_s:
-            _log.warning("%d processes still have requests without a result", len(unsettled - dead))
+        ended = unsettled if clock() >= deadline_s else dead
+        if ended:
+            total = total.plus(recover_run(spec.store.uri, spec.run.name, ended))
+        if ended == unsettled:
             break
         sleep(RENEW_S)
+    if total.stored or total.lost:
+        _log.warning(
+            "processes of this run were killed, or did not end: %d replies that they had received are recovered, and %d"
+            " requests without a reply are counted as paid",
+            total.stored,
+            total.lost,
+        )
     return total

@@ -1,10 +1,11 @@
-"""Set up a process for Embed: its engine, and the note in the run's folder by which processes stop each other."""
+"""Set up a process for Embed: its engine, the note of its counts, and the note by which processes stop each other."""
 
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import orjson
@@ -27,6 +28,7 @@ from arkbeam.quota.lease_sharing import LeaseSharing
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.sharing import Sharing
+from arkbeam.stages.embed.counts import note_counts
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import segment_ids
@@ -35,7 +37,7 @@ from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024  # largest reply with per-token vectors
 PROCESSES_GUESS = 16  # how many processes may draw on a budget at once; the runner decides how many there are
-POLL_S = 1.0  # time between two checks for a stop of another process
+POLL_S = 1.0  # time between two checks for a stop of another process, and between two notes of the counts
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -70,28 +72,26 @@ def read_stop(spec: RunSpec) -> Stop | None:
     return Stop(StopKind(note["kind"]), note["code"], note["message"])
 
 
-def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
-    """Start a thread that stops the engine once another process has stopped the run. It ends with the engine."""
+def keep_in_touch(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
+    """Start a thread that ends with the engine: it keeps the note of the counts, and obeys stops of other processes."""
 
-    def watch() -> None:
-        while engine.status().stop is None:
+    def keep() -> None:
+        while engine.is_running:
             time.sleep(poll_s)
-            try:
-                stop = read_stop(spec)
-            except StoreError:
-                continue  # if the storage stays unreachable, the engine's own writes fail and report it
-            if stop is not None:
-                engine.stop(stop)
-                return
+            with suppress(StoreError):  # if the storage stays unreachable, the engine's own writes fail and report it
+                stop = read_stop(spec) if engine.status().stop is None else None
+                if stop is not None:
+                    engine.stop(stop)
+                note_counts(spec, engine)
 
-    threading.Thread(target=watch, name="arkbeam-stop", daemon=True).start()
+    threading.Thread(target=keep, name="arkbeam-notes", daemon=True).start()
 
 
 def _start_engine(spec: RunSpec) -> Engine:
     relax_collector()
     engine = _make_engine(spec)
     if spec.many_processes:
-        watch_stop(spec, engine)
+        keep_in_touch(spec, engine)
     return engine
 
 

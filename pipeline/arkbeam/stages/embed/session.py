@@ -18,7 +18,8 @@ from arkbeam.base.schema import concat
 from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
-from arkbeam.engine.outcomes import SessionReport, Sink, StopKind
+from arkbeam.engine.outcomes import Sink, Stop, StopKind
+from arkbeam.stages.embed.counts import note_counts
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.own_results import open_own_results
 from arkbeam.stages.embed.process import read_stop, write_stop
@@ -46,7 +47,7 @@ class Session:
 
     `add` submits a block and yields the outcomes that have come so far. `finish` waits for the rest, which is bounded:
     the engine holds the items of at most `LOOK_AHEAD_S` of the quota. Then the rows that failed for a passing reason are
-    tried once more, and the last outcomes and the report are yielded. `close` must be called if one of them raises.
+    tried once more, and the last outcomes are yielded, and the stop if the run stops. `close` must be called if one of them raises.
 
     If the runner repeats a bundle, rows that an earlier attempt settled are taken from the store and not sent again.
     Once the run stops, in this process or in another one, the remaining rows are skipped and have no outcome.
@@ -79,8 +80,8 @@ class Session:
             yield from self._send(self._feed.add(self._rows(attempt)))
             self._note_submitted()
 
-    def finish(self) -> Iterator[Outcomes | SessionReport]:
-        """Wait until all rows are settled and stored; yield the rest of the outcomes, then the report."""
+    def finish(self) -> Iterator[Outcomes | Stop]:
+        """Wait until all rows are settled and stored; yield the rest of the outcomes, then why the run stops, if it does."""
         if self._first is None:
             self.close()
             return
@@ -94,13 +95,15 @@ class Session:
                     yield from self._send(self._feed.add(rows))
                     yield from self._send(self._feed.flush())
                 self.engine.settle(self._sink)
-        report = self.engine.finish(self._sink)
+        stop = self.engine.finish(self._sink).stop
+        note_counts(self.spec, self.engine)
         self._end_attempts()
-        if report.stop is not None and report.stop.kind is not StopKind.BUDGET:  # other processes may have budget left
-            write_stop(self.spec, report.stop)
+        if stop is not None and stop.kind is not StopKind.BUDGET:  # other processes may have budget left
+            write_stop(self.spec, stop)
         self._gathered.add(self._sink)
         yield self._gathered.take(time.monotonic())
-        yield report
+        if stop is not None:
+            yield stop
         self.close()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ in its place, the claim on the output is checked: a run that has lost its claim 
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,13 +22,13 @@ from arkbeam.base.capabilities import cost_cny
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, exists, remove_file, remove_files, remove_leftovers, write_bytes
 from arkbeam.base.uris import join
-from arkbeam.engine.outcomes import Counts, SessionReport, Stop, StopKind
+from arkbeam.engine.outcomes import Counts, RunReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile, is_unchanged, list_parts, read_earlier
-from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice
+from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice, settle_counts
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import check_claim
 from arkbeam.store.integrity import count_unreadable
@@ -45,7 +46,7 @@ class Commit:
     """The results of a run that a commit needs. `embeddings` includes the parts of `multi/`."""
 
     totals: PlanTotals
-    report: SessionReport
+    report: RunReport
     embeddings: Sequence[PartFile]
     failures: Sequence[PartFile]
     usage: Sequence[UsagePart]
@@ -136,6 +137,8 @@ def _step(name: str, spec: RunSpec, act: Callable[[], _Result]) -> _Result:
 def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     """Return the content of `run.json`, without the list of files."""
     totals, counts, capabilities = commit.totals, commit.report.counts, spec.model.capabilities
+    if spec.many_processes and commit.usage:
+        counts = settle_counts(counts, sum((Counter(part.outcomes) for part in commit.usage), Counter[str]()))
     this_run = _sum([part.this_run for part in commit.usage]) if commit.usage else _counted(commit.report, spec)
     all_runs = _sum([part.all_runs for part in commit.usage])
     return {
@@ -186,7 +189,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def describe_quota(report: SessionReport, spec: RunSpec) -> dict[str, Any]:
+def describe_quota(report: RunReport, spec: RunSpec) -> dict[str, Any]:
     """Return the limits, how they were used, and the lower limits that refusals revealed."""
     rpm, tpm = spec.rate_limits
     return {
@@ -237,7 +240,7 @@ def describe_budget(counts: Counts, spec: RunSpec) -> dict[str, Any] | None:
     return asdict(spec.budget) | {"tokens_used": used.tokens, "cny_used": round(used.cny, 9)}
 
 
-def _counted(report: SessionReport, spec: RunSpec) -> UsageTotals:
+def _counted(report: RunReport, spec: RunSpec) -> UsageTotals:
     """Return the engines' own counts, for a run that wrote no `usage/`. The prompt tokens are taken to be all tokens."""
     counts = report.counts
     cost = cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities)

@@ -9,8 +9,8 @@ again by each run.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
@@ -23,12 +23,14 @@ from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, read_bytes
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.uris import is_local, join, reads_in_flight, storage_errors
+from arkbeam.engine.outcomes import Counts
 from arkbeam.stages.publish.cuts import choose_cuts
 from arkbeam.stages.publish.digests import digest_part
 from arkbeam.stages.publish.earlier import Earlier, PartFile
 from arkbeam.stages.publish.parts import publish_part
 from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
+from arkbeam.store.events import EventKind
 from arkbeam.store.integrity import read_or_set_aside
 from arkbeam.store.layout import is_gathered, list_parquet, output_key, run_of, segment_id, segments_folder
 from arkbeam.store.listing import is_event_file, source_name
@@ -40,7 +42,7 @@ FILE_BYTES_MIN = 512 * 1024  # a smaller file counts as so large: it takes as ma
 PART_BYTES = 64 * FILE_BYTES_MIN
 PART_BYTES_MIN = 2 * FILE_BYTES_MIN
 _WHOLE_BYTES_MAX = 4 * 2**20  # an object of up to this size is read in one call, a larger one by columns
-BOUGHT = "ok"
+BOUGHT = EventKind.BOUGHT.value
 _TOKENS = [field.name for field in schema.USAGE_FIELDS]
 _COMMON = ["request_id", "client_request_id", "fingerprint", "model", "created", *_TOKENS, "attempts", "latency_ms"]
 
@@ -72,6 +74,8 @@ class UsagePart:
     this_run: UsageTotals
     all_runs: UsageTotals
     fingerprints: pa.Array | None
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """The attempts of this run by outcome."""
 
 
 def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[Listed, ...]]]:
@@ -108,9 +112,11 @@ def publish_usage_part(part: int, files: Sequence[Listed], spec: RunSpec, earlie
     prices = [capabilities.price_text_cny_per_million, capabilities.price_image_cny_per_million]
     sources = [[source_name(one.uri), one.size, one.version] for one in files]
     digest = digest_part(FOLDER, schema.USAGE, spec, [prices, sources])
-    kept = earlier.find(digest, spec)
+    # A part with files of this run is there if a runner repeats the commit: its totals do not tell the runs apart.
+    is_own = any(run_of(one.uri) == spec.run.name for one in files)
+    kept = None if is_own else earlier.find(digest, spec)
     if kept is not None and kept.totals is not None:
-        return UsagePart(kept, UsageTotals(), UsageTotals(**kept.totals), None)  # this run's files are new
+        return UsagePart(kept, UsageTotals(), UsageTotals(**kept.totals), None)
     tables = in_parallel(partial(_read_attempts, spec=spec), files, reads_in_flight(spec.store.uri))
     table = _fill_lost(pa.concat_tables([schema.USAGE.empty_table(), *tables]), spec)
     totals = _totals(table)
@@ -118,7 +124,32 @@ def publish_usage_part(part: int, files: Sequence[Listed], spec: RunSpec, earlie
     if not pc.any(_is_unknown(table)).as_py():
         file = replace(file, digest=digest, totals=asdict(totals))
     this_run = table.filter(pc.equal(table["run"], spec.run.name))
-    return UsagePart(file, _totals(this_run), totals, table["fingerprint"].combine_chunks())
+    fingerprints = table["fingerprint"].combine_chunks()
+    return UsagePart(file, _totals(this_run), totals, fingerprints, _count_outcomes(this_run))
+
+
+def count_own_outcomes(spec: RunSpec) -> Mapping[str, int]:
+    """Count the paid attempts of this run in the store by outcome. Raise StoreError."""
+    files = [one for one in list_current(spec.store.uri).values() if run_of(one.uri) == spec.run.name]
+    tables = in_parallel(partial(_read_attempts, spec=spec), files, reads_in_flight(spec.store.uri))
+    return _count_outcomes(pa.concat_tables([schema.USAGE.empty_table(), *tables]))
+
+
+def settle_counts(counts: Counts, outcomes: Mapping[str, int]) -> Counts:
+    """Return the counts of a run with several processes, given its paid attempts in the store by outcome.
+
+    A process that was killed wrote its last note up to a second before, while requests were in flight. Both numbers are
+    at most the true one, since a listing of the store may be out of date as well.
+    """
+    bought = max(counts.bought, outcomes.get(BOUGHT, 0))
+    unusable = max(counts.unusable, outcomes.get(EventKind.UNUSABLE.value, 0))
+    lost = max(counts.lost, outcomes.get(EventKind.LOST.value, 0))
+    sent = counts.unpaid + bought + unusable + lost
+    return replace(counts, sent=sent, bought=bought, unusable=unusable, lost=lost)
+
+
+def _count_outcomes(attempts: pa.Table) -> dict[str, int]:
+    return {one["values"]: one["counts"] for one in pc.value_counts(attempts["outcome"]).to_pylist()}
 
 
 def count_paid_twice(parts: Sequence[UsagePart], spec: RunSpec, earlier: Earlier) -> int:

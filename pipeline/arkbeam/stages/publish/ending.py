@@ -1,0 +1,43 @@
+"""The end of a job. It is in the job, since nobody may wait for the job, and whoever started it may be dead.
+
+In a run with several processes the last stage does this, after the output is complete and the note `result` is written.
+The command that waits for the job does the same once more, which changes nothing, and removes the note when it has read
+it. If no command waits, the next run of the output removes it. In a run with one process, the command does all of it.
+"""
+
+from arkbeam.base.files import exists, list_files, list_folders, remove_files, remove_folder, remove_leftovers
+from arkbeam.base.uris import is_local, join
+from arkbeam.quota.marks import quota_folder, remove_marks_of_output
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.layout import events_folder, multi_folder, run_folder, segments_folder
+from arkbeam.store.recovery import recover_run
+from arkbeam.store.run_files import note_uri
+
+
+def has_ended(spec: RunSpec) -> bool:
+    """True if the job of a run with several processes has ended: a runner may repeat its last step. Raise StoreError."""
+    return spec.many_processes and exists(_result(spec))
+
+
+def end_job(spec: RunSpec) -> None:
+    """Remove the journals, quota marks, temporary files and notes of a run with several processes, except for `result`.
+
+    The journals have nothing that is not in the store: processes that are alive store and send nothing after this. Raise
+    StoreError.
+    """
+    if not spec.many_processes:
+        return
+    recover_run(spec.store.uri, spec.run.name)
+    if is_local(spec.store.uri):  # files that a process was writing when it was killed
+        for folder_of in (segments_folder, multi_folder, events_folder):
+            remove_leftovers(folder_of(spec.store.uri, spec.run.name))
+    remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
+    folder = run_folder(spec.store.uri, spec.run.name)
+    for name in list_folders(folder):
+        remove_folder(join(folder, name))
+    result = _result(spec).rpartition("/")[2]
+    remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] != result)
+
+
+def _result(spec: RunSpec) -> str:
+    return note_uri(spec.store.uri, spec.run.name, "result")
