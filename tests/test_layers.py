@@ -50,6 +50,7 @@ ORDER = (
     "stages.embed",
     "stages.publish",
     "beam",
+    "app.output_uri",
     "app.config",
     "app.job",
     "app.report",

@@ -129,7 +129,7 @@ def run(
     elif not quiet:
         out.print(summary_table(result))
     code = exit_code(result, loaded.limits)
-    _print_ending(result, code, loaded.output.uri, as_json=as_json)
+    _print_ending(result, code, job.spec.run.output_uri, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -162,9 +162,10 @@ def plan(
     expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
     _print_manifest_warnings((note.level, note.message) for note in totals.notes)
     if as_json:
-        _print_json(describe_plan(totals, expected))
+        _print_json({"output": redact_uri(spec.run.output_uri), **describe_plan(totals, expected)})
     else:
         out.print(plan_table(totals, expected))
+        _print_output(spec.run.output_uri)
 
 
 @app.command(epilog="Example: arkbeam emulator --port 8080 --set rpm=600 --set faults.error_500=0.05")
@@ -321,12 +322,16 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as
     if "files" not in result:
         _say(f"nothing was published: {output_uri} is unchanged", "error")
     elif not (_messages.quiet or as_json):
-        out.print(f"output: {output_uri}", markup=False, highlight=False, soft_wrap=True)
+        _print_output(output_uri)
     if code is ExitCode.FAILURES:
         _say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`",
             "error",
         )
+
+
+def _print_output(output_uri: str) -> None:
+    out.print(f"output: {redact_uri(output_uri)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(text: str, level: Level = "info") -> None:

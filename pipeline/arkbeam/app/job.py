@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 
 from arkbeam.app.config import Config, describe_config, list_similar_names
+from arkbeam.app.output_uri import resolve
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
 from arkbeam.base.records import ServiceKind
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.uris import absolute, is_local, join
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
@@ -86,13 +87,17 @@ def prepare_job(
 
     Raise ConfigError or ManifestError that names the key or the file.
     """
+    started_s, random_hex = time.time(), secrets.token_hex(4)
+    config = _resolve_output(config, started_s, random_hex)
     model = ModelSpec.of(config.model)
     api = replace(config.api, base_url=base_url or config.api.base_url)
     service = _find_service(config, api.base_url)
     manifests = list_manifests(config.manifest, _written_folders(config))
     shards = cut_shards(manifests, config.manifest.shard_bytes_max)
     _check_failures(manifests, config.output.uri)
-    run, described = _identify_run(config, service), describe_config(config)
+    output_uri = absolute(config.output.uri)
+    run = RunIdentity(new_run_name(output_uri, started_s, random_hex), started_s, service, output_uri)
+    described = describe_config(config)
     reads_failures = all(manifest.failures for manifest in manifests)  # an empty failure table names no manifest
     spec = RunSpec(
         run=run,
@@ -124,9 +129,17 @@ def prepare_job(
     return Job(spec, tuple(shards), notes, None if None in sizes else sum(filter(None, sizes)))
 
 
-def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
-    output_uri, started_s = absolute(config.output.uri), time.time()
-    return RunIdentity(new_run_name(output_uri, started_s, secrets.token_hex(4)), started_s, service, output_uri)
+def _resolve_output(config: Config, started_s: float, random_hex: str) -> Config:
+    """Return the config with the URI of this run's output.
+
+    Raise ConfigError if the store is in an output that later runs do not have.
+    """
+    uri = resolve(config.output.uri, started_s, random_hex)
+    if uri != config.output.uri and is_below(absolute(config.store.uri), [absolute(uri)]):
+        raise ConfigError(
+            f"store.uri is below this run's output, {redact_uri(uri)}: set one outside, which later runs use as well"
+        )
+    return replace(config, output=replace(config.output, uri=uri))
 
 
 def _written_folders(config: Config) -> list[WrittenFolder]:
