@@ -28,7 +28,7 @@ import arkbeam.app.job
 import arkbeam.app.progress
 import arkbeam.app.report  # noqa: F401 - these three are imported for the children
 import fsspec.config
-from arkbeam.app import cli
+from arkbeam.app import cli, terminal
 from arkbeam.base import faults
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import serve
@@ -144,7 +144,7 @@ def run_arkbeam(*arguments: str) -> None:
     sys.argv = ["arkbeam", *arguments]
     faults.hit = faults._load()
     fsspec.config.set_conf_env(fsspec.config.conf)
-    cli.out, cli.err = Console(), Console(stderr=True)
+    terminal.out, terminal.err = Console(), Console(stderr=True)
     cli.main()
 
 

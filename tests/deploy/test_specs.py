@@ -20,7 +20,7 @@ import typer
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 from arkbeam.app import cli
-from arkbeam.app.cli import ExitCode
+from arkbeam.app.cli_options import ExitCode
 from arkbeam.app.config import parse_config
 from arkbeam.quota.options import LimitsOptions
 

@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,15 +12,17 @@ import orjson
 
 from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.app.output_uri import resolve
+from arkbeam.app.run_note import write_run_note
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
+from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.uris import absolute, is_local, join
-from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
+from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline, submit_pipeline
+from arkbeam.beam.submission import Ending
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
 from arkbeam.manifest.finding import WrittenFolder
@@ -237,27 +239,60 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     return result
 
 
+def submit_job(
+    job: Job, beam_arguments: Sequence[str], ending: Ending, *, accept_model_change: bool = False
+) -> str | None:
+    """Build the pipeline and hand it over, without waiting for its end; return the engine's id of the job, if known.
+
+    The claim on the output and the run's files are left to the job, also to one that is written and may run later.
+
+    Raise as `run_job` does; ConfigError also if the service is an emulator that would end with this process.
+    """
+    job = set_processes(job, beam_arguments)
+    check_secrets(job.spec)
+    run = job.spec.run
+    with claim_output(run.output_uri, run.name, _stop_when_lost) as claim, ExitStack() as undo:
+        spec = _begin(job.spec, accept_model_change=accept_model_change)
+        undo.callback(_clean_up, spec)
+        write_run_note(spec)
+        job_id = submit_pipeline(write_inputs(job.shards, spec), beam_arguments, ending)
+        if ending is not Ending.DRY_RUN:
+            claim.leave()
+            undo.pop_all()
+    return job_id
+
+
 def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
     run = job.spec.run
     with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job) as placed:
-        _clear_dead_runs(placed)
-        compact_media(placed.store.uri)
-        spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
+        spec = _begin(placed, accept_model_change=accept_model_change)
         try:
-            _show_running(spec)
+            write_run_note(spec)
             sent = write_inputs(job.shards, spec)
             with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
                 build_pipeline(pipeline, sent)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
         finally:
-            close_engine(spec.run.name)
-            forget_index(spec.run.name)
-            forget_own_results(spec.run.name)
-            _remove_marks(spec)
-            for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
-                remove_folder(folder)
+            _clean_up(spec)
         _recover_journals(spec)
     return result
+
+
+def _begin(spec: RunSpec, *, accept_model_change: bool) -> RunSpec:
+    """Clean up after earlier runs of the output. Return the spec with the model whose vectors count as owned."""
+    _clear_dead_runs(spec)
+    compact_media(spec.store.uri)
+    return replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
+
+
+def _clean_up(spec: RunSpec) -> None:
+    """Remove what a run that has ended needs no longer."""
+    close_engine(spec.run.name)
+    forget_index(spec.run.name)
+    forget_own_results(spec.run.name)
+    _remove_marks(spec)
+    for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
+        remove_folder(folder)
 
 
 def _compact_store(spec: RunSpec) -> None:
@@ -291,11 +326,6 @@ def _run_files(job: Job) -> Iterator[RunSpec]:
 
 def _folder(spec: RunSpec) -> str:
     return run_folder(spec.run_files_uri, spec.run.name)
-
-
-def _show_running(spec: RunSpec) -> None:
-    """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
 
 
 @contextmanager
