@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.portability import python_urns
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from arkbeam.app.find_run import find_run
 from arkbeam.app.run_note import read_run_note, write_run_note
 from arkbeam.app.watching import Dead, find_state, look, wait_for_end
@@ -20,11 +22,30 @@ from arkbeam.beam.submission import Ending, choose_ending
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.stages import meter
 from arkbeam.stages.embed.process import read_stop
+from arkbeam.store.claim import check_claim
 
 ENDPOINT = "--job_endpoint=127.0.0.1:1"
 EXTERNAL = "--environment_type=EXTERNAL"
 # Beam leaves it to its servers' threads to notice that a job has ended.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+class DataflowRunner(PipelineRunner):  # type: ignore[misc]
+    """Answers as Beam's runner of this name does, without a service. It fails with `--job_name=fail`."""
+
+    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> PipelineResult:
+        """Return the result of a job that runs for ever, of a template, or of a dry run."""
+        google = options.view_as(GoogleCloudOptions)
+        if google.job_name == "fail":
+            raise OSError("no such project")
+        result = PipelineResult(PipelineState.RUNNING)
+        if google.template_location or options.get_all_options()["dry_run"]:
+            result.wait_until_finish = lambda duration=None: None
+        result.job_id = lambda: f"id of {google.job_name}"
+        return result
+
+
+DATAFLOW = f"--runner={__name__}.DataflowRunner"
 
 
 @pytest.fixture
@@ -252,6 +273,35 @@ def test_runners_that_do_not(place: Any, call: Callable[..., Any], beam: list[st
     assert not place.store.exists()
 
 
+@pytest.mark.parametrize(
+    ("beam", "state"),
+    [([], "submitted"), (["--template_location=gs://b/t"], "written"), (["--dry_run=True"], "dropped")],
+)
+def test_what_a_job_finds(place: Any, call: Callable[..., Any], emulator: Any, beam: list[str], state: str) -> None:
+    """A job that runs, now or later, finds its files and its claim; a dry run leaves nothing. None is waited for."""
+    place.write_texts(3)
+    printed = submit(place, call, [DATAFLOW, *beam])
+    run = printed["run"]
+    job = f"id of arkbeam-{run.lower()}"
+    assert (printed["state"], printed["job_id"]) == (state, job if state == "submitted" else None)
+    assert emulator.stats["received"] == 0
+    if state == "dropped":
+        assert place.leftovers == []
+        return
+    assert {path.name for path in (place.store / "runs" / run).iterdir()} == {"running.json", "shards.json"}
+    check_claim(str(place.output), run)
+    assert place.run()["published"] == 3  # nothing works for the first run: another one may begin
+    assert place.leftovers == []
+
+
+def test_a_job_that_is_not_accepted(place: Any, call: Callable[..., Any]) -> None:
+    """If the engine does not take the job, the command exits with 1, and the run leaves nothing."""
+    place.write_texts(3)
+    ended = call(*place.arguments("run", {}, "--no-wait", "--", DATAFLOW, "--job_name=fail"))
+    assert (ended.code, ended.out, "no such project" in ended.err) == (1, "", True)
+    assert place.leftovers == []
+
+
 def test_an_emulator_of_the_command(place: Any, call: Callable[..., Any]) -> None:
     """An emulator that the command starts would end with it: an error."""
     place.write_texts(1)
@@ -281,4 +331,4 @@ def test_jobs_that_are_written(beam: list[str], expected: Ending | None) -> None
         with pytest.raises(ConfigError, match="here the job would run"):
             choose_ending(beam, no_wait=False)
     else:
-        assert choose_ending(beam, no_wait=False) is expected
+        assert choose_ending(beam, no_wait=False) is choose_ending(beam, no_wait=True) is expected

@@ -146,8 +146,8 @@ def print_submitted(spec: "RunSpec", job_id: str | None, ending: "Ending", *, as
         terminal.say(f"submitted{f' as job {job_id}' if job_id else ''}: arkbeam wait {run.name} --store {store_uri}")
     elif ending is Ending.WRITE:
         terminal.say(
-            "the job is written, and was not run. It can run once, as long as no other run of its output has begun: the lists"
-            f" that it needs are in {store_uri}"
+            "the job is written; this command does not run it. It can run once, as long as no other run of its output has"
+            f" begun: it needs the run's files in {store_uri}"
         )
     else:
         terminal.say("dry run: the job was built, and dropped")

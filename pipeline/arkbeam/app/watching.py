@@ -90,11 +90,12 @@ def describe_run(run: FoundRun, seen: Seen | None) -> dict[str, Any]:
 
 def list_rows(run: FoundRun, seen: Seen, spec: RunSpec) -> list[tuple[str, str]]:
     """Return what is known of a run that has not ended as names and values, for a table."""
+    is_begun = find_state(run, seen) != "submitted"
     rows = [
         ("state", find_state(run, seen)),
         ("output", redact_uri(run.output_uri)),
         ("store", redact_uri(run.store_uri)),
-        ("progress", describe_view(seen.view, spec)),
+        ("progress", describe_view(seen.view, spec) if is_begun else "no process has shown itself yet"),
         ("since the start", format_seconds(seen.view.seconds)),
     ]
     if run.note is not None:

@@ -8,6 +8,7 @@ If the store is remote and all stages run in one process, a local folder (`store
     blocks/                         attempts at blocks, and marks of processes (`engine.attempts`)
     budget/<process>                what a process has drawn from a shared budget (`quota.draws`)
     shards.json, lists.json         lists that grow with the input (`stages.inputs`)
+    running.json                    what `arkbeam status`, `wait` and `stop` need to know of the run (`app.run_note`)
     plan.json, stop.json, result.json
     second-<shard>-<block>.json     an empty note: the session that begins with this block has begun its second pass
 
