@@ -15,6 +15,7 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from arkbeam.base.files import write_bytes
+from arkbeam.base.redaction import redact
 from arkbeam.beam.embed import EmbedBlocks
 from arkbeam.beam.plan import DealBlocks, PlanBuckets, SettleBuckets, SumTotals
 from arkbeam.beam.publish import Publish, Settled
@@ -104,7 +105,10 @@ def _make_pipeline(beam_arguments: Sequence[str], run: str = "") -> beam.Pipelin
     job = options.view_as(GoogleCloudOptions)
     if run and job.job_name is None:
         job.job_name = f"arkbeam-{run.lower()}"  # what people see on the engine; Dataflow takes small letters only
-    return beam.Pipeline(find_runner(options), options=options)
+    try:
+        return beam.Pipeline(find_runner(options), options=options)
+    except ValueError as error:  # options that the runner needs are missing
+        raise ConfigError(f"Apache Beam: {redact(str(error))}") from None
 
 
 @contextmanager
