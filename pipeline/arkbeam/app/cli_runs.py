@@ -32,7 +32,7 @@ StoreUri = Annotated[
 ConfigOption = Annotated[
     str | None, typer.Option("--config", metavar="CONFIG", help="The config of the run: it names the store.")
 ]
-_SILENT_S = 120.0
+_SILENT_S = 120.0  # `watching.SILENT_S`, whose imports take a second: not for --help
 
 
 def add_commands(app: typer.Typer) -> None:
