@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from arkbeam.app.cli import exit_code
+from arkbeam.app.terminal import exit_code
 from arkbeam.quota.options import LimitsOptions
 
 from tests.warm import limit_files

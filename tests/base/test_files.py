@@ -1,8 +1,10 @@
 """Files and objects are complete or absent, and every storage error is a StoreError."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import (
     _remove_old_folders,
+    _time_of,
     exists,
     list_files,
     list_folders,
+    list_times,
     list_versions,
     move_file,
     put_file,
@@ -76,6 +80,24 @@ def test_a_listing_has_versions(folder: str) -> None:
     after = list_versions(folder, ".bin")
     assert after[0].version != before[0].version
     assert after[1] == before[1]
+
+
+def test_a_listing_has_times(folder: str) -> None:
+    """A time is that of the last write, in Unix time; a missing folder has no files."""
+    assert list_times(join(folder, "none")) == {}
+    begun_s = time.time()
+    write_bytes(join(folder, "a.json"), b"1")
+    write_bytes(join(folder, "b"), b"1")
+    ((uri, time_s),) = list_times(folder, ".json").items()
+    assert uri == list_files(folder, ".json")[0]
+    assert begun_s - 1 <= time_s <= time.time() + 1
+
+
+@pytest.mark.parametrize("found", [1e9, "2001-09-09T01:46:40Z", datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)])
+def test_times_of_all_storages(found: object) -> None:
+    """Storages name a time in several forms; one that names none has 0."""
+    assert _time_of({"LastModified": found, "size": 1}) == 1e9
+    assert _time_of({"size": 1}) == 0
 
 
 def test_temporary_folders_of_dead_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +255,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
         exists,
         list_files,
         list_folders,
+        list_times,
         read_bytes,
         remove_file,
         remove_folder,

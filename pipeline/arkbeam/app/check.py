@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from arkbeam.app.config import Config, load_config
 from arkbeam.app.job import Job, prepare_job
+from arkbeam.app.output_uri import resolve
 from arkbeam.ark.client import read_api_key
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError
 from arkbeam.base.files import remove_file, write_bytes
@@ -150,7 +152,8 @@ def _check_key(config: Config) -> Finding:
 
 def _check_storage(config: Config) -> Iterator[Finding]:
     """Write a small file into store and output, and remove it."""
-    for name, uri in (("store", config.store.uri), ("output", config.output.uri)):
+    output_uri = resolve(config.output.uri, time.time(), secrets.token_hex(4))
+    for name, uri in (("store", config.store.uri), ("output", output_uri)):
         made = _missing_folders(uri) if is_local(uri) else []
         try:
             probe = join(uri, f".arkbeam-check-{secrets.token_hex(4)}")

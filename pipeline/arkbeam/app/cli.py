@@ -1,37 +1,30 @@
-"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and `arkbeam store` with its commands."""
+"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and the commands of `cli_runs` and `cli_store`."""
 
 import logging
 import os
-import shlex
 import signal
 import sys
 import types
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
 
 import typer
 
 from arkbeam import __version__
-from arkbeam.app import cli_outputs, cli_search, cli_setup, cli_store
-from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, OutputUri, Settings
-from arkbeam.app.cli_print import err, out, print_json, say
-from arkbeam.app.config import OutputOptions, load_config
-from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
+from arkbeam.app import cli_outputs, cli_runs, cli_search, cli_setup, cli_store, terminal
+from arkbeam.app.cli_options import EXIT_CODES, AsJson, ConfigPath, ExitCode, LogOption, OutputUri, Quiet, Settings
+from arkbeam.app.cli_print import out, print_json
+from arkbeam.app.config import load_config
+from arkbeam.app.messages import TEXT_FORMAT, LogForm, redact_record
 from arkbeam.app.service import open_service
-from arkbeam.base.errors import ArkbeamError
-from arkbeam.base.files import exists
+from arkbeam.base.errors import ArkbeamError, ConfigError
 from arkbeam.base.redaction import redact_uri
-from arkbeam.base.uris import join
 from arkbeam.decoding.workers import resume as resume_looking
 from arkbeam.decoding.workers import stop as stop_looking
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import stop_engines
 from arkbeam.media.http import interrupt as interrupt_reading
-from arkbeam.quota.options import LimitsOptions
-
-if TYPE_CHECKING:
-    from arkbeam.stages.spec import RunSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,27 +34,11 @@ app = typer.Typer(
 )
 _BEFORE, _RUN, _AFTER, _STORE = "Before a run", "Run", "A finished output", "The store"
 cli_setup.add_commands(app, _BEFORE)
-_messages = Messages()
-
-EXIT_CODES = """Exit codes:
-
-0: every row was published, or at most limits.failures_allowed rows failed;
-1: an internal error or a storage error;
-2: an error in the command line, the config or a manifest;
-3: more rows failed than limits.failures_allowed;
-4: the service refused to continue (overdue account, exhausted quota, wrong key, …), or rejected all of the first rows;
-5: the budget was used up;
-6: another run is writing the output;
-130: interrupted by Ctrl-C or SIGTERM.
-
-If several apply, the first of 130, 4, 5, 3 is returned."""
 
 BeamOptions = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- BEAM OPTIONS", help="Options of Apache Beam after --, such as -- --runner=FlinkRunner."),
 ]
-LogOption = Annotated[LogForm, typer.Option("--log", help="The form of messages and progress on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and what --json asks for.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -100,6 +77,13 @@ def run(
             "--verify", help="Read every part of the output that would be kept; write it again if it is damaged."
         ),
     ] = False,
+    no_wait: Annotated[
+        bool,
+        typer.Option(
+            "--no-wait",
+            help="Submit the job to an engine, print the run's name, and end. See arkbeam status, wait and stop.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     log: LogOption = LogForm.TEXT,
     quiet: Quiet = False,
@@ -113,27 +97,29 @@ def run(
     Vectors that were paid for are kept in the store.
     After an interruption or an error, run the same command again: it sends only what is still missing.
     """
-    from arkbeam.app.job import prepare_job, run_job, set_processes  # Beam takes half a second: not for --help
-    from arkbeam.app.report import summary_table
+    from arkbeam.app.job import prepare_job, run_job, set_processes, submit_job  # Beam takes half a second
+    from arkbeam.beam.submission import Ending, choose_ending
 
-    _messages.set(log, quiet=quiet)
+    terminal.messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
+    ending = choose_ending(beam_options or [], no_wait=no_wait)
+    if ending is not Ending.WAIT and loaded.starts_emulator:
+        raise ConfigError(
+            "api.base_url is emulator, which would end with this command: start one with `arkbeam emulator`, and set its URL"
+        )
     with _signals(), open_service(loaded) as base_url:
         job = prepare_job(
             loaded, base_url=base_url, retry_failed=retry_failed, publish_partial=publish_partial, verify=verify
         )
-        _print_notes(job.notes)
+        terminal.print_notes(job.notes)
         job = set_processes(job, beam_options or [])
-        with _progress(job.spec):
+        if ending is not Ending.WAIT:
+            job_id = submit_job(job, beam_options or [], ending, accept_model_change=accept_model_change)
+            cli_runs.print_submitted(job.spec, job_id, ending, as_json=as_json)
+            return
+        with terminal.progress(job.spec):
             result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
-    _print_warnings(result)
-    if as_json:
-        print_json(result)
-    elif not quiet:
-        out.print(summary_table(result))
-    code = exit_code(result, loaded.limits)
-    _print_ending(result, code, loaded.output, as_json=as_json)
-    raise typer.Exit(code)
+    raise typer.Exit(terminal.print_result(result, loaded.limits, job.spec.run.output_uri, as_json=as_json))
 
 
 @app.command(
@@ -157,19 +143,20 @@ def plan(
     from arkbeam.app.report import describe_plan, plan_table
     from arkbeam.stages.plan import estimate
 
-    _messages.set(log, quiet=quiet)
+    terminal.messages.set(log, quiet=quiet)
     loaded = load_config(config, settings or [])
     job = set_processes(name_plan(prepare_job(loaded, retry_failed=retry_failed)), beam_options or [])
-    _print_notes(job.notes)
-    with _progress(job.spec):
+    terminal.print_notes(job.notes)
+    with terminal.progress(job.spec):
         totals, spec = plan_job(job, beam_options or []), job.spec
     limits, capabilities = spec.rate_limits, spec.model.capabilities
     expected = estimate(totals, capabilities, limits, headroom=spec.quota.headroom, budget=spec.budget)
-    _print_manifest_warnings((note.level, note.message) for note in totals.notes)
+    terminal.print_manifest_warnings((note.level, note.message) for note in totals.notes)
     if as_json:
-        print_json(describe_plan(totals, expected))
+        print_json({"output": redact_uri(spec.run.output_uri), **describe_plan(totals, expected)})
     else:
         out.print(plan_table(totals, expected))
+        terminal.print_output(spec.run.output_uri)
 
 
 @app.command(
@@ -213,28 +200,16 @@ def inspect(
         out.print(table)
 
 
+cli_runs.add_commands(app, _RUN)
 cli_outputs.add_commands(app, _AFTER)
 cli_search.add_commands(app, _AFTER)
 cli_store.add_commands(app, _STORE)
 
 
-def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
-    """Return the exit code of a run that ended without an exception."""
-    stopped = result["stopped"]
-    if stopped is not None:
-        by_kind = {
-            StopKind.INTERRUPTED: ExitCode.INTERRUPTED,
-            StopKind.SERVICE: ExitCode.STOPPED,
-            StopKind.BUDGET: ExitCode.BUDGET,
-        }
-        return by_kind.get(StopKind(stopped["kind"]), ExitCode.FAULT)
-    return ExitCode.FAILURES if result["failed"] > limits.count_failures_allowed(result["rows"]) else ExitCode.OK
-
-
 def main() -> NoReturn:
     """Run the command line and exit the process. An ArkbeamError becomes one line and an exit code."""
     logging.basicConfig(level=logging.ERROR, format=TEXT_FORMAT)
-    _messages.set(LogForm.TEXT, quiet=False)
+    terminal.messages.set(LogForm.TEXT, quiet=False)
     logging.getLogger("arkbeam").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_not_our_error)
@@ -245,7 +220,7 @@ def main() -> NoReturn:
     except SystemExit as ending:
         _leave(ending.code if isinstance(ending.code, int) else ExitCode.OK)
     except ArkbeamError as error:
-        _say_error(error)
+        terminal.say_error(error)
         _leave(error.exit_code)
 
 
@@ -263,9 +238,9 @@ def _signals() -> Iterator[None]:
         stop_looking()
         interrupt_reading()
         if stop_engines(Stop(StopKind.INTERRUPTED, name, f"{name} received")):
-            _say_in_handler("stopping: waiting for open requests; press Ctrl-C again to exit at once")
+            terminal.say_in_handler("stopping: waiting for open requests; press Ctrl-C again to exit at once")
             return
-        _say_in_handler(f"interrupted ({name}); run the same command again to continue")
+        terminal.say_in_handler(f"interrupted ({name}); run the same command again to continue")
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -275,86 +250,6 @@ def _signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         resume_looking()
-
-
-def _print_notes(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        _say(note, "note")
-
-
-def _print_manifest_warnings(notes: Iterable[tuple[str, str]]) -> None:
-    """Print the warnings among the notes about the manifests; the table has all notes."""
-    for level, message in notes:
-        if level == "warning":
-            _say(message, "warning")
-
-
-def _print_warnings(result: dict[str, Any]) -> None:
-    _print_manifest_warnings((note["level"], note["message"]) for note in result["notes"])
-    if result["over_context"]:
-        _say(
-            f"{result['over_context']:,} rows are longer than the model's context, by estimate; they were sent, and those"
-            " that the service rejected are failure rows",
-            "warning",
-        )
-    if result["all_runs"]["files_unreadable"]:
-        _say(
-            f"{result['all_runs']['files_unreadable']:,} damaged files of the store can't be read; usage/ lacks the cost of"
-            " their vectors, except for requests in the journal of a killed run",
-            "warning",
-        )
-    if result["usage_missing"]:
-        _say(f"{result['usage_missing']:,} paid replies had no usage; their tokens and cost are not counted", "warning")
-
-
-def _print_ending(result: dict[str, Any], code: ExitCode, output: OutputOptions, *, as_json: bool) -> None:
-    from arkbeam.outputs.publishing import REPORT
-
-    stopped, output_uri = result["stopped"], redact_uri(output.uri)
-    if stopped is not None:
-        _say(f"stopped ({stopped['code']}): {stopped['message']}", "error")
-        _say("vectors that were paid for are in the store; run the same command again to continue", "error")
-    if "files" not in result:
-        _say(f"nothing was published: {output_uri} is unchanged", "error")
-    elif not (_messages.quiet or as_json):
-        say(f"output: {output_uri}")
-        if exists(join(output.uri, REPORT)):
-            say(f"report: {join(output_uri, REPORT)}")
-        if result["published"]:
-            say(f"to search it: arkbeam search {shlex.quote(output_uri)} 'WORDS'")
-    if code is ExitCode.FAILURES:
-        _say(
-            f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`",
-            "error",
-        )
-
-
-def _say(text: str, level: Level = "info") -> None:
-    """Print one line to stderr as it is: no wrapping, no markup."""
-    _messages.say(err, text, level)
-
-
-def _say_error(error: ArkbeamError) -> None:
-    if _messages.form is LogForm.TEXT:
-        err.print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-    _messages.say(err, str(error), "error", error=type(error).__name__, exit_code=error.exit_code)
-
-
-def _say_in_handler(text: str) -> None:
-    """Print from a signal handler: without rich, whose lock the interrupted code may hold."""
-    if _messages.form is LogForm.JSON:
-        write_event(sys.stderr, "message", {"level": "warning", "message": text})
-    else:
-        print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _progress(spec: "RunSpec") -> Iterator[None]:
-    """Show the progress for the length of the block, unless `--quiet` is given."""
-    from arkbeam.app.progress import show_progress
-
-    with nullcontext() if _messages.quiet else show_progress(spec, err, form=_messages.form):
-        yield
 
 
 def _is_not_our_error(record: logging.LogRecord) -> bool:

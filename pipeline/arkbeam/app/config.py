@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from arkbeam.app.output_uri import check_names, check_store
 from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import ModelOptions
 from arkbeam.base.errors import ConfigError
@@ -44,11 +45,19 @@ class OutputOptions:
     """Where the output is written. The `output:` section of the config."""
 
     uri: str
-    """Folder of the published files. Only one run at a time can write to it."""
+    """Folder of the published files. Only one run at a time can write to it. Two names in it are replaced when a run
+    starts: `{run_date}` by its date in UTC (`2026-11-26`), and `{run_id}` by its start in UTC and 8 random digits
+    (`20261126T013000-5f0e9a2c`). So each day, or each run, has an output of its own; all of them use one store, which has
+    each vector once. `arkbeam status CONFIG` and `arkbeam wait CONFIG` take the newest run of these outputs: of the runs
+    that have files in the store, and of the folders that the URI stands for."""
     layout: Layout = Layout.PORTABLE
     """How the published files are encoded. `portable`: all common readers can read them. `compact`: with BYTE_STREAM_SPLIT, about 6 % smaller; DuckDB before 2.0, Spark before 4, ClickHouse 24 and fastparquet can't read them. Columns, types and values are the same."""
     report: bool = True
     """Write `report.html` with the output: a page that shows the run and a sample of its rows, with texts and small copies of pictures. `arkbeam report` makes it again."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if the URI has an unknown name in braces."""
+        check_names(self.uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,7 @@ def _settle_uris(config: Config) -> Config:
     """Write the schemes of manifests, store and output in lower case. Raise ConfigError for a URI with a password."""
     for uri in (*config.manifest.uris, config.store.uri, config.output.uri):
         check_credentials(uri)
+    check_store(config.store.uri)
     return dataclasses.replace(
         config,
         manifest=dataclasses.replace(config.manifest, uris=tuple(map(lower_scheme, config.manifest.uris))),

@@ -4,22 +4,25 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from arkbeam.app.config import Config, describe_config, list_similar_names
+from arkbeam.app.output_uri import resolve
+from arkbeam.app.run_note import write_run_note
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
-from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
+from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.uris import absolute, is_local, join
-from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
+from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline, submit_pipeline
+from arkbeam.beam.submission import Ending
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
 from arkbeam.manifest.finding import WrittenFolder
@@ -82,13 +85,17 @@ def prepare_job(
 
     Raise ConfigError or ManifestError that names the key or the file.
     """
+    started_s, random_hex = time.time(), secrets.token_hex(4)
+    config = _resolve_output(config, started_s, random_hex)
     model = ModelSpec.of(config.model)
     api = replace(config.api, base_url=base_url or config.api.base_url)
     service = _find_service(config, api.base_url)
     manifests = list_manifests(config.manifest, _written_folders(config))
     shards = cut_shards(manifests, config.manifest.shard_bytes_max)
     _check_failures(manifests, config.output.uri)
-    run, described = _identify_run(config, service), describe_config(config)
+    output_uri = absolute(config.output.uri)
+    run = RunIdentity(new_run_name(output_uri, started_s, random_hex), started_s, service, output_uri)
+    described = describe_config(config)
     reads_failures = all(manifest.failures for manifest in manifests)  # an empty failure table names no manifest
     spec = RunSpec(
         run=run,
@@ -121,9 +128,17 @@ def prepare_job(
     return Job(spec, tuple(shards), notes, None if None in sizes else sum(filter(None, sizes)))
 
 
-def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
-    output_uri, started_s = absolute(config.output.uri), time.time()
-    return RunIdentity(new_run_name(output_uri, started_s, secrets.token_hex(4)), started_s, service, output_uri)
+def _resolve_output(config: Config, started_s: float, random_hex: str) -> Config:
+    """Return the config with the URI of this run's output.
+
+    Raise ConfigError if the store is in an output that later runs do not have.
+    """
+    uri = resolve(config.output.uri, started_s, random_hex)
+    if uri != config.output.uri and is_below(absolute(config.store.uri), [absolute(uri)]):
+        raise ConfigError(
+            f"store.uri is below this run's output, {redact_uri(uri)}: set one outside, which later runs use as well"
+        )
+    return replace(config, output=replace(config.output, uri=uri))
 
 
 def _written_folders(config: Config) -> list[WrittenFolder]:
@@ -221,20 +236,48 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
     return result
 
 
+def submit_job(
+    job: Job, beam_arguments: Sequence[str], ending: Ending, *, accept_model_change: bool = False
+) -> str | None:
+    """Build the pipeline and hand it over, without waiting for its end; return the engine's id of the job, if known.
+
+    The claim on the output and the run's files are left to the job, also to one that is written and may run later.
+
+    Raise as `run_job` does; ConfigError also if the service is an emulator that would end with this process.
+    """
+    job = set_processes(job, beam_arguments)
+    check_secrets(job.spec)
+    run = job.spec.run
+    with claim_output(run.output_uri, run.name, stop_when_lost) as claim, ExitStack() as undo:
+        spec = _begin(job.spec, accept_model_change=accept_model_change)
+        undo.callback(forget_run, spec)
+        write_run_note(spec)
+        job_id = submit_pipeline(write_inputs(job.shards, spec), beam_arguments, ending)
+        if ending is not Ending.DRY_RUN:
+            claim.leave()
+            undo.pop_all()
+    return job_id
+
+
 def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
     run = job.spec.run
     with claim_output(run.output_uri, run.name, stop_when_lost), _run_files(job) as placed:
-        _clear_dead_runs(placed)
-        compact_media(placed.store.uri)
-        spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
+        spec = _begin(placed, accept_model_change=accept_model_change)
         try:
-            _show_running(spec)
+            write_run_note(spec)
             sent = write_inputs(job.shards, spec)
             result = _run_pipeline(sent, beam_arguments)
         finally:
             forget_run(spec)
         _recover_journals(spec)
     return result
+
+
+def _begin(spec: RunSpec, *, accept_model_change: bool) -> RunSpec:
+    """Clean up after earlier runs of the output. Return the spec with the model whose vectors count as owned."""
+    _clear_dead_runs(spec)
+    compact_media(spec.store.uri)
+    return replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
 
 
 def _run_pipeline(spec: RunSpec, beam_arguments: Sequence[str]) -> dict[str, Any]:
@@ -282,11 +325,6 @@ def _run_files(job: Job) -> Iterator[RunSpec]:
 
 def _folder(spec: RunSpec) -> str:
     return run_folder(spec.run_files_uri, spec.run.name)
-
-
-def _show_running(spec: RunSpec) -> None:
-    """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
 
 
 def forget_run(spec: RunSpec) -> None:

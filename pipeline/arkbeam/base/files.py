@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def list_versions(uri: str, suffix: str = "") -> list[Listed]:
             for size in [int(info.get("size") or 0)]
         )
         return sorted(listed, key=lambda one: one.uri)
+
+
+def list_times(uri: str, suffix: str = "") -> dict[str, float]:
+    """Return when each file below a folder was last written, in Unix time by the storage's clock; 0 if this is not known."""
+    filesystem, path = open_filesystem(uri)
+    with storage_errors("list", uri):
+        filesystem.invalidate_cache()
+        if isinstance(filesystem, LocalFileSystem):
+            return {name: status.st_mtime for name in list_files(uri, suffix) if (status := _status(name)) is not None}
+        try:
+            found = filesystem.find(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {full_uri(filesystem, name): _time_of(info) for name, info in found.items() if name.endswith(suffix)}
+
+
+def _time_of(info: Mapping[str, Any]) -> float:
+    """Return the time of the last change in what fsspec's `info` returns; 0 if there is none."""
+    found = next((info[key] for key in _TIME_KEYS if info.get(key)), 0.0)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return found.timestamp() if isinstance(found, datetime) else float(found)
 
 
 def list_folders(uri: str) -> list[str]:
@@ -360,11 +383,15 @@ def _sync(path: Path) -> None:
 
 def _local_version(path: str) -> Listed | None:
     """Return size and version of a local file; None if it has been removed since it was listed."""
+    status = _status(path)
+    return None if status is None else Listed(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _status(path: str) -> os.stat_result | None:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except FileNotFoundError:
         return None
-    return Listed(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _walk_local(path: str) -> list[str]:

@@ -5,19 +5,22 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import apache_beam as beam
 import orjson
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, OutputInUse, StoreError
 from arkbeam.base.files import write_bytes
+from arkbeam.base.redaction import redact
 from arkbeam.beam.embed import EmbedBlocks
 from arkbeam.beam.plan import DealBlocks, PlanBuckets, SettleBuckets, SumTotals
 from arkbeam.beam.publish import Publish, Settled
 from arkbeam.beam.read import Read
+from arkbeam.beam.submission import Ending, find_runner
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.run_files import note_uri
@@ -70,13 +73,48 @@ def open_pipeline(beam_arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     Raise ConfigError for arguments that Beam does not know, the ArkbeamError of the stage that failed,
     KeyboardInterrupt.
     """
+    pipeline = _make_pipeline(beam_arguments)
+    yield pipeline
+    with _our_errors():
+        pipeline.run().wait_until_finish()
+
+
+def submit_pipeline(spec: RunSpec, beam_arguments: Sequence[str], ending: Ending) -> str | None:
+    """Build all stages of a run, and hand the job over; return the engine's id of the job, if it has one.
+
+    It waits only for a job that is written, not for one that runs. Raise as `open_pipeline` does.
+    """
+    pipeline = _make_pipeline(beam_arguments, spec.run.name)
+    build_pipeline(pipeline, spec)
+    with _our_errors():
+        result: Any = pipeline.run()
+        if ending is not Ending.SUBMIT:
+            result.wait_until_finish()
+            return None
+    if hasattr(result, "job_id"):
+        return str(result.job_id())
+    return getattr(result, "_job_id", None)  # Beam's portable result has no public name for it
+
+
+def _make_pipeline(beam_arguments: Sequence[str], run: str = "") -> beam.Pipeline:
     options = PipelineOptions(list(beam_arguments))
     named = _names_runner(beam_arguments)
     _check_arguments(beam_arguments, options, named)
-    pipeline = beam.Pipeline(options=options) if named else beam.Pipeline(_make_runner(options), options=options)
-    yield pipeline
+    if not named:
+        return beam.Pipeline(_make_runner(options), options=options)
+    job = options.view_as(GoogleCloudOptions)
+    if run and job.job_name is None:
+        job.job_name = f"arkbeam-{run.lower()}"  # what people see on the engine; Dataflow takes small letters only
     try:
-        pipeline.run().wait_until_finish()
+        return beam.Pipeline(find_runner(options), options=options)
+    except ValueError as error:  # options that the runner needs are missing
+        raise ConfigError(f"Apache Beam: {redact(str(error))}") from None
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         raise _unwrap(error) from error
 

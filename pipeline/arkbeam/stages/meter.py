@@ -151,7 +151,7 @@ def _work_of(spec: RunSpec) -> Work:
         _notes.clear()
         work = _works[spec.run.name] = Work()
         if spec.many_processes:
-            uri = _notes[spec.run.name] = join(_folder(spec), f"{os.getpid()}-{secrets.token_hex(4)}.json")
+            uri = _notes[spec.run.name] = join(progress_folder(spec), f"{os.getpid()}-{secrets.token_hex(4)}.json")
             threading.Thread(target=_keep_note, args=(spec, uri), name="arkbeam-note", daemon=True).start()
     return work
 
@@ -187,14 +187,15 @@ def _same(one: Progress, other: Progress) -> bool:
     return one.work == other.work and next(plain) == next(plain)
 
 
-def _folder(spec: RunSpec) -> str:
+def progress_folder(spec: RunSpec) -> str:
+    """Return the folder of the notes of a run's processes."""
     return join(run_folder(spec.store.uri, spec.run.name), "progress")
 
 
 def _read_notes(spec: RunSpec) -> Iterator[Progress]:
     """Read the notes of the other processes."""
     own = _notes.get(spec.run.name)
-    uris = [uri for uri in list_files(_folder(spec), ".json") if uri != own][:NOTES_MAX]
+    uris = [uri for uri in list_files(progress_folder(spec), ".json") if uri != own][:NOTES_MAX]
     for data in in_parallel(read_if_exists, uris, reads_in_flight(spec.store.uri)):
         if data is not None:
             yield _parse(orjson.loads(data))

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -28,34 +29,52 @@ MARK_NAME = ".running.json"
 _lost: dict[str, str] = {}  # by run of this process: why its claim is lost
 
 
+@dataclass(slots=True)
+class Claim:
+    """A claim of this process."""
+
+    is_left: bool = False
+
+    def leave(self) -> None:
+        """Let the mark stay at the end of the block: other processes go on with the run (`release_claim`)."""
+        self.is_left = True
+
+
 @contextmanager
 def claim_output(
     output_uri: str, run: str, on_lost: Callable[[str], None], *, lease_s: float = LEASE_S
-) -> Iterator[None]:
+) -> Iterator[Claim]:
     """Hold the claim on an output for the length of the block.
 
     `on_lost` is called with the reason, from another thread, if another run took the output over, or may have taken it
     over because the mark could not be renewed for a lease. Raise OutputInUse, which names the holder, if another run
     holds it.
     """
+    claim = Claim()
     if is_local(output_uri):
-        with _local_lock(output_uri, run):
-            yield
+        with _local_lock(output_uri, run, claim):
+            yield claim
         return
     _wait_for_mark(output_uri, run, lease_s)
-    with _heartbeat(output_uri, run, on_lost, lease_s):
-        yield
+    with _heartbeat(output_uri, run, on_lost, lease_s, claim):
+        yield claim
+
+
+def release_claim(output_uri: str, run: str) -> None:
+    """Remove the mark of a run that has ended, and whose mark was left (`Claim.leave`). Raise StoreError."""
+    if _run_in(read_if_exists(join(output_uri, MARK_NAME))) == run:
+        remove_file(join(output_uri, MARK_NAME))
 
 
 @contextmanager
 def show_alive(folder_uri: str, run: str, *, lease_s: float = LEASE_S) -> Iterator[None]:
     """For the length of the block, show in a folder that nobody else uses that its run is alive (`find_dead`)."""
     if is_local(folder_uri):
-        with _local_lock(folder_uri, run):
+        with _local_lock(folder_uri, run, Claim()):
             yield
         return
     write_bytes(join(folder_uri, MARK_NAME), _mark(run, 0))
-    with _heartbeat(folder_uri, run, lambda _: None, lease_s):
+    with _heartbeat(folder_uri, run, lambda _: None, lease_s, Claim()):
         yield
 
 
@@ -100,7 +119,7 @@ def check_claim(output_uri: str, run: str) -> None:
 
 
 @contextmanager
-def _local_lock(output_uri: str, run: str) -> Iterator[None]:
+def _local_lock(output_uri: str, run: str, claim: Claim) -> Iterator[None]:
     """Lock the output. The mark names the holder of the lock and exists only while the lock is held."""
     with storage_errors("create", output_uri):
         Path(output_uri).mkdir(parents=True, exist_ok=True)
@@ -117,7 +136,8 @@ def _local_lock(output_uri: str, run: str) -> Iterator[None]:
         try:
             yield
         finally:
-            remove_file(mark_uri)  # before the lock is released: afterwards the mark may be that of another run
+            if not claim.is_left:
+                remove_file(mark_uri)  # before the lock is released: afterwards the mark may be that of another run
     finally:
         lock.release()
 
@@ -138,7 +158,9 @@ def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> None:
 
 
 @contextmanager
-def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_s: float) -> Iterator[None]:
+def _heartbeat(
+    output_uri: str, run: str, on_lost: Callable[[str], None], lease_s: float, claim: Claim
+) -> Iterator[None]:
     uri = join(output_uri, MARK_NAME)
     stop = threading.Event()
 
@@ -169,8 +191,8 @@ def _heartbeat(output_uri: str, run: str, on_lost: Callable[[str], None], lease_
         stop.set()
         thread.join(timeout=lease_s)
         _lost.pop(run, None)
-        if _run_in(read_if_exists(uri)) == run:
-            remove_file(uri)
+        if not claim.is_left:
+            release_claim(output_uri, run)
 
 
 def _mark(run: str, beat: int) -> bytes:

@@ -10,6 +10,7 @@ If the store is remote and all stages run in one process, a local folder (`store
     counts/<process>.json           what a process has done so far (`stages.embed.counts`)
     shards.json, lists.json         lists that grow with the input (`stages.inputs`)
     progress/<process>.json         what a process of several has done, for the progress display (`stages.meter`)
+    running.json                    what `arkbeam status`, `wait` and `stop` need to know of the run (`app.run_note`)
     plan.json, stop.json, result.json
     second-<shard>-<block>.json     an empty note: the session that begins with this block has begun its second pass
 

@@ -1,0 +1,96 @@
+"""The note `running` of a run: what `arkbeam status`, `wait` and `stop` need to know of it, without its manifests.
+
+It is in the run's folder in the store, as long as that exists. It holds the config as `run.json` does, with secrets masked.
+"""
+
+import os
+import socket
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import orjson
+
+from arkbeam.app.config import Config, parse_config
+from arkbeam.ark.wire import ModelSpec
+from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.files import read_if_exists, write_bytes
+from arkbeam.base.records import ServiceKind
+from arkbeam.stages.spec import RunIdentity, RunSpec
+from arkbeam.store.run_files import note_uri
+
+_NAME = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """What the note says. `host` and `pid` are those of the process that started the run."""
+
+    run: str
+    output: str
+    service: str
+    started_s: float
+    many_processes: bool
+    buckets: int
+    manifest_bytes: int
+    rows_before: int | None
+    host: str
+    pid: int
+    config: dict[str, Any]
+
+    @property
+    def settings(self) -> Config:
+        """The config. Raise ConfigError if another version wrote it, with keys that this version does not know."""
+        try:
+            return parse_config(self.config)
+        except ConfigError as error:
+            raise ConfigError(f"run {self.run} was started by another version of arkbeam: {error}") from None
+
+    def spec(self, store_uri: str) -> RunSpec:
+        """Return the spec of the run, as far as its progress and its stop need it. Raise ConfigError as `settings` does."""
+        config = self.settings
+        return RunSpec(
+            run=RunIdentity(self.run, self.started_s, ServiceKind(self.service), self.output),
+            model=ModelSpec.of(config.model),
+            manifest=config.manifest,
+            media=config.media,
+            api=config.api,
+            quota=config.quota,
+            budget=config.budget,
+            limits=config.limits,
+            store=replace(config.store, uri=store_uri),
+            config=self.config,
+            buckets=self.buckets,
+            many_processes=self.many_processes,
+            rows_before=self.rows_before,
+            manifest_bytes=self.manifest_bytes,
+        )
+
+
+def write_run_note(spec: RunSpec) -> None:
+    """Write the note. Compaction then keeps the files that the run may read. Raise StoreError."""
+    run = spec.run
+    note = RunNote(
+        run.name,
+        run.output_uri,
+        run.service.value,
+        run.started_s,
+        spec.many_processes,
+        spec.buckets,
+        spec.manifest_bytes,
+        spec.rows_before,
+        socket.gethostname(),
+        os.getpid(),
+        spec.config,
+    )
+    write_bytes(note_uri(spec.store.uri, run.name, _NAME), orjson.dumps(asdict(note)), durable=False)
+
+
+def read_run_note(store_uri: str, run: str) -> RunNote | None:
+    """Return the note of a run; None if it has none, as after its end. Raise StoreError."""
+    data = read_if_exists(note_uri(store_uri, run, _NAME))
+    try:
+        return None if data is None else RunNote(**orjson.loads(data))
+    except (ValueError, TypeError) as error:  # an earlier version writes an empty note
+        if data == b"{}":
+            return None
+        raise StoreError(f"the note of run {run} in its folder is damaged: {error}") from None
