@@ -1,5 +1,6 @@
 """What commands print about a run: messages and progress on stderr, its result on stdout, and the exit code of the result."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,13 @@ def print_manifest_warnings(notes: Iterable[tuple[str, str]]) -> None:
 
 def print_output(output_uri: str) -> None:
     """Print where the output is."""
-    cli_print.say(f"output: {redact_uri(output_uri)}")
+    cli_print.say(f"output: {shorten(output_uri)}")
+
+
+def shorten(uri: str) -> str:
+    """Return a URI as a person would write it: a local path below the working directory becomes relative."""
+    here = f"{os.getcwd()}/"
+    return redact_uri(uri.removeprefix("file://").removeprefix(here))
 
 
 def say(text: str, level: Level = "info") -> None:
@@ -123,16 +130,16 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as
         say(f"stopped ({stopped['code']}): {stopped['message']}", "error")
         say("vectors that were paid for are in the store; run the same command again to continue", "error")
     if "files" not in result:
-        say(f"nothing was published: {redact_uri(output_uri)} is unchanged", "error")
+        say(f"nothing was published: {shorten(output_uri)} is unchanged", "error")
     elif not (messages.quiet or as_json):
         print_output(output_uri)
         if exists(join(output_uri, REPORT)):
-            cli_print.say(f"report: {redact_uri(join(output_uri, REPORT))}")
+            cli_print.say(f"report: {shorten(join(output_uri, REPORT))}")
         if result["published"]:
-            cli_print.say(f"to search it: arkbeam search {shlex.quote(redact_uri(output_uri))} 'WORDS'")
+            cli_print.say(f"to search it: arkbeam search {shlex.quote(shorten(output_uri))} 'WORDS'")
     if code is ExitCode.FAILURES:
         say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see"
-            f" `arkbeam inspect {redact_uri(output_uri)}`",
+            f" `arkbeam inspect {shorten(output_uri)}`",
             "error",
         )
