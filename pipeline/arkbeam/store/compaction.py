@@ -23,6 +23,7 @@ from arkbeam.base import faults
 from arkbeam.base.errors import OutputInUse
 from arkbeam.base.files import (
     Listed,
+    exists,
     list_folders,
     put_file,
     remove_files,
@@ -66,6 +67,7 @@ from arkbeam.store.replaced import (
     remove_replacement,
     write_replacement,
 )
+from arkbeam.store.run_files import note_uri
 from arkbeam.store.segments import is_damaged, parquet_bytes
 
 SMALL_BYTES = 64 * 1024 * 1024
@@ -160,8 +162,10 @@ def read_state(store_uri: str) -> StoreState:
     """List a store. Raise StoreError."""
     listed = list_sources(store_uri)
     replaced = decide(read_replacements(store_uri), listed)
-    running, journals = (frozenset(list_folders(folder(store_uri))) for folder in (run_folder, journals_folder))
-    return StoreState(listed, replaced, running, journals)
+    runs, journals = (list_folders(folder(store_uri)) for folder in (run_folder, journals_folder))
+    ended = in_parallel(lambda run: exists(note_uri(store_uri, run, "result")), runs)
+    running = frozenset(run for run, has_ended in zip(runs, ended, strict=True) if not has_ended)
+    return StoreState(listed, replaced, running, frozenset(journals))
 
 
 def choose_segments(state: StoreState, options: CompactionOptions) -> list[Listed]:

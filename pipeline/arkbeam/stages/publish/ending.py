@@ -1,8 +1,9 @@
 """The end of a job. It is in the job, since nobody may wait for the job, and whoever started it may be dead.
 
 In a run with several processes the last stage does this, after the output is complete and the note `result` is written.
-The command that waits for the job does the same once more, which changes nothing, and removes the note when it has read
-it. If no command waits, the next run of the output removes it. In a run with one process, the command does all of it.
+The command that waits for the job does the same once more, which changes nothing, and removes the notes when it has read
+them. If no command waits, `arkbeam wait` and `status` find them, and the next run of the output removes them. In a run
+with one process, the command does all of it.
 """
 
 from arkbeam.base.files import exists, list_files, list_folders, remove_files, remove_folder, remove_leftovers
@@ -20,7 +21,8 @@ def has_ended(spec: RunSpec) -> bool:
 
 
 def end_job(spec: RunSpec) -> None:
-    """Remove the journals, quota marks, temporary files and notes of a run with several processes, except for `result`.
+    """Remove the journals, quota marks, temporary files and notes of a run with several processes, except for `running`
+    and `result`.
 
     The journals have nothing that is not in the store: processes that are alive store and send nothing after this. Raise
     StoreError.
@@ -35,8 +37,8 @@ def end_job(spec: RunSpec) -> None:
     folder = run_folder(spec.store.uri, spec.run.name)
     for name in list_folders(folder):
         remove_folder(join(folder, name))
-    result = _result(spec).rpartition("/")[2]
-    remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] != result)
+    kept = {note_uri(spec.store.uri, spec.run.name, name).rpartition("/")[2] for name in ("running", "result")}
+    remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] not in kept)
 
 
 def _result(spec: RunSpec) -> str:
