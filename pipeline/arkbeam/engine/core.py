@@ -221,6 +221,10 @@ class Engine:
         held = sum(len(sink.held) for sink in list(self._sinks))
         return Status(counts, self._in_flight, paused_s, pacer.rpm, pacer.tpm, seconds, self._stop, pacer.found, held)
 
+    def take_throttled_s(self) -> int:
+        """Return for how many seconds requests of this process have waited for the quota since the last call."""
+        return self._admission.throttled.take()
+
     @property
     def has_lost_journal(self) -> bool:
         """True if another process took this one for dead and recovered its journal: the engine can't go on."""

@@ -105,14 +105,15 @@ def note_work(spec: RunSpec, phase: Phase, **amounts: int) -> None:
             setattr(work, name, getattr(work, name) + amount)
 
 
-def note_failures(spec: RunSpec, codes: pa.ChunkedArray) -> None:
-    """Count failed rows by their codes."""
+def note_failures(spec: RunSpec, codes: pa.ChunkedArray) -> dict[str, int]:
+    """Count failed rows by their codes; return these counts, by the names under which they are counted."""
     if len(codes) == 0:
-        return
+        return {}
     found = {one["values"]: one["counts"] for one in pc.value_counts(codes).to_pylist()}
     with _lock:
         work = _work_of(spec)
-        work.codes = _add(work.codes, found)
+        before, work.codes = work.codes, _add(work.codes, found)
+        return {name: rows - before.get(name, 0) for name, rows in work.codes.items() if rows != before.get(name)}
 
 
 def read_progress(spec: RunSpec) -> Progress:
