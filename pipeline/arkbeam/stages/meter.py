@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
 
@@ -83,12 +83,14 @@ class Progress:
 
     work: Work
     status: Status | None = None
+    is_known: bool = True
+    """False if the run has several processes, and none of them has told what it does."""
 
     def plus(self, other: "Progress") -> "Progress":
         """Return the progress of two processes together."""
         both = [one for one in (self.status, other.status) if one is not None]
         status = both[0].plus(both[1]) if len(both) == 2 else next(iter(both), None)
-        return Progress(self.work.plus(other.work), status)
+        return Progress(self.work.plus(other.work), status, self.is_known or other.is_known)
 
 
 _lock = threading.Lock()
@@ -158,10 +160,11 @@ def _work_of(spec: RunSpec) -> Work:
 
 def _own_progress(spec: RunSpec) -> Progress:
     with _lock:
-        work = _works.get(spec.run.name)
-        work = Work() if work is None else replace(work)
+        found = _works.get(spec.run.name)
+        work = Work() if found is None else replace(found)
     engine = find_engine(spec.run.name)
-    return Progress(work, None if engine is None else engine.status())
+    status = None if engine is None else engine.status()
+    return Progress(work, status, is_known=not spec.many_processes or found is not None)
 
 
 def _keep_note(spec: RunSpec, uri: str) -> None:
@@ -173,7 +176,7 @@ def _keep_note(spec: RunSpec, uri: str) -> None:
         if _same(progress, last) or spec.run.name not in _works:
             continue
         try:
-            write_bytes(uri, orjson.dumps(asdict(progress)), durable=False)
+            write_bytes(uri, orjson.dumps({"work": progress.work, "status": progress.status}), durable=False)
         except StoreError:
             continue  # the next note has all counts; the stages report a store that stays unreachable
         last = progress
