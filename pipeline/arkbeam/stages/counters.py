@@ -13,7 +13,7 @@ from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.read import ShardSummary
 
 THROTTLED = "cumulativeThrottlingSeconds"
-"""The name that Dataflow knows: a worker that waits for a quota is not taken for an idle one."""
+"""The name that Beam's own connectors use, for Dataflow."""
 CODE_CHARS = 64
 _PCNY = 10**6  # in a micro-CNY
 
