@@ -47,6 +47,7 @@ ORDER = (
     "stages.meter",
     "stages.read",
     "stages.plan",
+    "stages.counters",
     "stages.survey",
     "stages.embed",
     "stages.publish",

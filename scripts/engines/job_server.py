@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.engines.cluster import HOST, JAVA_OPENS, free_ports, listens
@@ -21,19 +22,28 @@ from scripts.engines.install import (
 _START_S = 120.0
 _POLL_S = 0.2
 _MASTERS = {
-    FLINK_JOB_SERVER.name: "--flink-master=[local]",
-    SPARK_JOB_SERVER.name: "--spark-master-url=local[2]",
+    FLINK_JOB_SERVER.name: ("--flink-master=[local]", "--flink-conf-dir=."),
+    SPARK_JOB_SERVER.name: ("--spark-master-url=local[2]",),
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A job server that runs: the arguments of Beam for it, and the port of Flink's REST API while a job runs."""
+
+    name: str
+    arguments: list[str]
+    rest: int
+
+
 @contextmanager
-def run_job_server(server: JobServer) -> Iterator[list[str]]:
-    """Run a job server inside the block; yield the arguments of Beam with which a pipeline runs on it, with workers here.
+def run_job_server(server: JobServer) -> Iterator[RunningServer]:
+    """Run a job server inside the block; a pipeline with its arguments runs on it, with workers in this process.
 
     Raise EngineError if it can't be installed or does not start.
     """
     java, jars = find_java(), job_server_jars(server)
-    job, artifact, expansion = free_ports(3)
+    job, artifact, expansion, rest = free_ports(4)
     with tempfile.TemporaryDirectory(prefix="arkbeam-engine-") as folder:
         command = [
             java,
@@ -44,20 +54,23 @@ def run_job_server(server: JobServer) -> Iterator[list[str]]:
             "-cp",
             f"{jars}/*",
             server.main,
-            _MASTERS[server.name],
+            *_MASTERS[server.name],
             f"--job-host={HOST}",
             f"--job-port={job}",
             f"--artifact-port={artifact}",
             f"--expansion-port={expansion}",
             f"--artifacts-dir={folder}/artifacts",
         ]
+        settings = f"rest.bind-port: {rest}\nrest.bind-address: {HOST}\nrest.address: {HOST}\n"
+        Path(folder, "config.yaml").write_text(settings, "utf-8")
         log = Path(folder, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             _wait_for(job, process, log)
             endpoint = f"--job_endpoint={HOST}:{job}"
-            yield ["--runner=PortableRunner", endpoint, "--environment_type=LOOPBACK", "--parallelism=2"]
+            arguments = ["--runner=PortableRunner", endpoint, "--environment_type=LOOPBACK", "--parallelism=2"]
+            yield RunningServer(server.name, arguments, rest)
         finally:
             process.kill()
             process.wait()

@@ -173,6 +173,24 @@ def test_a_process_does_not_count_its_own_note(
     meter.forget_work(spec.run.name)
 
 
+@pytest.mark.parametrize("uri", ["", "s3://bucket/store"])
+def test_silent_workers(
+    place: Any, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until a worker has written its progress, the display says so; a warning, given once, says what may be wrong."""
+    monkeypatch.setattr("arkbeam.app.progress.SILENT_S", 0.0)
+    monkeypatch.setattr("arkbeam.stages.meter.list_files", lambda *_: [])
+    place.write_texts(1)
+    job = place.prepare()
+    spec = replace(job.spec, many_processes=True, store=replace(job.spec.store, uri=uri or job.spec.store.uri))
+    lines = watch(replace(job, spec=spec), lambda: wait_a_little(lambda: False) or wait_a_little(lambda: False))
+    assert lines
+    assert all(line.startswith("waiting for workers | ") for line in lines)
+    (warning,) = [one.getMessage() for one in caplog.records if one.name == "arkbeam.app.progress"]
+    assert "no worker has written its progress" in warning
+    assert (str(place.store) in warning) == (uri == "")
+
+
 def wait_a_little(condition: Callable[[], bool]) -> bool:
     """Return True if a condition holds within 0.3 s."""
     return threading.Event().wait(0.3) or condition()

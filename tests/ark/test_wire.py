@@ -1,6 +1,7 @@
 """Requests and replies are compared byte for byte: a test with mocks would pass even if a field had a wrong name."""
 
 import base64
+import binascii
 import contextlib
 import json
 import math
@@ -62,6 +63,18 @@ def image(value: str) -> Part:
 def video(value: str, sampling: VideoSampling | None = None) -> Part:
     """A video part."""
     return Part(Modality.VIDEO, value, sampling)
+
+
+@given(st.text("ABQR09+/=\n*é", max_size=16) | st.binary().map(lambda data: base64.b64encode(data).decode() + "="))
+def test_base64_is_decoded_as_the_standard_library_does(text: str) -> None:
+    """The fast decoder accepts what `binascii` accepts in its strict mode, and gives the same bytes."""
+    try:
+        expected = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 - of any kind: the caller maps it
+            vectors._decode_base64(text)
+    else:
+        assert vectors._decode_base64(text) == expected
 
 
 def golden(name: str) -> bytes:

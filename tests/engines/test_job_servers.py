@@ -3,26 +3,34 @@
 They are skipped if the engine is not installed. With ARKBEAM_ENGINES=download, as in CI, the jars are downloaded.
 """
 
+import base64
 import os
 import shutil
+import threading
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from apache_beam import coders
+from arkbeam.beam.counters import NAMESPACE
 
 from scripts.engines.install import FLINK_JOB_SERVER, SPARK_JOB_SERVER, EngineError, JobServer, find_java, has_jars
-from scripts.engines.job_server import run_job_server
+from scripts.engines.job_server import RunningServer, run_job_server
 
 # A job server that ends its job cuts the connections of Beam's workers, whose threads raise errors that nobody catches.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")]
 ROWS = 40
 BAD = "{}"
+SUM_INT64 = "beam:metric:user:sum_int64:v1"
 
 
 @pytest.fixture
-def job_server(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """The arguments of Beam for the job server that the test names."""
+def job_server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
+    """The job server that the test names."""
     server: JobServer = request.param
     try:
         find_java()
@@ -31,15 +39,59 @@ def job_server(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     downloads = os.environ.get("ARKBEAM_ENGINES") == "download" and shutil.which("mvn") is not None
     if not downloads and not has_jars(server):
         pytest.skip(f"the jars of {server.name} are not there: they need Maven and ARKBEAM_ENGINES=download")
-    with run_job_server(server) as arguments:
-        yield arguments
+    with run_job_server(server) as running:
+        yield running
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("job_server", [FLINK_JOB_SERVER, SPARK_JOB_SERVER], indirect=True, ids=lambda one: one.name)
-def test_a_job_server_in_java_runs_the_graph(job_server: list[str], place: Any, make_place: Any) -> None:
-    """Flink and Spark translate the graph, and publish what the in-process runner publishes."""
-    _check_runner(place, job_server)
+def test_a_job_server_in_java_runs_the_graph(job_server: RunningServer, place: Any) -> None:
+    """Flink and Spark translate the graph, and publish what the in-process runner publishes.
+
+    While it runs, the REST API of Flink has the counters of the run.
+    """
+    with _watch_counters(job_server.rest) as counters:
+        _check_runner(place, job_server.arguments)
+    if job_server.name == FLINK_JOB_SERVER.name:
+        assert (counters["rows"], counters["to_buy"], counters["bought"]) == (ROWS + 1, 30, 30)
+        assert counters["failed_no_input"] == 1
+
+
+@contextmanager
+def _watch_counters(port: int) -> Iterator[dict[str, int]]:
+    """Yield a dictionary with the counters of the last job of Flink, as long as it runs."""
+    counters: dict[str, int] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            with suppress(OSError, IndexError):  # no job runs yet, or the last one has ended
+                counters.update(_read_counters(port))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield counters
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _read_counters(port: int) -> dict[str, int]:
+    """Read the counters of this project from Beam's accumulator of the last job."""
+    job = _ask(port, "/jobs")["jobs"][-1]["id"]
+    (accumulator,) = _ask(port, f"/jobs/{job}/accumulators")["user-task-accumulators"][:1] or [{"value": "{}"}]
+    found = orjson.loads(accumulator["value"]).get("metrics", {}).get("attempted", [])
+    return {
+        one["labels"]["NAME"]: coders.VarIntCoder().decode(base64.b64decode(one["payload"]))
+        for one in found
+        if one["labels"].get("NAMESPACE") == NAMESPACE and one["urn"] == SUM_INT64
+    }
+
+
+def _ask(port: int, path: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
+        return dict(orjson.loads(reply.read()))
 
 
 def test_prism_runs_the_graph(place: Any) -> None:

@@ -17,7 +17,15 @@ from rich.live import Live
 
 from arkbeam.app.bars import draw
 from arkbeam.app.messages import LogForm, write_event
-from arkbeam.app.view import Rates, View, describe_state, describe_view, make_view, view_to_json
+from arkbeam.app.view import (
+    Rates,
+    View,
+    describe_silence,
+    describe_state,
+    describe_view,
+    make_view,
+    view_to_json,
+)
 from arkbeam.base.errors import StoreError
 from arkbeam.stages.meter import Phase, Progress, Work, read_progress
 from arkbeam.stages.spec import RunSpec
@@ -25,6 +33,8 @@ from arkbeam.stages.spec import RunSpec
 LIVE_S = 0.25
 POLL_S = 2.0  # between two readings of the notes of many processes
 PLAIN_S = 10.0
+SILENT_S = 120.0  # without a note of any worker, which takes less than a minute to start
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,6 +65,7 @@ class _Watch:
     _rates: Rates = field(default_factory=Rates)
     _last: Progress = field(default_factory=lambda: Progress(Work()))
     _read_at_s: float = -math.inf
+    _has_warned: bool = False
 
     def run(self) -> None:
         if self.form is LogForm.TEXT and self.console.is_terminal:
@@ -69,9 +80,13 @@ class _Watch:
             try:
                 self._last = read_progress(self.spec)
             except StoreError:
-                logging.getLogger(__name__).debug("the progress can't be read", exc_info=True)
+                _log.debug("the progress can't be read", exc_info=True)
             self._rates.add(now_s, self._last)
-        return make_view(self._last, self._rates, self.spec, time.time())
+        view = make_view(self._last, self._rates, self.spec, time.time())
+        if not view.is_known and view.seconds >= SILENT_S and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s", describe_silence(self.spec))
+        return view
 
     def _show_live(self) -> None:
         with Live(console=self.console, transient=True, auto_refresh=False) as live, _logging_above(live):

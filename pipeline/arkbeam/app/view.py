@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arkbeam.base.capabilities import cost_cny
+from arkbeam.base.redaction import redact
+from arkbeam.base.uris import is_local
 from arkbeam.base.words import format_seconds
 from arkbeam.engine.outcomes import Counts, Status
 from arkbeam.quota.budget import Cost, share_used
@@ -81,6 +83,8 @@ class View:
     cost_cny: float
     cost_all_cny: float
     """About what the whole run costs."""
+    is_known: bool = True
+    """False if no worker has told yet what it does."""
 
     @property
     def codes(self) -> str:
@@ -120,6 +124,7 @@ def make_view(progress: Progress, rates: Rates, spec: RunSpec, now_s: float) -> 
         settled,
         cost,
         all_cny,
+        progress.is_known,
     )
 
 
@@ -135,6 +140,8 @@ def estimate_rows(work: Work, spec: RunSpec) -> int:
 def describe_view(view: View, spec: RunSpec) -> str:
     """Return one line: the phase, and how far it has come."""
     work, rates = view.work, view.rates
+    if not view.is_known:
+        return f"waiting for workers | {format_seconds(view.seconds)}"
     codes = f" | {view.codes}" if view.codes else ""
     match view.phase:
         case Phase.READING:
@@ -152,6 +159,14 @@ def describe_view(view: View, spec: RunSpec) -> str:
                 parts = f"{work.parts_written:,} of {max(work.parts_planned, work.parts_written):,}"
                 text = f"publishing | {parts} parts | {rates.parts.per_s:,.1f} parts/s{codes}"
     return f"{text} | {format_seconds(view.seconds)}"
+
+
+def describe_silence(spec: RunSpec) -> str:
+    """Return what may be wrong if no worker has told what it does."""
+    text = "no worker has written its progress to the store yet: the runner may have no room for the job"
+    if is_local(spec.store.uri):
+        text += f", or the workers do not share the folder {redact(spec.store.uri)} with this process"
+    return text
 
 
 def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
@@ -192,6 +207,7 @@ def view_to_json(view: View) -> dict[str, Any]:
     counts, status, work = view.status.counts, view.status, view.work
     return {
         "phase": view.phase.name.lower(),
+        "waiting_for_workers": not view.is_known,
         "seconds": round(view.seconds, 1),
         "rows_read": work.rows_read,
         "rows_about": view.rows_about,

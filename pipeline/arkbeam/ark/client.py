@@ -323,11 +323,15 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
+_NOTHING = httpx.ByteStream(b"")
+
+
 class _Request(httpx.Request):
     """A request whose content the transport passes to aiohttp unchanged."""
 
     def __init__(self, body: _Body, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # With a stream, httpx prepares no headers of its own, which takes 10 µs a request: aiohttp adds the host.
+        super().__init__(*args, stream=_NOTHING, **kwargs)
         self._body = body
 
     @property

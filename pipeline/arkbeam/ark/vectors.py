@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import pybase64
 import zstandard
 from numpy.typing import NDArray
 
@@ -90,7 +91,7 @@ def decode_dense(embedding: object, dimensions: int) -> tuple[NDArray[np.float32
 
 def _dense_from_base64(text: str) -> NDArray[np.float32]:
     try:
-        raw = binascii.a2b_base64(text, strict_mode=True)
+        raw = _decode_base64(text)
     except ValueError as error:
         raise FlawError(Flaw.INVALID_BASE64, f"the embedding is not valid base64: {redact(str(error), 200)}") from error
     if len(raw) % 4:
@@ -98,6 +99,14 @@ def _dense_from_base64(text: str) -> NDArray[np.float32]:
             Flaw.WRONG_LENGTH, f"the embedding has {len(raw)} bytes, which is not a multiple of 4 (float32)"
         )
     return np.frombuffer(raw, dtype="<f4")
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decode base64 as `binascii` does, 20 times as fast. Raise ValueError."""
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:
+        return binascii.a2b_base64(text, strict_mode=True)  # accepts padding that is not needed: the reply is paid
 
 
 def _dense_from_list(values: list[Any]) -> NDArray[np.float32]:
@@ -186,7 +195,7 @@ def decode_multi(multi: object, dimensions: int) -> NDArray[np.float16]:
 def _multi_from_zstd(text: str, dimensions: int) -> NDArray[np.float16]:
     bytes_max = MULTI_TOKENS_MAX * dimensions * 2
     try:
-        packed = binascii.a2b_base64(text, strict_mode=True)
+        packed = _decode_base64(text)
         declared = zstandard.get_frame_parameters(packed).content_size
         if declared != zstandard.CONTENTSIZE_UNKNOWN and declared > bytes_max:
             raise FlawError(

@@ -10,8 +10,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from arkbeam.beam.counters import count
 from arkbeam.beam.plan import BOUGHT, REJECTED
 from arkbeam.engine.outcomes import Stop
+from arkbeam.stages.counters import Tally
 from arkbeam.stages.embed.process import open_engine
 from arkbeam.stages.embed.session import Outcomes, Session
 from arkbeam.stages.inputs import whole_spec
@@ -80,8 +82,11 @@ class _EmbedBlocks(beam.DoFn):
             self._session.close()
 
 
-def _tag(results: Iterable[Outcomes | Stop], spec: RunSpec) -> Iterator[TaggedOutput]:
+def _tag(results: Iterable[Outcomes | Tally | Stop], spec: RunSpec) -> Iterator[TaggedOutput]:
     for result in results:
+        if isinstance(result, Tally):
+            count(result)
+            continue
         if isinstance(result, Stop):
             yield TaggedOutput(STOPS, result)
             continue

@@ -10,7 +10,9 @@ from apache_beam.pvalue import PCollection, TaggedOutput
 
 from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
+from arkbeam.beam.counters import count
 from arkbeam.beam.gather import Gather, only
+from arkbeam.stages.counters import tally_plan
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import (
@@ -122,6 +124,7 @@ def _plan_bucket(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iter
         text_tokens=totals.text_tokens,
         image_tokens=totals.image_tokens,
     )
+    count(tally_plan(totals))
     yield TaggedOutput(COUNTS, totals)
     yield from _results(plan.owned, plan.rejected)
     if plan.waiting.num_rows:

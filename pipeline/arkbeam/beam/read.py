@@ -10,7 +10,9 @@ from apache_beam.transforms.window import GlobalWindows
 
 from arkbeam.base import schema
 from arkbeam.base.files import Listed
+from arkbeam.beam.counters import count
 from arkbeam.manifest.shards import Shard
+from arkbeam.stages.counters import tally_shard
 from arkbeam.stages.inputs import read_shards, whole_spec
 from arkbeam.stages.plan import split_buckets
 from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, stage_shard
@@ -52,6 +54,7 @@ class _Read(beam.DoFn):
             return
         for staged in stage_shard(work, whole_spec(self._spec)):
             if isinstance(staged, ShardSummary):
+                count(tally_shard(staged))
                 yield TaggedOutput(SUMMARIES, staged)
                 continue
             self._keys.append(staged)

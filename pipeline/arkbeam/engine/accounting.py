@@ -181,6 +181,7 @@ class Accounting:
         latency_s = bought.attempt.latency_ms / 1000
         self._settle_usage(tracked, bought.reply.usage, estimate, now_s - latency_s, now_s)
         self.pacer.note_latency(latency_s)
+        tracked.sink.latencies_ms.append(round(bought.attempt.latency_ms))
         self._pace(Pressure.NONE, now_s - latency_s, now_s)
         self.counts.usage_missing += bought.reply.usage_missing
 

@@ -1,6 +1,7 @@
 """Admission: a queue in which the oldest item waits until the pacer, the shared quota and the budget allow it."""
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,26 @@ class Admitted:
 
 
 @dataclass(slots=True)
+class Throttled:
+    """For how long requests have waited for the quota. The engine's thread adds, and sessions take whole seconds."""
+
+    _seconds: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, seconds: float) -> None:
+        """Add a wait."""
+        with self._lock:
+            self._seconds += seconds
+
+    def take(self) -> int:
+        """Return the whole seconds since the last call; the rest is left for the next one."""
+        with self._lock:
+            whole = int(self._seconds)
+            self._seconds -= whole
+            return whole
+
+
+@dataclass(slots=True)
 class Admission:
     """The queue of items to send, used only by the engine's thread. Items to be sent again are first: they are the oldest."""
 
@@ -38,6 +59,8 @@ class Admission:
     """False if other processes may take this one for dead."""
     on_superseded: Callable[[Tracked], None] | None = None
     """Called with each item that is not sent because a newer attempt at its block has begun."""
+    throttled: Throttled = field(default_factory=Throttled)
+    """How long the first request of the queue has waited for the pacer or the shared quota."""
     _again: deque[Tracked] = field(default_factory=deque)
     _fresh: deque[Tracked] = field(default_factory=deque)
     _closed: bool = False
@@ -125,8 +148,10 @@ class Admission:
         if wait_s is None:
             await self._changed.wait()
             return
+        start_s = time.monotonic()
         timer = asyncio.get_running_loop().call_later(min(wait_s, CHECK_S), self._changed.set)
         try:
             await self._changed.wait()
         finally:
             timer.cancel()
+            self.throttled.add(time.monotonic() - start_s)

@@ -28,7 +28,7 @@ from arkbeam.engine.announcing import Announcer
 from arkbeam.engine.attempts import Attempts
 from arkbeam.engine.items import Item, Room, Tracked
 from arkbeam.engine.loop_thread import CHECK_S, LoopThread
-from arkbeam.engine.outcomes import Held, RunReport, Sink, Status, Stop, StopKind
+from arkbeam.engine.outcomes import Counts, Held, RunReport, Sink, Status, Stop, StopKind
 from arkbeam.engine.own_items import OwnItems
 from arkbeam.engine.recorder import Batch, Flusher, Recorder
 from arkbeam.engine.stopping import FirstRejections, ReplyCheck, stop_if_all_rejected, stop_if_service_fails
@@ -104,6 +104,7 @@ class Engine:
         self._room = Room(options.limits.bytes_in_flight)
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
         self._own = OwnItems()
+        self._taken, self._taken_lock = Counts(), threading.Lock()
         self._in_flight = 0
         self._started_s: float | None = None
         self._stop: Stop | None = None
@@ -233,6 +234,16 @@ class Engine:
     def is_running(self) -> bool:
         """False once the thread has ended."""
         return self._thread.is_alive()
+
+    def take_counts(self) -> tuple[Counts, Counts]:
+        """Return what the process had counted at the last call, and what it has counted so far."""
+        with self._taken_lock:
+            before, self._taken = self._taken, replace(self._accounting.counts)
+            return before, self._taken
+
+    def take_throttled_s(self) -> int:
+        """Return for how many seconds requests of this process have waited for the quota since the last call."""
+        return self._admission.throttled.take()
 
     @property
     def has_lost_journal(self) -> bool:

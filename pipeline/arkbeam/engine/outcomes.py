@@ -6,6 +6,7 @@ A stop says why a run ends early. It is data, not an exception.
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -18,6 +19,7 @@ from arkbeam.engine.attempts import Attempt
 from arkbeam.quota.retry import Tries
 from arkbeam.quota.use import FoundLimits, Minutes, QuotaUse, Ratios
 
+LATENCIES_MAX = 4_096  # latencies that a sink holds until they are taken; of more, the oldest are dropped
 HELD_MAX = 16_384  # items that a sink holds for a second try: about 16 MB; those above it fail after the first pass
 
 
@@ -131,10 +133,12 @@ class Held:
 class Sink:
     """The results of one session. The engine's thread delivers them, and the session's thread collects them.
 
-    `held`: items that are not in the engine and may be submitted once more; `fail_held` makes the others failures.
+    `latencies_ms`: of the last answers with a vector. `held`: items that are not in the engine and may be submitted once
+    more; `fail_held` makes the others failures.
     """
 
     open_items: int = 0
+    latencies_ms: deque[int] = field(default_factory=lambda: deque(maxlen=LATENCIES_MAX))
     held: dict[bytes, Held] = field(default_factory=dict)
     _tables: deque[pa.Table] = field(default_factory=deque)
     _failed: list[tuple[bytes, str, str]] = field(default_factory=list)
@@ -205,6 +209,14 @@ class Sink:
         return tables, pa.table(
             [pa.array(c, t.type) for c, t in zip(columns, schema.REJECTED, strict=True)], schema.REJECTED
         )
+
+    def take_latencies(self) -> list[int]:
+        """Return the latencies, in ms, of the answers that came since the last call."""
+        taken = []
+        with suppress(IndexError):
+            while True:  # the engine's thread may add some meanwhile
+                taken.append(self.latencies_ms.popleft())
+        return taken
 
     def wait_until_done(self, timeout_s: float | None = None) -> bool:
         """Wait until all items are done, or until results cannot be stored; return False after `timeout_s`."""

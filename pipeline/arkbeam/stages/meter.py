@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
 
@@ -84,12 +84,14 @@ class Progress:
 
     work: Work
     status: Status | None = None
+    is_known: bool = True
+    """False if the run has several processes, and none of them has told what it does."""
 
     def plus(self, other: "Progress") -> "Progress":
         """Return the progress of two processes together."""
         both = [one for one in (self.status, other.status) if one is not None]
         status = both[0].plus(both[1]) if len(both) == 2 else next(iter(both), None)
-        return Progress(self.work.plus(other.work), status)
+        return Progress(self.work.plus(other.work), status, self.is_known or other.is_known)
 
 
 _lock = threading.Lock()
@@ -106,14 +108,15 @@ def note_work(spec: RunSpec, phase: Phase, **amounts: int) -> None:
             setattr(work, name, getattr(work, name) + amount)
 
 
-def note_failures(spec: RunSpec, codes: pa.ChunkedArray) -> None:
-    """Count failed rows by their codes."""
+def note_failures(spec: RunSpec, codes: pa.ChunkedArray) -> dict[str, int]:
+    """Count failed rows by their codes; return these counts, by the names under which they are counted."""
     if len(codes) == 0:
-        return
+        return {}
     found = {one["values"]: one["counts"] for one in pc.value_counts(codes).to_pylist()}
     with _lock:
         work = _work_of(spec)
-        work.codes = _add(work.codes, found)
+        before, work.codes = work.codes, _add(work.codes, found)
+        return {name: rows - before.get(name, 0) for name, rows in work.codes.items() if rows != before.get(name)}
 
 
 def read_progress(spec: RunSpec) -> Progress:
@@ -158,10 +161,11 @@ def _work_of(spec: RunSpec) -> Work:
 
 def _own_progress(spec: RunSpec) -> Progress:
     with _lock:
-        work = _works.get(spec.run.name)
-        work = Work() if work is None else replace(work)
+        found = _works.get(spec.run.name)
+        work = Work() if found is None else replace(found)
     engine = find_engine(spec.run.name)
-    return Progress(work, None if engine is None else engine.status())
+    status = None if engine is None else engine.status()
+    return Progress(work, status, is_known=not spec.many_processes or found is not None)
 
 
 def _keep_note(spec: RunSpec, uri: str) -> None:
@@ -175,7 +179,7 @@ def _keep_note(spec: RunSpec, uri: str) -> None:
         try:
             if not exists(note_uri(spec.run_files_uri, spec.run.name, "shards")):
                 return  # the run has ended: its folder is not made again
-            write_bytes(uri, orjson.dumps(asdict(progress)), durable=False)
+            write_bytes(uri, orjson.dumps({"work": progress.work, "status": progress.status}), durable=False)
         except StoreError:
             continue  # the next note has all counts; the stages report a store that stays unreachable
         last = progress

@@ -5,6 +5,7 @@ Only keys are passed on to Plan. Rows stay in the run's folder, and each process
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,8 @@ class ShardSummary:
     not_finite: int = 0
     """Kept values that are NaN or Infinity in JSON; they are published as null."""
     columns: ShardColumns = NO_COLUMNS
+    codes: tuple[tuple[str, int], ...] = ()
+    """The unreadable rows by code."""
 
 
 def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary]:
@@ -81,6 +84,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     kept = dict.fromkeys(spec.manifest.keep, NO_ROWS)
     counted, place = 0, ShardPlace()
     nanoseconds: set[str] = set()
+    codes: Counter[str] = Counter()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
         for chunk in read_shard(shard, spec.manifest, context, cache, watch, place):
             lines += chunk.rows
@@ -90,6 +94,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
             staged.write(chunk.staged)
             unreadable.write(chunk.unreadable)
             counted += _count_chunk(chunk, shard, place, counted, spec)
+            codes.update(note_failures(spec, chunk.unreadable["code"]))
             faults.hit("read.chunk")
             if chunk.staged.num_rows and "kept" in chunk.staged.column_names:
                 nanoseconds |= find_nanoseconds(chunk.staged["kept"].combine_chunks())
@@ -109,6 +114,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
         frozenset(nanoseconds),
         not_finite,
         watch.report(staged.rows + unreadable.rows, staged.rows),
+        tuple(codes.items()),
     )
 
 
@@ -118,7 +124,6 @@ def _count_chunk(chunk: ShardChunk, shard: Shard, place: ShardPlace, counted: in
     taken = shard.bytes * rows // shard.rows if shard.rows else place.bytes - counted
     taken = max(0, min(taken, shard.bytes - counted))
     note_work(spec, Phase.READING, rows_read=rows, rows_unreadable=chunk.unreadable.num_rows, bytes_read=taken)
-    note_failures(spec, chunk.unreadable["code"])
     return taken
 
 

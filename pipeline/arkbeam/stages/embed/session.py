@@ -19,6 +19,7 @@ from arkbeam.engine.attempts import Attempt
 from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.engine.outcomes import Sink, Stop, StopKind
+from arkbeam.stages.counters import Tally, tally_counts
 from arkbeam.stages.embed.counts import note_counts
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.own_results import open_own_results
@@ -69,8 +70,8 @@ class Session:
         self._gathered = _Gathered(self.spec, time.monotonic())
         self._feed = Feed(self.spec, self.engine, self._pool)
 
-    def add(self, block: Block) -> Iterator[Outcomes]:
-        """Submit the rows of a block; yield outcomes as they accumulate."""
+    def add(self, block: Block) -> Iterator[Outcomes | Tally]:
+        """Submit the rows of a block; yield outcomes as they accumulate, and tallies of what was done."""
         self.engine.expect(block.rows_total)
         if self._first is None:
             self._begin(block)
@@ -80,8 +81,8 @@ class Session:
             yield from self._send(self._feed.add(self._rows(attempt)))
             self._note_submitted()
 
-    def finish(self) -> Iterator[Outcomes | Stop]:
-        """Wait until all rows are settled and stored; yield the rest of the outcomes, then why the run stops, if it does."""
+    def finish(self) -> Iterator[Outcomes | Tally | Stop]:
+        """Wait until all rows are settled and stored; yield the rest of the outcomes and a tally, then a stop, if there is one."""
         if self._first is None:
             self.close()
             return
@@ -89,6 +90,7 @@ class Session:
         self._note_submitted()
         self.engine.settle(self._sink)
         self._taking_part.close()
+        yield self._collect()
         if wait_for_held(self._first, self.spec, self.engine, self._sink):
             with self.engine.taking_part():
                 for rows in read_waves(self.spec, self.engine, self._sink):
@@ -100,7 +102,7 @@ class Session:
         self._end_attempts()
         if stop is not None and stop.kind is not StopKind.BUDGET:  # other processes may have budget left
             write_stop(self.spec, stop)
-        self._gathered.add(self._sink)
+        yield self._collect()
         yield self._gathered.take(time.monotonic())
         if stop is not None:
             yield stop
@@ -135,15 +137,21 @@ class Session:
             self.engine.stop(stopped)
         self._taking_part.enter_context(self.engine.taking_part())
 
-    def _send(self, batches: Iterator[list[Item] | Unsendable]) -> Iterator[Outcomes]:
-        """Submit batches until the run stops; yield outcomes as they accumulate."""
+    def _collect(self) -> Tally:
+        """Gather the outcomes that have come; return what the process has done since the last tally of any session."""
+        codes = self._gathered.add(self._sink)
+        throttled_s, latencies_ms = self.engine.take_throttled_s(), self._sink.take_latencies()
+        return tally_counts(*self.engine.take_counts(), self.spec.prices, codes, throttled_s, latencies_ms)
+
+    def _send(self, batches: Iterator[list[Item] | Unsendable]) -> Iterator[Outcomes | Tally]:
+        """Submit batches until the run stops; yield outcomes as they accumulate, and a tally for each batch."""
         for batch in batches:
             if isinstance(batch, Unsendable):
                 self.engine.fail(batch.fingerprint, batch.failure, self._sink)
                 continue
             if not self.engine.submit(batch, self._sink):
                 return
-            self._gathered.add(self._sink)
+            yield self._collect()
             now_s = time.monotonic()
             if self._gathered.is_due(now_s):
                 yield self._gathered.take(now_s)
@@ -171,10 +179,11 @@ class _Gathered:
     _index: list[pa.Table] = field(default_factory=list)
     _rejected: list[pa.Table] = field(default_factory=list)
 
-    def add(self, sink: Sink) -> None:
+    def add(self, sink: Sink) -> dict[str, int]:
+        """Take what a sink has; return its failures by code."""
         index, rejected = sink.collect()
-        note_failures(self.spec, rejected["code"])
         self.put(index, rejected)
+        return note_failures(self.spec, rejected["code"])
 
     def put(self, index: list[pa.Table], rejected: pa.Table) -> None:
         self._index += index

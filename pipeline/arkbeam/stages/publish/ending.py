@@ -21,8 +21,7 @@ def has_ended(spec: RunSpec) -> bool:
 
 
 def end_job(spec: RunSpec) -> None:
-    """Remove the journals, quota marks, temporary files and notes of a run with several processes, except for `running`
-    and `result`.
+    """Remove what a run with several processes leaves: journals, quota marks, temporary files, notes but `running` and `result`.
 
     The journals have nothing that is not in the store: processes that are alive store and send nothing after this. Raise
     StoreError.
