@@ -18,6 +18,7 @@ from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, OutputUri, Set
 from arkbeam.app.cli_print import err, out, print_json, say
 from arkbeam.app.config import OutputOptions, load_config
 from arkbeam.app.messages import TEXT_FORMAT, Level, LogForm, Messages, redact_record, write_event
+from arkbeam.app.program import program
 from arkbeam.app.service import open_service
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.files import exists
@@ -321,10 +322,10 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output: OutputOptions,
         if exists(join(output.uri, REPORT)):
             say(f"report: {join(output_uri, REPORT)}")
         if result["published"]:
-            say(f"to search it: arkbeam search {shlex.quote(output_uri)} 'WORDS'")
+            say(f"to search it: {program()} search {shlex.quote(output_uri)} 'WORDS'")
     if code is ExitCode.FAILURES:
         _say(
-            f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `arkbeam inspect {output_uri}`",
+            f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `{program()} inspect {shlex.quote(output_uri)}`",
             "error",
         )
 

@@ -10,15 +10,19 @@ import orjson
 
 from arkbeam.app.schema import SCHEMA_NAME
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Modality
 from arkbeam.manifest.shards import FORMATS, split_endings
 from arkbeam.manifest.text import guess_encoding
-from arkbeam.media import detect_kind
+from arkbeam.media import MediaOptions, detect_kind
 
 FILES_MAX = 1_000_000
 TEXT_BYTES_MAX = 256 * 1024
 TEXT_ENDINGS = frozenset({".txt", ".md", ".markdown", ".rst", ".text"})
 _HEAD_BYTES = 64
 _EXAMPLES = 3
+_UNUSUAL_MAX = 16
+_IMAGE_BYTES_MAX = MediaOptions().image_bytes_max
+_OURS = (SCHEMA_NAME, ".map.parquet")  # the ends of names that arkbeam gives: of the schema, and of maps
 _WRITTEN = ({"embeddings", "run.json"}, {"segments", "models"})  # what an output, and a store, has
 
 
@@ -28,8 +32,8 @@ class Contents:
 
     kinds: Counter[str] = field(default_factory=Counter)
     """Number of files that are an `image`, a `video` or a `text`."""
-    converted: int = 0
-    """Images of formats that the API accepts only after conversion (HEIC, AVIF)."""
+    unusual: list[str] = field(default_factory=list)
+    """Paths of some images that the API does not accept as they are: by format (HEIC, AVIF) or by size."""
     manifests: dict[str, int] = field(default_factory=dict)
     """Bytes of each file whose name ends as a manifest's does, by path."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -83,7 +87,7 @@ def _walk(root: str) -> Iterator[str]:
         if any(ours <= {entry.name for entry in found} for ours in _WRITTEN):
             continue
         for entry in found:
-            if entry.is_file() and entry.name != SCHEMA_NAME:
+            if entry.is_file() and not entry.name.endswith(_OURS):
                 yield entry.path
         waiting += [entry.path for entry in reversed(found) if entry.is_dir(follow_symlinks=False)]
 
@@ -110,7 +114,9 @@ def _make_row(path: str, root: str, contents: Contents) -> dict[str, str] | None
         return None
     if kind is not None:
         contents.kinds[kind.modality.value] += 1
-        contents.converted += not kind.accepted
+        is_usual = kind.accepted and (kind.modality is not Modality.IMAGE or size < _IMAGE_BYTES_MAX)
+        if not is_usual and len(contents.unusual) < _UNUSUAL_MAX:
+            contents.unusual.append(path)
         return {"id": name, kind.modality.value: path}
     return _make_text_row(name, path, head, size, contents)
 
@@ -147,7 +153,7 @@ def _decode(data: bytes) -> str | None:
 def write_manifest(folder: str, target: Path, contents: Contents, files_max: int = FILES_MAX) -> int:
     """Write a folder's rows to a JSONL file; return their number. The file appears whole, or not at all."""
     rows = 0
-    temporary = target.with_name(f"{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")  # hidden: it may be in the folder
     try:
         with temporary.open("wb") as file:
             for row in scan(folder, contents, files_max):
