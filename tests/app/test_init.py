@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import os
+import shlex
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -286,6 +288,18 @@ def test_printed_commands_can_be_pasted(here: Path, tmp_path: Path, monkeypatch:
     (tmp_path / "arkbeam").touch(0o755)
     monkeypatch.setattr("sys.argv", [str(here / ".venv/bin/arkbeam")])
     assert program() == "arkbeam"
+
+
+def test_the_printed_search_runs(here: Path, call: Callable[..., Any]) -> None:
+    """The command that a run prints for a search runs as it is, also if the config does not say what the rows hold."""
+    parts = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + b64encode(picture(1)).decode()}}
+    write_csv(here / "lines.jsonl", [json.dumps({"custom_id": "a", "body": {"input": [parts]}})])
+    assert call("init", "lines.jsonl").code == 0
+    output = "output.uri=out/my trial"
+    ended = call("run", "lines.yaml", "--set", "api.base_url=emulator", "--set", output)
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("to search it: arkbeam ")]
+    found = call(*shlex.split(line)[4:])
+    assert (found.code, " a " in found.out) == (0, True), found.err
 
 
 def test_the_commands(here: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

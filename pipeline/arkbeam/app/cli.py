@@ -310,6 +310,7 @@ def _print_warnings(result: dict[str, Any]) -> None:
 
 def _print_ending(result: dict[str, Any], code: ExitCode, output: OutputOptions, *, as_json: bool) -> None:
     from arkbeam.outputs.publishing import REPORT
+    from arkbeam.outputs.search import search_arguments
 
     stopped, output_uri = result["stopped"], redact_uri(output.uri)
     if stopped is not None:
@@ -322,7 +323,7 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output: OutputOptions,
         if exists(join(output.uri, REPORT)):
             say(f"report: {join(output_uri, REPORT)}")
         if result["published"]:
-            say(f"to search it: {program()} search {shlex.quote(output_uri)} 'WORDS'")
+            say(f"to search it: {program()} search {shlex.quote(output_uri)} 'WORDS'{search_arguments(result)}")
     if code is ExitCode.FAILURES:
         _say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see `{program()} inspect {shlex.quote(output_uri)}`",
