@@ -51,6 +51,7 @@ ORDER = (
     "stages.publish",
     "outputs",
     "beam",
+    "app.program",
     "app.config",
     "app.job",
     "app.report",
