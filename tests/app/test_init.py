@@ -234,6 +234,10 @@ def test_unusable_paths(here: Path) -> None:
             initialise([name])
     with pytest.raises(ManifestError, match="does not exist"):
         initialise(["none.csv"])
+    (here / "empty" / "embeddings").mkdir()
+    (here / "empty" / "run.json").touch()
+    with pytest.raises(ConfigError, match="empty is an output or a store"):
+        initialise(["empty"])
     assert sorted(path.name for path in here.iterdir()) == ["empty", "other.bin", "zero.csv"]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,13 +55,15 @@ def scan(folder: str, contents: Contents, files_max: int = FILES_MAX) -> Iterato
 
     A row has `id`, the path below the folder; and `image` or `video`, the absolute path, or `text`, the content. Hidden
     names, which begin with a dot, and links to places outside the folder are left out. Raise ConfigError if the folder
-    can't be read.
+    can't be read, or is an output or a store.
     """
     root = os.path.realpath(folder)
     try:
-        os.listdir(root)
+        names = os.listdir(root)
     except OSError as error:
         raise ConfigError(f"cannot read the folder {folder}: {error.strerror}") from None
+    if _is_ours(names):
+        raise ConfigError(f"{folder} is an output or a store of arkbeam: name the folder of your own files")
     for path in _walk(root):
         if contents.files >= files_max:
             contents.cut = True
@@ -84,12 +86,18 @@ def _walk(root: str) -> Iterator[str]:
                 found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name)
         except OSError:
             continue  # a folder that may not be listed, or that was removed meanwhile
-        if any(ours <= {entry.name for entry in found} for ours in _WRITTEN):
+        if _is_ours(entry.name for entry in found):
             continue
         for entry in found:
             if entry.is_file() and not entry.name.endswith(_OURS):
                 yield entry.path
         waiting += [entry.path for entry in reversed(found) if entry.is_dir(follow_symlinks=False)]
+
+
+def _is_ours(names: Iterable[str]) -> bool:
+    """True for the names in an output or in a store."""
+    present = set(names)
+    return any(ours <= present for ours in _WRITTEN)
 
 
 def _make_row(path: str, root: str, contents: Contents) -> dict[str, str] | None:
