@@ -54,6 +54,7 @@ ORDER = (
     "outputs",
     "beam",
     "app.output_uri",
+    "app.program",
     "app.config",
     "app.run_note",
     "app.job",

@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import os
+import shlex
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from arkbeam.app.folder import Contents, scan
 from arkbeam.app.guess import describe_columns, guess_columns
 from arkbeam.app.init import Initialised, initialise
 from arkbeam.app.job import prepare_job, run_job
+from arkbeam.app.program import program
 from arkbeam.app.schema import config_schema
 from arkbeam.base.errors import ConfigError, ManifestError
 from PIL import Image
@@ -68,7 +71,13 @@ def write_files(here: Path, name: str) -> str:
             pq.write_table(pa.table({"picture": [picture(n) for n in range(30)], "n": list(range(30))}), here / name)
         case "g.jsonl":
             bodies = [{"input": [{"type": "text", "text": text}]} for text in TEXTS]
-            write_csv(here / name, [json.dumps({"custom_id": f"r-{n}", "body": body}) for n, body in enumerate(bodies)])
+            write_csv(
+                here / name,
+                [
+                    json.dumps({"custom_id": f"r-{n}", "method": "POST", "url": "/api", "body": body})
+                    for n, body in enumerate(bodies)
+                ],
+            )
         case "h.txt":
             write_csv(here / name, [f"{text}, and a comma" for text in TEXTS])
         case "i":  # no ending
@@ -95,6 +104,7 @@ def test_a_manifest(here: Path, name: str) -> None:
     done = initialise([write_files(here, name)], "c.yaml")
     written = yaml.safe_load(Path("c.yaml").read_text("utf-8"))
     assert written["manifest"].get("columns", {}) == FOUND[name]
+    assert not {"method", "url"} & {*written["manifest"]["keep"]}  # of lines for the batch service
     assert (done.requests, done.failures) == (30, {})
     config = load_config("c.yaml", ["api.base_url=emulator"])
     assert prepare_job(config).shards
@@ -162,15 +172,43 @@ def test_a_folder_is_bounded(here: Path, pictures: Path) -> None:
     assert done.contents.cut
 
 
+def test_unusual_images_are_looked_at(here: Path, tmp_path: Path) -> None:
+    """Images that need conversion are found behind many that do not; the config converts them, and names those that stay bad."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"a{number:02d}.jpg").write_bytes(picture(number, "JPEG"))
+    Image.new("RGB", (2_000, 1_700)).save(folder / "large.bmp")
+    (folder / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(80))
+    done = initialise([str(folder)])
+    assert done.contents is not None
+    assert [Path(path).name for path in done.contents.unusual] == ["large.bmp", "phone.jpg"]
+    assert yaml.safe_load(Path(done.config).read_text("utf-8"))["media"]["fit"]["transcode"] is True
+    assert [doubt for doubt in done.doubts if "phone.jpg" in doubt]
+
+
 def test_a_folder_of_manifests(here: Path) -> None:
     """If a folder has manifests, they are used, and no manifest is made of its files."""
     (here / "in").mkdir()
     for name in ("a", "b"):
         write_csv(here / "in" / f"{name}.csv", ["id,text", *(f"{name}{n},{text}" for n, text in enumerate(TEXTS))])
     (here / "in" / "logo.png").write_bytes(picture(1))
+    (here / "in" / "old.map.parquet").write_bytes(b"a map of an earlier output" * 999)
     done = initialise(["in"])
-    assert (done.manifest, done.looked.uris) == (None, ("in/a.csv", "in/b.csv"))
+    assert (done.manifest, done.looked.uris, done.doubts) == (None, ("in/a.csv", "in/b.csv"), ())
     assert not Path("in.jsonl").exists()
+
+
+def test_different_manifests_of_a_folder(here: Path, call: Callable[..., Any]) -> None:
+    """It is said which manifests of a folder are used, that other files are not, and that their columns differ."""
+    (here / "in").mkdir()
+    for name, columns in (("a", "id,text"), ("b", "sku,title")):
+        write_csv(here / "in" / f"{name}.csv", [columns, *(f"{name}{n},{text}" for n, text in enumerate(TEXTS))])
+    (here / "in" / "logo.png").write_bytes(picture(1))
+    lines = call("init", "in").out.splitlines()
+    assert "manifests that are used: in/a.csv, in/b.csv" in lines
+    assert [line for line in lines if line.startswith("all else is not used")]
+    assert [line for line in lines if line.startswith("please check: these manifests have different columns")]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +234,10 @@ def test_unusable_paths(here: Path) -> None:
             initialise([name])
     with pytest.raises(ManifestError, match="does not exist"):
         initialise(["none.csv"])
+    (here / "empty" / "embeddings").mkdir()
+    (here / "empty" / "run.json").touch()
+    with pytest.raises(ConfigError, match="empty is an output or a store"):
+        initialise(["empty"])
     assert sorted(path.name for path in here.iterdir()) == ["empty", "other.bin", "zero.csv"]
 
 
@@ -235,6 +277,33 @@ def test_run_names_init(here: Path, call: Callable[..., Any]) -> None:
     for name in ("a.csv", "f"):
         ended = call("run", name)
         assert (ended.code, f"arkbeam init {name}" in ended.err) == (2, True)
+
+
+def test_printed_commands_can_be_pasted(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are printed begin with the path of the program if its name is not on PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for called, printed in (
+        (str(here / ".venv/bin/arkbeam"), ".venv/bin/arkbeam"),
+        (str(tmp_path / "my bin" / "arkbeam"), f"'{tmp_path}/my bin/arkbeam'"),
+        ("/usr/bin/pytest", "arkbeam"),
+    ):
+        monkeypatch.setattr("sys.argv", [called, "run"])
+        assert program() == printed
+    (tmp_path / "arkbeam").touch(0o755)
+    monkeypatch.setattr("sys.argv", [str(here / ".venv/bin/arkbeam")])
+    assert program() == "arkbeam"
+
+
+def test_the_printed_search_runs(here: Path, call: Callable[..., Any]) -> None:
+    """The command that a run prints for a search runs as it is, also if the config does not say what the rows hold."""
+    parts = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + b64encode(picture(1)).decode()}}
+    write_csv(here / "lines.jsonl", [json.dumps({"custom_id": "a", "body": {"input": [parts]}})])
+    assert call("init", "lines.jsonl").code == 0
+    output = "output.uri=out/my trial"
+    ended = call("run", "lines.yaml", "--set", "api.base_url=emulator", "--set", output)
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("to search it: arkbeam ")]
+    found = call(*shlex.split(line)[4:])
+    assert (found.code, " a " in found.out) == (0, True), found.err
 
 
 def test_the_commands(here: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,16 @@ def test_a_rate_begins_with_its_counter() -> None:
     assert rate.per_s == 0
 
 
+def test_a_rate_over_seconds_is_not_above_a_limit() -> None:
+    """A rate that is compared with a limit counts ten seconds at least, so that the first replies are no use above it."""
+    rate = Rate()
+    rate.add(0, 0)
+    rate.add(0.5, 30)
+    assert (rate.per_s, rate.per_min) == (60, 180)
+    rate.add(20, 400)
+    assert rate.per_min == pytest.approx(1_200)
+
+
 def test_codes_are_bounded(place: Any) -> None:
     """Above a number of different codes, further ones are counted together."""
     place.write_texts(1)

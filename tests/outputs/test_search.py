@@ -17,7 +17,7 @@ from arkbeam.outputs.evaluate import judge, read_judged
 from arkbeam.outputs.exact import Ranking, fuse, search_dense, search_sparse
 from arkbeam.outputs.published import open_output
 from arkbeam.outputs.query import DEFAULT_TASK, Query, QueryFailed, Service, Wording, choose_instructions
-from arkbeam.outputs.search import Found, Mode, Searcher
+from arkbeam.outputs.search import Found, Mode, Searcher, name_contents, search_arguments
 from arkbeam.outputs.verify import verify_output
 from arkbeam.outputs.where import select_rows
 from PIL import Image
@@ -286,10 +286,13 @@ def test_a_real_service_with_a_key(place: Place, real_service: RealService, monk
         ({"text": ["t"], "input": "i"}, 9, None),
     ],
 )
-def test_what_the_rows_hold(tmp_path: Path, columns: dict[str, Any], tokens: int, wanted: str | None) -> None:
+def test_what_the_rows_hold(columns: dict[str, Any], tokens: int, wanted: str | None) -> None:
     """Rows without image tokens are texts; otherwise the mapped columns say what the rows may hold."""
-    output = write_output(tmp_path / "out", {"embeddings": [embeddings_table(np.eye(2), image_tokens=[tokens, 0])]})
-    assert Searcher(output.uri)._name_contents(columns) == wanted
+    assert name_contents(columns, has_media=tokens > 0) == wanted
+    for scenario in ("corpus", "sts"):
+        config = {"model": {"instructions": {"scenario": scenario}}, "manifest": {"columns": columns}}
+        said = search_arguments({"config": config, "all_runs": {"tokens": {"image": tokens}}})
+        assert (said != "") == (wanted is None and scenario == "corpus")
 
 
 def test_other_models_and_services(output: Path, make_emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:

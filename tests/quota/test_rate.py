@@ -13,7 +13,7 @@ from arkbeam.quota.control import Ramp
 from arkbeam.quota.options import QuotaOptions
 from arkbeam.quota.pacer import Pacer
 from arkbeam.quota.rate import SLACK_S
-from arkbeam.quota.use import EstimateRatio, FoundLimits, QuotaUse
+from arkbeam.quota.use import EstimateRatio, FoundLimits, QuotaUse, describe_use
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -342,6 +342,20 @@ def test_use_of_the_quota_is_measured_against_both_limits() -> None:
     assert use.shares == pytest.approx((1.0, 0.2))
     assert (use.binding, use.utilisation) == ("rpm", pytest.approx(1.0))
     assert QuotaUse(60, 600).utilisation == 0
+
+
+def test_a_few_requests_at_once_are_no_use_above_the_limit() -> None:
+    """In words, the use of less than a minute is a share of what a minute allows; a longer use is an average."""
+    quota = {"rpm": 600, "tpm": 1_000, "utilisation": 1.228, "binding": "tpm"}
+    minute = {"minute": 3, "minutes": 1, "seconds": 0.1, "requests": 2, "tokens": 500}
+    assert describe_use(quota | {"minutes": [minute]}) == ("50.0%", "of the tokens that a minute allows")
+    assert describe_use(quota | {"minutes": [minute | {"requests": 400}]}) == (
+        "66.7%",
+        "of the requests that a minute allows",
+    )
+    assert describe_use(quota | {"minutes": [minute | {"seconds": 30.0}] * 2}) == ("122.8%", "of tpm")
+    assert describe_use(quota) == ("122.8%", "of tpm")  # run.json of an earlier version
+    assert describe_use(quota | {"binding": None}) is None
 
 
 def test_the_use_of_several_processes_adds_up_on_one_clock() -> None:

@@ -70,7 +70,7 @@ def _bars(view: View) -> Table:
         words = f"{view.settled:,} of {view.expected:,}{_speed(rates.items.per_s, _is_embedding(view))}"
         add("requests", view.settled, view.expected, words)
     if _is_embedding(view) and view.expected:
-        sent, tokens = rates.sent.per_s * 60, rates.tokens.per_s * 60
+        sent, tokens = rates.sent.per_min, rates.tokens.per_min
         add("  of the RPM", sent, status.rpm, f"{sent:,.0f} of {status.rpm:,} a minute")
         add("  of the TPM", tokens, status.tpm, f"{tokens:,.0f} of {status.tpm:,} tokens a minute")
     if view.phase is Phase.PUBLISHING:

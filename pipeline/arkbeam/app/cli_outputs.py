@@ -67,12 +67,15 @@ def make_map(
     Rows are placed by t-SNE if the extra `map` is installed and there are at most 5,000 of them, otherwise by PCA.
     """
     from arkbeam.outputs.atlas import write_map
+    from arkbeam.outputs.neighbours import TSNE_POINTS_MAX
     from arkbeam.outputs.published import open_output
 
     published = open_output(output)
     written = write_map(published, to or _name_map(published.uri), points, _find_source(published))
     say(f"map: {written.uri}, {written.rows:,} rows, placed by {written.method}")
-    say(f"to open it: {shlex.join(written.command)}")
+    if written.method != "t-SNE" and written.rows <= TSNE_POINTS_MAX:
+        note("rows are placed by t-SNE after: pip install 'arkbeam[map]'")
+    say(f"to open it (pip install embedding-atlas): {shlex.join(written.command)}")
 
 
 def verify(

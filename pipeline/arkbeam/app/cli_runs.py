@@ -1,5 +1,6 @@
 """`arkbeam status`, `wait` and `stop`: runs that nobody waits for. They read, and write, notes in the store only."""
 
+import shlex
 import signal
 import socket
 import time
@@ -11,6 +12,7 @@ from arkbeam.app import terminal
 from arkbeam.app.cli_options import EXIT_CODES, AsJson, ExitCode, LogOption, Quiet, Settings
 from arkbeam.app.cli_print import out, print_json
 from arkbeam.app.messages import LogForm
+from arkbeam.app.program import program
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.redaction import redact_uri
 from arkbeam.engine.outcomes import Stop, StopKind
@@ -147,7 +149,9 @@ def print_submitted(spec: "RunSpec", job_id: str | None, ending: "Ending", *, as
     else:
         print(run.name)
     if ending is Ending.SUBMIT:
-        terminal.say(f"submitted{f' as job {job_id}' if job_id else ''}: arkbeam wait {run.name} --store {store_uri}")
+        terminal.say(
+            f"submitted{f' as job {job_id}' if job_id else ''}: {program()} wait {run.name} --store {shlex.quote(store_uri)}"
+        )
     elif ending is Ending.WRITE:
         terminal.say(
             "the job is written; this command does not run it. It can run once, as long as no other run of its output has"

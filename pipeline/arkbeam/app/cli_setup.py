@@ -12,6 +12,7 @@ from rich.table import Table
 
 from arkbeam.app.cli_options import AsJson, ConfigPath, Settings
 from arkbeam.app.cli_print import out, plain, print_json, say
+from arkbeam.app.program import program
 from arkbeam.base.redaction import redact
 
 if TYPE_CHECKING:
@@ -143,17 +144,23 @@ def _describe_initialised(done: "Initialised") -> list[str]:
             f"left out: {count:,} {reason}, such as {redact(contents.examples[reason][0], 80)}"
             for reason, count in contents.left_out.most_common(5)
         ]
+        if done.manifest is None:
+            lines.append(f"manifests that are used: {redact(', '.join(done.looked.uris), 200)}")
+            unused = len(contents.manifests) - len(done.looked.uris)
+            if contents.kinds or (unused and "*" not in done.looked.uris[0]):
+                lines.append("all else is not used: to use it, name a folder or manifests that hold it alone")
         if contents.cut:
             lines.append(f"the folder has more files: only {contents.files:,} were looked at (--files-max)")
     lines.append(f"rows: {done.requests:,} of {rows:,} that were looked at can be sent")
     lines += [f"  {code}: {redact(message, 200)}" for code, message in list(done.failures.items())[:3]]
     lines += [f"please check: {redact(doubt, 300)}" for doubt in done.doubts]
     lines += [f"written: {name}" for name in (done.manifest, done.config, done.schema) if name is not None]
-    config, trial = shlex.quote(done.config), shlex.quote(f"output.uri=out/{Path(done.config).stem}-trial")
+    name, config = program(), shlex.quote(done.config)
+    trial = shlex.quote(f"output.uri=out/{Path(done.config).stem}-trial")
     return [
         *lines,
         "next:",
-        f"  arkbeam check {config}",
-        f"  arkbeam run {config} --set api.base_url=emulator --set {trial}   # a trial that costs nothing",
-        f"  arkbeam run {config}",
+        f"  {name} check {config}",
+        f"  {name} run {config} --set api.base_url=emulator --set {trial}   # a trial that costs nothing",
+        f"  {name} run {config}",
     ]

@@ -19,6 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from arkbeam.app.output_uri import check_names, check_store
+from arkbeam.app.program import program
 from arkbeam.ark.client import ApiOptions
 from arkbeam.ark.models import ModelOptions
 from arkbeam.base.errors import ConfigError
@@ -115,7 +116,7 @@ def load_config(path: str, settings: Sequence[str] = ()) -> Config:
     if file.is_dir() or _is_manifest_name(path):
         what = "a folder" if file.is_dir() else "a manifest"
         raise ConfigError(
-            f"cannot read {path} as a config: it is {what}; `arkbeam init {shlex.quote(path)}` writes a config for it"
+            f"cannot read {path} as a config: it is {what}; `{program()} init {shlex.quote(path)}` writes a config for it"
         )
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,15 +10,19 @@ import orjson
 
 from arkbeam.app.schema import SCHEMA_NAME
 from arkbeam.base.errors import ConfigError
+from arkbeam.base.records import Modality
 from arkbeam.manifest.shards import FORMATS, split_endings
 from arkbeam.manifest.text import guess_encoding
-from arkbeam.media import detect_kind
+from arkbeam.media import MediaOptions, detect_kind
 
 FILES_MAX = 1_000_000
 TEXT_BYTES_MAX = 256 * 1024
 TEXT_ENDINGS = frozenset({".txt", ".md", ".markdown", ".rst", ".text"})
 _HEAD_BYTES = 64
 _EXAMPLES = 3
+_UNUSUAL_MAX = 16
+_IMAGE_BYTES_MAX = MediaOptions().image_bytes_max
+_OURS = (SCHEMA_NAME, ".map.parquet")  # the ends of names that arkbeam gives: of the schema, and of maps
 _WRITTEN = ({"embeddings", "run.json"}, {"segments", "models"})  # what an output, and a store, has
 
 
@@ -28,8 +32,8 @@ class Contents:
 
     kinds: Counter[str] = field(default_factory=Counter)
     """Number of files that are an `image`, a `video` or a `text`."""
-    converted: int = 0
-    """Images of formats that the API accepts only after conversion (HEIC, AVIF)."""
+    unusual: list[str] = field(default_factory=list)
+    """Paths of some images that the API does not accept as they are: by format (HEIC, AVIF) or by size."""
     manifests: dict[str, int] = field(default_factory=dict)
     """Bytes of each file whose name ends as a manifest's does, by path."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -51,13 +55,15 @@ def scan(folder: str, contents: Contents, files_max: int = FILES_MAX) -> Iterato
 
     A row has `id`, the path below the folder; and `image` or `video`, the absolute path, or `text`, the content. Hidden
     names, which begin with a dot, and links to places outside the folder are left out. Raise ConfigError if the folder
-    can't be read.
+    can't be read, or is an output or a store.
     """
     root = os.path.realpath(folder)
     try:
-        os.listdir(root)
+        names = os.listdir(root)
     except OSError as error:
         raise ConfigError(f"cannot read the folder {folder}: {error.strerror}") from None
+    if _is_ours(names):
+        raise ConfigError(f"{folder} is an output or a store of arkbeam: name the folder of your own files")
     for path in _walk(root):
         if contents.files >= files_max:
             contents.cut = True
@@ -80,12 +86,18 @@ def _walk(root: str) -> Iterator[str]:
                 found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda one: one.name)
         except OSError:
             continue  # a folder that may not be listed, or that was removed meanwhile
-        if any(ours <= {entry.name for entry in found} for ours in _WRITTEN):
+        if _is_ours(entry.name for entry in found):
             continue
         for entry in found:
-            if entry.is_file() and entry.name != SCHEMA_NAME:
+            if entry.is_file() and not entry.name.endswith(_OURS):
                 yield entry.path
         waiting += [entry.path for entry in reversed(found) if entry.is_dir(follow_symlinks=False)]
+
+
+def _is_ours(names: Iterable[str]) -> bool:
+    """True for the names in an output or in a store."""
+    present = set(names)
+    return any(ours <= present for ours in _WRITTEN)
 
 
 def _make_row(path: str, root: str, contents: Contents) -> dict[str, str] | None:
@@ -110,7 +122,9 @@ def _make_row(path: str, root: str, contents: Contents) -> dict[str, str] | None
         return None
     if kind is not None:
         contents.kinds[kind.modality.value] += 1
-        contents.converted += not kind.accepted
+        is_usual = kind.accepted and (kind.modality is not Modality.IMAGE or size < _IMAGE_BYTES_MAX)
+        if not is_usual and len(contents.unusual) < _UNUSUAL_MAX:
+            contents.unusual.append(path)
         return {"id": name, kind.modality.value: path}
     return _make_text_row(name, path, head, size, contents)
 
@@ -147,7 +161,7 @@ def _decode(data: bytes) -> str | None:
 def write_manifest(folder: str, target: Path, contents: Contents, files_max: int = FILES_MAX) -> int:
     """Write a folder's rows to a JSONL file; return their number. The file appears whole, or not at all."""
     rows = 0
-    temporary = target.with_name(f"{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")  # hidden: it may be in the folder
     try:
         with temporary.open("wb") as file:
             for row in scan(folder, contents, files_max):

@@ -146,7 +146,7 @@ def guess_columns(columns: Sequence[Column], rows: int) -> Guess:
         column = by_name.get(name)
         if column is not None and column.what in ("object", "parts") and (form == "body" or column.what == "parts"):
             reasons = {form: f"rows have the field {name}, as the API and the vendor's batch service take them"}
-            kept = _guess_keep(columns, {name, identity, "custom_id"})
+            kept = _guess_keep(columns, {name, identity, "custom_id", "method", "url"})
             return Guess("body" if form == "body" else "input", identity, keep=kept, reasons=reasons | id_reason)
     reasons, doubts = dict(id_reason), list[str]()
     image = _guess_media("image", columns, _IMAGE_WORDS, reasons, doubts)

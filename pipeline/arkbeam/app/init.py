@@ -31,6 +31,7 @@ MANIFESTS_LISTED = 20  # more manifests of a folder are named by a wildcard
 MANIFESTS_SAMPLED = 3
 MEDIA_SAMPLED = 32
 _STORE = "vectors"
+_TABLES = ("csv", "tsv", "parquet")  # rows of other formats may lack columns
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
@@ -90,7 +91,8 @@ def initialise(
         looked, contents, manifest = _look_at_folder(folder, made, files_max)
     if looked.guess.form == "nothing":
         raise ConfigError(_explain_nothing(looked))
-    settings, doubts = _settle(looked, name, folder if manifest is not None else None)
+    unusual = contents.unusual if contents is not None and manifest is not None else []
+    settings, doubts = _settle(looked, name, folder if manifest is not None else None, unusual)
     doubts = (*looked.guess.doubts, *doubts)
     _write(target, make_config(settings, {**looked.written.reasons, **looked.guess.reasons}, doubts).encode())
     schema = target.with_name(SCHEMA_NAME)
@@ -155,7 +157,11 @@ def _look(uris: Sequence[str]) -> Looked:
     flaw = next((sample.flaw for sample in samples if sample.flaw is not None), None)
     columns = tuple(describe_columns(names, rows))
     sample = Sample(samples[0].format, names, rows, bad, flaw)
-    return Looked(tuple(uris), written, sample, columns, guess_columns(columns, len(rows)))
+    guess = guess_columns(columns, len(rows))
+    if sample.format in _TABLES and any(set(one.names) != set(names) for one in samples):
+        others = ", ".join(redact(repr(one.uri), 60) for one in found[:count])
+        guess = replace(guess, doubts=(*guess.doubts, f"these manifests have different columns: {others}"))
+    return Looked(tuple(uris), written, sample, columns, guess)
 
 
 def _look_at_folder(folder: str, made: Path, files_max: int) -> tuple[Looked, Contents, str | None]:
@@ -216,7 +222,7 @@ def _explain_nothing(looked: Looked) -> str:
     )
 
 
-def _settle(looked: Looked, name: str, folder: str | None) -> tuple[Settings, tuple[str, ...]]:
+def _settle(looked: Looked, name: str, folder: str | None, unusual: Sequence[str]) -> tuple[Settings, tuple[str, ...]]:
     """Return the values of the config, and what was noticed about the media."""
     guess = looked.guess
     columns: dict[str, str | tuple[str, ...]] = {"id": guess.id} if guess.id is not None else {}
@@ -225,7 +231,7 @@ def _settle(looked: Looked, name: str, folder: str | None) -> tuple[Settings, tu
     if guess.form == "body" and guess.id in ("id", "custom_id"):
         columns = {}
     roots = [os.path.realpath(folder)] if folder is not None else _find_roots(looked)
-    transcode, doubts = _look_at_media(looked, roots)
+    transcode, doubts = _look_at_media(looked, roots, unusual)
     settings = Settings(
         looked.uris,
         columns,
@@ -264,9 +270,12 @@ def _find_roots(looked: Looked) -> list[str]:
     return [folder, common] if common != "/" else []
 
 
-def _look_at_media(looked: Looked, roots: Sequence[str]) -> tuple[bool, tuple[str, ...]]:
-    """Look at a sample of local media. Return whether conversion helps some, and a doubt about those that can't be sent."""
-    media = _media_uris(looked)
+def _look_at_media(looked: Looked, roots: Sequence[str], unusual: Sequence[str]) -> tuple[bool, tuple[str, ...]]:
+    """Look at a sample of local media, and at the unusual images of a folder.
+
+    Return whether conversion helps some, and a doubt about those that can't be sent.
+    """
+    media = list(dict.fromkeys([*((path, Modality.IMAGE) for path in unusual), *_media_uris(looked)]))
     if not media:
         return False, ()
     own = [os.path.dirname(os.path.abspath(looked.uris[0]))]

@@ -13,7 +13,7 @@ from arkbeam.base.words import format_seconds
 from arkbeam.outputs.published import Published, open_in_place, open_output
 from arkbeam.outputs.sampling import read_failures
 from arkbeam.outputs.summary import Code, count_codes
-from arkbeam.quota.use import FoundLimits
+from arkbeam.quota.use import FoundLimits, describe_use
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures
 
@@ -67,7 +67,7 @@ def summary_table(result: dict[str, Any]) -> Table:
             "cost",
             f"{result['cost_cny']:,.4f} CNY{' (emulator: not billed)' if result['service'] == 'stand-in' else ''}",
         ),
-        ("quota", f"{quota['utilisation']:.1%} of {quota['binding']}" if quota["binding"] else "unused"),
+        ("quota", " ".join(describe_use(quota) or ("unused",))),
         *_describe_minutes(quota.get("minutes", [])),
         *_describe_estimates(quota.get("estimates", {})),
         *_describe_budget(result.get("budget")),

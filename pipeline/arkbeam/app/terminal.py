@@ -11,6 +11,7 @@ from arkbeam.app import cli_print
 from arkbeam.app.cli_options import ExitCode
 from arkbeam.app.cli_print import err, out, print_json
 from arkbeam.app.messages import Level, LogForm, Messages, write_event
+from arkbeam.app.program import program
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.files import exists
 from arkbeam.base.redaction import redact_uri
@@ -123,7 +124,8 @@ def _print_warnings(result: dict[str, Any]) -> None:
 
 
 def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as_json: bool) -> None:
-    from arkbeam.outputs.publishing import REPORT  # noqa: PLC0415 - takes a while: not for --help
+    from arkbeam.outputs.publishing import REPORT  # noqa: PLC0415 - these take a while: not for --help
+    from arkbeam.outputs.search import search_arguments  # noqa: PLC0415
 
     stopped = result["stopped"]
     if stopped is not None:
@@ -136,10 +138,11 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as
         if exists(join(output_uri, REPORT)):
             cli_print.say(f"report: {shorten(join(output_uri, REPORT))}")
         if result["published"]:
-            cli_print.say(f"to search it: arkbeam search {shlex.quote(shorten(output_uri))} 'WORDS'")
+            arguments = f"{shlex.quote(shorten(output_uri))} 'WORDS'{search_arguments(result)}"
+            cli_print.say(f"to search it: {program()} search {arguments}")
     if code is ExitCode.FAILURES:
         say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see"
-            f" `arkbeam inspect {shorten(output_uri)}`",
+            f" `{program()} inspect {shlex.quote(shorten(output_uri))}`",
             "error",
         )

@@ -16,6 +16,8 @@ from arkbeam.stages.meter import Phase, Progress, Work
 from arkbeam.stages.spec import RunSpec
 
 RATE_S = 60.0
+SHORTEST_S = 10.0
+"""A rate that is compared with a limit is over this time at least: over a second or two, it says nothing about a minute."""
 CODES_SHOWN = 4
 
 
@@ -36,10 +38,18 @@ class Rate:
     @property
     def per_s(self) -> float:
         """The growth a second."""
+        return self._over(1e-9)
+
+    @property
+    def per_min(self) -> float:
+        """The growth a minute, to compare with a limit."""
+        return self._over(SHORTEST_S) * 60
+
+    def _over(self, shortest_s: float) -> float:
         if len(self._samples) < 2:
             return 0.0
         (start_s, first), (end_s, last) = self._samples[0], self._samples[-1]
-        return max(0.0, (last - first) / max(end_s - start_s, 1e-9))
+        return max(0.0, (last - first) / max(end_s - start_s, shortest_s))
 
 
 @dataclass(slots=True)
@@ -173,14 +183,14 @@ def describe_progress(status: Status, rates: Rates, spec: RunSpec) -> str:
     """Return one line: items done, speed, share of the quota, failures, cost, time left."""
     counts = status.counts
     done = counts.bought + counts.failed
-    items_per_s, tokens_per_s = rates.items.per_s, rates.tokens.per_s
+    items_per_s, tokens_per_min = rates.items.per_s, rates.tokens.per_min
     left = max(0, counts.expected - done)
     eta_s = left / items_per_s if items_per_s > 0 else math.inf
     fields = [
         f"{done:,}/{counts.expected:,}",
         f"{items_per_s:,.1f} items/s",
-        f"{items_per_s * 60 / status.rpm:.0%} of rpm",
-        f"{tokens_per_s * 60 / status.tpm:.0%} of tpm ({tokens_per_s * 60:,.0f} tokens/min)",
+        f"{rates.sent.per_min / status.rpm:.0%} of rpm",
+        f"{tokens_per_min / status.tpm:.0%} of tpm ({tokens_per_min:,.0f} tokens/min)",
         f"{counts.refused:,} refused, {counts.retries:,} retries, {counts.failed:,} failed",
         f"{cost_cny(counts.text_tokens, counts.image_tokens, spec.model.capabilities):,.4f} CNY",
         f"{format_seconds(eta_s)} left" if math.isfinite(eta_s) else "…",
@@ -217,9 +227,9 @@ def view_to_json(view: View) -> dict[str, Any]:
         "rows_planned": work.rows_planned,
         "requests_expected": view.expected,
         "requests_settled": view.settled,
-        "requests_per_min": round(view.rates.sent.per_s * 60, 1),
+        "requests_per_min": round(view.rates.sent.per_min, 1),
         "rpm": status.rpm,
-        "tokens_per_min": round(view.rates.tokens.per_s * 60),
+        "tokens_per_min": round(view.rates.tokens.per_min),
         "tpm": status.tpm,
         "bought": counts.bought,
         "failed": counts.failed,

@@ -14,6 +14,7 @@ from arkbeam.base.redaction import redact
 from arkbeam.base.words import format_bytes, format_seconds
 from arkbeam.outputs.published import Published
 from arkbeam.outputs.summary import Scalars
+from arkbeam.quota.use import describe_use
 from arkbeam.stages.publish.commit import PART_FOLDERS
 
 CONFIG_CHARS_MAX = 20_000
@@ -139,8 +140,9 @@ def list_pace(note: Mapping[str, Any]) -> list[Fact]:
     """Return the limits of the quota and how far they were used."""
     quota = note["quota"]
     facts = [Fact("limits", f"{quota['rpm']:,} / {quota['tpm']:,}", "requests / tokens a minute, as configured")]
-    if quota["binding"]:
-        facts.append(Fact("used", f"{quota['utilisation']:.1%}", f"of {quota['binding']}, over the whole run"))
+    used = describe_use(quota)
+    if used is not None:
+        facts.append(Fact("used", used[0], f"{used[1]}, over the whole run"))
     share = note.get("refused_share", 0.0)
     facts.append(Fact("refused", f"{note['refused']:,}", f"{share:.2%} of the requests", "bad" if share > 0.03 else ""))
     for name, unit in (("found_rpm", "requests"), ("found_tpm", "tokens")):

@@ -1,5 +1,6 @@
 """Search an output: by words, by an image, or by one of its rows; and measure how good the answers are."""
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,31 @@ from arkbeam.outputs.where import select_rows
 QUERIES_AT_ONCE = 64
 """Queries of an evaluation that are searched in one pass over the matrix."""
 _QUERIES = "queries"
+_TARGET = name_targets([Modality.TEXT, Modality.IMAGE])
+
+
+def name_contents(columns: Mapping[str, Any], *, has_media: bool) -> str | None:
+    """Return what the rows of an output hold, in the vendor's words; None if this is unknown.
+
+    Args:
+        columns: `manifest.columns` of the output's config.
+        has_media: True if at least one row has image tokens.
+    """
+    if not has_media:
+        return "text"
+    mapped = {modality for modality in Modality if columns.get(modality.value)}
+    return name_targets(mapped) if mapped and not columns.get("input") else None
+
+
+def search_arguments(note: Mapping[str, Any]) -> str:
+    """Return what a search by words of an output needs after the words, quoted for a shell. `note`: its `run.json`."""
+    config = note.get("config") or {}
+    instructions = (config.get("model") or {}).get("instructions")
+    if not isinstance(instructions, Mapping) or instructions.get("scenario") != "corpus":
+        return ""
+    columns = (config.get("manifest") or {}).get("columns") or {}
+    has_media = note["all_runs"]["tokens"]["image"] > 0
+    return "" if name_contents(columns, has_media=has_media) else f" --target-modality {shlex.quote(_TARGET)}"
 
 
 class Mode(StrEnum):
@@ -151,7 +177,9 @@ class Searcher:
             service.model.instructions,
             wording,
             own_column=bool((manifest.get("columns") or {}).get("instructions")),
-            holds=self._name_contents(manifest.get("columns") or {}),
+            holds=name_contents(
+                manifest.get("columns") or {}, has_media=bool(pc.sum(self.rows["image_tokens"]).as_py())
+            ),
         )
         folder = self._folder / _QUERIES
         sparse = self.corpus.has_sparse and all(query.text is not None for query in queries)
@@ -162,13 +190,6 @@ class Searcher:
                 " they can't be compared"
             )
         return vectors, instructions, bill
-
-    def _name_contents(self, columns: Mapping[str, Any]) -> str | None:
-        """Return what the rows hold, by their tokens and the mapped columns, in the vendor's words; None if this is unknown."""
-        if not pc.sum(self.rows["image_tokens"]).as_py():
-            return "text"
-        mapped = {modality for modality in Modality if columns.get(modality.value)}
-        return name_targets(mapped) if mapped and not columns.get("input") else None
 
     def _model(self) -> str | None:
         """Return the model that made all vectors. Raise StoreError if there are several."""

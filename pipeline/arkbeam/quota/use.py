@@ -2,13 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 ENTRIES_MAX = 1440
 """A day of minutes. In longer runs an entry covers two minutes, then four, and so on."""
 BINS_PER_DOUBLING = 32
 """Bins of the histogram of ratios: each is 2.2 % wide."""
+_LIMITS = (("requests", "rpm"), ("tokens", "tpm"))
 _BIN_MAX = 8 * BINS_PER_DOUBLING  # 1/256 … 256
 
 
@@ -88,6 +90,21 @@ class QuotaUse:
     def utilisation(self) -> float:
         """The used share of the binding limit."""
         return max(self.shares)
+
+
+def describe_use(quota: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return how far a run used its quota, as a share and what it is a share of; None if nothing was sent.
+
+    `quota` is that of `run.json`. What was sent in less than a minute is compared with what a minute allows: a few requests
+    at once are no use above the limit, though their rate is.
+    """
+    if not quota["binding"]:
+        return None
+    minutes = quota.get("minutes") or []
+    if not minutes or sum(one["seconds"] for one in minutes) >= 60:
+        return f"{quota['utilisation']:.1%}", f"of {quota['binding']}"
+    share, unit = max((sum(one[unit] for one in minutes) / quota[name], unit) for unit, name in _LIMITS)
+    return f"{share:.1%}", f"of the {unit} that a minute allows"
 
 
 @dataclass(frozen=True, slots=True)
