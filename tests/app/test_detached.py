@@ -132,6 +132,8 @@ def watch_until(read: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
     return value
 
 
+# The signal may come between the opening of a file and the `with` that closes it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_waiting(
     place: Any, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
