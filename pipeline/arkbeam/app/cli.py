@@ -48,7 +48,7 @@ EXIT_CODES = """Exit codes:
 3: more rows failed than limits.failures_allowed;
 4: the service refused to continue (overdue account, exhausted quota, wrong key, …), or rejected all of the first rows;
 5: the budget was used up;
-6: another run is writing the output;
+6: another run of the output is alive (wait until it ends, or run with --take-over, which ends it first);
 130: interrupted by Ctrl-C or SIGTERM.
 
 If several apply, the first of 130, 4, 5, 3 is returned."""
@@ -97,6 +97,13 @@ def run(
             "--verify", help="Read every part of the output that would be kept; write it again if it is damaged."
         ),
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="If another run of this output is alive, also on other machines, tell it to stop, and wait until it has ended.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     log: LogOption = LogForm.TEXT,
     quiet: Quiet = False,
@@ -122,7 +129,9 @@ def run(
         _print_notes(job.notes)
         job = set_processes(job, beam_options or [])
         with _progress(job.spec):
-            result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
+            result = run_job(
+                job, beam_options or [], accept_model_change=accept_model_change, take_over=take_over, say=_say
+            )
     _print_warnings(result)
     if as_json:
         _print_json(result)

@@ -3,21 +3,23 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from arkbeam.app.config import Config, describe_config, list_similar_names
+from arkbeam.app.take_over import TakeOver
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ConfigError, StoreError
-from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers, write_bytes
+from arkbeam.base.errors import ArkbeamError, ConfigError, OutputInUse, StoreError
+from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
-from arkbeam.base.redaction import redact
+from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.uris import absolute, is_local, join
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline
 from arkbeam.engine.outcomes import Stop, StopKind
@@ -28,25 +30,30 @@ from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.own_results import forget_own_results
-from arkbeam.stages.embed.process import check_secrets, write_stop
+from arkbeam.stages.embed.process import check_secrets, write_stop, write_stop_of
 from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
+from arkbeam.stages.presence import read_error
 from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
 from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
-from arkbeam.store.claim import claim_output, show_alive
+from arkbeam.store.claim import WAYS_OUT, claim_output, describe_run, show_alive
 from arkbeam.store.compaction import AUTOMATIC, compact_store
 from arkbeam.store.layout import (
     EXAMPLES,
+    PLAN_SUFFIX,
     new_run_name,
     run_folder,
     segment_ids,
+    uri_key,
 )
-from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
+from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs
+from arkbeam.store.living import Watches, note_running
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
+from arkbeam.store.outputs import find_output_key, keep_output_key
 from arkbeam.store.recovery import recover_journals
 from arkbeam.store.run_files import note_uri
 from arkbeam.store.scratch import has_room, scratch_folder
@@ -126,7 +133,8 @@ def prepare_job(
 
 def _identify_run(config: Config, service: ServiceKind) -> RunIdentity:
     output_uri, started_s = absolute(config.output.uri), time.time()
-    return RunIdentity(new_run_name(output_uri, started_s, secrets.token_hex(4)), started_s, service, output_uri)
+    key = find_output_key(output_uri, absolute(config.store.uri)) or secrets.token_hex(4)
+    return RunIdentity(new_run_name(key, started_s, secrets.token_hex(4)), started_s, service, output_uri)
 
 
 def _written_folders(config: Config) -> list[WrittenFolder]:
@@ -179,7 +187,8 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
 def name_plan(job: Job) -> Job:
     """Return the job under the name of a plan: its folder in the store differs from that of a run."""
     run = job.spec.run
-    return replace(job, spec=replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}")))
+    name = new_run_name(uri_key(run.output_uri), run.started_s, run.name.rpartition("-")[2])
+    return replace(job, spec=replace(job.spec, run=replace(run, name=f"{name}{PLAN_SUFFIX}")))
 
 
 def set_processes(job: Job, beam_arguments: Sequence[str]) -> Job:
@@ -198,6 +207,8 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     with _run_files(planned) as spec, show_alive(folder := _folder(spec), spec.run.name):
         try:
             sent = write_inputs(job.shards, spec)
+            if spec.many_processes:
+                note_running(spec.store.uri, spec.run.name, many_processes=True)
             with open_pipeline(beam_arguments) as pipeline:
                 build_plan(pipeline, sent)
             totals = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan")))
@@ -208,14 +219,25 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
             remove_folder(folder)
 
 
-def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
+def run_job(
+    job: Job,
+    beam_arguments: Sequence[str] = (),
+    *,
+    accept_model_change: bool = False,
+    take_over: bool = False,
+    say: Callable[[str], None] = _log.warning,
+) -> dict[str, Any]:
     """Run the whole pipeline; return the content of `run.json`, also if the run stopped and published nothing.
+
+    With `take_over`, other runs of the output are ended first; `say` is given what happens, in lines for people.
 
     Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
     job = set_processes(job, beam_arguments)
     check_secrets(job.spec)
+    if take_over:
+        TakeOver(job.spec, say).run()
     try:
         result = _run_claimed(job, beam_arguments, accept_model_change=accept_model_change)
         _compact_store(job.spec)
@@ -226,22 +248,30 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
     run = job.spec.run
-    with claim_output(run.output_uri, run.name, _stop_when_lost), _run_files(job) as placed:
-        _clear_dead_runs(placed)
-        compact_media(placed.store.uri)
-        spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
+    with (
+        _run_files(job) as placed,
+        claim_output(run.output_uri, run.name, partial(_stop_when_lost, placed)) as claim,
+    ):
+        keep_output_key(run.output_uri, run.output_key)
         try:
-            _show_running(spec)
-            sent = write_inputs(job.shards, spec)
-            with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
-                build_pipeline(pipeline, sent)
+            with _showing_life(placed):
+                _clear_dead_runs(placed, claim.before)
+                compact_media(placed.store.uri)
+                spec = replace(placed, model_owned=_find_model(placed, accept_change=accept_model_change))
+                sent = write_inputs(job.shards, spec)
+                with (
+                    _forwarding_stops_to_workers(spec),
+                    _naming_errors(spec),
+                    open_pipeline(beam_arguments) as pipeline,
+                ):
+                    build_pipeline(pipeline, sent)
             result: dict[str, Any] = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "result")))
         finally:
-            close_engine(spec.run.name)
-            forget_index(spec.run.name)
-            forget_own_results(spec.run.name)
-            _remove_marks(spec)
-            for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
+            close_engine(run.name)
+            forget_index(run.name)
+            forget_own_results(run.name)
+            _remove_marks(placed)
+            for folder in {_folder(placed), run_folder(placed.store.uri, run.name)}:
                 remove_folder(folder)
         _recover_journals(spec)
     return result
@@ -280,9 +310,22 @@ def _folder(spec: RunSpec) -> str:
     return run_folder(spec.run_files_uri, spec.run.name)
 
 
-def _show_running(spec: RunSpec) -> None:
-    """Make sure that the run has a folder in the store: compaction then keeps the files that the run may read."""
-    write_bytes(note_uri(spec.store.uri, spec.run.name, "running"), b"{}", durable=False)
+@contextmanager
+def _showing_life(spec: RunSpec) -> Iterator[None]:
+    """Give the run its folder in the store, and show in it, for the length of the block, that this process is alive."""
+    note_running(spec.store.uri, spec.run.name, many_processes=spec.many_processes)
+    with show_alive(run_folder(spec.store.uri, spec.run.name), spec.run.name):
+        yield
+
+
+@contextmanager
+def _naming_errors(spec: RunSpec) -> Iterator[None]:
+    """If the pipeline fails because a process is not set up, raise the error that this process has left in the store."""
+    try:
+        yield
+    except ArkbeamError as error:
+        noted = read_error(spec)
+        raise (noted or error) from error
 
 
 @contextmanager
@@ -297,7 +340,7 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
 
 def _recover_journals(spec: RunSpec) -> None:
     """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_uri, segment_ids())
+    found = recover_journals(spec.store.uri, spec.run.output_key, segment_ids())
     if found.stored or found.lost:
         _log.warning(
             "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
@@ -325,26 +368,48 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
     return record.resolved
 
 
-def _clear_dead_runs(spec: RunSpec) -> None:
-    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind."""
+def _clear_dead_runs(spec: RunSpec, ended: str | None) -> None:
+    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind.
+
+    `ended`: the run whose claim was taken over, so that the process that started it has ended. Raise OutputInUse if a run
+    is alive.
+    """
+    store_uri, run = spec.store.uri, spec.run
+    watches = Watches(store_uri, [] if ended is None else [ended])
+    runs = [name for name in list_runs(store_uri, run.output_key) if name != run.name]
+    living = watches.judge(runs)
+    if not living:  # a process may have stood still: tell it to stop, and look once more
+        for name in watches.watched:
+            write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
+        living = watches.find_revived(runs)
+    if living:
+        raise OutputInUse(
+            f"{redact_uri(run.output_uri)} is in use by {describe_run(living[0], time.time())}: it has processes that are"
+            f" alive in the store {redact_uri(store_uri)}: {WAYS_OUT}"
+        )
     _recover_journals(spec)
     _remove_marks(spec)
-    remove_dead_runs(spec.store.uri, spec.run.output_uri)
-    remove_leftovers(spec.run.output_uri)
+    remove_dead_runs(store_uri, run.output_key, runs)
+    remove_dead_plans(store_uri, uri_key(run.output_uri))
+    remove_leftovers(run.output_uri)
 
 
 def _remove_marks(spec: RunSpec) -> None:
     """Remove the quota marks of this output's processes that were killed, or that ended right after their last session."""
     try:
-        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
+        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
     except StoreError as error:
         _log.warning(
             "quota marks of ended processes can't be removed; other processes count them for some seconds: %s", error
         )
 
 
-def _stop_when_lost(reason: str) -> None:
-    stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
+def _stop_when_lost(spec: RunSpec, reason: str) -> None:
+    """Stop the run: now, or when it begins to send."""
+    stop = Stop(StopKind.INTERRUPTED, "output_lost", reason)
+    stop_engines(stop)
+    with suppress(StoreError):  # a later step fails as well
+        write_stop(spec, stop)
 
 
 def _name_notes(manifests: Sequence[Manifest]) -> Iterator[str]:

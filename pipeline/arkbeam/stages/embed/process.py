@@ -2,23 +2,22 @@
 
 import os
 import secrets
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 import orjson
 
 from arkbeam.ark.client import ApiOptions, ArkClient, read_api_key
 from arkbeam.base.collector import relax_collector
-from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.attempts import Attempts, blocks_folder
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
-from arkbeam.engine.registry import get_engine
+from arkbeam.engine.registry import find_engine, get_engine
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota.budget import NO_COST, Budget, BudgetGate, configured_budget
 from arkbeam.quota.control import InFlight, Ramp
@@ -30,12 +29,12 @@ from arkbeam.quota.sharing import Sharing
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import segment_ids
+from arkbeam.store.living import is_running
 from arkbeam.store.model_record import read_model, write_model
 from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024  # largest reply with per-token vectors
 PROCESSES_GUESS = 16  # how many processes may draw on a budget at once; the runner decides how many there are
-POLL_S = 1.0  # time between two checks for a stop of another process
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -61,6 +60,11 @@ def write_stop(spec: RunSpec, stop: Stop) -> None:
     write_bytes(note_uri(spec.run_files_uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
 
 
+def write_stop_of(store_uri: str, run: str, stop: Stop) -> None:
+    """Write the note that stops all processes of another run, which may have several. Raise StoreError."""
+    write_bytes(note_uri(store_uri, run, "stop"), orjson.dumps(asdict(stop)))
+
+
 def read_stop(spec: RunSpec) -> Stop | None:
     """Return why the run has to stop; None if it has not. Raise StoreError."""
     data = read_if_exists(note_uri(spec.run_files_uri, spec.run.name, "stop"))
@@ -70,32 +74,15 @@ def read_stop(spec: RunSpec) -> Stop | None:
     return Stop(StopKind(note["kind"]), note["code"], note["message"])
 
 
-def watch_stop(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
-    """Start a thread that stops the engine once another process has stopped the run. It ends with the engine."""
-
-    def watch() -> None:
-        while engine.status().stop is None:
-            time.sleep(poll_s)
-            try:
-                stop = read_stop(spec)
-            except StoreError:
-                continue  # if the storage stays unreachable, the engine's own writes fail and report it
-            if stop is not None:
-                engine.stop(stop)
-                return
-
-    threading.Thread(target=watch, name="arkbeam-stop", daemon=True).start()
+def follow_stop(spec: RunSpec) -> None:
+    """Stop this process's engine if another process has stopped the run. Raise StoreError."""
+    stop, engine = read_stop(spec), find_engine(spec.run.name)
+    if stop is not None and engine is not None:
+        engine.stop(stop)
 
 
 def _start_engine(spec: RunSpec) -> Engine:
     relax_collector()
-    engine = _make_engine(spec)
-    if spec.many_processes:
-        watch_stop(spec, engine)
-    return engine
-
-
-def _make_engine(spec: RunSpec) -> Engine:
     api_key = read_api_key(spec.api.api_key_env) if _needs_key(spec) else "stand-in"
     limits, store, model = spec.limits, spec.store, spec.model
     dimensions, multi = model.dimensions_stored, model.asks_multi
@@ -121,7 +108,10 @@ def _start_attempts(spec: RunSpec, process: str) -> Attempts:
     """Return this process's attempts at blocks; in a run with several processes they are visible to the others."""
     if not spec.many_processes:
         return Attempts()
-    attempts = Attempts(process, blocks_folder(spec.store.uri, spec.run.name))
+    store_uri, run = spec.store.uri, spec.run.name
+    attempts = Attempts(
+        process, blocks_folder(store_uri, run), partial(follow_stop, spec), partial(is_running, store_uri, run)
+    )
     attempts.start()
     return attempts
 
