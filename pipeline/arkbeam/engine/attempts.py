@@ -175,12 +175,17 @@ class Attempts:
                 self.end(attempt)
         self._renewed_s = began_s
 
+    def tick(self) -> bool:
+        """Renew the mark if there are attempts; return False if the run has ended. Raise StoreError."""
+        if not self._open:
+            return self.is_running()  # a mark would make the folder of an ended run again
+        self.renew()
+        return True
+
     def _keep(self) -> None:
         while not self._closed.wait(RENEW_S):
             try:
-                if self._open:
-                    self.renew()
-                elif not self.is_running():  # a mark would make the folder of an ended run again
+                if not self.tick():
                     return
             except StoreError:
                 continue  # nothing is sent after `LEASE_S`; the engine's own writes report a storage that stays away

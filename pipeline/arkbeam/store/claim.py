@@ -70,7 +70,7 @@ def claim_output(
             with _local_lock(output_uri, run) as claim, _watching(output_uri, run, lose, lease_s, renew=False):
                 yield claim
             return
-        claim = Claim(_wait_for_mark(output_uri, run, lease_s))
+        claim = Claim(wait_for_mark(output_uri, run, lease_s))
         with _marked(output_uri, run, claim), _watching(output_uri, run, lose, lease_s, renew=True):
             yield claim
     finally:
@@ -195,20 +195,22 @@ def _marked(folder_uri: str, run: str, claim: Claim) -> Iterator[None]:
             release_claim(folder_uri, run)
 
 
-def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> str | None:
+def wait_for_mark(
+    output_uri: str, run: str, lease_s: float = LEASE_S, sleep: Callable[[float], None] = time.sleep
+) -> str | None:
     """Wait until no other run renews a mark, write our own, and check that it was not overwritten.
 
-    Return the run that the mark before names.
+    Return the run that the mark before names. Raise OutputInUse, StoreError.
     """
     uri = join(output_uri, MARK_NAME)
     before = read_if_exists(uri)
     if before is not None and _run_in(before) != run:  # not after `displace`
-        time.sleep(lease_s)
+        sleep(lease_s)
         if read_if_exists(uri) not in (None, before):
             raise OutputInUse(_in_use(output_uri))
     ours = _mark(run, 0)
     write_bytes(uri, ours)
-    time.sleep(lease_s / 4)  # if two runs saw no mark and both wrote one, the earlier one sees the later one here
+    sleep(lease_s / 4)  # if two runs saw no mark and both wrote one, the earlier one sees the later one here
     if read_if_exists(uri) != ours:
         raise OutputInUse(_in_use(output_uri))
     return _run_in(before)
@@ -217,7 +219,6 @@ def _wait_for_mark(output_uri: str, run: str, lease_s: float) -> str | None:
 @contextmanager
 def _watching(output_uri: str, run: str, lose: Callable[[str], None], lease_s: float, *, renew: bool) -> Iterator[None]:
     """For the length of the block, look whether the mark is still ours, in a thread; with `renew`, renew it."""
-    uri = join(output_uri, MARK_NAME)
     stop = threading.Event()
 
     def beat() -> None:
@@ -225,12 +226,10 @@ def _watching(output_uri: str, run: str, lose: Callable[[str], None], lease_s: f
         while not stop.wait(lease_s / 4):
             number, begun_s = number + 1, time.monotonic()
             try:
-                holder = _run_in(data := read_if_exists(uri))
-                if holder != run and (renew or data is not None):
-                    lose(_describe_loss(holder))
+                reason = look_at_mark(output_uri, run, number, renew=renew)
+                if reason is not None:
+                    lose(reason)
                     return
-                if renew:
-                    write_bytes(uri, _mark(run, number))
                 renewed_s = begun_s
             except StoreError as error:  # one missed beat is harmless: a lease has four
                 if renew and time.monotonic() - renewed_s >= lease_s:
@@ -244,6 +243,17 @@ def _watching(output_uri: str, run: str, lose: Callable[[str], None], lease_s: f
     finally:
         stop.set()
         thread.join(timeout=lease_s)
+
+
+def look_at_mark(output_uri: str, run: str, number: int, *, renew: bool) -> str | None:
+    """Return why the claim is lost; None if it is not. With `renew`, renew the mark for the `number`th time. Raise StoreError."""
+    data = read_if_exists(join(output_uri, MARK_NAME))
+    holder = _run_in(data)
+    if holder != run and (renew or data is not None):
+        return _describe_loss(holder)
+    if renew:
+        write_bytes(join(output_uri, MARK_NAME), _mark(run, number))
+    return None
 
 
 def _describe_loss(holder: str | None) -> str:
