@@ -18,7 +18,7 @@ from arkbeam.base.uris import absolute
 from arkbeam.emulator.replies import STAND_IN_SUFFIX, make_request_id
 from arkbeam.emulator.vectors import embed
 from arkbeam.manifest.fingerprint import Fingerprinter
-from arkbeam.store.layout import new_run_name, segment_ids
+from arkbeam.store.layout import new_run_name, segment_ids, uri_key
 from arkbeam.store.segments import Attempt, Bought, segment_table, write_segment
 
 from scripts.benchmarks.runs import MODEL, Site
@@ -29,7 +29,7 @@ _TOKENS = 40
 
 def own_texts(site: Site, texts: Iterable[str], dimensions: int) -> None:
     """Write a vector for each text to the site's store, as an earlier run of the same output would have done."""
-    run = new_run_name(absolute(str(site.output)), time.time(), "0" * 8)
+    run = new_run_name(uri_key(absolute(str(site.output))), time.time(), "0" * 8)
     for _ in write_run(absolute(str(site.store)), run, texts, dimensions):
         pass
 

@@ -27,7 +27,7 @@ from arkbeam.emulator.replies import STAND_IN_SUFFIX
 from arkbeam.store.entries import vector_entries
 from arkbeam.store.index import ENTRIES_READ, Source, open_index_file, sort_entries, write_index
 from arkbeam.store.index_merge import merge, tidy_index
-from arkbeam.store.layout import index_folder, new_run_name, segment_ids, segment_name
+from arkbeam.store.layout import index_folder, new_run_name, segment_ids, segment_name, uri_key
 from arkbeam.store.lookup import StoreIndex, open_store_index
 from arkbeam.store.lookup import match as match_listing
 from arkbeam.store.model_record import ModelRecord, write_model
@@ -47,7 +47,7 @@ def fill(store_uri: str, rows: int, runs: int, index: str, *, differ: bool = Fal
     write_model(store_uri, ServiceKind.STAND_IN, ModelRecord(MODEL, MODEL + STAND_IN_SUFFIX))
     segments, opened = 0, StoreIndex()
     for number in range(runs):
-        run = new_run_name("s3://bucket/out", time.time(), f"{number:08x}")
+        run = new_run_name(uri_key("s3://bucket/out"), time.time(), f"{number:08x}")
         own = OwnIndex(store_uri, run)
         for uri, table in write_run(store_uri, run, islice(texts, rows), DIMENSIONS, differ=differ):
             own.add(uri, vector_entries(table))

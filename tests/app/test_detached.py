@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,14 +16,18 @@ from apache_beam.portability import python_urns
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from arkbeam.app.find_run import find_run
+from arkbeam.app.job import run_job
 from arkbeam.app.run_note import read_run_note, write_run_note
+from arkbeam.app.take_over import TakeOver
 from arkbeam.app.watching import Dead, find_state, look, wait_for_end
-from arkbeam.base.errors import ConfigError
+from arkbeam.base.errors import ConfigError, OutputInUse
 from arkbeam.beam.submission import Ending, choose_ending
 from arkbeam.engine.outcomes import Stop, StopKind
+from arkbeam.engine.registry import close_engines
 from arkbeam.stages import meter
 from arkbeam.stages.embed.process import read_stop
 from arkbeam.store.claim import check_claim
+from arkbeam.store.living import Watches
 
 ENDPOINT = "--job_endpoint=127.0.0.1:1"
 EXTERNAL = "--environment_type=EXTERNAL"
@@ -61,6 +66,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     environment = f"--environment_type={python_urns.EMBEDDED_PYTHON}"
     yield ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}", environment]
     server.stop()
+    close_engines()
 
 
 def submit(place: Any, call: Callable[..., Any], engine: list[str], *further: str) -> dict[str, Any]:
@@ -283,8 +289,15 @@ def test_runners_that_do_not(place: Any, call: Callable[..., Any], beam: list[st
     ("beam", "state"),
     [([], "submitted"), (["--template_location=gs://b/t"], "written"), (["--dry_run=True"], "dropped")],
 )
-def test_what_a_job_finds(place: Any, call: Callable[..., Any], emulator: Any, beam: list[str], state: str) -> None:
-    """A job that runs, now or later, finds its files and its claim; a dry run leaves nothing. None is waited for."""
+def test_what_a_job_finds(
+    place: Any, call: Callable[..., Any], emulator: Any, beam: list[str], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that runs, now or later, finds its files and its claim; a dry run leaves nothing. None is waited for.
+
+    A job that was handed to an engine, which may have no place for it yet, counts as alive. One that is written does not.
+    """
+    monkeypatch.setattr("arkbeam.app.job.Watches", partial(Watches, lease_s=0.2))
+    monkeypatch.setattr("arkbeam.app.job.TakeOver", partial(TakeOver, lease_s=0.2))
     place.write_texts(3)
     printed = submit(place, call, [DATAFLOW, *beam])
     run = printed["run"]
@@ -294,9 +307,14 @@ def test_what_a_job_finds(place: Any, call: Callable[..., Any], emulator: Any, b
     if state == "dropped":
         assert place.leftovers == []
         return
-    assert {path.name for path in (place.store / "runs" / run).iterdir()} == {"running.json", "shards.json"}
+    names = {path.name for path in (place.store / "runs" / run).iterdir()}
+    assert names - {".lock"} == {"running.json", "shards.json"}
     check_claim(str(place.output), run)
-    assert place.run()["published"] == 3  # nothing works for the first run: another one may begin
+    if state == "submitted":
+        with pytest.raises(OutputInUse, match="--take-over"):
+            place.run()
+        check_claim(str(place.output), run)
+    assert run_job(place.prepare(), take_over=True, say=lambda _: None)["published"] == 3
     assert place.leftovers == []
 
 

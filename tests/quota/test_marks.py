@@ -28,11 +28,11 @@ def test_marks_of_dead_runs_of_an_output_are_removed(tmp_path: Path) -> None:
     """Marks of other outputs stay."""
     folder = quota_folder(str(tmp_path), "ark-default")
     names = [
-        new_mark_name(new_run_name(output, 1.0, "89abcdef"), hexes)
-        for output, hexes in (("/a", "1"), ("/a", "2"), ("/b", "1"))
+        new_mark_name(new_run_name(key, 1.0, "89abcdef"), hexes)
+        for key, hexes in (("0000000a", "1"), ("0000000a", "2"), ("0000000b", "1"))
     ]
     for name in names:
         write_mark(folder, name, 0, {})
         write_mark(folder, name, 1, {})
-    remove_marks_of_output(folder, "/a")
+    remove_marks_of_output(folder, "0000000a")
     assert list_marks(folder) == {names[2]: "1"}

@@ -46,7 +46,7 @@ from arkbeam.stages.publish.usage import (
 from arkbeam.stages.read import ShardSummary, open_index, stage_shard
 from arkbeam.store.claim import MARK_NAME
 from arkbeam.store.events import Event, EventKind, write_events
-from arkbeam.store.layout import list_parquet, new_run_name, segment_id, segments_folder
+from arkbeam.store.layout import list_parquet, new_run_name, segment_id, segments_folder, uri_key
 from arkbeam.store.run_files import note_uri, read_rows_at
 from arkbeam.store.segments import Attempt, Bought, read_index, segment_table, write_segment
 from hypothesis import given, settings
@@ -334,8 +334,8 @@ def _pay(run: Run) -> dict[str, tuple[int | None, int | None, str, str]]:
     """Write attempts of several runs to a store; return text tokens, image tokens, outcome and run of those of this output."""
     spec = run.job.spec
     names = list(run.texts)
-    dead = new_run_name(spec.run.output_uri, OLD_SECONDS, "0" * 8)
-    other = new_run_name(spec.run.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    dead = new_run_name(spec.run.output_key, OLD_SECONDS, "0" * 8)
+    other = new_run_name(uri_key("other"), OLD_SECONDS, "1" * 8)
     ids = count(1)
 
     def event(kind: EventKind, name: bytes, client_id: str, usage: Usage = Usage()) -> Event:
@@ -378,7 +378,7 @@ def test_usage_is_what_this_output_paid(tmp_path: Path, monkeypatch: pytest.Monk
     paid = _pay(run)
     for name, size in (("FILE_BYTES_MIN", 2**20), ("PART_BYTES", 2**21), ("PART_BYTES_MIN", 2**20)):
         monkeypatch.setattr(f"arkbeam.stages.publish.usage.{name}", size)
-    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_key)
     assert [number for number, _ in sources] == list(range(len(sources)))
     assert len(sources) == 4  # two for segments and two for events
     written = [publish_usage_part(part, files, spec, Earlier()) for part, files in sources]
@@ -407,7 +407,7 @@ def _check_totals(
 def test_a_run_that_paid_nothing_has_an_empty_usage_file(tmp_path: Path) -> None:
     """`usage/` then has one file with the schema and no rows."""
     run = _stage(tmp_path)
-    ((part, files),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_uri)
+    ((part, files),) = list_usage_sources(run.job.spec.store.uri, run.job.spec.run.output_key)
     written = publish_usage_part(part, files, run.job.spec, Earlier())
     assert _read(run, written.file).schema.names == schema.USAGE.names
     assert (written.file.rows, count_paid_twice([written], run.job.spec, Earlier())) == (0, 0)
@@ -482,7 +482,7 @@ def _publish(run: Run, rows_max: int, extra: int = 0) -> dict[str, Any]:
     ]
     used = [
         publish_usage_part(part, files, spec, earlier)
-        for part, files in list_usage_sources(spec.store.uri, spec.run.output_uri)
+        for part, files in list_usage_sources(spec.store.uri, spec.run.output_key)
     ]
     return finish_commit(replace(_commit(run, published, failure_parts, used, extra), earlier=earlier), spec)
 
@@ -698,14 +698,14 @@ def test_usage_that_needs_a_damaged_segment(tmp_path: Path) -> None:
     run = _stage(tmp_path)
     spec, names = run.job.spec, list(run.texts)
     bought = segment_table([_bought(names[0], run.texts[names[0]], 1)], DIMENSIONS)
-    other = new_run_name(spec.run.output_uri + "-other", OLD_SECONDS, "1" * 8)
+    other = new_run_name(uri_key("other"), OLD_SECONDS, "1" * 8)
     path = Path(write_segment(spec.store.uri, other, 1, bought))
     lost = Event(EventKind.LOST, Attempt(names[0], "lost", 1, 1.0), Failure("x", "x"), Usage())
     write_events(spec.store.uri, spec.run.name, 2, [lost])
     open_index(spec)  # it holds the segment, which is damaged only then
     data = path.read_bytes()
     path.write_bytes(data[:-20] + bytes(20))
-    (source,) = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    (source,) = list_usage_sources(spec.store.uri, spec.run.output_key)
     with pytest.raises(StoreError, match=r"set aside as .*run again"):
         publish_usage_part(*source, spec, Earlier())
     assert run.segments() == {}
@@ -716,7 +716,7 @@ def test_a_kept_part_of_usage_that_is_damaged(tmp_path: Path) -> None:
     run = _stage(tmp_path)
     spec = run.job.spec
     _pay(run)
-    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_key)
     written = [publish_usage_part(part, files, spec, Earlier()) for part, files in sources]
     kept = [replace(written[0], fingerprints=None), *written[1:]]
     assert count_paid_twice(kept, spec, Earlier()) == 2

@@ -14,7 +14,7 @@ from arkbeam.store.segments import Bought, read_columns
 def test_journals_of_old_runs_are_recovered(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
     """Replies and lost requests of a run that began before the given days are stored; the journals of a later run stay."""
     store = str(tmp_path)
-    old, new = (new_run_name("/out/a", time.time() - days * 86_400, "0" * 8) for days in (31, 29))
+    old, new = (new_run_name("0123abcd", time.time() - days * 86_400, "0" * 8) for days in (31, 29))
     for run in (old, new):
         journal = open_journal(store, run, "1")
         journal.bought(make_bought(1))

@@ -24,13 +24,13 @@ from arkbeam.store.layout import (
     journals_folder,
     list_parquet,
     new_run_name,
-    output_key,
     replaced_folder,
     run_folder,
     run_of,
     segment_id,
     segment_name,
     segments_folder,
+    uri_key,
 )
 from arkbeam.store.listing import list_sources, source_name
 from arkbeam.store.lookup import open_store_index
@@ -42,7 +42,9 @@ from arkbeam.store.segments import read_columns, segment_table, write_segment
 from tests.store.conftest import DIMENSIONS, FilledStore, fingerprint, rejected_rows
 
 OUTPUTS = ("/out/a", "/out/b")
-RUNS = [new_run_name(OUTPUTS[number % 2], 1_735_689_600 + 86_400 * number, f"{number:08x}") for number in range(4)]
+RUNS = [
+    new_run_name(uri_key(OUTPUTS[number % 2]), 1_735_689_600 + 86_400 * number, f"{number:08x}") for number in range(4)
+]
 AT_ONCE = CompactionOptions(grace_s=0.0, lease_s=0.2)
 WITH_GRACE = CompactionOptions(grace_s=3600.0, lease_s=0.2)
 POINTS = [
@@ -98,7 +100,7 @@ def read_bill(store: FilledStore) -> list[tuple[str, str, str]]:
     bill = []
     for name, one in list_current(store.uri).items():
         run, is_event = run_of(one.uri), name.startswith("events/")
-        key = next((output_key(output) for output in OUTPUTS if f"-{output_key(output)}-" in run), "")
+        key = next((uri_key(output) for output in OUTPUTS if f"-{uri_key(output)}-" in run), "")
         if not key:
             continue
         table = pq.read_table(one.uri)
@@ -297,7 +299,7 @@ def test_old_files_wait_for_runs_that_began_before(filled: FilledStore) -> None:
     """After the grace period, old files stay while a run may have planned on them; a folder of a week ago is that of a dead run."""
     compact_store(filled.uri, WITH_GRACE)
     now_s = compaction.time.time()  # type: ignore[attr-defined]
-    alive, dead = (new_run_name("/out/c", now_s - days * 86_400, "0" * 8) for days in (1, 8))
+    alive, dead = (new_run_name(uri_key("/out/c"), now_s - days * 86_400, "0" * 8) for days in (1, 8))
     for run in (alive, dead):
         Path(run_folder(filled.uri, run)).mkdir(parents=True)
     assert compact_store(filled.uri, AT_ONCE).removed == 0

@@ -24,9 +24,9 @@ from arkbeam.store.layout import (
     journals_folder,
     list_parquet,
     new_run_name,
-    output_key,
     segment_id,
     segments_folder,
+    uri_key,
 )
 from arkbeam.store.multi import read_multi
 from arkbeam.store.recovery import Recovered, recover_journals
@@ -34,7 +34,7 @@ from arkbeam.store.segments import Attempt, Bought, read_columns, segment_table,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-OUTPUT = "/outputs/ours"
+OUTPUT = uri_key("/outputs/ours")
 DIMENSIONS = 8
 
 _COUNTS = st.none() | st.integers(0, 10**9)
@@ -161,7 +161,7 @@ def _recorded(store: Path, run: str) -> list[str]:
 
 
 RUN = new_run_name(OUTPUT, 0, "00000000")
-OTHER = new_run_name("/outputs/theirs", 0, "00000000")
+OTHER = new_run_name(uri_key("/outputs/theirs"), 0, "00000000")
 
 
 def test_what_a_dead_run_lost_is_booked_once(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
@@ -189,7 +189,7 @@ def test_booking_that_was_killed_is_repeated_without_double_entries(tmp_path: Pa
 
 def test_runs_of_other_outputs_may_be_alive(tmp_path: Path) -> None:
     """Their journals are neither read nor removed."""
-    assert output_key(OUTPUT) != output_key("/outputs/theirs")
+    assert uri_key("/outputs/theirs") != OUTPUT
     _send(tmp_path, OTHER, "in-flight")
     assert _recover(tmp_path) == Recovered()
     assert Path(journals_folder(str(tmp_path), OTHER)).exists()

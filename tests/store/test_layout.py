@@ -12,13 +12,13 @@ from arkbeam.store.layout import (
     list_parquet,
     new_run_name,
     new_segment_id,
-    output_key,
     run_folder,
     run_of,
     runs_of_output,
     segment_id,
     segment_name,
     segments_folder,
+    uri_key,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,18 +49,18 @@ def test_segment_names_round_trip_and_sort(left: int, right: int) -> None:
 def test_a_run_is_found_by_its_output(tmp_path: Path) -> None:
     """The name of a run contains its start and the key of its output; runs of other outputs do not match."""
     ours, theirs = "s3://bucket/ours", "s3://bucket/theirs"
-    key = output_key(ours)
+    key = uri_key(ours)
     names = [
-        new_run_name(ours, 1_743_575_029, "00112233aabb"),
-        new_run_name(ours + "/", 1_743_575_030, key),
-        new_run_name(theirs, 1_743_575_031, key),
+        new_run_name(key, 1_743_575_029, "00112233aabb"),
+        new_run_name(uri_key(ours + "/"), 1_743_575_030, key),
+        new_run_name(uri_key(theirs), 1_743_575_031, key),
     ]
     assert names[0] == f"20250402T062349-{key}-00112233"
     for name in names:
         (tmp_path / name).mkdir()
-    assert runs_of_output(str(tmp_path), ours) == names[:2]
-    assert runs_of_output(str(tmp_path), theirs) == names[2:]
-    assert runs_of_output(str(tmp_path / "none"), ours) == []
+    assert runs_of_output(str(tmp_path), key) == names[:2]
+    assert runs_of_output(str(tmp_path), uri_key(theirs)) == names[2:]
+    assert runs_of_output(str(tmp_path / "none"), key) == []
 
 
 @pytest.mark.parametrize("folder", [segments_folder, events_folder, journals_folder, run_folder])

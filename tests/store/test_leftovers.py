@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from arkbeam.base.files import list_files, write_bytes
 from arkbeam.store.claim import MARK_NAME, find_dead, show_alive
-from arkbeam.store.layout import new_run_name, run_folder, segments_folder
-from arkbeam.store.leftovers import AGE_S, PLAN_SUFFIX, remove_dead_runs
+from arkbeam.store.layout import PLAN_SUFFIX, new_run_name, run_folder, segments_folder, uri_key
+from arkbeam.store.leftovers import AGE_S, list_runs, remove_dead_plans, remove_dead_runs
 
 from tests.s3 import S3
 
-OURS, THEIRS = "/outputs/ours", "/outputs/theirs"
+OURS, THEIRS = uri_key("/outputs/ours"), uri_key("/outputs/theirs")
 DAY_S = 24 * 3600.0
 LEASE_S = 0.4
 
 
-def _stage(store: str, output: str, *, suffix: str = "", age_s: float = 0.0) -> str:
+def _stage(store: str, output_key: str, *, suffix: str = "", age_s: float = 0.0) -> str:
     """Write a staged row of a run that started so long ago; return the run's folder."""
-    folder = run_folder(store, new_run_name(output, time.time() - age_s, os.urandom(4).hex()) + suffix)
+    folder = run_folder(store, new_run_name(output_key, time.time() - age_s, os.urandom(4).hex()) + suffix)
     write_bytes(f"{folder}/rows/000000/0000000000.parquet", b"rows")
     return folder
 
@@ -52,11 +52,11 @@ def test_a_killed_plan_is_removed(tmp_path: Path, start_function: Callable[..., 
     process = start_function(_plan_until_killed, killed)
     wait((Path(killed) / MARK_NAME).exists)
     with show_alive(living, "a-plan"):
-        remove_dead_runs(store, OURS)
+        remove_dead_plans(store, OURS)
         assert _runs(store) == {killed, living}
         process.send(signal.SIGKILL)
         process.wait()
-        remove_dead_runs(store, OURS)
+        remove_dead_plans(store, OURS)
         assert _runs(store) == {living}
 
 
@@ -66,20 +66,24 @@ def test_a_plan_that_shows_no_life_on_an_object_store(s3: S3) -> None:
     killed, living = (_stage(store, OURS, suffix=PLAN_SUFFIX, age_s=30 * DAY_S) for _ in range(2))
     write_bytes(f"{killed}/{MARK_NAME}", b'{"run": "a-plan"}')
     with show_alive(living, "a-plan", lease_s=LEASE_S):
-        remove_dead_runs(store, OURS, lease_s=3 * LEASE_S)
+        remove_dead_plans(store, OURS, lease_s=3 * LEASE_S)
         assert _runs(store) == {living}
 
 
 def test_runs_of_this_output_are_removed(store: str) -> None:
-    """The caller holds the output, so its other runs are dead; plans without a mark are left for a week; other outputs' stay."""
-    _stage(store, OURS)
+    """Those that the caller found dead are removed; plans without a mark are left for a week; other outputs' stay."""
+    dead = _stage(store, OURS).rpartition("/")[2]
+    living = _stage(store, OURS)
     _stage(store, OURS, suffix=PLAN_SUFFIX, age_s=8 * DAY_S)
     kept = {
+        living,
         _stage(store, OURS, suffix=PLAN_SUFFIX, age_s=6 * DAY_S),
         _stage(store, THEIRS),
         _stage(store, THEIRS, suffix=PLAN_SUFFIX, age_s=8 * DAY_S),
     }
-    remove_dead_runs(store, OURS, lease_s=LEASE_S)
+    assert sorted(list_runs(store, OURS)) == sorted([dead, living.rpartition("/")[2]])
+    remove_dead_runs(store, OURS, [dead])
+    remove_dead_plans(store, OURS, lease_s=LEASE_S)
     assert _runs(store) == kept
 
 
@@ -96,7 +100,7 @@ def test_a_folder_with_a_mark_and_a_lock(tmp_path: Path) -> None:
 def test_temporary_files(tmp_path: Path) -> None:
     """Those in folders of this output's runs are removed; in folders of all runs, only those that are old."""
     store = str(tmp_path)
-    ours, theirs = (segments_folder(store, new_run_name(output, 1e9, "0" * 8)) for output in (OURS, THEIRS))
+    ours, theirs = (segments_folder(store, new_run_name(key, 1e9, "0" * 8)) for key in (OURS, THEIRS))
     old = [
         Path(folder) / ".a.parquet.0123abcd.tmp"
         for folder in (ours, f"{store}/index", f"{store}/media", f"{store}/models")
@@ -111,5 +115,5 @@ def test_temporary_files(tmp_path: Path) -> None:
         path.touch()
     for path in (*old[1:], *others):
         os.utime(path, (time.time() - AGE_S - 60,) * 2)
-    remove_dead_runs(store, OURS)
+    remove_dead_runs(store, OURS, [])
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*new, *others])

@@ -12,11 +12,11 @@ from arkbeam.base.files import list_files, remove_file, write_bytes
 from arkbeam.store import journal as journal_module
 from arkbeam.store import recovery
 from arkbeam.store.journal import ObjectJournal, TakenOver, open_journal
-from arkbeam.store.layout import events_folder, journals_folder, list_parquet, new_run_name, segments_folder
+from arkbeam.store.layout import events_folder, journals_folder, list_parquet, new_run_name, segments_folder, uri_key
 from arkbeam.store.recovery import Recovered, recover_journals
 from arkbeam.store.segments import Bought, read_columns, segment_table, write_segment
 
-OUTPUT = "memory://out"
+OUTPUT = uri_key("memory://out")
 RUN = new_run_name(OUTPUT, 0, "00000000")
 DIMENSIONS = 8
 

@@ -84,6 +84,13 @@ def run(
             help="Submit the job to an engine, print the run's name, and end. See arkbeam status, wait and stop.",
         ),
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="If another run of this output is alive, also on other machines, tell it to stop, and wait until it has ended.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     log: LogOption = LogForm.TEXT,
     quiet: Quiet = False,
@@ -114,11 +121,24 @@ def run(
         terminal.print_notes(job.notes)
         job = set_processes(job, beam_options or [])
         if ending is not Ending.WAIT:
-            job_id = submit_job(job, beam_options or [], ending, accept_model_change=accept_model_change)
+            job_id = submit_job(
+                job,
+                beam_options or [],
+                ending,
+                accept_model_change=accept_model_change,
+                take_over=take_over,
+                say=terminal.say,
+            )
             cli_runs.print_submitted(job.spec, job_id, ending, as_json=as_json)
             return
         with terminal.progress(job.spec):
-            result = run_job(job, beam_options or [], accept_model_change=accept_model_change)
+            result = run_job(
+                job,
+                beam_options or [],
+                accept_model_change=accept_model_change,
+                take_over=take_over,
+                say=terminal.say,
+            )
     raise typer.Exit(terminal.print_result(result, loaded.limits, job.spec.run.output_uri, as_json=as_json))
 
 

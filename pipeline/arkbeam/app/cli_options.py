@@ -27,7 +27,7 @@ EXIT_CODES = """Exit codes:
 3: more rows failed than limits.failures_allowed;
 4: the service refused to continue (overdue account, exhausted quota, wrong key, …), or rejected all of the first rows;
 5: the budget was used up;
-6: another run is writing the output;
+6: another run of the output is alive (wait until it ends, or run with --take-over, which ends it first);
 130: interrupted by Ctrl-C or SIGTERM.
 
 If several apply, the first of 130, 4, 5, 3 is returned."""

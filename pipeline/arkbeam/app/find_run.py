@@ -24,8 +24,7 @@ from arkbeam.base.redaction import redact_uri
 from arkbeam.base.uris import absolute, join, lower_scheme
 from arkbeam.stages.publish.commit import SUCCESS
 from arkbeam.stages.publish.earlier import RUN_NOTE
-from arkbeam.store.layout import run_folder, start_of_run
-from arkbeam.store.leftovers import PLAN_SUFFIX
+from arkbeam.store.layout import PLAN_SUFFIX, run_folder, start_of_run
 from arkbeam.store.run_files import note_uri
 
 NOTES_MAX = 256  # newest runs in a store whose notes are read

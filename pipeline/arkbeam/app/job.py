@@ -3,9 +3,10 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,10 +14,11 @@ import orjson
 from arkbeam.app.config import Config, describe_config, list_similar_names
 from arkbeam.app.output_uri import resolve
 from arkbeam.app.run_note import write_run_note
+from arkbeam.app.take_over import TakeOver
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.errors import ArkbeamError, ConfigError, OutputInUse, StoreError
 from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
@@ -32,20 +34,29 @@ from arkbeam.media.options import MediaOptions
 from arkbeam.outputs.publishing import REPORT
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.embed.own_results import forget_own_results
-from arkbeam.stages.embed.process import check_secrets, write_stop
+from arkbeam.stages.embed.process import check_secrets, write_stop, write_stop_of
 from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
+from arkbeam.stages.presence import read_error
 from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
 from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
-from arkbeam.store.claim import claim_output, show_alive
+from arkbeam.store.claim import WAYS_OUT, Claim, claim_output, describe_run, show_alive
 from arkbeam.store.compaction import AUTOMATIC, compact_store
-from arkbeam.store.layout import EXAMPLES, new_run_name, run_folder
-from arkbeam.store.leftovers import PLAN_SUFFIX, remove_dead_runs
+from arkbeam.store.layout import (
+    EXAMPLES,
+    PLAN_SUFFIX,
+    new_run_name,
+    run_folder,
+    uri_key,
+)
+from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs
+from arkbeam.store.living import Watches
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
+from arkbeam.store.outputs import find_output_key, keep_output_key
 from arkbeam.store.recovery import recover_journals
 from arkbeam.store.run_files import note_uri
 from arkbeam.store.scratch import has_room, scratch_folder
@@ -94,7 +105,8 @@ def prepare_job(
     shards = cut_shards(manifests, config.manifest.shard_bytes_max)
     _check_failures(manifests, config.output.uri)
     output_uri = absolute(config.output.uri)
-    run = RunIdentity(new_run_name(output_uri, started_s, random_hex), started_s, service, output_uri)
+    key = find_output_key(output_uri, absolute(config.store.uri)) or secrets.token_hex(4)
+    run = RunIdentity(new_run_name(key, started_s, random_hex), started_s, service, output_uri)
     described = describe_config(config)
     reads_failures = all(manifest.failures for manifest in manifests)  # an empty failure table names no manifest
     spec = RunSpec(
@@ -191,7 +203,8 @@ def _find_service(config: Config, base_url: str) -> ServiceKind:
 def name_plan(job: Job) -> Job:
     """Return the job under the name of a plan: its folder in the store differs from that of a run."""
     run = job.spec.run
-    return replace(job, spec=replace(job.spec, run=replace(run, name=f"{run.name}{PLAN_SUFFIX}")))
+    name = new_run_name(uri_key(run.output_uri), run.started_s, run.name.rpartition("-")[2])
+    return replace(job, spec=replace(job.spec, run=replace(run, name=f"{name}{PLAN_SUFFIX}")))
 
 
 def set_processes(job: Job, beam_arguments: Sequence[str]) -> Job:
@@ -210,6 +223,8 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
     with _run_files(planned) as spec, show_alive(folder := _folder(spec), spec.run.name):
         try:
             sent = write_inputs(job.shards, spec)
+            if spec.many_processes:
+                write_run_note(spec)
             with open_pipeline(beam_arguments) as pipeline:
                 build_plan(pipeline, sent)
             totals = orjson.loads(read_bytes(note_uri(spec.run_files_uri, spec.run.name, "plan")))
@@ -220,14 +235,25 @@ def plan_job(job: Job, beam_arguments: Sequence[str] = ()) -> PlanTotals:
             remove_folder(folder)
 
 
-def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change: bool = False) -> dict[str, Any]:
+def run_job(
+    job: Job,
+    beam_arguments: Sequence[str] = (),
+    *,
+    accept_model_change: bool = False,
+    take_over: bool = False,
+    say: Callable[[str], None] = _log.warning,
+) -> dict[str, Any]:
     """Run the whole pipeline; return the content of `run.json`, also if the run stopped and published nothing.
+
+    With `take_over`, other runs of the output are ended first; `say` is given what happens, in lines for people.
 
     Raise OutputInUse if another run is writing the output (nothing was sent then), ConfigError if the API key is
     missing, StoreError, KeyboardInterrupt.
     """
     job = set_processes(job, beam_arguments)
     check_secrets(job.spec)
+    if take_over:
+        TakeOver(job.spec, say).run()
     try:
         result = _run_claimed(job, beam_arguments, accept_model_change=accept_model_change)
         _compact_store(job.spec)
@@ -237,7 +263,13 @@ def run_job(job: Job, beam_arguments: Sequence[str] = (), *, accept_model_change
 
 
 def submit_job(
-    job: Job, beam_arguments: Sequence[str], ending: Ending, *, accept_model_change: bool = False
+    job: Job,
+    beam_arguments: Sequence[str],
+    ending: Ending,
+    *,
+    accept_model_change: bool = False,
+    take_over: bool = False,
+    say: Callable[[str], None] = _log.warning,
 ) -> str | None:
     """Build the pipeline and hand it over, without waiting for its end; return the engine's id of the job, if known.
 
@@ -246,12 +278,18 @@ def submit_job(
     Raise as `run_job` does; ConfigError also if the service is an emulator that would end with this process.
     """
     job = set_processes(job, beam_arguments)
+    job = replace(job, spec=replace(job.spec, is_detached=True))
     check_secrets(job.spec)
-    run = job.spec.run
-    with claim_output(run.output_uri, run.name, stop_when_lost) as claim, ExitStack() as undo:
-        spec = _begin(job.spec, accept_model_change=accept_model_change)
-        undo.callback(forget_run, spec)
-        write_run_note(spec)
+    if take_over:
+        TakeOver(job.spec, say).run()
+    submitted_s = time.time() if ending is Ending.SUBMIT else None
+    with (
+        claiming(job.spec) as (claim, watches),
+        _showing_life(job.spec, submitted_s),
+        ExitStack() as undo,
+    ):
+        undo.callback(forget_run, job.spec)
+        spec = _begin(job.spec, claim, watches, accept_model_change=accept_model_change)
         job_id = submit_pipeline(write_inputs(job.shards, spec), beam_arguments, ending)
         if ending is not Ending.DRY_RUN:
             claim.leave()
@@ -260,22 +298,21 @@ def submit_job(
 
 
 def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
-    run = job.spec.run
-    with claim_output(run.output_uri, run.name, stop_when_lost), _run_files(job) as placed:
-        spec = _begin(placed, accept_model_change=accept_model_change)
+    with _run_files(job) as placed, claiming(placed) as (claim, watches):
         try:
-            write_run_note(spec)
-            sent = write_inputs(job.shards, spec)
-            result = _run_pipeline(sent, beam_arguments)
+            with _showing_life(placed):
+                spec = _begin(placed, claim, watches, accept_model_change=accept_model_change)
+                sent = write_inputs(job.shards, spec)
+                result = _run_pipeline(sent, beam_arguments)
         finally:
-            forget_run(spec)
+            forget_run(placed)
         _recover_journals(spec)
     return result
 
 
-def _begin(spec: RunSpec, *, accept_model_change: bool) -> RunSpec:
+def _begin(spec: RunSpec, claim: Claim, watches: Watches, *, accept_model_change: bool) -> RunSpec:
     """Clean up after earlier runs of the output. Return the spec with the model whose vectors count as owned."""
-    _clear_dead_runs(spec)
+    _clear_dead_runs(spec, claim.before, watches)
     compact_media(spec.store.uri)
     return replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
 
@@ -284,7 +321,7 @@ def _run_pipeline(spec: RunSpec, beam_arguments: Sequence[str]) -> dict[str, Any
     """Run the pipeline; return the note `result`, which its last stage writes when everything else is done."""
     note = note_uri(spec.run_files_uri, spec.run.name, "result")
     try:
-        with _forwarding_stops_to_workers(spec), open_pipeline(beam_arguments) as pipeline:
+        with _forwarding_stops_to_workers(spec), _naming_errors(spec), open_pipeline(beam_arguments) as pipeline:
             build_pipeline(pipeline, spec)
     except ArkbeamError as error:
         if not (spec.many_processes and exists(note)):
@@ -338,6 +375,39 @@ def forget_run(spec: RunSpec) -> None:
 
 
 @contextmanager
+def claiming(spec: RunSpec) -> Iterator[tuple[Claim, Watches]]:
+    """Hold the claim on the output for the length of the block; yield it, with what is known of other runs of the output.
+
+    A run whose first process has ended keeps its mark, which must not be overwritten: so such runs are looked for before.
+    Raise OutputInUse if a run is alive.
+    """
+    run, watches = spec.run, Watches(spec.store.uri)
+    others = [name for name in list_runs(spec.store.uri, run.output_key) if not watches.has_one_process(name)]
+    _refuse(watches.judge(others), spec)
+    with claim_output(run.output_uri, run.name, partial(stop_when_lost, spec)) as claim:
+        keep_output_key(run.output_uri, run.output_key)
+        yield claim, watches
+
+
+@contextmanager
+def _showing_life(spec: RunSpec, submitted_s: float | None = None) -> Iterator[None]:
+    """Give the run its folder in the store, and show in it, for the length of the block, that this process is alive."""
+    write_run_note(spec, submitted_s)
+    with show_alive(run_folder(spec.store.uri, spec.run.name), spec.run.name):
+        yield
+
+
+@contextmanager
+def _naming_errors(spec: RunSpec) -> Iterator[None]:
+    """If the pipeline fails because a process is not set up, raise the error that this process has left in the store."""
+    try:
+        yield
+    except ArkbeamError as error:
+        noted = read_error(spec)
+        raise (noted or error) from error
+
+
+@contextmanager
 def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
     """For the length of the block, pass each stop of this process's engines on to the worker processes."""
     if not spec.many_processes:
@@ -349,7 +419,7 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
 
 def _recover_journals(spec: RunSpec) -> None:
     """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_uri)
+    found = recover_journals(spec.store.uri, spec.run.output_key)
     if found.stored or found.lost:
         _log.warning(
             "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
@@ -377,27 +447,53 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
     return record.resolved
 
 
-def _clear_dead_runs(spec: RunSpec) -> None:
-    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind."""
+def _clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
+    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind.
+
+    `ended`: the run whose claim was taken over, so that the process that started it has ended. Raise OutputInUse if a run
+    is alive.
+    """
+    store_uri, run = spec.store.uri, spec.run
+    watches.ended = [] if ended is None else [ended]
+    runs = [name for name in list_runs(store_uri, run.output_key) if name != run.name]
+    living = watches.judge(runs)
+    if not living:  # a process may have stood still: tell it to stop, and look once more
+        for name in watches.watched:
+            write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
+        living = watches.find_revived(runs)
+    _refuse(living, spec)
     _recover_journals(spec)
     _remove_marks(spec)
-    remove_dead_runs(spec.store.uri, spec.run.output_uri)
-    remove_leftovers(spec.run.output_uri)
+    remove_dead_runs(store_uri, run.output_key, runs)
+    remove_dead_plans(store_uri, uri_key(run.output_uri))
+    remove_leftovers(run.output_uri)
+
+
+def _refuse(living: Sequence[str], spec: RunSpec) -> None:
+    """Raise OutputInUse if other runs of the output are alive."""
+    if living:
+        raise OutputInUse(
+            f"{redact_uri(spec.run.output_uri)} is in use by {describe_run(living[0], time.time())}: it has processes that"
+            f" are alive in the store {redact_uri(spec.store.uri)}: {WAYS_OUT}"
+        )
 
 
 def _remove_marks(spec: RunSpec) -> None:
     """Remove the quota marks of this output's processes that were killed, or that ended right after their last session."""
     try:
-        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
+        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
     except StoreError as error:
         _log.warning(
             "quota marks of ended processes can't be removed; other processes count them for some seconds: %s", error
         )
 
 
-def stop_when_lost(reason: str) -> None:
-    """Stop the engines of this process, since the claim on the output is lost."""
-    stop_engines(Stop(StopKind.INTERRUPTED, "output_lost", reason))
+def stop_when_lost(spec: RunSpec, reason: str) -> None:
+    """Stop the run: now, or when it begins to send."""
+    stop = Stop(StopKind.INTERRUPTED, "output_lost", reason)
+    stop_engines(stop)
+    with suppress(StoreError):  # a later step fails as well
+        write_stop(spec, stop)
 
 
 def _name_notes(manifests: Sequence[Manifest]) -> Iterator[str]:

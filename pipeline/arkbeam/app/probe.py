@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from arkbeam.app.check import SampledRows
-from arkbeam.app.job import Job, forget_run, stop_when_lost
+from arkbeam.app.job import Job, claiming, forget_run
 from arkbeam.engine.outcomes import Sink
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages.embed.feed import StagedRow, Unsendable, encode_row
@@ -17,7 +17,6 @@ from arkbeam.stages.embed.process import check_secrets, open_engine
 from arkbeam.stages.meter import forget_work
 from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
-from arkbeam.store.claim import claim_output
 from arkbeam.store.layout import list_parquet, segments_folder
 from arkbeam.store.model_record import read_model
 from arkbeam.store.segments import dense_values, read_columns
@@ -55,7 +54,7 @@ def probe(job: Job, rows: SampledRows) -> Probed:
     model = read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
     spec = replace(job.spec, model_owned=model.resolved)
     check_secrets(spec)
-    with claim_output(spec.run.output_uri, spec.run.name, stop_when_lost):
+    with claiming(spec):
         try:
             found = open_index(spec).find(rows.keys["fingerprint"], spec.model_owned)
             known = {*found.index["fingerprint"].to_pylist(), *found.rejected["fingerprint"].to_pylist()}

@@ -36,6 +36,8 @@ class RunNote:
     host: str
     pid: int
     config: dict[str, Any]
+    submitted_s: float | None = None
+    """When a job that nobody waits for was handed to an engine: it may not have begun (`store.living`)."""
 
     @property
     def settings(self) -> Config:
@@ -66,7 +68,7 @@ class RunNote:
         )
 
 
-def write_run_note(spec: RunSpec) -> None:
+def write_run_note(spec: RunSpec, submitted_s: float | None = None) -> None:
     """Write the note. Compaction then keeps the files that the run may read. Raise StoreError."""
     run = spec.run
     note = RunNote(
@@ -81,6 +83,7 @@ def write_run_note(spec: RunSpec) -> None:
         socket.gethostname(),
         os.getpid(),
         spec.config,
+        submitted_s,
     )
     write_bytes(note_uri(spec.store.uri, run.name, _NAME), orjson.dumps(asdict(note)), durable=False)
 

@@ -14,10 +14,11 @@ from arkbeam.beam.counters import count
 from arkbeam.beam.plan import BOUGHT, REJECTED
 from arkbeam.engine.outcomes import Stop
 from arkbeam.stages.counters import Tally
-from arkbeam.stages.embed.process import open_engine
+from arkbeam.stages.embed.process import check_secrets, open_engine
 from arkbeam.stages.embed.session import Outcomes, Session
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.plan import Block, split_buckets
+from arkbeam.stages.presence import check_process
 from arkbeam.stages.spec import RunSpec
 
 OUTCOMES, STOPS = "outcomes", "stops"
@@ -46,6 +47,9 @@ class _EmbedBlocks(beam.DoFn):
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
         self._session: Session | None = None
+
+    def setup(self) -> None:
+        check_process(self._spec, check_secrets)
 
     def start_bundle(self) -> None:
         self._close()  # of a bundle that the runner gave up

@@ -24,6 +24,7 @@ from arkbeam.stages.embed.dead_processes import settle_processes
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
+from arkbeam.stages.presence import showing_life
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
 from arkbeam.stages.publish.cuts import NO_MARKS, Marks, count_rows, cut_rows, number_parts
@@ -136,7 +137,7 @@ def _begin(gathered: list[Any], spec: RunSpec) -> Iterator[Any]:
     yield TaggedOutput(PIECES, ((failures.FOLDER, 0), schema.FAILED.empty_table()))
     for shard in unreadable:
         yield TaggedOutput(PIECES, ((failures.FOLDER, failed[shard]), shard))
-    sources = list_usage_sources(spec.store.uri, spec.run.output_uri)
+    sources = list_usage_sources(spec.store.uri, spec.run.output_key)
     for part, files in sources:
         yield TaggedOutput(PIECES, ((usage.FOLDER, part), files))
     note_work(spec, Phase.PUBLISHING, parts_planned=len({0, *failed.values()}) + len(sources) + 1)
@@ -215,9 +216,10 @@ class _Write(beam.DoFn):
             return
         in_flight = LOCAL_IN_FLIGHT if is_local(self._spec.run.output_uri) else _PARTS_IN_FLIGHT
         write = partial(_write, publishing=self._publishing, spec=self._spec)
-        for files in in_parallel(write, parts, in_flight):
-            note_work(self._spec, Phase.PUBLISHING, parts_written=len(files))
-            yield from files
+        with showing_life(self._spec):
+            for files in in_parallel(write, parts, in_flight):
+                note_work(self._spec, Phase.PUBLISHING, parts_written=len(files))
+                yield from files
 
 
 def _write(part: tuple[_Part, list[Any]], publishing: Publishing, spec: RunSpec) -> list[Any]:

@@ -13,8 +13,10 @@ from arkbeam.base.files import Listed
 from arkbeam.beam.counters import count
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.counters import tally_shard
+from arkbeam.stages.embed.process import check_secrets
 from arkbeam.stages.inputs import read_shards, whole_spec
 from arkbeam.stages.plan import split_buckets
+from arkbeam.stages.presence import check_process
 from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, stage_shard
 from arkbeam.stages.spec import RunSpec
 
@@ -45,6 +47,9 @@ class _Read(beam.DoFn):
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
 
+    def setup(self) -> None:
+        check_process(self._spec, check_secrets)
+
     def start_bundle(self) -> None:
         self._keys: list[pa.Table] = []
 
@@ -73,5 +78,6 @@ class _Read(beam.DoFn):
 
 
 def _list_work(_: bytes, spec: RunSpec) -> Iterator[Shard | tuple[Listed, ...]]:
+    check_process(spec, check_secrets)
     yield from read_shards(spec)
     yield from find_uncovered(spec) or [()]

@@ -12,6 +12,8 @@ may be threads of one process, or two processes. The newer attempt supersedes th
 - A process renews a mark every `RENEW_S` seconds while it has attempts (`quota.marks`). It is dead for an observer who
   sees the same mark for `DEAD_S` seconds of the observer's clock. A process sends only while its last renewal *began* less than `LEASE_S` ago;
   each renewal includes the listings, so a process that was stopped sees newer attempts before it sends again.
+- Another run of the output that takes this run for dead (`store.living`) tells it to stop, and then removes the files. So
+  each renewal also looks for a stop (`look`), and an attempt whose file is gone sends nothing more.
 
 With a store that lists finished writes, two attempts at one block never send at the same time: of two that write at once,
 at least one lists the other. A process that stalls between the check and the sending still sends what it had admitted.
@@ -23,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from arkbeam.base.errors import StoreError
+from arkbeam.base.errors import ArkbeamError, StoreError
 from arkbeam.base.files import list_files, write_bytes
 from arkbeam.base.uris import join
 from arkbeam.quota.marks import list_marks, write_mark
@@ -50,6 +52,8 @@ class Attempt:
     """True if all of its rows have been given to the engine."""
     name: str = ""
     """The name of its file; empty if the run has one process."""
+    was_listed: bool = False
+    """True if a listing has had its file."""
 
 
 @dataclass(slots=True)
@@ -76,6 +80,11 @@ def find_newer(names: Sequence[str], own: str) -> bool:
     return any(name > own for name in names if not name.endswith(_ENDED))
 
 
+def may_send(now_s: float, renewed_s: float) -> bool:
+    """True if no process can have taken this one for dead. `renewed_s`: when its last renewal began."""
+    return now_s - renewed_s < LEASE_S
+
+
 def list_open_before(names: Sequence[str], own: str) -> list[str]:
     """Return the attempts before `own` that have not ended."""
     ended = {name.removesuffix(_ENDED) for name in names if name.endswith(_ENDED)}
@@ -98,6 +107,10 @@ class Attempts:
 
     process: str = ""
     folder: str | None = None
+    look: Callable[[], None] = lambda: None
+    """Called in each renewal: stops the engine if the run has to stop. Raises StoreError."""
+    is_running: Callable[[], bool] = lambda: True
+    """False if the run has ended. Raises StoreError."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _newest: dict[tuple[int, int], Attempt | None] = field(default_factory=dict)
@@ -118,7 +131,8 @@ class Attempts:
     def begin(self, block: tuple[int, int], is_stopped: Callable[[], bool] = lambda: False) -> Attempt:
         """Begin an attempt; wait until earlier attempts of other processes at the block have ended, or are dead.
 
-        The attempt is superseded at once if a newer one has begun meanwhile. Raise StoreError.
+        The attempt is superseded at once if a newer one has begun meanwhile. Raise StoreError; ArkbeamError if another
+        run has ended this one.
         """
         with self._lock:
             attempt = Attempt(block, is_repeated=block in self._newest)
@@ -141,30 +155,38 @@ class Attempts:
 
     def may_send(self, now_s: float) -> bool:
         """True unless other processes may take this one for dead."""
-        return self.folder is None or now_s - self._renewed_s < LEASE_S
+        return self.folder is None or may_send(now_s, self._renewed_s)
 
     def renew(self) -> None:
-        """Renew the mark, look for newer attempts, and end the attempts of which nothing is left to do.
+        """Renew the mark, look for a stop and for newer attempts, and end the attempts of which nothing is left to do.
 
-        Raise StoreError.
+        The mark is written first: an observer who has told this run to stop either sees it, or is seen here. Raise
+        StoreError.
         """
         began_s = self.clock()
         write_mark(self._marks_folder, self.process, self._renewals, {"process": self.process})
         self._renewals += 1
+        self.look()
         with self._lock:
             held = list(self._open)
         for attempt in held:
-            attempt.superseded |= find_newer(self._list(attempt), attempt.name)
+            self._list(attempt)
             if attempt.items == 0 and (attempt.superseded or attempt.is_submitted):
                 self.end(attempt)
         self._renewed_s = began_s
 
+    def tick(self) -> bool:
+        """Renew the mark if there are attempts; return False if the run has ended. Raise StoreError."""
+        if not self._open:
+            return self.is_running()  # a mark would make the folder of an ended run again
+        self.renew()
+        return True
+
     def _keep(self) -> None:
         while not self._closed.wait(RENEW_S):
-            if not self._open:  # the run may have ended: a mark would make its folder again
-                continue
             try:
-                self.renew()
+                if not self.tick():
+                    return
             except StoreError:
                 continue  # nothing is sent after `LEASE_S`; the engine's own writes report a storage that stays away
 
@@ -173,14 +195,16 @@ class Attempts:
             self.renew()  # before the attempt shows itself, so that nobody takes the process for dead
         attempt.name = next_name(self._list(attempt), self.process)
         self._write(attempt)
+        self.look()  # after the attempt has shown itself
+        if not self.is_running():
+            raise ArkbeamError("another run of this output has ended this run: it sends nothing more")
         with self._lock:
             self._open.append(attempt)
         watched, checked_s = Watched(), self.clock()
         while True:
             names = self._list(attempt)
-            attempt.superseded |= find_newer(names, attempt.name)
             others = [name for name in list_open_before(names, attempt.name) if _process_of(name) != self.process]
-            attempt.is_repeated |= min(names) < attempt.name
+            attempt.is_repeated |= min(names, default=attempt.name) < attempt.name
             if others:
                 watched.note(list_marks(self._marks_folder), self.clock())
             alive = [name for name in others if not watched.is_dead(_process_of(name), self.clock())]
@@ -200,7 +224,13 @@ class Attempts:
         write_bytes(join(self._folder_of(attempt), attempt.name + suffix), b"", durable=False)
 
     def _list(self, attempt: Attempt) -> list[str]:
-        return [uri.rpartition("/")[2] for uri in list_files(self._folder_of(attempt))]
+        """List the attempts at a block; the attempt is superseded if there is a newer one, or if its own file is gone."""
+        names = [uri.rpartition("/")[2] for uri in list_files(self._folder_of(attempt))]
+        if attempt.name:
+            is_listed = attempt.name in names
+            attempt.superseded |= find_newer(names, attempt.name) or (attempt.was_listed and not is_listed)
+            attempt.was_listed |= is_listed
+        return names
 
 
 def _process_of(name: str) -> str:

@@ -57,6 +57,12 @@ def stop_engines(stop: Stop) -> bool:
     return bool(engines or _others)
 
 
+def close_engines(*, but: str | None = None) -> None:
+    """Close the engines of all runs but one: a worker process may live longer than a run that nobody waits for."""
+    for run in [run for run in list(_engines) if run != but]:
+        close_engine(run)
+
+
 def close_engine(run: str) -> None:
     """Close the engine of a run, if there is one."""
     with _lock:

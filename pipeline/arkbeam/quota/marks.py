@@ -11,7 +11,6 @@ import orjson
 
 from arkbeam.base.files import list_files, remove_file, write_bytes
 from arkbeam.base.uris import join
-from arkbeam.store.layout import output_key
 
 KEPT = 2
 
@@ -56,12 +55,12 @@ def remove_mark(folder: str, name: str) -> None:
             remove_file(uri)
 
 
-def remove_marks_of_output(folder: str, output_uri: str) -> None:
+def remove_marks_of_output(folder: str, output_key: str) -> None:
     """Remove the marks of earlier runs of an output. Raise StoreError if that fails.
 
     Call this only while holding the claim on the output: then every process of an earlier run has ended.
     """
-    marker = f"-{output_key(output_uri)}-"
+    marker = f"-{output_key}-"
     for name in list_marks(folder):
         if marker in name:
             remove_mark(folder, name)

@@ -12,7 +12,7 @@ from arkbeam.manifest.options import ManifestOptions
 from arkbeam.media.options import MediaOptions
 from arkbeam.quota.budget import BudgetOptions, Prices
 from arkbeam.quota.options import LimitsOptions, QuotaOptions, RateLimits
-from arkbeam.store.layout import StoreOptions
+from arkbeam.store.layout import StoreOptions, key_of_run, uri_key
 
 PART_ROWS = 16_384  # about the rows of a published file
 
@@ -22,11 +22,16 @@ class RunIdentity:
     """Which run this is: its name, its start, the kind of service that it sends to, and the output that it writes."""
 
     name: str
-    """Unique; made of the start, a hash of the output's URI and random digits (`store.layout.new_run_name`)."""
+    """Unique; made of the start, the key of the output and random digits (`store.layout.new_run_name`)."""
     started_s: float
     """Unix time."""
     service: ServiceKind
     output_uri: str
+
+    @property
+    def output_key(self) -> str:
+        """The key of the output (`store.outputs`), by which its runs find what the earlier ones left in the store."""
+        return key_of_run(self.name) or uri_key(self.output_uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class RunSpec:
     """Write `report.html` with the output."""
     many_processes: bool = False
     """True if several processes may send at once."""
+    is_detached: bool = False
+    """True if no command waits for the end of the job (`arkbeam run --no-wait`)."""
     reads_failures: bool = False
     """True if the manifests are failure tables, so that only the rows that they name are read."""
     scratch_uri: str | None = None

@@ -86,9 +86,9 @@ def set_aside(store_uri: str, uri: str) -> str:
     return target
 
 
-def count_unreadable(store_uri: str, output_uri: str) -> int:
+def count_unreadable(store_uri: str, output_key: str) -> int:
     """Count the files of an output's runs that were set aside with unknown cost."""
-    runs = runs_of_output(damaged_folder(store_uri), output_uri)
+    runs = runs_of_output(damaged_folder(store_uri), output_key)
     return sum(len(list_files(damaged_folder(store_uri, run), UNREADABLE_SUFFIX)) for run in runs)
 
 

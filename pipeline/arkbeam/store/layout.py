@@ -16,7 +16,8 @@
 <hash> is the hash of the file's bytes, because Parquet's checksums cover the pages, but not their headers or the
 footer.
 
-The name of a run contains the key of its output, so that the cost of an output can be summed over all of its runs.
+The name of a run contains the key of its output (`store.outputs`), so that the cost of an output can be summed over all
+of its runs.
 
 What compaction writes has no run. Its segments, with the vectors of all outputs, are in `segments/gathered-full/` and
 `segments/gathered-part/`; the latter are small enough to be compacted again. Its event files, one for each output, are in
@@ -42,6 +43,8 @@ HASH_CHARS = 16
 GATHERED_FULL = "gathered-full"
 GATHERED_PART = "gathered-part"
 _GATHERED = "gathered-"
+PLAN_SUFFIX = "-plan"
+"""End of the name of a run that only plans."""
 _RUN_NAME = re.compile(r"(?:\d{8}T\d{6}|salvaged)-([0-9a-f]{8})-\w+|gathered-([0-9a-f]{8})-events")
 EXAMPLES = {
     "segments": "run/0-0.parquet",
@@ -93,14 +96,14 @@ class StoreOptions:
             )
 
 
-def new_run_name(output_uri: str, now_s: float, random_hex: str) -> str:
+def new_run_name(output_key: str, now_s: float, random_hex: str) -> str:
     """Return the name of a new run: its start in UTC, the key of its output, and 8 random hex digits."""
     started = datetime.fromtimestamp(now_s, UTC).strftime("%Y%m%dT%H%M%S")
-    return f"{started}-{output_key(output_uri)}-{random_hex[:8]}"
+    return f"{started}-{output_key}-{random_hex[:8]}"
 
 
-def output_key(output_uri: str) -> str:
-    """Return the 8 hex digits that identify an output in the names of its runs."""
+def uri_key(output_uri: str) -> str:
+    """Return 8 hex digits of the hash of an output's URI: the key of an output of an earlier version, and that of plans."""
     return hashlib.blake2b(output_uri.rstrip("/").encode(), digest_size=4).hexdigest()
 
 
@@ -232,7 +235,7 @@ def list_parquet(folder: str) -> list[str]:
     return list_files(folder, SUFFIX)
 
 
-def runs_of_output(folder: str, output_uri: str) -> list[str]:
+def runs_of_output(folder: str, output_key: str) -> list[str]:
     """List the runs of an output that have a folder below `folder`, which has one folder per run (of all outputs)."""
-    marker = f"-{output_key(output_uri)}-"
+    marker = f"-{output_key}-"
     return [run for run in list_folders(folder) if marker in run]

@@ -59,14 +59,14 @@ class Recovered:
         return Recovered(self.stored + other.stored, self.lost + other.lost)
 
 
-def recover_journals(store_uri: str, output_uri: str) -> Recovered:
+def recover_journals(store_uri: str, output_key: str) -> Recovered:
     """Recover what the dead runs of this output have paid for and did not store.
 
     Only the holder of the output may call this, because then all earlier runs of the output are dead, or must write
     nothing any more.
     """
     recovered = Recovered()
-    for run in runs_of_output(journals_folder(store_uri), output_uri):
+    for run in runs_of_output(journals_folder(store_uri), output_key):
         recovered = recovered.plus(recover_run(store_uri, run))
     return recovered
 

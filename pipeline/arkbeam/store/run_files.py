@@ -49,9 +49,14 @@ def buyers_uri(store_uri: str, run: str, shard: int) -> str:
     return join(run_folder(store_uri, run), "buyers", f"{shard:06d}{SUFFIX}")
 
 
+def note_name(name: str) -> str:
+    """Return the name of the file of a JSON note, such as `plan`, `stop` or `result`."""
+    return f"{name}.json"
+
+
 def note_uri(store_uri: str, run: str, name: str) -> str:
-    """Return the URI of a JSON note of a run, such as `plan`, `stop` or `result`."""
-    return join(run_folder(store_uri, run), f"{name}.json")
+    """Return the URI of a JSON note of a run."""
+    return join(run_folder(store_uri, run), note_name(name))
 
 
 def write_tables(uri: str, tables: Iterable[pa.Table], wanted: pa.Schema) -> None:

@@ -2,11 +2,10 @@
 
 import os
 import secrets
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 
 import orjson
 
@@ -19,7 +18,7 @@ from arkbeam.engine.attempts import Attempts, blocks_folder
 from arkbeam.engine.core import Engine, EngineOptions
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
-from arkbeam.engine.registry import get_engine
+from arkbeam.engine.registry import close_engines, find_engine, get_engine
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota.budget import NO_COST, Budget, BudgetGate, configured_budget
 from arkbeam.quota.control import InFlight, Ramp
@@ -32,12 +31,12 @@ from arkbeam.stages.embed.counts import note_counts
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.journal import open_journal
 from arkbeam.store.layout import segment_ids
+from arkbeam.store.living import is_running
 from arkbeam.store.model_record import read_model, write_model
 from arkbeam.store.run_files import note_uri
 
 MULTI_REPLY_BYTES = 128 * 1024 * 1024  # largest reply with per-token vectors
 PROCESSES_GUESS = 16  # how many processes may draw on a budget at once; the runner decides how many there are
-POLL_S = 1.0  # time between two checks for a stop of another process, and between two notes of the counts
 
 
 def open_engine(spec: RunSpec) -> Engine:
@@ -45,6 +44,8 @@ def open_engine(spec: RunSpec) -> Engine:
 
     Raise ConfigError if the API key is not in the environment.
     """
+    if spec.many_processes and find_engine(spec.run.name) is None:
+        close_engines(but=spec.run.name)
     return get_engine(spec.run.name, lambda: _start_engine(spec))
 
 
@@ -63,6 +64,11 @@ def write_stop(spec: RunSpec, stop: Stop) -> None:
     write_bytes(note_uri(spec.run_files_uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
 
 
+def write_stop_of(store_uri: str, run: str, stop: Stop) -> None:
+    """Write the note that stops all processes of another run, which may have several. Raise StoreError."""
+    write_bytes(note_uri(store_uri, run, "stop"), orjson.dumps(asdict(stop)))
+
+
 def read_stop(spec: RunSpec) -> Stop | None:
     """Return why the run has to stop; None if it has not. Raise StoreError."""
     data = read_if_exists(note_uri(spec.run_files_uri, spec.run.name, "stop"))
@@ -72,30 +78,20 @@ def read_stop(spec: RunSpec) -> Stop | None:
     return Stop(StopKind(note["kind"]), note["code"], note["message"])
 
 
-def keep_in_touch(spec: RunSpec, engine: Engine, poll_s: float = POLL_S) -> None:
-    """Start a thread that ends with the engine: it keeps the note of the counts, and obeys stops of other processes."""
-
-    def keep() -> None:
-        while engine.is_running:
-            time.sleep(poll_s)
-            with suppress(StoreError):  # if the storage stays unreachable, the engine's own writes fail and report it
-                stop = read_stop(spec) if engine.status().stop is None else None
-                if stop is not None:
-                    engine.stop(stop)
-                note_counts(spec, engine)
-
-    threading.Thread(target=keep, name="arkbeam-notes", daemon=True).start()
+def keep_in_touch(spec: RunSpec) -> None:
+    """Stop this process's engine if another process has stopped the run, and renew the note of its counts. Raise StoreError."""
+    engine = find_engine(spec.run.name)
+    if engine is None or not engine.is_running:
+        return
+    stop = read_stop(spec) if engine.status().stop is None else None
+    if stop is not None:
+        engine.stop(stop)
+    with suppress(StoreError):  # the next note has all counts
+        note_counts(spec, engine)
 
 
 def _start_engine(spec: RunSpec) -> Engine:
     relax_collector()
-    engine = _make_engine(spec)
-    if spec.many_processes:
-        keep_in_touch(spec, engine)
-    return engine
-
-
-def _make_engine(spec: RunSpec) -> Engine:
     api_key = read_api_key(spec.api.api_key_env) if _needs_key(spec) else "stand-in"
     limits, store, model = spec.limits, spec.store, spec.model
     dimensions, multi = model.dimensions_stored, model.asks_multi
@@ -121,7 +117,10 @@ def _start_attempts(spec: RunSpec, process: str) -> Attempts:
     """Return this process's attempts at blocks; in a run with several processes they are visible to the others."""
     if not spec.many_processes:
         return Attempts()
-    attempts = Attempts(process, blocks_folder(spec.store.uri, spec.run.name))
+    store_uri, run = spec.store.uri, spec.run.name
+    attempts = Attempts(
+        process, blocks_folder(store_uri, run), partial(keep_in_touch, spec), partial(is_running, store_uri, run)
+    )
     attempts.start()
     return attempts
 

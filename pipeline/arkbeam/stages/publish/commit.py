@@ -26,6 +26,7 @@ from arkbeam.engine.outcomes import Counts, RunReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
+from arkbeam.stages.presence import showing_life
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile, is_unchanged, list_parts, read_earlier
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice, settle_counts
@@ -69,12 +70,13 @@ def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
     OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
-    check_claim(spec.run.output_uri, spec.run.name)
-    model = spec.model_owned
-    if model is None and totals.owned == 0:
-        model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
-    earlier = read_earlier(spec, PART_FOLDERS, model or "")
-    remove_file(join(spec.run.output_uri, SUCCESS), durable=True)
+    with showing_life(spec):
+        check_claim(spec.run.output_uri, spec.run.name)
+        model = spec.model_owned
+        if model is None and totals.owned == 0:
+            model = read_model(spec.store.uri, spec.run.service, spec.model.name).resolved
+        earlier = read_earlier(spec, PART_FOLDERS, model or "")
+        remove_file(join(spec.run.output_uri, SUCCESS), durable=True)
     return earlier
 
 
@@ -102,13 +104,14 @@ def finish_commit(commit: Commit, spec: RunSpec, write_page: WritePage | None = 
         raise StoreError(f"the numbers of rows do not match: {counts}; the output is not marked complete, run again")
     _warn_of_missing_usage(commit)
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
-    files = _step("clean", spec, partial(_remove_others, spec.run.output_uri, files))
-    result["files"] = [_describe_file(file) for file in files]
-    data = orjson.dumps(result, option=orjson.OPT_INDENT_2)
-    _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
-    if write_page is not None:
-        _step("page", spec, partial(write_page, result, spec))
-    _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
+    with showing_life(spec):
+        files = _step("clean", spec, partial(_remove_others, spec.run.output_uri, files))
+        result["files"] = [_describe_file(file) for file in files]
+        data = orjson.dumps(result, option=orjson.OPT_INDENT_2)
+        _step("note", spec, partial(write_bytes, join(spec.run.output_uri, RUN_NOTE), data))
+        if write_page is not None:
+            _step("page", spec, partial(write_page, result, spec))
+        _step("success", spec, partial(write_bytes, join(spec.run.output_uri, SUCCESS), b""))
     faults.hit("commit.done")
     return result
 
@@ -174,7 +177,7 @@ def describe_run(commit: Commit, spec: RunSpec) -> dict[str, Any]:
         "all_runs": {
             "requests_paid": all_runs.attempts,
             "paid_twice": count_paid_twice(commit.usage, spec, commit.earlier),
-            "files_unreadable": count_unreadable(spec.store.uri, spec.run.output_uri),
+            "files_unreadable": count_unreadable(spec.store.uri, spec.run.output_key),
             "tokens": _tokens(all_runs),
             "cost_cny": round(all_runs.cost_cny, 6),
         },

@@ -10,9 +10,10 @@ from arkbeam.base.files import exists, list_files, list_folders, remove_files, r
 from arkbeam.base.uris import is_local, join
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output
 from arkbeam.stages.spec import RunSpec
+from arkbeam.store.claim import release_claim
 from arkbeam.store.layout import events_folder, multi_folder, run_folder, segments_folder
 from arkbeam.store.recovery import recover_run
-from arkbeam.store.run_files import note_uri
+from arkbeam.store.run_files import note_name, note_uri
 
 
 def has_ended(spec: RunSpec) -> bool:
@@ -32,12 +33,14 @@ def end_job(spec: RunSpec) -> None:
     if is_local(spec.store.uri):  # files that a process was writing when it was killed
         for folder_of in (segments_folder, multi_folder, events_folder):
             remove_leftovers(folder_of(spec.store.uri, spec.run.name))
-    remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_uri)
+    remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
     folder = run_folder(spec.store.uri, spec.run.name)
     for name in list_folders(folder):
         remove_folder(join(folder, name))
-    kept = {note_uri(spec.store.uri, spec.run.name, name).rpartition("/")[2] for name in ("running", "result")}
+    kept = {note_name("running"), note_name("result")}
     remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] not in kept)
+    if spec.is_detached:
+        release_claim(spec.run.output_uri, spec.run.name)
 
 
 def _result(spec: RunSpec) -> str:

@@ -32,7 +32,7 @@ from arkbeam.stages.read import open_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.events import EventKind
 from arkbeam.store.integrity import read_or_set_aside
-from arkbeam.store.layout import is_gathered, list_parquet, output_key, run_of, segment_id, segments_folder
+from arkbeam.store.layout import is_gathered, list_parquet, run_of, segment_id, segments_folder
 from arkbeam.store.listing import is_event_file, source_name
 from arkbeam.store.replaced import list_current
 from arkbeam.store.segments import read_columns, read_parquet
@@ -78,13 +78,13 @@ class UsagePart:
     """The attempts of this run by outcome."""
 
 
-def list_usage_sources(store_uri: str, output_uri: str) -> list[tuple[int, tuple[Listed, ...]]]:
+def list_usage_sources(store_uri: str, output_key: str) -> list[tuple[int, tuple[Listed, ...]]]:
     """List the segment and event files of this output's runs, in numbered groups: one group for each part.
 
     Files that are added change only the last groups; the groups at the end are small. Of files that compaction has
     replaced, either the old or the new ones are listed.
     """
-    marker = f"-{output_key(output_uri)}-"
+    marker = f"-{output_key}-"
     files = [one for one in list_current(store_uri).values() if marker in run_of(one.uri)]
     segments, events = ([one for one in files if is_event_file(source_name(one.uri)) is kind] for kind in (False, True))
     groups = [*_group(segments), *_group(events)]
