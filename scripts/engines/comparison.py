@@ -68,12 +68,12 @@ def read_output(output: Path) -> pa.Table:
 
 def cells(outcome: Outcome, table: pa.Table, expected: pa.Table | None, again_s: float) -> Sequence[str]:
     """Return the cells of `COLUMNS`. `expected`: the output of the in-process runner."""
-    code, rows, paid, _, _, _, refused, most, wall = outcome.cells()
+    code, rows, paid, _, _, _, refused, most, _, wall = outcome.cells()
     equal = "-" if expected is None else "yes" if table.equals(expected) else "no"
     return [code, rows, paid, refused, most, wall, equal, f"{again_s:.0f} s"]
 
 
 def _run(trial: Trial, beam: Sequence[str]) -> Outcome:
-    running = Trial(trial.site, trial.url, trial.texts, trial.environment)  # its time begins here
+    running = trial.again()
     with running.submit(beam) as process:
         return running.conclude(running.wait_for_end(process))

@@ -5,6 +5,7 @@ process in which arkbeam sends.
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +21,21 @@ from scripts.engines.trials import FLUSH_ROWS, IN_FLIGHT, Outcome, Trial, open_t
 LEASES_S = 15.0
 """Three leases of an attempt (`arkbeam.engine.attempts`)."""
 DEAD_S = 25.0
-"""Long enough that others take a process for dead, and that Flink takes a task manager for dead."""
+"""Long enough that others take a process for dead."""
 CUT_S = 60.0
+_EARLY = 0.25  # Flink needs up to 40 s to begin a retry
 _ENDPOINT = "FSSPEC_S3_ENDPOINT_URL"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a fault acts on. `wait_for` waits until a share of the rows is paid."""
+    """What a fault acts on.
+
+    `wait_for` waits until a share of the rows is paid, `wait_for_retry` until an attempt at a block is repeated.
+    """
 
     wait_for: Callable[[float], None]
+    wait_for_retry: Callable[[], None]
     proxy: Proxy | None = None
 
     def first(self) -> tuple[int, list[int]]:
@@ -84,21 +90,26 @@ def _stop_worker(scene: Scene, seconds: float) -> None:
 
 
 def _stop_task_manager(scene: Scene) -> None:
-    """Stop the task manager until Flink has given its work to others. Its worker goes on."""
-    scene.wait_for(0.5)
+    """Stop a task manager until Flink has given its work to others. Its worker goes on, beside the retry."""
+    scene.wait_for(_EARLY)
     task_manager, _ = scene.first()
     with _stopped([task_manager]):
-        cluster.add_task_manager()
-        time.sleep(DEAD_S)
+        _wait_for_zombie(scene)
 
 
 def _stop_machine(scene: Scene) -> None:
-    """Stop the task manager and its worker, as if their machine stood still; both go on beside the retry."""
-    scene.wait_for(0.5)
+    """Stop a task manager and its worker, as if their machine stood still; both go on beside the retry."""
+    scene.wait_for(_EARLY)
     task_manager, workers = scene.first()
     with _stopped([*workers, task_manager]):
-        cluster.add_task_manager()
-        time.sleep(DEAD_S)
+        _wait_for_zombie(scene)
+
+
+def _wait_for_zombie(scene: Scene) -> None:
+    """Wait until blocks are worked on again, and then for so long that a process that stands still is dead."""
+    cluster.add_task_manager()
+    scene.wait_for_retry()
+    time.sleep(DEAD_S)
 
 
 def _cut(scene: Scene) -> None:
@@ -121,8 +132,8 @@ FAULTS: Mapping[str, Fault] = {
     "kill_four": Fault("task managers killed four times", _kill_four_times, died=4),
     "stop": Fault("a worker stopped for 15 s, three leases", lambda scene: _stop_worker(scene, LEASES_S)),
     "stop_long": Fault("a worker stopped for 25 s, longer than dead", lambda scene: _stop_worker(scene, DEAD_S)),
-    "stall": Fault("a task manager stopped for 25 s; its worker goes on", _stop_task_manager, died=1),
-    "machine": Fault("a task manager and its worker stopped for 25 s", _stop_machine, died=1),
+    "stall": Fault("a task manager stopped; its worker goes on beside the retry", _stop_task_manager, died=1),
+    "machine": Fault("a task manager and its worker stopped, resumed beside the retry", _stop_machine, died=1),
     "machine_s3": Fault("the same with an S3 store", _stop_machine, died=1, s3=True),
     "cut": Fault("the S3 store unreachable for one worker for a minute", _cut, died=1, s3=True, cut=True),
     "submitter": Fault("the submitter killed, the command given again", _wait_for_half, died=2, resubmits=True),
@@ -134,23 +145,34 @@ def run_fault(fault: Fault, folder: Path, rows: int, rpm: int) -> Outcome:
     with open_trial(folder, rows, rpm, s3=fault.s3) as trial, ExitStack() as stack:
         proxy = stack.enter_context(start_proxy(_port_of(trial))) if fault.cut else None
         beside_first = {_ENDPOINT: f"http://127.0.0.1:{proxy.port}"} if proxy is not None else {}
+        stack.callback(_keep_logs, folder / "cluster")
         stack.callback(cluster.stop_cluster)
         cluster.start_cluster(2, 2, first_pool=beside_first)
         beam = cluster.beam_arguments(keeps_workers=fault.cached)
-        running = Trial(trial.site, trial.url, trial.texts, trial.environment)  # its time begins here
-        return _run(fault, running, beam, proxy)
+        return _run(fault, trial.again(), beam, proxy)
 
 
 def _run(fault: Fault, trial: Trial, beam: Sequence[str], proxy: Proxy | None) -> Outcome:
     rows = len(trial.texts)
     with trial.submit(beam) as process:
-        fault.act(Scene(lambda share: trial.wait_for_paid(round(share * rows), process), proxy))
+        scene = Scene(
+            lambda share: trial.wait_for_paid(round(share * rows), process),
+            lambda: trial.wait_for_retry(process),
+            proxy,
+        )
+        fault.act(scene)
         if not fault.resubmits:
             return trial.conclude(trial.wait_for_end(process))
         process.kill()
         process.wait()
     with trial.submit(beam) as process:
         return trial.conclude(trial.wait_for_end(process))
+
+
+def _keep_logs(folder: Path) -> None:
+    folder.mkdir()
+    for log in cluster.cluster_folder().glob("*.log"):
+        shutil.copy(log, folder)
 
 
 def _port_of(trial: Trial) -> int:

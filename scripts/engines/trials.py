@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,7 @@ RUN_S = 480.0
 """A run that takes longer is killed."""
 _QUIET_S = 8.0  # how long no request may come before the counts are read: what still runs may send
 _POLL_S = 0.2
+_ENDED = ".ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Outcome:
     paid_distinct: int
     refused: int
     most_a_minute: int
+    attempts: "Attempts"
     checked: Checked | None = None
     usage: int | None = None
     note: Mapping[str, Any] | None = None
@@ -66,6 +69,7 @@ class Outcome:
             "-" if self.usage is None else f"{self.usage - self.paid:+,}",
             f"{self.refused:,}",
             f"{self.most_a_minute:,}",
+            f"{self.attempts.blocks} / {self.attempts.repeated} / {self.attempts.handed_over}",
             f"{self.wall_s:.0f} s",
         ]
 
@@ -79,8 +83,36 @@ COLUMNS = (
     "`usage/` less the bill",
     "refused",
     "most in 60 s",
+    "blocks / repeated / handed over",
     "wall",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Attempts at blocks, by the files that they leave in the run's folder (`arkbeam.engine.attempts`)."""
+
+    names: frozenset[str] = frozenset()
+    """`<run>/blocks/<block>/<number>.<process>`, and with `.ended`."""
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return len({name.rpartition("/")[0] for name in self.names})
+
+    @property
+    def repeated(self) -> int:
+        """Attempts beyond the first one at each block."""
+        return sum(not name.endswith(_ENDED) for name in self.names) - self.blocks
+
+    @property
+    def handed_over(self) -> int:
+        """Attempts that ended while a newer one was there: their process was alive beside the retry."""
+        return sum(name.endswith(_ENDED) and self._is_superseded(name) for name in self.names)
+
+    def _is_superseded(self, ended: str) -> bool:
+        own, folder = ended.removesuffix(_ENDED), ended.rpartition("/")[0] + "/"
+        return any(name.startswith(folder) and not name.endswith(_ENDED) and name > own for name in self.names)
 
 
 @dataclass(slots=True)
@@ -91,7 +123,10 @@ class Trial:
     url: str
     texts: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    store: Path = field(default_factory=Path)
+    """Where the files of the store are, also of one on an S3 server."""
     _began_s: float = field(default_factory=time.monotonic)
+    _names: set[str] = field(default_factory=set)
 
     @contextmanager
     def submit(self, beam: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
@@ -99,17 +134,36 @@ class Trial:
         command = [*self.site.command(), *(["--", *beam] if beam else [])]
         with (self.site.folder / "run.log").open("ab") as log:
             process = start_child(command, self.site.folder, log.fileno(), log.fileno(), **self.environment)
+        threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         try:
             yield process
         finally:
             process.kill()
             process.wait()
 
+    def again(self) -> "Trial":
+        """Return the same trial, with the time and the attempts of a run that begins now."""
+        return Trial(self.site, self.url, self.texts, self.environment, self.store)
+
+    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
+        """Note the attempts at blocks, whose files are removed at the end of the run."""
+        while process.poll() is None:
+            found = self.store.glob("runs/*/blocks/*-*/*")
+            self._names |= {path.relative_to(self.store).as_posix() for path in found}
+            time.sleep(_POLL_S)
+
     def wait_for_paid(self, paid: int, process: "subprocess.Popen[bytes]") -> None:
         """Wait until so many requests are paid. Raise BenchError if the run ends before, or takes too long."""
         while int(read_stats(self.url)["paid"]) < paid:
             if process.poll() is not None or self.age_s > RUN_S:
                 raise BenchError(f"the run ended before {paid:,} were paid: see {self.site.folder / 'run.log'}")
+            time.sleep(_POLL_S)
+
+    def wait_for_retry(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait until a block is worked on again. Raise BenchError if the run ends before, or takes too long."""
+        while Attempts(frozenset(self._names)).repeated == 0:
+            if process.poll() is not None or self.age_s > RUN_S:
+                raise BenchError(f"no block was worked on again: see {self.site.folder / 'run.log'}")
             time.sleep(_POLL_S)
 
     def wait_for_end(self, process: "subprocess.Popen[bytes]") -> int:
@@ -133,7 +187,7 @@ class Trial:
             int(stats[name]) for name in ("received", "paid", "paid_distinct", "refused")
         )
         most = Seen.of(stats).most_a_minute if received else 0
-        outcome = Outcome(exit_code, wall_s, received, paid, distinct, refused, most)
+        outcome = Outcome(exit_code, wall_s, received, paid, distinct, refused, most, Attempts(frozenset(self._names)))
         output = self.site.output
         if not (output / "_SUCCESS").exists():
             return outcome
@@ -163,17 +217,17 @@ def open_trial(folder: Path, rows: int, rpm: int, *, s3: bool = False) -> Iterat
     emulator = EmulatorOptions(rpm=rpm, refusals_count=True, latency_ms=LATENCY_MS)
     with ExitStack() as stack:
         url = stack.enter_context(start_emulator(emulator))
-        store, environment = {"uri": str(site.store), "flush_rows": FLUSH_ROWS}, {}
+        store, environment, kept = {"uri": str(site.store), "flush_rows": FLUSH_ROWS}, {}, site.store
         if s3:
             (folder / "s3" / BUCKET).mkdir(parents=True)
             environment = credentials(stack.enter_context(start_stand_in(folder / "s3", S3_LATENCY_MS)))
             environment |= {"AWS_EC2_METADATA_DISABLED": "true"}
-            store["uri"] = f"s3://{BUCKET}/store"
+            store["uri"], kept = f"s3://{BUCKET}/store", folder / "s3" / BUCKET / "store"
             stack.enter_context(_in_environment(environment))
         quota = {"rpm": rpm, "tpm": UNLIMITED_TPM, "headroom": 0.98}
         site.write_config(url, quota=quota, limits={"requests_in_flight": IN_FLIGHT}, store=store)
         write_texts(site.manifest, texts)
-        yield Trial(site, url, texts, environment)
+        yield Trial(site, url, texts, environment, kept)
 
 
 @contextmanager
