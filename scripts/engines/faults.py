@@ -90,26 +90,23 @@ def _stop_worker(scene: Scene, seconds: float) -> None:
 
 
 def _stop_task_manager(scene: Scene) -> None:
-    """Stop a task manager until Flink has given its work to others. Its worker goes on, beside the retry."""
-    scene.wait_for(_EARLY)
+    """Stop a task manager; Flink takes it for dead, but its retry waits for it. Its worker goes on."""
+    scene.wait_for(0.5)
     task_manager, _ = scene.first()
     with _stopped([task_manager]):
-        _wait_for_zombie(scene)
+        cluster.add_task_manager()
+        time.sleep(DEAD_S)
 
 
-def _stop_machine(scene: Scene) -> None:
-    """Stop a task manager and its worker, as if their machine stood still; both go on beside the retry."""
+def _stop_and_kill(scene: Scene) -> None:
+    """Stop a worker and kill its task manager; the worker goes on when its blocks are worked on by others."""
     scene.wait_for(_EARLY)
     task_manager, workers = scene.first()
-    with _stopped([*workers, task_manager]):
-        _wait_for_zombie(scene)
-
-
-def _wait_for_zombie(scene: Scene) -> None:
-    """Wait until blocks are worked on again, and then for so long that a process that stands still is dead."""
-    cluster.add_task_manager()
-    scene.wait_for_retry()
-    time.sleep(DEAD_S)
+    with _stopped(workers):
+        os.kill(task_manager, signal.SIGKILL)
+        cluster.add_task_manager()
+        scene.wait_for_retry()
+        time.sleep(DEAD_S)
 
 
 def _cut(scene: Scene) -> None:
@@ -132,9 +129,9 @@ FAULTS: Mapping[str, Fault] = {
     "kill_four": Fault("task managers killed four times", _kill_four_times, died=4),
     "stop": Fault("a worker stopped for 15 s, three leases", lambda scene: _stop_worker(scene, LEASES_S)),
     "stop_long": Fault("a worker stopped for 25 s, longer than dead", lambda scene: _stop_worker(scene, DEAD_S)),
-    "stall": Fault("a task manager stopped; its worker goes on beside the retry", _stop_task_manager, died=1),
-    "machine": Fault("a task manager and its worker stopped, resumed beside the retry", _stop_machine, died=1),
-    "machine_s3": Fault("the same with an S3 store", _stop_machine, died=1, s3=True),
+    "stall": Fault("a task manager stopped for 25 s; its worker goes on", _stop_task_manager, died=1),
+    "zombie": Fault("a worker stopped, its task manager killed; resumed beside the retry", _stop_and_kill, died=1),
+    "zombie_s3": Fault("the same with an S3 store", _stop_and_kill, died=1, s3=True),
     "cut": Fault("the S3 store unreachable for one worker for a minute", _cut, died=1, s3=True, cut=True),
     "submitter": Fault("the submitter killed, the command given again", _wait_for_half, died=2, resubmits=True),
 }
