@@ -92,8 +92,8 @@ COLUMNS = (
 class Attempts:
     """Attempts at blocks, by the files that they leave in the run's folder (`arkbeam.engine.attempts`)."""
 
-    names: frozenset[str] = frozenset()
-    """`<run>/blocks/<block>/<number>.<process>`, and with `.ended`."""
+    names: tuple[str, ...] = ()
+    """`<run>/blocks/<block>/<number>.<process>`, and with `.ended`, in the order in which they appeared."""
 
     @property
     def blocks(self) -> int:
@@ -107,12 +107,13 @@ class Attempts:
 
     @property
     def handed_over(self) -> int:
-        """Attempts that ended while a newer one was there: their process was alive beside the retry."""
-        return sum(name.endswith(_ENDED) and self._is_superseded(name) for name in self.names)
+        """Attempts that ended after a newer one had begun: their process was alive beside the retry."""
+        return sum(self._is_late(at, name) for at, name in enumerate(self.names) if name.endswith(_ENDED))
 
-    def _is_superseded(self, ended: str) -> bool:
-        own, folder = ended.removesuffix(_ENDED), ended.rpartition("/")[0] + "/"
-        return any(name.startswith(folder) and not name.endswith(_ENDED) and name > own for name in self.names)
+    def _is_late(self, at: int, ended: str) -> bool:
+        own, folder = ended.removesuffix(_ENDED), ended.rpartition("/")[0]
+        earlier = [name for name in self.names[:at] if name.rpartition("/")[0] == folder]
+        return any(name > own and not name.endswith(_ENDED) for name in earlier)
 
 
 @dataclass(slots=True)
@@ -126,7 +127,7 @@ class Trial:
     store: Path = field(default_factory=Path)
     """Where the files of the store are, also of one on an S3 server."""
     _began_s: float = field(default_factory=time.monotonic)
-    _names: set[str] = field(default_factory=set)
+    _names: dict[str, None] = field(default_factory=dict)  # in order
 
     @contextmanager
     def submit(self, beam: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
@@ -148,8 +149,8 @@ class Trial:
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         """Note the attempts at blocks, whose files are removed at the end of the run."""
         while process.poll() is None:
-            found = self.store.glob("runs/*/blocks/*-*/*")
-            self._names |= {path.relative_to(self.store).as_posix() for path in found}
+            found = sorted(self.store.glob("runs/*/blocks/*-*/*"))
+            self._names |= {path.relative_to(self.store).as_posix(): None for path in found}
             time.sleep(_POLL_S)
 
     def wait_for_paid(self, paid: int, process: "subprocess.Popen[bytes]") -> None:
@@ -161,7 +162,7 @@ class Trial:
 
     def wait_for_retry(self, process: "subprocess.Popen[bytes]") -> None:
         """Wait until a block is worked on again. Raise BenchError if the run ends before, or takes too long."""
-        while Attempts(frozenset(self._names)).repeated == 0:
+        while Attempts(tuple(self._names)).repeated == 0:
             if process.poll() is not None or self.age_s > RUN_S:
                 raise BenchError(f"no block was worked on again: see {self.site.folder / 'run.log'}")
             time.sleep(_POLL_S)
@@ -187,7 +188,7 @@ class Trial:
             int(stats[name]) for name in ("received", "paid", "paid_distinct", "refused")
         )
         most = Seen.of(stats).most_a_minute if received else 0
-        outcome = Outcome(exit_code, wall_s, received, paid, distinct, refused, most, Attempts(frozenset(self._names)))
+        outcome = Outcome(exit_code, wall_s, received, paid, distinct, refused, most, Attempts(tuple(self._names)))
         output = self.site.output
         if not (output / "_SUCCESS").exists():
             return outcome
