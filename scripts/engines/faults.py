@@ -124,7 +124,8 @@ def _wait_for_half(scene: Scene) -> None:
 FAULTS: Mapping[str, Fault] = {
     "none": Fault("none", _nothing),
     "kill": Fault("a task manager killed at half", _kill, died=1),
-    "kill_uncached": Fault("the same without Beam's worker cache", _kill, died=1, cached=False),
+    # Without the cache, Flink ends the other worker as well when it repeats the job's tasks.
+    "kill_uncached": Fault("the same without Beam's worker cache", _kill, died=2, cached=False),
     "kill_s3": Fault("the same with an S3 store", _kill, died=1, s3=True),
     "kill_four": Fault("task managers killed four times", _kill_four_times, died=4),
     "stop": Fault("a worker stopped for 15 s, three leases", lambda scene: _stop_worker(scene, LEASES_S)),
