@@ -89,11 +89,11 @@ def _stop_worker(scene: Scene, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def _stop_task_manager(scene: Scene) -> None:
-    """Stop a task manager; Flink takes it for dead, but its retry waits for it. Its worker goes on."""
+def _stop_task_manager(scene: Scene, *, with_worker: bool) -> None:
+    """Stop a task manager; Flink takes it for dead, but its retry waits for it."""
     scene.wait_for(0.5)
-    task_manager, _ = scene.first()
-    with _stopped([task_manager]):
+    task_manager, workers = scene.first()
+    with _stopped([*workers, task_manager] if with_worker else [task_manager]):
         cluster.add_task_manager()
         time.sleep(DEAD_S)
 
@@ -130,7 +130,16 @@ FAULTS: Mapping[str, Fault] = {
     "kill_four": Fault("task managers killed four times", _kill_four_times, died=4),
     "stop": Fault("a worker stopped for 15 s, three leases", lambda scene: _stop_worker(scene, LEASES_S)),
     "stop_long": Fault("a worker stopped for 25 s, longer than dead", lambda scene: _stop_worker(scene, DEAD_S)),
-    "stall": Fault("a task manager stopped for 25 s; its worker goes on", _stop_task_manager, died=1),
+    "stall": Fault(
+        "a task manager stopped for 25 s; its worker goes on",
+        lambda scene: _stop_task_manager(scene, with_worker=False),
+        died=1,
+    ),
+    "machine": Fault(
+        "a task manager and its worker stopped for 25 s",
+        lambda scene: _stop_task_manager(scene, with_worker=True),
+        died=1,
+    ),
     "zombie": Fault("a worker stopped, its task manager killed; resumed beside the retry", _stop_and_kill, died=1),
     "zombie_s3": Fault("the same with an S3 store", _stop_and_kill, died=1, s3=True),
     "cut": Fault("the S3 store unreachable for one worker for a minute", _cut, died=1, s3=True, cut=True),
