@@ -2,14 +2,21 @@
 
 import os
 import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
+from scripts.benchmarks.runs import BenchError
 from scripts.children import arkbeam_command
-from scripts.engines import cluster
+from scripts.engines import cluster, comparison
+from scripts.engines.comparison import ENGINES
+from scripts.engines.faults import FAULTS, run_fault
 from scripts.engines.install import EngineError
+from scripts.engines.trials import COLUMNS, table_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -55,6 +62,51 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print one JSON obj
             print(f"job {job['id']}: {job['state']}, {job['vertices']} vertices, {job['name']}")
     if found["job_manager"] is None:
         raise typer.Exit(1)
+
+
+@app.command()
+def faults(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Which: {', '.join(FAULTS)}. By default, all.")] = None,
+    rows: Annotated[int, typer.Option(min=100, help="Rows of each run.")] = 4_000,
+    rpm: Annotated[int, typer.Option(min=60, help="Quota, in requests a minute.")] = 2_400,
+    keep: Annotated[Path | None, typer.Option(help="Keep the files of the runs below this folder.")] = None,
+) -> None:
+    """Run a job for each fault, each on a new cluster, and print one line of a table. A run takes about three minutes."""
+    wanted = _check_names(names, FAULTS)
+    print(table_line(["fault", *COLUMNS]), flush=True)
+    print(table_line(["---"] * (len(COLUMNS) + 1)), flush=True)
+    with tempfile.TemporaryDirectory(prefix="arkbeam-faults-") as temporary:
+        for name in wanted:
+            folder = (keep or Path(temporary)) / name
+            try:
+                cells = run_fault(FAULTS[name], folder, rows, rpm).cells()
+            except BenchError as error:
+                cells = [str(error)]
+            print(table_line([FAULTS[name].what, *cells]), flush=True)
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Which: {', '.join(ENGINES)}. By default, all.")] = None,
+    rows: Annotated[int, typer.Option(min=100, help="Rows of each run.")] = 1_000,
+    rpm: Annotated[int, typer.Option(min=60, help="Quota, in requests a minute.")] = 2_400,
+) -> None:
+    """Run the same job on each engine, twice, and print one line of a table."""
+    wanted = _check_names(names, ENGINES)
+    print(table_line(["engine", *comparison.COLUMNS]), flush=True)
+    print(table_line(["---"] * (len(comparison.COLUMNS) + 1)), flush=True)
+    expected = None
+    with tempfile.TemporaryDirectory(prefix="arkbeam-engines-") as folder:
+        for name in wanted:
+            outcome, table, again_s = comparison.run_engine(name, Path(folder, name), rows, rpm)
+            print(table_line([ENGINES[name][0], *comparison.cells(outcome, table, expected, again_s)]), flush=True)
+            expected = table if name == "in_process" else expected
+
+
+def _check_names(names: list[str] | None, known: Mapping[str, object]) -> list[str]:
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return names or list(known)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,8 +83,11 @@ def cluster_folder() -> Path:
     return cache_folder() / "cluster"
 
 
-def start_cluster(task_managers: int, slots: int) -> None:
-    """Start a cluster. Raise EngineError if one runs, if something can't be installed, or if a part does not start."""
+def start_cluster(task_managers: int, slots: int, first_pool: Mapping[str, str] = {}) -> None:
+    """Start a cluster. `first_pool`: variables for the workers of the first task manager alone.
+
+    Raise EngineError if a cluster runs, if something can't be installed, or if a part does not start.
+    """
     if sys.platform != "linux":
         raise EngineError("the cluster needs Linux: each worker pool has an address of its own, such as 127.0.0.2")
     java, jars, home, folder = find_java(), job_server_jars(FLINK_JOB_SERVER), flink_home(), cluster_folder()
@@ -101,10 +104,11 @@ def start_cluster(task_managers: int, slots: int) -> None:
         started.callback(stop_cluster)
         start(JOB_MANAGER, [str(home / "bin" / "jobmanager.sh"), "start-foreground"], folder, _environment(folder))
         start(JOB_SERVER, _job_server_command(java, jars, home, ports, folder), folder)
-        for number in range(1, task_managers + 1):
-            _start_task_manager(number, ports, folder)
+        numbers = range(1, task_managers + 1)
+        for number in numbers:
+            _start_task_manager(number, ports, folder, first_pool if number == 1 else {})
         _wait(lambda: listens(ports.job), "the job server", folder)
-        _wait_for_task_managers(ports, folder)
+        _wait_for_task_managers(numbers, ports, folder)
         started.pop_all()
 
 
@@ -114,8 +118,9 @@ def add_task_manager() -> None:
     if _ask(ports, "/overview") == {}:
         raise EngineError("no cluster runs: start one with `scripts/flink up`")
     forget_ended(folder)
-    _start_task_manager(max(map(_number_of, _pools(folder)), default=0) + 1, ports, folder)
-    _wait_for_task_managers(ports, folder)
+    number = 1 + max((int(pool.name.rpartition("-")[2]) for pool in _pools(folder)), default=0)
+    _start_task_manager(number, ports, folder)
+    _wait_for_task_managers([number], ports, folder)
 
 
 def stop_cluster() -> None:
@@ -146,8 +151,11 @@ def describe_cluster() -> dict[str, Any]:
     }
 
 
-def beam_arguments() -> list[str]:
-    """Return the arguments of Beam with which a pipeline runs on the cluster. Raise EngineError if none runs."""
+def beam_arguments(*, keeps_workers: bool = True) -> list[str]:
+    """Return the arguments of Beam with which a pipeline runs on the cluster. Raise EngineError if none runs.
+
+    `keeps_workers`: SDK workers go on from stage to stage.
+    """
     status, ports = describe_cluster(), read_ports()
     if status["job_server"] is None:
         raise EngineError("no cluster runs: start one with `scripts/flink up`")
@@ -156,7 +164,7 @@ def beam_arguments() -> list[str]:
         f"--job_endpoint={HOST}:{ports.job}",
         "--environment_type=EXTERNAL",
         f"--environment_config={POOL}:{ports.pool}",
-        "--environment_cache_millis=60000",
+        f"--environment_cache_millis={60_000 if keeps_workers else 0}",
         f"--parallelism={status['slots']}",
     ]
 
@@ -169,12 +177,12 @@ def read_ports() -> Ports:
         raise EngineError("no cluster runs: start one with `scripts/flink up`") from None
 
 
-def _start_task_manager(number: int, ports: Ports, folder: Path) -> None:
+def _start_task_manager(number: int, ports: Ports, folder: Path, environment: Mapping[str, str] = {}) -> None:
     """Start a worker pool and its task manager. Each pool has its own address, as a sidecar in a pod has."""
     name = f"{_TASK_MANAGER}{number}"
     address = _address(number)
     pool = [sys.executable, "-P", "-m", "scripts.engines.pool", "--serve", f"{address}:{ports.pool}"]
-    start(f"{_POOL}{number}", pool, folder, {"AWS_EC2_METADATA_DISABLED": "true"})
+    start(f"{_POOL}{number}", pool, folder, {"AWS_EC2_METADATA_DISABLED": "true", **environment})
     options = f"-Djdk.net.hosts.file={_write_hosts(name, address, folder)}"
     command = [
         str(flink_home() / "bin" / "taskmanager.sh"),
@@ -185,10 +193,9 @@ def _start_task_manager(number: int, ports: Ports, folder: Path) -> None:
     start(name, command, folder, _environment(folder) | {"FLINK_ENV_JAVA_OPTS_TM": options})
 
 
-def _wait_for_task_managers(ports: Ports, folder: Path) -> None:
-    """Wait until all pools listen and all task managers are registered."""
-    names = {process.name for process in list_recorded(folder) if process.name.startswith(_TASK_MANAGER)}
-    addresses = [_address(_number_of(pool)) for pool in _pools(folder)]
+def _wait_for_task_managers(numbers: Sequence[int], ports: Ports, folder: Path) -> None:
+    """Wait until the pools of task managers listen and the task managers are registered."""
+    names, addresses = {f"{_TASK_MANAGER}{number}" for number in numbers}, list(map(_address, numbers))
     _wait(lambda: all(listens(ports.pool, address) for address in addresses), "the worker pools", folder)
     _wait(lambda: names <= _registered(ports), "the task managers", folder)
 
@@ -199,10 +206,6 @@ def _registered(ports: Ports) -> set[str]:
 
 def _pools(folder: Path) -> list[Recorded]:
     return [process for process in list_recorded(folder) if process.name.startswith(_POOL)]
-
-
-def _number_of(process: Recorded) -> int:
-    return int(process.name.rpartition("-")[2])
 
 
 def _address(number: int) -> str:

@@ -122,6 +122,16 @@ def test_a_dead_process_is_not_waited_for(world: World) -> None:
     assert DEAD_S <= world.now_s <= DEAD_S + 2 * RENEW_S
 
 
+def test_a_dead_process_is_waited_for_once(world: World) -> None:
+    """A process that has died with attempts at several blocks is found dead once, not again for each block."""
+    first, second = world.process("b"), world.process("a")
+    for block in (BLOCK, (3, 2), (3, 3)):
+        first.begin(block)
+    world.files.current = "a"
+    assert all(second.begin(block).is_repeated for block in (BLOCK, (3, 2), (3, 3)))
+    assert world.now_s <= DEAD_S + 2 * RENEW_S
+
+
 def test_a_process_that_was_stopped_sends_nothing_more(world: World) -> None:
     """A process that wakes up may not send before its next renewal, and that shows it the newer attempt."""
     first = world.process("b")

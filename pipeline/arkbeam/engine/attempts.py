@@ -115,6 +115,7 @@ class Attempts:
     sleep: Callable[[float], None] = time.sleep
     _newest: dict[tuple[int, int], Attempt | None] = field(default_factory=dict)
     _open: list[Attempt] = field(default_factory=list)
+    _watched: Watched = field(default_factory=Watched)
     _renewed_s: float = -math.inf
     _renewals: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -200,14 +201,14 @@ class Attempts:
             raise ArkbeamError("another run of this output has ended this run: it sends nothing more")
         with self._lock:
             self._open.append(attempt)
-        watched, checked_s = Watched(), self.clock()
+        checked_s = self.clock()
         while True:
             names = self._list(attempt)
             others = [name for name in list_open_before(names, attempt.name) if _process_of(name) != self.process]
             attempt.is_repeated |= min(names, default=attempt.name) < attempt.name
             if others:
-                watched.note(list_marks(self._marks_folder), self.clock())
-            alive = [name for name in others if not watched.is_dead(_process_of(name), self.clock())]
+                self._watched.note(list_marks(self._marks_folder), self.clock())
+            alive = [name for name in others if not self._watched.is_dead(_process_of(name), self.clock())]
             if not alive or attempt.superseded or is_stopped() or self._closed.is_set():
                 return
             self.sleep(max(0.0, checked_s + RENEW_S - self.clock()))
