@@ -13,7 +13,7 @@ from arkbeam.base.capabilities import exceeds_context
 from arkbeam.base.errors import ManifestError
 from arkbeam.base.records import Failure, Modality, Request
 from arkbeam.base.redaction import also_mask, redact
-from arkbeam.manifest.batches import RowBatch, quote_row
+from arkbeam.manifest.batches import RowBatch, quote_rows
 from arkbeam.manifest.columns import ColumnWatch
 from arkbeam.manifest.compression import ByteSource
 from arkbeam.manifest.csv_rows import read_csv
@@ -337,7 +337,7 @@ class _Chunk:
             pa.array(self.fingerprints, schema.FINGERPRINT),
             pa.array(self.staged, pa.large_binary()),
             pa.array(self.changes, schema.MEDIA_CHANGES),
-            pa.array([quote_row(self.batch, position) for position in self.readable], pa.large_string()),
+            quote_rows(self.batch, self.readable),
         ]
         staged = pa.table(columns, schema=schema.STAGED)
         kept = self._kept(options.keep)
@@ -367,7 +367,7 @@ class _Chunk:
             pa.array([self.unreadable_ids[index] for index in order], pa.string()),
             pa.array([self.failures[index].code for index in order], pa.string()),
             pa.array([self.failures[index].message for index in order], pa.string()),
-            pa.array([quote_row(self.batch, self.unreadable[index]) for index in order], pa.large_string()),
+            quote_rows(self.batch, [self.unreadable[index] for index in order]),
         ]
         return pa.table(columns, schema=schema.UNREADABLE)
 
@@ -383,11 +383,11 @@ class _Chunk:
 
 def _check_kept(row: Mapping[str, Any], names: Sequence[str], line: bytes | str | None) -> Failure | None:
     """Return a failure if a kept cell is nested too deeply to be written, else None."""
-    if type(line) is bytes and line.count(b"[") + line.count(b"{") <= _LEVELS_MAX:
-        return None
     for name in names:
         value = row.get(name)
         if type(value) in (dict, list):
+            if type(line) is bytes and line.count(b"[") + line.count(b"{") <= _LEVELS_MAX:
+                return None
             try:
                 JsonWriter().write(value)
             except orjson.JSONEncodeError:
