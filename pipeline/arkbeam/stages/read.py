@@ -14,6 +14,7 @@ from arkbeam.base import faults
 from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, remove_folder
+from arkbeam.base.parallel import read_ahead
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
 from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
@@ -82,7 +83,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     counted, place = 0, ShardPlace()
     nanoseconds: set[str] = set()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, context, cache, watch, place):
+        for chunk in read_ahead(read_shard(shard, spec.manifest, context, cache, watch, place)):
             lines += chunk.rows
             over_context += chunk.over_context
             not_finite += chunk.not_finite
