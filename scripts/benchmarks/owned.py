@@ -19,6 +19,7 @@ from arkbeam.emulator.replies import STAND_IN_SUFFIX, make_request_id
 from arkbeam.emulator.vectors import embed
 from arkbeam.manifest.fingerprint import Fingerprinter
 from arkbeam.store.layout import new_run_name, segment_ids, uri_key
+from arkbeam.store.model_record import ModelRecord, write_model
 from arkbeam.store.segments import Attempt, Bought, segment_table, write_segment
 
 from scripts.benchmarks.runs import MODEL, Site
@@ -29,8 +30,9 @@ _TOKENS = 40
 
 def own_texts(site: Site, texts: Iterable[str], dimensions: int) -> None:
     """Write a vector for each text to the site's store, as an earlier run of the same output would have done."""
-    run = new_run_name(uri_key(absolute(str(site.output))), time.time(), "0" * 8)
-    for _ in write_run(absolute(str(site.store)), run, texts, dimensions):
+    run, store_uri = new_run_name(uri_key(absolute(str(site.output))), time.time(), "0" * 8), absolute(str(site.store))
+    write_model(store_uri, ServiceKind.STAND_IN, ModelRecord(MODEL, MODEL + STAND_IN_SUFFIX))
+    for _ in write_run(store_uri, run, texts, dimensions):
         pass
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scripts.engines import cluster
-from scripts.engines.install import FLINK_JOB_SERVER, SPARK_JOB_SERVER, EngineError
+from scripts.engines.install import FLINK_JOB_SERVER, SPARK_JOB_SERVER, EngineError, JobServer
 from scripts.engines.job_server import run_job_server
 from scripts.engines.trials import Outcome, Trial, open_trial
 
@@ -39,16 +39,22 @@ def _multi_processing() -> AbstractContextManager[list[str]]:
     return nullcontext(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
 
 
+@contextmanager
+def _job_server(server: JobServer) -> Iterator[list[str]]:
+    with run_job_server(server) as running:
+        yield running.arguments
+
+
 ENGINES: Mapping[str, tuple[str, Callable[[], AbstractContextManager[list[str]]]]] = {
     "in_process": ("in process", lambda: nullcontext([])),
     "multi_processing": ("in process, two worker processes", _multi_processing),
     "prism": ("Prism", _prism),
-    "flink_local": ("Flink, in the job server", lambda: run_job_server(FLINK_JOB_SERVER)),
-    "flink_local_s3": ("Flink, in the job server; S3 store", lambda: run_job_server(FLINK_JOB_SERVER)),
+    "flink_local": ("Flink, in the job server", lambda: _job_server(FLINK_JOB_SERVER)),
+    "flink_local_s3": ("Flink, in the job server; S3 store", lambda: _job_server(FLINK_JOB_SERVER)),
     "flink": ("Flink cluster", _flink),
     "flink_uncached": ("Flink cluster without Beam's worker cache", lambda: _flink(keeps_workers=False)),
     "flink_s3": ("Flink cluster, S3 store", _flink),
-    "spark": ("Spark, in the job server", lambda: run_job_server(SPARK_JOB_SERVER)),
+    "spark": ("Spark, in the job server", lambda: _job_server(SPARK_JOB_SERVER)),
 }
 """What each engine is called, and how it is started; with it, Beam's arguments."""
 

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 from arkbeam.ark import tokens
-from arkbeam.ark.tokens import bound_request, estimate_request, estimate_text, image_tokens, video_frames, video_tokens
+from arkbeam.ark.tokens import (
+    bound_request,
+    estimate_request,
+    estimate_text,
+    estimate_texts,
+    image_tokens,
+    video_frames,
+    video_tokens,
+)
 from arkbeam.base.records import Modality, Part, Request, TokenEstimate, VideoSampling
 from arkbeam.emulator.parts import ImagePart, Sampling, TextPart, VideoPart, count_parts
 from hypothesis import given
@@ -137,6 +145,12 @@ def test_longer_text_has_no_fewer_tokens(head: str, tail: str) -> None:
     """An estimate is never negative, does not decrease with more text, and is rounded up once."""
     whole, parts = estimate_text(head + tail), estimate_text(head) + estimate_text(tail)
     assert 0 <= estimate_text(head) <= whole <= parts <= whole + 1
+
+
+@given(st.lists(st.text(st.characters() | st.sampled_from("0.和")), max_size=4))
+def test_texts_are_estimated_together_as_each_of_them_is(texts: list[str]) -> None:
+    """`estimate_texts` agrees with `estimate_text`, also for lone surrogates."""
+    assert estimate_texts(texts).tolist() == [estimate_text(value) for value in texts]
 
 
 def test_all_parts_and_instructions_are_counted() -> None:

@@ -2,9 +2,10 @@
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
-from arkbeam.base.parallel import in_parallel
+from arkbeam.base.parallel import in_parallel, read_ahead
 
 
 def test_results_are_in_the_order_of_the_items() -> None:
@@ -54,3 +55,26 @@ def test_the_first_error_is_raised_and_no_other_call_starts() -> None:
     with pytest.raises(ValueError, match="number 3"):
         list(in_parallel(fail, range(1000), 4))
     assert len(begun) < 20
+
+
+def test_one_item_is_computed_ahead() -> None:
+    """While the caller has an item, the next one is computed, and no other; an error comes after the items before it."""
+    begun, ahead = [], threading.Semaphore(0)
+
+    def count() -> Iterator[int]:
+        for number in range(3):
+            begun.append(number)
+            ahead.release()
+            yield number
+        raise ValueError("the end")
+
+    items = read_ahead(count())
+    for number in range(2):
+        assert next(items) == number
+        for _ in range(2 - number):
+            assert ahead.acquire(timeout=30)
+        assert begun == list(range(number + 2))
+    assert next(items) == 2
+    with pytest.raises(ValueError, match="the end"):
+        next(items)
+    assert list(read_ahead([])) == []

@@ -1,5 +1,6 @@
 """Compaction loses nothing and doubles nothing, wherever it is interrupted and whatever happens at the same time."""
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -369,6 +370,29 @@ def test_a_compaction_without_time(filled: FilledStore) -> None:
     done = compact_store(filled.uri, with_changes(WITH_GRACE, duration_s=0.0))
     assert (done.complete, done.replaced) == (False, 0)
     assert everything(filled) == before
+
+
+def test_vectors_keep_their_order(make_store: Callable[[], FilledStore]) -> None:
+    """Also if only some segments are gathered, and when the rest follows: publishing cuts parts along this order."""
+    store = make_store()
+    store.file_ids = itertools.count(1 << 22, 1 << 22)  # a millisecond each
+    for number in range(14):
+        store.write(range(number * 8, number * 8 + 10), run=RUNS[number % 4])
+
+    def order() -> list[bytes]:
+        segments = [one.uri for name, one in list_current(store.uri).items() if name.startswith("segments/")]
+        tables = [read_columns(uri, ["fingerprint"]) for uri in sorted(segments, key=segment_id)]
+        return [value for table in tables for value in table["fingerprint"].to_pylist()]
+
+    before = order()
+    with pytest.MonkeyPatch.context() as patched:
+        fail_at("compact.record", patched, 2)
+        with pytest.raises(KeyboardInterrupt):
+            compact_store(store.uri, WITH_GRACE)
+    assert len(list_current(store.uri)) < 14
+    assert order() == before
+    compact_store(store.uri, AT_ONCE)
+    assert order() == before
 
 
 def test_a_damaged_segment_of_an_earlier_version(filled: FilledStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,10 @@ cheap and consistent, not exact.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from arkbeam.base.records import Modality, Request, TokenEstimate, VideoSampling
 
@@ -63,6 +66,17 @@ def estimate_text(text: str) -> int:
     signs = len(encoded) - len(encoded.translate(None, _SIGNS))
     letters = len(text) - wide - signs
     return max(0, math.ceil(letters * _TOKENS_PER_LETTER + signs * _TOKENS_PER_SIGN + wide * _TOKENS_PER_WIDE))
+
+
+def estimate_texts(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return what `estimate_text` returns for each text; it is faster."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    chars, sizes = (np.fromiter(map(len, some), np.int64, len(texts)) for some in (texts, encoded))
+    bare = np.fromiter((len(data.translate(None, _SIGNS)) for data in encoded), np.int64, len(texts))
+    wide, signs = (sizes - chars) / 2, sizes - bare
+    letters = chars - wide - signs
+    tokens = np.ceil(letters * _TOKENS_PER_LETTER + signs * _TOKENS_PER_SIGN + wide * _TOKENS_PER_WIDE)
+    return np.maximum(tokens, 0).astype(np.int64)
 
 
 def image_tokens(width: int, height: int) -> int:

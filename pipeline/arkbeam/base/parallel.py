@@ -35,3 +35,13 @@ def in_parallel(
         finally:
             for future in running:
                 future.cancel()
+
+
+def read_ahead(items: Iterable[_Item]) -> Generator[_Item, None, None]:
+    """Compute each item in a thread while the caller works on the one before. An item must not be None."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="arkbeam-ahead") as pool:
+        coming = pool.submit(next, iterator, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, iterator, None)
+            yield item

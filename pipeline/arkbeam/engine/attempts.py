@@ -54,6 +54,8 @@ class Attempt:
     """The name of its file; empty if the run has one process."""
     was_listed: bool = False
     """True if a listing has had its file."""
+    dead: frozenset[str] = frozenset()
+    """Processes that died in earlier attempts at the block: their journals may hold replies that are not in the store."""
 
 
 @dataclass(slots=True)
@@ -210,6 +212,7 @@ class Attempts:
                 self._watched.note(list_marks(self._marks_folder), self.clock())
             alive = [name for name in others if not self._watched.is_dead(_process_of(name), self.clock())]
             if not alive or attempt.superseded or is_stopped() or self._closed.is_set():
+                attempt.dead = frozenset(_process_of(name) for name in others) - {_process_of(name) for name in alive}
                 return
             self.sleep(max(0.0, checked_s + RENEW_S - self.clock()))
             checked_s = self.clock()

@@ -1,5 +1,6 @@
 """Rows as they were read from a file, in batches that look the same for all formats."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,22 +72,44 @@ def quote_row(batch: RowBatch, position: int) -> str | None:
 
     The text is cut to 65,536 characters, and secrets in URLs are masked.
     """
-    original = batch.originals[position]
-    if original is None:
-        row = batch.rows[position]
-        if type(row) is not dict:
-            return None
-        original = orjson.dumps(row, default=str)
-    if type(original) is bytes:
-        text = original[:_ORIGINAL_CHARS_MAX].decode("utf-8", "replace")
-    else:
-        text = str(original)[:_ORIGINAL_CHARS_MAX].encode("utf-8", "replace").decode()
-    return mask_row(text)
+    original = _original(batch, position)
+    return None if original is None else _quote(original)
+
+
+def quote_rows(batch: RowBatch, positions: Sequence[int]) -> pa.Array:
+    """Return what `quote_row` returns for each of these rows, as `large_string`. Most lines are copied as they are."""
+    originals = [_original(batch, position) for position in positions]
+    quoted = [row if row is None or _is_quoted_as_is(row) else _quote(row) for row in originals]
+    try:
+        return pa.array(quoted, pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:  # a line that is not valid UTF-8
+        return pa.array([None if row is None else _quote(row) for row in originals], pa.large_string())
+
+
+def _original(batch: RowBatch, position: int) -> bytes | str | None:
+    original, row = batch.originals[position], batch.rows[position]
+    return orjson.dumps(row, default=str) if original is None and type(row) is dict else original
+
+
+def _is_quoted_as_is(row: bytes | str) -> bool:
+    """True if `_quote` returns the text of a line unchanged, as far as it is valid UTF-8. The first tests are the fastest."""
+    return (
+        type(row) is bytes
+        and len(row) <= _ORIGINAL_CHARS_MAX
+        and (b"/" not in row or (b"://" not in row and b":\\/\\/" not in row))
+    )
+
+
+def _quote(row: bytes | str) -> str:
+    if isinstance(row, bytes):
+        return mask_row(row[:_ORIGINAL_CHARS_MAX].decode("utf-8", "replace"))
+    return mask_row(row[:_ORIGINAL_CHARS_MAX].encode("utf-8", "replace").decode())
 
 
 def mask_row(text: str) -> str:
     """Mask the secrets in the URLs of a row, if it has any. Masking a row again, by the rules of today, changes nothing."""
-    return redact(text, _ORIGINAL_CHARS_MAX) if "://" in text or ":\\/\\/" in text else text
+    has_url = "/" in text and ("://" in text or ":\\/\\/" in text)  # the first test is the fastest
+    return redact(text, _ORIGINAL_CHARS_MAX) if has_url else text
 
 
 def describe_type(value: object) -> str:

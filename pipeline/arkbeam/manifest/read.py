@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from arkbeam.ark.tokens import estimate_request
+from arkbeam.ark.tokens import estimate_request, estimate_texts
 from arkbeam.base import schema
-from arkbeam.base.capabilities import exceeds_context
+from arkbeam.base.capabilities import Capabilities, exceeds_context
 from arkbeam.base.errors import ManifestError
-from arkbeam.base.records import Failure, Modality, Request
+from arkbeam.base.records import Failure, Modality, Request, TokenEstimate
 from arkbeam.base.redaction import also_mask, redact
-from arkbeam.manifest.batches import RowBatch, quote_row
+from arkbeam.manifest.batches import RowBatch, quote_rows
 from arkbeam.manifest.columns import ColumnWatch
 from arkbeam.manifest.compression import ByteSource
 from arkbeam.manifest.csv_rows import read_csv
@@ -118,7 +118,7 @@ def _read_chunks(
         chunk = _Chunk(batch, first_row, from_folders)
         chunk.parse(parser, options)
         watch.note_rows(batch.rows, requests=len(chunk.readable))
-        chunk.identify(fingerprinter, context, cache)
+        chunk.identify(parser, fingerprinter, context, cache)
         yield chunk.build(shard.number, first_ordinal, options)
         first_row += len(batch.rows)
         first_ordinal += len(chunk.readable)
@@ -235,7 +235,8 @@ class _Chunk:
     readable: list[int] = field(default_factory=list)
     """Positions of the readable rows in the batch."""
     ids: list[str | None] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    requests: list[Request | str] = field(default_factory=list)
+    """Of a row with one text and the settings of the run, the text alone (`RowParser.parse_text`)."""
     unreadable: list[int] = field(default_factory=list)
     unreadable_ids: list[str | None] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -257,29 +258,32 @@ class _Chunk:
                 self._fail(position, None if ids is None else ids[position], row)
                 continue
             line = self.batch.originals[position]
-            row_id, outcome = parser.parse(row, line)
+            outcome: Request | str | Failure
+            row_id, outcome = parser.parse_text(row) or parser.parse(row, line)
             if ids is not None:
                 row_id = ids[position]
-            if keep and isinstance(outcome, Request):
+            if keep and not isinstance(outcome, Failure):
                 outcome = _check_kept(row, keep, line) or outcome
-            if isinstance(outcome, Request):
+            if isinstance(outcome, Failure):
+                self._fail(position, row_id, blame_json(line, outcome) if type(line) is bytes else outcome)
+            else:
                 self.readable.append(position)
                 self.ids.append(row_id)
                 self.requests.append(outcome)
-            else:
-                self._fail(position, row_id, blame_json(line, outcome) if type(line) is bytes else outcome)
 
     def _fail(self, position: int, row_id: str | None, failure: Failure) -> None:
         self.unreadable.append(position)
         self.unreadable_ids.append(row_id)
         self.failures.append(failure)
 
-    def identify(self, fingerprinter: Fingerprinter, context: ReadContext, cache: MediaCache | None) -> None:
+    def identify(
+        self, parser: RowParser, fingerprinter: Fingerprinter, context: ReadContext, cache: MediaCache | None
+    ) -> None:
         """Compute fingerprints, staged JSON and estimates; rows whose media can't be sent become unreadable."""
         wanted = {
             (part.value, part.modality): None
             for request in self.requests
-            if len(request.parts) > 1 or request.parts[0].modality is not _TEXT
+            if type(request) is Request
             for part in request.parts
             if part.modality is not _TEXT
         }
@@ -288,21 +292,30 @@ class _Chunk:
         sizes = {uri: look.size_px for uri, look in known.items() if look.size_px}
         durations_s = {uri: look.duration_s for uri, look in known.items() if look.duration_s}
         if wanted:
-            self._drop_unsendable(looks, context)
-        capabilities = context.model.capabilities
+            self._drop_unsendable(parser, looks, context)
+        usual = parser.text_request("")
+        besides = estimate_request(usual, {}).text
+        estimates = iter(estimate_texts([request for request in self.requests if isinstance(request, str)]).tolist())
         for request in self.requests:
+            if isinstance(request, str):
+                self._identify_text(request, usual, fingerprinter)
+                self.text_tokens.append(besides + next(estimates))
+                self.image_tokens.append(0)
+                continue
             parts = request.parts
             if len(parts) == 1 and parts[0].modality is _TEXT:
-                self.fingerprints.append(fingerprinter.of_text(parts[0].value, request.instructions, request.sparse))
-                self.staged.append(text_to_json(parts[0].value, request.instructions, request.sparse))
-                self.changes.append(None)
+                self._identify_text(parts[0].value, request, fingerprinter)
             else:
                 self._identify_parts(request, looks, fingerprinter, context.media.image_bytes_max)
             tokens = estimate_request(request, sizes, durations_s)
             self.text_tokens.append(tokens.text)
             self.image_tokens.append(tokens.image)
-            if exceeds_context(tokens, capabilities):
-                self.over_context += 1
+        self.over_context = _count_over_context(self.text_tokens, self.image_tokens, context.model.capabilities)
+
+    def _identify_text(self, text: str, settings: Request, fingerprinter: Fingerprinter) -> None:
+        self.fingerprints.append(fingerprinter.of_text(text, settings.instructions, settings.sparse))
+        self.staged.append(text_to_json(text, settings.instructions, settings.sparse))
+        self.changes.append(None)
 
     def _identify_parts(
         self, request: Request, looks: Looks, fingerprinter: Fingerprinter, image_bytes_max: int
@@ -317,11 +330,12 @@ class _Chunk:
         self.staged.append(request_to_json(StagedRequest(request, versions, fits, wire_bytes, work_bytes)))
         self.changes.append(list_changes(fits))
 
-    def _drop_unsendable(self, looks: Looks, context: ReadContext) -> None:
+    def _drop_unsendable(self, parser: RowParser, looks: Looks, context: ReadContext) -> None:
         rows = list(zip(self.readable, self.ids, self.requests, strict=True))
         self.readable, self.ids, self.requests = [], [], []
         for position, row_id, request in rows:
-            failure = _find_unsendable(request, looks, context.media.body_bytes_max)
+            whole = parser.text_request(request) if isinstance(request, str) else request
+            failure = _find_unsendable(whole, looks, context.media.body_bytes_max)
             if failure is not None:
                 self._fail(position, row_id, failure)
                 continue
@@ -338,7 +352,7 @@ class _Chunk:
             pa.array(self.fingerprints, schema.FINGERPRINT),
             pa.array(self.staged, pa.large_binary()),
             pa.array(self.changes, schema.MEDIA_CHANGES),
-            pa.array([quote_row(self.batch, position) for position in self.readable], pa.large_string()),
+            quote_rows(self.batch, self.readable),
         ]
         staged = pa.table(columns, schema=schema.STAGED)
         kept = self._kept(options.keep)
@@ -368,7 +382,7 @@ class _Chunk:
             pa.array([self.unreadable_ids[index] for index in order], pa.string()),
             pa.array([self.failures[index].code for index in order], pa.string()),
             pa.array([self.failures[index].message for index in order], pa.string()),
-            pa.array([quote_row(self.batch, self.unreadable[index]) for index in order], pa.large_string()),
+            quote_rows(self.batch, [self.unreadable[index] for index in order]),
         ]
         return pa.table(columns, schema=schema.UNREADABLE)
 
@@ -384,11 +398,11 @@ class _Chunk:
 
 def _check_kept(row: Mapping[str, Any], names: Sequence[str], line: bytes | str | None) -> Failure | None:
     """Return a failure if a kept cell is nested too deeply to be written, else None."""
-    if type(line) is bytes and line.count(b"[") + line.count(b"{") <= _LEVELS_MAX:
-        return None
     for name in names:
         value = row.get(name)
         if type(value) in (dict, list):
+            if type(line) is bytes and line.count(b"[") + line.count(b"{") <= _LEVELS_MAX:
+                return None
             try:
                 JsonWriter().write(value)
             except orjson.JSONEncodeError:
@@ -397,6 +411,13 @@ def _check_kept(row: Mapping[str, Any], names: Sequence[str], line: bytes | str 
                     f"column {redact(name, 100)} is nested too deeply to be kept (limit: {_LEVELS_MAX} levels): remove it from manifest.keep",
                 )
     return None
+
+
+def _count_over_context(text: Sequence[int], image: Sequence[int], capabilities: Capabilities) -> int:
+    """Count the rows whose estimate is above the model's context. Few chunks have one."""
+    if not exceeds_context(TokenEstimate(max(text, default=0), max(image, default=0)), capabilities):
+        return 0
+    return sum(exceeds_context(TokenEstimate(*tokens), capabilities) for tokens in zip(text, image, strict=True))
 
 
 def _look_of(looks: Looks, value: str, modality: Modality) -> MediaInfo:

@@ -62,6 +62,10 @@ class RowParser:
         else:
             groups = ((columns.text, _TEXT), (columns.image, _IMAGE), (columns.video, _VIDEO))
             self._mapped = [(name, modality) for names, modality in groups for name in names]
+        text = next((name for name, modality in self._mapped if modality is _TEXT), None)
+        names = [name for name, _ in self._mapped]
+        self._rest = self.inputs - {text, "body" if self._has_body else None}
+        self._text = None if self._own or text == self._input or names.count(str(text)) != 1 else text
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -93,6 +97,30 @@ class RowParser:
             return row_id, self._read_request(row)
         except BadRow as bad:
             return row_id, bad.failure
+
+    def parse_text(self, row: Mapping[str, Any]) -> tuple[str | None, str] | None:
+        """Return the id and the text of a row that has one text and no other input, as most rows of a run; else None.
+
+        It is faster than `parse`, which would return the same id and the request that `text_request` returns.
+        """
+        text = None if self._text is None else row.get(self._text)
+        if type(text) is not str or (self._has_body and type(row.get("body")) is dict):
+            return None
+        if not self._rest.isdisjoint(row) and any(row.get(name) is not None for name in self._rest):
+            return None
+        row_id = row.get(self._ids[0])
+        if row_id is None:
+            if any(row.get(name) is not None for name in self._ids[1:]):
+                return None
+        elif type(row_id) is not str or row_id.isspace() or not 0 < len(row_id) <= _ID_CHARS_MAX:
+            return None
+        if not text or text.isspace() or len(text) > self._options.line_bytes_max or not is_utf8(text):
+            return None
+        return row_id, text
+
+    def text_request(self, text: str) -> Request:
+        """Return the request of a row with one text and the settings of the run."""
+        return Request((Part(_TEXT, text),), self._text_instructions, self._model.options.sparse)
 
     def _read_id(self, row: Mapping[str, Any], line: Any) -> str | None:
         for name in self._ids:

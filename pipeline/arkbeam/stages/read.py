@@ -15,6 +15,7 @@ from arkbeam.base import faults
 from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import Listed, remove_folder
+from arkbeam.base.parallel import read_ahead
 from arkbeam.manifest.columns import NO_COLUMNS, ColumnWatch, ShardColumns, named_columns
 from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
@@ -86,7 +87,7 @@ def stage_shard(shard: Shard, spec: RunSpec) -> Iterator[pa.Table | ShardSummary
     nanoseconds: set[str] = set()
     codes: Counter[str] = Counter()
     with PieceWriter(folders[0]) as staged, PieceWriter(folders[1]) as unreadable:
-        for chunk in read_shard(shard, spec.manifest, context, cache, watch, place):
+        for chunk in read_ahead(read_shard(shard, spec.manifest, context, cache, watch, place)):
             lines += chunk.rows
             over_context += chunk.over_context
             not_finite += chunk.not_finite

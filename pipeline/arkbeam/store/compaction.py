@@ -45,11 +45,13 @@ from arkbeam.store.layout import (
     gathered_events,
     hash_content,
     hash_file,
+    id_in_place_of,
     journals_folder,
     key_of_run,
     replaced_folder,
     run_folder,
     run_of,
+    segment_id,
     segment_ids,
     segment_name,
     segments_folder,
@@ -272,7 +274,8 @@ class _Compaction:
 
     def _store_segment(self, gathered: Gathered) -> None:
         folder = GATHERED_FULL if gathered.full else GATHERED_PART
-        name = segment_name(next(self.ids), hash_file(gathered.path))
+        segment = id_in_place_of(map(segment_id, gathered.old), secrets.randbits(22))
+        name = segment_name(segment, hash_file(gathered.path))
         uri = join(segments_folder(self.store_uri, folder), name)
         size = gathered.path.stat().st_size
         costs = [self._encode_events(key, table) for key, table in sorted(gathered.events.items())]

@@ -28,7 +28,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ HASH_CHARS = 16
 GATHERED_FULL = "gathered-full"
 GATHERED_PART = "gathered-part"
 _GATHERED = "gathered-"
+_RANDOM = (1 << 22) - 1  # the random bits of a segment id
 PLAN_SUFFIX = "-plan"
 """End of the name of a run that only plans."""
 _RUN_NAME = re.compile(r"(?:\d{8}T\d{6}|salvaged)-([0-9a-f]{8})-\w+|gathered-([0-9a-f]{8})-events")
@@ -109,7 +110,15 @@ def uri_key(output_uri: str) -> str:
 
 def new_segment_id(now_s: float, random_bits: int, previous: int) -> int:
     """Return a 64-bit id that grows with time, above `previous`: 42 bits of milliseconds, then 22 random bits."""
-    return max((int(now_s * 1000) << 22) | (random_bits & ((1 << 22) - 1)), previous + 1)
+    return max((int(now_s * 1000) << 22) | (random_bits & _RANDOM), previous + 1)
+
+
+def id_in_place_of(segments: Iterable[int], random_bits: int) -> int:
+    """Return an id for a segment that replaces others: of the millisecond of the first of them.
+
+    So the vectors of a store keep their order, and the output that is cut along it keeps its parts.
+    """
+    return (min(segments) & ~_RANDOM) | (random_bits & _RANDOM)
 
 
 def segment_ids() -> Iterator[int]:

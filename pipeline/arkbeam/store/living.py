@@ -134,10 +134,12 @@ class Watches:
         return self._read_note(run).get("many_processes") is False  # a run of an earlier version says nothing
 
     def _may_begin(self, run: str, names: Sequence[str]) -> bool:
-        """True if the run is a job that was handed to an engine a short time ago, and no process has worked for it yet."""
+        """True for a job that was handed to an engine a short time ago, if no process has worked for it or was told to stop."""
         submitted_s = self._read_note(run).get("submitted_s")
+        if submitted_s is None or self.wall() - submitted_s >= self.start_s:
+            return False
         has_begun = any(name.startswith(_WORK) for name in names)
-        return submitted_s is not None and not has_begun and self.wall() - submitted_s < self.start_s
+        return not has_begun and read_if_exists(note_uri(self.store_uri, run, "stop")) is None
 
     def _read_note(self, run: str) -> dict[str, Any]:
         try:

@@ -21,6 +21,7 @@ from arkbeam.engine.items import Item
 from arkbeam.engine.outcomes import Sink, Stop, StopKind
 from arkbeam.stages.counters import Tally, tally_counts
 from arkbeam.stages.embed.counts import note_counts
+from arkbeam.stages.embed.dead_processes import recover_processes
 from arkbeam.stages.embed.feed import MEDIA_THREADS, Feed, StagedRow, Unsendable, read_rows
 from arkbeam.stages.embed.own_results import open_own_results
 from arkbeam.stages.embed.process import read_stop, write_stop
@@ -78,6 +79,7 @@ class Session:
         if self.engine.status().stop is None:
             attempt = self.engine.attempts.begin(block.place, lambda: self.engine.status().stop is not None)
             self._attempts.append(attempt)
+            recover_processes(attempt.dead, self.spec)
             yield from self._send(self._feed.add(self._rows(attempt)))
             self._note_submitted()
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from arkbeam.base import faults, schema
 from arkbeam.base.files import writing
+from arkbeam.base.parallel import read_ahead
 from arkbeam.base.redaction import redact_uri
 from arkbeam.base.uris import join
 from arkbeam.manifest.kept import cast_kept, merge_kinds, type_of_kept
@@ -146,16 +146,6 @@ def name_rows(rows: pa.Table, shard: int, manifests: Manifests, *, wants_kept: b
     kept = rows["kept"].combine_chunks() if "kept" in rows.column_names else pa.nulls(rows.num_rows, pa.struct([]))
     bare = named.drop_columns(["kept"]) if "kept" in rows.column_names else named
     return bare.append_column("kept", cast_kept(kept, manifests.kept))
-
-
-def read_ahead(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Compute each table in a thread while the caller writes the one before: both take about the same time."""
-    iterator = iter(tables)
-    with ThreadPoolExecutor(1, thread_name_prefix="arkbeam-publish") as pool:
-        coming = pool.submit(next, iterator, None)
-        while (table := coming.result()) is not None:
-            coming = pool.submit(next, iterator, None)
-            yield table
 
 
 def cut(table: pa.Table, rows: int) -> Iterator[pa.Table]:
