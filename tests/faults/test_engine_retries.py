@@ -117,7 +117,7 @@ def embed_block(spec: RunSpec, block: Block) -> None:
 def test_a_job_ends_without_its_submitter(
     place: Any, emulator: Any, monkeypatch: pytest.MonkeyPatch, store: str, fails: bool
 ) -> None:
-    """The last stage leaves the output and the note of the result, and nothing else; doing it again changes nothing.
+    """The last stage leaves the output and what `arkbeam wait` reads, and nothing else; doing it again changes nothing.
 
     If the runner reports an error after that, the run has its result all the same.
     """
@@ -127,7 +127,7 @@ def test_a_job_ends_without_its_submitter(
     LEFT.clear()
     store = store or str(place.store)
     note = place.run({"store.uri": store})
-    assert [[f"{store}/runs/{note['run']}/result.json"]] * 2 == LEFT
+    assert [[f"{store}/runs/{note['run']}/{name}.json" for name in ("result", "running")]] * 2 == LEFT
     assert (note, note["published"], note["requests_sent"]) == (place.note, 50, emulator.stats["received"])
     assert list_files(f"{store}/runs") == []
     assert (place.output / "_SUCCESS").exists()

@@ -11,7 +11,8 @@ import pytest
 from arkbeam.base.files import list_files, write_bytes
 from arkbeam.store.claim import MARK_NAME, find_dead, show_alive
 from arkbeam.store.layout import PLAN_SUFFIX, new_run_name, run_folder, segments_folder, uri_key
-from arkbeam.store.leftovers import AGE_S, list_runs, remove_dead_plans, remove_dead_runs
+from arkbeam.store.leftovers import AGE_S, list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
+from arkbeam.store.run_files import note_uri
 
 from tests.s3 import S3
 
@@ -117,3 +118,14 @@ def test_temporary_files(tmp_path: Path) -> None:
         os.utime(path, (time.time() - AGE_S - 60,) * 2)
     remove_dead_runs(store, OURS, [])
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*new, *others])
+
+
+def test_results_that_nobody_has_read(tmp_path: Path) -> None:
+    """The folder of a run of any output goes a week after its start, if the run has ended."""
+    now_s, store = time.time(), str(tmp_path)
+    old, new = (new_run_name("0000000a", now_s - days * DAY_S, "0" * 8) for days in (8, 6))
+    unended = new_run_name("0000000b", now_s - 8 * DAY_S, "0" * 8)
+    for run, note in ((old, "result"), (new, "result"), (unended, "running")):
+        write_bytes(note_uri(store, run, note), b"{}")
+    remove_old_results(store)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted([new, unended])

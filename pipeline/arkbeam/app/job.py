@@ -52,7 +52,7 @@ from arkbeam.store.layout import (
     run_folder,
     uri_key,
 )
-from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs
+from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
 from arkbeam.store.living import Watches
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
@@ -466,6 +466,7 @@ def _clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None
     _remove_marks(spec)
     remove_dead_runs(store_uri, run.output_key, runs)
     remove_dead_plans(store_uri, uri_key(run.output_uri))
+    remove_old_results(store_uri)
     remove_leftovers(run.output_uri)
 
 

@@ -50,6 +50,7 @@ from arkbeam.store.layout import (
     run_folder,
     segment_id,
     segments_folder,
+    uri_key,
 )
 from arkbeam.store.lookup import open_store_index
 from arkbeam.store.model_record import ModelRecord, write_model
@@ -220,7 +221,7 @@ def _make_spec(queries: Sequence[Query], service: Service, store_uri: str, work:
     columns = ColumnMap(id="id", text="text", image="image")
     roots = tuple({str(Path(image).parent) for image in images if image and local_path(image) is not None})
     model, now_s = ModelSpec.of(service.model), time.time()
-    name = new_run_name(store_uri, now_s, secrets.token_hex(4))
+    name = new_run_name(uri_key(store_uri), now_s, secrets.token_hex(4))
     return RunSpec(
         run=RunIdentity(name, now_s, service.kind, store_uri),
         model=model,

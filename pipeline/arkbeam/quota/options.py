@@ -43,7 +43,7 @@ class QuotaOptions:
     `unix://…`. Without it, processes share the quota by small files in the store."""
     redis_password_env: str | None = None
     """Name of the environment variable that holds the password of this Redis."""
-    unshared_s_max: float = 60.0
+    unshared_s_max: float = 180.0
     """Seconds that a run waits, without sending, while the coordinating store or Redis is unreachable. After that the
     run stops."""
 

@@ -8,7 +8,7 @@ AGE_S: no write takes as long.
 import time
 from collections.abc import Sequence
 
-from arkbeam.base.files import remove_folder, remove_leftovers
+from arkbeam.base.files import exists, list_folders, remove_folder, remove_leftovers
 from arkbeam.base.uris import is_local, join
 from arkbeam.store.claim import LEASE_S, find_dead
 from arkbeam.store.layout import (
@@ -24,6 +24,7 @@ from arkbeam.store.layout import (
     segments_folder,
     start_of_run,
 )
+from arkbeam.store.run_files import note_uri
 
 AGE_S = 3600.0
 UNMARKED_AGE_S = 7 * 24 * 3600.0
@@ -45,6 +46,17 @@ def remove_dead_runs(store_uri: str, output_key: str, dead: Sequence[str]) -> No
         remove_folder(run_folder(store_uri, run))
     if is_local(store_uri):
         _remove_temporary_files(store_uri, output_key)
+
+
+def remove_old_results(store_uri: str) -> None:
+    """Remove the folders of runs of any output that ended `UNMARKED_AGE_S` ago, and whose result nobody has read.
+
+    The next run of the same output removes such a folder. But an output with a date in its URI has no next run.
+    """
+    limit_s = time.time() - UNMARKED_AGE_S
+    for run in list_folders(run_folder(store_uri)):
+        if _started_before(run, limit_s) and exists(note_uri(store_uri, run, "result")):
+            remove_folder(run_folder(store_uri, run))
 
 
 def remove_dead_plans(store_uri: str, plans_key: str, *, lease_s: float = LEASE_S) -> None:
