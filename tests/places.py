@@ -226,7 +226,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets runs in this process claim outputs on object stores in 0.25 s instead of 2.5 s."""
-    monkeypatch.setattr("arkbeam.app.job.claim_output", partial(claim_output, lease_s=1.0))
+    monkeypatch.setattr("arkbeam.app.holding.claim_output", partial(claim_output, lease_s=1.0))
 
 
 def published_vectors(table: pa.Table) -> np.ndarray:

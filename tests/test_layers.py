@@ -59,6 +59,7 @@ ORDER = (
     "app.config",
     "app.run_note",
     "app.take_over",
+    "app.holding",
     "app.job",
     "app.report",
     "app.store",

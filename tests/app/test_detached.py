@@ -296,7 +296,7 @@ def test_what_a_job_finds(
 
     A job that was handed to an engine, which may have no place for it yet, counts as alive. One that is written does not.
     """
-    monkeypatch.setattr("arkbeam.app.job.Watches", partial(Watches, lease_s=0.2))
+    monkeypatch.setattr("arkbeam.app.holding.Watches", partial(Watches, lease_s=0.2))
     monkeypatch.setattr("arkbeam.app.job.TakeOver", partial(TakeOver, lease_s=0.2))
     place.write_texts(3)
     printed = submit(place, call, [DATAFLOW, *beam])

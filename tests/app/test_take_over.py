@@ -34,7 +34,7 @@ def filled(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     place.write_texts(1)
     place.run()
     place.write_texts(ROWS)
-    monkeypatch.setattr("arkbeam.app.job.Watches", partial(Watches, lease_s=LEASE_S))
+    monkeypatch.setattr("arkbeam.app.holding.Watches", partial(Watches, lease_s=LEASE_S))
     monkeypatch.setattr("arkbeam.app.job.TakeOver", partial(TakeOver, lease_s=LEASE_S))
     return place
 

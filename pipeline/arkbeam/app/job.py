@@ -4,37 +4,34 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import orjson
 
 from arkbeam.app.config import Config, describe_config, list_similar_names
+from arkbeam.app.holding import claiming, clear_dead_runs, forget_run, recover_killed, showing_life
 from arkbeam.app.output_uri import resolve
 from arkbeam.app.run_note import write_run_note
 from arkbeam.app.take_over import TakeOver
 from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.ark.models import list_notes
 from arkbeam.ark.wire import ModelSpec
-from arkbeam.base.errors import ArkbeamError, ConfigError, OutputInUse, StoreError
-from arkbeam.base.files import exists, read_bytes, remove_folder, remove_leftovers
+from arkbeam.base.errors import ArkbeamError, ConfigError, StoreError
+from arkbeam.base.files import exists, read_bytes, remove_folder
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
 from arkbeam.base.uris import absolute, is_local, join
 from arkbeam.beam.pipeline import build_pipeline, build_plan, has_many_processes, open_pipeline, submit_pipeline
 from arkbeam.beam.submission import Ending
-from arkbeam.engine.outcomes import Stop, StopKind
-from arkbeam.engine.registry import close_engine, forwarding_stops, stop_engines
+from arkbeam.engine.registry import forwarding_stops
 from arkbeam.manifest.finding import WrittenFolder
 from arkbeam.manifest.shards import Manifest, Shard, cut_shards, list_manifests, manifest_folders
 from arkbeam.media import is_below
 from arkbeam.media.options import MediaOptions
 from arkbeam.outputs.publishing import REPORT
-from arkbeam.quota.marks import quota_folder, remove_marks_of_output
-from arkbeam.stages.embed.own_results import forget_own_results
-from arkbeam.stages.embed.process import check_secrets, write_stop, write_stop_of
+from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.meter import forget_work
 from arkbeam.stages.plan import Note, PlanTotals, count_buckets
@@ -43,7 +40,7 @@ from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
 from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunIdentity, RunSpec
-from arkbeam.store.claim import WAYS_OUT, Claim, claim_output, describe_run, show_alive
+from arkbeam.store.claim import Claim, show_alive
 from arkbeam.store.compaction import AUTOMATIC, compact_store
 from arkbeam.store.layout import (
     EXAMPLES,
@@ -52,12 +49,10 @@ from arkbeam.store.layout import (
     run_folder,
     uri_key,
 )
-from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
 from arkbeam.store.living import Watches
 from arkbeam.store.media_cache import compact_media
 from arkbeam.store.model_record import ModelRecord, read_model, write_model
-from arkbeam.store.outputs import find_output_key, keep_output_key
-from arkbeam.store.recovery import recover_journals
+from arkbeam.store.outputs import find_output_key
 from arkbeam.store.run_files import note_uri
 from arkbeam.store.scratch import has_room, scratch_folder
 
@@ -285,7 +280,7 @@ def submit_job(
     submitted_s = time.time() if ending is Ending.SUBMIT else None
     with (
         claiming(job.spec) as (claim, watches),
-        _showing_life(job.spec, submitted_s),
+        showing_life(job.spec, submitted_s),
         ExitStack() as undo,
     ):
         undo.callback(forget_run, job.spec)
@@ -300,19 +295,19 @@ def submit_job(
 def _run_claimed(job: Job, beam_arguments: Sequence[str], *, accept_model_change: bool) -> dict[str, Any]:
     with _run_files(job) as placed, claiming(placed) as (claim, watches):
         try:
-            with _showing_life(placed):
+            with showing_life(placed):
                 spec = _begin(placed, claim, watches, accept_model_change=accept_model_change)
                 sent = write_inputs(job.shards, spec)
                 result = _run_pipeline(sent, beam_arguments)
         finally:
             forget_run(placed)
-        _recover_journals(spec)
+        recover_killed(spec)
     return result
 
 
 def _begin(spec: RunSpec, claim: Claim, watches: Watches, *, accept_model_change: bool) -> RunSpec:
     """Clean up after earlier runs of the output. Return the spec with the model whose vectors count as owned."""
-    _clear_dead_runs(spec, claim.before, watches)
+    clear_dead_runs(spec, claim.before, watches)
     compact_media(spec.store.uri)
     return replace(spec, model_owned=_find_model(spec, accept_change=accept_model_change))
 
@@ -364,39 +359,6 @@ def _folder(spec: RunSpec) -> str:
     return run_folder(spec.run_files_uri, spec.run.name)
 
 
-def forget_run(spec: RunSpec) -> None:
-    """Close the engine of a run that ends, forget what this process holds of it but its progress, and remove its files."""
-    close_engine(spec.run.name)
-    forget_index(spec.run.name)
-    forget_own_results(spec.run.name)
-    _remove_marks(spec)
-    for folder in {_folder(spec), run_folder(spec.store.uri, spec.run.name)}:
-        remove_folder(folder)
-
-
-@contextmanager
-def claiming(spec: RunSpec) -> Iterator[tuple[Claim, Watches]]:
-    """Hold the claim on the output for the length of the block; yield it, with what is known of other runs of the output.
-
-    A run whose first process has ended keeps its mark, which must not be overwritten: so such runs are looked for before.
-    Raise OutputInUse if a run is alive.
-    """
-    run, watches = spec.run, Watches(spec.store.uri)
-    others = [name for name in list_runs(spec.store.uri, run.output_key) if not watches.has_one_process(name)]
-    _refuse(watches.judge(others), spec)
-    with claim_output(run.output_uri, run.name, partial(stop_when_lost, spec)) as claim:
-        keep_output_key(run.output_uri, run.output_key)
-        yield claim, watches
-
-
-@contextmanager
-def _showing_life(spec: RunSpec, submitted_s: float | None = None) -> Iterator[None]:
-    """Give the run its folder in the store, and show in it, for the length of the block, that this process is alive."""
-    write_run_note(spec, submitted_s)
-    with show_alive(run_folder(spec.store.uri, spec.run.name), spec.run.name):
-        yield
-
-
 @contextmanager
 def _naming_errors(spec: RunSpec) -> Iterator[None]:
     """If the pipeline fails because a process is not set up, raise the error that this process has left in the store."""
@@ -417,18 +379,6 @@ def _forwarding_stops_to_workers(spec: RunSpec) -> Iterator[None]:
         yield
 
 
-def _recover_journals(spec: RunSpec) -> None:
-    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_key)
-    if found.stored or found.lost:
-        _log.warning(
-            "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
-            " a reply are counted as paid",
-            found.stored,
-            found.lost,
-        )
-
-
 def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
     """Return the resolved model whose vectors count as owned.
 
@@ -445,56 +395,6 @@ def _find_model(spec: RunSpec, *, accept_change: bool) -> str | None:
         record = ModelRecord(record.name, record.seen)
         write_model(spec.store.uri, spec.run.service, record)
     return record.resolved
-
-
-def _clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
-    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind.
-
-    `ended`: the run whose claim was taken over, so that the process that started it has ended. Raise OutputInUse if a run
-    is alive.
-    """
-    store_uri, run = spec.store.uri, spec.run
-    watches.ended = [] if ended is None else [ended]
-    runs = [name for name in list_runs(store_uri, run.output_key) if name != run.name]
-    living = watches.judge(runs)
-    if not living:  # a process may have stood still: tell it to stop, and look once more
-        for name in watches.watched:
-            write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
-        living = watches.find_revived(runs)
-    _refuse(living, spec)
-    _recover_journals(spec)
-    _remove_marks(spec)
-    remove_dead_runs(store_uri, run.output_key, runs)
-    remove_dead_plans(store_uri, uri_key(run.output_uri))
-    remove_old_results(store_uri)
-    remove_leftovers(run.output_uri)
-
-
-def _refuse(living: Sequence[str], spec: RunSpec) -> None:
-    """Raise OutputInUse if other runs of the output are alive."""
-    if living:
-        raise OutputInUse(
-            f"{redact_uri(spec.run.output_uri)} is in use by {describe_run(living[0], time.time())}: it has processes that"
-            f" are alive in the store {redact_uri(spec.store.uri)}: {WAYS_OUT}"
-        )
-
-
-def _remove_marks(spec: RunSpec) -> None:
-    """Remove the quota marks of this output's processes that were killed, or that ended right after their last session."""
-    try:
-        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
-    except StoreError as error:
-        _log.warning(
-            "quota marks of ended processes can't be removed; other processes count them for some seconds: %s", error
-        )
-
-
-def stop_when_lost(spec: RunSpec, reason: str) -> None:
-    """Stop the run: now, or when it begins to send."""
-    stop = Stop(StopKind.INTERRUPTED, "output_lost", reason)
-    stop_engines(stop)
-    with suppress(StoreError):  # a later step fails as well
-        write_stop(spec, stop)
 
 
 def _name_notes(manifests: Sequence[Manifest]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from arkbeam.app.check import SampledRows
-from arkbeam.app.job import Job, claiming, forget_run
+from arkbeam.app.holding import claiming, forget_run
+from arkbeam.app.job import Job
 from arkbeam.engine.outcomes import Sink
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages.embed.feed import StagedRow, Unsendable, encode_row

@@ -1,0 +1,122 @@
+"""Hold an output for a run: its claim, signs of life, and what earlier runs of the output have left."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from arkbeam.app.run_note import write_run_note
+from arkbeam.base.errors import OutputInUse, StoreError
+from arkbeam.base.files import remove_folder, remove_leftovers
+from arkbeam.base.redaction import redact_uri
+from arkbeam.engine.outcomes import Stop, StopKind
+from arkbeam.engine.registry import close_engine, stop_engines
+from arkbeam.quota.marks import quota_folder, remove_marks_of_output
+from arkbeam.stages.embed.own_results import forget_own_results
+from arkbeam.stages.embed.process import write_stop, write_stop_of
+from arkbeam.stages.read import forget_index
+from arkbeam.stages.spec import RunSpec
+from arkbeam.store.claim import WAYS_OUT, Claim, claim_output, describe_run, show_alive
+from arkbeam.store.layout import run_folder, uri_key
+from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
+from arkbeam.store.living import Watches
+from arkbeam.store.outputs import keep_output_key
+from arkbeam.store.recovery import recover_journals
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def claiming(spec: RunSpec) -> Iterator[tuple[Claim, Watches]]:
+    """Hold the claim on the output for the length of the block; yield it, with what is known of other runs of the output.
+
+    A run whose first process has ended keeps its mark, which must not be overwritten: so such runs are looked for before.
+    Raise OutputInUse if a run is alive.
+    """
+    run, watches = spec.run, Watches(spec.store.uri)
+    others = [name for name in list_runs(spec.store.uri, run.output_key) if not watches.has_one_process(name)]
+    _refuse(watches.judge(others), spec)
+    with claim_output(run.output_uri, run.name, partial(_stop_when_lost, spec)) as claim:
+        keep_output_key(run.output_uri, run.output_key)
+        yield claim, watches
+
+
+@contextmanager
+def showing_life(spec: RunSpec, submitted_s: float | None = None) -> Iterator[None]:
+    """Give the run its folder in the store, and show in it, for the length of the block, that this process is alive."""
+    write_run_note(spec, submitted_s)
+    with show_alive(run_folder(spec.store.uri, spec.run.name), spec.run.name):
+        yield
+
+
+def clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
+    """Recover what earlier runs of this output paid for, then remove the files that those runs left behind.
+
+    `ended`: the run whose claim was taken over, so that the process that started it has ended. Raise OutputInUse if a run
+    is alive.
+    """
+    store_uri, run = spec.store.uri, spec.run
+    watches.ended = [] if ended is None else [ended]
+    runs = [name for name in list_runs(store_uri, run.output_key) if name != run.name]
+    living = watches.judge(runs)
+    if not living:  # a process may have stood still: tell it to stop, and look once more
+        for name in watches.watched:
+            write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
+        living = watches.find_revived(runs)
+    _refuse(living, spec)
+    recover_killed(spec)
+    _remove_marks(spec)
+    remove_dead_runs(store_uri, run.output_key, runs)
+    remove_dead_plans(store_uri, uri_key(run.output_uri))
+    remove_old_results(store_uri)
+    remove_leftovers(run.output_uri)
+
+
+def recover_killed(spec: RunSpec) -> None:
+    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
+    found = recover_journals(spec.store.uri, spec.run.output_key)
+    if found.stored or found.lost:
+        _log.warning(
+            "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
+            " a reply are counted as paid",
+            found.stored,
+            found.lost,
+        )
+
+
+def forget_run(spec: RunSpec) -> None:
+    """Close the engine of a run that ends, forget what this process holds of it but its progress, and remove its files."""
+    close_engine(spec.run.name)
+    forget_index(spec.run.name)
+    forget_own_results(spec.run.name)
+    _remove_marks(spec)
+    for folder in {run_folder(spec.run_files_uri, spec.run.name), run_folder(spec.store.uri, spec.run.name)}:
+        remove_folder(folder)
+
+
+def _refuse(living: Sequence[str], spec: RunSpec) -> None:
+    """Raise OutputInUse if other runs of the output are alive."""
+    if living:
+        raise OutputInUse(
+            f"{redact_uri(spec.run.output_uri)} is in use by {describe_run(living[0], time.time())}: it has processes that"
+            f" are alive in the store {redact_uri(spec.store.uri)}: {WAYS_OUT}"
+        )
+
+
+def _remove_marks(spec: RunSpec) -> None:
+    """Remove the quota marks of this output's processes that were killed, or that ended right after their last session."""
+    try:
+        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
+    except StoreError as error:
+        _log.warning(
+            "quota marks of ended processes can't be removed; other processes count them for some seconds: %s", error
+        )
+
+
+def _stop_when_lost(spec: RunSpec, reason: str) -> None:
+    """Stop the run: now, or when it begins to send."""
+    stop = Stop(StopKind.INTERRUPTED, "output_lost", reason)
+    stop_engines(stop)
+    with suppress(StoreError):  # a later step fails as well
+        write_stop(spec, stop)
