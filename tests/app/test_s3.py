@@ -100,7 +100,8 @@ def test_staged_rows_of_one_process_stay_on_this_machine(
         remove_folder(folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr("arkbeam.app.holding.remove_folder", spy)
+        for module in ("job", "holding"):
+            patched.setattr(f"arkbeam.app.{module}.remove_folder", spy)
         patched.setattr(tempfile, "tempdir", str(bucket.folder))
         bucket.plan()
         bucket.run()
