@@ -61,7 +61,10 @@ def run_job_server(server: JobServer) -> Iterator[RunningServer]:
             f"--expansion-port={expansion}",
             f"--artifacts-dir={folder}/artifacts",
         ]
-        settings = f"rest.bind-port: {rest}\nrest.bind-address: {HOST}\nrest.address: {HOST}\n"
+        # The counters of a job are shown with this delay: by default 3 s, when a short job has ended.
+        settings = (
+            f"rest.bind-port: {rest}\nrest.bind-address: {HOST}\nrest.address: {HOST}\nweb.refresh-interval: 200\n"
+        )
         Path(folder, "config.yaml").write_text(settings, "utf-8")
         log = Path(folder, "log")
         with log.open("wb") as output:

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from arkbeam.base.errors import ManifestError
 from arkbeam.beam import publish
+from arkbeam.stages.publish import parts
 from arkbeam.stages.publish.cuts import cut_rows, find_marks
 from PIL import Image
 
@@ -203,7 +204,7 @@ def test_two_outputs_of_one_store(place: Any, emulator: Any) -> None:
 
 def test_more_rows_than_one_part(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in several part files are published once each; parts of an earlier, larger output are removed."""
-    monkeypatch.setattr(publish, "find_marks", partial(find_marks, every=4))
+    monkeypatch.setattr(parts, "find_marks", partial(find_marks, every=4))
     monkeypatch.setattr(publish, "cut_rows", partial(cut_rows, part_rows=40))
     place.write_texts(150)
     settings = {"store.flush_rows": 20}

@@ -413,7 +413,7 @@ def test_a_service_that_is_down_ends_the_run(start_server: Start, make_rig: Make
     assert (report.stop.kind, report.stop.code) == (StopKind.SERVICE, "service_unavailable")
     assert report.counts.bought == 0
     assert 10 <= report.counts.failed <= 10 + 8
-    assert asked["received"] <= 6 * 300 / 4
+    assert asked["received"] <= 6 * 300 / 2
     assert rig.events() == []
 
 

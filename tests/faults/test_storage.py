@@ -19,7 +19,7 @@ from arkbeam.base.faults import flip_bit
 from arkbeam.base.records import Failure, Usage
 from arkbeam.base.replies import Reply
 from arkbeam.beam import publish
-from arkbeam.stages.publish import commit, usage
+from arkbeam.stages.publish import commit, parts, usage
 from arkbeam.stages.publish.cuts import cut_rows, find_marks
 from arkbeam.store import entries, integrity, layout, listing, replaced
 from arkbeam.store.events import Event, EventKind, write_events
@@ -131,7 +131,7 @@ def test_storage_that_fails_once_beside_parts_that_are_kept(
     place.settings |= {
         "limits.requests_in_flight": 1
     }  # so that the order of the vectors, and the parts, are always the same
-    monkeypatch.setattr(publish, "find_marks", partial(find_marks, every=4))
+    monkeypatch.setattr(parts, "find_marks", partial(find_marks, every=4))
     monkeypatch.setattr(publish, "cut_rows", partial(cut_rows, part_rows=30))
     place.write_texts(ROWS - 20)
     place.run()

@@ -17,7 +17,7 @@ from arkbeam.app.config import Config, load_config
 from arkbeam.app.job import Job, prepare_job
 from arkbeam.app.output_uri import resolve
 from arkbeam.ark.client import read_api_key
-from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError
+from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, StoreError
 from arkbeam.base.files import remove_file, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.base.redaction import redact, redact_uri
@@ -80,6 +80,11 @@ def check_config(path: str, settings: Sequence[str], checked: Checked) -> Iterat
         yield _check_key(config)
         yield _wrong("manifest", error)
         yield from _check_storage(config)
+        return
+    except StoreError as error:
+        yield _check_key(config)
+        found = [*_check_storage(config)]
+        yield from found if any(one.state == "wrong" for one in found) else [_wrong("store", error)]
         return
     job = checked.job
     yield Finding("key", "ok", "not needed: the emulator takes none") if _needs_no_key(job) else _check_key(config)
