@@ -242,7 +242,7 @@ def _spare_quota(quota: QuotaOptions, model: ModelSpec, kind: ServiceKind) -> Qu
 
     The quota of a stand-in costs nothing. No Redis is asked: its address in `run.json` may come from someone else.
     """
-    alone = replace(quota, redis_url=None, redis_password_env=None, lanes=1)
+    alone = replace(quota, redis_url=None, redis_password_env=None)
     if kind is ServiceKind.STAND_IN:
         return alone
     rpm, tpm = quota.rate_limits(model.capabilities)
