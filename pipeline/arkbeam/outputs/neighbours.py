@@ -10,7 +10,6 @@ TSNE_POINTS_MAX = 5_000
 """More points than this are placed by PCA: t-SNE would take minutes."""
 NEIGHBOURS = 15
 _PERPLEXITY = 30
-_FFT_POINTS_MIN = 1_500  # below, the exact method (Barnes-Hut) is faster than interpolation
 _CHUNK_ROWS = 512
 _SUBSPACE, _ITERATIONS = 8, 10
 
@@ -100,7 +99,7 @@ def _place_by_tsne(units: Floats, start: Floats) -> Floats:
     placed: Any = openTSNE.TSNEEmbedding(
         openTSNE.initialization.rescale(start),
         affinities,
-        negative_gradient_method="fft" if len(units) >= _FFT_POINTS_MIN else "bh",
+        negative_gradient_method="bh",  # with "fft", a few far points cost gigabytes
         random_state=0,
     )
     placed = placed.optimize(n_iter=125, exaggeration=12, momentum=0.5)
