@@ -26,7 +26,7 @@ from arkbeam.manifest.shards import Shard, cut_shards, list_manifests
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.manifest.text import BOM, find_wide_encoding
 from arkbeam.media import MediaOptions
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -389,19 +389,44 @@ _hostile = st.one_of(
 )  # fmt: skip
 
 
+def _opens_value(line: bytes) -> bool:
+    """True if a line begins a JSON array or object, and is not one itself: the lines below may be the rest of it."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith((b"[", b"{"))
+    return False
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_hostile, min_size=1, max_size=8).filter(lambda rows: find_wide_encoding(b"\n".join(rows)) is None))
+@example([b"["])
+@example([b"", b"[{}, ", b"{}]"])
+@example([b"{", b'"text": "a"', b"}"])
+@example([b"[1", b"{}"])
+@example([b"x", b"["])
 def test_no_line_raises(rows: list[bytes]) -> None:
-    """Whatever a line holds, it is staged, a failure or blank, and all tables can be written."""
+    """Whatever a line holds, it is staged, a failure or blank, and all tables can be written.
+
+    Only a file that is one JSON array or object over several lines is an error as a whole: its first line that is not
+    blank opens the value and does not close it.
+    """
     fsspec.filesystem("memory").pipe_file("/hostile/m.jsonl", b"\n".join(rows) + b"\n")
+    lines = [rows[0].removeprefix(BOM), *rows[1:]]
+    try:
+        chunks = _chunks("memory://hostile/m.jsonl", keep=("keep", "text"))
+    except ManifestError as error:
+        message = str(error)
+        assert "is a JSON array" in message or "a JSON object over several lines" in message
+        assert _opens_value(next(text for line in lines if (text := line.strip(b" \t\r"))))
+        return
     good, bad = 0, 0
-    for chunk in _chunks("memory://hostile/m.jsonl", keep=("keep", "text")):
+    for chunk in chunks:
         for table in (chunk.staged, chunk.keys, chunk.unreadable):
             table.validate(full=True)
             pq.write_table(table, io.BytesIO())
         good, bad = good + chunk.staged.num_rows, bad + chunk.unreadable.num_rows
         assert chunk.rows == len(rows)
-        lines = [rows[0].removeprefix(BOM), *rows[1:]]
         assert good + bad == len([line for line in lines if line and not line.isspace()])
 
 
