@@ -25,7 +25,8 @@ from arkbeam.base.schema import KEYS, STAGED, UNREADABLE, concat
 from arkbeam.base.uris import is_local, join
 from arkbeam.base.words import format_seconds
 from arkbeam.manifest.options import ReadContext
-from arkbeam.manifest.read import ShardPlace, read_shard
+from arkbeam.manifest.raw_rows import ShardPlace
+from arkbeam.manifest.read import read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.stages.plan import PlanTotals, estimate
 from arkbeam.stages.spec import RunSpec

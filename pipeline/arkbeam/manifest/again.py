@@ -8,7 +8,7 @@ from arkbeam.base.records import Request
 from arkbeam.manifest.columns import ColumnWatch
 from arkbeam.manifest.failures import FailedRows
 from arkbeam.manifest.options import ManifestOptions, ReadContext
-from arkbeam.manifest.read import ShardPlace, read_batches
+from arkbeam.manifest.raw_rows import ShardPlace, read_batches
 from arkbeam.manifest.rows import RowParser
 from arkbeam.manifest.shards import WHOLE, Shard, describe_manifest, folder_of
 

@@ -1,7 +1,7 @@
 """Read a shard into tables. Rows are parsed and checked only here; later stages do not check them again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,23 +15,18 @@ from arkbeam.base.records import Failure, Modality, Request, TokenEstimate
 from arkbeam.base.redaction import also_mask, redact
 from arkbeam.manifest.batches import RowBatch, quote_rows
 from arkbeam.manifest.columns import ColumnWatch
-from arkbeam.manifest.compression import ByteSource
-from arkbeam.manifest.csv_rows import read_csv
 from arkbeam.manifest.failures import FailedRows, is_masked, list_failed_rows
 from arkbeam.manifest.fingerprint import Fingerprinter
 from arkbeam.manifest.hive import fill_missing, list_folder_values
-from arkbeam.manifest.json_array import check_lines, is_array, iter_elements
-from arkbeam.manifest.jsonl_rows import blame_json, read_jsonl
+from arkbeam.manifest.jsonl_rows import blame_json
 from arkbeam.manifest.kept import JsonWriter, Kept, build_kept, take_kept
 from arkbeam.manifest.kinds import Kind
-from arkbeam.manifest.lines import LongLine, ends_with_cr, iter_lines, iter_universal_lines
 from arkbeam.manifest.options import ManifestOptions, ReadContext
-from arkbeam.manifest.parquet_rows import read_parquet
+from arkbeam.manifest.raw_rows import ShardPlace, read_batches
 from arkbeam.manifest.rows import RowParser
-from arkbeam.manifest.shards import WHOLE, Shard, folder_of
+from arkbeam.manifest.shards import Shard, folder_of
 from arkbeam.manifest.staging import StagedRequest, list_changes, request_to_json, text_to_json
-from arkbeam.manifest.storage import check_unchanged, open_manifest
-from arkbeam.manifest.text import TextSource, find_wide_encoding, has_ascii, is_utf8_name
+from arkbeam.manifest.storage import check_unchanged
 from arkbeam.media import MediaCache, MediaInfo, inspect_many
 
 _TEXT = Modality.TEXT
@@ -61,13 +56,6 @@ class ShardChunk:
     """What the values of each kept column are."""
     not_finite: int = 0
     """Number of kept values that are NaN or Infinity in JSON, and null here."""
-
-
-@dataclass(slots=True)
-class ShardPlace:
-    """How far `read_shard` has come in a shard of text: `bytes` of the file, as it is stored, are read."""
-
-    bytes: int = 0
 
 
 def read_shard(
@@ -147,81 +135,6 @@ def _read_failed_rows(
             gone = True
     for table in failed.rest(gone=gone):
         yield ShardChunk(schema.STAGED.empty_table(), schema.KEYS.empty_table(), table, 0)
-
-
-def read_batches(
-    shard: Shard,
-    options: ManifestOptions,
-    parser: RowParser,
-    context: ReadContext,
-    watch: ColumnWatch,
-    place: ShardPlace,
-    failed: FailedRows | None,
-) -> Iterator[RowBatch]:
-    """Yield all physical rows of a shard in order.
-
-    Of a Parquet file, only the kept columns and those that `parser` reads are read. With `failed`, rows that it does
-    not name may be yielded as blank rows. Raise ManifestError if the file as a whole, or the header of a CSV file,
-    can't be read.
-    """
-    if shard.format == "parquet":
-        wanted, media_bytes_max = None if failed is None else failed.wants, context.media.body_bytes_max
-        yield from read_parquet(
-            shard, options, parser.columns, watch.note_header, parser.media_columns, media_bytes_max, wanted
-        )
-        return
-    start = max(shard.start - 1, 0)
-    with open_manifest(shard.manifest, shard.compression, shard.format, start, options) as raw:
-        end = WHOLE if raw.is_packed else shard.end
-        used = parser.columns.union(options.keep)
-        for batch in read_text(replace(shard, end=end), open_text(shard, raw, options), options, used, watch, failed):
-            place.bytes = raw.taken
-            yield batch
-
-
-def read_text(
-    shard: Shard,
-    source: TextSource,
-    options: ManifestOptions,
-    used: frozenset[str],
-    watch: ColumnWatch,
-    failed: FailedRows | None,
-) -> Iterator[RowBatch]:
-    """Yield all physical rows of a shard of a text format; with `failed`, others than it names may be blank."""
-    head = source.peek() if shard.start == 0 else b""
-    universal = ends_with_cr(head, shard.format)
-    lines: Iterator[bytes | LongLine]
-    if shard.format == "json" and is_array(head):
-        lines = iter_elements(source, shard.manifest, options.line_bytes_max)
-    elif universal:
-        lines = iter_universal_lines(source, options.line_bytes_max)
-    else:
-        lines = iter_lines(source, shard.start, shard.end, options.line_bytes_max)
-    if shard.format in ("csv", "tsv"):
-        end = "" if universal else "\n"
-        yield from read_csv(lines, end, shard.manifest, shard.format, options, used, watch.note_header)
-        return
-    check_lines(shard.manifest, shard.format, head)
-    yield from read_jsonl(lines, options, None if failed is None else frozenset(failed.rows.tolist()))
-
-
-def open_text(shard: Shard, raw: ByteSource, options: ManifestOptions) -> TextSource:
-    """Return the shard's bytes in UTF-8. Raise ManifestError if the file is in another encoding than the config says."""
-    encoding, setting = options.encoding_of(shard.format)
-    source = TextSource(raw.read, encoding)
-    if shard.start > 0:
-        return source
-    head = source.peek()
-    if is_utf8_name(encoding):
-        found = find_wide_encoding(head)
-        if found is not None:
-            likely, sign = found
-            raise ManifestError(f"manifest {redact(shard.manifest)} is not in UTF-8: {sign}; set {setting}: {likely}")
-    elif head and not has_ascii(head):  # without this check, UTF-8 read as UTF-16 is a header without rows
-        raise ManifestError(
-            f"manifest {redact(shard.manifest)} is not in {encoding} ({setting}): it would have no comma, bracket or line end"
-        )
-    return source
 
 
 @dataclass(slots=True)

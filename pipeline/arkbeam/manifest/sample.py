@@ -17,7 +17,7 @@ from arkbeam.manifest.csv_dialect import Dialect, find_delimiter, is_quoted_cell
 from arkbeam.manifest.json_array import is_array
 from arkbeam.manifest.options import CsvOptions, Format, ManifestOptions
 from arkbeam.manifest.parquet_rows import read_parquet
-from arkbeam.manifest.read import open_text, read_text
+from arkbeam.manifest.raw_rows import read_text
 from arkbeam.manifest.shards import FORMATS, Shard, cut_shards, list_manifests, split_endings
 from arkbeam.manifest.storage import manifest_errors, open_manifest, without_query
 from arkbeam.manifest.text import HEAD_BYTES, find_wide_encoding, guess_encoding
@@ -127,8 +127,7 @@ def _raw_rows(shard: Shard, options: ManifestOptions, names: list[str]) -> Itera
         return
     with open_manifest(shard.manifest, shard.compression, shard.format, 0, options) as raw:
         watch = ColumnWatch(())
-        whole = replace(shard, end=2**63 - 1) if raw.is_packed else shard
-        batches = read_text(whole, open_text(shard, raw, options), options, frozenset(), watch, None)
+        batches = read_text(shard, raw, options, frozenset(), watch, None)
         yield (row for batch in batches for row in batch.rows)
         names += watch.names  # of a header; JSON rows name their own columns
 

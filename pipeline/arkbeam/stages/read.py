@@ -21,7 +21,8 @@ from arkbeam.manifest.kept import merge_kinds
 from arkbeam.manifest.kinds import NO_ROWS, Kind
 from arkbeam.manifest.options import ReadContext
 from arkbeam.manifest.portable import find_nanoseconds
-from arkbeam.manifest.read import ShardChunk, ShardPlace, read_shard
+from arkbeam.manifest.raw_rows import ShardPlace
+from arkbeam.manifest.read import ShardChunk, read_shard
 from arkbeam.manifest.shards import Shard
 from arkbeam.media import reading
 from arkbeam.stages.meter import Phase, note_failures, note_work
