@@ -77,14 +77,9 @@ def list_versions(uri: str, suffix: str = "") -> list[Listed]:
         filesystem.invalidate_cache()
         if isinstance(filesystem, LocalFileSystem):
             return [one for name in list_files(uri, suffix) if (one := _local_version(name)) is not None]
-        try:
-            found = filesystem.find(path, detail=True)
-        except FileNotFoundError:
-            return []
         listed = (
-            Listed(full_uri(filesystem, name), size, find_version(info) or str(size))
-            for name, info in found.items()
-            if name.endswith(suffix)
+            Listed(found, size, find_version(info) or str(size))
+            for found, info in _find_objects(filesystem, path, suffix)
             for size in [int(info.get("size") or 0)]
         )
         return sorted(listed, key=lambda one: one.uri)
@@ -97,11 +92,16 @@ def list_times(uri: str, suffix: str = "") -> dict[str, float]:
         filesystem.invalidate_cache()
         if isinstance(filesystem, LocalFileSystem):
             return {name: status.st_mtime for name in list_files(uri, suffix) if (status := _status(name)) is not None}
-        try:
-            found = filesystem.find(path, detail=True)
-        except FileNotFoundError:
-            return {}
-        return {full_uri(filesystem, name): _time_of(info) for name, info in found.items() if name.endswith(suffix)}
+        return {found: _time_of(info) for found, info in _find_objects(filesystem, path, suffix)}
+
+
+def _find_objects(filesystem: Any, path: str, suffix: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the URI of each object below a folder, and what the listing says of it. A missing folder has none."""
+    try:
+        found = filesystem.find(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return [(full_uri(filesystem, name), info) for name, info in found.items() if name.endswith(suffix)]
 
 
 def _time_of(info: Mapping[str, Any]) -> float:
