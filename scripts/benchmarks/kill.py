@@ -53,14 +53,15 @@ def measure(bench: Bench) -> list[Figure]:
     points = _kill_points(sizes.rows)[: sizes.times]
     outcomes = [_kill_once(bench, sizes.rows, point) for point in points]
     twice = max(one.paid_twice for one in outcomes)
-    bound = IN_FLIGHT
     right = all(one.checked.is_right for one in outcomes)
     bills = [f"{one.usage_requests:,}/{one.paid:,} and {one.usage_tokens:,}/{one.tokens:,}" for one in outcomes]
     each = ", ".join(f"{one.paid_twice} (killed at {one.paid_at_kill:,} paid)" for one in outcomes)
     faults = [sum(getattr(one.checked, name) for one in outcomes) for name in ("wrong", "missing", "repeated")]
     equal = sum(one.usage_is_bill for one in outcomes)
     return [
-        Figure("kill", "paid twice, the worst", f"{twice}", f"≤ {bound}", at_most(twice, bound), f"each: {each}"),
+        Figure(
+            "kill", "paid twice, the worst", f"{twice}", f"≤ {IN_FLIGHT}", at_most(twice, IN_FLIGHT), f"each: {each}"
+        ),
         Figure(
             "kill",
             "output",

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from scripts.engines import cluster
 from scripts.engines.proxy import Proxy, start_proxy
-from scripts.engines.trials import FLUSH_ROWS, IN_FLIGHT, Outcome, Trial, open_trial
+from scripts.engines.trials import Outcome, Trial, open_trial
 
 LEASES_S = 15.0
 """Three leases of an attempt (`arkbeam.engine.attempts`)."""
@@ -46,23 +46,18 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault. `died`: how many workers lose what they hold. `cached`: workers go on from stage to stage.
+    """A fault.
 
-    `resubmits`: the submitter is killed, and the command is given again.
+    `cached`: workers go on from stage to stage. `s3`, `cut`: the store is on an S3 server, which one worker reaches by a
+    proxy. `resubmits`: the submitter is killed, and the command is given again.
     """
 
     what: str
     act: Callable[[Scene], None]
-    died: int = 0
     cached: bool = True
     s3: bool = False
     cut: bool = False
     resubmits: bool = False
-
-    @property
-    def paid_twice_max(self) -> int:
-        """What may be paid twice: what the workers that died had in flight, and one flush buffer of each."""
-        return self.died * (IN_FLIGHT + FLUSH_ROWS)
 
 
 def _nothing(_: Scene) -> None:
@@ -123,27 +118,25 @@ def _wait_for_half(scene: Scene) -> None:
 
 FAULTS: Mapping[str, Fault] = {
     "none": Fault("none", _nothing),
-    "kill": Fault("a task manager killed at half", _kill, died=1),
+    "kill": Fault("a task manager killed at half", _kill),
     # Without the cache, Flink ends the other worker as well when it repeats the job's tasks.
-    "kill_uncached": Fault("the same without Beam's worker cache", _kill, died=2, cached=False),
-    "kill_s3": Fault("the same with an S3 store", _kill, died=1, s3=True),
-    "kill_four": Fault("task managers killed four times", _kill_four_times, died=4),
+    "kill_uncached": Fault("the same without Beam's worker cache", _kill, cached=False),
+    "kill_s3": Fault("the same with an S3 store", _kill, s3=True),
+    "kill_four": Fault("task managers killed four times", _kill_four_times),
     "stop": Fault("a worker stopped for 15 s, three leases", lambda scene: _stop_worker(scene, LEASES_S)),
     "stop_long": Fault("a worker stopped for 25 s, longer than dead", lambda scene: _stop_worker(scene, DEAD_S)),
     "stall": Fault(
         "a task manager stopped for 25 s; its worker goes on",
         lambda scene: _stop_task_manager(scene, with_worker=False),
-        died=1,
     ),
     "machine": Fault(
         "a task manager and its worker stopped for 25 s",
         lambda scene: _stop_task_manager(scene, with_worker=True),
-        died=1,
     ),
-    "zombie": Fault("a worker stopped, its task manager killed; resumed beside the retry", _stop_and_kill, died=1),
-    "zombie_s3": Fault("the same with an S3 store", _stop_and_kill, died=1, s3=True),
-    "cut": Fault("the S3 store unreachable for one worker for a minute", _cut, died=1, s3=True, cut=True),
-    "submitter": Fault("the submitter killed, the command given again", _wait_for_half, died=2, resubmits=True),
+    "zombie": Fault("a worker stopped, its task manager killed; resumed beside the retry", _stop_and_kill),
+    "zombie_s3": Fault("the same with an S3 store", _stop_and_kill, s3=True),
+    "cut": Fault("the S3 store unreachable for one worker for a minute", _cut, s3=True, cut=True),
+    "submitter": Fault("the submitter killed, the command given again", _wait_for_half, resubmits=True),
 }
 
 
