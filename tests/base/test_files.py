@@ -59,12 +59,13 @@ def test_what_is_written_can_be_read(folder: str) -> None:
 
 
 def test_a_missing_file_can_be_asked_for(folder: str) -> None:
-    """`read_if_exists` returns None for a missing file, and the bytes of any other, also if it is empty."""
+    """`read_if_exists` returns None for a missing file, and the bytes of any other, or the first of them, also if it is empty."""
     uri = join(folder, "a.bin")
-    assert read_if_exists(uri) is None
+    assert read_if_exists(uri) is read_if_exists(uri, 4) is None
     for data in (b"", b"something"):
         write_bytes(uri, data)
         assert read_if_exists(uri) == data
+        assert [read_if_exists(uri, most) for most in (4, 100)] == [data[:4], data]
 
 
 def test_a_listing_has_versions(folder: str) -> None:

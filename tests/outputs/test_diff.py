@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import s3fs
 from arkbeam.outputs.diff import COSINES_MAX, diff_outputs
 
 from tests.outputs.conftest import change_part
 from tests.outputs.samples import embeddings_table, failures_table, write_output
+from tests.s3 import S3
 
 EMBEDDINGS = "embeddings/part-00000"
 
@@ -120,6 +122,26 @@ def test_an_output_without_rows(tmp_path: Path, finished: Path) -> None:
     """An output without any vector can be compared."""
     found = diff_outputs(write_output(tmp_path / "a", {}).uri, str(finished))
     assert (found.added.rows, found.gone.rows, found.same) == (24, 0, 0)
+
+
+def test_an_output_on_s3(finished: Path, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of an output in a bucket is copied once; of the rows that are named, only what is shown is read."""
+    for path in finished.rglob("*"):
+        if path.is_file():
+            s3.put(f"out/{path.relative_to(finished)}", path.read_bytes())
+    copied: list[str] = []
+    get_file = s3fs.S3FileSystem._get_file
+
+    async def count(self: s3fs.S3FileSystem, path: str, *args: Any, **options: Any) -> None:
+        copied.append(path)
+        await get_file(self, path, *args, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_get_file", count)
+    other = write_output(tmp_path / "other", {"embeddings": [embeddings_table(-np.ones((1, 1024)), id=["id-03"])]})
+    found = diff_outputs(s3.uri("out"), other.uri)
+    assert [example["id"] for example in found.changed.examples] == ["id-03"]
+    assert (found.gone.rows, len(found.gone.examples), found.cosines is None) == (23, 10, False)
+    assert len(copied) == 2
 
 
 def test_command(finished: Path, output: Path, call: Callable[..., Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arkbeam.base.errors import StoreError
 from arkbeam.outputs import facts, page, sampling
 from arkbeam.outputs.charts import Layer, draw_lines, draw_steps
 
@@ -174,6 +175,15 @@ def test_page_of_an_output_without_vectors(tmp_path: Path) -> None:
     text = page.make_page(empty).decode()
     assert "No row failed" in text
     check_harmless(text)
+
+
+def test_page_of_a_part_of_another_size(tmp_path: Path) -> None:
+    """A part that is not the file that `run.json` names is an error that says what to do."""
+    output = write_output(tmp_path / "out", {"embeddings": [embeddings_table(vectors(3))]})
+    with (tmp_path / "out" / output.files[0].path).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(StoreError, match=r"not the file that run\.json names.*arkbeam verify"):
+        page.make_page(output)
 
 
 def test_page_is_the_same_each_time(tmp_path: Path) -> None:

@@ -18,13 +18,16 @@ from arkbeam.app.cli_outputs import _find_source
 from arkbeam.base.errors import OutputInUse, StoreError
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.outputs import originals, publishing
+from arkbeam.outputs.atlas import write_map
 from arkbeam.outputs.facts import digest_files
 from arkbeam.outputs.originals import read_originals
 from arkbeam.outputs.published import Published
 from arkbeam.outputs.publishing import publish_page
+from arkbeam.outputs.summary import CODES_MAX
 from arkbeam.store import claim
 from PIL import Image
 
+from tests.outputs.samples import embeddings_table, failures_table, write_output
 from tests.places import Ended, Place, Started, run_emulator
 from tests.warm import WarmProcess
 
@@ -200,6 +203,31 @@ def test_map_is_what_embedding_atlas_reads(finished_pictures: Place, call: Calla
     assert texts["text-3"] == f"{TEXT} 3"
     kinds = dict(zip(table["id"].to_pylist(), table["kind"].to_pylist(), strict=True))
     assert (kinds["text-3"], kinds["red"]) == ("text", "media")
+
+
+def test_map_of_a_row_that_is_there_twice(place: Place) -> None:
+    """In a damaged output, a row of a manifest may be there twice: it is on the map twice, with its text."""
+    place.write_rows([{"id": "a", "text": "first"}, {"id": "b", "text": "second"}])
+    table = embeddings_table(
+        np.eye(3), id=["a", "a", "b"], manifest=[str(place.folder / "rows.jsonl")] * 3, row=[0, 0, 1]
+    )
+    source = _find_source(Published.of(str(place.output), describe(place)))
+    output = write_output(place.folder / "damaged", {"embeddings": [table]})
+    write_map(output, str(place.folder / "map.parquet"), 10, source)
+    found = pq.read_table(place.folder / "map.parquet")
+    assert (found["id"].to_pylist(), found["text"].to_pylist()) == (["a", "a", "b"], ["first", "first", "second"])
+
+
+def test_inspect_counts_the_codes_that_it_does_not_list(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    """With more failure codes than are listed, `inspect` says how many rows have another one."""
+    codes = [f"code-{at:02d}" for at in range(CODES_MAX)] * 2
+    failed = failures_table([*codes, *(f"rare-{at}" for at in range(7))])
+    output = write_output(tmp_path / "out", {"failures": [failed]}, unusable=0)
+    document = json.loads(call("inspect", output.uri, "--json").out)
+    assert (len(document["failures"]), document["failures_of_other_codes"]) == (CODES_MAX, 7)
+    assert re.search(
+        rf"others +│ 7 +│ only the {CODES_MAX} most frequent codes are shown", call("inspect", output.uri).out
+    )
 
 
 def test_only_files_below_the_roots_are_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arkbeam.outputs.published import Published
 
 _CODES = "Exit codes: 0; 1: a storage error; 2: the folder has no complete output."
+_POINTS_MAX = 20_000  # more would take minutes: each row is compared with each other one
 
 
 def add_commands(app: typer.Typer, panel: str) -> None:
@@ -60,20 +61,20 @@ def make_map(
     to: Annotated[
         str | None, typer.Option("--to", metavar="FILE", help="The file. Default: OUTPUT.map.parquet.")
     ] = None,
-    points: Annotated[int, typer.Option(help="Most rows on the map.", min=3, max=20_000)] = 5_000,
+    points: Annotated[int, typer.Option(help="Most rows on the map.", min=3, max=_POINTS_MAX)] = 5_000,
 ) -> None:
     """Write a map of a sample of rows as Parquet (x, y, neighbors), and print the command that opens it.
 
     Rows are placed by t-SNE if the extra `map` is installed and there are at most 5,000 of them, otherwise by PCA.
     """
     from arkbeam.outputs.atlas import write_map
-    from arkbeam.outputs.neighbours import TSNE_POINTS_MAX
+    from arkbeam.outputs.neighbours import WITHOUT_TSNE
     from arkbeam.outputs.published import open_output
 
     published = open_output(output)
     written = write_map(published, to or _name_map(published.uri), points, _find_source(published))
     say(f"map: {written.uri}, {written.rows:,} rows, placed by {written.method}")
-    if written.method != "t-SNE" and written.rows <= TSNE_POINTS_MAX:
+    if written.method == WITHOUT_TSNE:
         note("rows are placed by t-SNE after: pip install 'arkbeam[map]'")
     say(f"to open it (pip install embedding-atlas): {shlex.join(written.command)}")
 

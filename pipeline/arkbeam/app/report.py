@@ -12,7 +12,7 @@ from rich.table import Table
 from arkbeam.base.words import format_seconds
 from arkbeam.outputs.published import Published, open_in_place, open_output
 from arkbeam.outputs.sampling import read_failures
-from arkbeam.outputs.summary import Code, count_codes
+from arkbeam.outputs.summary import CODES_MAX, Code, count_codes
 from arkbeam.quota.use import FoundLimits, describe_use
 from arkbeam.stages.plan import Estimate, PlanTotals
 from arkbeam.stages.publish import embeddings, failures
@@ -143,16 +143,18 @@ def inspect_output(output_uri: str, rows_max: int) -> Iterator[Table]:
     yield summary_table(dict(output.note))
     if output.parts(embeddings.FOLDER):
         yield _rows_table(_read_head(output, rows_max))
-    yield _codes_table(_count_codes(output))
+    yield _codes_table(*_count_codes(output))
 
 
 def describe_output(output_uri: str, rows_max: int) -> dict[str, Any]:
     """Return what `inspect_output` shows as a document: `run.json`, columns, rows in short form, failures by code.
 
+    `failures` has the `CODES_MAX` most frequent codes, `failures_of_other_codes` the number of rows with another one.
     Raise ConfigError if the folder has no complete output.
     """
     output = open_output(output_uri)
     head = _read_head(output, rows_max)
+    codes, others = _count_codes(output)
     return {
         "run": output.note,
         "columns": {
@@ -161,14 +163,17 @@ def describe_output(output_uri: str, rows_max: int) -> dict[str, Any]:
         },
         "rows": [{name: shorten(value) for name, value in row.items()} for row in head.to_pylist()],
         "failures": [
-            {"code": one.code, "rows": one.rows, "first_message": one.message, "advice": one.advice}
-            for one in _count_codes(output)
+            {"code": one.code, "rows": one.rows, "first_message": one.message, "advice": one.advice} for one in codes
         ],
+        "failures_of_other_codes": others,
     }
 
 
-def _count_codes(output: Published) -> list[Code]:
-    return count_codes(read_failures(output, output.parts(failures.FOLDER)))
+def _count_codes(output: Published) -> tuple[list[Code], int]:
+    """Return the most frequent codes, and the number of rows with another one."""
+    files = output.parts(failures.FOLDER)
+    codes = count_codes(read_failures(output, files))
+    return codes, sum(file.rows for file in files) - sum(one.rows for one in codes)
 
 
 def two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
@@ -199,10 +204,12 @@ def _name_type(field: "pa.Field[Any]", values: Sequence[Any]) -> str:
     return str(field.type).replace("element: ", "")
 
 
-def _codes_table(codes: Sequence[Code]) -> Table:
+def _codes_table(codes: Sequence[Code], others: int) -> Table:
     table = Table("code", "rows", "first message, and what to do", title="failures", title_justify="left")
     for one in codes:
         table.add_row(escape(one.code), f"{one.rows:,}", f"{escape(one.message)}\n→ {one.advice}")
+    if others:
+        table.add_row("others", f"{others:,}", f"only the {CODES_MAX} most frequent codes are shown")
     return table
 
 

@@ -141,15 +141,15 @@ def read_bytes(uri: str) -> bytes:
     """Read a whole small file, in one call."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri):
-        return _read_whole(filesystem, path)
+        return _read_head(filesystem, path)
 
 
-def read_if_exists(uri: str) -> bytes | None:
-    """Read a whole small file, in one call; None if there is none."""
+def read_if_exists(uri: str, bytes_max: int | None = None) -> bytes | None:
+    """Read a whole small file, or at most its first `bytes_max` bytes, in one call; None if there is none."""
     filesystem, path = open_filesystem(uri)
     with storage_errors("read", uri):
         try:
-            return _read_whole(filesystem, path)
+            return _read_head(filesystem, path, bytes_max)
         except FileNotFoundError:
             return None
 
@@ -161,16 +161,20 @@ def read_range(uri: str, start: int, end: int | None = None) -> bytes:
         return bytes(filesystem.cat_file(path, start=start, end=end))
 
 
-def _read_whole(filesystem: Any, path: str) -> bytes:
-    """Read a file. Without a range, s3fs would ask for the size first. In an empty object, any range is an error."""
+def _read_head(filesystem: Any, path: str, bytes_max: int | None = None) -> bytes:
+    """Read a file, or its first bytes.
+
+    Without a range, s3fs would ask for the size first. In an empty object, any range is an error.
+    """
     if isinstance(filesystem, LocalFileSystem):
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read() if bytes_max is None else file.read(bytes_max)
     try:
-        return bytes(filesystem.cat_file(path, start=0))
+        return bytes(filesystem.cat_file(path, start=0, end=bytes_max))
     except (FileNotFoundError, PermissionError, TimeoutError, ConnectionError):
         raise
     except (OSError, ValueError):
-        return bytes(filesystem.cat_file(path))
+        return bytes(filesystem.cat_file(path))[:bytes_max]
 
 
 def fetch_file(uri: str, folder: Path) -> Path | None:

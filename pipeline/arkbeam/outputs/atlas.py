@@ -13,9 +13,6 @@ from arkbeam.outputs.published import Published
 from arkbeam.outputs.sampling import read_sample
 from arkbeam.outputs.summary import media_mask
 
-POINTS_MAX = 20_000
-"""More would take minutes: each row is compared with each other one."""
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -45,9 +42,8 @@ def write_map(output: Published, uri: str, points: int, source: Source | None) -
     layout = lay_out(units)
     names = ["id", "manifest", "row"]
     table = sample.rows.select(names)
-    ids = dict(
-        zip(zip(*(table[name].to_pylist() for name in names[1:]), strict=True), table["id"].to_pylist(), strict=True)
-    )
+    places = list(zip(table["manifest"].to_pylist(), table["row"].to_pylist(), strict=True))
+    ids = dict(zip(places, table["id"].to_pylist(), strict=True))
     originals = read_originals(ids, source, pictures=False)
     columns = {
         **{name: table[name] for name in names},
@@ -56,7 +52,7 @@ def write_map(output: Published, uri: str, points: int, source: Source | None) -
         "y": pa.array(layout.points[:, 1]),
         "neighbors": _as_structs(find_neighbours(units)),
     }
-    texts = [originals[place].text if place in originals else None for place in ids]
+    texts = [originals[place].text if place in originals else None for place in places]
     has_text = any(texts)
     if has_text:
         columns["text"] = pa.array(texts, pa.string())

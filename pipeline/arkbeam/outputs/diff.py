@@ -1,8 +1,8 @@
 """Compare two outputs by id: which rows were added, are gone, or have another vector or other kept columns.
 
-Each output is read once. A row becomes a record of hashes of its id, its vectors and its kept columns; records go to files
-on this machine and are joined by bucket (`outputs.buckets`), so that memory does not grow with the outputs. Rows with the
-same id are matched in the order of their rows.
+Each part is read once, and of the rows that are shown some row groups again. A row becomes a record of hashes of its
+id, its vectors and its kept columns; records go to files on this machine and are joined by bucket (`outputs.buckets`), so
+that memory does not grow with the outputs. Rows with the same id are matched in the order of their rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +28,7 @@ from arkbeam.outputs.published import (
     gather_rows,
     kept_names,
     list_ends,
+    open_in_place,
     open_output,
     open_part,
     read_batches,
@@ -159,7 +160,7 @@ def _kept_of(output: Published) -> list[str]:
     parts = output.parts(embeddings.FOLDER)
     if not parts:
         return []
-    with open_part(output, parts[0]) as reader:
+    with open_in_place(output, parts[0]) as reader:
         return kept_names(reader.schema_arrow.names)
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 TSNE_POINTS_MAX = 5_000
 """More points than this are placed by PCA: t-SNE would take minutes."""
+WITHOUT_TSNE = "PCA, because openTSNE is not installed"
 NEIGHBOURS = 15
 _PERPLEXITY = 30
 _CHUNK_ROWS = 512
@@ -70,7 +71,7 @@ def lay_out(units: Floats, points_max: int = TSNE_POINTS_MAX) -> Layout:
         try:
             points, method = _place_by_tsne(units, points), "t-SNE"
         except ImportError:
-            method = "PCA, because openTSNE is not installed"
+            method = WITHOUT_TSNE
     return Layout(_scale(points), method)
 
 

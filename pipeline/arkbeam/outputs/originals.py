@@ -28,7 +28,8 @@ MANIFEST_BYTES_MAX = 256 * 2**20
 """A larger manifest is not read again, except for Parquet, of which only some row groups are."""
 _PIXELS = 96 * 96
 _THUMBNAIL_BYTES_MAX = 48_000
-_SEARCHED_CHARS = 4_096  # far more than is shown, and than a secret is long
+SEARCHED_CHARS = 4_096
+"""So much of a text is searched for secrets before it is cut: far more than is shown, and than a secret is long."""
 _SLOW_MAX = 3  # pictures that take too long, after which no more are decoded
 _SHOWN = ("image/jpeg", "image/png", "image/webp", "image/gif")
 Place = tuple[str, int]
@@ -126,7 +127,7 @@ def _describe(request: Request, thumbnails: _Thumbnails) -> Original:
     texts = " ".join(part.value for part in request.parts if part.modality is Modality.TEXT)
     shown = [made for uri in _images(request)[:PICTURES_EACH_MAX] if (made := thumbnails.make(uri)) is not None]
     media = sum(part.modality is not Modality.TEXT for part in request.parts)
-    return Original(redact(texts[:_SEARCHED_CHARS], TEXT_CHARS_MAX), tuple(shown), media - len(shown))
+    return Original(redact(texts[:SEARCHED_CHARS], TEXT_CHARS_MAX), tuple(shown), media - len(shown))
 
 
 def _may_read(manifest: str, roots: Sequence[str] | None) -> bool:

@@ -13,7 +13,7 @@ from arkbeam.outputs import facts, summary
 from arkbeam.outputs.charts import Layer, draw_lines, draw_steps
 from arkbeam.outputs.html import Chart, Map, Page, Point, Row, render
 from arkbeam.outputs.neighbours import Neighbours, find_neighbours, lay_out, to_units
-from arkbeam.outputs.originals import Original, Place, Source, read_originals
+from arkbeam.outputs.originals import SEARCHED_CHARS, Original, Place, Source, read_originals
 from arkbeam.outputs.published import Published
 from arkbeam.outputs.sampling import (
     ROWS_MAX,
@@ -33,7 +33,6 @@ MAP_POINTS_MAX = 2_000
 """t-SNE of more takes longer than a page is worth; `arkbeam map` places more."""
 _MAP_HEIGHT = 700
 _TITLE_CHARS_MAX, _CELL_CHARS_MAX = 80, 120
-_SEARCHED_CHARS = 4_096  # far more than is shown, and than a secret is long
 _LIST_MAX = 20
 _MINUTE_S = 60.0
 
@@ -185,7 +184,7 @@ def _make_map(sample: Sample) -> Map | None:
         return None
     layout = lay_out(to_units(shown.vectors))
     spots = np.rint(layout.points * (1_000, _MAP_HEIGHT)).astype(int).tolist()
-    titles = [redact(name[:_SEARCHED_CHARS], _TITLE_CHARS_MAX) for name in shown.rows["id"].to_pylist()]
+    titles = [redact(name[:SEARCHED_CHARS], _TITLE_CHARS_MAX) for name in shown.rows["id"].to_pylist()]
     points = [Point(x, y, title) for (x, y), title in zip(spots, titles, strict=True)]
     media = summary.media_mask(shown.rows)
     groups = [
@@ -214,11 +213,11 @@ def _make_row(
     original = originals.get((row["manifest"], row["row"]), Original())
     values = [(name, row[name]) for name in kept if row[name] is not None]
     return Row(
-        redact(row["id"][:_SEARCHED_CHARS], _TITLE_CHARS_MAX),
+        redact(row["id"][:SEARCHED_CHARS], _TITLE_CHARS_MAX),
         redact(f"{row['manifest'].rpartition('/')[2]}, row {row['row']:,}", 200),
         original.text,
         tuple(
-            (redact(name, _TITLE_CHARS_MAX), redact(_to_text(value)[:_SEARCHED_CHARS], _CELL_CHARS_MAX))
+            (redact(name, _TITLE_CHARS_MAX), redact(_to_text(value)[:SEARCHED_CHARS], _CELL_CHARS_MAX))
             for name, value in values
         ),
         original.pictures,

@@ -1,5 +1,6 @@
 """Open a finished output: its `run.json`, its files, and the tables in them, read a row group at a time."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,22 +98,31 @@ def local_part(output: Published, file: PartFile) -> Iterator[Path | None]:
 def open_part(output: Published, file: PartFile) -> Iterator[pq.ParquetFile]:
     """Open a part to read from it. Raise StoreError if it is missing, has another size, or can't be read."""
     with local_part(output, file) as path:
-        if path is None or path.stat().st_size != file.bytes:
-            raise StoreError(
-                f"{redact(join(output.uri, file.path))} is missing or not the file that {RUN_NOTE} names: if a run is"
-                f" writing the output, try again after it; else see `arkbeam verify {redact(output.uri)}`"
-            )
+        _check_size(output, file, None if path is None else path.stat().st_size)
         with storage_errors("read", join(output.uri, file.path)), pq.ParquetFile(path) as reader:
             yield reader
 
 
 @contextmanager
 def open_in_place(output: Published, file: PartFile) -> Iterator[pq.ParquetFile]:
-    """Open a part where it is: of an object, only what is read is fetched. Raise StoreError if it can't be read."""
+    """Open a part where it is: of an object, only what is read is fetched.
+
+    Raise StoreError if it is missing, has another size, or can't be read.
+    """
     uri = join(output.uri, file.path)
     filesystem, path = open_filesystem(uri)
-    with storage_errors("read", uri), filesystem.open(path, "rb") as stream, pq.ParquetFile(stream) as reader:
-        yield reader
+    with storage_errors("read", uri), filesystem.open(path, "rb") as stream:
+        _check_size(output, file, stream.seek(0, os.SEEK_END))
+        with pq.ParquetFile(stream) as reader:
+            yield reader
+
+
+def _check_size(output: Published, file: PartFile, size: int | None) -> None:
+    if size != file.bytes:
+        raise StoreError(
+            f"{redact(join(output.uri, file.path))} is missing or not the file that {RUN_NOTE} names: if a run is"
+            f" writing the output, try again after it; else see `arkbeam verify {redact(output.uri)}`"
+        )
 
 
 def read_batches(reader: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
@@ -172,7 +182,7 @@ def gather_rows(
     groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
     def read(positions: npt.NDArray[np.int64]) -> pa.Table:
-        with open_part(output, parts[int(numbers[positions[0]])]) as reader:
+        with open_in_place(output, parts[int(numbers[positions[0]])]) as reader:
             return _take_rows(reader, rows[positions].astype(np.int64), columns)
 
     table = pa.concat_tables(in_parallel(read, groups, output.in_flight))

@@ -60,8 +60,8 @@ def _make(output: Published, source: Source | None) -> bytes:
 
 def _is_current(uri: str, note: Mapping[str, Any]) -> bool:
     """Return True if there is a page, and it describes the same files."""
-    page = read_if_exists(uri)
-    return page is not None and f'"{digest_files(note)}"'.encode() in page[:_HEAD_BYTES]
+    head = read_if_exists(uri, _HEAD_BYTES)
+    return head is not None and f'"{digest_files(note)}"'.encode() in head
 
 
 def _remove_old(uri: str) -> None:

@@ -156,7 +156,7 @@ class Searcher:
         began_s, scores = time.perf_counter(), {mode: list[tuple[float, float]]() for mode in modes}
         for start in range(0, len(judged), QUERIES_AT_ONCE):
             chunk = slice(start, start + QUERIES_AT_ONCE)
-            rankings = self._rank(vectors[chunk], modes, max(count, FUSED_MAX if len(modes) > 1 else 0), None)
+            rankings = self._rank(vectors[chunk], modes, count, None)
             for one, by_mode in zip(judged[chunk], rankings, strict=True):
                 for mode, ranking in by_mode.items():
                     ids = names.take(pa.array(ranking.head(count).numbers)).to_pylist()

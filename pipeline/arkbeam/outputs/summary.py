@@ -53,7 +53,6 @@ class Timeline:
     and `p99_ms` are nan where no reply arrived.
     """
 
-    run: str
     edges_s: tuple[float, ...]
     replies: tuple[float, ...]
     retries: tuple[float, ...]
@@ -112,7 +111,6 @@ class Closeness:
     """Rows with another row at `NEAR_COSINE` or above."""
     equal: int
     """Rows with another row of the same vector, to float32."""
-    median: float
     cosines: Histogram | None
 
 
@@ -197,7 +195,6 @@ def draw_timeline(attempts: pa.Table, run: str, share: float = 1.0) -> Timeline 
     tries = np.maximum(mine["attempts"].to_numpy().astype(np.float64) - 1, 0)
     percentiles = _percentiles_by_bin(at, latencies * 1000, bins)
     return Timeline(
-        run,
         tuple(edges.tolist()),
         tuple((np.bincount(at, minlength=bins) / share).tolist()),
         tuple((np.bincount(at, tries, minlength=bins) / share).tolist()),
@@ -235,7 +232,6 @@ def describe_closeness(near: Neighbours) -> Closeness | None:
         len(best),
         int((best >= NEAR_COSINE).sum()),
         int((best >= 1 - 1e-6).sum()),
-        float(np.median(best)),
         _histogram(best),
     )
 

@@ -21,7 +21,7 @@ from arkbeam.base.redaction import redact
 from arkbeam.base.uris import absolute, join
 from arkbeam.outputs.buckets import Buckets, Keys, hash_texts, mix, repeats
 from arkbeam.outputs.checks import Fault, check_rows, check_schema, hash_file
-from arkbeam.outputs.published import Published, local_part, open_part, read_batches, read_output
+from arkbeam.outputs.published import Published, gather_rows, local_part, read_batches, read_output
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import PART_FOLDERS, SUCCESS
 from arkbeam.stages.publish.earlier import RUN_NOTE, PartFile
@@ -181,13 +181,11 @@ def _check_once(output: Published, report: Report, keys: Buckets, code: str, wor
 
 def _name_row(output: Published, record: Any) -> str:
     """Return id, manifest and row of a record, for a message."""
-    at = int(record["at"])
-    with open_part(output, output.files[int(record["part"])]) as reader:
-        for start, table in read_batches(reader, ["id", "manifest", "row"]):
-            if start <= at < start + table.num_rows:
-                row = table.slice(at - start, 1).to_pylist()[0]
-                return redact(f"id {row['id']!r}, row {row['row']} of {row['manifest']}", 300)
-    raise StoreError(f"{redact(output.uri)} has changed while it was checked: check it again")
+    found = gather_rows(
+        output, output.files, np.array([record["part"]]), np.array([record["at"]]), ["id", "manifest", "row"]
+    )
+    row = found.to_pylist()[0]
+    return redact(f"id {row['id']!r}, row {row['row']} of {row['manifest']}", 300)
 
 
 def _check_counts(output: Published) -> Iterator[Fault]:
