@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkbeam.app.cli_options import AsJson, OutputUri
+from arkbeam.app.cli_options import AsJson, ExitCode, OutputUri
 from arkbeam.app.cli_print import err, note, print_json, say
 from arkbeam.app.config import parse_published
 from arkbeam.ark.wire import ModelSpec
@@ -108,7 +108,7 @@ def verify(
             say(f"… and {more:,} more faults")
         read = f"{report.files:,} files, {report.bytes:,} bytes, {report.published:,} rows published, {report.failed:,} failed"
         say(f"{'no fault' if report.is_sound else f'{sum(report.counts.values()):,} faults'}: {read}")
-    raise typer.Exit(0 if report.is_sound else 1)
+    raise typer.Exit(ExitCode.OK if report.is_sound else ExitCode.FAULT)
 
 
 def diff(
@@ -148,7 +148,7 @@ def _find_source(output: "Published") -> "Source | None":
         config, service = parse_published(output.note)
         context = ReadContext(service, ModelSpec.of(config.model), config.media)
     except ConfigError as error:
-        note(f"note: texts and pictures are not shown: {error}")
+        note(f"note: texts and pictures are not shown: {'; '.join(str(error).splitlines())}")
         return None
     here = absolute(".")
     roots = (here, output.uri.rpartition("/")[0] or "/") if is_local(output.uri) else (here,)
