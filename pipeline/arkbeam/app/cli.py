@@ -1,4 +1,4 @@
-"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and the commands of `cli_runs` and `cli_store`."""
+"""The command line: `arkbeam run`, `plan`, `emulator` and `inspect`, and the commands of the modules `cli_*`."""
 
 import logging
 import os
@@ -139,7 +139,7 @@ def run(
                 take_over=take_over,
                 say=terminal.say,
             )
-    raise typer.Exit(terminal.print_result(result, loaded.limits, job.spec.run.output_uri, as_json=as_json))
+    raise typer.Exit(terminal.print_result(result, job.spec.run.output_uri, as_json=as_json))
 
 
 @app.command(

@@ -16,9 +16,7 @@ from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.stages.spec import RunIdentity, RunSpec
-from arkbeam.store.run_files import note_uri
-
-_NAME = "running"
+from arkbeam.store.run_files import RUNNING, note_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,12 @@ def write_run_note(spec: RunSpec, submitted_s: float | None = None) -> None:
         spec.config,
         submitted_s,
     )
-    write_bytes(note_uri(spec.store.uri, run.name, _NAME), orjson.dumps(asdict(note)), durable=False)
+    write_bytes(note_uri(spec.store.uri, run.name, RUNNING), orjson.dumps(asdict(note)), durable=False)
 
 
 def read_run_note(store_uri: str, run: str) -> RunNote | None:
     """Return the note of a run; None if it has none, as after its end. Raise StoreError."""
-    data = read_if_exists(note_uri(store_uri, run, _NAME))
+    data = read_if_exists(note_uri(store_uri, run, RUNNING))
     try:
         return None if data is None else RunNote(**orjson.loads(data))
     except (ValueError, TypeError) as error:  # an earlier version writes an empty note

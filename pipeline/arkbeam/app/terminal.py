@@ -38,7 +38,7 @@ def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
     return ExitCode.FAILURES if result["failed"] > limits.count_failures_allowed(result["rows"]) else ExitCode.OK
 
 
-def print_result(result: dict[str, Any], limits: LimitsOptions, output_uri: str, *, as_json: bool) -> ExitCode:
+def print_result(result: dict[str, Any], output_uri: str, *, as_json: bool) -> ExitCode:
     """Print the result of a run, and what a person has to know of it; return the exit code."""
     from arkbeam.app.report import summary_table  # noqa: PLC0415 - takes a while: not for --help
 
@@ -47,6 +47,7 @@ def print_result(result: dict[str, Any], limits: LimitsOptions, output_uri: str,
         print_json(result)
     elif not messages.quiet:
         out.print(summary_table(result))
+    limits = LimitsOptions(failures_allowed=result["config"]["limits"]["failures_allowed"])
     code = exit_code(result, limits)
     _print_ending(result, code, output_uri, as_json=as_json)
     return code
