@@ -18,7 +18,8 @@ from arkbeam.app.config import list_keys, load_config
 from arkbeam.app.folder import Contents, scan
 from arkbeam.app.guess import describe_columns, guess_columns
 from arkbeam.app.init import Initialised, initialise
-from arkbeam.app.job import prepare_job, run_job
+from arkbeam.app.job import run_job
+from arkbeam.app.prepare import prepare_job
 from arkbeam.app.program import program
 from arkbeam.app.schema import config_schema
 from arkbeam.base.errors import ConfigError, ManifestError

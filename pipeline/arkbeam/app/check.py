@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arkbeam.app.config import Config, load_config
-from arkbeam.app.job import Job, prepare_job
 from arkbeam.app.output_uri import resolve
+from arkbeam.app.prepare import Job, prepare_job
 from arkbeam.ark.client import read_api_key
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, StoreError
 from arkbeam.base.files import remove_file, write_bytes
