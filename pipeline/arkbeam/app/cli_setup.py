@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, Settings
-from arkbeam.app.cli_print import out, plain, print_json, say
+from arkbeam.app.cli_print import out, plain, print_json, print_line
 from arkbeam.app.folder import FILES_MAX
 from arkbeam.app.program import program
 from arkbeam.base.redaction import redact
@@ -136,7 +136,7 @@ def _show_initialised(done: "Initialised") -> None:
         table.add_row(*map(escape, cells), escape(column.examples[0] if column.examples else ""))
     out.print(table)
     for line in _describe_initialised(done):
-        say(line)
+        print_line(line)
 
 
 def _describe_initialised(done: "Initialised") -> list[str]:

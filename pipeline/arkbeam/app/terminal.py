@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from arkbeam.app import cli_print
 from arkbeam.app.cli_options import ExitCode
-from arkbeam.app.cli_print import err, out, print_json
+from arkbeam.app.cli_print import err, out, print_json, print_line
 from arkbeam.app.messages import Level, LogForm, Messages, write_event
 from arkbeam.app.program import program
 from arkbeam.base.errors import ArkbeamError
@@ -68,7 +67,7 @@ def print_manifest_warnings(notes: Iterable[tuple[str, str]]) -> None:
 
 def print_output(output_uri: str) -> None:
     """Print where the output is."""
-    cli_print.say(f"output: {shorten(output_uri)}")
+    print_line(f"output: {shorten(output_uri)}")
 
 
 def shorten(uri: str) -> str:
@@ -137,10 +136,10 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as
     elif not (messages.quiet or as_json):
         print_output(output_uri)
         if exists(join(output_uri, REPORT)):
-            cli_print.say(f"report: {shorten(join(output_uri, REPORT))}")
+            print_line(f"report: {shorten(join(output_uri, REPORT))}")
         if result["published"]:
             arguments = f"{shlex.quote(shorten(output_uri))} 'WORDS'{search_arguments(result)}"
-            cli_print.say(f"to search it: {program()} search {arguments}")
+            print_line(f"to search it: {program()} search {arguments}")
     if code is ExitCode.FAILURES:
         say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see"
