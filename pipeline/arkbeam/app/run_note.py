@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from arkbeam.app.config import Config, parse_config
+from arkbeam.app.config import parse_config
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
@@ -37,17 +37,15 @@ class RunNote:
     submitted_s: float | None = None
     """When a job that nobody waits for was handed to an engine: it may not have begun (`store.living`)."""
 
-    @property
-    def settings(self) -> Config:
-        """The config. Raise ConfigError if another version wrote it, with keys that this version does not know."""
+    def spec(self, store_uri: str) -> RunSpec:
+        """Return the spec of the run, as far as its progress and its stop need it.
+
+        Raise ConfigError if another version wrote the note, with keys that this version does not know.
+        """
         try:
-            return parse_config(self.config)
+            config = parse_config(self.config)
         except ConfigError as error:
             raise ConfigError(f"run {self.run} was started by another version of arkbeam: {error}") from None
-
-    def spec(self, store_uri: str) -> RunSpec:
-        """Return the spec of the run, as far as its progress and its stop need it. Raise ConfigError as `settings` does."""
-        config = self.settings
         return RunSpec(
             run=RunIdentity(self.run, self.started_s, ServiceKind(self.service), self.output),
             model=ModelSpec.of(config.model),
