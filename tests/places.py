@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from arkbeam.app import cli
 from arkbeam.app.config import load_config
-from arkbeam.app.job import Job, plan_job, prepare_job, run_job
+from arkbeam.app.job import plan_job, run_job
+from arkbeam.app.prepare import Job, prepare_job
 from arkbeam.emulator.app import API_PATH, STATS_PATH
 from arkbeam.emulator.options import EmulatorOptions
 from arkbeam.emulator.serve import base_url, listen

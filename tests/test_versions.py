@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.config import load_config
-from arkbeam.app.job import plan_job, prepare_job, run_job
+from arkbeam.app.job import plan_job, run_job
+from arkbeam.app.prepare import prepare_job
 
 from tests.places import Emulator, published_vectors
 

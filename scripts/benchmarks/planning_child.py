@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import load_config
-from arkbeam.app.job import prepare_job
+from arkbeam.app.prepare import prepare_job
 from arkbeam.base import schema
 from arkbeam.beam.plan import PlanBuckets
 from arkbeam.stages.plan import PlanTotals, plan_bucket, split_buckets, sum_totals

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from arkbeam.app.config import parse_config
-from arkbeam.app.job import prepare_job, run_job
+from arkbeam.app.job import run_job
+from arkbeam.app.prepare import prepare_job
 from arkbeam.base import schema
 from arkbeam.base.schema import Layout
 from arkbeam.stages.publish.layout import vector_rows, writer_options

@@ -9,7 +9,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.config import parse_config
-from arkbeam.app.job import prepare_job, run_job
+from arkbeam.app.job import run_job
+from arkbeam.app.prepare import prepare_job
 from arkbeam.emulator.vectors import embed
 
 from tests.places import Emulator

@@ -18,7 +18,8 @@ from arkbeam.app.config import list_keys, load_config
 from arkbeam.app.folder import Contents, scan
 from arkbeam.app.guess import describe_columns, guess_columns
 from arkbeam.app.init import Initialised, initialise
-from arkbeam.app.job import prepare_job, run_job
+from arkbeam.app.job import run_job
+from arkbeam.app.prepare import prepare_job
 from arkbeam.app.program import program
 from arkbeam.app.schema import config_schema
 from arkbeam.base.errors import ConfigError, ManifestError
@@ -333,6 +334,9 @@ def test_check_finds_faults(here: Path, call: Callable[..., Any]) -> None:
     """`check` says what is wrong with the config, the manifest, the storage and the rows, each in its line."""
     ended = call("check", "none.yaml", "--json")
     assert (ended.code, [one["state"] for one in json.loads(ended.out)]) == (2, ["wrong"])
+    (here / "two.yaml").write_text("manifest: {uris: x.jsonl}\nquota: {rpm: x, tpm: y}\n")
+    ended = call("check", "two.yaml")
+    assert {line.split(":")[0] for line in ended.out.splitlines()} >= {"  quota.rpm", "  quota.tpm"}
     write_csv(here / "r.jsonl", [json.dumps({"text": "x"}), json.dumps({"text": "x", "image": "gone.png"}), "{"])
     initialise(["r.jsonl"])
     emulator = ["--set", "api.base_url=emulator", "--json"]

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.bars import draw
-from arkbeam.app.job import Job, name_plan, plan_job, run_job
+from arkbeam.app.job import name_plan, plan_job, run_job
 from arkbeam.app.messages import LogForm
+from arkbeam.app.prepare import Job
 from arkbeam.app.progress import show_progress
 from arkbeam.app.view import Rate, Rates, View, describe_state, describe_view, estimate_rows, make_view
 from arkbeam.base.errors import StoreError

@@ -8,7 +8,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
-from arkbeam.app.job import Job
+from arkbeam.app.prepare import Job
 from arkbeam.beam.gather import Gather
 from arkbeam.beam.pipeline import build_pipeline, build_plan
 from arkbeam.manifest.shards import Shard

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.config import parse_config
-from arkbeam.app.job import Job, prepare_job
+from arkbeam.app.prepare import Job, prepare_job
 from arkbeam.app.report import summary_table
 from arkbeam.app.view import Rates, describe_progress
 from arkbeam.base import schema

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from arkbeam.app.config import parse_config
-from arkbeam.app.job import Job, prepare_job
+from arkbeam.app.prepare import Job, prepare_job
 from arkbeam.base import faults, schema
 from arkbeam.base.collector import relax_collector
 from arkbeam.base.errors import ManifestError, StoreError

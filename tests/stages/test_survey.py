@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arkbeam.app.config import parse_config
-from arkbeam.app.job import prepare_job
+from arkbeam.app.prepare import prepare_job
 from arkbeam.base.errors import ConfigError, ManifestError
 from arkbeam.stages.plan import PlanTotals
 from arkbeam.stages.read import ShardSummary, stage_shard

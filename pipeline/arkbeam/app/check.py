@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from arkbeam.app.config import Config, load_config
-from arkbeam.app.job import Job, prepare_job
 from arkbeam.app.output_uri import resolve
+from arkbeam.app.prepare import Job, prepare_job
 from arkbeam.ark.client import read_api_key
 from arkbeam.base.errors import ArkbeamError, ConfigError, ManifestError, StoreError
 from arkbeam.base.files import remove_file, write_bytes
@@ -61,8 +62,9 @@ class SampledRows:
 
 @dataclass(slots=True)
 class Checked:
-    """What later steps use: the job, if it could be prepared, and the sampled rows."""
+    """What later steps use: the config, if it is valid, the job, if it could be prepared, and the sampled rows."""
 
+    config: Config | None = None
     job: Job | None = None
     rows: SampledRows | None = None
 
@@ -70,7 +72,7 @@ class Checked:
 def check_config(path: str, settings: Sequence[str], checked: Checked) -> Iterator[Finding]:
     """Yield the findings, each as soon as it is known. `checked` gets what was prepared for them. Nothing is sent."""
     try:
-        config = load_config(path, settings)
+        config = checked.config = load_config(path, settings)
     except ConfigError as error:
         yield _wrong("config", error)
         return
@@ -78,17 +80,17 @@ def check_config(path: str, settings: Sequence[str], checked: Checked) -> Iterat
     try:
         checked.job = prepare_job(config)
     except (ConfigError, ManifestError) as error:
-        yield _check_key(config)
+        yield _check_key(config, is_needed=not config.starts_emulator)
         yield _wrong("manifest", error)
         yield from _check_storage(config)
         return
     except StoreError as error:
-        yield _check_key(config)
+        yield _check_key(config, is_needed=not config.starts_emulator)
         found = [*_check_storage(config)]
         yield from found if any(one.state == "wrong" for one in found) else [_wrong("store", error)]
         return
     job = checked.job
-    yield Finding("key", "ok", "not needed: the emulator takes none") if _needs_no_key(job) else _check_key(config)
+    yield _check_key(config, is_needed=job.spec.run.service is ServiceKind.ARK)
     manifests = {shard.manifest for shard in job.shards}
     size = sum(shard.bytes for shard in job.shards)
     yield Finding(
@@ -113,9 +115,9 @@ def sample_rows(job: Job) -> SampledRows:
     Raise ManifestError if a manifest can't be read.
     """
     spec, chunks, share = job.spec, [], 0.0
+    context = ReadContext(spec.run.service, spec.model, spec.media)
     for shard in job.shards[:SHARDS_SAMPLED]:
         place = ShardPlace()
-        context = ReadContext(spec.run.service, spec.model, spec.media)
         for chunk in islice(read_shard(shard, spec.manifest, context, place=place), 1):
             chunks.append(chunk)
             share += _share(shard, chunk.rows, place.bytes) / max(1, spec.manifest_bytes)
@@ -136,13 +138,9 @@ def _wrong(name: str, error: ArkbeamError) -> Finding:
     return Finding(name, "wrong", str(error), error.exit_code)
 
 
-def _needs_no_key(job: Job) -> bool:
-    return job.spec.run.service is ServiceKind.STAND_IN
-
-
-def _check_key(config: Config) -> Finding:
+def _check_key(config: Config, *, is_needed: bool) -> Finding:
     name = config.api.api_key_env
-    if config.starts_emulator:
+    if not is_needed:
         return Finding("key", "ok", "not needed: the emulator takes none")
     try:
         key = read_api_key(name)
@@ -211,8 +209,11 @@ def _check_quota(spec: RunSpec) -> Iterator[Finding]:
 
 def _estimate(rows: SampledRows, spec: RunSpec) -> Finding:
     """Extrapolate the sampled rows to the manifests. Rows that are owned, or occur twice, are counted as requests."""
-    counts = {name: sum(rows.keys[name].to_pylist()) / rows.share for name in ("text_tokens", "image_tokens")}
-    totals = PlanTotals(to_buy=round(rows.keys.num_rows / rows.share), **{name: round(n) for name, n in counts.items()})
+    text_tokens, image_tokens = (
+        round((pc.sum(rows.keys[name]).as_py() or 0) / rows.share) for name in ("text_tokens", "image_tokens")
+    )
+    requests = round(rows.keys.num_rows / rows.share)
+    totals = PlanTotals(to_buy=requests, text_tokens=text_tokens, image_tokens=image_tokens)
     cost = estimate(totals, spec.model.capabilities, spec.rate_limits, headroom=spec.quota.headroom)
     text = (
         f"at most about {totals.to_buy:,} requests, {totals.tokens:,} tokens, {cost.cost_cny:,.4f} CNY,"

@@ -1,4 +1,4 @@
-"""The command line: `arkbeam run`, `plan`, `emulator`, `inspect`, and the commands of `cli_runs` and `cli_store`."""
+"""The command line: `arkbeam run`, `plan`, `emulator` and `inspect`, and the commands of the modules `cli_*`."""
 
 import logging
 import os
@@ -104,7 +104,8 @@ def run(
     Vectors that were paid for are kept in the store.
     After an interruption or an error, run the same command again: it sends only what is still missing.
     """
-    from arkbeam.app.job import prepare_job, run_job, set_processes, submit_job  # Beam takes half a second
+    from arkbeam.app.job import run_job, set_processes, submit_job  # Beam takes half a second
+    from arkbeam.app.prepare import prepare_job
     from arkbeam.beam.submission import Ending, choose_ending
 
     terminal.messages.set(log, quiet=quiet)
@@ -139,7 +140,7 @@ def run(
                 take_over=take_over,
                 say=terminal.say,
             )
-    raise typer.Exit(terminal.print_result(result, loaded.limits, job.spec.run.output_uri, as_json=as_json))
+    raise typer.Exit(terminal.print_result(result, job.spec.run.output_uri, as_json=as_json))
 
 
 @app.command(
@@ -159,7 +160,8 @@ def plan(
     Reads the manifests and the store, as a run does. Token counts are estimates.
     An owned row has its vector in the store and costs nothing.
     """
-    from arkbeam.app.job import name_plan, plan_job, prepare_job, set_processes
+    from arkbeam.app.job import name_plan, plan_job, set_processes
+    from arkbeam.app.prepare import prepare_job
     from arkbeam.app.report import describe_plan, plan_table
     from arkbeam.stages.plan import estimate
 

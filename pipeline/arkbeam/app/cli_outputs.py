@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkbeam.app.cli_options import AsJson, OutputUri
-from arkbeam.app.cli_print import err, note, print_json, say
+from arkbeam.app.cli_options import AsJson, ExitCode, OutputUri
+from arkbeam.app.cli_print import err, note, print_json, print_line
 from arkbeam.app.config import parse_published
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError
@@ -53,7 +53,7 @@ def report(output: OutputUri) -> None:
     from arkbeam.outputs.publishing import write_page
 
     published = open_output(output)
-    say(f"report: {write_page(published, _find_source(published))}")
+    print_line(f"report: {write_page(published, _find_source(published))}")
 
 
 def make_map(
@@ -73,10 +73,10 @@ def make_map(
 
     published = open_output(output)
     written = write_map(published, to or _name_map(published.uri), points, _find_source(published))
-    say(f"map: {written.uri}, {written.rows:,} rows, placed by {written.method}")
+    print_line(f"map: {written.uri}, {written.rows:,} rows, placed by {written.method}")
     if written.method == WITHOUT_TSNE:
         note("rows are placed by t-SNE after: pip install 'arkbeam[map]'")
-    say(f"to open it (pip install embedding-atlas): {shlex.join(written.command)}")
+    print_line(f"to open it (pip install embedding-atlas): {shlex.join(written.command)}")
 
 
 def verify(
@@ -103,13 +103,13 @@ def verify(
         print_json(dataclasses.asdict(report) | {"sound": report.is_sound})
     else:
         for fault in report.faults:
-            say(f"{fault.code} {fault.where}: {fault.message}")
+            print_line(f"{fault.code} {fault.where}: {fault.message}")
         more = sum(report.counts.values()) - len(report.faults)
         if more:
-            say(f"… and {more:,} more faults")
+            print_line(f"… and {more:,} more faults")
         read = f"{report.files:,} files, {report.bytes:,} bytes, {report.published:,} rows published, {report.failed:,} failed"
-        say(f"{'no fault' if report.is_sound else f'{sum(report.counts.values()):,} faults'}: {read}")
-    raise typer.Exit(0 if report.is_sound else 1)
+        print_line(f"{'no fault' if report.is_sound else f'{sum(report.counts.values()):,} faults'}: {read}")
+    raise typer.Exit(ExitCode.OK if report.is_sound else ExitCode.FAULT)
 
 
 def diff(
@@ -130,7 +130,7 @@ def diff(
         print_json(dataclasses.asdict(found) | {"empty": found.is_empty})
         return
     for line in describe(found):
-        say(line)
+        print_line(line)
 
 
 def _name_map(uri: str) -> str:
@@ -149,7 +149,7 @@ def _find_source(output: "Published") -> "Source | None":
         config, service = parse_published(output.note)
         context = ReadContext(service, ModelSpec.of(config.model), config.media)
     except ConfigError as error:
-        note(f"note: texts and pictures are not shown: {error}")
+        note(f"note: texts and pictures are not shown: {'; '.join(str(error).splitlines())}")
         return None
     here = absolute(".")
     roots = (here, output.uri.rpartition("/")[0] or "/") if is_local(output.uri) else (here,)

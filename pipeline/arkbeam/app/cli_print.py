@@ -8,13 +8,13 @@ from rich.console import Console
 out, err = Console(), Console(stderr=True)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line of the result: no wrapping, no markup, no control characters."""
     _print(out, text)
 
 
 def note(text: str) -> None:
-    """Print one line to stderr, as `say` does."""
+    """Print one line to stderr, as `print_line` does."""
     _print(err, text)
 
 

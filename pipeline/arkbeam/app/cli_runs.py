@@ -169,7 +169,7 @@ def _find(what: str, store: str | None, config: str | None, settings: list[str] 
 
 def _wait(run: "FoundRun", *, timeout_s: float | None, silent_s: float, as_json: bool) -> ExitCode:
     """Wait for the end of a run, print the result, and return the exit code."""
-    from arkbeam.app.watching import limits_of, spec_of, wait_for_end
+    from arkbeam.app.watching import spec_of, wait_for_end
 
     result = run.result
     if result is None:
@@ -183,7 +183,7 @@ def _wait(run: "FoundRun", *, timeout_s: float | None, silent_s: float, as_json:
             return ExitCode.INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, before)
-    return terminal.print_result(result, limits_of(result), run.output_uri, as_json=as_json)
+    return terminal.print_result(result, run.output_uri, as_json=as_json)
 
 
 def _check_listens(run: "FoundRun", spec: "RunSpec") -> None:

@@ -2,25 +2,25 @@
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from arkbeam.app.cli_options import AsJson, ConfigPath, Settings
-from arkbeam.app.cli_print import out, plain, print_json, say
+from arkbeam.app.cli_options import AsJson, ConfigPath, ExitCode, Settings
+from arkbeam.app.cli_print import out, plain, print_json, print_line
+from arkbeam.app.folder import FILES_MAX
 from arkbeam.app.program import program
 from arkbeam.base.redaction import redact
 
 if TYPE_CHECKING:
-    from arkbeam.app.check import Finding
+    from arkbeam.app.check import Checked, Finding
     from arkbeam.app.init import Initialised
 
 _MARKS = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "wrong": "[red]✗[/]"}
-_FILES_MAX = 1_000_000
 
 
 def add_commands(app: typer.Typer, panel: str) -> None:
@@ -31,7 +31,7 @@ def add_commands(app: typer.Typer, panel: str) -> None:
     )(init)
     app.command(
         epilog="Example: arkbeam check config.yaml\n\nExit codes: 0: all is in order; otherwise that of the first fault: 2 for config,"
-        " key and manifests, 1 for storage, 4 if the probe gives no vector.",
+        " key and manifests, 1 for storage, 4 if the probe gives no vector, 6 if a run of the output is alive.",
         rich_help_panel=panel,
     )(check)
     app.command(epilog="Example: arkbeam schema > arkbeam.schema.json\n\nExit code: 0.", rich_help_panel=panel)(schema)
@@ -45,7 +45,7 @@ def init(
         str | None, typer.Option("--output", "-o", metavar="CONFIG", help="Name of the config. Default: from PATH.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    files_max: Annotated[int, typer.Option(min=1, help="Most files of a folder that are looked at.")] = _FILES_MAX,
+    files_max: Annotated[int, typer.Option(min=1, help="Most files of a folder that are looked at.")] = FILES_MAX,
     as_json: AsJson = False,
 ) -> None:
     """Look at a folder or at manifests, and write a config for them.
@@ -82,8 +82,8 @@ def check(
     for finding in check_config(config, settings or [], checked):
         findings.append(finding)
         _show_finding(finding, as_json=as_json)
-    if probe and checked.job is not None and checked.rows is not None and all(f.state != "wrong" for f in findings):
-        findings.append(_probe(config, settings or [], checked))
+    if probe and all(finding.state != "wrong" for finding in findings):
+        findings.append(_probe(checked))
         _show_finding(findings[-1], as_json=as_json)
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -97,25 +97,30 @@ def schema() -> None:
     sys.stdout.write(schema_bytes().decode())
 
 
-def _probe(path: str, settings: list[str], checked: Any) -> "Finding":
+def _probe(checked: "Checked") -> "Finding":
+    """Send one row of a config in which nothing is wrong."""
     from arkbeam.app.check import Finding
-    from arkbeam.app.config import load_config
-    from arkbeam.app.job import prepare_job
     from arkbeam.app.probe import probe
     from arkbeam.app.service import open_service
 
-    config = load_config(path, settings)
+    config, job, rows = checked.config, checked.job, checked.rows
+    assert config is not None
+    assert job is not None
+    assert rows is not None
     with open_service(config) as base_url:
-        job = prepare_job(config, base_url=base_url)
-        probed = probe(job, checked.rows)
+        probed = probe(replace(job.spec, api=replace(job.spec.api, base_url=base_url)), rows)
     if probed.failure is None:
         return Finding("probe", "ok", probed.text)
-    return Finding("probe", "wrong", probed.text, 4) if probed.is_sent else Finding("probe", "note", probed.text)
+    return (
+        Finding("probe", "wrong", probed.text, ExitCode.STOPPED)
+        if probed.is_sent
+        else Finding("probe", "note", probed.text)
+    )
 
 
 def _show_finding(finding: "Finding", *, as_json: bool) -> None:
     if not as_json:
-        text = escape(plain(finding.text))
+        text = "\n  ".join(escape(plain(line)) for line in finding.text.split("\n"))  # a line for each key of a config
         out.print(f"{_MARKS[finding.state]} {finding.name}: {text}", highlight=False, soft_wrap=True)
 
 
@@ -131,7 +136,7 @@ def _show_initialised(done: "Initialised") -> None:
         table.add_row(*map(escape, cells), escape(column.examples[0] if column.examples else ""))
     out.print(table)
     for line in _describe_initialised(done):
-        say(line)
+        print_line(line)
 
 
 def _describe_initialised(done: "Initialised") -> list[str]:

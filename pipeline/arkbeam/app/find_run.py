@@ -17,12 +17,12 @@ import orjson
 from arkbeam.app.config import load_config
 from arkbeam.app.output_uri import find_outputs, stands_for
 from arkbeam.app.run_note import RunNote, read_run_note
-from arkbeam.base.errors import ConfigError, StoreError
+from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import list_folders, read_if_exists
 from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact_uri
-from arkbeam.base.uris import absolute, join, lower_scheme
-from arkbeam.stages.publish.commit import SUCCESS
+from arkbeam.base.uris import absolute, lower_scheme
+from arkbeam.outputs.published import open_output
 from arkbeam.stages.publish.earlier import RUN_NOTE
 from arkbeam.store.layout import PLAN_SUFFIX, run_folder, start_of_run
 from arkbeam.store.run_files import note_uri
@@ -106,13 +106,12 @@ def _find_newest(output_uri: str, store_uri: str | None) -> FoundRun:
     """Return the newest run of an output, or of the outputs that a URI with names stands for."""
     outputs = islice(find_outputs(output_uri, list_folders), OUTPUTS_MAX)
     published = next(((uri, note) for uri in outputs if (note := _read_published(uri)) is not None), None)
-    if store_uri is None and published is None:
-        raise ConfigError(
-            f"{redact_uri(output_uri)} has no {RUN_NOTE}, so its store is not known: give --store URI or --config CONFIG"
-        )
-    if store_uri is None and published is not None:
+    if store_uri is None:
+        if published is None:
+            raise ConfigError(
+                f"{redact_uri(output_uri)} has no {RUN_NOTE}, so its store is not known: give --store URI or --config CONFIG"
+            )
         store_uri = absolute(published[1]["config"]["store"]["uri"])
-    assert store_uri is not None
     latest = _find_newest_note(output_uri, store_uri)
     if latest is not None and (published is None or _start_of(latest.run) >= _start_of(published[1]["run"])):
         return _with_result(latest, store_uri)
@@ -137,15 +136,8 @@ def _start_of(run: str) -> float:
 
 
 def _read_published(output_uri: str) -> dict[str, Any] | None:
-    """Return `run.json` of a complete output; None if there is none."""
-    data = read_if_exists(join(output_uri, RUN_NOTE))
-    if data is None or read_if_exists(join(output_uri, SUCCESS)) is None:
-        return None
+    """Return `run.json` of a complete output; None if there is none. Raise StoreError if it is damaged."""
     try:
-        note: dict[str, Any] = orjson.loads(data)
-        assert note["run"]
-    except (ValueError, KeyError, AssertionError):
-        raise StoreError(
-            f"{redact_uri(join(output_uri, RUN_NOTE))} can't be read: it is not the note of a run"
-        ) from None
-    return note
+        return dict(open_output(output_uri).note)
+    except ConfigError:
+        return None

@@ -49,6 +49,7 @@ VIDEO_ENDINGS = frozenset(["mp4", "m4v", "avi", "mov"])
 TEXTS_MAX = 3
 KEPT_MAX = 12
 EXAMPLES = 3
+_FORMS: tuple[Literal["body", "input"], ...] = ("body", "input")
 _EXAMPLE_CHARS = 60
 _SHARE_MIN = 0.6  # of the filled cells must be of one kind
 _KEPT_CHARS = 300  # longer texts are not copied to the output
@@ -142,12 +143,12 @@ def guess_columns(columns: Sequence[Column], rows: int) -> Guess:
     """Guess what each column holds. `rows` is how many rows were looked at."""
     by_name = {column.name: column for column in columns}
     identity, id_reason = _guess_id(columns, rows)
-    for name, form in (("body", "body"), ("input", "input")):
-        column = by_name.get(name)
-        if column is not None and column.what in ("object", "parts") and (form == "body" or column.what == "parts"):
-            reasons = {form: f"rows have the field {name}, as the API and the vendor's batch service take them"}
-            kept = _guess_keep(columns, {name, identity, "custom_id", "method", "url"})
-            return Guess("body" if form == "body" else "input", identity, keep=kept, reasons=reasons | id_reason)
+    for form in _FORMS:
+        column = by_name.get(form)
+        if column is not None and (column.what == "parts" or (form == "body" and column.what == "object")):
+            reason = f"rows have the field {form}, as the API and the vendor's batch service take them"
+            kept = _guess_keep(columns, {form, identity, "custom_id", "method", "url"})
+            return Guess(form, identity, keep=kept, reasons={form: reason, **id_reason})
     reasons, doubts = dict(id_reason), list[str]()
     image = _guess_media("image", columns, _IMAGE_WORDS, reasons, doubts)
     video = _guess_media("video", columns, _VIDEO_WORDS, reasons, doubts)
@@ -274,7 +275,7 @@ def _describe(name: str, cells: Sequence[Any]) -> Column:
         what if count / len(filled) >= _SHARE_MIN else "text",
         count / len(filled),
         len(filled) / len(cells),
-        len(set(shown if len(shown) < 2 else [repr(value)[:_CELL_CHARS] for value, _, _ in filled])) / len(filled),
+        len({repr(value)[:_CELL_CHARS] for value, _, _ in filled}) / len(filled),
         sum(len(value) if isinstance(value, str) else 8 for value, _, _ in filled) / len(filled),
         {form: number / count for form, number in forms.most_common()},
         tuple(dict.fromkeys(shown))[:EXAMPLES],

@@ -282,15 +282,16 @@ def _look_at_media(looked: Looked, roots: Sequence[str], unusual: Sequence[str])
     options = MediaOptions(allowed_roots=tuple(roots or own))
     fitted = replace(options, fit=FitOptions(transcode=True, resize_max_pixels=1_028_608))
     before, after = (
-        [uri for uri, look in inspect_many(dict.fromkeys(media), one).items() if isinstance(look, Failure)]
+        [uri for uri, look in inspect_many(media, one).items() if isinstance(look, Failure)]
         for one in (options, fitted)
     )
     transcode = len(after) < len(before)
     left = after if transcode else before
-    doubt = (
-        f"{len(left):,} of {len(media):,} files that were looked at can't be sent, such as {left[0][0]}" if left else ""
+    if not left:
+        return transcode, ()
+    return transcode, (
+        f"{len(left):,} of {len(media):,} files that were looked at can't be sent, such as {left[0][0]}",
     )
-    return transcode, (doubt,) if doubt else ()
 
 
 def _try_rows(config: str, looked: Looked) -> tuple[int, dict[str, str]]:

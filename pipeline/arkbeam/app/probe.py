@@ -10,7 +10,6 @@ import numpy as np
 
 from arkbeam.app.check import SampledRows
 from arkbeam.app.holding import claiming, forget_run
-from arkbeam.app.job import Job
 from arkbeam.engine.outcomes import Sink
 from arkbeam.manifest.staging import request_from_json
 from arkbeam.stages.embed.feed import StagedRow, Unsendable, encode_row
@@ -47,13 +46,13 @@ class Probed:
         )
 
 
-def probe(job: Job, rows: SampledRows) -> Probed:
+def probe(spec: RunSpec, rows: SampledRows) -> Probed:
     """Send the first sampled row whose vector is not in the store.
 
     Raise ConfigError if the key is missing, OutputInUse if a run writes the output, StoreError.
     """
-    model = read_model(job.spec.store.uri, job.spec.run.service, job.spec.model.name)
-    spec = replace(job.spec, model_owned=model.resolved)
+    model = read_model(spec.store.uri, spec.run.service, spec.model.name)
+    spec = replace(spec, model_owned=model.resolved)
     check_secrets(spec)
     with claiming(spec):
         try:

@@ -10,15 +10,13 @@ from typing import Any
 
 import orjson
 
-from arkbeam.app.config import Config, parse_config
+from arkbeam.app.config import parse_config
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.stages.spec import RunIdentity, RunSpec
-from arkbeam.store.run_files import note_uri
-
-_NAME = "running"
+from arkbeam.store.run_files import RUNNING, note_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +37,15 @@ class RunNote:
     submitted_s: float | None = None
     """When a job that nobody waits for was handed to an engine: it may not have begun (`store.living`)."""
 
-    @property
-    def settings(self) -> Config:
-        """The config. Raise ConfigError if another version wrote it, with keys that this version does not know."""
+    def spec(self, store_uri: str) -> RunSpec:
+        """Return the spec of the run, as far as its progress and its stop need it.
+
+        Raise ConfigError if another version wrote the note, with keys that this version does not know.
+        """
         try:
-            return parse_config(self.config)
+            config = parse_config(self.config)
         except ConfigError as error:
             raise ConfigError(f"run {self.run} was started by another version of arkbeam: {error}") from None
-
-    def spec(self, store_uri: str) -> RunSpec:
-        """Return the spec of the run, as far as its progress and its stop need it. Raise ConfigError as `settings` does."""
-        config = self.settings
         return RunSpec(
             run=RunIdentity(self.run, self.started_s, ServiceKind(self.service), self.output),
             model=ModelSpec.of(config.model),
@@ -85,12 +81,12 @@ def write_run_note(spec: RunSpec, submitted_s: float | None = None) -> None:
         spec.config,
         submitted_s,
     )
-    write_bytes(note_uri(spec.store.uri, run.name, _NAME), orjson.dumps(asdict(note)), durable=False)
+    write_bytes(note_uri(spec.store.uri, run.name, RUNNING), orjson.dumps(asdict(note)), durable=False)
 
 
 def read_run_note(store_uri: str, run: str) -> RunNote | None:
     """Return the note of a run; None if it has none, as after its end. Raise StoreError."""
-    data = read_if_exists(note_uri(store_uri, run, _NAME))
+    data = read_if_exists(note_uri(store_uri, run, RUNNING))
     try:
         return None if data is None else RunNote(**orjson.loads(data))
     except (ValueError, TypeError) as error:  # an earlier version writes an empty note

@@ -4,12 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from arkbeam.app.config import Config
-from arkbeam.ark.client import is_stand_in
+from arkbeam.ark.client import endpoint_url, is_stand_in
 from arkbeam.base.errors import ArkbeamError
 from arkbeam.base.records import ServiceKind
 from arkbeam.emulator.options import EmulatorOptions
 
 _PROBE_S = 2.0  # time limit for asking a local server if it is an emulator
+
+
+def find_service(config: Config, base_url: str) -> ServiceKind:
+    """Return which kind of service makes the vectors. Only a server on a loopback address is asked if it is a stand-in."""
+    if config.starts_emulator:
+        return ServiceKind.STAND_IN
+    endpoint_url(base_url)
+    return ServiceKind.STAND_IN if is_stand_in(base_url, _PROBE_S) else ServiceKind.ARK
 
 
 @contextmanager

@@ -59,9 +59,8 @@ class TakeOver:
     def _look(self) -> list[str]:
         """Tell runs to stop that have not been told; return what still lives, in words."""
         store_uri, own = self.spec.store.uri, self.spec.run
-        holder = displace(
-            own.output_uri, own.name
-        )  # again and again: a mark that is just being renewed may replace ours
+        # Again and again: a mark that is just being renewed may replace ours.
+        holder = displace(own.output_uri, own.name)
         others = [run for run in list_runs(store_uri, own.output_key) if run != own.name]
         for run in {*others, *([holder] if holder is not None else [])} - self._told:
             self._tell(run, has_folder=run in others)

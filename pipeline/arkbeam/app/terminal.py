@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from arkbeam.app import cli_print
 from arkbeam.app.cli_options import ExitCode
-from arkbeam.app.cli_print import err, out, print_json
+from arkbeam.app.cli_print import err, out, print_json, print_line
 from arkbeam.app.messages import Level, LogForm, Messages, write_event
 from arkbeam.app.program import program
 from arkbeam.base.errors import ArkbeamError
@@ -38,7 +37,7 @@ def exit_code(result: dict[str, Any], limits: LimitsOptions) -> ExitCode:
     return ExitCode.FAILURES if result["failed"] > limits.count_failures_allowed(result["rows"]) else ExitCode.OK
 
 
-def print_result(result: dict[str, Any], limits: LimitsOptions, output_uri: str, *, as_json: bool) -> ExitCode:
+def print_result(result: dict[str, Any], output_uri: str, *, as_json: bool) -> ExitCode:
     """Print the result of a run, and what a person has to know of it; return the exit code."""
     from arkbeam.app.report import summary_table  # noqa: PLC0415 - takes a while: not for --help
 
@@ -47,6 +46,7 @@ def print_result(result: dict[str, Any], limits: LimitsOptions, output_uri: str,
         print_json(result)
     elif not messages.quiet:
         out.print(summary_table(result))
+    limits = LimitsOptions(failures_allowed=result["config"]["limits"]["failures_allowed"])
     code = exit_code(result, limits)
     _print_ending(result, code, output_uri, as_json=as_json)
     return code
@@ -67,7 +67,7 @@ def print_manifest_warnings(notes: Iterable[tuple[str, str]]) -> None:
 
 def print_output(output_uri: str) -> None:
     """Print where the output is."""
-    cli_print.say(f"output: {shorten(output_uri)}")
+    print_line(f"output: {shorten(output_uri)}")
 
 
 def shorten(uri: str) -> str:
@@ -136,10 +136,10 @@ def _print_ending(result: dict[str, Any], code: ExitCode, output_uri: str, *, as
     elif not (messages.quiet or as_json):
         print_output(output_uri)
         if exists(join(output_uri, REPORT)):
-            cli_print.say(f"report: {shorten(join(output_uri, REPORT))}")
+            print_line(f"report: {shorten(join(output_uri, REPORT))}")
         if result["published"]:
             arguments = f"{shlex.quote(shorten(output_uri))} 'WORDS'{search_arguments(result)}"
-            cli_print.say(f"to search it: {program()} search {arguments}")
+            print_line(f"to search it: {program()} search {arguments}")
     if code is ExitCode.FAILURES:
         say(
             f"{result['failed']:,} rows failed, more than limits.failures_allowed; see"

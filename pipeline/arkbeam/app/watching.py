@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from arkbeam.app.find_run import FoundRun, read_result
-from arkbeam.app.run_note import read_run_note
 from arkbeam.app.view import Rates, View, describe_view, make_view, view_to_json
 from arkbeam.base.errors import ArkbeamError, ConfigError
 from arkbeam.base.files import list_times
@@ -19,10 +18,10 @@ from arkbeam.base.redaction import redact_uri
 from arkbeam.base.words import format_seconds
 from arkbeam.engine.attempts import blocks_folder, processes_folder
 from arkbeam.engine.outcomes import Stop
-from arkbeam.quota.options import LimitsOptions
 from arkbeam.stages.embed.process import read_stop
 from arkbeam.stages.meter import Progress, Work, progress_folder, read_progress
 from arkbeam.stages.spec import RunSpec
+from arkbeam.store.living import is_running
 
 POLL_S = 2.0
 SILENT_S = 120.0
@@ -63,8 +62,7 @@ def look(spec: RunSpec, now_s: float) -> Seen:
     Raise StoreError.
     """
     progress, rates = read_progress(spec), Rates()
-    begun_s = max(1.0, now_s - spec.run.started_s)
-    rates.add(now_s - begun_s, Progress(Work()))
+    rates.add(min(now_s - 1.0, spec.run.started_s), Progress(Work()))
     rates.add(now_s, replace(progress, status=None))
     if progress.status is not None and progress.status.seconds > 0:
         embedding = Rates()
@@ -90,12 +88,12 @@ def describe_run(run: FoundRun, seen: Seen | None) -> dict[str, Any]:
 
 def list_rows(run: FoundRun, seen: Seen, spec: RunSpec) -> list[tuple[str, str]]:
     """Return what is known of a run that has not ended as names and values, for a table."""
-    is_begun = find_state(run, seen) != "submitted"
+    state = find_state(run, seen)
     rows = [
-        ("state", find_state(run, seen)),
+        ("state", state),
         ("output", redact_uri(run.output_uri)),
         ("store", redact_uri(run.store_uri)),
-        ("progress", describe_view(seen.view, spec) if is_begun else "no process has shown itself yet"),
+        ("progress", describe_view(seen.view, spec) if state != "submitted" else "no process has shown itself yet"),
         ("since the start", format_seconds(seen.view.seconds)),
     ]
     if run.note is not None:
@@ -140,9 +138,7 @@ def wait_for_end(
     begun_s = changed_s = clock()
     signs: dict[str, float] = {}
     while True:
-        is_there = (
-            read_run_note(run.store_uri, run.name) is not None
-        )  # before the result, which is written before it goes
+        is_there = is_running(run.store_uri, run.name)  # before the result, which is written before the note goes
         result = read_result(run)
         if result is not None:
             return result
@@ -162,11 +158,6 @@ def wait_for_end(
         if timeout_s is not None and now_s - begun_s >= timeout_s:
             raise TimedOut(f"run {run.name} has not ended in {timeout_s:g} s; it goes on")
         sleep(POLL_S if timeout_s is None else max(0.0, min(POLL_S, begun_s + timeout_s - now_s)))
-
-
-def limits_of(result: dict[str, Any]) -> LimitsOptions:
-    """Return the limit that decides the exit code, from a result of any version."""
-    return LimitsOptions(failures_allowed=result["config"]["limits"]["failures_allowed"])
 
 
 def spec_of(run: FoundRun) -> RunSpec:

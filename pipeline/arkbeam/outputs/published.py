@@ -77,6 +77,7 @@ def read_output(uri: str) -> Published:
         note = orjson.loads(data)
         output = Published.of(uri, note)
         counts = [int(note[name]) for name in ("rows", "published", "failed")]
+        note["run"]
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(
             f"{RUN_NOTE} of {redact(uri)} is damaged: {type(error).__name__}: {redact(str(error))}"

@@ -23,13 +23,12 @@ from arkbeam.base.files import Listed, list_versions, read_if_exists
 from arkbeam.base.uris import is_local
 from arkbeam.store.claim import LEASE_S, LOCK_NAME, is_locked
 from arkbeam.store.layout import run_folder
-from arkbeam.store.run_files import note_name, note_uri
+from arkbeam.store.run_files import RUNNING, note_name, note_uri
 
 LOOK_S = 1.0
 START_S = 900.0
 _WORK = ("blocks/", "counts/", "progress/", "rows/")
 """Folders of a run in which its processes write."""
-_RUNNING = "running"
 
 
 class Verdict(StrEnum):
@@ -68,7 +67,7 @@ class Watch:
 
 def is_running(store_uri: str, run: str) -> bool:
     """True if a run has its folder in the store: it has not ended, and no other run has removed what it left."""
-    return read_if_exists(note_uri(store_uri, run, _RUNNING)) is not None
+    return read_if_exists(note_uri(store_uri, run, RUNNING)) is not None
 
 
 @dataclass(slots=True)
@@ -143,7 +142,7 @@ class Watches:
 
     def _read_note(self, run: str) -> dict[str, Any]:
         try:
-            note = orjson.loads(read_if_exists(note_uri(self.store_uri, run, _RUNNING)) or b"{}")
+            note = orjson.loads(read_if_exists(note_uri(self.store_uri, run, RUNNING)) or b"{}")
             return note if isinstance(note, dict) else {}
         except ValueError:
             return {}

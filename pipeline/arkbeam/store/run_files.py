@@ -33,6 +33,9 @@ from arkbeam.base.files import writing
 from arkbeam.base.uris import is_local, join, open_filesystem, storage_errors
 from arkbeam.store.layout import SUFFIX, list_parquet, run_folder
 
+RUNNING = "running"
+"""Name of the note that the folder of a run has from its start until its removal."""
+
 
 def rows_folder(store_uri: str, run: str, shard: int) -> str:
     """Return the folder of a shard's staged rows."""

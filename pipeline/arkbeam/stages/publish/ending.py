@@ -13,7 +13,7 @@ from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import release_claim
 from arkbeam.store.layout import events_folder, multi_folder, run_folder, segments_folder
 from arkbeam.store.recovery import recover_run
-from arkbeam.store.run_files import note_name, note_uri
+from arkbeam.store.run_files import RUNNING, note_name, note_uri
 
 
 def has_ended(spec: RunSpec) -> bool:
@@ -37,7 +37,7 @@ def end_job(spec: RunSpec) -> None:
     folder = run_folder(spec.store.uri, spec.run.name)
     for name in list_folders(folder):
         remove_folder(join(folder, name))
-    kept = {note_name("running"), note_name("result")}
+    kept = {note_name(RUNNING), note_name("result")}
     remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] not in kept)
     if spec.is_detached:
         release_claim(spec.run.output_uri, spec.run.name)
