@@ -61,7 +61,7 @@ def check_secrets(spec: RunSpec) -> None:
 
 def write_stop(spec: RunSpec, stop: Stop) -> None:
     """Write the note in the run's folder that stops all processes of the run. Raise StoreError."""
-    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
+    write_stop_of(spec.run_files_uri, spec.run.name, stop)
 
 
 def write_stop_of(store_uri: str, run: str, stop: Stop) -> None:

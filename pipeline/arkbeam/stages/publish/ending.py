@@ -18,7 +18,7 @@ from arkbeam.store.run_files import note_name, note_uri
 
 def has_ended(spec: RunSpec) -> bool:
     """True if the job of a run with several processes has ended: a runner may repeat its last step. Raise StoreError."""
-    return spec.many_processes and exists(_result(spec))
+    return spec.many_processes and exists(note_uri(spec.store.uri, spec.run.name, "result"))
 
 
 def end_job(spec: RunSpec) -> None:
@@ -41,7 +41,3 @@ def end_job(spec: RunSpec) -> None:
     remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] not in kept)
     if spec.is_detached:
         release_claim(spec.run.output_uri, spec.run.name)
-
-
-def _result(spec: RunSpec) -> str:
-    return note_uri(spec.store.uri, spec.run.name, "result")
