@@ -15,10 +15,11 @@ from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.attempts import Attempts, blocks_folder
-from arkbeam.engine.core import Engine, EngineOptions
+from arkbeam.engine.core import Engine
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.registry import close_engines, find_engine, get_engine
+from arkbeam.engine.sender import EngineOptions
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota.budget import NO_COST, Budget, BudgetGate, configured_budget
 from arkbeam.quota.control import InFlight, Ramp
