@@ -64,5 +64,10 @@ def remove_marks_of_output(folder: str, output_key: str) -> None:
     remove_files(uri for uri in list_files(folder) if marker in uri.rpartition("/")[2])
 
 
+def remove_marks_of_run(folder: str, run: str) -> None:
+    """Remove the marks of a run that has ended. Other runs of its output may have begun. Raise StoreError if that fails."""
+    remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2].startswith(new_mark_name(run, "")))
+
+
 def _uri(folder: str, name: str, number: int) -> str:
     return join(folder, f"{name}.{number}")

@@ -8,7 +8,7 @@ with one process, the command does all of it.
 
 from arkbeam.base.files import exists, list_files, list_folders, remove_files, remove_folder, remove_leftovers
 from arkbeam.base.uris import is_local, join
-from arkbeam.quota.marks import quota_folder, remove_marks_of_output
+from arkbeam.quota.marks import quota_folder, remove_marks_of_run
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import release_claim
 from arkbeam.store.layout import events_folder, multi_folder, run_folder, segments_folder
@@ -33,7 +33,7 @@ def end_job(spec: RunSpec) -> None:
     if is_local(spec.store.uri):  # files that a process was writing when it was killed
         for folder_of in (segments_folder, multi_folder, events_folder):
             remove_leftovers(folder_of(spec.store.uri, spec.run.name))
-    remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
+    remove_marks_of_run(quota_folder(spec.store.uri, spec.quota_account), spec.run.name)
     folder = run_folder(spec.store.uri, spec.run.name)
     for name in list_folders(folder):
         remove_folder(join(folder, name))
