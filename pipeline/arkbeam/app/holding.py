@@ -22,7 +22,7 @@ from arkbeam.store.layout import run_folder, uri_key
 from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
 from arkbeam.store.living import Watches
 from arkbeam.store.outputs import keep_output_key
-from arkbeam.store.recovery import recover_journals
+from arkbeam.store.recovery import Recovered, recover_journals, recover_run
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
             write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
         living = watches.find_revived(runs)
     _refuse(living, spec)
-    recover_killed(spec)
+    _warn_of_killed(recover_journals(store_uri, run.output_key))
     _remove_marks(spec, lambda folder: remove_marks_of_output(folder, spec.run.output_key))
     remove_dead_runs(store_uri, run.output_key, runs)
     remove_dead_plans(store_uri, uri_key(run.output_uri))
@@ -74,8 +74,14 @@ def clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
 
 
 def recover_killed(spec: RunSpec) -> None:
-    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_key)
+    """Store what processes of this run had received when they were killed, and record what they lost.
+
+    The journals of other runs are left: one that has taken over the output may be alive.
+    """
+    _warn_of_killed(recover_run(spec.store.uri, spec.run.name))
+
+
+def _warn_of_killed(found: Recovered) -> None:
     if found.stored or found.lost:
         _log.warning(
             "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
