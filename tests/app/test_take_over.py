@@ -4,12 +4,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from arkbeam.app.holding import recover_killed
 from arkbeam.app.job import run_job
 from arkbeam.app.take_over import TakeOver
 from arkbeam.base.errors import ConfigError, OutputInUse
@@ -17,6 +19,7 @@ from arkbeam.base.files import write_bytes
 from arkbeam.quota.marks import write_mark
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import MARK_NAME, check_claim
+from arkbeam.store.journal import TakenOver, open_journal
 from arkbeam.store.layout import new_run_name, run_folder
 from arkbeam.store.living import Watches
 from arkbeam.store.outputs import OUTPUT_NOTE
@@ -139,3 +142,17 @@ def test_a_process_shows_itself_while_it_publishes(filled: Place, monkeypatch: p
     filled.run()
     assert marks
     assert min(marks) >= 1
+
+
+def test_a_run_that_ends_late(place: Place) -> None:
+    """It recovers its own journals, not those of a run that has taken over its output and is alive."""
+    place.write_texts(1)
+    spec = place.prepare().spec
+    later = replace(spec.run, name=new_run_name(spec.run.output_key, spec.run.started_s + 1, "89abcdef"))
+    own, other = (open_journal(spec.store.uri, name, "1-ab") for name in (spec.run.name, later.name))
+    for journal in (own, other):
+        journal.sent("a", bytes(16))
+    recover_killed(spec)
+    other.sent("b", bytes(16))
+    with pytest.raises(TakenOver):
+        own.sent("b", bytes(16))

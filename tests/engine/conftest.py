@@ -22,10 +22,11 @@ from arkbeam.emulator.options import EmulatorOptions, write_options
 from arkbeam.emulator.serve import start_emulator
 from arkbeam.emulator.vectors import embed
 from arkbeam.engine.attempts import Attempt
-from arkbeam.engine.core import Engine, EngineOptions
+from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.engine.outcomes import RunReport, Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
+from arkbeam.engine.sender import EngineOptions
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota import retry
 from arkbeam.quota.options import LimitsOptions

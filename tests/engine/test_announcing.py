@@ -90,7 +90,7 @@ def test_requests_that_will_not_be_sent_are_withdrawn(
     wait_until(lambda: rig.engine.status().in_flight == 2)
     rig.engine.stop(Stop(StopKind.INTERRUPTED, "interrupted", "for the test"))
     rig.engine.finish(rig.sink)
-    journal = rig.engine._recorder.journal
+    journal = rig.engine._sender._recorder.journal
     journal.upload()
     found = read_records(decompress(read_bytes(uri)) for uri in list_files(journals_folder(store), OBJECT_SUFFIX))
     assert found.sent == {}

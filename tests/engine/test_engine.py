@@ -338,15 +338,14 @@ def test_stopping_at_once_is_heard(plain: Any, make_rig: MakeRig) -> None:
 
 def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, plain: Any) -> None:
     """If an engine can't start, the caller gets the error and does not wait."""
-    rig = make_rig(plain)
-    engine = rig.engine
+    sender = make_rig(plain).engine._sender
 
     def fail() -> Any:
         raise ConfigError("the proxy can't be used")
 
     before = threading.active_count()
     with pytest.raises(ConfigError, match="proxy"):
-        Engine(engine._options, fail, lambda _: engine._pacer, engine._recorder, engine._reply_check)
+        Engine(sender._options, fail, lambda _: sender.pacer, sender._recorder, sender._reply_check)
     assert threading.active_count() == before
 
 

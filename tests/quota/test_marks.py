@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from arkbeam.quota.marks import list_marks, new_mark_name, quota_folder, remove_mark, remove_marks_of_output, write_mark
+from arkbeam.quota.marks import (
+    list_marks,
+    new_mark_name,
+    quota_folder,
+    remove_mark,
+    remove_marks_of_output,
+    remove_marks_of_run,
+    write_mark,
+)
 from arkbeam.store.layout import new_run_name
 
 
@@ -36,3 +44,14 @@ def test_marks_of_dead_runs_of_an_output_are_removed(tmp_path: Path) -> None:
         write_mark(folder, name, 1, {})
     remove_marks_of_output(folder, "0000000a")
     assert list_marks(folder) == {names[2]: "1"}
+
+
+def test_marks_of_a_later_run_of_the_output_stay(tmp_path: Path) -> None:
+    """A run that ends late, after another run has taken over its output, removes only its own marks."""
+    folder = quota_folder(str(tmp_path), "ark-default")
+    runs = [new_run_name("0000000a", second, "89abcdef") for second in (1.0, 2.0)]
+    for run in runs:
+        write_mark(folder, new_mark_name(run, "1"), 0, {})
+        write_mark(folder, new_mark_name(run, "1"), 1, {})
+    remove_marks_of_run(folder, runs[0])
+    assert list_marks(folder) == {new_mark_name(runs[1], "1"): "1"}

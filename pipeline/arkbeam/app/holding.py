@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -12,7 +12,7 @@ from arkbeam.base.files import remove_folder, remove_leftovers
 from arkbeam.base.redaction import redact_uri
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, stop_engines
-from arkbeam.quota.marks import quota_folder, remove_marks_of_output
+from arkbeam.quota.marks import quota_folder, remove_marks_of_output, remove_marks_of_run
 from arkbeam.stages.embed.own_results import forget_own_results
 from arkbeam.stages.embed.process import write_stop, write_stop_of
 from arkbeam.stages.read import forget_index
@@ -22,7 +22,7 @@ from arkbeam.store.layout import run_folder, uri_key
 from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
 from arkbeam.store.living import Watches
 from arkbeam.store.outputs import keep_output_key
-from arkbeam.store.recovery import recover_journals
+from arkbeam.store.recovery import Recovered, recover_journals, recover_run
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
             write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
         living = watches.find_revived(runs)
     _refuse(living, spec)
-    recover_killed(spec)
-    _remove_marks(spec)
+    _warn_of_killed(recover_journals(store_uri, run.output_key))
+    _remove_marks(spec, lambda folder: remove_marks_of_output(folder, spec.run.output_key))
     remove_dead_runs(store_uri, run.output_key, runs)
     remove_dead_plans(store_uri, uri_key(run.output_uri))
     remove_old_results(store_uri)
@@ -74,8 +74,14 @@ def clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
 
 
 def recover_killed(spec: RunSpec) -> None:
-    """Store what processes of this output's runs had received when they were killed, and record what they lost."""
-    found = recover_journals(spec.store.uri, spec.run.output_key)
+    """Store what processes of this run had received when they were killed, and record what they lost.
+
+    The journals of other runs are left: one that has taken over the output may be alive.
+    """
+    _warn_of_killed(recover_run(spec.store.uri, spec.run.name))
+
+
+def _warn_of_killed(found: Recovered) -> None:
     if found.stored or found.lost:
         _log.warning(
             "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
@@ -90,7 +96,7 @@ def forget_run(spec: RunSpec) -> None:
     close_engine(spec.run.name)
     forget_index(spec.run.name)
     forget_own_results(spec.run.name)
-    _remove_marks(spec)
+    _remove_marks(spec, lambda folder: remove_marks_of_run(folder, spec.run.name))  # it may have lost the output
     for folder in {run_folder(spec.run_files_uri, spec.run.name), run_folder(spec.store.uri, spec.run.name)}:
         remove_folder(folder)
 
@@ -104,10 +110,10 @@ def _refuse(living: Sequence[str], spec: RunSpec) -> None:
         )
 
 
-def _remove_marks(spec: RunSpec) -> None:
-    """Remove the quota marks of this output's processes that were killed, or that ended right after their last session."""
+def _remove_marks(spec: RunSpec, remove: Callable[[str], None]) -> None:
+    """Remove the quota marks of processes that were killed, or that ended right after their last session."""
     try:
-        remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
+        remove(quota_folder(spec.store.uri, spec.quota_account))
     except StoreError as error:
         _log.warning(
             "quota marks of ended processes can't be removed; other processes count them for some seconds: %s", error

@@ -24,7 +24,7 @@ from arkbeam.stages.embed.dead_processes import settle_processes
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
 from arkbeam.stages.plan import PlanTotals, split_by
-from arkbeam.stages.presence import showing_life
+from arkbeam.stages.presence import showing_process
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.commit import Commit, begin_commit, end_run, publishes
 from arkbeam.stages.publish.cuts import NO_MARKS, Marks, count_rows, cut_rows, number_parts
@@ -216,7 +216,7 @@ class _Write(beam.DoFn):
             return
         in_flight = LOCAL_IN_FLIGHT if is_local(self._spec.run.output_uri) else _PARTS_IN_FLIGHT
         write = partial(_write, publishing=self._publishing, spec=self._spec)
-        with showing_life(self._spec):
+        with showing_process(self._spec):
             for files in in_parallel(write, parts, in_flight):
                 note_work(self._spec, Phase.PUBLISHING, parts_written=len(files))
                 yield from files

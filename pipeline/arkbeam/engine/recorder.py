@@ -185,7 +185,6 @@ class Flusher:
     rows_max: int
     age_s_max: float
     timeout_s: float
-    loop: asyncio.AbstractEventLoop
     on_stored: Callable[[Batch, pa.Table], None]
     on_fault: Callable[[ArkbeamError], None]
     _unwritten: int = 0
@@ -202,7 +201,7 @@ class Flusher:
         """Start to write the buffer; return all writes that are running."""
         batch = self.recorder.take()
         if batch is not None:
-            task = self.loop.create_task(self._write(batch))
+            task = asyncio.get_running_loop().create_task(self._write(batch))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
         return list(self._writing)
@@ -228,12 +227,13 @@ class Flusher:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _write(self, batch: Batch) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            index = await asyncio.wait_for(self.loop.run_in_executor(self._pool, batch.write), self.timeout_s)
+            index = await asyncio.wait_for(loop.run_in_executor(self._pool, batch.write), self.timeout_s)
             self._unwritten -= len(batch.bought)
             batch.deliver(index)
             self.on_stored(batch, index)
-            await asyncio.wait_for(self.loop.run_in_executor(self._pool, batch.write_index), self.timeout_s)
+            await asyncio.wait_for(loop.run_in_executor(self._pool, batch.write_index), self.timeout_s)
         except TimeoutError:
             message = f"the store took longer than {self.timeout_s:g} s (store.timeout_s) to write a segment"
             self.on_fault(StoreError(message))

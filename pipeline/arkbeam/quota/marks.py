@@ -9,7 +9,7 @@ that overlaps with a renewal still finds the process.
 
 import orjson
 
-from arkbeam.base.files import list_files, remove_file, write_bytes
+from arkbeam.base.files import list_files, remove_file, remove_files, write_bytes
 from arkbeam.base.uris import join
 
 KEPT = 2
@@ -61,9 +61,12 @@ def remove_marks_of_output(folder: str, output_key: str) -> None:
     Call this only while holding the claim on the output: then every process of an earlier run has ended.
     """
     marker = f"-{output_key}-"
-    for name in list_marks(folder):
-        if marker in name:
-            remove_mark(folder, name)
+    remove_files(uri for uri in list_files(folder) if marker in uri.rpartition("/")[2])
+
+
+def remove_marks_of_run(folder: str, run: str) -> None:
+    """Remove the marks of a run that has ended. Other runs of its output may have begun. Raise StoreError if that fails."""
+    remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2].startswith(new_mark_name(run, "")))
 
 
 def _uri(folder: str, name: str, number: int) -> str:

@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def showing_life(spec: RunSpec) -> Iterator[None]:
+def showing_process(spec: RunSpec) -> Iterator[None]:
     """For the length of the block, in which the output is changed, show other runs that this process is alive.
 
     The mark is there before the block begins. Raise StoreError if it can't be written.

@@ -17,6 +17,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from arkbeam.base.errors import StoreError
 from arkbeam.base.files import list_files, read_if_exists, remove_file, remove_files
@@ -73,13 +74,11 @@ def recover_journals(store_uri: str, output_key: str) -> Recovered:
 
 def find_unsettled(store_uri: str, run: str) -> set[str]:
     """Return the processes of a run whose journals hold replies, or requests without a result. They may be alive."""
-    uris: dict[str, list[str]] = {}
-    for uri in list_files(journals_folder(store_uri, run)):
-        uris.setdefault(_process_of(uri), []).append(uri)
+    logs = [uri for uri in list_files(journals_folder(store_uri, run)) if not uri.endswith(MARK_SUFFIX)]
+    logs.sort(key=lambda uri: (_process_of(uri), _place_of(uri)))
     found = set()
-    for process, own in uris.items():
-        logs = [uri for uri in own if not uri.endswith(MARK_SUFFIX)]
-        journaled = read_records(in_parallel(_read_log, sorted(logs, key=_place_of)))
+    for process, own in groupby(zip(logs, in_parallel(_read_log, logs), strict=True), lambda log: _process_of(log[0])):
+        journaled = read_records(data for _, data in own)
         if journaled.replies or journaled.lost():
             found.add(process)
     return found

@@ -12,6 +12,7 @@ If the store is remote and all stages run in one process, a local folder (`store
     progress/<process>.json         what a process of several has done, for the progress display (`stages.meter`)
     running.json                    what `arkbeam status`, `wait` and `stop` need to know of the run (`app.run_note`)
     plan.json, stop.json, result.json
+    error.json                      why a process can't work for the run (`stages.presence`)
     second-<shard>-<block>.json     an empty note: the session that begins with this block has begun its second pass
 
 A stage that runs again writes the same files again, so repeating it changes nothing.

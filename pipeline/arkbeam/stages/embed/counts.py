@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -29,7 +30,7 @@ from arkbeam.stages.spec import RunSpec
 from arkbeam.store.layout import run_folder
 
 _SUFFIX = ".json"
-_notes: dict[str, "_Note"] = {}  # by process: an engine that takes the place of another one is a new process
+_notes: "WeakKeyDictionary[Engine, _Note]" = WeakKeyDictionary()
 _notes_lock = threading.Lock()
 
 
@@ -44,7 +45,7 @@ class Noted:
 
 @dataclass(slots=True)
 class _Note:
-    """The note of a process of this Python process. `lock` keeps an older one from replacing a newer one."""
+    """The note of an engine: one that takes the place of another one is a new process of the run. `lock` keeps an older one from replacing a newer one."""
 
     number: int = 0
     written: bytes = b""
@@ -55,9 +56,8 @@ def note_counts(spec: RunSpec, engine: Engine) -> None:
     """Write the note of an engine's process, if its counts have changed. Raise StoreError."""
     if not spec.many_processes:
         return
-    process = engine.attempts.process
     with _notes_lock:
-        note = _notes.setdefault(process, _Note())
+        note = _notes.setdefault(engine, _Note())
     with note.lock:
         report = engine.report()
         data = orjson.dumps(report, option=orjson.OPT_NON_STR_KEYS)
@@ -65,7 +65,7 @@ def note_counts(spec: RunSpec, engine: Engine) -> None:
             return
         note.number += 1
         document = {"number": note.number, "report": orjson.Fragment(data)}
-        write_bytes(join(_folder(spec), f"{process}{_SUFFIX}"), orjson.dumps(document), durable=False)
+        write_bytes(join(_folder(spec), f"{engine.attempts.process}{_SUFFIX}"), orjson.dumps(document), durable=False)
         note.written = data
 
 

@@ -44,7 +44,10 @@ class OwnResults:
 def open_own_results(spec: RunSpec) -> OwnResults:
     """Return this process's results of the run."""
     with _results_lock:
-        return _results.setdefault(spec.run.name, OwnResults(spec))
+        if spec.run.name not in _results:
+            _results.clear()  # a process has one run at a time
+            _results[spec.run.name] = OwnResults(spec)
+        return _results[spec.run.name]
 
 
 def forget_own_results(run: str) -> None:

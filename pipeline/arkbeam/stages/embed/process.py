@@ -15,10 +15,11 @@ from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
 from arkbeam.base.records import ServiceKind
 from arkbeam.engine.attempts import Attempts, blocks_folder
-from arkbeam.engine.core import Engine, EngineOptions
+from arkbeam.engine.core import Engine
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.registry import close_engines, find_engine, get_engine
+from arkbeam.engine.sender import EngineOptions
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota.budget import NO_COST, Budget, BudgetGate, configured_budget
 from arkbeam.quota.control import InFlight, Ramp
@@ -61,7 +62,7 @@ def check_secrets(spec: RunSpec) -> None:
 
 def write_stop(spec: RunSpec, stop: Stop) -> None:
     """Write the note in the run's folder that stops all processes of the run. Raise StoreError."""
-    write_bytes(note_uri(spec.run_files_uri, spec.run.name, "stop"), orjson.dumps(asdict(stop)))
+    write_stop_of(spec.run_files_uri, spec.run.name, stop)
 
 
 def write_stop_of(store_uri: str, run: str, stop: Stop) -> None:

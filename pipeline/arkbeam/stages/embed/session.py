@@ -48,7 +48,7 @@ class Session:
     """Sends the rows of one bundle's blocks, block after block; the engine's queue is not emptied between them.
 
     `add` submits a block and yields the outcomes that have come so far. `finish` waits for the rest, which is bounded:
-    the engine holds the items of at most `LOOK_AHEAD_S` of the quota. Then the rows that failed for a passing reason are
+    the engine holds the items of at most `engine.items.AHEAD_S` of the quota. Then the rows that failed for a passing reason are
     tried once more, and the last outcomes are yielded, and the stop if the run stops. `close` must be called if one of them raises.
 
     If the runner repeats a bundle, rows that an earlier attempt settled are taken from the store and not sent again.

@@ -26,7 +26,7 @@ from arkbeam.engine.outcomes import Counts, RunReport, Stop, StopKind
 from arkbeam.quota.budget import Cost
 from arkbeam.quota.use import Minutes, Ratios
 from arkbeam.stages.plan import PlanTotals
-from arkbeam.stages.presence import showing_life
+from arkbeam.stages.presence import showing_process
 from arkbeam.stages.publish import embeddings, failures, usage
 from arkbeam.stages.publish.earlier import RUN_NOTE, Earlier, PartFile, is_unchanged, list_parts, read_earlier
 from arkbeam.stages.publish.usage import UsagePart, UsageTotals, count_paid_twice, settle_counts
@@ -70,7 +70,7 @@ def begin_commit(spec: RunSpec, totals: PlanTotals) -> Earlier:
     OutputInUse if this run has lost its claim on the output.
     """
     faults.hit("publish.begin")
-    with showing_life(spec):
+    with showing_process(spec):
         check_claim(spec.run.output_uri, spec.run.name)
         model = spec.model_owned
         if model is None and totals.owned == 0:
@@ -104,7 +104,7 @@ def finish_commit(commit: Commit, spec: RunSpec, write_page: WritePage | None = 
         raise StoreError(f"the numbers of rows do not match: {counts}; the output is not marked complete, run again")
     _warn_of_missing_usage(commit)
     files = [*commit.embeddings, *commit.failures, *(part.file for part in commit.usage)]
-    with showing_life(spec):
+    with showing_process(spec):
         files = _step("clean", spec, partial(_remove_others, spec.run.output_uri, files))
         result["files"] = [_describe_file(file) for file in files]
         data = orjson.dumps(result, option=orjson.OPT_INDENT_2)

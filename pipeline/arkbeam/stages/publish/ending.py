@@ -8,7 +8,7 @@ with one process, the command does all of it.
 
 from arkbeam.base.files import exists, list_files, list_folders, remove_files, remove_folder, remove_leftovers
 from arkbeam.base.uris import is_local, join
-from arkbeam.quota.marks import quota_folder, remove_marks_of_output
+from arkbeam.quota.marks import quota_folder, remove_marks_of_run
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import release_claim
 from arkbeam.store.layout import events_folder, multi_folder, run_folder, segments_folder
@@ -18,7 +18,7 @@ from arkbeam.store.run_files import RUNNING, note_name, note_uri
 
 def has_ended(spec: RunSpec) -> bool:
     """True if the job of a run with several processes has ended: a runner may repeat its last step. Raise StoreError."""
-    return spec.many_processes and exists(_result(spec))
+    return spec.many_processes and exists(note_uri(spec.store.uri, spec.run.name, "result"))
 
 
 def end_job(spec: RunSpec) -> None:
@@ -33,7 +33,7 @@ def end_job(spec: RunSpec) -> None:
     if is_local(spec.store.uri):  # files that a process was writing when it was killed
         for folder_of in (segments_folder, multi_folder, events_folder):
             remove_leftovers(folder_of(spec.store.uri, spec.run.name))
-    remove_marks_of_output(quota_folder(spec.store.uri, spec.quota_account), spec.run.output_key)
+    remove_marks_of_run(quota_folder(spec.store.uri, spec.quota_account), spec.run.name)
     folder = run_folder(spec.store.uri, spec.run.name)
     for name in list_folders(folder):
         remove_folder(join(folder, name))
@@ -41,7 +41,3 @@ def end_job(spec: RunSpec) -> None:
     remove_files(uri for uri in list_files(folder) if uri.rpartition("/")[2] not in kept)
     if spec.is_detached:
         release_claim(spec.run.output_uri, spec.run.name)
-
-
-def _result(spec: RunSpec) -> str:
-    return note_uri(spec.store.uri, spec.run.name, "result")
