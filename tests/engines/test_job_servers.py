@@ -25,6 +25,7 @@ from scripts.engines.job_server import RunningServer, run_job_server
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")]
 ROWS = 40
 BAD = "{}"
+VERTICES_MAX = 40
 SUM_INT64 = "beam:metric:user:sum_int64:v1"
 
 
@@ -48,18 +49,20 @@ def job_server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
 def test_a_job_server_in_java_runs_the_graph(job_server: RunningServer, place: Any) -> None:
     """Flink and Spark translate the graph, and publish what the in-process runner publishes.
 
-    While it runs, the REST API of Flink has the counters of the run.
+    While it runs, the REST API of Flink has the counters of the run. Flink's tasks exchange data all with all, so the
+    job has few.
     """
     with _watch_counters(job_server.rest) as counters:
         _check_runner(place, job_server.arguments)
     if job_server.name == FLINK_JOB_SERVER.name:
+        assert 0 < counters["vertices"] <= VERTICES_MAX
         assert (counters["rows"], counters["to_buy"], counters["bought"]) == (ROWS + 1, 30, 30)
         assert counters["failed_no_input"] == 1
 
 
 @contextmanager
 def _watch_counters(port: int) -> Iterator[dict[str, int]]:
-    """Yield a dictionary with the counters of the last job of Flink, as long as it runs."""
+    """Yield a dictionary with the counters of the last job of Flink, as long as it runs, and the number of its vertices."""
     counters: dict[str, int] = {}
     ended = threading.Event()
 
@@ -78,11 +81,12 @@ def _watch_counters(port: int) -> Iterator[dict[str, int]]:
 
 
 def _read_counters(port: int) -> dict[str, int]:
-    """Read the counters of this project from Beam's accumulator of the last job."""
+    """Read the number of vertices of the last job, and the counters of this project from Beam's accumulator of it."""
     job = _ask(port, "/jobs")["jobs"][-1]["id"]
+    vertices = len(_ask(port, f"/jobs/{job}")["vertices"])
     (accumulator,) = _ask(port, f"/jobs/{job}/accumulators")["user-task-accumulators"][:1] or [{"value": "{}"}]
     found = orjson.loads(accumulator["value"]).get("metrics", {}).get("attempted", [])
-    return {
+    return {"vertices": vertices} | {
         one["labels"]["NAME"]: coders.VarIntCoder().decode(base64.b64decode(one["payload"]))
         for one in found
         if one["labels"].get("NAMESPACE") == NAMESPACE and one["urn"] == SUM_INT64

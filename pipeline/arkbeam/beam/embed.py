@@ -1,17 +1,18 @@
-"""Embed in Beam: one element is a block; the outputs are refs, rejections and stops, never vectors."""
+"""Embed in Beam: one element is a block; the output is refs, rejections and stops, never vectors."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from arkbeam.beam.counters import count
 from arkbeam.beam.plan import BOUGHT, REJECTED
+from arkbeam.beam.read import ASIDE
 from arkbeam.engine.outcomes import Stop
 from arkbeam.stages.counters import Tally
 from arkbeam.stages.embed.process import check_secrets, open_engine
@@ -21,13 +22,11 @@ from arkbeam.stages.plan import Block, split_buckets
 from arkbeam.stages.presence import check_process
 from arkbeam.stages.spec import RunSpec
 
-OUTCOMES, STOPS = "outcomes", "stops"
-
 
 class EmbedBlocks(beam.PTransform):
     """Send the rows of blocks.
 
-    Outputs: `outcomes` (bucket, (BOUGHT, INDEX)) and (bucket, (REJECTED, REJECTED)), `stops` (Stop).
+    Output: (bucket, (BOUGHT, INDEX)), (bucket, (REJECTED, REJECTED)), and (ASIDE, Stop).
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -39,8 +38,7 @@ class EmbedBlocks(beam.PTransform):
 
         In one process, the blocks keep their order.
         """
-        embed = beam.ParDo(_EmbedBlocks(self._spec)).with_outputs(OUTCOMES, STOPS)
-        return blocks | "Spread" >> beam.Reshuffle() | "Embed" >> embed
+        return blocks | "Spread" >> beam.Reshuffle() | "Embed" >> beam.ParDo(_EmbedBlocks(self._spec))
 
 
 class _EmbedBlocks(beam.DoFn):
@@ -55,19 +53,19 @@ class _EmbedBlocks(beam.DoFn):
         self._close()  # of a bundle that the runner gave up
         self._session = None
 
-    def process(self, block: Block) -> Iterator[TaggedOutput]:
+    def process(self, block: Block) -> Iterator[Any]:
         if self._session is None:
             spec = whole_spec(self._spec)
             self._session = Session(spec, open_engine(spec))
         with self._closing():
-            yield from _tag(self._session.add(block), self._spec)
+            yield from _by_bucket(self._session.add(block), self._spec)
 
-    def finish_bundle(self) -> Iterator[TaggedOutput]:
+    def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._session is None:
             return
         with self._closing():
-            for output in _tag(self._session.finish(), self._spec):
-                yield TaggedOutput(output.tag, WindowedValue(output.value, MIN_TIMESTAMP, [GlobalWindow()]))
+            for outcome in _by_bucket(self._session.finish(), self._spec):
+                yield WindowedValue(outcome, MIN_TIMESTAMP, [GlobalWindow()])
         self._session = None
 
     def teardown(self) -> None:
@@ -86,14 +84,14 @@ class _EmbedBlocks(beam.DoFn):
             self._session.close()
 
 
-def _tag(results: Iterable[Outcomes | Tally | Stop], spec: RunSpec) -> Iterator[TaggedOutput]:
+def _by_bucket(results: Iterable[Outcomes | Tally | Stop], spec: RunSpec) -> Iterator[tuple[int, Any]]:
     for result in results:
         if isinstance(result, Tally):
             count(result)
             continue
         if isinstance(result, Stop):
-            yield TaggedOutput(STOPS, result)
+            yield ASIDE, result
             continue
         for kind, table in ((BOUGHT, result.index), (REJECTED, result.rejected)):
             for bucket, part in split_buckets(table, spec.buckets):
-                yield TaggedOutput(OUTCOMES, (bucket, (kind, part)))
+                yield bucket, (kind, part)

@@ -38,25 +38,22 @@ _WORKER_OPTIONS = orjson.dumps({"options": _WORKER_LOGS}).decode()
 def build_pipeline(pipeline: beam.Pipeline, spec: RunSpec) -> None:
     """Add all stages of a run: Read → Plan → Embed → Plan → Publish. The shards are listed in the run's folder."""
     once = pipeline | "Once" >> beam.Impulse()
-    read = once | "Read" >> Read(spec)
-    planned = read.keys | "Plan" >> PlanBuckets(spec)
-    dealt = (planned.buyers, read.summaries, planned.counts) | "Deal" >> DealBlocks(spec)
+    planned = once | "Read" >> Read(spec) | "Plan" >> PlanBuckets(spec)
+    dealt = (planned.buyers, planned.counts) | "Deal" >> DealBlocks(spec)
     embedded = dealt.blocks | "Embed" >> EmbedBlocks(spec)
-    settled = (planned.waiting, embedded.outcomes) | "Settle" >> SettleBuckets()
+    settled = (planned.waiting, embedded) | "Settle" >> SettleBuckets()
     _ = Settled(
         once=once,
         results=(planned.results, settled.results) | "Results" >> beam.Flatten(),
         planned=dealt.planned,
-        divisions=settled.counts,
-        stops=embedded.stops,
+        counts=settled.counts,
     ) | "Publish" >> Publish(spec)
 
 
 def build_plan(pipeline: beam.Pipeline, spec: RunSpec) -> None:
     """Add Read and Plan alone. The totals are written to the note `plan` in the run's folder."""
-    read = pipeline | "Once" >> beam.Impulse() | "Read" >> Read(spec)
-    planned = read.keys | "Plan" >> PlanBuckets(spec)
-    _ = (read.summaries, planned.counts) | "Sum" >> SumTotals(spec) | "Note" >> beam.Map(_note_plan, spec)
+    planned = pipeline | "Once" >> beam.Impulse() | "Read" >> Read(spec) | "Plan" >> PlanBuckets(spec)
+    _ = planned.counts | "Sum" >> SumTotals(spec) | "Note" >> beam.Map(_note_plan, spec)
 
 
 def _note_plan(totals: PlanTotals, spec: RunSpec) -> None:

@@ -12,6 +12,7 @@ from arkbeam.base import faults
 from arkbeam.base.schema import KEYS, concat
 from arkbeam.beam.counters import count
 from arkbeam.beam.gather import Gather, only
+from arkbeam.beam.read import ASIDE
 from arkbeam.stages.counters import tally_plan
 from arkbeam.stages.inputs import whole_spec
 from arkbeam.stages.meter import Phase, note_work
@@ -49,17 +50,17 @@ class Planned:
 
 
 class PlanBuckets(beam.PTransform):
-    """Join keys, (bucket, KEYS), with the index of the store.
+    """Join keys, the output of Read, with the index of the store.
 
     Outputs: `results` (kind, table) of rows that are owned or were rejected, `waiting` (bucket, (WANTED, keys)), `buyers`
-    (shard, KEYS), `counts` (PlanTotals and Divisions).
+    (shard, KEYS), `counts` (PlanTotals, Divisions, and what Read has set aside: ShardSummary).
     """
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, keys: PCollection[tuple[int, pa.Table]]) -> Any:
+    def expand(self, keys: PCollection[tuple[int, Any]]) -> Any:
         """Group by bucket, then plan each bucket."""
         plan = beam.FlatMap(_plan_bucket, self._spec).with_outputs(RESULTS, WAITING, BUYERS, COUNTS)
         return keys | "ByBucket" >> beam.GroupByKey() | "Join" >> plan
@@ -68,7 +69,7 @@ class PlanBuckets(beam.PTransform):
 class DealBlocks(beam.PTransform):
     """Write each shard's buyers as blocks, survey all shards, and give out the blocks in the order of the manifests.
 
-    Input: a tuple of PCollections: buyers (shard, KEYS), summaries, counts. Outputs: `blocks` (Block), `planned` one
+    Input: a tuple of PCollections: buyers (shard, KEYS), counts of Plan. Outputs: `blocks` (Block), `planned` one
     Planned. All blocks and summaries are gathered before the first block is given out. Nothing is sent if the manifests
     lack what they must have: the job fails here.
     """
@@ -79,28 +80,28 @@ class DealBlocks(beam.PTransform):
 
     def expand(self, plan: Any) -> Any:
         """Group by shard and cut into blocks, then deal."""
-        buyers, summaries, counts = plan
+        buyers, counts = plan
         blocks = buyers | "ByShard" >> beam.GroupByKey() | "Cut" >> beam.FlatMap(_write_blocks, self._spec)
         deal = beam.FlatMap(_deal, self._spec).with_outputs(BLOCKS, PLANNED)
-        return (summaries, counts, blocks) | "Together" >> Gather() | "Deal" >> deal
+        return (counts, blocks) | "Together" >> Gather() | "Deal" >> deal
 
 
 class SumTotals(beam.PTransform):
-    """Add up the totals of all buckets and of the survey. The input is a tuple of PCollections: summaries, counts."""
+    """Add up the totals of all buckets and of the survey. The input is the counts of Plan."""
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__()
         self._spec = spec
 
-    def expand(self, counted: Any) -> PCollection[PlanTotals]:
+    def expand(self, counts: PCollection[Any]) -> PCollection[PlanTotals]:
         """Return one element, even if there is no bucket."""
-        return counted | "Together" >> Gather() | "Sum" >> beam.Map(_sum_totals, self._spec)
+        return (counts,) | "Together" >> Gather() | "Sum" >> beam.Map(_sum_totals, self._spec)
 
 
 class SettleBuckets(beam.PTransform):
     """Join waiting rows with what Embed bought: a tuple of PCollections of (bucket, (kind, table)).
 
-    Outputs: `results` (kind, table), `counts` (Divisions).
+    Outputs: `results` (kind, table), `counts` (Divisions, and what Embed has set aside: Stop).
     """
 
     def expand(self, tables: Any) -> Any:
@@ -109,8 +110,11 @@ class SettleBuckets(beam.PTransform):
         return tables | beam.Flatten() | "ByBucket" >> beam.GroupByKey() | "Join" >> settle
 
 
-def _plan_bucket(element: tuple[int, Iterable[pa.Table]], spec: RunSpec) -> Iterator[Any]:
+def _plan_bucket(element: tuple[int, Iterable[Any]], spec: RunSpec) -> Iterator[Any]:
     bucket, tables = element
+    if bucket == ASIDE:
+        yield from _set_aside(tables)
+        return
     faults.hit("plan.bucket")
     keys = concat(tables, KEYS)
     found = open_index(spec).find(keys["fingerprint"], spec.model_owned)
@@ -163,10 +167,18 @@ def _sum_totals(gathered: list[Any], spec: RunSpec) -> PlanTotals:
     return sum_totals([*only(PlanTotals, gathered), survey_shards(only(ShardSummary, gathered), whole_spec(spec))])
 
 
-def _settle_bucket(element: tuple[int, Iterable[tuple[str, pa.Table]]]) -> Iterator[Any]:
-    _, tables = element
+def _settle_bucket(element: tuple[int, Iterable[Any]]) -> Iterator[Any]:
+    bucket, tables = element
+    if bucket == ASIDE:
+        yield from _set_aside(tables)
+        return
     faults.hit("plan.settle")
     by_kind: dict[str, list[pa.Table]] = {WANTED: [], BOUGHT: [], REJECTED: []}
     for kind, table in tables:
         by_kind[kind].append(table)
     yield from _results(*settle_bucket(by_kind[WANTED], by_kind[BOUGHT], by_kind[REJECTED]))
+
+
+def _set_aside(elements: Iterable[Any]) -> Iterator[TaggedOutput]:
+    for element in elements:
+        yield TaggedOutput(COUNTS, element)

@@ -59,9 +59,8 @@ class Settled(NamedTuple):
     results: PCollection[tuple[str, pa.Table]]
     """(REFS, table) and (FAILED, table)."""
     planned: PCollection[Planned]
-    divisions: PCollection[Divisions]
+    counts: PCollection[Divisions | Stop]
     """Of what Embed settled."""
-    stops: PCollection[Stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class Publish(beam.PTransform):
         """Begin, cut the rows into parts, write all parts, commit. The input is a Settled."""
         spec = self._spec
         begin = (
-            (settled.planned, settled.divisions, settled.stops)
+            (settled.planned, settled.counts)
             | "Together" >> Gather()
             | "Begin" >> beam.FlatMap(_begin, spec).with_outputs(BEGUN, PIECES)
         )

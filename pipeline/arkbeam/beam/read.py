@@ -5,7 +5,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from arkbeam.base import schema
@@ -20,15 +19,17 @@ from arkbeam.stages.presence import check_process
 from arkbeam.stages.read import ShardSummary, cover_files, find_uncovered, stage_shard
 from arkbeam.stages.spec import RunSpec
 
-KEYS, SUMMARIES = "keys", "summaries"
+ASIDE = -1
+"""In place of a bucket, with elements that are no tables of rows. An output of its own would be one more step for engines
+in Java."""
 _EMIT_ROWS = 131_072  # about 4 MB of keys: elements stay below 8 MB, and several small shards share one
 
 
 class Read(beam.PTransform):
     """Stage the run's shards, and write index files for the part of the store that none covers.
 
-    Outputs: `keys` (bucket, KEYS), `summaries` (ShardSummary, and for each group of files how many are covered: so there is
-    at least one element). When the keys are grouped, the index is complete, because one transform does both.
+    Output: (bucket, KEYS), and (ASIDE, ShardSummary). There is at least one element: for each group of files (ASIDE, how
+    many are covered). When the keys are grouped, the index is complete, because one transform does both.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -37,8 +38,8 @@ class Read(beam.PTransform):
 
     def expand(self, once: beam.PCollection[bytes]) -> Any:
         """List shards and store in a worker, not while the graph is built; distribute both over the workers."""
-        read = beam.ParDo(_Read(self._spec)).with_outputs(KEYS, SUMMARIES)
-        return once | "List" >> beam.FlatMap(_list_work, self._spec) | "Spread" >> beam.Reshuffle() | "Read" >> read
+        work = once | "List" >> beam.FlatMap(_list_work, self._spec) | "Spread" >> beam.Reshuffle()
+        return work | "Read" >> beam.ParDo(_Read(self._spec))
 
 
 class _Read(beam.DoFn):
@@ -55,26 +56,24 @@ class _Read(beam.DoFn):
 
     def process(self, work: Shard | tuple[Listed, ...]) -> Iterator[Any]:
         if not isinstance(work, Shard):
-            yield TaggedOutput(SUMMARIES, cover_files(work, self._spec))
+            yield ASIDE, cover_files(work, self._spec)
             return
         for staged in stage_shard(work, whole_spec(self._spec)):
             if isinstance(staged, ShardSummary):
                 count(tally_shard(staged))
-                yield TaggedOutput(SUMMARIES, staged)
+                yield ASIDE, staged
                 continue
             self._keys.append(staged)
             if sum(table.num_rows for table in self._keys) >= _EMIT_ROWS:
                 yield from self._take()
 
     def finish_bundle(self) -> Iterator[Any]:
-        for tagged in self._take():
-            yield TaggedOutput(tagged.tag, GlobalWindows.windowed_value(tagged.value))
+        yield from map(GlobalWindows.windowed_value, self._take())
 
-    def _take(self) -> Iterator[Any]:
+    def _take(self) -> Iterator[tuple[int, pa.Table]]:
         table = schema.concat(self._keys, schema.KEYS)
         self._keys = []
-        for element in split_buckets(table, self._spec.buckets):
-            yield TaggedOutput(KEYS, element)
+        yield from split_buckets(table, self._spec.buckets)
 
 
 def _list_work(_: bytes, spec: RunSpec) -> Iterator[Shard | tuple[Listed, ...]]:
