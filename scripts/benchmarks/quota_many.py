@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from arkbeam.emulator.options import EmulatorOptions
@@ -103,10 +104,9 @@ class Seen:
         every = [seconds.get(second, {}) for second in range(min(seconds), max(seconds) + 1)]
         return cls(*([one.get(name, 0) for one in every] for name in ("received", "paid", "refused")))
 
-    def utilisation(self, times: _Times) -> float:
-        """Return the paid share of the quota in the time that counts."""
-        paid = self.paid[times.counted_from_s : times.total_s]
-        return sum(paid) / (RPM / 60 * (times.total_s - times.counted_from_s))
+    def utilisation(self, rpm: int, from_s: int, to_s: int) -> float:
+        """Return the paid share of a quota from one second to another; NaN if no second lies between."""
+        return sum(self.paid[from_s:to_s]) / (rpm / 60 * (to_s - from_s)) if to_s > from_s else float("nan")
 
     @property
     def refused_share(self) -> float:
@@ -116,13 +116,13 @@ class Seen:
     @property
     def most_a_minute(self) -> int:
         """The most requests in any 60 seconds."""
-        return max(sum(self.received[at : at + 60]) for at in range(len(self.received)))
+        return max((sum(self.received[at : at + 60]) for at in range(len(self.received))), default=0)
 
 
 def measure_marks(bench: Bench) -> list[Figure]:
     """Used share of 600 RPM by four processes with marks in an S3 store; one is down for a quarter of the time."""
     times = MARKS[bench.size]
-    with _s3_server(bench) as environment:
+    with _s3_server(bench.folder) as environment:
         seen = _measure(bench, times, environment, kill=True, store={"uri": f"s3://{_BUCKET}/store"})
     return _figures("quota_marks", seen, times, 0.93)
 
@@ -130,7 +130,7 @@ def measure_marks(bench: Bench) -> list[Figure]:
 def measure_redis(bench: Bench) -> list[Figure]:
     """Used share of 600 RPM by four processes that share it through Redis."""
     times = REDIS[bench.size]
-    with _redis_server(bench) as url:
+    with start_redis(bench.folder) as url:
         store = {"uri": str(bench.folder / "store")}
         seen = _measure(bench, times, {}, kill=False, store=store, quota={"redis_url": url})
     return _figures("quota_redis", seen, times, 0.95)
@@ -199,7 +199,7 @@ def _watch(team: _Team, total_s: int, *, kill: bool) -> None:
 
 
 def _figures(name: str, seen: Seen, times: _Times, target: float) -> list[Figure]:
-    used, above = seen.utilisation(times), max(0, seen.most_a_minute - RPM)
+    used, above = seen.utilisation(RPM, times.counted_from_s, times.total_s), max(0, seen.most_a_minute - RPM)
     counted = f"seconds {times.counted_from_s} to {times.total_s}, headroom {HEADROOM}, {PROCESSES} processes"
     return [
         Figure(name, f"used share of rpm {RPM}", f"{used:.1%}", f"≥ {target:.0%}", at_least(used, target), counted),
@@ -223,7 +223,7 @@ def _figures(name: str, seen: Seen, times: _Times, target: float) -> list[Figure
 
 
 @contextmanager
-def _s3_server(bench: Bench) -> Iterator[dict[str, str]]:
+def _s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """Start an S3 server with a bucket; yield the environment variables with which s3fs finds it."""
     port = _free_port()
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
@@ -233,28 +233,28 @@ def _s3_server(bench: Bench) -> Iterator[dict[str, str]]:
         "AWS_SECRET_ACCESS_KEY": "bench",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    with _server([sys.executable, "-c", code], bench, "s3", port):
+    with _server([sys.executable, "-c", code], folder, "s3", port):
         make = f"import s3fs; s3fs.S3FileSystem().mkdir('{_BUCKET}')"
         subprocess.run([sys.executable, "-c", make], env={**os.environ, **environment}, check=True, timeout=_WAIT_S)
         yield environment
 
 
 @contextmanager
-def _redis_server(bench: Bench) -> Iterator[str]:
-    """Start a Redis that writes no files; yield its URL."""
+def start_redis(folder: Path) -> Iterator[str]:
+    """Start a Redis that writes no files; yield its URL. Raise BenchError if it is not installed or does not start."""
     program = shutil.which("redis-server")
     if program is None:
         raise BenchError("redis-server is not installed")
     port = _free_port()
-    with _server([program, "--bind", "127.0.0.1", "--port", str(port), "--save", ""], bench, "redis", port):
+    with _server([program, "--bind", "127.0.0.1", "--port", str(port), "--save", ""], folder, "redis", port):
         yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextmanager
-def _server(command: Sequence[str], bench: Bench, name: str, port: int) -> Iterator[None]:
+def _server(command: Sequence[str], folder: Path, name: str, port: int) -> Iterator[None]:
     """Start a server as a child process, wait until it listens, kill it at the end of the block."""
-    with (bench.folder / f"{name}.log").open("wb") as log:
-        process = start_child(command, bench.folder, log.fileno(), log.fileno())
+    with (folder / f"{name}.log").open("wb") as log:
+        process = start_child(command, folder, log.fileno(), log.fileno())
     try:
         deadline_s = time.monotonic() + _WAIT_S
         while not _listens(port):

@@ -12,7 +12,7 @@ import typer
 
 from scripts.benchmarks.runs import BenchError
 from scripts.children import arkbeam_command
-from scripts.engines import cluster, comparison
+from scripts.engines import cluster, comparison, scaling
 from scripts.engines.comparison import ENGINES
 from scripts.engines.faults import FAULTS, run_fault
 from scripts.engines.install import EngineError
@@ -101,6 +101,30 @@ def compare(
             outcome, table, again_s = comparison.run_engine(name, Path(folder, name), rows, rpm)
             print(table_line([ENGINES[name][0], *comparison.cells(outcome, table, expected, again_s)]), flush=True)
             expected = table if name == "in_process" else expected
+
+
+@app.command()
+def scale(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Which: {', '.join(ENGINES)}. By default, in_process flink.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=100, help="Rows of the manifest.")] = 500_000,
+    new: Annotated[int, typer.Option(min=0, help="Rows of them that the store does not have.")] = 10_000,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Plan only; the store is empty.")] = False,
+) -> None:
+    """Run a large manifest, of which most is owned, on each engine, without a quota, and print one line of a table."""
+    wanted = _check_names(names or ["in_process", "flink"], ENGINES)
+    columns = scaling.PLAN_COLUMNS if only_plan else scaling.COLUMNS
+    print(table_line(["engine", *columns]), flush=True)
+    print(table_line(["---"] * (len(columns) + 1)), flush=True)
+    with tempfile.TemporaryDirectory(prefix="arkbeam-scale-") as folder:
+        first: Path | None = None
+        for name in wanted:
+            if only_plan:
+                cells = scaling.plan_rows(name, Path(folder, name), rows)
+            else:
+                cells, first = scaling.run_rows(name, Path(folder, name), rows, new, first)
+            print(table_line([ENGINES[name][0], *cells]), flush=True)
 
 
 def _check_names(names: list[str] | None, known: Mapping[str, object]) -> list[str]:

@@ -1,5 +1,6 @@
 """The same run on each engine: its time, what the server counted, and if the output is that of the in-process runner."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +14,17 @@ from scripts.engines.install import FLINK_JOB_SERVER, SPARK_JOB_SERVER, EngineEr
 from scripts.engines.job_server import run_job_server
 from scripts.engines.trials import Outcome, Trial, open_trial
 
-COLUMNS = ("exit", "rows", "paid", "refused", "most in 60 s", "wall", "equal", "again, all owned")
+COLUMNS = (
+    "exit",
+    "rows",
+    "paid",
+    "refused",
+    "most in 60 s",
+    "share from minute 2",
+    "wall",
+    "equal",
+    "again, all owned",
+)
 
 
 @contextmanager
@@ -54,6 +65,7 @@ ENGINES: Mapping[str, tuple[str, Callable[[], AbstractContextManager[list[str]]]
     "flink": ("Flink cluster", _flink),
     "flink_uncached": ("Flink cluster without Beam's worker cache", lambda: _flink(keeps_workers=False)),
     "flink_s3": ("Flink cluster, S3 store", _flink),
+    "flink_redis": ("Flink cluster, quota in Redis", _flink),
     "spark": ("Spark, in the job server", lambda: _job_server(SPARK_JOB_SERVER)),
 }
 """What each engine is called, and how it is started; with it, Beam's arguments."""
@@ -64,7 +76,10 @@ def run_engine(name: str, folder: Path, rows: int, rpm: int) -> tuple[Outcome, p
 
     Raise BenchError, EngineError.
     """
-    with open_trial(folder, rows, rpm, s3=name.endswith("_s3")) as trial, ENGINES[name][1]() as beam:
+    with (
+        open_trial(folder, rows, rpm, s3=name.endswith("_s3"), redis=name.endswith("_redis")) as trial,
+        ENGINES[name][1]() as beam,
+    ):
         first = _run(trial, beam)
         return first, read_output(trial.site.output), _run(trial, beam).wall_s
 
@@ -78,7 +93,8 @@ def cells(outcome: Outcome, table: pa.Table, expected: pa.Table | None, again_s:
     """Return the cells of `COLUMNS`. `expected`: the output of the in-process runner."""
     code, rows, paid, _, _, _, refused, most, _, wall = outcome.cells()
     equal = "-" if expected is None else "yes" if table.equals(expected) else "no"
-    return [code, rows, paid, refused, most, wall, equal, f"{again_s:.0f} s"]
+    share = "-" if math.isnan(outcome.used_share) else f"{outcome.used_share:.1%}"
+    return [code, rows, paid, refused, most, share, wall, equal, f"{again_s:.0f} s"]
 
 
 def _run(trial: Trial, beam: Sequence[str]) -> Outcome:

@@ -16,7 +16,7 @@ from arkbeam.emulator.serve import start_emulator
 
 from scripts.benchmarks.media import BUCKET, credentials
 from scripts.benchmarks.outputs import Checked, check_vectors, sum_usage
-from scripts.benchmarks.quota_many import Seen
+from scripts.benchmarks.quota_many import Seen, start_redis
 from scripts.benchmarks.runs import UNLIMITED_TPM, BenchError, Site, read_stats, start_child
 from scripts.benchmarks.s3_stand_in import start_stand_in
 from scripts.benchmarks.texts import make_texts, write_texts
@@ -28,6 +28,7 @@ RUN_S = 480.0
 """A run that takes longer is killed."""
 _QUIET_S = 8.0  # how long no request may come before the counts are read: what still runs may send
 _POLL_S = 0.2
+_FROM_S = 60  # from here on the share of the quota counts: before, workers start
 _ENDED = ".ended"
 
 
@@ -35,7 +36,8 @@ _ENDED = ".ended"
 class Outcome:
     """A run that has ended. `note` is `run.json`; None where the run published nothing.
 
-    `usage`: the rows of `usage/`, which are the paid requests of all runs of the output.
+    `usage`: the rows of `usage/`, which are the paid requests of all runs of the output. `used_share`: the paid share of the
+    quota from the second minute to the last request; NaN if the run was shorter.
     """
 
     exit_code: int
@@ -45,6 +47,7 @@ class Outcome:
     paid_distinct: int
     refused: int
     most_a_minute: int
+    used_share: float
     attempts: "Attempts"
     checked: Checked | None = None
     usage: int | None = None
@@ -122,6 +125,7 @@ class Trial:
 
     site: Site
     url: str
+    rpm: int
     texts: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     store: Path = field(default_factory=Path)
@@ -144,7 +148,7 @@ class Trial:
 
     def again(self) -> "Trial":
         """Return the same trial, with the time and the attempts of a run that begins now."""
-        return Trial(self.site, self.url, self.texts, self.environment, self.store)
+        return Trial(self.site, self.url, self.rpm, self.texts, self.environment, self.store)
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         """Note the attempts at blocks, whose files are removed at the end of the run."""
@@ -187,8 +191,10 @@ class Trial:
         received, paid, distinct, refused = (
             int(stats[name]) for name in ("received", "paid", "paid_distinct", "refused")
         )
-        most = Seen.of(stats).most_a_minute if received else 0
-        outcome = Outcome(exit_code, wall_s, received, paid, distinct, refused, most, Attempts(tuple(self._names)))
+        seen = Seen.of(stats) if received else Seen((), (), ())
+        used = seen.utilisation(self.rpm, _FROM_S, len(seen.paid))
+        attempts = Attempts(tuple(self._names))
+        outcome = Outcome(exit_code, wall_s, received, paid, distinct, refused, seen.most_a_minute, used, attempts)
         output = self.site.output
         if not (output / "_SUCCESS").exists():
             return outcome
@@ -208,11 +214,11 @@ class Trial:
 
 
 @contextmanager
-def open_trial(folder: Path, rows: int, rpm: int, *, s3: bool = False) -> Iterator[Trial]:
+def open_trial(folder: Path, rows: int, rpm: int, *, s3: bool = False, redis: bool = False) -> Iterator[Trial]:
     """Make a site with texts, and an emulator with a quota, for the length of the block.
 
     `s3`: the store is on an S3 server. Until the end of the block the environment of this process has its address, for
-    processes that are started here.
+    processes that are started here. `redis`: the quota is shared through a Redis.
     """
     site, texts = Site(folder), list(make_texts(rows))
     emulator = EmulatorOptions(rpm=rpm, refusals_count=True, latency_ms=LATENCY_MS)
@@ -225,10 +231,13 @@ def open_trial(folder: Path, rows: int, rpm: int, *, s3: bool = False) -> Iterat
             environment |= {"AWS_EC2_METADATA_DISABLED": "true"}
             store["uri"], kept = f"s3://{BUCKET}/store", folder / "s3" / BUCKET / "store"
             stack.enter_context(_in_environment(environment))
-        quota = {"rpm": rpm, "tpm": UNLIMITED_TPM, "headroom": 0.98}
+        quota: dict[str, object] = {"rpm": rpm, "tpm": UNLIMITED_TPM, "headroom": 0.98}
+        if redis:
+            folder.mkdir(parents=True, exist_ok=True)
+            quota["redis_url"] = stack.enter_context(start_redis(folder))
         site.write_config(url, quota=quota, limits={"requests_in_flight": IN_FLIGHT}, store=store)
         write_texts(site.manifest, texts)
-        yield Trial(site, url, texts, environment, kept)
+        yield Trial(site, url, rpm, texts, environment, kept)
 
 
 @contextmanager
