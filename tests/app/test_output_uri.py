@@ -2,13 +2,17 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from arkbeam.app.output_uri import find_outputs, resolve, stands_for
+from arkbeam.app.run_note import write_run_note
 from arkbeam.base.errors import ConfigError
+from arkbeam.store.claim import show_alive
 from arkbeam.store.layout import key_of_run
 from arkbeam.store.outputs import find_output_key
 
@@ -97,3 +101,48 @@ def test_a_run_with_nothing_new_costs_nothing(place: Any, emulator: Any, call: C
     ended = call(*place.arguments("run"))
     assert "{" not in ended.out.replace(str(place.folder), "")
     assert place.leftovers == []
+
+
+def test_a_killed_run_is_recovered_by_the_run_of_the_next_output(
+    make_emulator: Any, make_place: Any, start: Callable[..., Any]
+) -> None:
+    """What it had received is bought once, although its output has no next run; its files are removed."""
+    emulator = make_emulator(latency_ms=100)
+    place = make_place(emulator.url)
+    place.write_texts(60)
+    place.settings |= {"output.uri": f"{place.folder}/{{run_id}}", "limits.requests_in_flight": 4}
+    killed = start(*place.arguments("run"))
+    emulator.wait_for("paid", 20)
+    killed.send(signal.SIGKILL)
+    killed.wait()
+    assert place.run()["published"] == 60
+    assert emulator.stats["paid"] - emulator.stats["paid_distinct"] <= 4
+    assert list((place.store / "journals").iterdir()) == []
+    assert place.leftovers == []
+
+
+@pytest.mark.parametrize(
+    ("output", "host", "alive", "removed"),
+    [
+        ("2026-11-25", None, False, True),
+        ("2026-11-25", None, True, False),
+        ("2026-11-25", "another", False, False),
+        ("other", None, False, False),
+    ],
+)
+def test_which_runs_of_other_outputs_are_removed(
+    place: Any, monkeypatch: pytest.MonkeyPatch, output: str, host: str | None, alive: bool, removed: bool
+) -> None:
+    """Dead ones of the same `output.uri`: not those that are alive, whose path is on another machine, or of another URI."""
+    place.write_texts(1)
+    place.settings["output.uri"] = f"{place.folder}/{{run_date}}"
+    spec = place.prepare({"output.uri": f"{place.folder}/{output}"}).spec
+    with monkeypatch.context() as patched:
+        if host is not None:
+            patched.setattr("arkbeam.app.run_note.socket.gethostname", lambda: host)
+        write_run_note(spec)
+    folder = place.store / "runs" / spec.run.name
+    with show_alive(str(folder), spec.run.name) if alive else nullcontext():
+        place.run()
+        assert folder.exists() != removed
+        assert not (folder / "stop.json").exists()

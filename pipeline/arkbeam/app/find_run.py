@@ -7,7 +7,6 @@ The note `running` of a run is in its folder in the store until that is removed.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,16 @@ import orjson
 
 from arkbeam.app.config import load_config
 from arkbeam.app.output_uri import find_outputs, stands_for
-from arkbeam.app.run_note import RunNote, read_run_note
+from arkbeam.app.run_note import RunNote, read_newest_notes, read_run_note
 from arkbeam.base.errors import ConfigError
 from arkbeam.base.files import list_folders, read_if_exists
-from arkbeam.base.parallel import in_parallel
 from arkbeam.base.redaction import redact_uri
 from arkbeam.base.uris import absolute, lower_scheme
 from arkbeam.outputs.published import open_output
 from arkbeam.stages.publish.earlier import RUN_NOTE
-from arkbeam.store.layout import PLAN_SUFFIX, run_folder, start_of_run
+from arkbeam.store.layout import run_folder, start_of_run
 from arkbeam.store.run_files import note_uri
 
-NOTES_MAX = 256  # newest runs in a store whose notes are read
 OUTPUTS_MAX = 64  # newest outputs of one URI whose run.json is read
 _NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}(-\w+)?")
 
@@ -125,10 +122,8 @@ def _find_newest(output_uri: str, store_uri: str | None) -> FoundRun:
 
 
 def _find_newest_note(output_uri: str, store_uri: str) -> RunNote | None:
-    names = [name for name in list_folders(run_folder(store_uri)) if not name.endswith(PLAN_SUFFIX)]
-    newest = sorted(names, key=_start_of, reverse=True)[:NOTES_MAX]
-    notes = in_parallel(partial(read_run_note, store_uri), newest)
-    return next((note for note in notes if note is not None and stands_for(output_uri, note.output)), None)
+    notes = read_newest_notes(store_uri, list_folders(run_folder(store_uri)))
+    return next((note for note in notes if stands_for(output_uri, note.output)), None)
 
 
 def _start_of(run: str) -> float:

@@ -1,15 +1,18 @@
 """Hold an output for a run: its claim, signs of life, and what earlier runs of the output have left."""
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from arkbeam.app.run_note import write_run_note
+from arkbeam.app.output_uri import stands_for
+from arkbeam.app.run_note import read_newest_notes, write_run_note
 from arkbeam.base.errors import OutputInUse, StoreError
-from arkbeam.base.files import remove_folder, remove_leftovers
+from arkbeam.base.files import list_folders, remove_folder, remove_leftovers
 from arkbeam.base.redaction import redact_uri
+from arkbeam.base.uris import is_local
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.registry import close_engine, stop_engines
 from arkbeam.quota.marks import quota_folder, remove_marks_of_output, remove_marks_of_run
@@ -18,7 +21,7 @@ from arkbeam.stages.embed.process import write_stop, write_stop_of
 from arkbeam.stages.read import forget_index
 from arkbeam.stages.spec import RunSpec
 from arkbeam.store.claim import WAYS_OUT, Claim, claim_output, describe_run, show_alive
-from arkbeam.store.layout import run_folder, uri_key
+from arkbeam.store.layout import key_of_run, run_folder, uri_key
 from arkbeam.store.leftovers import list_runs, remove_dead_plans, remove_dead_runs, remove_old_results
 from arkbeam.store.living import Watches
 from arkbeam.store.outputs import keep_output_key
@@ -44,33 +47,61 @@ def claiming(spec: RunSpec) -> Iterator[tuple[Claim, Watches]]:
 
 @contextmanager
 def showing_life(spec: RunSpec, submitted_s: float | None = None) -> Iterator[None]:
-    """Give the run its folder in the store, and show in it, for the length of the block, that this process is alive."""
-    write_run_note(spec, submitted_s)
+    """Give the run its folder in the store, and show in it, for the length of the block, that this process is alive.
+
+    This is shown first: runs of other outputs find this run by its note, and would take it for dead.
+    """
     with show_alive(run_folder(spec.store.uri, spec.run.name), spec.run.name):
+        write_run_note(spec, submitted_s)
         yield
 
 
 def clear_dead_runs(spec: RunSpec, ended: str | None, watches: Watches) -> None:
     """Recover what earlier runs of this output paid for, then remove the files that those runs left behind.
 
-    `ended`: the run whose claim was taken over, so that the process that started it has ended. Raise OutputInUse if a run
-    is alive.
+    The same is done for runs of other outputs that the config's `output.uri` has named: with a date in it, they have no
+    other next run. One that is alive goes on. `ended`: the run whose claim was taken over, so that the process that started
+    it has ended. Raise OutputInUse if a run of this output is alive.
     """
     store_uri, run = spec.store.uri, spec.run
     watches.ended = [] if ended is None else [ended]
-    runs = [name for name in list_runs(store_uri, run.output_key) if name != run.name]
-    living = watches.judge(runs)
-    if not living:  # a process may have stood still: tell it to stop, and look once more
-        for name in watches.watched:
+    own, earlier = _list_others(spec)
+    living = watches.judge([*own, *earlier])
+    _refuse([name for name in own if name in living], spec)
+    dead = [name for name in (*own, *earlier) if name not in living]
+    for name in dead:  # a process may have stood still: tell it to stop, and look once more
+        if name in watches.watched:
             write_stop_of(store_uri, name, Stop(StopKind.INTERRUPTED, "taken_over", f"run {run.name} has begun"))
-        living = watches.find_revived(runs)
-    _refuse(living, spec)
-    _warn_of_killed(recover_journals(store_uri, run.output_key))
+    revived = watches.find_revived(dead)
+    _refuse([name for name in own if name in revived], spec)
+    dead = [name for name in dead if name not in revived]
+    recovered = recover_journals(store_uri, run.output_key)
+    for name in set(earlier) & set(dead):
+        recovered = recovered.plus(recover_run(store_uri, name))
+        _remove_marks(spec, partial(remove_marks_of_run, run=name))
+    _warn_of_killed(recovered)
     _remove_marks(spec, lambda folder: remove_marks_of_output(folder, spec.run.output_key))
-    remove_dead_runs(store_uri, run.output_key, runs)
+    remove_dead_runs(store_uri, run.output_key, dead)
     remove_dead_plans(store_uri, uri_key(run.output_uri))
     remove_old_results(store_uri)
     remove_leftovers(run.output_uri)
+
+
+def _list_others(spec: RunSpec) -> tuple[list[str], list[str]]:
+    """List the other runs in the store: those of this output, and those of outputs that `output.uri` has named before.
+
+    Equal paths on two machines are two outputs.
+    """
+    store_uri, run, host = spec.store.uri, spec.run, socket.gethostname()
+    names = list_folders(run_folder(store_uri))
+    own = [name for name in names if key_of_run(name) == run.output_key]
+    notes = read_newest_notes(store_uri, set(names) - set(own))
+    template = run.output_template or run.output_uri
+    return [name for name in own if name != run.name], [
+        note.run
+        for note in notes
+        if stands_for(template, note.output) and (note.host == host or not is_local(note.output))
+    ]
 
 
 def recover_killed(spec: RunSpec) -> None:
@@ -84,7 +115,7 @@ def recover_killed(spec: RunSpec) -> None:
 def _warn_of_killed(found: Recovered) -> None:
     if found.stored or found.lost:
         _log.warning(
-            "a process of this output was killed: %d replies that it had received are recovered, and %d requests without"
+            "a process was killed: %d replies that it had received are recovered, and %d requests without"
             " a reply are counted as paid",
             found.stored,
             found.lost,

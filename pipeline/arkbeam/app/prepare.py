@@ -64,6 +64,7 @@ def prepare_job(
     Raise ConfigError or ManifestError that names the key or the file; StoreError.
     """
     started_s, random_hex = time.time(), secrets.token_hex(4)
+    template = absolute(config.output.uri)
     config = _resolve_output(config, started_s, random_hex)
     model = ModelSpec.of(config.model)
     api = replace(config.api, base_url=base_url or config.api.base_url)
@@ -73,7 +74,7 @@ def prepare_job(
     _check_failures(manifests, config.output.uri)
     output_uri = absolute(config.output.uri)
     key = find_output_key(output_uri, absolute(config.store.uri)) or secrets.token_hex(4)
-    run = RunIdentity(new_run_name(key, started_s, random_hex), started_s, service, output_uri)
+    run = RunIdentity(new_run_name(key, started_s, random_hex), started_s, service, output_uri, template)
     described = describe_config(config)
     reads_failures = all(manifest.failures for manifest in manifests)  # an empty failure table names no manifest
     spec = RunSpec(

@@ -5,7 +5,9 @@ It is in the run's folder in the store, as long as that exists. It holds the con
 
 import os
 import socket
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,9 +16,13 @@ from arkbeam.app.config import parse_config
 from arkbeam.ark.wire import ModelSpec
 from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.base.files import read_if_exists, write_bytes
+from arkbeam.base.parallel import in_parallel
 from arkbeam.base.records import ServiceKind
 from arkbeam.stages.spec import RunIdentity, RunSpec
+from arkbeam.store.layout import PLAN_SUFFIX, start_of_run
 from arkbeam.store.run_files import RUNNING, note_uri
+
+NOTES_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,9 @@ class RunNote:
         )
 
 
+_KEYS = {field.name for field in fields(RunNote)}
+
+
 def write_run_note(spec: RunSpec, submitted_s: float | None = None) -> None:
     """Write the note. Compaction then keeps the files that the run may read. Raise StoreError."""
     run = spec.run
@@ -85,11 +94,22 @@ def write_run_note(spec: RunSpec, submitted_s: float | None = None) -> None:
 
 
 def read_run_note(store_uri: str, run: str) -> RunNote | None:
-    """Return the note of a run; None if it has none, as after its end. Raise StoreError."""
+    """Return the note of a run, without keys of later versions; None if it has none, as after its end. Raise StoreError."""
     data = read_if_exists(note_uri(store_uri, run, RUNNING))
     try:
-        return None if data is None else RunNote(**orjson.loads(data))
+        return (
+            None
+            if data is None
+            else RunNote(**{name: value for name, value in orjson.loads(data).items() if name in _KEYS})
+        )
     except (ValueError, TypeError) as error:  # an earlier version writes an empty note
         if data == b"{}":
             return None
         raise StoreError(f"the note of run {run} in its folder is damaged: {error}") from None
+
+
+def read_newest_notes(store_uri: str, runs: Iterable[str]) -> list[RunNote]:
+    """Return the notes of the newest `NOTES_MAX` of some runs, the newest first; plans have none. Raise StoreError."""
+    named = [run for run in runs if not run.endswith(PLAN_SUFFIX)]
+    newest = sorted(named, key=lambda run: start_of_run(run) or 0.0, reverse=True)[:NOTES_MAX]
+    return [note for note in in_parallel(partial(read_run_note, store_uri), newest) if note is not None]

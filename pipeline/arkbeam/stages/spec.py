@@ -27,6 +27,8 @@ class RunIdentity:
     """Unix time."""
     service: ServiceKind
     output_uri: str
+    output_template: str = ""
+    """`output.uri` of the config, absolute: `output_uri` before a date and an id were put into it."""
 
     @property
     def output_key(self) -> str:
