@@ -25,7 +25,7 @@ from arkbeam.stages.inputs import write_inputs
 from arkbeam.stages.meter import Phase, Progress, Work, note_failures, note_work, read_progress
 from rich.console import Console
 
-PHASES = ["reading", "planning", "embedding", "publishing"]
+PHASES = ["reading", "planning", "embedding", "publishing", "compacting the store"]
 CODES = {"no_input": 4, "bad_json": 1_000_000}
 COUNTS = Counts(expected=9_000_000, sent=4_300_000, bought=4_200_000, failed=12, total_tokens=10**9, text_tokens=10**9)
 
@@ -106,7 +106,7 @@ def test_counts_are_those_of_the_run(
     assert (work.to_buy, work.bytes_read) == (note["to_buy"], job.spec.manifest_bytes)
     assert work.parts_written == work.parts_planned == len(note["files"])
     assert work.codes == {"no_input": 1, "bad_json": 1, "SensitiveContentDetected": 1}
-    assert work.phase is Phase.PUBLISHING
+    assert work.phase is Phase.COMPACTING
 
 
 def test_a_plan_shows_its_progress(place: Any) -> None:
@@ -242,7 +242,7 @@ def test_bars_fit_80_columns(place: Any, phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 def test_plain_lines_of_all_phases(place: Any, phase: Phase) -> None:
-    """Each phase has a line that begins with its name and says how much of how much is done."""
+    """Each phase has a line that begins with its name and says how much of how much is done, as far as it is counted."""
     place.write_texts(1)
     view, spec = make_long_view(place, phase), place.prepare().spec
     line = describe_view(view, spec)
@@ -251,6 +251,7 @@ def test_plain_lines_of_all_phases(place: Any, phase: Phase) -> None:
         Phase.PLANNING: "9,999,988 of 9,999,988 rows",
         Phase.EMBEDDING: "4,200,012/9,000,000",
         Phase.PUBLISHING: "40 of 612 parts",
+        Phase.COMPACTING: " s",
     }
     assert line.startswith(f"{PHASES[phase]} | ")
     assert done[phase] in line

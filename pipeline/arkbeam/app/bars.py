@@ -35,7 +35,7 @@ def draw(view: View, states: Sequence[str]) -> RenderableType:
 
 def _head(view: View) -> Text:
     left = f", about {format_seconds(view.eta_s)} left" if _is_embedding(view) and math.isfinite(view.eta_s) else ""
-    words = view.phase.name.lower() if view.is_known else "waiting for workers"
+    words = view.doing if view.is_known else "waiting for workers"
     return _line(f"{words}, {format_seconds(view.seconds)}{left}", "bold")
 
 

@@ -21,7 +21,7 @@ from arkbeam.beam.submission import Ending
 from arkbeam.engine.registry import forwarding_stops
 from arkbeam.stages.embed.process import check_secrets, write_stop
 from arkbeam.stages.inputs import write_inputs
-from arkbeam.stages.meter import forget_work
+from arkbeam.stages.meter import Phase, forget_work, note_work
 from arkbeam.stages.plan import Note, PlanTotals
 from arkbeam.stages.presence import read_error
 from arkbeam.stages.read import forget_index
@@ -177,6 +177,7 @@ def _compact_store(spec: RunSpec) -> None:
     """
     if spec.store.compact == "off":
         return
+    note_work(spec, Phase.COMPACTING)
     try:
         compact_store(spec.store.uri, AUTOMATIC.within(spec.store.grace_h))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the rows are published and paid for

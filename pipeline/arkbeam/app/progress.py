@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 from rich.live import Live
@@ -78,7 +78,7 @@ class _Watch:
         if not self.spec.many_processes or now_s - self._read_at_s >= POLL_S:
             self._read_at_s = now_s
             try:
-                self._last = read_progress(self.spec)
+                self._last = _keep_counts(self._last, read_progress(self.spec))
             except StoreError:
                 _log.debug("the progress can't be read", exc_info=True)
             self._rates.add(now_s, self._last)
@@ -108,6 +108,12 @@ class _Watch:
             write_event(self.console.file, "progress", view_to_json(view))
         else:
             print(describe_view(view, self.spec), file=self.console.file, flush=True)
+
+
+def _keep_counts(last: Progress, progress: Progress) -> Progress:
+    """Return the progress; when the run's files are removed, and with them the notes, the last counts are kept."""
+    is_over = progress.work.phase is Phase.COMPACTING
+    return replace(last, work=replace(last.work, phase=Phase.COMPACTING)) if is_over else progress
 
 
 @contextmanager

@@ -97,6 +97,11 @@ class View:
     """False if no worker has told yet what it does."""
 
     @property
+    def doing(self) -> str:
+        """What the run does, in words."""
+        return "compacting the store" if self.phase is Phase.COMPACTING else self.phase.name.lower()
+
+    @property
     def codes(self) -> str:
         """The failed rows, by the most frequent codes; empty if none failed."""
         codes = sorted(self.work.codes.items(), key=lambda code: -code[1])
@@ -168,6 +173,8 @@ def describe_view(view: View, spec: RunSpec) -> str:
             if work.parts_planned:
                 parts = f"{work.parts_written:,} of {max(work.parts_planned, work.parts_written):,}"
                 text = f"publishing | {parts} parts | {rates.parts.per_s:,.1f} parts/s{codes}"
+        case Phase.COMPACTING:
+            text = view.doing
     return f"{text} | {format_seconds(view.seconds)}"
 
 

@@ -42,6 +42,8 @@ class Phase(IntEnum):
     PLANNING = 1
     EMBEDDING = 2
     PUBLISHING = 3
+    COMPACTING = 4
+    """The output is complete, or kept; small files of the store are gathered."""
 
 
 @dataclass(slots=True)
