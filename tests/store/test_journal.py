@@ -161,6 +161,8 @@ def _recorded(store: Path, run: str) -> list[str]:
 
 
 RUN = new_run_name(OUTPUT, 0, "00000000")
+NEWEST = 5_000 << 22
+"""An id above those that a recovery gives to its files if no segment is named."""
 OTHER = new_run_name(uri_key("/outputs/theirs"), 0, "00000000")
 
 
@@ -329,8 +331,10 @@ def test_a_generation_goes_when_its_results_are_stored(tmp_path: Path, replies: 
     second = journal.turn({"open": bytes(16)})
     folder = tmp_path / f"journals/{RUN}"
     assert {path.name for path in folder.iterdir()} == {"1.open", "1.0.log", "1.1.log", "1.2.log"}
-    journal.settle(first, 77)
-    journal.settle(second, 78)
+    journal.note_stored(77)
+    journal.settle(first)
+    journal.note_stored(78)
+    journal.settle(second)
     journal.turn({"open": bytes(16)})
     assert {path.name for path in folder.iterdir()} == {"1.open", "1.2.log", "1.3.log"}
     found = read_records([(folder / "1.3.log").read_bytes()])
@@ -370,8 +374,10 @@ def test_only_files_of_the_last_generations_are_searched(
         generation = journal.turn({})
         write_segment(str(tmp_path), RUN, number, segment_table([one], DIMENSIONS))
         if number == 10:
-            journal.settle(generation, number)
-            journal.settle(journal.turn({}), number)
+            journal.note_stored(number)
+            journal.settle(generation)
+            journal.note_stored(number)
+            journal.settle(journal.turn({}))
     read: list[str] = []
 
     def spy(uri: str, names: Sequence[str]) -> pa.Table:
@@ -387,9 +393,11 @@ def test_only_files_of_the_last_generations_are_searched(
 def test_recovered_results_are_searched_again(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
     """The recovery of a journal may be killed and repeated: nothing is stored twice."""
     journal = _journal(tmp_path)
-    journal.settle(journal.turn({}), 5_000)
+    journal.note_stored(5_000)
+    journal.settle(journal.turn({}))
     _fill(journal, [make_bought(1)])
-    journal.settle(journal.turn({}), 6_000)
+    journal.note_stored(6_000)
+    journal.settle(journal.turn({}))
     _fill(journal, [make_bought(2)])
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "journals", copy)
@@ -404,7 +412,8 @@ def test_a_recovery_that_is_killed_while_it_removes(tmp_path: Path, make_bought:
     journal = _journal(tmp_path)
     journal.sent("first", bytes(16))
     journal.unpaid("first")
-    journal.settle(journal.turn({}), 5_000)
+    journal.note_stored(5_000)
+    journal.settle(journal.turn({}))
     write_segment(str(tmp_path), RUN, 5_000, segment_table([make_bought(0)], DIMENSIONS))
     _fill(journal, [make_bought(1)])
     journal.turn({})
@@ -431,6 +440,24 @@ def test_a_process_that_lives_on_sends_and_stores_nothing(tmp_path: Path, replie
     journal.close(keep=True)
     assert _recover(tmp_path) == Recovered()
     assert len(_stored(tmp_path)) == 6
+
+
+def test_a_reply_after_the_recovery_is_not_stored_again(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:
+    """A process lives on that stored a segment after its generation began: what it records then is recovered already."""
+    journal, stored = _journal(tmp_path), make_bought(1)
+    _fill(journal, [stored])
+    journal.sent("in-flight", bytes(16))
+    generation = journal.turn({"in-flight": bytes(16)})
+    with journal.guard([]):
+        write_segment(str(tmp_path), RUN, NEWEST, segment_table([stored], DIMENSIONS))
+        journal.note_stored(NEWEST)
+    journal.settle(generation)
+    assert _recover(tmp_path) == Recovered(0, 1)
+    journal.turn({"in-flight": bytes(16)})
+    journal.bought(make_bought(2, client_request_id="in-flight"))
+    journal.close(keep=True)
+    assert _recover(tmp_path) == Recovered()
+    assert _stored(tmp_path) == ["client-1"]
 
 
 def test_a_segment_that_is_being_written_is_waited_for(tmp_path: Path, make_bought: Callable[..., Bought]) -> None:

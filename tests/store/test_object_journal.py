@@ -19,6 +19,8 @@ from arkbeam.store.segments import Bought, read_columns, segment_table, write_se
 OUTPUT = uri_key("memory://out")
 RUN = new_run_name(OUTPUT, 0, "00000000")
 DIMENSIONS = 8
+NEWEST = 5_000 << 22
+"""An id above those that a recovery gives to its files if no segment is named."""
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_the_objects_of_stored_results_are_removed(store: str, fill: Callable[..
         fill(journal, number)
         journal.upload()
         fill(journal, number + 100)
-        journal.settle(journal.turn({"open": bytes(16)}), number)
+        journal.note_stored(number)
+        journal.settle(journal.turn({"open": bytes(16)}))
         journal.upload()
         assert [name.partition("-")[0] for name in _names(store)] == [f"1.{number + 1}", "1.open"]
     journal.close(keep=False)
@@ -129,6 +132,36 @@ def test_a_process_that_lives_on_doubles_nothing(store: str, fill: Callable[...,
     assert _ids(store) == (["client-1", "client-2", "client-3"], ["in-flight"])
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_reply_after_the_recovery_is_not_stored_again(
+    store: str, fill: Callable[..., list[Bought]], make_bought: Callable[..., Bought], is_named: bool
+) -> None:
+    """A process lives on that stored a segment after its generation began: what it records then is recovered already.
+
+    It stood still before or after it had uploaded the segment's id.
+    """
+    journal = _open(store)
+    stored = fill(journal, 1)
+    journal.sent("in-flight", bytes(16))
+    generation = journal.turn({"in-flight": bytes(16)})
+    journal.upload()
+    written: list[str] = []
+    with journal.guard(written):
+        written.append(write_segment(store, RUN, NEWEST, segment_table(stored, DIMENSIONS)))
+        journal.note_stored(NEWEST)
+    journal.settle(generation)
+    if is_named:
+        journal.sent("later", bytes(16))
+        journal.upload()
+    assert recover_journals(store, OUTPUT) == Recovered(0, 1 + is_named)
+    journal.turn({"in-flight": bytes(16)})
+    journal.bought(make_bought(2, client_request_id="in-flight"))
+    with pytest.raises(TakenOver):
+        journal.upload()
+    assert recover_journals(store, OUTPUT) == Recovered()
+    assert _ids(store)[0] == ["client-1"]
+
+
 def test_a_damaged_object_is_left_out(
     store: str, fill: Callable[..., list[Bought]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,7 +193,8 @@ def test_a_kill_while_stored_objects_are_removed(
     journal.upload()
     generation = journal.turn({})
     write_segment(store, RUN, 7, segment_table([*first, *second], DIMENSIONS))
-    journal.settle(generation, 7)
+    journal.note_stored(7)
+    journal.settle(generation)
     fill(journal, 3)
     left = removed
 

@@ -57,7 +57,8 @@ class Batch:
         written: list[str] = []
         with self.journal.guard(written):
             segment, table = self._write_files(written)
-        self.journal.settle(self.generation, segment)
+            self.journal.note_stored(segment)
+        self.journal.settle(self.generation)
         faults.hit("store.flushed")
         if table is None:
             return schema.INDEX.empty_table()

@@ -97,18 +97,26 @@ class Journal(ABC):
         self._begin(b"".join(records))
         return ended
 
-    def settle(self, generation: int, segment: int = 0) -> None:
-        """Remove a generation whose results are stored, in files with ids up to `segment`.
+    def settle(self, generation: int) -> None:
+        """Remove a generation whose results are stored.
 
         As long as the results of an earlier one are not stored, both are kept, since the later one may complete the
         records of the earlier one.
         """
         with self._settling:
-            self._segment = max(self._segment, segment)
             self._stored.add(generation)
             while self._ended and self._ended[0] in self._stored:
                 self._stored.discard(done := self._ended.pop(0))
                 self._remove(done)
+
+    @abstractmethod
+    def note_stored(self, segment: int) -> None:
+        """Record the last id of the files that a block of `guard` has written. Called at its end.
+
+        Whoever recovers the journal writes files with ids above it. A later generation begins with it only when it is
+        recorded: if this process was taken for dead before, and lives on, what it records then is compared with what was
+        recovered.
+        """
 
     @abstractmethod
     def upload(self) -> None:
@@ -154,8 +162,15 @@ class LocalJournal(Journal):
     def __init__(self, folder: str, process: str) -> None:
         super().__init__(folder, process)
         self._file: int | None = None
+        self._file_lock = threading.RLock()  # `note_stored` is called by another thread
         self._mark: int | None = None
         self._is_guarded = False
+
+    def note_stored(self, segment: int) -> None:
+        """Record the last id of the files that a block of `guard` has written: nobody recovers the journal meanwhile."""
+        with self._file_lock:
+            self._append(first_record(segment))
+            self._segment = max(self._segment, segment)
 
     def sent(self, client_request_id: str, fingerprint: bytes) -> None:
         """Record a request that is about to be sent. Raise StoreError if it must not be sent."""
@@ -192,22 +207,24 @@ class LocalJournal(Journal):
         self._file = self._mark = None
 
     def _begin(self, record: bytes) -> None:
-        if self._mark is None:
-            self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
-        old = self._file
-        self._file = self._create(f"{self._base}.{self._generation}{LOG_SUFFIX}", os.O_APPEND | os.O_WRONLY)
-        if old is not None:
-            os.close(old)
-        self._append(first_record(self._segment) + record)
+        with self._file_lock:
+            if self._mark is None:
+                self._mark = self._create(self._base + MARK_SUFFIX, os.O_RDWR)
+            old = self._file
+            self._file = self._create(f"{self._base}.{self._generation}{LOG_SUFFIX}", os.O_APPEND | os.O_WRONLY)
+            if old is not None:
+                os.close(old)
+            self._append(first_record(self._segment) + record)
 
     def _append(self, record: bytes) -> None:
-        if self._file is None:
-            self._begin(b"")
-        assert self._file is not None
-        try:
-            written = os.write(self._file, record)
-        except OSError as error:
-            raise StoreError(f"cannot write the journal {self._base}{LOG_SUFFIX}: {error}") from error
+        with self._file_lock:
+            if self._file is None:
+                self._begin(b"")
+            assert self._file is not None
+            try:
+                written = os.write(self._file, record)
+            except OSError as error:
+                raise StoreError(f"cannot write the journal {self._base}{LOG_SUFFIX}: {error}") from error
         if written < len(record):
             raise StoreError(f"cannot write the journal {self._base}{LOG_SUFFIX}: the disk is full")
 
@@ -242,12 +259,18 @@ class ObjectJournal(Journal):
         self._settled: list[list[str]] = []
         self._uploads = 0
         self._is_marked = False
+        self._last_stored = 0
+
+    def note_stored(self, segment: int) -> None:
+        """Record with the next upload the last id of the files that a block of `guard` has written."""
+        with self._lock:
+            self._last_stored = max(self._last_stored, segment)
 
     def upload(self) -> None:
         """Write what is not written yet. Raise StoreError, also if another run has recovered the journal."""
         with self._lock:
             pending = {generation: list(records) for generation, records in self._pending.items() if records}
-            firsts = dict(self._firsts)
+            firsts, stored = dict(self._firsts), self._last_stored
             settled, self._settled = self._settled, []
         if not pending and not settled:
             return
@@ -257,7 +280,7 @@ class ObjectJournal(Journal):
         for generation, records in pending.items():
             self._uploads += 1
             uri = f"{self._base}.{generation}-{self._uploads}{OBJECT_SUFFIX}"
-            write_bytes(uri, compress(b"".join([firsts[generation], *records])))
+            write_bytes(uri, compress(b"".join([firsts[generation], first_record(stored), *records])))
             with self._lock:
                 if generation in self._pending:
                     del self._pending[generation][: len(records)]
@@ -265,6 +288,9 @@ class ObjectJournal(Journal):
                 else:  # it was settled meanwhile
                     self._settled.append([uri])
         self._check()
+        if pending:
+            with self._lock:
+                self._segment = max(self._segment, stored)
         remove_in_order(settled)
 
     @contextmanager

@@ -2,7 +2,7 @@ r"""The records of a journal, as bytes.
 
 Each begins with a line:
 
-    g <segment>                     begins a file: before the generation began, the segments up to this id were written
+    g <segment>                     the segments up to this id were written before: begins a file, and may follow later
     s <client id> <fingerprint>     the request is sent, and may be billed from here on
     u <client id>                   it was not sent, or it is not billed
     p <client id> <cost>            it was billed, and the reply has no usable vector; `cost` is JSON
