@@ -112,3 +112,10 @@ def test_counts_add_up_to_what_the_store_has() -> None:
     settled = settle_counts(noted, {"ok": 15, "unusable": 1, "lost": 3})
     assert (settled.sent, settled.bought, settled.unusable, settled.lost, settled.refused) == (23, 15, 1, 3, 3)
     assert settle_counts(noted, {}) == replace(noted, sent=16)  # the listing of the store is out of date
+
+
+def test_a_reply_that_counts_as_lost_is_not_bought() -> None:
+    """A process that was taken for dead noted replies that are recorded as lost: each request counts once, as in the store."""
+    noted = Counts(sent=20, bought=16, unpaid=4)
+    settled = settle_counts(noted, {"ok": 10, "lost": 8})
+    assert (settled.sent, settled.bought, settled.lost) == (22, 10, 8)

@@ -138,14 +138,16 @@ def count_own_outcomes(spec: RunSpec) -> Mapping[str, int]:
 def settle_counts(counts: Counts, outcomes: Mapping[str, int]) -> Counts:
     """Return the counts of a run with several processes, given its paid attempts in the store by outcome.
 
-    A process that was killed wrote its last note up to a second before, while requests were in flight. Both numbers are
-    at most the true one, since a listing of the store may be out of date as well.
+    The store is right if it has as many as the notes. A process that was killed wrote its last note up to a second before,
+    and one that was taken for dead may have received replies that count as lost. If the store has fewer, since its listing is
+    out of date or a file is damaged, the greater number counts, which is at most the true one.
     """
-    bought = max(counts.bought, outcomes.get(BOUGHT, 0))
-    unusable = max(counts.unusable, outcomes.get(EventKind.UNUSABLE.value, 0))
-    lost = max(counts.lost, outcomes.get(EventKind.LOST.value, 0))
-    sent = counts.unpaid + bought + unusable + lost
-    return replace(counts, sent=sent, bought=bought, unusable=unusable, lost=lost)
+    names = {"bought": BOUGHT, "unusable": EventKind.UNUSABLE.value, "lost": EventKind.LOST.value}
+    noted = {name: getattr(counts, name) for name in names}
+    paid = {name: outcomes.get(outcome, 0) for name, outcome in names.items()}
+    if sum(paid.values()) < sum(noted.values()):
+        paid = {name: max(noted[name], paid[name]) for name in names}
+    return replace(counts, **paid, sent=counts.unpaid + sum(paid.values()))
 
 
 def _count_outcomes(attempts: pa.Table) -> dict[str, int]:
