@@ -67,8 +67,12 @@ def _nothing(_: Scene) -> None:
 def _kill(scene: Scene, at: float = 0.5) -> None:
     scene.wait_for(at)
     task_manager, _ = scene.first()
-    os.kill(task_manager, signal.SIGKILL)
-    time.sleep(1.0)
+    _replace_task_manager(task_manager)
+
+
+def _replace_task_manager(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(1.0)  # until then it may count as running, and its end as a failure of the cluster
     cluster.add_task_manager()
 
 
@@ -98,8 +102,7 @@ def _stop_and_kill(scene: Scene) -> None:
     scene.wait_for(_EARLY)
     task_manager, workers = scene.first()
     with _stopped(workers):
-        os.kill(task_manager, signal.SIGKILL)
-        cluster.add_task_manager()
+        _replace_task_manager(task_manager)
         scene.wait_for_retry()
         time.sleep(DEAD_S)
 
