@@ -155,8 +155,8 @@ def test_shares_of_faults(make_emulator: Any, make_place: Any) -> None:
 
 
 def test_default_tries_suffice(make_emulator: Any, make_place: Any) -> None:
-    """With 5 % of the answers 500 and 3 % lost, or with 20 % 500, only the row fails that the service rejects."""
-    for faults, rows in (({"error_500": 0.05, "reset": 0.03}, 600), ({"error_500": 0.2}, 400)):
+    """With 5 % of the answers 500 and 1 % lost, or with 20 % 500, only the row fails that the service rejects."""
+    for faults, rows in (({"error_500": 0.05, "reset": 0.01}, 600), ({"error_500": 0.2}, 400)):
         emulator = make_emulator(faults=FaultShares(**faults), seed=1, poison="poison")
         place = make_place(emulator.url)
         place.settings |= {"store.uri": str(place.folder / f"store-{rows}")}
