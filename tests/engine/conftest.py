@@ -26,7 +26,7 @@ from arkbeam.engine.core import Engine
 from arkbeam.engine.items import Item
 from arkbeam.engine.outcomes import RunReport, Sink
 from arkbeam.engine.recorder import Recorder, StoreTarget
-from arkbeam.engine.sender import EngineOptions
+from arkbeam.engine.sender import EngineOptions, Sender
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota import retry
 from arkbeam.quota.options import LimitsOptions
@@ -167,7 +167,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         **limits: Any,
     ) -> Rig:
         bounds = LimitsOptions(**({"requests_in_flight": 8, "drain_s": 10.0} | limits))
-        engine = Engine(
+        sender = Sender(
             EngineOptions(bounds, DIMENSIONS, flush_rows, flush_s, flush_timeout_s=flush_timeout_s),
             lambda: ArkClient(
                 ApiOptions(server.url, timeout_text_s=timeout_s), "any", connections_max=bounds.requests_in_flight
@@ -180,7 +180,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             ),
             ReplyCheck(stand_in, model, lambda _: None),
         )
-        rigs.append(Rig(engine, tmp_path))
+        rigs.append(Rig(Engine(sender), tmp_path))
         return rigs[-1]
 
     yield make

@@ -15,10 +15,10 @@ from arkbeam.base.errors import ConfigError, StoreError
 from arkbeam.emulator.options import FaultShares
 from arkbeam.engine import outcomes
 from arkbeam.engine.attempts import Attempt
-from arkbeam.engine.core import Engine
 from arkbeam.engine.items import ITEMS_MAX
 from arkbeam.engine.outcomes import Sink, Stop, StopKind
 from arkbeam.engine.recorder import Batch
+from arkbeam.engine.sender import Sender
 from arkbeam.quota.rate import SLACK_S
 from arkbeam.store.layout import list_parquet, segments_folder
 
@@ -345,7 +345,7 @@ def test_a_client_that_cannot_be_made_is_an_error_at_once(make_rig: MakeRig, pla
 
     before = threading.active_count()
     with pytest.raises(ConfigError, match="proxy"):
-        Engine(sender._options, fail, lambda _: sender.pacer, sender._recorder, sender._reply_check)
+        Sender(sender._options, fail, lambda _: sender.pacer, sender._recorder, sender._reply_check)
     assert threading.active_count() == before
 
 

@@ -96,15 +96,11 @@ def write_run_note(spec: RunSpec, submitted_s: float | None = None) -> None:
 def read_run_note(store_uri: str, run: str) -> RunNote | None:
     """Return the note of a run, without keys of later versions; None if it has none, as after its end. Raise StoreError."""
     data = read_if_exists(note_uri(store_uri, run, RUNNING))
+    if data is None or data == b"{}":  # an earlier version writes an empty note
+        return None
     try:
-        return (
-            None
-            if data is None
-            else RunNote(**{name: value for name, value in orjson.loads(data).items() if name in _KEYS})
-        )
-    except (ValueError, TypeError) as error:  # an earlier version writes an empty note
-        if data == b"{}":
-            return None
+        return RunNote(**{name: value for name, value in orjson.loads(data).items() if name in _KEYS})
+    except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"the note of run {run} in its folder is damaged: {error}") from None
 
 

@@ -18,8 +18,8 @@ Points:
     read.chunk, read.summary, plan.bucket, plan.deal, plan.dealt, plan.settle; embed.sending, embed.answered,
     store.flush, store.flushed; publish.begin, publish.part, commit.check, commit.clean, commit.note, commit.page,
     commit.success, commit.done; compact.record, compact.events, compact.segment, compact.written, compact.index,
-    compact.final, compact.remove; for every file that `base.files` writes: file.write (nothing is written yet), file.commit (all bytes
-    are written, the file is not visible yet) and file.written (the file is visible).
+    compact.final, compact.remove; for every file that `base.files` writes: file.write (nothing is written yet), file.commit
+    (all bytes are written, the file is not visible yet) and file.written (the file is visible).
 """
 
 import errno

@@ -8,59 +8,27 @@ depends on the order.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from arkbeam.ark.client import ArkClient
 from arkbeam.base.records import Failure
-from arkbeam.engine.attempts import Attempts
-from arkbeam.engine.items import Item, Room, Tracked
+from arkbeam.engine.items import Item, Tracked
 from arkbeam.engine.loop_thread import CHECK_S, LoopThread
 from arkbeam.engine.outcomes import Counts, RunReport, Sink, Status, Stop
-from arkbeam.engine.recorder import Recorder
-from arkbeam.engine.sender import EngineOptions, Sender
-from arkbeam.engine.stopping import ReplyCheck
-from arkbeam.quota.budget import BudgetGate
-from arkbeam.quota.pacer import Pacer
-from arkbeam.quota.sharing import Sharing
+from arkbeam.engine.sender import Sender
 from arkbeam.store.journal import TakenOver
 
 
 class Engine:
-    """The engine that the module describes. Its methods may be called from any thread; its `Sender` works in the loop.
+    """The engine that the module describes. Its methods may be called from any thread; its `Sender` works in the loop."""
 
-    `make_client` and `make_pacer` (called with the time of the monotonic clock) are called in the constructor, not in
-    the loop, so that the caller gets their errors.
-    """
-
-    def __init__(
-        self,
-        options: EngineOptions,
-        make_client: Callable[[], ArkClient],
-        make_pacer: Callable[[float], Pacer],
-        recorder: Recorder,
-        reply_check: ReplyCheck,
-        budget_gate: BudgetGate | None = None,
-        make_sharing: Callable[[Pacer], Sharing] | None = None,
-        attempts: Attempts | None = None,
-    ) -> None:
-        self.attempts: Attempts = attempts or Attempts()
-        self._end_s = options.limits.drain_s + options.flush_timeout_s
-        self._room = Room(options.limits.bytes_in_flight)
+    def __init__(self, sender: Sender) -> None:
+        self.attempts = sender.attempts
+        self._sender = sender
+        self._room = sender.room
         self._taken, self._taken_lock = Counts(), threading.Lock()
-        self._sender = Sender(
-            options,
-            make_client,
-            make_pacer,
-            recorder,
-            reply_check,
-            budget_gate,
-            make_sharing,
-            self.attempts,
-            self._room,
-        )
-        self._thread = LoopThread("arkbeam-engine", self._sender.serve)
+        self._thread = LoopThread("arkbeam-engine", sender.serve)
         self._thread.start()
 
     @contextmanager
@@ -183,4 +151,4 @@ class Engine:
         """End the thread. Requests in flight are cancelled, results are flushed."""
         self.attempts.close()
         self._thread.call(self._sender.leave)
-        self._sender.close(has_left=self._thread.join(self._end_s))
+        self._sender.close(has_left=self._thread.join(self._sender.end_s))

@@ -53,8 +53,11 @@ class EngineOptions:
 class Sender:
     """Sends the items of all sessions of a process. Methods run in the loop's thread, except `status` and `close`.
 
-    Other threads may read `fault`, the limits of `pacer` and the counts of `accounting`, wait for `stopping`, and take
-    from `admission.throttled`.
+    Other threads may read `fault`, the limits of `pacer` and the counts of `accounting`, wait for `stopping`, take from
+    `admission.throttled`, and use `room` and `attempts`.
+
+    `make_client` and `make_pacer` (called with the time of the monotonic clock) are called in the constructor, not in
+    the loop, so that the caller gets their errors.
     """
 
     def __init__(
@@ -64,17 +67,19 @@ class Sender:
         make_pacer: Callable[[float], Pacer],
         recorder: Recorder,
         reply_check: ReplyCheck,
-        budget_gate: BudgetGate | None,
-        make_sharing: Callable[[Pacer], Sharing] | None,
-        attempts: Attempts,
-        room: Room,
+        budget_gate: BudgetGate | None = None,
+        make_sharing: Callable[[Pacer], Sharing] | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
+        self.attempts: Attempts = attempts or Attempts()
+        self.room = Room(options.limits.bytes_in_flight)
+        self.end_s = (
+            options.limits.drain_s + options.flush_timeout_s
+        )  # the longest time from a stop to the end of the loop
         self.stopping = threading.Event()  # set as soon as the run stops
         self.fault: ArkbeamError | None = None
         self._options = options
         self._recorder = recorder
-        self._attempts = attempts
-        self._room = room
         self._reply_check = reply_check
         self._random = random.Random()
         self._client = make_client()
@@ -97,7 +102,7 @@ class Sender:
             budget_gate,
             self._stop_at_budget,
             self.sharing,
-            attempts.may_send,
+            self.attempts.may_send,
             on_superseded=lambda tracked: self.drop([tracked]),
         )
         self._waiting: dict[int, tuple[asyncio.TimerHandle, Tracked]] = {}
@@ -174,7 +179,7 @@ class Sender:
 
     def flush_idle(self) -> None:
         """Flush if no submitted item is left that could fill the buffer."""
-        if self._room.items == 0:
+        if self.room.items == 0:
             self._flusher.start()
 
     def start_flush(self) -> list[asyncio.Task[None]]:
@@ -212,7 +217,7 @@ class Sender:
         unsent = self.admission.close()
         if self._budget_gate is not None:
             self._budget_gate.close()
-        self._room.close()
+        self.room.close()
         for handle, _ in self._waiting.values():
             handle.cancel()
         self.drop([*unsent, *(tracked for _, tracked in self._waiting.values())])
@@ -330,7 +335,7 @@ class Sender:
 
     def _note_sent(self, tracked: Tracked, client_id: str) -> None:
         """Note that the bytes are written next. Raise ApiError if another process may send the item by now."""
-        if tracked.item.attempt.superseded or not self._attempts.may_send(time.monotonic()):
+        if tracked.item.attempt.superseded or not self.attempts.may_send(time.monotonic()):
             raise ApiError("this process could not renew its mark in time", Action.RETRY, NOT_SENT)
         tracked.is_sent = True
         self._recorder.note_sent(client_id, tracked.item.fingerprint)
@@ -410,6 +415,6 @@ class Sender:
 
     def _release(self, tracked: Tracked) -> None:
         """Release the room of a settled item. Other references keep the item alive, so drop its body now."""
-        self._room.leave(len(tracked.item.body))
-        self._room.unqueue(tracked.item.quota_s)
+        self.room.leave(len(tracked.item.body))
+        self.room.unqueue(tracked.item.quota_s)
         tracked.item.body, tracked.item.quota_s = b"", 0.0

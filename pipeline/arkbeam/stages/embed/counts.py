@@ -45,7 +45,10 @@ class Noted:
 
 @dataclass(slots=True)
 class _Note:
-    """The note of an engine: one that takes the place of another one is a new process of the run. `lock` keeps an older one from replacing a newer one."""
+    """The note of an engine: one that takes the place of another one is a new process of the run.
+
+    `lock` keeps an older note from replacing a newer one.
+    """
 
     number: int = 0
     written: bytes = b""

@@ -19,7 +19,7 @@ from arkbeam.engine.core import Engine
 from arkbeam.engine.outcomes import Stop, StopKind
 from arkbeam.engine.recorder import Recorder, StoreTarget
 from arkbeam.engine.registry import close_engines, find_engine, get_engine
-from arkbeam.engine.sender import EngineOptions
+from arkbeam.engine.sender import EngineOptions, Sender
 from arkbeam.engine.stopping import ReplyCheck
 from arkbeam.quota.budget import NO_COST, Budget, BudgetGate, configured_budget
 from arkbeam.quota.control import InFlight, Ramp
@@ -102,7 +102,7 @@ def _start_engine(spec: RunSpec) -> Engine:
     reply_check = ReplyCheck(
         spec.run.service is ServiceKind.STAND_IN, _expected_model(spec), lambda model: _note_model(spec, model)
     )
-    return Engine(
+    sender = Sender(
         EngineOptions(limits, dimensions, store.flush_rows, store.flush_s, multi, spec.run.started_s, store.timeout_s),
         lambda: ArkClient(_api_options(spec), api_key, connections_max=limits.requests_in_flight),
         lambda now_s: _make_pacer(spec, now_s),
@@ -112,6 +112,7 @@ def _start_engine(spec: RunSpec) -> Engine:
         _choose_sharing(spec),
         _start_attempts(spec, process),
     )
+    return Engine(sender)
 
 
 def _start_attempts(spec: RunSpec, process: str) -> Attempts:
